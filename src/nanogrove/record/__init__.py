@@ -1,0 +1,1 @@
+"""What a run leaves behind: events, the run folder, trackers and the report."""

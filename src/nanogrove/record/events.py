@@ -1,0 +1,65 @@
+"""Events: what a method yields and `events.jsonl` holds, one JSON object a line.
+
+    {"kind": "step", "step": 10, "loss": 3.2, …, "time": {"seconds": 1.7, …}}
+
+Everything that depends on the clock lies under `time`, so that two runs of one preset differ nowhere else.
+
+| kind   | values                                                     | when                              |
+|--------|------------------------------------------------------------|-----------------------------------|
+| start  | name, seed, parameters, vocabulary, data, precision, …     | once, before the first step       |
+| eval   | split, loss, bits_per_byte, tokens                         | before the `step` event it follows |
+| step   | loss, lr, grad_norm, tokens                                | last of its step: a safe point    |
+| sample | prompt, text                                               | as the preset asks                |
+| end    | step, loss, bits_per_byte, best                            | once, when the budget is spent    |
+
+At a `step` event the training state is whole and may be saved; no other event promises that.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nanogrove.errors import RunError
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened at `step`; `values` are JSON, reproducible; `time` holds seconds and rates."""
+
+    kind: str
+    step: int
+    values: dict[str, Any] = field(default_factory=dict)
+    time: dict[str, float] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """The event as one line of JSON, newline included. Numbers that are not finite become null."""
+        record = {"kind": self.kind, "step": self.step, **self.values, "time": self.time}
+        return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def read_events(path: Path) -> list[Event]:
+    """All events of an `events.jsonl`; a last line cut short by a kill is left out.
+
+    Raises RunError when a line before the last is not an event.
+    """
+    events = []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            record = json.loads(line)
+            kind, step, time = record.pop("kind"), record.pop("step"), record.pop("time")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise RunError(f"{path}: line {number} is not an event; the record is damaged") from None
+        events.append(Event(kind, step, record, time))
+    return events

@@ -1,11 +1,11 @@
 """Every error a user can cause or meet.
 
-    NanogroveError          one line: what is wrong, where, and what to do; the command line exits with code 2
-    ├── PresetError         a preset, an override, or a combination of settings that makes no sense
-    ├── DataError           a corpus or tokenizer that cannot be read or used
-    ├── CheckpointError     a checkpoint that is damaged, refused, or could not be written
-    ├── RunError            a run folder that is missing, in use, or already holds a run
-    └── DivergedError       training produced a loss that is no number or far above a uniform guess
+NanogroveError          one line: what is wrong, where, and what to do; the command line exits with code 2
+├── PresetError         a preset, an override, or a combination of settings that makes no sense
+├── DataError           a corpus or tokenizer that cannot be read or used
+├── CheckpointError     a checkpoint that is damaged, refused, or could not be written
+├── RunError            a run folder that is missing, in use, or already holds a run
+└── DivergedError       training produced a loss that is no number or far above a uniform guess
 """
 
 

@@ -1,0 +1,50 @@
+"""nanogrove: a laboratory for small language models.
+
+import nanogrove
+
+nanogrove.train("quickstart", out="runs/first")
+lm = nanogrove.load("runs/first")
+print(lm.generate("def ", tokens=100, temperature=0.8))
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from nanogrove.errors import NanogroveError
+
+if TYPE_CHECKING:
+    from nanogrove.api import evaluate, from_transformers, report, to_transformers, train
+    from nanogrove.language_model import LanguageModel, load
+
+_HOME = {
+    "LanguageModel": "nanogrove.language_model",
+    "load": "nanogrove.language_model",
+    "train": "nanogrove.api",
+    "evaluate": "nanogrove.api",
+    "report": "nanogrove.api",
+    "to_transformers": "nanogrove.api",
+    "from_transformers": "nanogrove.api",
+}
+
+__all__ = [
+    "LanguageModel",
+    "NanogroveError",
+    "evaluate",
+    "from_transformers",
+    "load",
+    "report",
+    "to_transformers",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for when it is asked for: torch takes a second, and `--help` needs none of it."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'nanogrove' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,5 @@
+"""`python -m nanogrove`, the same as `nanogrove`."""
+
+from nanogrove.cli import main
+
+main()

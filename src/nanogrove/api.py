@@ -1,0 +1,72 @@
+"""nanogrove from Python: a few functions over the lab, and the same errors as the command line."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nanogrove import lab
+from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
+from nanogrove.errors import CheckpointError
+from nanogrove.language_model import LanguageModel, load, read_checkpoint
+from nanogrove.model.gpt import GPT
+from nanogrove.model.huggingface import export_model, import_model
+from nanogrove.preset import read_preset_file, resolve
+from nanogrove.record.report import write_report
+from nanogrove.train.checkpoint import load_weights, read_plain
+
+
+def train(
+    preset: str | Mapping[str, Any],
+    out: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+) -> LanguageModel:
+    """Trains a preset, named, by path, or given as its JSON, in the folder `out`; returns its best model.
+
+    `overrides` are by dotted key, as in `{"train.steps": 100}`. For the events as they come, see `lab.train`.
+    Raises NanogroveError.
+    """
+    values = read_preset_file(preset) if isinstance(preset, str) else preset
+    changes = [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()]
+    for _ in lab.train(resolve(values, changes), Path(out), resume):
+        pass
+    return load(out)
+
+
+def evaluate(run: str | Path, split: str = "validation") -> dict[str, Any]:
+    """Loss in nats a token and bits per byte of a run's best model on the whole of a split."""
+    return lab.evaluate(Path(run), split)
+
+
+def report(run: str | Path) -> Path:
+    """Writes `report.html` of a run anew and returns its path."""
+    return write_report(Path(run))
+
+
+def to_transformers(run: str | Path, out: str | Path) -> str:
+    """Writes a run's best model as a folder that `transformers` loads; returns its family there, as in `llama`.
+
+    Raises PresetError for a combination of settings that no family of `transformers` has.
+    """
+    checkpoint = read_checkpoint(Path(run))
+    end = checkpoint.tokenizer.end
+    token = checkpoint.tokenizer.backend.id_to_token(end) or END_OF_TEXT
+    return export_model(
+        checkpoint.model, checkpoint.config, Path(out), checkpoint.tokenizer.to_json(), end_of_text=(token, end)
+    )
+
+
+def from_transformers(folder: str | Path) -> LanguageModel:
+    """The model of a folder that `transformers` wrote: GPT-2, Llama, Qwen3 or NanoChat, with its tokenizer.json.
+
+    Raises CheckpointError for what nanogrove cannot express; nothing is left out silently, and no code is run.
+    """
+    config, weights = import_model(Path(folder))
+    model = GPT(config)
+    load_weights(model, weights, Path(folder))
+    path = Path(folder) / "tokenizer.json"
+    tokenizer = Tokenizer.from_json(read_plain(path).decode("utf-8", "replace"), where=str(path))
+    if tokenizer.vocab_size > model.embed.weight.shape[0]:
+        raise CheckpointError(f"{folder}: its tokenizer has more tokens than its model; they do not belong together")
+    return LanguageModel(model, tokenizer)

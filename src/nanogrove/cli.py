@@ -1,0 +1,170 @@
+"""The command line: `nanogrove train | generate | evaluate | report | presets`, or `nanogrove` alone.
+
+Nothing here imports torch until a verb needs it. Errors are one line on standard error and exit code 2; `--debug`,
+anywhere, shows the trace. A run stopped by Ctrl-C or SIGTERM exits with 128 plus the signal's number.
+"""
+
+import importlib.resources
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from nanogrove.errors import NanogroveError, PresetError
+
+app = typer.Typer(
+    add_completion=False,
+    help="A laboratory for small language models.",
+    epilog="`nanogrove` alone, on a terminal, offers the presets. --debug shows the trace of an error.",
+    pretty_exceptions_enable=False,
+)
+console = Console()
+DEFAULT = "quickstart"
+
+Run = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.")]
+
+
+@app.callback(invoke_without_command=True)
+def offer(context: typer.Context) -> None:
+    """A laboratory for small language models."""
+    if context.invoked_subcommand:
+        return
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        print(context.get_help())
+        return
+    names = _print_presets(numbered=True)
+    answer = console.input(f"Train which? Enter takes [bold]{DEFAULT}[/]: ").strip() or DEFAULT
+    name = names[int(answer) - 1] if answer.isdecimal() and 0 < int(answer) <= len(names) else answer
+    out, count = Path("runs") / Path(name).stem, 1
+    while out.exists():
+        count += 1
+        out = Path("runs") / f"{Path(name).stem}-{count}"
+    train(name, [], out)
+
+
+@app.command()
+def presets() -> None:
+    """List the presets that come with nanogrove."""
+    _print_presets(numbered=False)
+
+
+def _print_presets(numbered: bool) -> list[str]:
+    folder = importlib.resources.files("nanogrove") / "presets"
+    found = {f.name.removesuffix(".json"): json.loads(f.read_text())["description"] for f in folder.iterdir()}
+    names = sorted(found, key=lambda name: (name != DEFAULT, name))
+    for number, name in enumerate(names, start=1):
+        label = f"{number:>3}  " if numbered else ""
+        console.print(f"{label}[bold]{escape(name):<16}[/] {escape(found[name])}", highlight=False)
+    return names
+
+
+@app.command()
+def train(
+    preset: Annotated[str, typer.Argument(help="A preset's name, a JSON file, or with --resume a run folder.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as train.steps=500 data.sources=my.txt.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME of the preset when left out.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would take; train nothing.")] = False,
+) -> None:
+    """Train a preset in a run folder."""
+    from nanogrove import lab
+    from nanogrove.display import show
+    from nanogrove.preset import read_preset_file, resolve
+    from nanogrove.record.run import read_preset
+
+    values = None
+    if resume and Path(preset).is_dir():
+        values, out = read_preset(Path(preset)), out or Path(preset)
+    chosen = resolve(values or read_preset_file(preset), overrides or [])
+    if dry_run:
+        _print_estimate(lab.estimate(chosen))
+        return
+    out = out or Path("runs") / chosen.name
+    stopped = show(lab.train(chosen, out, resume), console, out)
+    if stopped is not None:
+        raise typer.Exit(128 + stopped)
+
+
+def _print_estimate(figures: dict[str, object]) -> None:
+    print(f"parameters  {figures['parameters']:,}")
+    print(f"tokens      {figures['tokens']:,} in {figures['steps']:,} steps, {figures['epochs']:.2f} epochs")
+    print(f"memory      about {figures['memory_bytes'] / 1e6:,.0f} MB of weights, moments and activations")  # type: ignore[operator]
+    print(f"FLOPs       {figures['flops']:.3g}, in {figures['precision']} on {figures['device']}")
+
+
+@app.command()
+def generate(
+    run: Run,
+    prompt: Annotated[list[str] | None, typer.Argument(help="One or more prompts; none starts a document.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="New tokens a prompt.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Keep the k most likely tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep the fewest tokens that reach this probability.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Keep tokens of this share of the likeliest.")] = None,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1, words already seen are less likely.")] = 1.0,
+    no_repeat_ngram: Annotated[int | None, typer.Option(min=1, help="Never write an n-gram twice.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Continue prompts with a run's best model."""
+    from nanogrove.display import printable
+    from nanogrove.language_model import load
+
+    texts = load(run).generate(
+        prompt or [""],
+        tokens,
+        seed=seed,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram=no_repeat_ngram,
+    )
+    for text in texts:
+        print(printable(text))
+
+
+@app.command()
+def evaluate(run: Run, split: Annotated[str, typer.Option(help="validation, test or train.")] = "validation") -> None:
+    """Score a run's best model on the whole of a split."""
+    if split not in ("validation", "test", "train"):
+        raise PresetError(f"--split {split}: no such split; it is validation, test or train")
+    from nanogrove import lab
+
+    score = lab.evaluate(run, split)
+    print(
+        f"{split} loss {score['loss']:.4f} nats a token, {score['bits_per_byte']:.4f} bits per byte, "
+        f"on {score['tokens']:,} tokens; model of step {score['step']}"
+    )
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Write a run's report.html anew."""
+    from nanogrove.record.report import write_report
+
+    print(write_report(run))
+
+
+def main() -> None:
+    """Runs the command line and turns errors into one line and exit code 2."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        app()
+    except NanogroveError as error:
+        if debug:
+            raise
+        from nanogrove.display import printable
+
+        Console(stderr=True).print(f"[red]error[/]: {escape(printable(str(error)))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

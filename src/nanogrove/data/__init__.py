@@ -1,0 +1,1 @@
+"""Texts and what becomes of them: documents, tokens, memory-mapped shards, batches."""

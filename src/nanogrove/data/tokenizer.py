@@ -1,0 +1,159 @@
+"""Tokenizers, all of them a `tokenizer.json` of the `tokenizers` library, so one file format serves every run.
+
+    char   one token a character of the corpus        byte   one token a byte, 256 of them
+    bpe    byte-level BPE trained on the corpus       else   a path to a tokenizer.json, or a name on the hub
+
+Every vocabulary that nanogrove makes ends with `<|endoftext|>`, which stands between documents.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+
+from nanogrove.errors import DataError
+
+END_OF_TEXT = "<|endoftext|>"
+_END_NAMES = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
+
+
+class Tokenizer:
+    """A `tokenizers.Tokenizer` with what training needs: arrays of ids, and an id that ends a document.
+
+    Raises DataError when the vocabulary has no token that ends a document.
+    """
+
+    def __init__(self, backend: Backend, where: str = "tokenizer") -> None:
+        backend.no_padding()
+        backend.no_truncation()
+        backend.encode_special_tokens = True  # a corpus that spells an end of text does not write one
+        self.backend = backend
+        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        ends = [i for i in map(backend.token_to_id, _END_NAMES) if i is not None]
+        if not ends:
+            raise DataError(f"{where}: no token ends a text; add {END_OF_TEXT} to it as a special token")
+        self.end: int = ends[0]
+        self._table = self._character_table()
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "tokenizer.json") -> "Tokenizer":
+        """From the text of a `tokenizer.json`. Raises DataError, naming `where`, when it is none."""
+        try:
+            backend = Backend.from_str(text)
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(f"{where}: not a tokenizer.json of the tokenizers library ({error})") from None
+        return cls(backend, where)
+
+    def to_json(self) -> str:
+        """The text of a `tokenizer.json`."""
+        return self.backend.to_str(pretty=False)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, nothing added. Raises DataError for a character a character vocabulary lacks."""
+        ids: list[int] = self.encode_batch([text])[0].tolist()
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of each text as int64 arrays, on all cores; one look-up a character where the vocabulary is one."""
+        if self._table is None:
+            encoded = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [np.array(e.ids, dtype=np.int64) for e in encoded]
+        return [self._look_up(text) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD, and special tokens are left out."""
+        return self.backend.decode(list(ids), skip_special_tokens=True)
+
+    def _character_table(self) -> np.ndarray | None:
+        """Ids by code point for a vocabulary of single characters, −1 where it has none."""
+        if not isinstance(self.backend.model, models.WordLevel) or self.backend.normalizer is not None:
+            return None
+        vocabulary = self.backend.get_vocab(with_added_tokens=False)
+        characters = {token: i for token, i in vocabulary.items() if len(token) == 1}
+        if len(characters) < len(vocabulary):
+            return None
+        table = np.full(max(map(ord, characters), default=0) + 1, -1, dtype=np.int64)
+        for token, i in characters.items():
+            table[ord(token)] = i
+        return table
+
+    def _look_up(self, text: str) -> np.ndarray:
+        assert self._table is not None
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        ids = self._table[np.minimum(points, len(self._table) - 1)]
+        unknown = (points >= len(self._table)) | (ids < 0)
+        if unknown.any():
+            at = int(unknown.argmax())
+            raise DataError(
+                f"character {chr(points[at])!r} at position {at} is not among the {self.vocab_size - 1} characters "
+                "of this vocabulary; use only those, or train with data.tokenizer=bpe"
+            )
+        return ids
+
+
+def character_tokenizer(texts: Iterable[str]) -> Tokenizer:
+    """One token for each character that occurs, in code-point order."""
+    characters = sorted(set().union(*map(set, texts)))
+    backend = Backend(models.WordLevel({c: i for i, c in enumerate(characters)}, unk_token=""))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    return _with_end(backend)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token for each of the 256 bytes; ids follow the byte-level alphabet of the `tokenizers` library."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Backend(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return _with_end(backend)
+
+
+def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE with GPT-2's splitting rule, trained on `texts`; no text is unknown to it.
+
+    Raises DataError when `vocab_size` leaves no room for the 256 bytes and the end of text.
+    """
+    if vocab_size < 257:
+        raise DataError(f"data.vocab_size={vocab_size} is too small: bpe needs 256 bytes and one end of text")
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return _with_end(backend)
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """A `tokenizer.json` by path, or a tokenizer of the hub by name, such as `gpt2`.
+
+    Raises DataError when the file is missing or damaged, or the hub cannot be reached.
+    """
+    path = Path(name)
+    if path.suffix == ".json" or path.exists():
+        try:
+            return Tokenizer.from_json(path.read_text(encoding="utf-8"), where=name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{name}: cannot read this tokenizer ({error})") from None
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told by the error below
+    try:
+        backend = Backend.from_pretrained(name)
+    except Exception as error:  # the library raises bare Exception
+        reason = str(error).split("\n")[0]
+        raise DataError(
+            f"tokenizer {name!r} could not be fetched from the hub ({reason}); "
+            "without a network, set data.tokenizer=path/to/tokenizer.json"
+        ) from None
+    return Tokenizer(backend, where=name)
+
+
+def _with_end(backend: Backend) -> Tokenizer:
+    backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    return Tokenizer(backend)

@@ -1,0 +1,99 @@
+"""How a run looks while it runs: a live line on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nanogrove.record.events import Event
+
+PLAIN_SECONDS = 10.0  # between two plain lines of progress
+
+
+def printable(text: str) -> str:
+    """Text with its control characters made visible, so that what a model writes cannot steer a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+
+
+def show(events: Iterable[Event], console: Console, out: Path) -> int | None:
+    """Shows a run's events as they come; returns the number of the signal that stopped it, None for a full run."""
+    with _progress(console) as progress:
+        task = progress.add_task("", total=None, loss="", rate="") if progress else None
+        shown, steps, signal_number = 0.0, 0, None
+
+        def say(text: str) -> None:
+            (progress.console if progress else console).print(text, highlight=False, soft_wrap=True)
+
+        for event in events:
+            values, spent = event.values, event.time
+            if event.kind == "start":
+                steps = values["steps"]
+                say(_described(event))
+            elif event.kind == "note":
+                say(f"[yellow]note[/]: {escape(printable(values['text']))}")
+            elif event.kind == "step":
+                loss, rate = _number(values["loss"]), f"{spent['tokens_per_second']:,.0f} tokens/s"
+                if progress and task is not None:
+                    total = steps or None
+                    progress.update(task, completed=event.step, total=total, loss=f"loss {loss}", rate=rate)
+                elif time.monotonic() - shown > PLAIN_SECONDS:
+                    shown = time.monotonic()
+                    of = f" of {steps}" if steps else ""
+                    say(f"step {event.step}{of}  loss {loss}  {rate}")
+            elif event.kind == "eval":
+                say(f"step {event.step}  {_score(event)}")
+            elif event.kind == "sample" and event.step < steps:
+                say(f"[dim]step {event.step} writes:[/] {escape(printable(values['text']))}")
+            elif event.kind == "sample":
+                say(f"\n[bold]A sample[/]\n{escape(printable(values['text']))}\n")
+            elif event.kind == "end":
+                say(
+                    f"{_score(event)} on all {values['scored']:,} tokens held out for validation, "
+                    f"{spent['seconds']:.0f} s of training"
+                )
+                say(f"report: {escape(str(out / 'report.html'))}")
+            elif event.kind == "stop":
+                signal_number = values["signal"]
+                say(f"stopped and saved at step {event.step}; go on with: nanogrove train {escape(str(out))} --resume")
+        return signal_number
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress | None]:
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield progress
+
+
+def _described(event: Event) -> str:
+    v = event.values
+    data = v["data"]
+    return (
+        f"{escape(v['name'])}: {v['parameters']:,} parameters, {data['train_tokens']:,} training tokens of "
+        f"{data['documents']:,} documents, {v['steps']:,} steps in {v['precision']} on {v['device']}"
+    )
+
+
+def _score(event: Event) -> str:
+    return (
+        f"{event.values['split']} loss {_number(event.values['loss'])} nats a token, "
+        f"{_number(event.values['bits_per_byte'])} bits per byte"
+    )
+
+
+def _number(value: float | list[float]) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else " ".join(f"{v:.3f}" for v in value)

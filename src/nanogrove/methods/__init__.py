@@ -1,0 +1,32 @@
+"""Ways to make a model better, one file each. A new one is a file here and a line in `METHODS`.
+
+A method is a module with a `Config` and a `run`; it yields events and knows nothing of files, trackers or progress
+bars. Behind each `step` event the state is whole, and the lab may save it, or stop.
+"""
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from pydantic import BaseModel
+
+from nanogrove.data.batch import Corpus
+from nanogrove.record.events import Event
+from nanogrove.train.fit import Plan
+from nanogrove.train.state import TrainState
+
+METHODS = {"pretrain": "nanogrove.methods.pretrain"}
+
+
+class Method(Protocol):
+    """What a module in this folder offers."""
+
+    Config: type[BaseModel]
+
+    def run(self, state: TrainState, corpus: Corpus, plan: Plan, config: Any) -> Iterator[Event]:
+        """Trains `state` from wherever it stands to the end of `plan`."""
+
+
+def load_method(name: str) -> Method:
+    """The module of a method in `METHODS`."""
+    return cast(Method, import_module(METHODS[name]))

@@ -1,0 +1,200 @@
+"""Decoding: batched, cached, prompts of different lengths side by side, populations included.
+
+A logit transform is a plain function `(logits [R, V], tokens [R, T], lengths [R]) -> logits [R, V]`; `tokens` holds
+what each row has read and written so far, with −1 past its length. `generate` applies a list of them in order, so a
+new way to steer decoding is one more function.
+
+When a row's context is full, its last `block_size // 2` tokens are read again into an empty cache and decoding goes
+on: one extra read every half context, where cropping at each token would cost a full read every time.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from nanogrove.model.gpt import GPT
+from nanogrove.model.layers import Cache
+
+Transform = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Sampling(BaseModel):
+    """How the next token is chosen. A temperature of 0 takes the most likely one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    temperature: float = Field(0.8, ge=0, allow_inf_nan=False)
+    top_k: int | None = Field(None, ge=1, description="keep the k most likely tokens")
+    top_p: float | None = Field(None, gt=0, le=1, description="keep the fewest tokens whose probabilities reach p")
+    min_p: float | None = Field(None, ge=0, le=1, description="keep tokens of at least p times the largest")
+    repetition_penalty: float = Field(1.0, gt=0, description="above 1 makes tokens already seen less likely")
+    no_repeat_ngram: int | None = Field(None, ge=1, description="never write an n-gram twice")
+
+    def transforms(self) -> list[Transform]:
+        """The transforms these settings ask for, penalties first, then the temperature, then the cuts."""
+        chosen: list[Transform] = []
+        if self.repetition_penalty != 1.0:
+            chosen.append(repetition_penalty(self.repetition_penalty))
+        if self.no_repeat_ngram:
+            chosen.append(no_repeat_ngram(self.no_repeat_ngram))
+        if self.temperature not in (0.0, 1.0):
+            chosen.append(temperature(self.temperature))
+        if self.top_k:
+            chosen.append(top_k(self.top_k))
+        if self.top_p is not None and self.top_p < 1:
+            chosen.append(top_p(self.top_p))
+        if self.min_p:
+            chosen.append(min_p(self.min_p))
+        return chosen
+
+
+def temperature(value: float) -> Transform:
+    """Divides logits by `value` > 0."""
+    return lambda logits, tokens, lengths: logits / value
+
+
+def top_k(k: int) -> Transform:
+    """Keeps the k largest logits of a row; ties with the k-th stay."""
+
+    def transform(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        kth = logits.topk(min(k, logits.shape[-1])).values[:, -1:]
+        return logits.masked_fill(logits < kth, -torch.inf)
+
+    return transform
+
+
+def top_p(p: float) -> Transform:
+    """Nucleus sampling (Holtzman 2020): the fewest most likely tokens whose probabilities sum to at least p."""
+
+    def transform(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        ordered, order = logits.sort(descending=True)
+        probability = ordered.softmax(-1)
+        cut = probability.cumsum(-1) - probability >= p  # the mass before a token already suffices
+        return logits.masked_fill(cut.scatter(-1, order, cut), -torch.inf)
+
+    return transform
+
+
+def min_p(p: float) -> Transform:
+    """Keeps tokens at least p times as likely as the most likely one (Nguyen 2024)."""
+
+    def transform(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        probability = logits.softmax(-1)
+        return logits.masked_fill(probability < p * probability.amax(-1, keepdim=True), -torch.inf)
+
+    return transform
+
+
+def repetition_penalty(penalty: float) -> Transform:
+    """Divides positive and multiplies negative logits of tokens already seen (Keskar 2019)."""
+
+    def transform(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        vocabulary = logits.shape[-1]
+        seen = torch.zeros(logits.shape[0], vocabulary + 1, dtype=torch.bool, device=logits.device)
+        seen.scatter_(1, tokens.where(tokens >= 0, vocabulary), True)
+        return torch.where(seen[:, :-1], torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+    return transform
+
+
+def no_repeat_ngram(n: int) -> Transform:
+    """Forbids tokens that would complete an n-gram already in the row; a row with no token left is not touched."""
+
+    def transform(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        if tokens.shape[1] < n:
+            return logits
+        windows = tokens.unfold(1, n, 1)  # [R, T − n + 1, n]
+        at = lengths[:, None] + torch.arange(1 - n, 0, device=tokens.device)
+        tail = tokens.gather(1, at.clamp(min=0)).masked_fill(at < 0, -2)
+        repeated = (windows[..., :-1] == tail[:, None]).all(-1) & (windows[..., -1] >= 0)
+        vocabulary = logits.shape[-1]
+        banned = torch.zeros(logits.shape[0], vocabulary + 1, dtype=torch.bool, device=logits.device)
+        banned.scatter_(1, windows[..., -1].where(repeated, vocabulary), True)
+        allowed = logits.masked_fill(banned[:, :-1], -torch.inf)
+        return torch.where((allowed > -torch.inf).any(-1, keepdim=True), allowed, logits)
+
+    return transform
+
+
+def pad(prompts: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Token lists as `tokens [B, T]`, padded on the right with 0, and their `lengths [B]`.
+
+    Raises ValueError for an empty prompt: the first token must be told.
+    """
+    if not prompts or not all(prompts):
+        raise ValueError("a prompt needs at least one token")
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    tokens = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = torch.tensor(prompt)
+    return tokens.to(device), lengths.to(device)
+
+
+def _read(model: GPT, history: Tensor, lengths: Tensor, batch: int, limit: int) -> tuple[Tensor, Cache]:
+    """Reads each row's last `limit` tokens into an empty cache; returns the logits behind them and the cache."""
+    keep = lengths.clamp(max=limit)
+    at = (lengths - keep)[:, None] + torch.arange(int(keep.max()), device=lengths.device)
+    window = history.gather(1, at.clamp(max=history.shape[1] - 1)).clamp(min=0)
+    cache = model.cache(batch)
+    axes = () if model.population is None else (model.population,)
+    hidden = model.hidden(window.view(*axes, batch, -1), cache, keep)
+    last = (keep - 1).view(*axes, batch, 1, 1).expand(*axes, batch, 1, hidden.shape[-1])
+    return model.logits(hidden.gather(-2, last)), cache
+
+
+@torch.inference_mode()
+def generate(
+    model: GPT,
+    tokens: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    new_tokens: int,
+    transforms: Sequence[Transform] = (),
+    greedy: bool = False,
+    stop: Sequence[int] = (),
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Continues `tokens [*P, B, T]`, padded on the right to true `lengths [*P, B]` (all T when left out).
+
+    Returns the new tokens `[*P, B, new_tokens]`; behind a token of `stop`, which is kept, a row holds −1.
+    Sampling draws from `generator`, on the device of the tokens.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        batch, size = tokens.shape[-2], model.config.block_size
+        rows = tokens.flatten(0, -2)
+        if lengths is None:
+            lengths = torch.full(rows.shape[:1], rows.shape[1], device=rows.device)
+        lengths = lengths.flatten().clone()
+        history = torch.nn.functional.pad(rows, (0, new_tokens), value=-1)
+        places = torch.arange(history.shape[1], device=rows.device)
+        history = history.masked_fill(places >= lengths[:, None], -1)
+        start = lengths.clone()
+        stops = torch.tensor(list(stop), device=rows.device, dtype=torch.int64)
+        done = torch.zeros_like(lengths, dtype=torch.bool)
+        logits, cache = _read(model, history, lengths, batch, size)
+        for count in range(new_tokens):
+            scores = logits.reshape(rows.shape[0], -1).float()
+            for transform in transforms:
+                scores = transform(scores, history, lengths)
+            if greedy:
+                chosen = scores.argmax(-1)
+            else:
+                chosen = torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
+            history.scatter_(1, lengths[:, None], chosen.masked_fill(done, -1)[:, None])
+            lengths = lengths + 1
+            done = done | torch.isin(chosen, stops)
+            if count + 1 == new_tokens or (len(stop) and bool(done.all())):
+                break
+            if cache.longest >= size:
+                logits, cache = _read(model, history, lengths, batch, max(size // 2, 1))
+            else:
+                step = chosen.view(*tokens.shape[:-1], 1)
+                logits = model.logits(model.hidden(step, cache))
+        at = start[:, None] + torch.arange(new_tokens, device=rows.device)
+        return history.gather(1, at).view(*tokens.shape[:-1], new_tokens)
+    finally:
+        model.train(was_training)

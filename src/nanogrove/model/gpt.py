@@ -1,0 +1,279 @@
+"""The one model: a decoder-only transformer whose variants are settings, not classes.
+
+Blocks are pre-norm: x + attention(norm(x)), then x + mlp(norm(x)). Three families bundle the settings of well-known
+models, `gpt2` (Radford 2019), `llama` (Touvron 2023) and `nanochat` (Karpathy 2025); any single setting can
+be changed beside them. Shapes are named in `layers.py`.
+"""
+
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from nanogrove.model.layers import (
+    MLP,
+    Attention,
+    Cache,
+    Embedding,
+    Linear,
+    MLPKind,
+    Norm,
+    NormKind,
+    linear,
+    rotary_table,
+)
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": {
+        "norm": "layernorm",
+        "mlp": "gelu",
+        "position": "learned",
+        "qk_norm": False,
+        "bias": True,
+        "tie_embeddings": True,
+    },
+    "llama": {
+        "norm": "rmsnorm",
+        "mlp": "swiglu",
+        "position": "rotary",
+        "qk_norm": False,
+        "bias": False,
+        "tie_embeddings": False,
+    },
+    "nanochat": {
+        "norm": "rmsnorm-unscaled",
+        "mlp": "relu2",
+        "position": "rotary",
+        "qk_norm": True,
+        "bias": False,
+        "tie_embeddings": False,
+        "embed_norm": True,
+        "logit_softcap": 15.0,
+        "zero_init": True,
+    },
+}
+
+
+class ModelConfig(BaseModel):
+    """Settings of a `GPT`. What is left out comes from `family`, then from the defaults here (GPT-2's).
+
+    Raises pydantic's ValidationError for an unknown key, a wrong type or sizes that do not fit each other.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    family: Literal["gpt2", "llama", "nanochat"] = "gpt2"
+    vocab_size: int | None = Field(None, ge=1, description="taken from the tokenizer when left out")
+    block_size: int = Field(256, ge=1, description="longest context, in tokens")
+    n_layer: int = Field(4, ge=1)
+    n_head: int = Field(4, ge=1)
+    n_kv_head: int | None = Field(None, ge=1, description="key/value heads; n_head when left out")
+    n_embd: int = Field(128, ge=1)
+    n_inner: int | None = Field(None, ge=1, description="width inside the MLP; 4 n_embd, or 8/3 of it for swiglu")
+    norm: NormKind = "layernorm"
+    norm_eps: float = Field(1e-5, gt=0)
+    mlp: MLPKind = "gelu"
+    position: Literal["learned", "rotary", "none"] = "learned"
+    rope_theta: float = Field(10000.0, gt=0)
+    qk_norm: bool = False
+    embed_norm: bool = Field(False, description="normalise embeddings before the first block")
+    bias: bool = True
+    dropout: float = Field(0.0, ge=0, lt=1)
+    tie_embeddings: bool = True
+    logit_softcap: float | None = Field(None, gt=0, description="logits become c·tanh(logits / c)")
+    zero_init: bool = Field(False, description="maps into the residual stream, and an untied head, start at 0")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_family(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            return {**FAMILIES.get(values.get("family", "gpt2"), {}), **values}
+        return values
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}")
+        if self.n_head % self.kv_heads:
+            raise ValueError(f"n_head {self.n_head} is not divisible by n_kv_head {self.kv_heads}")
+        if self.position == "rotary" and self.head_size % 2:
+            raise ValueError(f"rotary positions need an even head size, and n_embd / n_head is {self.head_size}")
+        return self
+
+    @property
+    def head_size(self) -> int:
+        return self.n_embd // self.n_head
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_head or self.n_head
+
+    @property
+    def inner_size(self) -> int:
+        """Width inside the MLP; for swiglu two thirds of 4·n_embd, rounded up to a multiple of 8."""
+        if self.n_inner:
+            return self.n_inner
+        return -(-8 * self.n_embd // 24) * 8 if self.mlp == "swiglu" else 4 * self.n_embd
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, config: ModelConfig, population: int | None) -> None:
+        super().__init__()
+        c = config
+        self.attention_norm = Norm(c.norm, c.n_embd, c.bias, c.norm_eps, population)
+        self.attention = Attention(
+            c.n_embd,
+            c.n_head,
+            c.kv_heads,
+            c.bias,
+            c.dropout,
+            (c.norm, c.norm_eps) if c.qk_norm else None,
+            population,
+        )
+        self.mlp_norm = Norm(c.norm, c.n_embd, c.bias, c.norm_eps, population)
+        self.mlp = MLP(c.mlp, c.n_embd, c.inner_size, c.bias, c.dropout, population)
+
+    def forward(self, x: Tensor, rotary: Tensor | None, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
+        """`[*P, B, T, C]` to the same."""
+        x = x + self.attention(self.attention_norm(x), rotary, cache, layer, mask)
+        return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer, or `population` of them as one tensor program.
+
+    Parameters are left unset; call `initialize` or load a state dict. Raises ValueError when the configuration
+    names no vocabulary.
+    """
+
+    rotary: Tensor | None
+
+    def __init__(self, config: ModelConfig, population: int | None = None) -> None:
+        super().__init__()
+        if config.vocab_size is None:
+            raise ValueError("a model needs vocab_size; it usually comes from the tokenizer")
+        self.config, self.population = config, population
+        self.embed = Embedding(config.vocab_size, config.n_embd, population)
+        self.position = None
+        if config.position == "learned":
+            self.position = Embedding(config.block_size, config.n_embd, population)
+        rotary = None
+        if config.position == "rotary":
+            rotary = rotary_table(config.block_size, config.head_size, config.rope_theta)
+        self.register_buffer("rotary", rotary, persistent=False)
+        self.embed_norm = None
+        if config.embed_norm:
+            self.embed_norm = Norm(config.norm, config.n_embd, config.bias, config.norm_eps, population)
+        self.blocks = nn.ModuleList(Block(config, population) for _ in range(config.n_layer))
+        self.norm = Norm(config.norm, config.n_embd, config.bias, config.norm_eps, population)
+        self.head = None
+        if not config.tie_embeddings:
+            self.head = Linear(config.n_embd, (config.vocab_size,), bias=False, population=population)
+
+    def hidden(self, tokens: Tensor, cache: Cache | None = None, lengths: Tensor | None = None) -> Tensor:
+        """The final normalised states `[*P, B, T, C]` of `tokens [*P, B, T]`.
+
+        With a cache, the tokens stand behind those already read and are added to it. A first read may be padded on
+        the right, with the true `lengths [R]` given; what a padded place computes is to be ignored.
+        Raises ValueError when the tokens reach past `block_size`.
+        """
+        new = tokens.shape[-1]
+        seen = cache.longest if cache else 0
+        if seen + new > self.config.block_size:
+            raise ValueError(f"{seen + new} tokens are more than block_size {self.config.block_size}")
+        own_places = cache is not None and cache.ragged
+        places = cache.positions(new) if own_places and cache else torch.arange(seen, seen + new)
+        places = places.to(tokens.device)
+        x = self.embed(tokens)
+        if self.position is not None:
+            index = places.view(*tokens.shape) if own_places else places.expand(*tokens.shape)
+            x = x + self.position(index)
+        rotary = None
+        if self.rotary is not None:
+            rotary = self.rotary[:, places]
+            if own_places:
+                rotary = rotary[:, :, None]
+        x = nn.functional.dropout(x, self.config.dropout, self.training)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        mask = cache.mask(new) if cache is not None and cache.longest else None
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotary, cache, layer, mask)
+        if cache is not None:
+            cache.advance(new, lengths)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores `[*P, …, V]` of the next token from states `[*P, …, C]`, softcapped if so configured."""
+        weight = self.embed.weight if self.head is None else self.head.weight
+        scores = linear(hidden, weight)
+        cap = self.config.logit_softcap
+        return scores if cap is None else cap * torch.tanh(scores.float() / cap)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits `[*P, B, T, V]` of `tokens [*P, B, T]`."""
+        return self.logits(self.hidden(tokens))
+
+    def cache(self, batch: int) -> Cache:
+        """An empty cache for `batch` sequences a member, in the precision of the weights."""
+        c = self.config
+        rows = batch * (self.population or 1)
+        return Cache(c.n_layer, rows, c.kv_heads, c.block_size, c.head_size, like=self.embed.weight)
+
+    @torch.no_grad()
+    def initialize(self, *seeds: int) -> Self:
+        """Draws all weights, member p from `seeds[p]` alone: as a single model of that seed would be drawn.
+
+        Normal with deviation .02; maps into the residual stream divided by √(2·n_layer) (Radford 2019), or zero,
+        and an untied head zero too, with `zero_init`. Biases 0, scales 1. Raises ValueError on a wrong number of
+        seeds.
+        """
+        members = self.population or 1
+        if len(seeds) != members:
+            raise ValueError(f"{members} members need {members} seeds, and {len(seeds)} were given")
+        for p, seed in enumerate(seeds):
+            generator = torch.Generator().manual_seed(seed)
+            for name, module in self.named_modules():
+                for kind, parameter in module.named_parameters(recurse=False):
+                    member = parameter if self.population is None else parameter[p]
+                    if kind == "bias":
+                        member.zero_()
+                    elif isinstance(module, Norm):
+                        member.fill_(1.0)
+                    else:
+                        std = 0.02
+                        if isinstance(module, Linear) and module.residual:
+                            std = 0.0 if self.config.zero_init else std / (2 * self.config.n_layer) ** 0.5
+                        elif name == "head" and self.config.zero_init:
+                            std = 0.0
+                        drawn = torch.randn(member.shape, generator=generator, dtype=torch.float32)
+                        member.copy_(drawn * std)
+        return self
+
+    def parameter_count(self) -> int:
+        """Parameters of one member."""
+        return sum(p.numel() for p in self.parameters()) // (self.population or 1)
+
+    def flops_per_token(self, tokens: int) -> int:
+        """Floating-point operations a trained token costs one member, forward and backward, at context `tokens`.
+
+        6 for each weight of a matrix product and 12·n_layer·n_embd·tokens for attention (Chowdhery 2022, app. B).
+        """
+        c = self.config
+        matrices = sum(m.weight.numel() for m in self.modules() if isinstance(m, Linear))
+        if self.head is None:
+            matrices += self.embed.weight.numel()
+        return 6 * matrices // (self.population or 1) + 12 * c.n_layer * c.n_embd * tokens
+
+
+def stack(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """State dicts of single models, members of one configuration, as that of a population: `[…]` to `[P, …]`."""
+    return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+
+def unstack(state: dict[str, Tensor], member: int) -> dict[str, Tensor]:
+    """The state dict of one member of a population: `[P, …]` to `[…]`, copied."""
+    return {name: tensor[member].clone() for name, tensor in state.items()}

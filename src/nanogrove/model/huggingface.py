@@ -1,0 +1,428 @@
+"""Exchange with `transformers`: a folder that `AutoModelForCausalLM.from_pretrained` loads, and back.
+
+Four of its families express a `GPT`. Nothing here imports `transformers`; the tests compare with it.
+
+| family   | is a GPT with                                        | and stores                             |
+|----------|------------------------------------------------------|----------------------------------------|
+| gpt2     | layernorm, gelu, learned positions                   | weights transposed, biases everywhere  |
+| llama    | rmsnorm, swiglu, rotary                              | q, k, v apart, gate and up apart       |
+| qwen3    | rmsnorm, swiglu, rotary, qk_norm, no bias            | the same                               |
+| nanochat | rmsnorm-unscaled, relu2, rotary, qk_norm, embed_norm | q, k, v apart, q and k in other order  |
+
+Traps, each met by a line below:
+
+- NanoChat turns a pair (x1, x2) by minus the angle that `layers.rotate` turns it by. To turn (x2, x1) backwards
+  is to turn (x1, x2) forwards and swap, and one swap in both q and k leaves their products alone. So the two
+  halves of each head's rows of q and k change places. It normalises after turning and we before: without a
+  scale that is the same.
+- GPT-2 has a bias in every map and norm. A model without gets zeros, and `nanogrove_bias: false` in config.json,
+  so that it comes back without them, unless they were trained meanwhile.
+- NanoChat's default `pad_token_id`, 1, would stop the gradient of that token's embedding: all three special ids
+  are always written, null where there is none.
+- A key left out of config.json means `transformers`' own default, which is not always ours.
+
+Settings that matter in training only: GPT-2's three dropouts are our one `dropout`; the other families have it in
+attention alone, where it is written and read. `zero_init` is not exchanged.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from nanogrove.errors import CheckpointError, DataError, PresetError
+from nanogrove.model.gpt import GPT, ModelConfig
+
+Table = dict[str, tuple[Any, ...]]
+
+
+def _value(word: str) -> Any:
+    try:
+        return json.loads(word)
+    except ValueError:
+        return word
+
+
+def _table(text: str) -> Table:
+    """Entries `name=value|value`, with as many values as there are, in JSON or plain words."""
+    entries = (entry.split("=") for entry in text.split())
+    return {name: tuple(map(_value, values.split("|"))) if values else () for name, values in entries}
+
+
+@dataclass(frozen=True)
+class _Family:
+    """One family of `transformers`: what it can express, and how it names and stores that."""
+
+    architecture: str
+    has: Table  # our settings, and the values it can express; any value of a setting not named
+    keys: Table  # its keys in config.json, and our setting; then what it takes for a key left out, if it may be
+    fixed: Table  # its further keys, and the values that mean what we do; its default first
+    ignored: str  # keys of its own that change no logits
+    modules: Table  # our modules, and what they are called there; a fused one has several names
+
+
+_GPT2 = _Family(
+    architecture="GPT2LMHeadModel",
+    has=_table("""norm=layernorm mlp=gelu position=learned n_kv_head= qk_norm=false embed_norm=false
+        logit_softcap=null"""),
+    keys=_table("""
+        vocab_size=vocab_size n_positions=block_size n_layer=n_layer n_head=n_head n_embd=n_embd n_inner=n_inner|null
+        layer_norm_epsilon=norm_eps|1e-5 tie_word_embeddings=tie_embeddings|true
+        embd_pdrop=dropout|0.1 attn_pdrop=dropout|0.1 resid_pdrop=dropout|0.1"""),
+    fixed=_table("""
+        activation_function=gelu_new|gelu_pytorch_tanh scale_attn_weights=true scale_attn_by_inverse_layer_idx=false
+        reorder_and_upcast_attn=false add_cross_attention=false is_encoder_decoder=false"""),
+    ignored="""n_ctx nanogrove_bias summary_type summary_use_proj summary_activation summary_proj_to_labels
+        summary_first_dropout""",
+    modules=_table("""
+        embed=transformer.wte
+        position=transformer.wpe
+        blocks.*.attention_norm=transformer.h.*.ln_1
+        blocks.*.attention.qkv=transformer.h.*.attn.c_attn
+        blocks.*.attention.out=transformer.h.*.attn.c_proj
+        blocks.*.mlp_norm=transformer.h.*.ln_2
+        blocks.*.mlp.up=transformer.h.*.mlp.c_fc
+        blocks.*.mlp.down=transformer.h.*.mlp.c_proj
+        norm=transformer.ln_f
+        head=lm_head"""),
+)
+_LLAMA = _Family(
+    architecture="LlamaForCausalLM",
+    has=_table("norm=rmsnorm mlp=swiglu position=rotary qk_norm=false embed_norm=false logit_softcap=null"),
+    keys=_table("""
+        vocab_size=vocab_size max_position_embeddings=block_size num_hidden_layers=n_layer hidden_size=n_embd
+        intermediate_size=n_inner num_attention_heads=n_head num_key_value_heads=n_kv_head|null
+        head_dim=head_size|null rms_norm_eps=norm_eps|1e-6 tie_word_embeddings=tie_embeddings|false
+        attention_dropout=dropout|0.0 attention_bias=bias|false mlp_bias=bias|false"""),
+    fixed=_table("hidden_act=silu|swish pretraining_tp=1 is_encoder_decoder=false"),
+    ignored="",
+    modules=_table("""
+        embed=model.embed_tokens
+        blocks.*.attention_norm=model.layers.*.input_layernorm
+        blocks.*.attention.qkv=model.layers.*.self_attn.q_proj|model.layers.*.self_attn.k_proj|model.layers.*.self_attn.v_proj
+        blocks.*.attention.q_norm=model.layers.*.self_attn.q_norm
+        blocks.*.attention.k_norm=model.layers.*.self_attn.k_norm
+        blocks.*.attention.out=model.layers.*.self_attn.o_proj
+        blocks.*.mlp_norm=model.layers.*.post_attention_layernorm
+        blocks.*.mlp.up=model.layers.*.mlp.gate_proj|model.layers.*.mlp.up_proj
+        blocks.*.mlp.down=model.layers.*.mlp.down_proj
+        norm=model.norm
+        head=lm_head"""),
+)
+_QWEN3 = replace(
+    _LLAMA,
+    architecture="Qwen3ForCausalLM",
+    has=_LLAMA.has | _table("qk_norm=true bias=false"),
+    keys={key: row for key, row in _LLAMA.keys.items() if row[0] != "bias"}
+    | _table("num_key_value_heads=n_kv_head|32 head_dim=head_size|128"),
+    fixed=_table("hidden_act=silu|swish attention_bias=false use_sliding_window=false is_encoder_decoder=false"),
+    ignored="sliding_window max_window_layers",  # idle without use_sliding_window
+)
+_NANOCHAT = replace(
+    _LLAMA,
+    architecture="NanoChatForCausalLM",
+    has=_table("norm=rmsnorm-unscaled mlp=relu2 position=rotary qk_norm=true embed_norm=true bias=false"),
+    keys={key: row for key, row in _LLAMA.keys.items() if row[0] not in ("bias", "head_size")}
+    | _table("final_logit_softcapping=logit_softcap|15.0"),
+    fixed=_table("hidden_act=relu2 attention_bias=false is_encoder_decoder=false"),
+    modules=_LLAMA.modules | _table("blocks.*.mlp.up=model.layers.*.mlp.fc1 blocks.*.mlp.down=model.layers.*.mlp.fc2"),
+)
+_FAMILIES = {"gpt2": _GPT2, "llama": _LLAMA, "qwen3": _QWEN3, "nanochat": _NANOCHAT}
+
+# Bookkeeping, outputs and initial values, in any family: no logits depend on these.
+_IGNORED = """architectures model_type transformers_version _name_or_path name_or_path dtype torch_dtype use_cache
+    initializer_range bos_token_id eos_token_id pad_token_id return_dict output_attentions output_hidden_states
+    tie_last_hidden_states chunk_size_feed_forward id2label label2id num_labels problem_type task_specific_params
+    tokenizer_class"""
+_DERIVED_TENSORS = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")  # buffers in older files
+
+
+def _shown(value: Any) -> str:
+    return (value if isinstance(value, str) else json.dumps(value))[:80]
+
+
+def family_of(config: ModelConfig) -> str:
+    """The family that expresses `config`: gpt2, llama, qwen3 or nanochat.
+
+    Raises PresetError when there is none, naming the fewest settings that together rule out all four.
+    """
+    names = ("norm", "mlp", "position", "qk_norm", "embed_norm", "logit_softcap", "bias")
+    wanted = {name: getattr(config, name) for name in names}
+    if config.kv_heads != config.n_head:
+        wanted["n_kv_head"] = config.kv_heads
+    lacks = {
+        kind: {name for name, value in wanted.items() if value not in family.has.get(name, (value,))}
+        for kind, family in _FAMILIES.items()
+    }
+    nearest = min(lacks, key=lambda kind: len(lacks[kind]))
+    if not lacks[nearest]:
+        return nearest
+    subsets = (set(names) for size in range(1, 5) for names in combinations(wanted, size))
+    culprits = next(names for names in subsets if all(names & lacking for lacking in lacks.values()))
+    asked = " with ".join(f"{name}={_shown(wanted[name])}" for name in wanted if name in culprits)
+    has = _FAMILIES[nearest].has | {"n_kv_head": (config.n_head,)}
+    needed = ", ".join(f"{name}={_shown(has[name][0])}" for name in wanted if name in lacks[nearest])
+    raise PresetError(f"no transformers family has {asked}; the nearest, {nearest}, needs {needed}")
+
+
+class _Link(NamedTuple):
+    """A parameter of ours, its names there, and how many of our rows each of those takes."""
+
+    ours: str
+    shape: torch.Size
+    theirs: list[str]
+    rows: list[int]
+
+
+def _blank(config: ModelConfig) -> GPT:
+    """The model without its memory: names and shapes."""
+    with torch.device("meta"):
+        return GPT(config)
+
+
+def _links(config: ModelConfig, family: _Family) -> Iterator[_Link]:
+    model = _blank(config)
+    for name, parameter in model.named_parameters():
+        path, kind = name.rsplit(".", 1)
+        layer = "".join(re.findall(r"\d+", path))
+        theirs = [f"{there.replace('*', layer)}.{kind}" for there in family.modules[re.sub(r"\d+", "*", path)]]
+        fused: Any = model.get_submodule(path)
+        yield _Link(name, parameter.shape, theirs, [parameter.shape[0]] if len(theirs) == 1 else [*fused.parts])
+
+
+def _turned(name: str, tensor: Tensor, kind: str, head_size: int) -> Tensor:
+    """`tensor`, called `name` there, from our layout to that family's, or back: both are the same step."""
+    if kind == "gpt2" and re.search(r"\.c_\w+\.weight$", name):
+        return tensor.mT
+    if kind == "nanochat" and re.search(r"\.[qk]_proj\.", name):
+        halves = tensor.reshape(-1, 2, head_size // 2, *tensor.shape[1:])
+        return halves.flip(1).reshape(tensor.shape)
+    return tensor
+
+
+def to_transformers(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """The state dict of one model, or gradients by the same names, named and laid out as `transformers` does.
+
+    Copies. Raises PresetError as `family_of` does.
+    """
+    kind, theirs = family_of(config), {}
+    stored = config.model_copy(update={"bias": config.bias or kind == "gpt2"})
+    for link in _links(stored, _FAMILIES[kind]):
+        added = link.ours.endswith(".bias") and not config.bias
+        tensor = state["embed.weight"].new_zeros(link.shape) if added else state[link.ours]
+        for name, part in zip(link.theirs, torch.split(tensor, link.rows), strict=True):
+            part = _turned(name, part, kind, config.head_size)
+            theirs[name] = part.clone(memory_format=torch.contiguous_format)
+    return theirs
+
+
+def from_transformers(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """What `to_transformers` returned, as a state dict of `GPT(config)`. Copies, and raises, as that does."""
+    kind = family_of(config)
+    return {
+        link.ours: torch.cat([_turned(name, tensors[name], kind, config.head_size) for name in link.theirs])
+        for link in _links(config, _FAMILIES[kind])
+    }
+
+
+def export_model(
+    model_state: dict[str, Tensor],
+    config: ModelConfig,
+    out: Path,
+    tokenizer_json: str | None = None,
+    end_of_text: tuple[str, int] | None = None,
+) -> str:
+    """Writes one model as a folder for `transformers`, and returns the family it became.
+
+    `tokenizer_json` is the text of a `tokenizer.json`; `end_of_text` is the token between documents and its id:
+    generation without a prompt starts from it, and all generation stops at it. `out` is made if need be.
+    Raises PresetError when no family expresses `config`, DataError when the tokenizer does not fit,
+    CheckpointError when `model_state` does not fit `config`, or `out` is not empty or cannot be written.
+    """
+    kind = family_of(config)
+    if config.vocab_size is None:
+        raise PresetError("vocab_size is not set; it usually comes from the tokenizer")
+    _check_tensors(model_state, _blank(config).state_dict(), "the model to export")
+    token, end = end_of_text or (None, None)
+    files = {"config.json": _to_json(config, kind, end, model_state["embed.weight"].dtype)}
+    if end is not None:  # padding is named here alone: in config.json it would freeze that token's embedding
+        files["generation_config.json"] = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    if tokenizer_json is not None:
+        _check_tokenizer(tokenizer_json, token, end, config.vocab_size)
+        files["tokenizer_config.json"] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": config.block_size,
+            "clean_up_tokenization_spaces": False,
+            "eos_token": token,
+        }
+    tensors = {name: tensor.cpu() for name, tensor in to_transformers(model_state, config).items()}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise CheckpointError(f"{out} is not empty; export into a new folder")
+        for name, content in files.items():
+            (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        if tokenizer_json is not None:
+            (out / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+        save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{out}: cannot export here ({error})") from None
+    return kind
+
+
+def _to_json(config: ModelConfig, kind: str, end: int | None, dtype: torch.dtype) -> dict[str, Any]:
+    """The content of config.json."""
+    family = _FAMILIES[kind]
+    content: dict[str, Any] = {"architectures": [family.architecture], "model_type": kind}
+    settings = {name: getattr(config, name) for name in (*ModelConfig.model_fields, "head_size")}
+    settings |= {"n_inner": config.inner_size, "n_kv_head": config.kv_heads}
+    content |= {key: settings[row[0]] for key, row in family.keys.items()}
+    content |= {key: values[0] for key, values in family.fixed.items()}
+    if kind != "gpt2":  # version 5 reads the first, older readers the second
+        content["rope_parameters"] = {"rope_type": "default", "rope_theta": config.rope_theta}
+        content["rope_theta"] = config.rope_theta
+    elif not config.bias:
+        content["nanogrove_bias"] = False
+    content |= {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
+    return content | {"dtype": str(dtype).removeprefix("torch.")}
+
+
+def _check_tokenizer(text: str, token: str | None, end: int | None, vocab_size: int) -> None:
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"not a tokenizer.json of the tokenizers library ({error})") from None
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest >= vocab_size:
+        raise DataError(f"the tokenizer has an id {largest}, and the model a vocab_size of {vocab_size}")
+    if token is not None and tokenizer.token_to_id(token) != end:
+        raise DataError(f"the tokenizer's id of {token!r} is {tokenizer.token_to_id(token)}, not {end}")
+
+
+def import_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Reads a folder that `export_model` or `transformers` wrote: settings, and a state dict of `GPT(settings)`.
+
+    Weights keep their precision; no code runs. Raises CheckpointError, with the file and the reason, when the
+    folder cannot be read or its model is not one that `GPT` computes.
+    """
+    where = folder / "config.json"
+    try:
+        raw = json.loads(_plain_file(where).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where}: cannot be read ({error})") from None
+    kind = raw.get("model_type") if isinstance(raw, dict) else None
+    if not isinstance(kind, str) or kind not in _FAMILIES:
+        known = ", ".join(_FAMILIES)
+        raise CheckpointError(f"{where}: model_type={_shown(kind)} is not supported; {known} are")
+    config = _from_json(raw, kind, where)
+    embed = _FAMILIES[kind].modules["embed"][0] + ".weight"
+    tensors = _read_weights(folder, prefix=embed.split(".")[0] + ".")
+    if config.tie_embeddings and "lm_head.weight" in tensors:
+        head = tensors.pop("lm_head.weight")
+        if embed not in tensors or not torch.equal(head, tensors[embed]):
+            raise CheckpointError(f"{where}: tie_word_embeddings is true, but lm_head.weight is not {embed}")
+    if config.n_layer > len(tensors):  # checked before as many layers are laid out as a file may claim
+        raise CheckpointError(f"{folder}: {len(tensors)} tensors are too few for {config.n_layer} layers")
+    try:
+        expected = to_transformers(_blank(config).state_dict(), config)
+    except (RuntimeError, TypeError, OverflowError):
+        raise CheckpointError(f"{where}: its sizes make tensors that no machine can hold") from None
+    _check_tensors(tensors, expected, str(folder))
+    biases = [tensor for name, tensor in tensors.items() if name.endswith(".bias")]
+    if raw.get("nanogrove_bias") is False and not any(bias.any() for bias in biases):
+        config = config.model_copy(update={"bias": False})
+    return config, from_transformers(tensors, config)
+
+
+def _plain_file(path: Path) -> Path:
+    if path.is_symlink():
+        raise CheckpointError(f"{path} is a symbolic link; put the file itself there (hf download --local-dir)")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; export and save_pretrained write it")
+    return path
+
+
+def _read_weights(folder: Path, prefix: str) -> dict[str, Tensor]:
+    """The tensors of `model.safetensors`, by the names of the model with a head, without derived buffers."""
+    path = folder / "model.safetensors"
+    if not path.exists():
+        if (folder / "model.safetensors.index.json").exists():
+            raise CheckpointError(f"{folder}: weights in several files; save with a larger max_shard_size")
+        if any(folder.glob("*.bin")):
+            raise CheckpointError(f"{folder}: weights are safetensors only; opening a pickle may run code")
+    try:
+        tensors = load_file(_plain_file(path))
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    if not any(name.startswith(prefix) for name in tensors):  # saved without a head, as GPT-2 was published
+        tensors = {name if name == "lm_head.weight" else prefix + name: t for name, t in tensors.items()}
+    return {name: tensor for name, tensor in tensors.items() if not _DERIVED_TENSORS.search(name)}
+
+
+def _check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    for problem, names in (("lacks", expected.keys() - found.keys()), ("has", found.keys() - expected.keys())):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CheckpointError(f"{where} {problem} {min(names)}{more}, unlike its settings")
+    for name, tensor in found.items():
+        shape, wanted = list(tensor.shape), list(expected[name].shape)
+        if shape != wanted:
+            raise CheckpointError(f"{where}: {name} has the shape {shape}, and the settings make it {wanted}")
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{where}: {name} holds {tensor.dtype}; quantised weights are not supported")
+
+
+def _from_json(raw: dict[str, Any], kind: str, where: Path) -> ModelConfig:
+    """Our settings from the content of config.json, each of whose keys is read, checked, or known to be idle."""
+    family, fixed, sources = _FAMILIES[kind], dict(_FAMILIES[kind].fixed), dict[str, str]()
+    settings = {name: values[0] for name, values in family.has.items() if values}
+    settings["family"] = "llama" if kind == "qwen3" else kind
+    for key, (ours, *default) in family.keys.items():
+        if key not in raw and not default:
+            raise CheckpointError(f"{where}: {key} is missing")
+        value = raw[key] if key in raw else default[0]
+        if ours in sources and settings[ours] != value:
+            both = f"{sources[ours]}={_shown(settings[ours])} and {key}={_shown(value)}"
+            raise CheckpointError(f"{where}: {both} must agree: nanogrove has one setting for them, {ours}")
+        settings[ours], sources[ours] = value, key
+    known = {*_IGNORED.split(), *family.ignored.split(), *family.keys}
+    if kind == "qwen3" and isinstance(raw.get("layer_types"), list):
+        fixed["layer_types"] = (["full_attention"] * len(raw["layer_types"]),)
+    if kind != "gpt2":
+        settings["rope_theta"] = _rope_theta(raw, where)
+        known |= {"rope_scaling", "rope_parameters", "rope_theta"}
+    for key, value in raw.items():
+        if value not in fixed.get(key, (value,)):
+            only = " or ".join(map(_shown, fixed[key]))
+            raise CheckpointError(f"{where}: {key}={_shown(value)} is not supported; only {only} is")
+        if key not in known and key not in fixed and value is not None:
+            advice = "take it out if the model is the same without it"
+            raise CheckpointError(f"{where}: {key}={_shown(value)} is not supported; {advice}")
+    head_size = settings.pop("head_size", None)
+    try:
+        config = ModelConfig(**settings)
+    except ValidationError as error:
+        name, message = ".".join(map(str, error.errors()[0]["loc"])), error.errors()[0]["msg"]
+        raise CheckpointError(f"{where}: {sources.get(name, 'sizes')}: {message}") from None
+    if head_size not in (None, config.head_size):
+        only = f"hidden_size / num_attention_heads, {config.head_size}"
+        raise CheckpointError(f"{where}: head_dim={_shown(head_size)} is not supported; only {only}, is")
+    return config
+
+
+def _rope_theta(raw: dict[str, Any], where: Path) -> Any:
+    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    plain = isinstance(rope, dict) and rope.keys() <= {"rope_type", "type", "rope_theta"}
+    if not plain or any(rope.get(key, "default") != "default" for key in ("rope_type", "type")):
+        raise CheckpointError(f"{where}: rotary positions {_shown(rope)} are not supported; only plain ones are")
+    return rope.get("rope_theta", raw.get("rope_theta", 10000.0))

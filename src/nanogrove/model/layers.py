@@ -1,0 +1,264 @@
+"""Layers whose parameters may carry a leading population axis.
+
+Letters used in shapes, here and in the rest of nanogrove:
+
+    *P  population axes: none for a single model, one axis (P,) for P models trained as one tensor program
+    B   sequences in a batch          T   tokens in a sequence        C   width of the residual stream (n_embd)
+    H   query heads                   G   key/value heads             D   size of one head, C / H
+    V   vocabulary                    R   rows, P * B: attention folds the population into the batch
+
+Only this file knows about the axis. A stacked linear map is one batched matrix product; attention folds P into
+the batch, because the fast kernels take 4-D inputs only. Fan-in is never guessed from a tensor's shape, since
+torch reads a 3-D weight as a convolution's: `GPT.initialize` draws each member by itself.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NormKind = Literal["layernorm", "rmsnorm", "rmsnorm-unscaled"]
+MLPKind = Literal["gelu", "swiglu", "relu2"]
+
+
+def leading(population: int | None) -> tuple[int, ...]:
+    """The population axes as a shape: `()` for one model, `(P,)` for a population of P."""
+    return () if population is None else (population,)
+
+
+def per_member(vector: Tensor, like: Tensor) -> Tensor:
+    """`[*P, C]` viewed as `[*P, 1, …, 1, C]`, ready to broadcast against `like`, `[*P, …, C]`."""
+    if vector.dim() == 1:
+        return vector
+    return vector.view(vector.shape[0], *[1] * (like.dim() - 2), vector.shape[1])
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x [*P, …, n_in]` times `weight [*P, n_out, n_in]` transposed, plus `bias [*P, n_out]`: `[*P, …, n_out]`."""
+    if weight.dim() == 2:
+        return F.linear(x, weight, bias)
+    rows = x.flatten(1, -2)
+    product = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias[:, None], rows, weight.mT)
+    return product.view(*x.shape[:-1], weight.shape[1])
+
+
+class Linear(nn.Module):
+    """A linear map whose output rows may be several maps fused into one product.
+
+    `parts` are the output sizes of the fused maps, `(n_out,)` for a plain one; an optimizer that works on whole
+    matrices (Muon) treats each part by itself. `residual` marks a map that writes into the residual stream.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        parts: tuple[int, ...],
+        bias: bool,
+        population: int | None = None,
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        self.parts = parts
+        self.residual = residual
+        self.weight = nn.Parameter(torch.empty(*leading(population), sum(parts), n_in))
+        self.bias = nn.Parameter(torch.empty(*leading(population), sum(parts))) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[*P, …, n_in]` to `[*P, …, sum(parts)]`."""
+        return linear(x, self.weight, self.bias)
+
+
+class Embedding(nn.Module):
+    """A table of vectors, one table a member."""
+
+    def __init__(self, rows: int, n_embd: int, population: int | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(*leading(population), rows, n_embd))
+
+    def forward(self, index: Tensor) -> Tensor:
+        """`index [*P, …]` to `[*P, …, C]`."""
+        if self.weight.dim() == 2:
+            return F.embedding(index, self.weight)
+        members, rows, n_embd = self.weight.shape
+        offset = torch.arange(0, members * rows, rows, device=index.device)
+        index = index + offset.view(-1, *[1] * (index.dim() - 1))
+        return F.embedding(index, self.weight.reshape(members * rows, n_embd))
+
+
+class Norm(nn.Module):
+    """LayerNorm (Ba 2016) or RMSNorm (Zhang & Sennrich 2019), the latter with or without a learned scale."""
+
+    def __init__(self, kind: NormKind, size: int, bias: bool, eps: float, population: int | None = None) -> None:
+        super().__init__()
+        self.size, self.eps, self.centred = size, eps, kind == "layernorm"
+        shape = (*leading(population), size)
+        self.weight = nn.Parameter(torch.empty(shape)) if kind != "rmsnorm-unscaled" else None
+        self.bias = nn.Parameter(torch.empty(shape)) if self.centred and bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises the last axis of `[*P, …, size]`."""
+        shape = (self.size,)
+        weight, bias = self.weight, self.bias
+        if weight is None or weight.dim() == 1:
+            if self.centred:
+                return F.layer_norm(x, shape, weight, bias, self.eps)
+            return F.rms_norm(x, shape, weight, self.eps)
+        y = F.layer_norm(x, shape, eps=self.eps) if self.centred else F.rms_norm(x, shape, eps=self.eps)
+        y = y * per_member(weight, y)
+        return y if bias is None else y + per_member(bias, y)
+
+
+def rotary_table(block_size: int, head_size: int, theta: float) -> Tensor:
+    """Cosines and sines of rotary positions (Su 2021), `[2, block_size, D]`, float32; halves are repeated."""
+    frequency = theta ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
+    angle = torch.outer(torch.arange(block_size, dtype=torch.float32), frequency).repeat(1, 2)
+    return torch.stack((angle.cos(), angle.sin()))
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotates each pair (i, i + D/2) of `x [R, heads, T, D]` by its position's angle.
+
+    `table` is `[2, T, D]`, or `[2, R, 1, T, D]` where rows stand at positions of their own.
+    """
+    first, second = x.chunk(2, dim=-1)
+    cosine, sine = table.to(x.dtype).unbind()
+    return x * cosine + torch.cat((-second, first), dim=-1) * sine
+
+
+class Cache:
+    """Keys and values of the tokens read so far, for `layers` layers and R rows of lengths of their own.
+
+    Row r holds its tokens at 0 … lengths[r] − 1, whatever the other rows do, so a prompt needs no padding on the
+    left and its positions are those of a prompt decoded alone. What lies past a row's length is never attended to.
+    """
+
+    def __init__(self, layers: int, rows: int, heads: int, size: int, head_size: int, like: Tensor) -> None:
+        self.keys = like.new_zeros(layers, rows, heads, size, head_size)
+        self.values = torch.zeros_like(self.keys)
+        self.lengths = torch.zeros(rows, dtype=torch.int64, device=like.device)
+        self.longest = 0
+        self.ragged = False
+
+    def advance(self, tokens: int, lengths: Tensor | None = None) -> None:
+        """Counts `tokens` more in every row, or, after a first read of padded prompts, `lengths [R]` of them."""
+        if lengths is None:
+            self.lengths = self.lengths + tokens
+            self.longest += tokens
+        else:
+            self.lengths = lengths
+            self.longest = int(lengths.max())
+            self.ragged = bool((lengths != self.longest).any())
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores `[R, G, T, D]` behind each row's tokens; returns all keys and values up to the longest row."""
+        new, end = keys.shape[2], self.longest + keys.shape[2]
+        if self.ragged:
+            rows = torch.arange(keys.shape[0], device=keys.device)[:, None]
+            at = self.lengths[:, None] + torch.arange(new, device=keys.device)
+            self.keys[layer][rows, :, at] = keys.transpose(1, 2)
+            self.values[layer][rows, :, at] = values.transpose(1, 2)
+        else:
+            self.keys[layer][:, :, self.longest : end] = keys
+            self.values[layer][:, :, self.longest : end] = values
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def positions(self, tokens: int) -> Tensor:
+        """`[R, tokens]`: the positions of the next tokens of each row."""
+        return self.lengths[:, None] + torch.arange(tokens, device=self.lengths.device)
+
+    def mask(self, tokens: int) -> Tensor | None:
+        """Which stored keys the next tokens see, `[R, 1, tokens, longest + tokens]`; None where all are seen."""
+        if tokens == 1 and not self.ragged:
+            return None
+        key = torch.arange(self.longest + tokens, device=self.lengths.device)
+        return key <= self.positions(tokens)[:, None, :, None]
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped-query heads (Ainslie 2023) and, if asked for, normalised q and k."""
+
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        n_kv_head: int,
+        bias: bool,
+        dropout: float,
+        qk_norm: tuple[NormKind, float] | None,
+        population: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.n_head, self.n_kv_head, self.head_size = n_head, n_kv_head, n_embd // n_head
+        self.dropout = dropout
+        parts = tuple(heads * self.head_size for heads in (n_head, n_kv_head, n_kv_head))
+        self.qkv = Linear(n_embd, parts, bias, population)
+        self.out = Linear(n_embd, (n_embd,), bias, population, residual=True)
+        self.q_norm = self.k_norm = None
+        if qk_norm:
+            kind, eps = qk_norm
+            self.q_norm = Norm(kind, self.head_size, bias, eps, population)
+            self.k_norm = Norm(kind, self.head_size, bias, eps, population)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Tensor | None,
+        cache: Cache | None = None,
+        layer: int = 0,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """`x [*P, B, T, C]` to the same; with a cache, `mask` says which of its keys each token sees."""
+        q, k, v = self.qkv(x).split(self.qkv.parts, dim=-1)
+        q = q.unflatten(-1, (self.n_head, self.head_size))
+        k = k.unflatten(-1, (self.n_kv_head, self.head_size))
+        v = v.unflatten(-1, (self.n_kv_head, self.head_size))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (part.flatten(0, -4).transpose(1, 2) for part in (q, k, v))  # [R, heads, T, D]
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        causal = cache is None or cache.longest == 0  # a first read sees its own tokens only
+        if cache is not None:
+            k, v = cache.write(layer, k, v)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=None if causal else mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal,
+            enable_gqa=self.n_kv_head != self.n_head,
+        )
+        y = self.out(y.transpose(1, 2).reshape(x.shape))
+        return F.dropout(y, self.dropout, self.training)
+
+
+class MLP(nn.Module):
+    """The feed-forward layer: GELU (tanh form, as GPT-2), SwiGLU (Shazeer 2020) or squared ReLU (So 2021)."""
+
+    def __init__(
+        self,
+        kind: MLPKind,
+        n_embd: int,
+        n_inner: int,
+        bias: bool,
+        dropout: float,
+        population: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.kind, self.dropout = kind, dropout
+        self.up = Linear(n_embd, (n_inner, n_inner) if kind == "swiglu" else (n_inner,), bias, population)
+        self.down = Linear(n_inner, (n_embd,), bias, population, residual=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[*P, …, C]` to the same."""
+        y = self.up(x)
+        if self.kind == "gelu":
+            y = F.gelu(y, approximate="tanh")
+        elif self.kind == "relu2":
+            y = F.relu(y).square()
+        else:
+            gate, value = y.chunk(2, dim=-1)
+            y = F.silu(gate) * value
+        return F.dropout(self.down(y), self.dropout, self.training)

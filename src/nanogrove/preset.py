@@ -1,0 +1,217 @@
+"""Presets: one JSON file says everything about a run, and each of its keys can be overridden as `section.key=value`.
+
+Sections are the settings classes that stand beside what they configure. An unknown key or a value of the wrong type
+is refused with the key named and, where one is near, the key that was meant.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+
+from nanogrove.data.shards import DataConfig
+from nanogrove.errors import PresetError
+from nanogrove.methods import METHODS, load_method
+from nanogrove.model.decode import Sampling
+from nanogrove.model.gpt import ModelConfig
+from nanogrove.train.fit import TrainConfig
+from nanogrove.train.optim import OptimizerConfig
+from nanogrove.train.schedule import ScheduleConfig
+
+DEFAULT = "quickstart"
+
+
+class EvaluateConfig(BaseModel):
+    """When to score the model on validation text, and on how much of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    every: int = Field(250, ge=1, description="steps")
+    tokens: int | None = Field(100_000, ge=1, description="evenly spread; null for the whole split")
+
+
+class SampleConfig(Sampling):
+    """When to write a sample, from which prompts, and how."""
+
+    every: int = Field(500, ge=1, description="steps")
+    prompts: list[str] = Field([""], description="an empty one starts a document")
+    tokens: int = Field(200, ge=0, description="0 writes none")
+    top_p: float | None = Field(0.95, gt=0, le=1)
+
+
+class SaveConfig(BaseModel):
+    """When to save."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    every: int = Field(250, ge=1, description="steps")
+    snapshots: bool = Field(False, description="also keep step-1, step-2, step-4, step-8, …")
+
+
+class TrackConfig(BaseModel):
+    """Where else events go."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trackers: list[Literal["wandb", "tensorboard", "trackio"]] = []
+    project: str = "nanogrove"
+    name: str | None = Field(None, description="of the run there; the run folder's when left out")
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Preset(BaseModel):
+    """Everything needed to run, and to run again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    seed: int = Field(0, ge=0)
+    method: Annotated[dict[str, Any], BeforeValidator(_named)] = {"name": "pretrain"}
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    sample: SampleConfig = SampleConfig()
+    save: SaveConfig = SaveConfig()
+    track: TrackConfig = TrackConfig()
+
+    @field_validator("method")
+    @classmethod
+    def _check_method(cls, method: dict[str, Any]) -> dict[str, Any]:
+        name = method.get("name")
+        if name not in METHODS:
+            raise ValueError(f"no method is called {name!r}{_nearest(str(name), METHODS)}")
+        settings = load_method(name).Config.model_validate({k: v for k, v in method.items() if k != "name"})
+        return {"name": name, **settings.model_dump(mode="json")}
+
+    def method_config(self) -> BaseModel:
+        """The settings of the method, typed by it."""
+        name, settings = self.method["name"], {k: v for k, v in self.method.items() if k != "name"}
+        return load_method(name).Config.model_validate(settings)
+
+
+def read_preset_file(name: str) -> dict[str, Any]:
+    """The JSON of a preset by its name or by the path of a file. Raises PresetError when there is none such."""
+    packaged = resources.files("nanogrove") / "presets" / f"{name}.json"
+    path = packaged if packaged.is_file() else Path(name)
+    if not path.is_file():
+        raise PresetError(
+            f"no preset is called {name!r}{_nearest(name, list_presets())}; `nanogrove presets` lists them"
+        )
+    try:
+        preset = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise PresetError(f"{name}: not a preset in JSON ({error})") from None
+    if not isinstance(preset, dict):
+        raise PresetError(f"{name}: not a preset; a preset is a JSON object with sections such as data and train")
+    return {"name": Path(name).stem, **preset}
+
+
+def list_presets() -> dict[str, str]:
+    """Names and descriptions of the presets that come with nanogrove."""
+    folder = resources.files("nanogrove") / "presets"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".json")), key=lambda f: f.name)
+    return {f.name.removesuffix(".json"): json.loads(f.read_text())["description"] for f in files}
+
+
+def resolve(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Preset:
+    """A preset from its JSON and overrides `a.b=c`. Raises PresetError naming the key that is wrong."""
+    raw: dict[str, Any] = json.loads(json.dumps(values))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise PresetError(f"{override!r} is no override; write section.key=value, as in train.steps=500")
+        _set(raw, key.strip(), text.strip())
+    try:
+        return Preset.model_validate(raw)
+    except ValidationError as error:
+        raise PresetError(_explain(error, raw)) from None
+
+
+def _set(raw: dict[str, Any], key: str, text: str) -> None:
+    """Sets a dotted key to a value typed by the schema: JSON where that fits the field, the bare text elsewhere."""
+    fields = dict(_fields(raw))
+    if key not in fields:
+        raise PresetError(f"unknown key {key}{_nearest(key, fields)}")
+    info = fields[key]
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
+    try:
+        value = json.loads(text)
+        adapter.validate_python(value)
+    except (ValueError, ValidationError):
+        value = text
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        raise PresetError(f"{key}={text}: {_reason(error.errors()[0])}") from None
+    *sections, last = key.split(".")
+    for section in sections:
+        if isinstance(raw.get(section), str):  # a method given by its name alone
+            raw[section] = {"name": raw[section]}
+        raw = raw.setdefault(section, {})
+    raw[last] = value
+
+
+def _fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, FieldInfo]]:
+    """Every dotted key a preset may have, with its field; those of `method` are the chosen method's."""
+    for name, info in Preset.model_fields.items():
+        yield name, info
+        section = info.annotation
+        if name == "method":
+            chosen = _named(raw.get("method", "pretrain")).get("name")
+            section = load_method(chosen).Config if chosen in METHODS else None
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            for key, field in section.model_fields.items():
+                yield f"{name}.{key}", field
+
+
+def _explain(error: ValidationError, raw: Mapping[str, Any]) -> str:
+    """The first problem of a preset in one line."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key}{_nearest(key, dict(_fields(raw)))}"
+    return f"{key or 'preset'}: {_reason(problem)}"
+
+
+def _reason(problem: Any) -> str:
+    message: str = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    given = problem["input"]
+    shown = "" if isinstance(given, (dict, list, BaseModel)) or given is None else f", and {given!r} was given"
+    return message + shown
+
+
+def _nearest(word: str, known: Mapping[str, Any]) -> str:
+    """`; did you mean …?` with the nearest of the known words, or nothing when none is near."""
+    tails = {key: key.rsplit(".", 1)[-1] for key in known}
+    near = difflib.get_close_matches(word, list(known), 1, 0.7)
+    near = near or [key for key, tail in tails.items() if tail == word.rsplit(".", 1)[-1]]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def difference(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> str | None:
+    """The first key in which a preset asked for differs from a stored one, said as a clause, or None.
+
+    What is asked as `auto` or null was left to the run to find, and does not count.
+    """
+    for key, value in asked.items():
+        was = stored.get(key)
+        if isinstance(value, dict) and isinstance(was, dict):
+            nested = difference(was, value, f"{prefix}{key}.")
+            if nested:
+                return nested
+        elif value != was and value not in ("auto", None) and f"{prefix}{key}" not in ("name", "description"):
+            return f"{prefix}{key} is {json.dumps(was)} there and {json.dumps(value)} here"
+    return None

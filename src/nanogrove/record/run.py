@@ -1,0 +1,99 @@
+"""A run folder: its preset, its record, its lock.
+
+preset.json   events.jsonl   checkpoints/   report.html   .lock
+"""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from nanogrove.errors import RunError
+from nanogrove.record.events import Event
+
+
+class RunFolder:
+    """A run folder held by this process: the only one that may write in it until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        """Makes the folder where it is missing, and takes its lock, which the system drops when the process ends.
+
+        Raises RunError when another process holds it, or it cannot be made.
+        """
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = (path / ".lock").open("a+")
+        except OSError as error:
+            raise RunError(f"{path}: no run folder can be made here ({error.strerror}); choose another --out") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "another process"
+            self._lock.close()
+            raise RunError(f"{path}: in use by {owner}; wait for it, stop it, or choose another --out") from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()}")
+        self._lock.flush()
+        self._events = (path / "events.jsonl").open("ab")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def preset(self) -> dict[str, Any] | None:
+        """The resolved preset of the run, or None before it was written. Raises RunError when it is damaged."""
+        return read_preset(self.path)
+
+    def write_preset(self, preset: dict[str, Any]) -> None:
+        """Writes `preset.json`, whole or not at all."""
+        aside = self.path / ".preset.json.part"
+        aside.write_text(json.dumps(preset, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        aside.replace(self.path / "preset.json")
+
+    def append(self, event: Event) -> None:
+        """Adds an event to the record. Raises RunError when the disk refuses."""
+        try:
+            self._events.write(event.line().encode())
+            self._events.flush()
+        except OSError as error:
+            raise RunError(f"{self.path}: the record cannot be written ({error.strerror}); free some space") from None
+
+    def position(self) -> int:
+        """Bytes in the record, all of them on disk when this returns."""
+        self._events.flush()
+        os.fsync(self._events.fileno())
+        return os.fstat(self._events.fileno()).st_size
+
+    def rewind(self, position: int) -> None:
+        """Cuts the record back to `position`, so that it holds one history. Raises RunError when it is shorter."""
+        size = os.fstat(self._events.fileno()).st_size
+        if size < position:
+            raise RunError(f"{self.path / 'events.jsonl'}: shorter than its checkpoint says; the record is damaged")
+        os.truncate(self._events.fileno(), position)
+
+    def close(self) -> None:
+        """Gives the folder back."""
+        self._events.close()
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def read_preset(run: Path) -> dict[str, Any] | None:
+    """The resolved preset of a run folder, None where there is none. Raises RunError when it is no JSON object."""
+    try:
+        preset = json.loads((run / "preset.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{run / 'preset.json'}: cannot be read ({error})") from None
+    if not isinstance(preset, dict):
+        raise RunError(f"{run / 'preset.json'}: damaged, not a preset")
+    return preset

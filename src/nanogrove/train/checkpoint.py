@@ -1,0 +1,223 @@
+"""Checkpoints: folders of safetensors and JSON that a kill, a full disk or a stranger cannot turn against the user.
+
+    model.safetensors  optimizer.safetensors  config.json  tokenizer.json  state.json
+
+`state.json` holds the step, the position in the record and a checksum of every other file and of itself. A folder is
+written aside, flushed to disk and renamed into place, so that the old one or the new one is always whole; `current`
+moves to `prev` and `prev` to `prev2` first. Loading refuses links, unknown formats and files whose checksum differs,
+and reads nothing but safetensors and JSON: no code can hide in a checkpoint.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from nanogrove.data.tokenizer import Tokenizer
+from nanogrove.errors import CheckpointError, DataError
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
+
+FORMAT = 1
+ROTATION = ("current", "prev", "prev2")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read: weights by name, moments where it has them, and what `state.json` told."""
+
+    folder: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor] | None
+    state: dict[str, Any]
+
+    def restore(self, state: TrainState) -> None:
+        """Sets weights, moments and counters of a training state. Raises CheckpointError where they do not fit."""
+        if self.optimizer is None:
+            raise CheckpointError(f"{self.folder}: holds weights only and cannot be resumed from; use current")
+        load_weights(state.model, self.model, self.folder)
+        try:
+            load_optimizer_tensors(state, self.optimizer)
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{self.folder}: optimizer.safetensors does not fit the model ({error})") from None
+        state.step, state.tokens, state.round = (int(self.state[key]) for key in ("step", "tokens", "round"))
+        state.seconds = float(self.state["seconds"])
+
+
+def load_weights(model: GPT, weights: dict[str, Tensor], where: Path) -> None:
+    """Copies weights into a model. Raises CheckpointError naming the first that is missing, extra or misshapen."""
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for name in sorted(expected.keys() | weights.keys()):
+        found = tuple(weights[name].shape) if name in weights else "missing"
+        wanted = tuple(expected[name]) if name in expected else "none"
+        if found != wanted:
+            raise CheckpointError(f"{where}: weight {name} is {found}, and the configuration asks for {wanted}")
+    model.load_state_dict(weights)
+
+
+def save_checkpoint(
+    root: Path, name: str, state: TrainState, tokenizer: Tokenizer, extra: dict[str, Any], moments: bool = True
+) -> None:
+    """Writes `root/name`; a save under `current` rotates the older ones. `extra` joins `state.json`.
+
+    Raises CheckpointError when the disk refuses; what was saved before stays whole.
+    """
+    files = {
+        "model.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in state.model.state_dict().items()}),
+        "config.json": state.model.config.model_dump_json(indent=1).encode(),
+        "tokenizer.json": tokenizer.to_json().encode(),
+    }
+    if moments:
+        tensors = {key: value.contiguous() for key, value in optimizer_tensors(state).items()}
+        files["optimizer.safetensors"] = safetensors.torch.save(tensors)
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "step": state.step,
+        "tokens": state.tokens,
+        "round": state.round,
+        "seconds": state.seconds,
+        **extra,
+        "files": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
+    }
+    record["checksum"] = _checksum(record)
+    aside = root / f".{name}.part"
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        for file, data in {**files, "state.json": json.dumps(record, indent=1).encode()}.items():
+            _write(aside / file, data)
+        _flush(aside)
+        _place(root, name, aside)
+        _flush(root)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(
+            f"{root / name}: could not be saved at step {state.step} ({error.strerror}); the checkpoints saved "
+            "before are whole: free some space and continue with --resume"
+        ) from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _place(root: Path, name: str, aside: Path) -> None:
+    old = root / f".{name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if name == "current" and (root / "current").exists():
+        newer = root / "prev2"
+        if newer.exists():
+            newer.rename(old)
+        if (root / "prev").exists():
+            (root / "prev").rename(newer)
+        (root / "current").rename(root / "prev")
+    elif (root / name).exists():
+        (root / name).rename(old)
+    aside.rename(root / name)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    bare = {key: value for key, value in record.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
+
+
+def read_plain(path: Path) -> bytes:
+    """The bytes of a regular file. Raises CheckpointError for a link, a missing or an unreadable file."""
+    if path.is_symlink():
+        raise CheckpointError(f"{path}: is a link; a checkpoint holds plain files only")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Reads a checkpoint folder. Raises CheckpointError, in one line, for anything that is not whole and plain."""
+    if folder.is_symlink():
+        raise CheckpointError(f"{folder}: is a link; a checkpoint is a plain folder")
+    try:
+        record = json.loads(read_plain(folder / "state.json"))
+        if record["format"] != FORMAT:
+            raise CheckpointError(
+                f"{folder}: has checkpoint format {record['format']}, and this nanogrove reads format {FORMAT}; "
+                "use the nanogrove that wrote it"
+            )
+        if record["checksum"] != _checksum(record):
+            raise CheckpointError(f"{folder / 'state.json'}: damaged, its checksum differs")
+        checksums = dict(record["files"])
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{folder / 'state.json'}: damaged, not the state of a checkpoint") from None
+    files = {}
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "optimizer.safetensors"):
+        if name in checksums:
+            files[name] = read_plain(folder / name)
+            if hashlib.sha256(files[name]).hexdigest() != checksums[name]:
+                raise CheckpointError(f"{folder / name}: damaged, its checksum differs")
+    try:
+        config = ModelConfig.model_validate_json(files["config.json"])
+        tokenizer = Tokenizer.from_json(files["tokenizer.json"].decode(), where=str(folder / "tokenizer.json"))
+        model = safetensors.torch.load(files["model.safetensors"])
+        moments = files.get("optimizer.safetensors")
+        optimizer = None if moments is None else safetensors.torch.load(moments)
+    except KeyError as error:
+        raise CheckpointError(f"{folder}: incomplete, {error} is missing") from None
+    except (ValidationError, DataError, SafetensorError, UnicodeDecodeError) as error:
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(f"{folder}: a file in it is not what its name says ({reason})") from None
+    if config.vocab_size is None or tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens and the model {config.vocab_size}; "
+            "they are not of one run"
+        )
+    return Checkpoint(folder, config, tokenizer, model, optimizer, record)
+
+
+def load_latest(root: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint of `current`, `prev`, `prev2`, and a line for each one passed over as damaged.
+
+    None when there is none at all. Raises CheckpointError when there are some and all are damaged.
+    """
+    problems: list[str] = []
+    for name in ROTATION:
+        if (root / name).exists() or (root / name).is_symlink():
+            try:
+                return load_checkpoint(root / name), problems
+            except CheckpointError as error:
+                problems.append(str(error))
+    if problems:
+        raise CheckpointError("no whole checkpoint is left: " + "; ".join(problems))
+    return None, []
+
+
+def load_best(root: Path) -> Checkpoint:
+    """The best checkpoint by validation, or the newest where none was scored yet. Raises CheckpointError."""
+    for name in ("best", ".best.old"):  # a kill between two renames leaves the second name
+        if (root / name).exists() or (root / name).is_symlink():
+            return load_checkpoint(root / name)
+    checkpoint, _ = load_latest(root)
+    if checkpoint is None:
+        raise CheckpointError(f"{root}: no checkpoint yet; train until the first one is saved")
+    return checkpoint

@@ -1,0 +1,132 @@
+"""THE training loop, shared by every method: a generator that yields one event a step.
+
+Step n reads batch n, sets the rates of step n and draws its dropout from a seed that is a function of n; nothing
+depends on how the loop came there, so a resumed run is the uninterrupted one, bit for bit on a CPU.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Self, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from nanogrove.data.batch import Batches, random
+from nanogrove.errors import DivergedError
+from nanogrove.record.events import Event
+from nanogrove.train.objective import Objective, scored
+from nanogrove.train.precision import Precision, autocast
+from nanogrove.train.state import TrainState
+
+
+class TrainConfig(BaseModel):
+    """How much to train, and how. Exactly one of `steps`, `tokens` and `epochs` is the budget."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int | None = Field(None, ge=1)
+    tokens: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
+    batch_size: int = Field(16, ge=1, description="sequences a step, all micro-batches together")
+    accumulation: int = Field(1, ge=1, description="micro-batches a step")
+    clip: float | None = Field(1.0, gt=0, description="largest gradient norm, for each member by itself")
+    precision: Literal["auto"] | Precision = "auto"
+    compile: bool = False
+    device: str = "auto"
+    divergence: float = Field(5.0, gt=0, description="nats above a uniform guess at which a run is stopped")
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> Self:
+        given = [name for name in ("steps", "tokens", "epochs") if getattr(self, name) is not None]
+        if len(given) != 1:
+            said = " and ".join(given) + " are set" if given else "no budget is set"
+            raise ValueError(f"{said}; set one of steps, tokens and epochs, and the others to null")
+        if self.accumulation > self.batch_size:
+            raise ValueError(f"accumulation {self.accumulation} is more than batch_size {self.batch_size}")
+        return self
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method needs to know to train: resolved numbers, no choices left open."""
+
+    seed: int
+    steps: int
+    rate: Callable[[int], float]  # step -> factor of every base rate
+    accumulation: int = 1
+    clip: float | None = 1.0
+    precision: Precision = "float32"
+    compile: bool = False
+    divergence: float = torch.inf  # a loss above this stops the run
+    evaluate_every: int = 250
+    evaluate_tokens: int | None = None  # all of the split when None
+
+
+def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -> Iterator[Event]:
+    """Trains from `state.step` to `plan.steps`, yielding a `step` event behind each update.
+
+    Micro-batches are weighted by their scored tokens, so accumulation changes memory and nothing else. Raises
+    DivergedError, before the update, when a loss or gradient norm is no number or the loss exceeds
+    `plan.divergence`.
+    """
+    parameters = list(state.model.parameters())
+    device = parameters[0].device
+    forward = cast(nn.Module, torch.compile(state.model)) if plan.compile else state.model
+    while state.step < plan.steps:
+        began = time.perf_counter()
+        state.model.train()
+        factor = plan.rate(state.step)
+        for group in state.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        if state.model.config.dropout:
+            torch.manual_seed(int(random(plan.seed, "dropout", state.step).integers(1 << 62)))
+        batch = batches(state.step).to(device).expand(state.model.population)
+        count = scored(batch)
+        total = torch.zeros(count.shape, device=device)
+        parts: dict[str, Tensor] = {}
+        for micro in batch.split(plan.accumulation):
+            share = scored(micro) / count
+            with autocast(device, plan.precision):
+                loss = objective(forward, micro)
+            (loss.total * share).sum().backward()  # type: ignore[no-untyped-call]
+            total += (loss.total * share).detach()
+            for name, part in loss.parts.items():
+                parts[name] = parts.get(name, torch.zeros_like(total)) + (part * share).detach()
+        norm = clip_gradients([p.grad for p in parameters if p.grad is not None], count.shape, plan.clip)
+        lr = state.optimizer.param_groups[0]["lr"]
+        if not bool(((total <= plan.divergence) & norm.isfinite()).all()):
+            state.optimizer.zero_grad()
+            raise DivergedError(
+                f"training diverged at step {state.step + 1}: loss {_shown(total)}, gradient norm {_shown(norm)}, "
+                f"learning rate {lr:.3g}; lower optimizer.lr or lengthen schedule.warmup"
+            )
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.step += 1
+        tokens = batch.tokens.shape[-2] * batch.tokens.shape[-1]
+        state.tokens += tokens
+        elapsed = time.perf_counter() - began
+        state.seconds += elapsed
+        values = {"loss": total.tolist(), "lr": lr, "grad_norm": norm.tolist(), "tokens": state.tokens}
+        values |= {name: part.tolist() for name, part in parts.items()}
+        rate = tokens * (state.model.population or 1) / elapsed
+        yield Event("step", state.step, values, {"seconds": state.seconds, "tokens_per_second": rate})
+
+
+def clip_gradients(gradients: list[Tensor], members: torch.Size, limit: float | None) -> Tensor:
+    """Scales the gradients `[*P, …]` in place so that no member's norm exceeds `limit`; the norms before, `[*P]`."""
+    if not members:
+        norm = torch.nn.utils.get_total_norm(gradients)
+    else:
+        norm = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+    if limit is not None:
+        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(scale.view(*members, *[1] * (gradient.dim() - len(members))))
+    return norm
+
+
+def _shown(values: Tensor) -> str:
+    return ", ".join(f"{value:.4g}" for value in values.flatten().tolist())

@@ -1,0 +1,39 @@
+"""What is minimised: one weighted next-token objective, `Σ w·nll / #(w ≠ 0)`.
+
+Padding, prompts that are not scored, last-token targets, rewards and advantages are all weights of a batch.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanogrove.data.batch import Batch
+
+
+class Loss(NamedTuple):
+    """`total [*P]` is differentiated; `parts`, each `[*P]`, go to the record."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+Objective = Callable[[nn.Module, Batch], Loss]
+
+
+def scored(batch: Batch) -> Tensor:
+    """How many tokens of each member count, `[*P]`, at least 1."""
+    return (batch.weight != 0).sum((-2, -1)).clamp(min=1)
+
+
+def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood in nats of `targets [*P, B, T]` under `logits [*P, B, T, V]`, in at least float32."""
+    logits = logits.float() if logits.dtype.itemsize < 4 else logits
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
+
+
+def next_token(model: nn.Module, batch: Batch) -> Loss:
+    """The weighted mean NLL of the next token, a member at a time; members never mix."""
+    nll = token_nll(model(batch.tokens), batch.targets)
+    return Loss((batch.weight * nll).sum((-2, -1)) / scored(batch), {})

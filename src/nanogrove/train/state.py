@@ -1,0 +1,46 @@
+"""The training state: the only mutable thing, and its optimizer's moments as named tensors."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanogrove.model.gpt import GPT
+
+
+@dataclass
+class TrainState:
+    """Everything a step changes. `seconds` is time spent training, over all sessions of a run."""
+
+    model: GPT
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    tokens: int = 0
+    round: int = 0  # generation, or self-improvement round
+    seconds: float = 0.0
+
+
+def optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
+    """The optimizer's moments by parameter and name, as in `blocks.0.mlp.up.weight/exp_avg`."""
+    moments = state.optimizer.state
+    return {
+        f"{name}/{key}": value
+        for name, parameter in state.model.named_parameters()
+        for key, value in moments.get(parameter, {}).items()
+        if value is not None
+    }
+
+
+def load_optimizer_tensors(state: TrainState, tensors: dict[str, Tensor]) -> None:
+    """Sets the moments from such a dict. Copies, so that every tensor is aligned as one torch made itself.
+
+    Raises KeyError for a parameter the model has not, ValueError for a moment of another shape.
+    """
+    parameters = dict(state.model.named_parameters())
+    state.optimizer.state.clear()
+    for key, value in tensors.items():
+        name, moment = key.rsplit("/", 1)
+        parameter = parameters[name]
+        if value.dim() and value.shape != parameter.shape:
+            raise ValueError(f"{key} is {tuple(value.shape)}, its parameter {tuple(parameter.shape)}")
+        state.optimizer.state[parameter][moment] = value.to(parameter.device).clone()

@@ -2,7 +2,7 @@
 
 import nanogrove
 
-nanogrove.train("quickstart", out="runs/first")
+nanogrove.run("quickstart", out="runs/first")
 lm = nanogrove.load("runs/first")
 print(lm.generate("def ", tokens=100, temperature=0.8))
 """
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from nanogrove.errors import NanogroveError
 
 if TYPE_CHECKING:
-    from nanogrove.api import evaluate, from_transformers, report, to_transformers, train
+    from nanogrove.api import from_transformers, report, run, score, to_transformers
     from nanogrove.language_model import LanguageModel, load
 
 _HOME = {
     "LanguageModel": "nanogrove.language_model",
     "load": "nanogrove.language_model",
-    "train": "nanogrove.api",
-    "evaluate": "nanogrove.api",
+    "run": "nanogrove.api",
+    "score": "nanogrove.api",
     "report": "nanogrove.api",
     "to_transformers": "nanogrove.api",
     "from_transformers": "nanogrove.api",
@@ -28,12 +28,12 @@ _HOME = {
 __all__ = [
     "LanguageModel",
     "NanogroveError",
-    "evaluate",
     "from_transformers",
     "load",
     "report",
+    "run",
+    "score",
     "to_transformers",
-    "train",
 ]
 
 

@@ -1,4 +1,7 @@
-"""nanogrove from Python: a few functions over the lab, and the same errors as the command line."""
+"""nanogrove from Python: a few functions over the lab, and the same errors as the command line.
+
+`run` and `score` are the verbs `train` and `evaluate`, whose names are taken by packages.
+"""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +19,7 @@ from nanogrove.record.report import write_report
 from nanogrove.train.checkpoint import load_weights, read_plain
 
 
-def train(
+def run(
     preset: str | Mapping[str, Any],
     out: str | Path,
     overrides: Mapping[str, Any] | None = None,
@@ -34,7 +37,7 @@ def train(
     return load(out)
 
 
-def evaluate(run: str | Path, split: str = "validation") -> dict[str, Any]:
+def score(run: str | Path, split: str = "validation") -> dict[str, Any]:
     """Loss in nats a token and bits per byte of a run's best model on the whole of a split."""
     return lab.evaluate(Path(run), split)
 

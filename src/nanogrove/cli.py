@@ -166,5 +166,9 @@ def main() -> None:
 
         Console(stderr=True).print(f"[red]error[/]: {escape(printable(str(error)))}", highlight=False, soft_wrap=True)
         sys.exit(2)
+    except OSError as error:  # a disk or a permission, met where nothing can be done about it
+        if debug:
+            raise
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -137,20 +137,24 @@ def train(preset: Preset, out: Path, resume: bool = False) -> Iterator[Event]:
         model = GPT(parts.model).initialize(preset.seed)
         precision = torch.bfloat16 if parts.plan.precision == "bfloat16" else torch.float32
         state = TrainState(model.to(parts.device), make_optimizer(model, preset.optimizer, precision))
-        run = _Run(folder, parts, state, open_trackers(preset.track.trackers, out, preset.model_dump(mode="json")))
+        run = _Run(folder, parts, state)
+        settings = parts.preset.model_dump(mode="json")
+        if checkpoint is None:
+            folder.rewind(0)
+        else:
+            run.restore(checkpoint)
+        track = preset.track
+        run.trackers = open_trackers(track.trackers, out, settings, project=track.project, name=track.name)
         try:
             if checkpoint is None:
-                folder.rewind(0)
-                folder.write_preset(parts.preset.model_dump(mode="json"))
+                folder.write_preset(settings)
                 yield run.write(run.start())
-            else:
-                run.restore(checkpoint)
             with _stop_signals() as stopped:
                 yield from run.drive(stopped)
-            write_report(out)
         finally:
             for tracker in run.trackers:
                 tracker.close()
+        write_report(out)
 
 
 def _find_checkpoint(
@@ -179,7 +183,7 @@ class _Run:
     folder: RunFolder
     parts: Parts
     state: TrainState
-    trackers: list[Tracker]
+    trackers: list[Tracker] = field(default_factory=list)
     best: dict[str, float] | None = None  # step and loss of the best evaluation so far
     saved: int = -1
 
@@ -267,6 +271,7 @@ class _Run:
                         yield Event("stop", event.step, {"signal": stopped[0]})
                         return
         except DivergedError as error:
+            write_report(self.folder.path)
             last = f"{self.folder.checkpoints / 'current'} (step {self.saved})" if self.saved >= 0 else "none yet"
             raise DivergedError(f"{error}; last good checkpoint: {last}") from None
         if self.saved < self.state.step:

@@ -31,7 +31,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -43,7 +43,7 @@ from torch import Tensor
 from nanogrove.errors import CheckpointError, DataError, PresetError
 from nanogrove.model.gpt import GPT, ModelConfig
 
-Table = dict[str, tuple[Any, ...]]
+_Table = dict[str, tuple[Any, ...]]
 
 
 def _value(word: str) -> Any:
@@ -53,7 +53,7 @@ def _value(word: str) -> Any:
         return word
 
 
-def _table(text: str) -> Table:
+def _table(text: str) -> _Table:
     """Entries `name=value|value`, with as many values as there are, in JSON or plain words."""
     entries = (entry.split("=") for entry in text.split())
     return {name: tuple(map(_value, values.split("|"))) if values else () for name, values in entries}
@@ -64,11 +64,11 @@ class _Family:
     """One family of `transformers`: what it can express, and how it names and stores that."""
 
     architecture: str
-    has: Table  # our settings, and the values it can express; any value of a setting not named
-    keys: Table  # its keys in config.json, and our setting; then what it takes for a key left out, if it may be
-    fixed: Table  # its further keys, and the values that mean what we do; its default first
+    has: _Table  # our settings, and the values it can express; any value of a setting not named
+    keys: _Table  # its keys in config.json, and our setting; then what it takes for a key left out, if it may be
+    fixed: _Table  # its further keys, and the values that mean what we do; its default first
     ignored: str  # keys of its own that change no logits
-    modules: Table  # our modules, and what they are called there; a fused one has several names
+    modules: _Table  # our modules, and what they are called there; a fused one has several names
 
 
 _GPT2 = _Family(
@@ -96,6 +96,7 @@ _GPT2 = _Family(
         norm=transformer.ln_f
         head=lm_head"""),
 )
+_LAYER = "model.layers.*"
 _LLAMA = _Family(
     architecture="LlamaForCausalLM",
     has=_table("norm=rmsnorm mlp=swiglu position=rotary qk_norm=false embed_norm=false logit_softcap=null"),
@@ -106,16 +107,16 @@ _LLAMA = _Family(
         attention_dropout=dropout|0.0 attention_bias=bias|false mlp_bias=bias|false"""),
     fixed=_table("hidden_act=silu|swish pretraining_tp=1 is_encoder_decoder=false"),
     ignored="",
-    modules=_table("""
+    modules=_table(f"""
         embed=model.embed_tokens
-        blocks.*.attention_norm=model.layers.*.input_layernorm
-        blocks.*.attention.qkv=model.layers.*.self_attn.q_proj|model.layers.*.self_attn.k_proj|model.layers.*.self_attn.v_proj
-        blocks.*.attention.q_norm=model.layers.*.self_attn.q_norm
-        blocks.*.attention.k_norm=model.layers.*.self_attn.k_norm
-        blocks.*.attention.out=model.layers.*.self_attn.o_proj
-        blocks.*.mlp_norm=model.layers.*.post_attention_layernorm
-        blocks.*.mlp.up=model.layers.*.mlp.gate_proj|model.layers.*.mlp.up_proj
-        blocks.*.mlp.down=model.layers.*.mlp.down_proj
+        blocks.*.attention_norm={_LAYER}.input_layernorm
+        blocks.*.attention.qkv={_LAYER}.self_attn.q_proj|{_LAYER}.self_attn.k_proj|{_LAYER}.self_attn.v_proj
+        blocks.*.attention.q_norm={_LAYER}.self_attn.q_norm
+        blocks.*.attention.k_norm={_LAYER}.self_attn.k_norm
+        blocks.*.attention.out={_LAYER}.self_attn.o_proj
+        blocks.*.mlp_norm={_LAYER}.post_attention_layernorm
+        blocks.*.mlp.up={_LAYER}.mlp.gate_proj|{_LAYER}.mlp.up_proj
+        blocks.*.mlp.down={_LAYER}.mlp.down_proj
         norm=model.norm
         head=lm_head"""),
 )
@@ -135,7 +136,7 @@ _NANOCHAT = replace(
     keys={key: row for key, row in _LLAMA.keys.items() if row[0] not in ("bias", "head_size")}
     | _table("final_logit_softcapping=logit_softcap|15.0"),
     fixed=_table("hidden_act=relu2 attention_bias=false is_encoder_decoder=false"),
-    modules=_LLAMA.modules | _table("blocks.*.mlp.up=model.layers.*.mlp.fc1 blocks.*.mlp.down=model.layers.*.mlp.fc2"),
+    modules=_LLAMA.modules | _table(f"blocks.*.mlp.up={_LAYER}.mlp.fc1 blocks.*.mlp.down={_LAYER}.mlp.fc2"),
 )
 _FAMILIES = {"gpt2": _GPT2, "llama": _LLAMA, "qwen3": _QWEN3, "nanochat": _NANOCHAT}
 
@@ -156,8 +157,8 @@ def family_of(config: ModelConfig) -> str:
 
     Raises PresetError when there is none, naming the fewest settings that together rule out all four.
     """
-    names = ("norm", "mlp", "position", "qk_norm", "embed_norm", "logit_softcap", "bias")
-    wanted = {name: getattr(config, name) for name in names}
+    asked_for = ("norm", "mlp", "position", "qk_norm", "embed_norm", "logit_softcap", "bias")
+    wanted = {name: getattr(config, name) for name in asked_for}
     if config.kv_heads != config.n_head:
         wanted["n_kv_head"] = config.kv_heads
     lacks = {
@@ -167,21 +168,12 @@ def family_of(config: ModelConfig) -> str:
     nearest = min(lacks, key=lambda kind: len(lacks[kind]))
     if not lacks[nearest]:
         return nearest
-    subsets = (set(names) for size in range(1, 5) for names in combinations(wanted, size))
-    culprits = next(names for names in subsets if all(names & lacking for lacking in lacks.values()))
+    subsets = (set(some) for size in range(1, 5) for some in combinations(wanted, size))
+    culprits = next(some for some in subsets if all(some & lacking for lacking in lacks.values()))
     asked = " with ".join(f"{name}={_shown(wanted[name])}" for name in wanted if name in culprits)
     has = _FAMILIES[nearest].has | {"n_kv_head": (config.n_head,)}
     needed = ", ".join(f"{name}={_shown(has[name][0])}" for name in wanted if name in lacks[nearest])
     raise PresetError(f"no transformers family has {asked}; the nearest, {nearest}, needs {needed}")
-
-
-class _Link(NamedTuple):
-    """A parameter of ours, its names there, and how many of our rows each of those takes."""
-
-    ours: str
-    shape: torch.Size
-    theirs: list[str]
-    rows: list[int]
 
 
 def _blank(config: ModelConfig) -> GPT:
@@ -190,14 +182,15 @@ def _blank(config: ModelConfig) -> GPT:
         return GPT(config)
 
 
-def _links(config: ModelConfig, family: _Family) -> Iterator[_Link]:
+def _links(config: ModelConfig, family: _Family) -> Iterator[tuple[str, torch.Size, list[str], list[int]]]:
+    """Each parameter's name and shape, its names in that family, and how many of our rows each of those takes."""
     model = _blank(config)
     for name, parameter in model.named_parameters():
         path, kind = name.rsplit(".", 1)
         layer = "".join(re.findall(r"\d+", path))
         theirs = [f"{there.replace('*', layer)}.{kind}" for there in family.modules[re.sub(r"\d+", "*", path)]]
         fused: Any = model.get_submodule(path)
-        yield _Link(name, parameter.shape, theirs, [parameter.shape[0]] if len(theirs) == 1 else [*fused.parts])
+        yield name, parameter.shape, theirs, [parameter.shape[0]] if len(theirs) == 1 else [*fused.parts]
 
 
 def _turned(name: str, tensor: Tensor, kind: str, head_size: int) -> Tensor:
@@ -217,10 +210,10 @@ def to_transformers(state: Mapping[str, Tensor], config: ModelConfig) -> dict[st
     """
     kind, theirs = family_of(config), {}
     stored = config.model_copy(update={"bias": config.bias or kind == "gpt2"})
-    for link in _links(stored, _FAMILIES[kind]):
-        added = link.ours.endswith(".bias") and not config.bias
-        tensor = state["embed.weight"].new_zeros(link.shape) if added else state[link.ours]
-        for name, part in zip(link.theirs, torch.split(tensor, link.rows), strict=True):
+    for ours, shape, names, rows in _links(stored, _FAMILIES[kind]):
+        added = ours.endswith(".bias") and not config.bias
+        tensor = state["embed.weight"].new_zeros(shape) if added else state[ours]
+        for name, part in zip(names, torch.split(tensor, rows), strict=True):
             part = _turned(name, part, kind, config.head_size)
             theirs[name] = part.clone(memory_format=torch.contiguous_format)
     return theirs
@@ -230,8 +223,8 @@ def from_transformers(tensors: Mapping[str, Tensor], config: ModelConfig) -> dic
     """What `to_transformers` returned, as a state dict of `GPT(config)`. Copies, and raises, as that does."""
     kind = family_of(config)
     return {
-        link.ours: torch.cat([_turned(name, tensors[name], kind, config.head_size) for name in link.theirs])
-        for link in _links(config, _FAMILIES[kind])
+        ours: torch.cat([_turned(name, tensors[name], kind, config.head_size) for name in names])
+        for ours, _, names, _ in _links(config, _FAMILIES[kind])
     }
 
 
@@ -388,7 +381,7 @@ def _from_json(raw: dict[str, Any], kind: str, where: Path) -> ModelConfig:
     settings = {name: values[0] for name, values in family.has.items() if values}
     settings["family"] = "llama" if kind == "qwen3" else kind
     for key, (ours, *default) in family.keys.items():
-        if key not in raw and not default:
+        if raw.get(key) is None and not default:
             raise CheckpointError(f"{where}: {key} is missing")
         value = raw[key] if key in raw else default[0]
         if ours in sources and settings[ours] != value:
@@ -413,7 +406,7 @@ def _from_json(raw: dict[str, Any], kind: str, where: Path) -> ModelConfig:
         config = ModelConfig(**settings)
     except ValidationError as error:
         name, message = ".".join(map(str, error.errors()[0]["loc"])), error.errors()[0]["msg"]
-        raise CheckpointError(f"{where}: {sources.get(name, 'sizes')}: {message}") from None
+        raise CheckpointError(f"{where}: {sources.get(name, name or 'sizes')}: {message}") from None
     if head_size not in (None, config.head_size):
         only = f"hidden_size / num_attention_heads, {config.head_size}"
         raise CheckpointError(f"{where}: head_dim={_shown(head_size)} is not supported; only {only}, is")

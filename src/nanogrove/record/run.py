@@ -6,6 +6,7 @@ preset.json   events.jsonl   checkpoints/   report.html   .lock
 import fcntl
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -75,8 +76,13 @@ class RunFolder:
         os.truncate(self._events.fileno(), position)
 
     def close(self) -> None:
-        """Gives the folder back."""
+        """Gives the folder back, and takes away one in which nothing has begun."""
         self._events.close()
+        if not (self.path / "preset.json").exists():
+            for name in ("events.jsonl", ".lock"):
+                (self.path / name).unlink(missing_ok=True)
+            with suppress(OSError):  # it holds something that is not ours
+                self.path.rmdir()
         self._lock.close()
 
     def __enter__(self) -> Self:

@@ -144,7 +144,8 @@ class Trackio:
     """trackio, in `trackers/trackio` or, if the user has set TRACKIO_DIR, there.
 
     `TRACKIO_DIR=runs/NAME/trackers/trackio trackio show` opens its pages. trackio settles its folder when it is
-    first imported, so a second run in one Python process needs a TRACKIO_DIR set before, or it is refused.
+    first imported, so a second run in one Python process needs a TRACKIO_DIR set before, or it is refused. Where
+    a Hugging Face token lies about, trackio asks huggingface.co whose it is; it goes on if there is no answer.
     """
 
     def __init__(self, run: Path, preset: dict[str, Any], project: str, name: str) -> None:

@@ -5,6 +5,7 @@ depends on how the loop came there, so a resumed run is the uninterrupted one, b
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Self, cast
@@ -84,16 +85,17 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
             torch.manual_seed(int(random(plan.seed, "dropout", state.step).integers(1 << 62)))
         batch = batches(state.step).to(device).expand(state.model.population)
         count = scored(batch)
-        total = torch.zeros(count.shape, device=device)
-        parts: dict[str, Tensor] = {}
+        totals: list[Tensor] = []
+        parts: dict[str, list[Tensor]] = defaultdict(list)
         for micro in batch.split(plan.accumulation):
-            share = scored(micro) / count
             with autocast(device, plan.precision):
                 loss = objective(forward, micro)
+            share = scored(micro).to(loss.total.dtype) / count
             (loss.total * share).sum().backward()  # type: ignore[no-untyped-call]
-            total += (loss.total * share).detach()
+            totals.append((loss.total * share).detach())
             for name, part in loss.parts.items():
-                parts[name] = parts.get(name, torch.zeros_like(total)) + (part * share).detach()
+                parts[name].append((part * share).detach())
+        total = torch.stack(totals).sum(0)
         norm = clip_gradients([p.grad for p in parameters if p.grad is not None], count.shape, plan.clip)
         lr = state.optimizer.param_groups[0]["lr"]
         if not bool(((total <= plan.divergence) & norm.isfinite()).all()):
@@ -110,7 +112,7 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         elapsed = time.perf_counter() - began
         state.seconds += elapsed
         values = {"loss": total.tolist(), "lr": lr, "grad_norm": norm.tolist(), "tokens": state.tokens}
-        values |= {name: part.tolist() for name, part in parts.items()}
+        values |= {name: torch.stack(part).sum(0).tolist() for name, part in parts.items()}
         rate = tokens * (state.model.population or 1) / elapsed
         yield Event("step", state.step, values, {"seconds": state.seconds, "tokens_per_second": rate})
 

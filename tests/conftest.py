@@ -1,0 +1,165 @@
+"""What tests share: a cache and a text of their own, a tiny preset, and two ways to run the command line."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first imported; tiny models gain nothing from more
+SERVER = Path(__file__).with_name("fork_server.py")
+WORDS = "the a sun moon river stone lamp bird walks sings waits over under beside quiet bright old new and or".split()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of prepared data, for these tests only."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("NANOGROVE_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About 20 KB of made-up sentences, with letters beyond ASCII."""
+    rng = random.Random(0)
+    lines = []
+    while sum(map(len, lines)) < 20_000:
+        line = " ".join(rng.choice(WORDS) for _ in range(rng.randint(4, 12))).capitalize()
+        lines.append(f"{line}{rng.choice(['.', '.', '?', ' — é!'])}\n")
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+Tiny = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def tiny(text_file: Path) -> Tiny:
+    """Makes the preset of a run of a tenth of a second; sections given as keywords are merged into it."""
+
+    def make(**sections: Any) -> dict[str, Any]:
+        preset: dict[str, Any] = {
+            "name": "tiny",
+            "data": {"sources": str(text_file), "tokenizer": "char"},
+            "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.1},
+            "train": {"steps": 30, "batch_size": 4, "precision": "float32", "device": "cpu"},
+            "evaluate": {"every": 5, "tokens": 200},
+            "sample": {"every": 8, "tokens": 12},
+            "save": {"every": 4},
+        }
+        for name, section in sections.items():
+            both = isinstance(section, dict) and isinstance(preset.get(name), dict)
+            preset[name] = {**preset[name], **section} if both else section
+        return preset
+
+    return make
+
+
+@dataclass
+class Outcome:
+    """How a command ended: its exit code, or minus the signal that ended it, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    def error(self) -> str:
+        """The one line of an error, checked to be one line and exit code 2."""
+        lines = self.err.strip("\n").split("\n")
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("error: "), self.err
+        assert self.code == 2, self.code
+        return lines[0]
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command line in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        from nanogrove.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["nanogrove", *map(str, arguments)])
+        capsys.readouterr()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        said = capsys.readouterr()
+        err = said.err + (code + "\n" if isinstance(code, str) else "")
+        return Outcome(code if isinstance(code, int) else int(code is not None), said.out, err)
+
+    return run
+
+
+class Forked:
+    """Runs the command line in processes of its own that begin behind the imports; see `fork_server.py`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server = subprocess.Popen(
+            [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def start(self, *arguments: object, cwd: Path | None = None, **request: Any) -> int:
+        """Starts a command; its process id."""
+        assert self.server.stdin is not None
+        files = {"out": str(self.folder / "out"), "err": str(self.folder / "err")}
+        place = str(cwd or self.folder)
+        line = json.dumps({"argv": list(map(str, arguments)), "cwd": place, **files, **request})
+        self.server.stdin.write(line + "\n")
+        self.server.stdin.flush()
+        return int(self._answer()["pid"])
+
+    def wait(self) -> Outcome:
+        """Waits for the command started last."""
+        code = self._answer()["status"]
+        return Outcome(code, *((self.folder / name).read_text("utf-8") for name in ("out", "err")))
+
+    def __call__(self, *arguments: object, **request: Any) -> Outcome:
+        """Runs a command to its end."""
+        self.start(*arguments, **request)
+        return self.wait()
+
+    def _answer(self) -> dict[str, int]:
+        assert self.server.stdout is not None
+        answer: dict[str, int] = json.loads(self.server.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        """Ends the server."""
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.close()
+        self.server.wait(30)
+        self.server.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
+    """A `Forked` for all tests."""
+    server = Forked(tmp_path_factory.mktemp("forked"))
+    yield server
+    server.close()
+
+
+def kill(pid: int) -> None:
+    """SIGKILL, for a process that may be gone."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,96 @@
+"""Tokenizers: nothing lost on the way there and back, and clear words for what cannot be."""
+
+import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+
+from nanogrove.data.tokenizer import (
+    END_OF_TEXT,
+    Tokenizer,
+    bpe_tokenizer,
+    byte_tokenizer,
+    character_tokenizer,
+    load_tokenizer,
+)
+from nanogrove.errors import DataError
+
+TEXTS = ["def f(x):\n\treturn x  # é\r\n", "naïve 日本 🙂 \x00 end", "", f"a {END_OF_TEXT} b"]
+
+
+def tokenizers() -> dict[str, Tokenizer]:
+    return {
+        "char": character_tokenizer(TEXTS),
+        "byte": byte_tokenizer(),
+        "bpe": bpe_tokenizer(TEXTS * 20, 300),
+    }
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
+def test_round_trip_and_file(kind: str) -> None:
+    tokenizer = tokenizers()[kind]
+    again = Tokenizer.from_json(tokenizer.to_json())
+    for text in TEXTS:
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert again.encode(text) == ids
+        assert all(0 <= i < tokenizer.vocab_size for i in ids)
+        assert tokenizer.end not in ids  # a text that spells the end of text does not write one
+    assert tokenizer.decode([tokenizer.end]) == ""
+
+
+def test_the_fast_path_of_characters_equals_the_library() -> None:
+    tokenizer = character_tokenizer(TEXTS)
+    for text in TEXTS:
+        assert tokenizer.encode(text) == tokenizer.backend.encode(text).ids
+
+
+def test_sizes() -> None:
+    assert byte_tokenizer().vocab_size == 257
+    assert bpe_tokenizer(["abcabcabc" * 50], 260).vocab_size == 260
+    assert character_tokenizer(["ab"]).vocab_size == 3
+
+
+def test_bpe_needs_room_for_all_bytes() -> None:
+    with pytest.raises(DataError, match="256 bytes"):
+        bpe_tokenizer(["x"], 256)
+
+
+def test_an_unknown_character_is_named_with_its_place() -> None:
+    with pytest.raises(DataError, match="'z' at position 2"):
+        character_tokenizer(["ab"]).encode("abz")
+    with pytest.raises(DataError, match="'🙂' at position 0"):
+        character_tokenizer(["ab"]).encode("🙂")
+
+
+def test_any_tokenizer_json_of_the_library_serves(tmp_path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(bpe_tokenizer(TEXTS, 280).to_json())
+    assert load_tokenizer(str(path)).encode("return") == bpe_tokenizer(TEXTS, 280).encode("return")
+
+
+@pytest.mark.parametrize("content", ["", "{}", "not json", '{"version": "1.0", "model": {"type": "x"}}'])
+def test_a_file_that_is_none_is_refused_by_name(tmp_path, content: str) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"tokenizer\.json: "):
+        load_tokenizer(str(path))
+
+
+def test_a_vocabulary_without_an_end_is_refused() -> None:
+    backend = Backend(models.WordLevel({"a": 0}, unk_token="a"))
+    with pytest.raises(DataError, match=r"no token ends a text"):
+        Tokenizer(backend)
+
+
+def test_a_hub_name_without_a_network_names_the_file_option(monkeypatch) -> None:
+    def unreachable(name: str) -> Backend:
+        raise Exception("cannot connect")
+
+    monkeypatch.setattr("nanogrove.data.tokenizer.Backend", type("B", (), {"from_pretrained": unreachable}))
+    with pytest.raises(DataError, match=r"data.tokenizer=path/to/tokenizer.json"):
+        load_tokenizer("gpt2")
+
+
+@pytest.mark.network
+def test_gpt2_from_the_hub() -> None:
+    assert load_tokenizer("gpt2").encode("Hello world") == [15496, 995]

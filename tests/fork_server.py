@@ -1,0 +1,125 @@
+"""Runs the command line many times without paying for its imports: each request is one forked process.
+
+    python fork_server.py     reads requests, one JSON object a line, and answers each with two lines:
+                              {"pid": …} when it has begun, {"status": …} when it has ended
+
+The parent imports everything and does nothing else, with one thread, so that a fork of it is what a fresh process
+would be behind its imports. `argv`, `cwd`, `out`, `err` say what to run, where, and which files take its output.
+
+A request may carry `"mishap": {"at": k, "kind": …}`, which strikes just before the k-th change the process makes to
+the file system (a file opened for writing, made durable, renamed or removed; a folder made or removed):
+
+    kill    SIGKILL, at once
+    tear    a kill by the system in the midst of the next write that passes `bytes` bytes of its file
+    full    from then on every write past `bytes` bytes of a file fails, as on a full disk
+    signal  the signals in `signals` are sent to the process itself, one behind the other
+
+With `"count": path`, the changes are listed in that file when the process ends by itself.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+CHANGES = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate"}
+WRITING = os.O_WRONLY | os.O_RDWR
+
+
+def watch(changed: Callable[[str], None]) -> None:
+    """Has `changed` called before every change of the file system by this process, for the rest of its life."""
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in CHANGES or (event == "open" and (arguments[2] or 0) & WRITING):
+            changed(f"{event} {arguments[0]}")
+
+    fsync = os.fsync
+
+    def counted(descriptor: int) -> None:
+        changed("fsync")
+        fsync(descriptor)
+
+    os.fsync = counted
+    sys.addaudithook(hook)
+
+
+def strike(mishap: dict[str, Any]) -> None:
+    """What the request asked to happen, now."""
+    if mishap["kind"] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if mishap["kind"] == "signal":
+        for number in mishap["signals"]:
+            os.kill(os.getpid(), number)
+        return
+    if mishap["kind"] == "tear":
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (mishap["bytes"], resource.RLIM_INFINITY))
+
+
+def run(request: dict[str, Any]) -> int:
+    """The child: the real command line, in the place and with the files the request names; its exit code."""
+    from nanogrove.cli import main
+
+    os.chdir(request["cwd"])
+    for descriptor, path in ((1, request["out"]), (2, request["err"])):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), descriptor)
+    seen: list[str] = []
+    mishap = request.get("mishap") or {"at": -1}
+
+    def changed(what: str) -> None:
+        seen.append(what)
+        if len(seen) == mishap["at"]:
+            strike(mishap)
+
+    watch(changed)
+    sys.argv = ["nanogrove", *request["argv"]]
+    code: object = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if "count" in request:
+        with contextlib.suppress(OSError), open(request["count"], "w") as file:
+            file.write("\n".join(seen))
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def serve() -> None:
+    """Answers requests until standard input ends."""
+    import plotly.offline
+    import torch
+
+    import nanogrove.cli
+    import nanogrove.display
+    import nanogrove.lab
+    import nanogrove.language_model  # noqa: F401
+
+    plotly.offline.get_plotlyjs()
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                code = run(json.loads(line))
+            finally:
+                os._exit(code)
+        print(json.dumps({"pid": pid}), flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), flush=True)
+
+
+if __name__ == "__main__":
+    sys.dont_write_bytecode = True
+    serve()

@@ -1,0 +1,131 @@
+"""The loop: accumulation, clipping, schedules, weights, divergence."""
+
+import math
+
+import pytest
+import torch
+
+from nanogrove.data.batch import Batch
+from nanogrove.errors import DivergedError
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.train.fit import Plan, clip_gradients, fit
+from nanogrove.train.objective import next_token
+from nanogrove.train.optim import OptimizerConfig, make_optimizer
+from nanogrove.train.precision import measure_precision
+from nanogrove.train.schedule import ScheduleConfig, schedule
+from nanogrove.train.state import TrainState
+
+CONFIG = ModelConfig(vocab_size=31, block_size=12, n_layer=1, n_head=2, n_embd=16)
+
+
+def uneven(step: int) -> Batch:
+    """A batch whose sequences have very different numbers of scored tokens."""
+    generator = torch.Generator().manual_seed(step)
+    tokens = torch.randint(0, 31, (8, 13), generator=generator)
+    weight = (torch.arange(12) < torch.tensor([12, 1, 2, 12, 3, 0, 1, 9])[:, None]).float()
+    return Batch(tokens[:, :-1], tokens[:, 1:], weight, torch.zeros(8, dtype=torch.int64))
+
+
+def train(plan: Plan, optimizer: str = "adamw", lr: float = 0.01) -> tuple[GPT, list]:
+    """In float64: a key's bias has no gradient but rounding, which Adam would blow up to its full rate."""
+    model = GPT(CONFIG).initialize(0).double()
+    state = TrainState(model, make_optimizer(model, OptimizerConfig(name=optimizer, lr=lr)))
+    return model, list(fit(state, uneven, next_token, plan))
+
+
+@pytest.mark.parametrize("accumulation", [2, 3, 8])
+def test_accumulation_counts_tokens_not_micro_batches(accumulation: int) -> None:
+    whole, events = train(Plan(seed=0, steps=3, rate=lambda step: 1.0))
+    cut, cut_events = train(Plan(seed=0, steps=3, rate=lambda step: 1.0, accumulation=accumulation))
+    for a, b in zip(events, cut_events, strict=True):
+        assert a.values["loss"] == pytest.approx(b.values["loss"], abs=1e-9)
+    for p, q in zip(whole.parameters(), cut.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=1e-8, rtol=0)
+
+
+def test_objective_is_the_weighted_sum_over_the_number_of_scored_tokens() -> None:
+    model, batch = GPT(CONFIG).initialize(0), uneven(0)
+    batch.weight[0, 0] = -2.5
+    log_probs = model(batch.tokens).log_softmax(-1).detach()
+    expected, count = 0.0, 0
+    for b in range(8):
+        for t in range(12):
+            w = float(batch.weight[b, t])
+            expected -= w * float(log_probs[b, t, batch.targets[b, t]])
+            count += w != 0
+    assert next_token(model, batch).total.item() == pytest.approx(expected / count, rel=1e-5)
+
+
+def test_unscored_tokens_have_no_gradient() -> None:
+    model, batch = GPT(CONFIG).initialize(0), uneven(0)
+    silent = Batch(batch.tokens, batch.targets, torch.zeros_like(batch.weight), batch.source)
+    next_token(model, silent).total.backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_clipping_is_by_member() -> None:
+    gradients = [torch.tensor([[3.0, 0.0], [0.3, 0.0]]), torch.tensor([[0.0, 4.0], [0.0, 0.4]])]
+    norms = clip_gradients(gradients, torch.Size([2]), 1.0)
+    torch.testing.assert_close(norms, torch.tensor([5.0, 0.5]))
+    torch.testing.assert_close(gradients[0], torch.tensor([[0.6, 0.0], [0.3, 0.0]]))
+    torch.testing.assert_close(gradients[1], torch.tensor([[0.0, 0.8], [0.0, 0.4]]))
+
+
+def test_schedules() -> None:
+    cosine = schedule(ScheduleConfig(name="cosine", warmup=10, final=0.1), 110)
+    assert [cosine(0), cosine(9), cosine(10)] == pytest.approx([0.1, 1.0, 1.0])
+    assert cosine(60) == pytest.approx(0.55)
+    assert cosine(110) == pytest.approx(0.1)
+    wsd = schedule(ScheduleConfig(name="wsd", warmup=0, decay=0.2, final=0.0), 100)
+    assert [wsd(0), wsd(80), wsd(90), wsd(100)] == pytest.approx([1.0, 1.0, 0.5, 0.0])
+    constant = schedule(ScheduleConfig(name="constant", warmup=4), 100)
+    assert [constant(n) for n in (0, 3, 50, 99)] == pytest.approx([0.25, 1, 1, 1])
+
+
+def test_dropout_is_a_function_of_the_step() -> None:
+    def losses(start: int) -> list[float]:
+        model = GPT(CONFIG.model_copy(update={"dropout": 0.5})).initialize(0)
+        optimizer = make_optimizer(model, OptimizerConfig(name="sgd", lr=1e-9))  # weights all but stand still
+        state = TrainState(model, optimizer, step=start)
+        torch.manual_seed(start)  # whatever was drawn before must not matter
+        return [e.values["loss"] for e in fit(state, uneven, next_token, Plan(seed=3, steps=6, rate=lambda s: 1.0))]
+
+    assert losses(0)[4:] == pytest.approx(losses(4), abs=1e-6)
+    assert len(set(losses(0))) == 6
+
+
+def test_divergence_stops_before_the_update_and_names_step_and_rate() -> None:
+    plan = Plan(seed=0, steps=50, rate=lambda step: 1.0, divergence=math.log(31) + 5, clip=None)
+    with pytest.raises(DivergedError, match=r"at step \d+: loss .*learning rate 1e\+06"):
+        train(plan, "sgd", lr=1e6)
+
+
+def test_a_loss_that_is_no_number_leaves_the_weights_alone() -> None:
+    model = GPT(CONFIG).initialize(0)
+    before = [p.clone() for p in model.parameters()]
+
+    def poisoned(step: int) -> Batch:
+        batch = uneven(step)
+        batch.weight[0, 0] = math.nan
+        return batch
+
+    state = TrainState(model, make_optimizer(model, OptimizerConfig()))
+    with pytest.raises(DivergedError, match="at step 1: loss nan"):
+        list(fit(state, poisoned, next_token, Plan(seed=0, steps=2, rate=lambda step: 1.0)))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_precision_is_measured_and_the_figures_are_told() -> None:
+    precision, times = measure_precision(CONFIG, 4, torch.device("cpu"))
+    assert precision in ("float32", "bfloat16")
+    assert times["float32_ms"] > 0
+    if precision == "bfloat16":
+        assert times["bfloat16_ms"] < times["float32_ms"]
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_as_the_plain_one() -> None:
+    _, plain = train(Plan(seed=0, steps=3, rate=lambda step: 1.0))
+    _, compiled = train(Plan(seed=0, steps=3, rate=lambda step: 1.0, compile=True))
+    for a, b in zip(plain, compiled, strict=True):
+        assert a.values["loss"] == pytest.approx(b.values["loss"], abs=1e-5)

@@ -1,0 +1,126 @@
+"""Optimizers: a population against single models, Muon against its definition, AdamW against torch."""
+
+import pytest
+import torch
+
+from nanogrove.data.batch import Batch
+from nanogrove.model.gpt import GPT, ModelConfig, stack
+from nanogrove.train.fit import Plan, fit
+from nanogrove.train.objective import next_token
+from nanogrove.train.optim import OptimizerConfig, make_optimizer, orthogonalise
+from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
+
+FAMILIES = ({"family": "gpt2"}, {"family": "llama", "n_kv_head": 2}, {"family": "nanochat", "zero_init": False})
+
+
+def batches(step: int, members: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    tokens = torch.randint(0, 31, (members, 6, 13), generator=generator)
+    weight = (torch.rand(members, 6, 12, generator=generator) > 0.3).float()
+    return Batch(tokens[..., :-1], tokens[..., 1:], weight, torch.zeros(members, 6, dtype=torch.int64))
+
+
+def member(batch: Batch, p: int) -> Batch:
+    return Batch(batch.tokens[p], batch.targets[p], batch.weight[p], batch.source[p])
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family["family"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-9)])
+def test_three_steps_of_four_stacked_members_equal_four_single_models(
+    family: dict, name: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    """In float32 a key's bias is left out: softmax cancels it, so its gradient is rounding alone, which Adam
+    scales up to the full rate. float64 shows that it is the same too."""
+    config = ModelConfig(vocab_size=31, block_size=12, n_layer=2, n_head=4, n_embd=32, **family)
+    optimizer = OptimizerConfig(name=name, lr=0.01)
+    plan = Plan(seed=0, steps=3, rate=lambda step: 1.0, clip=0.5, accumulation=2)
+    singles = [GPT(config).initialize(seed).to(dtype) for seed in range(4)]
+    together = GPT(config, population=4).to(dtype)
+    together.load_state_dict(stack([single.state_dict() for single in singles]))
+    state = TrainState(together, make_optimizer(together, optimizer, dtype))
+    stacked_events = list(fit(state, batches, next_token, plan))
+    for p, single in enumerate(singles):
+        alone = TrainState(single, make_optimizer(single, optimizer, dtype))
+        events = list(fit(alone, lambda step, p=p: member(batches(step), p), next_token, plan))
+        for stacked, event in zip(stacked_events, events, strict=True):
+            assert stacked.values["loss"][p] == pytest.approx(event.values["loss"], abs=tolerance)
+            assert stacked.values["grad_norm"][p] == pytest.approx(event.values["grad_norm"], abs=tolerance)
+        for key, parameter in single.named_parameters():
+            difference = (together.get_parameter(key)[p] - parameter).detach().abs()
+            if dtype is torch.float32 and key.endswith("qkv.bias"):
+                difference[32:64] = 0
+            assert difference.max() <= tolerance, key
+
+
+def test_adamw_decays_matrices_and_tables_but_no_vectors() -> None:
+    model = GPT(ModelConfig(vocab_size=31, n_layer=1, n_embd=16, n_head=2), population=2).initialize(0, 1)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = make_optimizer(model, OptimizerConfig(weight_decay=0.1)).param_groups
+    decayed = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {
+        "embed.weight",
+        "position.weight",
+        *(f"blocks.0.{name}.weight" for name in ("attention.qkv", "attention.out", "mlp.up", "mlp.down")),
+    }
+
+
+def reference_muon(weight: torch.Tensor, gradients: list[torch.Tensor], lr: float, momentum: float) -> torch.Tensor:
+    """Muon on one matrix as published, in float64, with the exact polar factor's singular vectors left to the steps."""
+    buffer = torch.zeros_like(weight)
+    for gradient in gradients:
+        buffer = momentum * buffer + (1 - momentum) * gradient
+        x = momentum * buffer + (1 - momentum) * gradient
+        x = x / (x.norm() + 1e-7)
+        for _ in range(5):
+            a = x @ x.T
+            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        weight = weight - lr * max(1, weight.shape[0] / weight.shape[1]) ** 0.5 * x
+    return weight
+
+
+def test_muon_treats_each_fused_map_as_a_matrix_of_its_own() -> None:
+    model = GPT(ModelConfig(vocab_size=31, n_layer=1, n_embd=16, n_head=2, bias=False, norm="rmsnorm")).initialize(0)
+    model = model.double()
+    config = OptimizerConfig(name="muon", lr=0.1, momentum=0.9, weight_decay=0.0)
+    optimizer = make_optimizer(model, config, torch.float64)
+    weight = model.get_parameter("blocks.0.attention.qkv.weight")
+    parts = [part.clone() for part in weight.detach().split(16)]
+    torch.manual_seed(0)
+    gradients = [torch.randn(48, 16, dtype=torch.float64) for _ in range(3)]
+    for gradient in gradients:
+        weight.grad = gradient.clone()
+        optimizer.step()
+    for number, part in enumerate(parts):
+        expected = reference_muon(part, [g.split(16)[number] for g in gradients], 0.1, 0.9)
+        torch.testing.assert_close(weight.detach().split(16)[number], expected, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 40), (40, 8)])
+def test_orthogonalise_brings_singular_values_near_one(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(5, *shape)))
+    assert values.max() < 1.3
+    assert values.quantile(0.1) > 0.6  # a few tiny ones have not arrived after five steps
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_moments_survive_saving_by_name(name: str) -> None:
+    config = ModelConfig(vocab_size=31, block_size=12, n_layer=1, n_head=2, n_embd=16)
+    plan = Plan(seed=0, steps=4, rate=lambda step: 1.0)
+
+    def run(stops: list[int]) -> GPT:
+        model = GPT(config).initialize(0)
+        state = TrainState(model, make_optimizer(model, OptimizerConfig(name=name)))
+        for stop in stops:
+            limited = Plan(seed=0, steps=stop, rate=plan.rate)
+            for _ in fit(state, lambda step: member(batches(step), 0), next_token, limited):
+                pass
+            moments = {key: value.clone() for key, value in optimizer_tensors(state).items()}
+            state.optimizer = make_optimizer(model, OptimizerConfig(name=name))
+            load_optimizer_tensors(state, moments)
+        return model
+
+    straight, interrupted = run([4]), run([2, 4])
+    for before, after in zip(straight.parameters(), interrupted.parameters(), strict=True):
+        assert torch.equal(before, after)

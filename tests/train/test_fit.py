@@ -129,3 +129,19 @@ def test_a_compiled_model_trains_as_the_plain_one() -> None:
     _, compiled = train(Plan(seed=0, steps=3, rate=lambda step: 1.0, compile=True))
     for a, b in zip(plain, compiled, strict=True):
         assert a.values["loss"] == pytest.approx(b.values["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("population", [None, 3])
+def test_a_loss_made_in_pieces_is_the_same_with_the_same_gradient(population: int | None, monkeypatch) -> None:
+    model = GPT(CONFIG, population).initialize(*range(population or 1)).double()
+    batch = uneven(0).expand(population)
+    whole = next_token(model, batch).total
+    whole.sum().backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    monkeypatch.setattr("nanogrove.model.gpt.LOGITS", 31 * 7 * (population or 1))  # seven positions a piece
+    pieces = next_token(model, batch).total
+    pieces.sum().backward()
+    torch.testing.assert_close(pieces, whole, atol=1e-12, rtol=0)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-12, rtol=0)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from nanogrove.data.batch import Batch, Corpus
 from nanogrove.model.gpt import GPT
-from nanogrove.train.objective import token_nll
 
 
 class Score(NamedTuple):
@@ -29,7 +28,7 @@ def mean_nll(model: GPT, batches: Iterable[Batch]) -> Score:
     tokens = 0
     for batch in batches:
         shown = batch.to(device).expand(model.population)
-        nll = token_nll(model(shown.tokens), shown.targets) * (shown.weight != 0)
+        nll = model(shown.tokens, shown.targets) * (shown.weight != 0)
         total += nll.double().sum((-2, -1)).cpu()
         tokens += int((batch.weight != 0).sum())
     model.train(was_training)

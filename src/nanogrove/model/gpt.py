@@ -8,8 +8,10 @@ be changed beside them. Shapes are named in `layers.py`.
 from typing import Any, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nanogrove.model.layers import (
     MLP,
@@ -23,6 +25,8 @@ from nanogrove.model.layers import (
     linear,
     rotary_table,
 )
+
+LOGITS = 1 << 25  # numbers in the logits of one piece of the loss, 128 MB in float32
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {
@@ -196,7 +200,7 @@ class GPT(nn.Module):
             rotary = self.rotary[:, places]
             if own_places:
                 rotary = rotary[:, :, None]
-        x = nn.functional.dropout(x, self.config.dropout, self.training)
+        x = F.dropout(x, self.config.dropout, self.training)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         mask = cache.mask(new) if cache is not None and cache.longest else None
@@ -213,9 +217,33 @@ class GPT(nn.Module):
         cap = self.config.logit_softcap
         return scores if cap is None else cap * torch.tanh(scores.float() / cap)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits `[*P, B, T, V]` of `tokens [*P, B, T]`."""
-        return self.logits(self.hidden(tokens))
+    def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Negative log-likelihood in nats `[*P, B, T]` of `targets [*P, B, T]` behind states `[*P, B, T, C]`.
+
+        In at least float32. Where the logits of all positions would be large they are made a piece at a time, and
+        again for the backward pass, so that they never exist whole.
+        """
+        axes = () if self.population is None else (self.population,)
+        rows, wanted = hidden.reshape(*axes, -1, hidden.shape[-1]), targets.reshape(*axes, -1)
+        vocabulary, members = self.config.vocab_size or 1, self.population or 1
+        piece = max(LOGITS // (vocabulary * members), 1)
+        if piece >= rows.shape[-2]:
+            return self._piece_nll(rows, wanted).view(targets.shape)
+        pieces = [
+            checkpoint(self._piece_nll, h, t, use_reentrant=False) if torch.is_grad_enabled() else self._piece_nll(h, t)
+            for h, t in zip(torch.split(rows, piece, -2), torch.split(wanted, piece, -1), strict=True)
+        ]
+        return torch.cat(pieces, -1).view(targets.shape)
+
+    def _piece_nll(self, rows: Tensor, targets: Tensor) -> Tensor:
+        logits = self.logits(rows)
+        logits = logits.float() if logits.dtype.itemsize < 4 else logits
+        return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
+
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Logits `[*P, B, T, V]` of `tokens [*P, B, T]`, or with `targets`, their NLL `[*P, B, T]`."""
+        hidden = self.hidden(tokens)
+        return self.logits(hidden) if targets is None else self.nll(hidden, targets)
 
     def cache(self, batch: int) -> Cache:
         """An empty cache for `batch` sequences a member, in the precision of the weights."""

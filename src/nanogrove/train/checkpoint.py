@@ -124,16 +124,17 @@ def _flush(folder: Path) -> None:
 
 
 def _place(root: Path, name: str, aside: Path) -> None:
-    old = root / f".{name}.old"
-    shutil.rmtree(old, ignore_errors=True)
+    old = root / f".{name}.old"  # after a kill, the only one that is whole, until the new one is in place
     if name == "current" and (root / "current").exists():
         newer = root / "prev2"
         if newer.exists():
+            shutil.rmtree(old, ignore_errors=True)
             newer.rename(old)
         if (root / "prev").exists():
             (root / "prev").rename(newer)
         (root / "current").rename(root / "prev")
     elif (root / name).exists():
+        shutil.rmtree(old, ignore_errors=True)
         (root / name).rename(old)
     aside.rename(root / name)
     shutil.rmtree(old, ignore_errors=True)
@@ -146,8 +147,8 @@ def _checksum(record: dict[str, Any]) -> str:
 
 def read_plain(path: Path) -> bytes:
     """The bytes of a regular file. Raises CheckpointError for a link, a missing or an unreadable file."""
-    if path.is_symlink():
-        raise CheckpointError(f"{path}: is a link; a checkpoint holds plain files only")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise CheckpointError(f"{path}: is a link or no file; a checkpoint holds plain files only")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -156,8 +157,7 @@ def read_plain(path: Path) -> bytes:
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Reads a checkpoint folder. Raises CheckpointError, in one line, for anything that is not whole and plain."""
-    if folder.is_symlink():
-        raise CheckpointError(f"{folder}: is a link; a checkpoint is a plain folder")
+    _check_plain(folder)
     try:
         record = json.loads(read_plain(folder / "state.json"))
         if record["format"] != FORMAT:
@@ -168,7 +168,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         if record["checksum"] != _checksum(record):
             raise CheckpointError(f"{folder / 'state.json'}: damaged, its checksum differs")
         checksums = dict(record["files"])
-    except (ValueError, KeyError, TypeError):
+        if not all(isinstance(record[key], int) for key in ("step", "tokens", "round")):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{folder / 'state.json'}: damaged, not the state of a checkpoint") from None
     files = {}
     for name in ("model.safetensors", "config.json", "tokenizer.json", "optimizer.safetensors"):
@@ -195,11 +197,17 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, config, tokenizer, model, optimizer, record)
 
 
+def _check_plain(folder: Path) -> None:
+    if folder.is_symlink():
+        raise CheckpointError(f"{folder}: is a link; checkpoints lie in plain folders")
+
+
 def load_latest(root: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint of `current`, `prev`, `prev2`, and a line for each one passed over as damaged.
 
     None when there is none at all. Raises CheckpointError when there are some and all are damaged.
     """
+    _check_plain(root)
     problems: list[str] = []
     for name in ROTATION:
         if (root / name).exists() or (root / name).is_symlink():
@@ -208,12 +216,13 @@ def load_latest(root: Path) -> tuple[Checkpoint | None, list[str]]:
             except CheckpointError as error:
                 problems.append(str(error))
     if problems:
-        raise CheckpointError("no whole checkpoint is left: " + "; ".join(problems))
+        raise CheckpointError("no whole checkpoint is left, start anew with another --out: " + "; ".join(problems))
     return None, []
 
 
 def load_best(root: Path) -> Checkpoint:
     """The best checkpoint by validation, or the newest where none was scored yet. Raises CheckpointError."""
+    _check_plain(root)
     for name in ("best", ".best.old"):  # a kill between two renames leaves the second name
         if (root / name).exists() or (root / name).is_symlink():
             return load_checkpoint(root / name)

@@ -6,7 +6,6 @@ Padding, prompts that are not scored, last-token targets, rewards and advantages
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogrove.data.batch import Batch
@@ -27,13 +26,7 @@ def scored(batch: Batch) -> Tensor:
     return (batch.weight != 0).sum((-2, -1)).clamp(min=1)
 
 
-def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood in nats of `targets [*P, B, T]` under `logits [*P, B, T, V]`, in at least float32."""
-    logits = logits.float() if logits.dtype.itemsize < 4 else logits
-    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
-
-
 def next_token(model: nn.Module, batch: Batch) -> Loss:
     """The weighted mean NLL of the next token, a member at a time; members never mix."""
-    nll = token_nll(model(batch.tokens), batch.targets)
+    nll = model(batch.tokens, batch.targets)
     return Loss((batch.weight * nll).sum((-2, -1)) / scored(batch), {})

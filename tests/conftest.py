@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,8 +13,10 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first imported; tiny models gain nothing from more
+# Nothing measured, and one thread, since the server forks.
+PLAIN = {"device": "cpu", "precision": "float32", "threads": 1, "accumulation": 1, "compile": False}
 SERVER = Path(__file__).with_name("fork_server.py")
-WORDS = "the a sun moon river stone lamp bird walks sings waits over under beside quiet bright old new and or".split()
+WORDS = ["the", "a", "sun", "moon", "river", "stone", "lamp", "walks", "sings", "waits", "over", "quiet", "old", "or"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,7 +53,7 @@ def tiny(text_file: Path) -> Tiny:
             "name": "tiny",
             "data": {"sources": str(text_file), "tokenizer": "char"},
             "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16, "dropout": 0.1},
-            "train": {"steps": 30, "batch_size": 4, "precision": "float32", "device": "cpu"},
+            "train": {"steps": 30, "batch_size": 4, **PLAIN},
             "evaluate": {"every": 5, "tokens": 200},
             "sample": {"every": 8, "tokens": 12},
             "save": {"every": 4},
@@ -115,30 +116,15 @@ class Forked:
             [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def start(self, *arguments: object, cwd: Path | None = None, **request: Any) -> int:
-        """Starts a command; its process id."""
-        assert self.server.stdin is not None
-        files = {"out": str(self.folder / "out"), "err": str(self.folder / "err")}
-        place = str(cwd or self.folder)
-        line = json.dumps({"argv": list(map(str, arguments)), "cwd": place, **files, **request})
-        self.server.stdin.write(line + "\n")
-        self.server.stdin.flush()
-        return int(self._answer()["pid"])
-
-    def wait(self) -> Outcome:
-        """Waits for the command started last."""
-        code = self._answer()["status"]
-        return Outcome(code, *((self.folder / name).read_text("utf-8") for name in ("out", "err")))
-
     def __call__(self, *arguments: object, **request: Any) -> Outcome:
         """Runs a command to its end."""
-        self.start(*arguments, **request)
-        return self.wait()
-
-    def _answer(self) -> dict[str, int]:
+        assert self.server.stdin is not None
         assert self.server.stdout is not None
-        answer: dict[str, int] = json.loads(self.server.stdout.readline())
-        return answer
+        line = json.dumps({"argv": list(map(str, arguments)), "cwd": str(self.folder), **request})
+        self.server.stdin.write(line + "\n")
+        self.server.stdin.flush()
+        answer = json.loads(self.server.stdout.readline())
+        return Outcome(answer["status"], answer["out"], answer["err"])
 
     def close(self) -> None:
         """Ends the server."""
@@ -150,16 +136,8 @@ class Forked:
 
 
 @pytest.fixture(scope="session")
-def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
+def forked(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
     """A `Forked` for all tests."""
     server = Forked(tmp_path_factory.mktemp("forked"))
     yield server
     server.close()
-
-
-def kill(pid: int) -> None:
-    """SIGKILL, for a process that may be gone."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

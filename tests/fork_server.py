@@ -1,10 +1,10 @@
 """Runs the command line many times without paying for its imports: each request is one forked process.
 
-    python fork_server.py     reads requests, one JSON object a line, and answers each with two lines:
-                              {"pid": …} when it has begun, {"status": …} when it has ended
+    python fork_server.py     reads requests, one JSON object a line, and answers each with one line:
+                              {"status": …, "out": …, "err": …} when it has ended
 
 The parent imports everything and does nothing else, with one thread, so that a fork of it is what a fresh process
-would be behind its imports. `argv`, `cwd`, `out`, `err` say what to run, where, and which files take its output.
+would be behind its imports. `argv` and `cwd` say what to run, and where.
 
 A request may carry `"mishap": {"at": k, "kind": …}`, which strikes just before the k-th change the process makes to
 the file system (a file opened for writing, made durable, renamed or removed; a folder made or removed):
@@ -14,13 +14,15 @@ the file system (a file opened for writing, made durable, renamed or removed; a 
     full    from then on every write past `bytes` bytes of a file fails, as on a full disk
     signal  the signals in `signals` are sent to the process itself, one behind the other
 
-With `"count": path`, the changes are listed in that file when the process ends by itself.
+With `"count": path`, the changes are listed in that file when the process ends by itself. Nothing is made durable in
+earnest: a kill loses nothing that the system holds, only a power cut does, and waiting for a disk is slow.
 """
 
 import contextlib
 import json
 import os
 import resource
+import selectors
 import signal
 import sys
 import traceback
@@ -38,13 +40,7 @@ def watch(changed: Callable[[str], None]) -> None:
         if event in CHANGES or (event == "open" and (arguments[2] or 0) & WRITING):
             changed(f"{event} {arguments[0]}")
 
-    fsync = os.fsync
-
-    def counted(descriptor: int) -> None:
-        changed("fsync")
-        fsync(descriptor)
-
-    os.fsync = counted
+    os.fsync = lambda descriptor: changed("fsync")
     sys.addaudithook(hook)
 
 
@@ -67,8 +63,7 @@ def run(request: dict[str, Any]) -> int:
     from nanogrove.cli import main
 
     os.chdir(request["cwd"])
-    for descriptor, path in ((1, request["out"]), (2, request["err"])):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
     seen: list[str] = []
     mishap = request.get("mishap") or {"at": -1}
 
@@ -95,10 +90,27 @@ def run(request: dict[str, Any]) -> int:
     return code if isinstance(code, int) else int(code is not None)
 
 
+def drained(pipes: dict[str, tuple[int, int]]) -> dict[str, bytes]:
+    """All that comes out of the pipes until they are closed."""
+    said = dict.fromkeys(pipes, b"")
+    with selectors.DefaultSelector() as selector:
+        for name, (end, _) in pipes.items():
+            selector.register(end, selectors.EVENT_READ, name)
+        while selector.get_map():
+            for key, _ in selector.select():
+                data = os.read(key.fd, 1 << 16)
+                said[key.data] += data
+                if not data:
+                    selector.unregister(key.fd)
+                    os.close(key.fd)
+    return said
+
+
 def serve() -> None:
     """Answers requests until standard input ends."""
     import plotly.offline
     import torch
+    import torch._dynamo  # optimizers import it at their first step
 
     import nanogrove.cli
     import nanogrove.display
@@ -108,16 +120,21 @@ def serve() -> None:
     plotly.offline.get_plotlyjs()
     torch.set_num_threads(1)
     for line in sys.stdin:
+        pipes = {"out": os.pipe(), "err": os.pipe()}
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
+                os.dup2(pipes["out"][1], 1)
+                os.dup2(pipes["err"][1], 2)
                 code = run(json.loads(line))
             finally:
                 os._exit(code)
-        print(json.dumps({"pid": pid}), flush=True)
-        _, status = os.waitpid(pid, 0)
-        print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), flush=True)
+        for _, end in pipes.values():
+            os.close(end)
+        answer: dict[str, Any] = {name: text.decode() for name, text in drained(pipes).items()}
+        answer["status"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

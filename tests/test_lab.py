@@ -23,7 +23,7 @@ def preset(tmp_path: Path) -> dict:
         "name": "verse",
         "data": {"sources": [str(text)], "tokenizer": "char"},
         "model": {"family": "llama", "n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 32},
-        "train": {"steps": 40, "batch_size": 8, "precision": "float32", "device": "cpu"},
+        "train": {"steps": 40, "batch_size": 8, "precision": "float32", "threads": 1, "device": "cpu"},
         "optimizer": {"lr": 0.01},
         "evaluate": {"every": 10, "tokens": 500},
         "sample": {"every": 20, "prompts": ["1 and"], "tokens": 12},
@@ -59,7 +59,7 @@ def test_a_run_leaves_what_the_design_says(preset: dict, tmp_path: Path) -> None
     kinds = [event.kind for event in events]
     assert kinds[0] == "start"
     assert kinds[-1] == "end"
-    assert (kinds.count("step"), kinds.count("eval"), kinds.count("sample")) == (40, 5, 2)
+    assert (kinds.count("step"), kinds.count("eval"), kinds.count("sample")) == (40, 4, 2)
     losses = [event.values["loss"] for event in events if event.kind == "eval"]
     assert losses[-1] < losses[0] - 0.5
     best = min((e for e in events if e.kind == "eval"), key=lambda e: e.values["loss"])

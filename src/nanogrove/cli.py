@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from nanogrove.errors import NanogroveError, PresetError
+from nanogrove.errors import NanogroveError, PresetError, RunError
 
 app = typer.Typer(
     add_completion=False,
@@ -81,7 +81,9 @@ def train(
     values = None
     if resume and Path(preset).is_dir():
         values, out = read_preset(Path(preset)), out or Path(preset)
-    chosen = resolve(values or read_preset_file(preset), overrides or [])
+        if values is None:
+            raise RunError(f"{preset}: no run here; start one with `nanogrove train PRESET --out {preset}`")
+    chosen = resolve(read_preset_file(preset) if values is None else values, overrides or [])
     if dry_run:
         _print_estimate(lab.estimate(chosen))
         return
@@ -109,7 +111,7 @@ def generate(
     min_p: Annotated[float | None, typer.Option(help="Keep tokens of this share of the likeliest.")] = None,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, words already seen are less likely.")] = 1.0,
     no_repeat_ngram: Annotated[int | None, typer.Option(min=1, help="Never write an n-gram twice.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
 ) -> None:
     """Continue prompts with a run's best model."""
     from nanogrove.display import printable
@@ -159,16 +161,13 @@ def main() -> None:
         sys.argv.remove("--debug")
     try:
         app()
-    except NanogroveError as error:
+    except (NanogroveError, OSError) as error:  # of the latter, what a disk refused where no more can be said
         if debug:
             raise
         from nanogrove.display import printable
 
-        Console(stderr=True).print(f"[red]error[/]: {escape(printable(str(error)))}", highlight=False, soft_wrap=True)
+        line = printable(" ".join(str(error).split("\n")))
+        Console(stderr=True).print(f"[red]error[/]: {escape(line)}", highlight=False, soft_wrap=True)
         sys.exit(2)
-    except OSError as error:  # a disk or a permission, met where nothing can be done about it
-        if debug:
-            raise
-        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,5 +1,6 @@
 """How a run looks while it runs: a live line on a terminal, plain lines elsewhere."""
 
+import shlex
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -58,7 +59,8 @@ def show(events: Iterable[Event], console: Console, out: Path) -> int | None:
                 say(f"report: {escape(str(out / 'report.html'))}")
             elif event.kind == "stop":
                 signal_number = values["signal"]
-                say(f"stopped and saved at step {event.step}; go on with: nanogrove train {escape(str(out))} --resume")
+                run = escape(shlex.quote(str(out)))
+                say(f"stopped and saved at step {event.step}; go on with: nanogrove train {run} --resume")
         return signal_number
 
 
@@ -84,7 +86,9 @@ def _described(event: Event) -> str:
     data = v["data"]
     return (
         f"{escape(v['name'])}: {v['parameters']:,} parameters, {data['train_tokens']:,} training tokens of "
-        f"{data['documents']:,} documents, {v['steps']:,} steps in {v['precision']} on {v['device']}"
+        f"{data['documents']:,} documents, {v['steps']:,} steps\n"
+        f"{v['device']}: {v['precision']}, {v['machine']['threads']} threads, {v['micro_batches']} micro-batches"
+        f"{', compiled' if v['compile'] else ''}"
     )
 
 

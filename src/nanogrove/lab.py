@@ -8,7 +8,6 @@ The record is cut back to the position a checkpoint names when a run is resumed 
 the step alone, apart from figures under `time`, so a resumed run leaves the record of an uninterrupted one.
 """
 
-import os
 import platform
 import signal
 import threading
@@ -17,12 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from nanogrove.data.batch import random
-from nanogrove.data.shards import TextCorpus
+from nanogrove.data.shards import SPLITS, TextCorpus
 from nanogrove.errors import CheckpointError, DivergedError, PresetError, RunError
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.language_model import LanguageModel, from_checkpoint, read_checkpoint
@@ -33,10 +32,11 @@ from nanogrove.record.events import Event
 from nanogrove.record.report import write_report
 from nanogrove.record.run import RunFolder, read_preset
 from nanogrove.record.trackers import Tracker, open_trackers
+from nanogrove.train.auto import AUTO, cores, machine, settle
 from nanogrove.train.checkpoint import Checkpoint, load_best, load_latest, save_checkpoint
 from nanogrove.train.fit import Plan
 from nanogrove.train.optim import make_optimizer
-from nanogrove.train.precision import measure_precision, pick_device
+from nanogrove.train.precision import Precision, pick_device
 from nanogrove.train.schedule import schedule
 from nanogrove.train.state import TrainState
 
@@ -55,14 +55,22 @@ class Parts:
     timings: dict[str, float]
 
 
-def build(preset: Preset) -> Parts:
+def build(preset: Preset, checkpoint: Checkpoint | None = None) -> Parts:
     """Prepares the data and settles what the preset leaves open: vocabulary, steps, precision.
 
-    Raises PresetError and DataError for what cannot be.
+    Raises PresetError and DataError for what cannot be, CheckpointError when the data or its vocabulary is not what
+    `checkpoint` was trained on.
     """
     device = pick_device(preset.train.device)
     train = preset.train
     corpus = TextCorpus(preset.data, preset.model.block_size, train.batch_size, preset.seed)
+    if checkpoint is not None:
+        if checkpoint.tokenizer.to_json() != corpus.tokenizer.to_json():
+            raise CheckpointError(
+                f"{checkpoint.folder}: has another vocabulary than the data; use the data of this run"
+            )
+        if checkpoint.state.get("data") != corpus.describe()["fingerprint"]:
+            raise CheckpointError(f"{checkpoint.folder}: the text has changed since; bring it back, or start anew")
     vocabulary = preset.model.vocab_size or corpus.tokenizer.vocab_size
     if vocabulary < corpus.tokenizer.vocab_size:
         raise PresetError(
@@ -74,23 +82,26 @@ def build(preset: Preset) -> Parts:
         steps = max(round(train.epochs * corpus.windows_per_epoch / train.batch_size), 1)
     else:
         steps = train.steps or -(-(train.tokens or 0) // tokens_a_step)
-    precision = train.precision
     timings: dict[str, float] = {}
-    if precision == "auto":
-        precision, timings = measure_precision(model, train.batch_size // train.accumulation, device)
+    if any(getattr(train, key) == "auto" for key in AUTO):
+        found = settle(model, train.batch_size, steps, device)
+        chosen = {key: getattr(found, key) for key in AUTO if getattr(train, key) == "auto"}
+        train, timings = train.model_copy(update=chosen), found.times
+    if train.threads != "auto":
+        torch.set_num_threads(train.threads)
     plan = Plan(
         seed=preset.seed,
         steps=steps,
         rate=schedule(preset.schedule, steps),
-        accumulation=train.accumulation,
+        accumulation=cast(int, train.accumulation),
         clip=train.clip,
-        precision=precision,
-        compile=train.compile,
+        precision=cast(Precision, train.precision),
+        compile=train.compile is True,
         divergence=torch.tensor(float(vocabulary)).log().item() + train.divergence,
         evaluate_every=preset.evaluate.every,
         evaluate_tokens=preset.evaluate.tokens,
     )
-    resolved = preset.model_copy(update={"model": model, "train": train.model_copy(update={"precision": precision})})
+    resolved = preset.model_copy(update={"model": model, "train": train})
     return Parts(resolved, corpus, model, plan, device, timings)
 
 
@@ -100,14 +111,14 @@ def estimate(preset: Preset) -> dict[str, Any]:
     Memory counts weights, gradients, moments and, roughly, what one micro-batch keeps for its backward pass.
     """
     parts = build(preset)
-    c, plan, train = parts.model, parts.plan, preset.train
+    c, plan, train = parts.model, parts.plan, parts.preset.train
     with torch.device("meta"):
         model = GPT(c)
     parameters = model.parameter_count()
     tokens = plan.steps * train.batch_size * c.block_size
     moments = {"adamw": 2, "muon": 2, "sgd": 1}[preset.optimizer.name]
     per_token = c.n_layer * (14 * c.n_embd + 3 * c.inner_size) + 3 * (c.vocab_size or 0)
-    activations = 4 * per_token * c.block_size * -(-train.batch_size // train.accumulation)
+    activations = 4 * per_token * c.block_size * -(-train.batch_size // plan.accumulation)
     return {
         "parameters": parameters,
         "steps": plan.steps,
@@ -133,7 +144,7 @@ def train(preset: Preset, out: Path, resume: bool = False) -> Iterator[Event]:
         if stored is not None:
             checkpoint = yield from _find_checkpoint(folder, stored, preset, resume)
             preset = resolve(stored)
-        parts = build(preset)
+        parts = build(preset, checkpoint)
         model = GPT(parts.model).initialize(preset.seed)
         precision = torch.bfloat16 if parts.plan.precision == "bfloat16" else torch.float32
         state = TrainState(model.to(parts.device), make_optimizer(model, preset.optimizer, precision))
@@ -199,6 +210,7 @@ class _Run:
             "steps": plan.steps,
             "data": self.parts.corpus.describe(),
             "precision": plan.precision,
+            "micro_batches": plan.accumulation,
             "compile": plan.compile,
             "device": str(self.parts.device),
             "versions": {
@@ -208,25 +220,15 @@ class _Run:
             },
             "machine": {
                 "system": platform.platform(),
-                "processor": _processor(self.parts.device),
-                "cores": os.cpu_count(),
+                "processor": machine(self.parts.device),
+                "cores": cores(),
                 "threads": torch.get_num_threads(),
             },
         }
         return Event("start", 0, values, self.parts.timings)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes the state a checkpoint holds, and cuts the record back to it.
-
-        Raises CheckpointError when the corpus or its vocabulary is not the one the checkpoint was trained on.
-        """
-        if checkpoint.tokenizer.to_json() != self.parts.corpus.tokenizer.to_json():
-            raise CheckpointError(
-                f"{checkpoint.folder}: has another vocabulary than the data; use the data of this run"
-            )
-        fingerprint = self.parts.corpus.describe()["fingerprint"]
-        if checkpoint.state.get("data") != fingerprint:
-            raise CheckpointError(f"{checkpoint.folder}: the text has changed since; bring it back, or start anew")
+        """Takes the state a checkpoint holds, and cuts the record back to it. Raises CheckpointError for a misfit."""
         if checkpoint.config != self.parts.model:
             raise CheckpointError(f"{checkpoint.folder}: config.json is not the model of preset.json")
         checkpoint.restore(self.state)
@@ -337,21 +339,13 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(name, before[name])
 
 
-def _processor(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def evaluate(run: Path, split: str = "validation", device: str = "auto") -> dict[str, Any]:
     """Loss and bits per byte of a run's best model on the whole of a split.
 
     Raises RunError for a folder without a run, CheckpointError when the text is no longer the one it was trained on.
     """
+    if split not in SPLITS:
+        raise PresetError(f"{split!r} is no split; take one of {', '.join(SPLITS)}")
     stored = read_preset(run)
     if stored is None:
         raise RunError(f"{run}: no run here; give a folder such as runs/NAME")

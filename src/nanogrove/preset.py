@@ -7,6 +7,7 @@ is refused with the key named and, where one is near, the key that was meant.
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ from nanogrove.errors import PresetError
 from nanogrove.methods import METHODS, load_method
 from nanogrove.model.decode import Sampling
 from nanogrove.model.gpt import ModelConfig
+from nanogrove.train.auto import AUTO
 from nanogrove.train.fit import TrainConfig
 from nanogrove.train.optim import OptimizerConfig
 from nanogrove.train.schedule import ScheduleConfig
@@ -74,7 +76,7 @@ class Preset(BaseModel):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 63)
     method: Annotated[dict[str, Any], BeforeValidator(_named)] = {"name": "pretrain"}
     data: DataConfig
     model: ModelConfig = ModelConfig()
@@ -146,20 +148,25 @@ def _set(raw: dict[str, Any], key: str, text: str) -> None:
         raise PresetError(f"unknown key {key}{_nearest(key, fields)}")
     info = fields[key]
     adapter: TypeAdapter[Any] = TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
-    try:
+    readings: list[Any] = [text]
+    with suppress(ValueError):
         value = json.loads(text)
-        adapter.validate_python(value)
-    except (ValueError, ValidationError):
-        value = text
-    try:
-        adapter.validate_python(value)
-    except ValidationError as error:
-        raise PresetError(f"{key}={text}: {_reason(error.errors()[0])}") from None
+        readings = [value] if isinstance(value, (list, dict)) else [value, text]
+    for value in readings:
+        try:
+            adapter.validate_python(value)
+            break
+        except ValidationError as error:
+            reason = _reason(error.errors()[0])
+    else:
+        raise PresetError(f"{key}={text}: {reason}")
     *sections, last = key.split(".")
     for section in sections:
-        if isinstance(raw.get(section), str):  # a method given by its name alone
-            raw[section] = {"name": raw[section]}
+        if section == "method":
+            raw[section] = _named(raw.get(section, {}))
         raw = raw.setdefault(section, {})
+        if not isinstance(raw, dict):
+            raise PresetError(f"{section}: a section is a JSON object, and {raw!r} was given")
     raw[last] = value
 
 
@@ -195,23 +202,23 @@ def _reason(problem: Any) -> str:
 
 def _nearest(word: str, known: Mapping[str, Any]) -> str:
     """`; did you mean …?` with the nearest of the known words, or nothing when none is near."""
-    tails = {key: key.rsplit(".", 1)[-1] for key in known}
-    near = difflib.get_close_matches(word, list(known), 1, 0.7)
-    near = near or [key for key, tail in tails.items() if tail == word.rsplit(".", 1)[-1]]
+    in_other_sections = [key for key in known if key.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
+    near = difflib.get_close_matches(word, in_other_sections, 1, 0) or difflib.get_close_matches(word, known, 1, 0.7)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> str | None:
     """The first key in which a preset asked for differs from a stored one, said as a clause, or None.
 
-    What is asked as `auto` or null was left to the run to find, and does not count.
+    What was left to the run to find, a vocabulary of null or a precision of `auto`, does not count.
     """
+    found = {"model.vocab_size": None, **{f"train.{key}": "auto" for key in AUTO}}
     for key, value in asked.items():
-        was = stored.get(key)
+        was, path = stored.get(key), f"{prefix}{key}"
         if isinstance(value, dict) and isinstance(was, dict):
-            nested = difference(was, value, f"{prefix}{key}.")
+            nested = difference(was, value, f"{path}.")
             if nested:
                 return nested
-        elif value != was and value not in ("auto", None) and f"{prefix}{key}" not in ("name", "description"):
-            return f"{prefix}{key} is {json.dumps(was)} there and {json.dumps(value)} here"
+        elif value != was and not (path in found and value == found[path]) and path not in ("name", "description"):
+            return f"{path} is {json.dumps(was)} there and {json.dumps(value)} here"
     return None

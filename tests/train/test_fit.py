@@ -11,7 +11,6 @@ from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train.fit import Plan, clip_gradients, fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim import OptimizerConfig, make_optimizer
-from nanogrove.train.precision import measure_precision
 from nanogrove.train.schedule import ScheduleConfig, schedule
 from nanogrove.train.state import TrainState
 
@@ -113,14 +112,6 @@ def test_a_loss_that_is_no_number_leaves_the_weights_alone() -> None:
     with pytest.raises(DivergedError, match="at step 1: loss nan"):
         list(fit(state, poisoned, next_token, Plan(seed=0, steps=2, rate=lambda step: 1.0)))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-
-
-def test_precision_is_measured_and_the_figures_are_told() -> None:
-    precision, times = measure_precision(CONFIG, 4, torch.device("cpu"))
-    assert precision in ("float32", "bfloat16")
-    assert times["float32_ms"] > 0
-    if precision == "bfloat16":
-        assert times["bfloat16_ms"] < times["float32_ms"]
 
 
 @pytest.mark.slow

@@ -56,8 +56,8 @@ def test_three_steps_of_four_stacked_members_equal_four_single_models(
 def test_adamw_decays_matrices_and_tables_but_no_vectors() -> None:
     model = GPT(ModelConfig(vocab_size=31, n_layer=1, n_embd=16, n_head=2), population=2).initialize(0, 1)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = make_optimizer(model, OptimizerConfig(weight_decay=0.1)).param_groups
-    decayed = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
+    groups = make_optimizer(model, OptimizerConfig(weight_decay=0.1)).groups
+    decayed = {names[id(p)] for group in groups if group.weight_decay for p in group.parameters}
     assert decayed == {
         "embed.weight",
         "position.weight",
@@ -90,6 +90,7 @@ def test_muon_treats_each_fused_map_as_a_matrix_of_its_own() -> None:
     gradients = [torch.randn(48, 16, dtype=torch.float64) for _ in range(3)]
     for gradient in gradients:
         weight.grad = gradient.clone()
+        optimizer.set_rate(1.0)
         optimizer.step()
     for number, part in enumerate(parts):
         expected = reference_muon(part, [g.split(16)[number] for g in gradients], 0.1, 0.9)
@@ -124,3 +125,33 @@ def test_moments_survive_saving_by_name(name: str) -> None:
     straight, interrupted = run([4]), run([2, 4])
     for before, after in zip(straight.parameters(), interrupted.parameters(), strict=True):
         assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_ten_steps_equal_those_of_torch(name: str) -> None:
+    config = ModelConfig(vocab_size=31, block_size=12, n_layer=1, n_head=2, n_embd=16, tie_embeddings=False)
+    ours, theirs = GPT(config).initialize(0), GPT(config).initialize(0)
+    settings = OptimizerConfig(name=name, lr=0.01, weight_decay=0.2)
+    optimizer = make_optimizer(ours, settings)
+    names = {id(p): n for n, p in ours.named_parameters()}
+    groups = [
+        {"params": [theirs.get_parameter(names[id(p)]) for p in g.parameters], "weight_decay": g.weight_decay}
+        for g in optimizer.groups
+    ]
+    if name == "adamw":
+        reference = torch.optim.AdamW(groups, lr=0.01, betas=settings.betas, eps=settings.eps, fused=False)
+    else:
+        reference = torch.optim.SGD(groups, lr=0.01, momentum=settings.momentum, fused=False)
+    for step in range(10):
+        batch = member(batches(step), 0)
+        for model in (ours, theirs):
+            next_token(model, batch).total.backward()
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            p.grad = q.grad.clone()  # one gradient for both, so that only the update is compared
+        optimizer.set_rate(1.0)
+        optimizer.step()
+        reference.step()
+        optimizer.zero_grad()
+        reference.zero_grad()
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(p, q, atol=1e-6, rtol=1e-6)

@@ -96,7 +96,10 @@ class Tokenizer:
 
 def character_tokenizer(texts: Iterable[str]) -> Tokenizer:
     """One token for each character that occurs, in code-point order."""
-    characters = sorted(set().union(*map(set, texts)))
+    found: set[str] = set()
+    for text in texts:
+        found.update(text)
+    characters = sorted(found)
     backend = Backend(models.WordLevel({c: i for i, c in enumerate(characters)}, unk_token=""))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()

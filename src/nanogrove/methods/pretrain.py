@@ -25,8 +25,6 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
         return Event("eval", state.step, {**values, "seen": state.tokens}, {"seconds": state.seconds})
 
-    if state.step == 0:
-        yield evaluation()
     for event in fit(state, corpus.batches, next_token, plan):
         if state.step % plan.evaluate_every == 0 or state.step == plan.steps:
             yield evaluation()

@@ -23,22 +23,26 @@ class RunFolder:
         Raises RunError when another process holds it, or it cannot be made.
         """
         self.path = path
+        for name in (".lock", "preset.json", "events.jsonl", "checkpoints"):
+            if (path / name).is_symlink():
+                raise RunError(f"{path / name}: is a link, and would be written through; put a plain one in its place")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / ".lock").open("a+")
+            self._lock = (path / ".lock").open("ab+", buffering=0)
+            self._events = (path / "events.jsonl").open("ab", buffering=0)
         except OSError as error:
             raise RunError(f"{path}: no run folder can be made here ({error.strerror}); choose another --out") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.seek(0)
-            owner = self._lock.read().strip() or "another process"
+            owner = self._lock.read().decode().strip() or "another process"
             self._lock.close()
+            self._events.close()
             raise RunError(f"{path}: in use by {owner}; wait for it, stop it, or choose another --out") from None
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()}")
-        self._lock.flush()
-        self._events = (path / "events.jsonl").open("ab")
+        with suppress(OSError):  # a full disk keeps the lock, and only leaves its owner unnamed
+            self._lock.truncate(0)
+            self._lock.write(f"process {os.getpid()}".encode())
 
     @property
     def checkpoints(self) -> Path:
@@ -49,23 +53,30 @@ class RunFolder:
         return read_preset(self.path)
 
     def write_preset(self, preset: dict[str, Any]) -> None:
-        """Writes `preset.json`, whole or not at all."""
+        """Writes `preset.json`, whole or not at all. Raises RunError when the disk refuses."""
         aside = self.path / ".preset.json.part"
-        aside.write_text(json.dumps(preset, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        aside.replace(self.path / "preset.json")
+        aside.unlink(missing_ok=True)  # it may be a link
+        try:
+            aside.write_text(json.dumps(preset, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            aside.replace(self.path / "preset.json")
+        except OSError as error:
+            raise RunError(f"{self.path}: the preset cannot be written ({error.strerror}); free some space") from None
 
     def append(self, event: Event) -> None:
         """Adds an event to the record. Raises RunError when the disk refuses."""
         try:
-            self._events.write(event.line().encode())
-            self._events.flush()
+            line = event.line().encode()
+            while line:
+                line = line[self._events.write(line) :]
         except OSError as error:
             raise RunError(f"{self.path}: the record cannot be written ({error.strerror}); free some space") from None
 
     def position(self) -> int:
-        """Bytes in the record, all of them on disk when this returns."""
-        self._events.flush()
-        os.fsync(self._events.fileno())
+        """Bytes in the record, all of them on disk when this returns. Raises RunError when the disk refuses."""
+        try:
+            os.fsync(self._events.fileno())
+        except OSError as error:
+            raise RunError(f"{self.path}: the record cannot be written ({error.strerror}); free some space") from None
         return os.fstat(self._events.fileno()).st_size
 
     def rewind(self, position: int) -> None:
@@ -79,9 +90,11 @@ class RunFolder:
         """Gives the folder back, and takes away one in which nothing has begun."""
         self._events.close()
         if not (self.path / "preset.json").exists():
-            for name in ("events.jsonl", ".lock"):
-                (self.path / name).unlink(missing_ok=True)
             with suppress(OSError):  # it holds something that is not ours
+                if not (self.path / "events.jsonl").stat().st_size:
+                    (self.path / "events.jsonl").unlink()
+                (self.path / ".lock").unlink()
+                (self.path / ".preset.json.part").unlink(missing_ok=True)
                 self.path.rmdir()
         self._lock.close()
 

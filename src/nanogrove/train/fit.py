@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Self, cast
+from typing import Annotated, Literal, Self, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -31,10 +31,11 @@ class TrainConfig(BaseModel):
     tokens: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
     batch_size: int = Field(16, ge=1, description="sequences a step, all micro-batches together")
-    accumulation: int = Field(1, ge=1, description="micro-batches a step")
+    accumulation: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="micro-batches a step")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm, for each member by itself")
     precision: Literal["auto"] | Precision = "auto"
-    compile: bool = False
+    compile: Literal["auto"] | bool = "auto"
+    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     device: str = "auto"
     divergence: float = Field(5.0, gt=0, description="nats above a uniform guess at which a run is stopped")
 
@@ -44,7 +45,7 @@ class TrainConfig(BaseModel):
         if len(given) != 1:
             said = " and ".join(given) + " are set" if given else "no budget is set"
             raise ValueError(f"{said}; set one of steps, tokens and epochs, and the others to null")
-        if self.accumulation > self.batch_size:
+        if self.accumulation != "auto" and self.accumulation > self.batch_size:
             raise ValueError(f"accumulation {self.accumulation} is more than batch_size {self.batch_size}")
         return self
 
@@ -78,9 +79,7 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
     while state.step < plan.steps:
         began = time.perf_counter()
         state.model.train()
-        factor = plan.rate(state.step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
+        state.optimizer.set_rate(plan.rate(state.step))
         if state.model.config.dropout:
             torch.manual_seed(int(random(plan.seed, "dropout", state.step).integers(1 << 62)))
         batch = batches(state.step).to(device).expand(state.model.population)
@@ -97,7 +96,7 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
                 parts[name].append((part * share).detach())
         total = torch.stack(totals).sum(0)
         norm = clip_gradients([p.grad for p in parameters if p.grad is not None], count.shape, plan.clip)
-        lr = state.optimizer.param_groups[0]["lr"]
+        lr = state.optimizer.groups[0].lr
         if not bool(((total <= plan.divergence) & norm.isfinite()).all()):
             state.optimizer.zero_grad()
             raise DivergedError(

@@ -6,19 +6,24 @@ layers and all members of a population, are orthogonalised as one batched produc
 and value) part by part. It differs from `torch.optim.Muon` in that it works in the precision asked for: bfloat16 is
 a hundred times slower than float32 on processors that lack it.
 
-Weight decay touches matrices and embeddings by what they are, never by their number of axes.
+Weight decay touches matrices and embeddings by what they are, never by their number of axes. AdamW's is decoupled and
+SGD's joins the gradient, as in torch, whose fused kernels do the work. `Optimizer` is no `torch.optim.Optimizer`: that
+class imports the compiler, which takes as long as torch itself, and its hooks and options are of no use here.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from nanogrove.model.layers import Embedding, Linear
+
+Rule = Literal["adamw", "sgd", "muon"]
 
 
 class OptimizerConfig(BaseModel):
@@ -26,7 +31,7 @@ class OptimizerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Literal["adamw", "sgd", "muon"] = "adamw"
+    name: Rule = "adamw"
     lr: float = Field(1e-3, gt=0, allow_inf_nan=False)
     adamw_lr: float = Field(3e-3, gt=0, allow_inf_nan=False, description="muon: of embeddings, head and vectors")
     betas: tuple[float, float] = (0.9, 0.95)
@@ -35,10 +40,8 @@ class OptimizerConfig(BaseModel):
     weight_decay: float = Field(0.1, ge=0, description="of matrices and embeddings")
 
 
-def make_optimizer(
-    model: nn.Module, config: OptimizerConfig, precision: torch.dtype = torch.float32
-) -> torch.optim.Optimizer:
-    """The optimizer of all parameters of `model`, each group with its base rate under `base_lr`."""
+def make_optimizer(model: nn.Module, config: OptimizerConfig, precision: torch.dtype = torch.float32) -> "Optimizer":
+    """The optimizer of all parameters of `model`; `precision` is that of Muon's products."""
     matrices: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
     tables: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
@@ -50,28 +53,125 @@ def make_optimizer(
                 matrices[module.parts].append(parameter)
             else:
                 tables.append(parameter)
-    decay = config.weight_decay
-    others: list[dict[str, Any]] = [
-        {"params": tables, "weight_decay": decay},
-        {"params": vectors, "weight_decay": 0.0},
+    rule: Rule = "sgd" if config.name == "sgd" else "adamw"
+    rate = config.adamw_lr if config.name == "muon" else config.lr
+    groups = [
+        Group(parameters, config.name, config.lr, config.weight_decay, parts) for parts, parameters in matrices.items()
     ]
-    inner: list[dict[str, Any]] = [
-        {"params": group, "weight_decay": decay, "parts": parts} for parts, group in matrices.items()
-    ]
-    optimizer: torch.optim.Optimizer
-    if config.name == "muon":
-        groups = [{**group, "lr": config.lr} for group in inner]
-        groups += [{**group, "lr": config.adamw_lr, "parts": None} for group in others if group["params"]]
-        optimizer = Muon(groups, config.momentum, config.betas, config.eps, precision)
-    else:
-        groups = [{**group, "lr": config.lr} for group in inner + others if group["params"]]
-        if config.name == "adamw":
-            optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
-        else:
-            optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
-    for group in optimizer.param_groups:
-        group["base_lr"] = group["lr"]
-    return optimizer
+    groups += [Group(tables, rule, rate, config.weight_decay), Group(vectors, rule, rate, 0.0)]
+    return Optimizer([group for group in groups if group.parameters], config, precision)
+
+
+@dataclass
+class Group:
+    """Parameters that share a rule and its rates; `lr` is set anew at each step, `base_lr` stays."""
+
+    parameters: list[nn.Parameter]
+    rule: Rule
+    base_lr: float
+    weight_decay: float
+    parts: tuple[int, ...] = ()  # rows of the maps fused in each parameter, for muon
+    lr: float = 0.0
+
+
+class Optimizer:
+    """Updates groups of parameters; `state` holds each parameter's moments by name."""
+
+    def __init__(self, groups: list[Group], config: OptimizerConfig, precision: torch.dtype) -> None:
+        self.groups, self.config, self.precision = groups, config, precision
+        self.state: dict[nn.Parameter, dict[str, Tensor]] = defaultdict(dict)
+
+    def set_rate(self, factor: float) -> None:
+        """Sets every group's rate to its base rate times `factor`."""
+        for group in self.groups:
+            group.lr = group.base_lr * factor
+
+    def zero_grad(self) -> None:
+        """Drops all gradients."""
+        for group in self.groups:
+            for parameter in group.parameters:
+                parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update of every parameter that has a gradient."""
+        fused: list[tuple[Group, list[Tensor], list[Tensor]]] = []
+        for group in self.groups:
+            parameters = [p for p in group.parameters if p.grad is not None]
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            if group.rule == "adamw":
+                self._adamw(group, parameters, gradients)
+            elif group.rule == "sgd":
+                self._sgd(group, parameters, gradients)
+            else:
+                fused.append((group, list(parameters), self._directions(parameters, gradients)))
+        self._muon(fused)
+
+    def _moments(self, parameters: list[nn.Parameter], name: str) -> list[Tensor]:
+        for parameter in parameters:
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = torch.zeros_like(parameter)
+        return [self.state[parameter][name] for parameter in parameters]
+
+    def _adamw(self, group: Group, parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:
+        for parameter in parameters:
+            self.state[parameter].setdefault("step", torch.zeros((), device=parameter.device))
+        adamw(
+            list(parameters),
+            gradients,
+            self._moments(parameters, "exp_avg"),
+            self._moments(parameters, "exp_avg_sq"),
+            [],
+            [self.state[parameter]["step"] for parameter in parameters],
+            fused=True,
+            amsgrad=False,
+            beta1=self.config.betas[0],
+            beta2=self.config.betas[1],
+            lr=group.lr,
+            weight_decay=group.weight_decay,
+            eps=self.config.eps,
+            maximize=False,
+        )
+
+    def _sgd(self, group: Group, parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:
+        sgd(
+            list(parameters),
+            gradients,
+            list(self._moments(parameters, "momentum_buffer")),
+            fused=True,
+            weight_decay=group.weight_decay,
+            momentum=self.config.momentum,
+            lr=group.lr,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+
+    def _directions(self, parameters: list[nn.Parameter], gradients: list[Tensor]) -> list[Tensor]:
+        """Nesterov momentum of each gradient; the moments move, the gradients become the directions."""
+        if not parameters:
+            return []
+        buffers, momentum = self._moments(parameters, "momentum_buffer"), self.config.momentum
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        torch._foreach_lerp_(gradients, buffers, momentum)
+        return gradients
+
+    def _muon(self, updates: list[tuple[Group, list[Tensor], list[Tensor]]]) -> None:
+        """Orthogonalises all directions of one shape together, fused maps part by part, and applies them."""
+        by_shape: dict[torch.Size, list[tuple[Group, Tensor, Tensor]]] = defaultdict(list)
+        for group, weights, directions in updates:
+            for weight, direction in zip(weights, directions, strict=True):
+                parts = zip(
+                    weight.split_with_sizes(group.parts, -2), direction.split_with_sizes(group.parts, -2), strict=True
+                )
+                for piece, towards in parts:
+                    by_shape[piece.shape].append((group, piece, towards))
+        for shape, pieces in by_shape.items():
+            together = torch.stack([towards for _, _, towards in pieces])
+            together = orthogonalise(together.view(-1, *shape[-2:]), self.precision).view_as(together)
+            scale = max(1.0, shape[-2] / shape[-1]) ** 0.5
+            for (group, piece, _), direction in zip(pieces, together, strict=True):
+                piece.mul_(1 - group.lr * group.weight_decay).add_(direction, alpha=-group.lr * scale)
 
 
 def orthogonalise(matrices: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
@@ -89,76 +189,3 @@ def orthogonalise(matrices: Tensor, precision: torch.dtype = torch.float32) -> T
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).to(matrices.dtype)
-
-
-class Muon(torch.optim.Optimizer):
-    """Muon for groups with `parts`, sizes of the fused maps along the rows; AdamW for groups whose `parts` is None."""
-
-    def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        momentum: float,
-        betas: tuple[float, float],
-        eps: float,
-        precision: torch.dtype,
-    ) -> None:
-        super().__init__(groups, {"momentum": momentum, "betas": betas, "eps": eps})
-        self.precision = precision
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor, dict[str, Any]]]] = defaultdict(list)
-        for group in self.param_groups:
-            if group["parts"] is None:
-                self._adamw(group)
-                continue
-            for weight, update in self._directions(group):
-                by_shape[update.shape[-2:]].append((weight, update, group))
-        for (rows, columns), pieces in by_shape.items():
-            flat = torch.cat([update.reshape(-1, rows, columns) for _, update, _ in pieces])
-            counts = [update.numel() // (rows * columns) for _, update, _ in pieces]
-            directions = torch.split(orthogonalise(flat, self.precision), counts)
-            scale = max(1.0, rows / columns) ** 0.5
-            for (weight, _, group), direction in zip(pieces, directions, strict=True):
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(direction.view_as(weight), alpha=-group["lr"] * scale)
-
-    def _directions(self, group: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each fused part of each weight, a view, with its Nesterov momentum."""
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                continue
-            state = self.state[parameter]
-            if not state:
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-            buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-            update = parameter.grad.lerp(buffer, group["momentum"])
-            yield from zip(parameter.split(group["parts"], -2), update.split(group["parts"], -2), strict=True)
-
-    def _adamw(self, group: dict[str, Any]) -> None:
-        parameters = [p for p in group["params"] if p.grad is not None]
-        for parameter in parameters:
-            if not self.state[parameter]:
-                self.state[parameter] = {
-                    "step": torch.zeros((), device=parameter.device),
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                }
-        states = [self.state[parameter] for parameter in parameters]
-        adamw(
-            parameters,
-            [p.grad for p in parameters],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            fused=True,
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from nanogrove.model.gpt import GPT
+from nanogrove.train.optim import Optimizer
 
 
 @dataclass
@@ -13,7 +13,7 @@ class TrainState:
     """Everything a step changes. `seconds` is time spent training, over all sessions of a run."""
 
     model: GPT
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     step: int = 0
     tokens: int = 0
     round: int = 0  # generation, or self-improvement round
@@ -27,7 +27,6 @@ def optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
         f"{name}/{key}": value
         for name, parameter in state.model.named_parameters()
         for key, value in moments.get(parameter, {}).items()
-        if value is not None
     }
 
 

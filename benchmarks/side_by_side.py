@@ -1,0 +1,105 @@
+"""What the benchmarks share: timing several things in turn, the peers, the machine's own ceiling.
+
+Figures are ratios of medians, taken in one process with the contenders in turn, so that a slow minute of the machine
+falls on all of them. The spread is the range of the middle half.
+"""
+
+import contextlib
+import importlib.util
+import io
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+
+from nanogrove.data.batch import Batch
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.train.fit import Plan, fit
+from nanogrove.train.objective import next_token
+from nanogrove.train.optim import OptimizerConfig, make_optimizer
+from nanogrove.train.state import TrainState
+
+Work = Callable[[], object]
+
+
+class Timing(NamedTuple):
+    """Seconds: the median of the rounds and the quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{1000 * self.median:9.2f} ms ({1000 * self.low:.2f} to {1000 * self.high:.2f})"
+
+
+def in_turn(contenders: dict[str, Work], rounds: int = 15, warmup: int = 2) -> dict[str, Timing]:
+    """Times each contender once a round, all of them in every round."""
+    for work in contenders.values():
+        for _ in range(warmup):
+            work()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, work in contenders.items():
+            began = time.perf_counter()
+            work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: Timing(statistics.median(s), *statistics.quantiles(s, n=4)[::2]) for name, s in seconds.items()}
+
+
+def matmul_rate(size: int = 1024, dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:
+    """Floating-point operations a second of one square product, the best of ten: the machine's own ceiling."""
+    a = torch.randn(size, size, device=device).to(dtype)
+    timing = in_turn({"product": lambda: a @ a}, rounds=10)["product"]
+    return 2 * size**3 / timing.low
+
+
+def nanogpt(checkout: Path) -> ModuleType:
+    """The `model.py` of a checkout of nanoGPT."""
+    path = checkout / "model.py"
+    if not path.is_file():
+        sys.exit(f"{path}: no such file; give a checkout of nanoGPT with --nanogpt")
+    spec = importlib.util.spec_from_file_location("nanogpt_model", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["nanogpt_model"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def quietly(work: Callable[[], Any]) -> Any:
+    """Runs `work` without what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return work()
+
+
+def tokens(rows: int, length: int, vocabulary: int, population: int | None = None) -> Batch:
+    """A batch of random tokens, all of them scored."""
+    axes = () if population is None else (population,)
+    drawn = torch.randint(0, vocabulary, (*axes, rows, length + 1))
+    return Batch(
+        drawn[..., :-1].contiguous(),
+        drawn[..., 1:].contiguous(),
+        torch.ones(*axes, rows, length),
+        torch.zeros(*axes, rows, dtype=torch.int64),
+    )
+
+
+def stepper(
+    config: ModelConfig, batch: Batch, population: int | None = None, precision: Any = "float32", **optimizer: Any
+) -> Work:
+    """A call that trains `config` one step on `batch`, by the loop that trains everything."""
+    model = GPT(config, population).initialize(*range(population or 1)).to(batch.tokens.device)
+    muon = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    state = TrainState(model, make_optimizer(model, OptimizerConfig(**optimizer), muon))
+    plan = Plan(seed=0, steps=1 << 60, rate=lambda step: 1.0, precision=precision)
+    steps: Iterator[object] = fit(state, lambda step: batch, next_token, plan)
+    return lambda: next(steps)

@@ -1,0 +1,143 @@
+"""What a preset leaves to `auto`: threads, number format, micro-batches, compilation, chosen by short measurements.
+
+bfloat16 products are several times faster than float32 on some processors and a hundred times slower on others, and
+two threads can lose to one where matrices are small, so nothing is assumed: one block of the model at hand is timed,
+forward and backward. The choice is kept for this machine, torch and model, unless the machine was busy with other
+work, so that only the first run pays for it;
+a resumed run takes what its `preset.json` says, because other threads or formats would round differently.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from nanogrove.data.shards import cache_folder
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.train.precision import Precision, autocast
+
+AUTO = ("threads", "precision", "accumulation", "compile")  # the settings of `train` that may be left to it
+WORTH = 1.1  # how many times faster a choice must be than the plainer one before it
+COMPILE_SECONDS = 40.0  # what compiling takes, about
+COMPILE_GAIN = {"cpu": 0.1, "cuda": 0.3}  # share of a step it saves, about: docs/speed.md
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The choice, and the milliseconds a block took under each alternative."""
+
+    threads: int
+    precision: Precision
+    accumulation: int
+    compile: bool
+    times: dict[str, float]
+
+
+def settle(config: ModelConfig, batch_size: int, steps: int, device: torch.device) -> Settings:
+    """The fastest settings for `steps` steps of this model on this machine, measured unless they are known."""
+    asked = [machine(device), torch.__version__, config.model_dump(), batch_size, str(device)]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
+    path = cache_folder() / "auto" / f"{key}.json"
+    try:
+        known = Settings(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        busy = os.getloadavg()[0] > cores() / 2  # other work would be measured too
+        known = _measure(config, batch_size, device)
+        if not busy:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_suffix(f".{os.getpid()}.part")
+            aside.write_text(json.dumps(asdict(known)))
+            aside.replace(path)
+    saved = steps * config.n_layer * min(known.times.values()) / 1000 * COMPILE_GAIN.get(device.type, 0.0)
+    can = device.type != "cpu" or shutil.which("c++") is not None
+    return Settings(**{**asdict(known), "compile": can and saved > 2 * COMPILE_SECONDS})
+
+
+def machine(device: torch.device) -> str:
+    """What computes: the GPU's name, or the processor's and how many of its cores this process may use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {cores()} cores"
+
+
+def cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _measure(config: ModelConfig, batch_size: int, device: torch.device) -> Settings:
+    before = torch.get_num_threads()
+    times: dict[str, float] = {}
+    best: tuple[int, Precision, int] = (before, "float32", 1)
+
+    def attempt(threads: int, precision: Precision, accumulation: int) -> None:
+        nonlocal best
+        torch.set_num_threads(threads)
+        name = f"{precision}_{threads}_threads_{accumulation}_micro_ms"
+        times[name] = round(_block_ms(config, batch_size, accumulation, device, precision), 3)
+        chosen = f"{best[1]}_{best[0]}_threads_{best[2]}_micro_ms"
+        if chosen not in times or times[name] * WORTH < times[chosen]:
+            best = (threads, precision, accumulation)
+
+    try:
+        for threads in (cores(), 1) if device.type == "cpu" and cores() > 1 else (before,):
+            attempt(threads, "float32", 1)
+        if device.type == "cuda":
+            attempt(best[0], "tf32", 1)
+        if not _bfloat16_is_hopeless(device):
+            attempt(best[0], "bfloat16", 1)
+        for accumulation in (2, 4):
+            if accumulation <= batch_size and device.type == "cpu":
+                attempt(best[0], best[1], accumulation)
+    finally:
+        torch.set_num_threads(before)
+    threads, precision, accumulation = best
+    return Settings(threads, precision, accumulation, False, times)
+
+
+def _bfloat16_is_hopeless(device: torch.device) -> bool:
+    """Whether one small bfloat16 product takes over three times as long as in float32; then a block is not tried."""
+    elapsed = []
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.randn(256, 256, device=device).to(dtype)
+        elapsed.append(min(_timed(partial(torch.mm, a, a), device) for _ in range(3)))
+    return elapsed[1] > 3 * elapsed[0]
+
+
+def _block_ms(
+    config: ModelConfig, batch_size: int, accumulation: int, device: torch.device, precision: Precision
+) -> float:
+    """Milliseconds of one block, forward and backward, on a batch cut into micro-batches; at most 8,192 tokens."""
+    model = GPT(config.model_copy(update={"n_layer": 1, "vocab_size": 8})).initialize(0).to(device)
+    rows = max(accumulation, min(batch_size, 8192 // config.block_size))
+    tokens = torch.zeros(rows, config.block_size, dtype=torch.int64, device=device)
+
+    def step() -> None:
+        for micro in tokens.chunk(accumulation):
+            with autocast(device, precision):
+                loss = model(micro).float().square().mean()
+            loss.backward()
+
+    step()
+    return 1000 * min(_timed(step, device) for _ in range(4))
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    began = time.perf_counter()
+    work()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter() - began

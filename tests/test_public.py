@@ -1,0 +1,86 @@
+"""The public surface, frozen: what is added or taken away here is a decision, and belongs in the changelog."""
+
+import inspect
+import re
+
+import typer
+
+import nanogrove
+from nanogrove import errors
+from nanogrove.cli import app
+from nanogrove.record import events
+
+NAMES = [
+    "LanguageModel",
+    "NanogroveError",
+    "from_transformers",
+    "load",
+    "report",
+    "run",
+    "score",
+    "to_transformers",
+]
+SIGNATURES = {
+    "load": ["path", "device"],
+    "run": ["preset", "out", "overrides", "resume"],
+    "score": ["run", "split"],
+    "report": ["run"],
+    "to_transformers": ["run", "out"],
+    "from_transformers": ["folder"],
+}
+VERBS = {
+    "train": {"preset", "overrides", "out", "resume", "dry_run"},
+    "generate": {
+        "run",
+        "prompt",
+        "tokens",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "repetition_penalty",
+        "no_repeat_ngram",
+        "seed",
+    },
+    "evaluate": {"run", "split"},
+    "report": {"run"},
+    "presets": set(),
+}
+KINDS = {"start", "eval", "step", "sample", "end"}  # written; note and stop are for the one who watches
+
+
+def test_the_names() -> None:
+    assert nanogrove.__all__ == NAMES
+    assert dir(nanogrove) == NAMES
+    for name in NAMES:
+        assert getattr(nanogrove, name).__doc__, name
+
+
+def test_the_signatures() -> None:
+    for name, parameters in SIGNATURES.items():
+        assert list(inspect.signature(getattr(nanogrove, name)).parameters) == parameters
+
+
+def test_no_other_name() -> None:
+    assert not hasattr(nanogrove, "Trainer")
+
+
+def test_the_verbs_and_their_options() -> None:
+    group = typer.main.get_command(app)
+    commands = group.commands  # type: ignore[attr-defined]
+    assert set(commands) == set(VERBS)
+    for name, command in commands.items():
+        assert {parameter.name for parameter in command.params} - {"help"} == VERBS[name]
+        assert command.help, name
+
+
+def test_the_kinds_of_events_are_documented() -> None:
+    table = re.findall(r"^\| (\w+) +\|", events.__doc__ or "", re.MULTILINE)
+    assert set(table) - {"kind"} == KINDS
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+    drawn = re.findall(r"^[├└│─ ]*(\w+Error)\b", errors.__doc__ or "", re.MULTILINE)
+    there = [name for name, value in vars(errors).items() if inspect.isclass(value)]
+    assert drawn == there
+    assert all(issubclass(getattr(errors, name), errors.NanogroveError) for name in there)

@@ -1,0 +1,76 @@
+"""What `auto` settles: measured, kept for the machine, and never asked twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanogrove.model.gpt import ModelConfig
+from nanogrove.train import auto
+
+CONFIG = ModelConfig(vocab_size=31, block_size=12, n_layer=2, n_head=2, n_embd=16)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch) -> list[tuple[int, str, int]]:
+    """Makes every measurement a made-up figure and lists what was asked: threads, format, micro-batches."""
+    monkeypatch.setenv("NANOGROVE_CACHE", str(tmp_path))
+    monkeypatch.setattr(auto, "cores", lambda: 2)
+    monkeypatch.setattr(auto.os, "getloadavg", lambda: (0.1, 0.1, 0.1))
+    monkeypatch.setattr(auto, "_bfloat16_is_hopeless", lambda device: False)
+    asked: list[tuple[int, str, int]] = []
+
+    def block_ms(config, batch_size: int, accumulation: int, device, precision: str) -> float:
+        asked.append((torch.get_num_threads(), precision, accumulation))
+        return {"float32": 10.0, "bfloat16": 9.5}[precision] / torch.get_num_threads() / (2 if accumulation == 2 else 1)
+
+    monkeypatch.setattr(auto, "_block_ms", block_ms)
+    return asked
+
+
+def test_the_faster_is_taken_only_where_it_is_worth_it(measured: list) -> None:
+    threads = torch.get_num_threads()
+    found = auto.settle(CONFIG, 8, 100, CPU)
+    assert (found.threads, found.precision, found.accumulation) == (2, "float32", 2)
+    assert measured == [(2, "float32", 1), (1, "float32", 1), (2, "bfloat16", 1), (2, "float32", 2), (2, "float32", 4)]
+    assert torch.get_num_threads() == threads
+
+
+def test_it_is_measured_once_a_machine_and_model(measured: list, tmp_path: Path) -> None:
+    first = auto.settle(CONFIG, 8, 100, CPU)
+    count = len(measured)
+    assert auto.settle(CONFIG, 8, 100, CPU) == first
+    assert len(measured) == count
+    auto.settle(CONFIG.model_copy(update={"n_embd": 32}), 8, 100, CPU)
+    assert len(measured) == 2 * count
+    for path in (tmp_path / "auto").iterdir():
+        path.write_text("damaged")
+    assert auto.settle(CONFIG, 8, 100, CPU) == first
+
+
+def test_compiling_waits_for_a_run_that_pays_it_back(measured: list, monkeypatch) -> None:
+    monkeypatch.setattr(auto.shutil, "which", lambda name: "/usr/bin/c++")
+    assert not auto.settle(CONFIG, 8, 100, CPU).compile
+    assert auto.settle(CONFIG, 8, 10_000_000, CPU).compile
+    monkeypatch.setattr(auto.shutil, "which", lambda name: None)
+    assert not auto.settle(CONFIG, 8, 10_000_000, CPU).compile
+
+
+def test_what_a_busy_machine_measures_is_not_kept(measured: list, monkeypatch) -> None:
+    monkeypatch.setattr(auto.os, "getloadavg", lambda: (1.5, 0.0, 0.0))
+    auto.settle(CONFIG, 8, 100, CPU)
+    count = len(measured)
+    auto.settle(CONFIG, 8, 100, CPU)
+    assert len(measured) == 2 * count
+
+
+def test_a_real_measurement_gives_settings_and_figures(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("NANOGROVE_CACHE", str(tmp_path))
+    monkeypatch.setattr(auto.os, "getloadavg", lambda: (0.1, 0.1, 0.1))
+    found = auto.settle(CONFIG, 4, 10, CPU)
+    assert found.precision in ("float32", "bfloat16")
+    assert all(ms > 0 for ms in found.times.values())
+    (path,) = (tmp_path / "auto").iterdir()
+    assert json.loads(path.read_text())["times"] == found.times

@@ -20,6 +20,7 @@ SMALL = {
     "train.accumulation": 1,
     "train.device": "cpu",
     "train.precision": "float32",
+    "train.threads": 1,
     "train.compile": False,
     "data.vocab_size": 300,
     "model.block_size": 32,

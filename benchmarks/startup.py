@@ -1,0 +1,55 @@
+"""From the shell to the first training step on prepared data, against `python -c "import torch"`.
+
+python benchmarks/startup.py
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ARGUMENTS = ["train", "quickstart", "train.steps=100000", "sample.tokens=0"]
+
+
+def seconds_to_import_torch() -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    return time.perf_counter() - began
+
+
+def seconds_to_first_step(out: Path) -> float:
+    """Starts a run, waits for the record's first step, and ends the run."""
+    record = out / "events.jsonl"
+    began = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-m", "nanogrove", *ARGUMENTS, "--out", str(out)], stdout=subprocess.DEVNULL
+    ) as run:
+        while not (record.exists() and '"kind": "step"' in record.read_text()):
+            if run.poll() is not None:
+                sys.exit("the run ended before its first step")
+            time.sleep(0.005)
+        spent = time.perf_counter() - began
+        run.kill()
+    return spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        seconds_to_first_step(Path(folder) / "first")  # prepares the data and measures the machine
+        torch, ours = [], []
+        for round_ in range(options.rounds):
+            torch.append(seconds_to_import_torch())
+            ours.append(seconds_to_first_step(Path(folder) / str(round_)))
+    ratios = sorted(o / t for o, t in zip(ours, torch, strict=True))
+    print(f"import torch {statistics.median(torch):.2f} s, first step {statistics.median(ours):.2f} s")
+    print(f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), asked <= 1.5")
+
+
+if __name__ == "__main__":
+    main()

@@ -53,7 +53,7 @@ def show(events: Iterable[Event], console: Console, out: Path) -> int | None:
                 say(f"\n[bold]A sample[/]\n{escape(printable(values['text']))}\n")
             elif event.kind == "end":
                 say(
-                    f"{_score(event)} on all {values['scored']:,} tokens held out for validation, "
+                    f"{_score(event)} on {values['scored']:,} tokens held out for validation, "
                     f"{spent['seconds']:.0f} s of training"
                 )
                 say(f"report: {escape(str(out / 'report.html'))}")

@@ -40,6 +40,7 @@ from nanogrove.train.precision import Precision, pick_device
 from nanogrove.train.schedule import schedule
 from nanogrove.train.state import TrainState
 
+FINAL_TOKENS = 2_000_000  # scored at the end; all of a validation split that holds no more
 RECORDED_STEPS = 10_000  # `step` events in a record, about; a longer run records evenly spaced ones
 
 
@@ -305,7 +306,7 @@ class _Run:
         best = from_checkpoint(load_best(self.folder.checkpoints), self.parts.device)
         if self.parts.preset.sample.tokens:
             yield from self.samples(best, self.state.step)
-        score = evaluate_split(best.model, self.parts.corpus, "validation")
+        score = evaluate_split(best.model, self.parts.corpus, "validation", FINAL_TOKENS)
         values = {
             **score,
             "scored": score["tokens"],

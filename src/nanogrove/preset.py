@@ -6,6 +6,7 @@ is refused with the key named and, where one is near, the key that was meant.
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import resources
@@ -117,7 +118,7 @@ def read_preset_file(name: str) -> dict[str, Any]:
         raise PresetError(f"{name}: not a preset in JSON ({error})") from None
     if not isinstance(preset, dict):
         raise PresetError(f"{name}: not a preset; a preset is a JSON object with sections such as data and train")
-    return {"name": Path(name).stem, **preset}
+    return {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).stem).strip("-._") or "run", **preset}
 
 
 def list_presets() -> dict[str, str]:

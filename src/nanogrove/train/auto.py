@@ -14,6 +14,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -52,10 +53,11 @@ def settle(config: ModelConfig, batch_size: int, steps: int, device: torch.devic
         busy = os.getloadavg()[0] > cores() / 2  # other work would be measured too
         known = _measure(config, batch_size, device)
         if not busy:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_suffix(f".{os.getpid()}.part")
-            aside.write_text(json.dumps(asdict(known)))
-            aside.replace(path)
+            with suppress(OSError):  # a cache that cannot be written costs the next run its second, and no more
+                path.parent.mkdir(parents=True, exist_ok=True)
+                aside = path.with_suffix(f".{os.getpid()}.part")
+                aside.write_text(json.dumps(asdict(known)))
+                aside.replace(path)
     saved = steps * config.n_layer * min(known.times.values()) / 1000 * COMPILE_GAIN.get(device.type, 0.0)
     can = device.type != "cpu" or shutil.which("c++") is not None
     return Settings(**{**asdict(known), "compile": can and saved > 2 * COMPILE_SECONDS})

@@ -87,7 +87,7 @@ def _described(event: Event) -> str:
     return (
         f"{escape(v['name'])}: {v['parameters']:,} parameters, {data['train_tokens']:,} training tokens of "
         f"{data['documents']:,} documents, {v['steps']:,} steps\n"
-        f"{v['device']}: {v['precision']}, {v['machine']['threads']} threads, {v['micro_batches']} micro-batches"
+        f"{v['device']}: {v['precision']}, threads {v['machine']['threads']}, micro-batches {v['micro_batches']}"
         f"{', compiled' if v['compile'] else ''}"
     )
 

@@ -115,6 +115,7 @@ def test_a_loss_that_is_no_number_leaves_the_weights_alone() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler still imports it
 def test_a_compiled_model_trains_as_the_plain_one() -> None:
     _, plain = train(Plan(seed=0, steps=3, rate=lambda step: 1.0))
     _, compiled = train(Plan(seed=0, steps=3, rate=lambda step: 1.0, compile=True))

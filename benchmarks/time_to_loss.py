@@ -33,6 +33,17 @@ RATES = {"name": "muon", "lr": 0.05, "adamw_lr": 0.01, "momentum": 0.9, "weight_
 SIZES = {"n_layer": 4, "n_embd": 128, "block_size": CONTEXT}
 
 
+def read_text(path: Path, length: int) -> tuple[Tensor, Tensor]:
+    """The first 90 % of a text as characters' numbers, and the rest as windows `[N, length + 1]` without overlap."""
+    text = path.read_text(encoding="utf-8")
+    ids = {character: i for i, character in enumerate(sorted(set(text)))}
+    encoded = torch.from_numpy(np.array([ids[character] for character in text], dtype=np.int64))
+    held_out = encoded[int(0.9 * len(text)) :]
+    count = (len(held_out) - 1) // length
+    windows = torch.stack([held_out[n * length : n * length + length + 1] for n in range(count)])
+    return encoded[: int(0.9 * len(text))], windows
+
+
 def whole_loss(loss: Callable[[Tensor, Tensor], Tensor], windows: Tensor) -> float:
     """The mean over all windows `[N, T + 1]` of a loss that is a mean over each batch."""
     total = 0.0
@@ -116,13 +127,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=5000, help="steps nanoGPT is given at most")
     options = parser.parse_args()
 
-    text = options.text.read_text(encoding="utf-8")
-    ids = {character: i for i, character in enumerate(sorted(set(text)))}
-    encoded = torch.from_numpy(np.array([ids[character] for character in text], dtype=np.int64))
-    training, held_out = encoded[: int(0.9 * len(text))], encoded[int(0.9 * len(text)) :]
-    count = (len(held_out) - 1) // CONTEXT
-    windows = torch.stack([held_out[n * CONTEXT : n * CONTEXT + CONTEXT + 1] for n in range(count)])
-
+    training, windows = read_text(options.text, CONTEXT)
     theirs, ours, equal = [], [], []
     for seed in range(options.seeds):
         reached, at_2000, loss_2000 = nanogpt_run(options.nanogpt, training, windows, seed, options.most)

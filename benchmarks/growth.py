@@ -1,0 +1,72 @@
+"""How time and memory of a training step grow with width, context and population.
+
+    python benchmarks/growth.py [--picture growth.html]
+
+Each size trains a few steps in a process of its own, in float32 with AdamW; memory is the peak above that at import.
+An exponent is the slope of a straight line through the logarithms.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+
+from nanogrove.model.gpt import ModelConfig
+from side_by_side import in_turn, stepper, tokens
+from training_step import peak_memory
+
+AXES = {  # what grows: values; all else stays at 4 layers x 128, 12 x 64 tokens, or 2 x 32, 4 x 16 for a population
+    "width": (64, 128, 256, 512),
+    "context": (64, 128, 256, 512, 1024),
+    "population": (1, 4, 16, 64),
+}
+
+
+def one(axis: str, value: int) -> tuple[float, float]:
+    """Milliseconds of a step, and megabytes."""
+    before = peak_memory()
+    if axis == "population":
+        config = ModelConfig(vocab_size=65, block_size=16, n_layer=2, n_head=4, n_embd=32, bias=False)
+        work = stepper(config, tokens(4, 16, 65, value), value)
+    else:
+        width, length = (value, 64) if axis == "width" else (128, value)
+        config = ModelConfig(vocab_size=65, block_size=length, n_layer=4, n_head=4, n_embd=width, bias=False)
+        work = stepper(config, tokens(12, length, 65))
+    timing = in_turn({"step": work}, rounds=9)["step"]
+    return 1000 * timing.median, (peak_memory() - before) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--picture", type=Path, help="also draw it, as a page")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(options.one[0], int(options.one[1]))))
+        return
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    page = make_subplots(rows=1, cols=3, subplot_titles=list(AXES))
+    for column, (axis, values) in enumerate(AXES.items(), start=1):
+        figures = []
+        for value in values:
+            command = [sys.executable, __file__, "--one", axis, str(value)]
+            figures.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        for name, series in zip(("ms a step", "MB"), np.array(figures).T, strict=True):
+            slope = np.polyfit(np.log(values), np.log(series), 1)[0]
+            shown = "  ".join(f"{value}: {figure:.1f}" for value, figure in zip(values, series, strict=True))
+            print(f"{axis:<11} {name:<10} {shown}   exponent {slope:.2f}", flush=True)
+            page.add_scatter(x=values, y=series, name=f"{name}, {axis}^{slope:.2f}", row=1, col=column)
+    page.update_xaxes(type="log").update_yaxes(type="log")
+    page.update_layout(template="plotly_white", legend={"orientation": "h", "y": -0.15})
+    if options.picture:
+        go.Figure(page).write_html(options.picture, include_plotlyjs=True)
+
+
+if __name__ == "__main__":
+    main()

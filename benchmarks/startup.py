@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ARGUMENTS = ["train", "quickstart", "train.steps=100000", "sample.tokens=0"]
+ARGUMENTS = ["train", "quickstart", "train.steps=5000", "train.compile=false", "sample.tokens=0"]
 
 
 def seconds_to_import_torch() -> float:

@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--nanogpt", type=Path, required=True, help="a checkout of nanoGPT")
     parser.add_argument("--text", type=Path, required=True, help="tinyshakespeare.txt")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=160, help="steps of ours to the target")
+    parser.add_argument("--steps", type=int, default=140, help="steps of ours to the target")
     parser.add_argument("--batch-size", type=int, default=24)
     parser.add_argument("--precision", default="bfloat16", help="float32 where bfloat16 is slow")
     parser.add_argument("--most", type=int, default=5000, help="steps nanoGPT is given at most")

@@ -137,3 +137,19 @@ def test_a_loss_made_in_pieces_is_the_same_with_the_same_gradient(population: in
     torch.testing.assert_close(pieces, whole, atol=1e-12, rtol=0)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("population", [None, 2])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "nanochat"])
+def test_every_family_trains_in_bfloat16_near_its_float32_losses(family: str, population: int | None) -> None:
+    """Warnings are errors here: a format no kernel is made for would be told, and slow."""
+    config = ModelConfig(family=family, vocab_size=31, block_size=12, n_layer=2, n_head=2, n_embd=16)
+
+    def losses(precision: str) -> torch.Tensor:
+        model = GPT(config, population).initialize(*range(population or 1))
+        state = TrainState(model, make_optimizer(model, OptimizerConfig(lr=0.01)))
+        plan = Plan(seed=0, steps=5, rate=lambda step: 1.0, precision=precision)
+        return torch.tensor([event.values["loss"] for event in fit(state, uneven, next_token, plan)])
+
+    torch.testing.assert_close(losses("bfloat16"), losses("float32"), atol=0.02, rtol=0)
+    assert not torch.equal(losses("bfloat16"), losses("float32"))

@@ -99,7 +99,10 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalises the last axis of `[*P, …, size]`."""
         shape = (self.size,)
-        weight, bias = self.weight, self.bias
+        weight: Tensor | None = self.weight
+        bias = self.bias
+        if weight is not None and not self.centred:
+            weight = weight.to(x.dtype)  # autocast leaves it in float32, and the fused kernel wants one type
         if weight is None or weight.dim() == 1:
             if self.centred:
                 return F.layer_norm(x, shape, weight, bias, self.eps)

@@ -49,7 +49,7 @@ def whole_loss(loss: Callable[[Tensor, Tensor], Tensor], windows: Tensor) -> flo
     total = 0.0
     with torch.inference_mode():
         for part in windows.split(256):
-            total += float(loss(part[:, :-1], part[:, 1:])) * len(part)
+            total += float(loss(part[:, :-1].contiguous(), part[:, 1:].contiguous())) * len(part)
     return total / len(windows)
 
 

@@ -143,7 +143,7 @@ def test_a_loss_made_in_pieces_is_the_same_with_the_same_gradient(population: in
 @pytest.mark.parametrize("family", ["gpt2", "llama", "nanochat"])
 def test_every_family_trains_in_bfloat16_near_its_float32_losses(family: str, population: int | None) -> None:
     """Warnings are errors here: a format no kernel is made for would be told, and slow."""
-    config = ModelConfig(family=family, vocab_size=31, block_size=12, n_layer=2, n_head=2, n_embd=16)
+    config = ModelConfig(family=family, qk_norm=True, vocab_size=31, block_size=12, n_layer=2, n_head=2, n_embd=16)
 
     def losses(precision: str) -> torch.Tensor:
         model = GPT(config, population).initialize(*range(population or 1))

@@ -109,9 +109,8 @@ def read_preset_file(name: str) -> dict[str, Any]:
     packaged = resources.files("nanogrove") / "presets" / f"{name}.json"
     path = packaged if packaged.is_file() else Path(name)
     if not path.is_file():
-        raise PresetError(
-            f"no preset is called {name!r}{_nearest(name, list_presets())}; `nanogrove presets` lists them"
-        )
+        hint = _nearest(name, list_presets()) or "; `nanogrove presets` lists them, and a file ends in .json"
+        raise PresetError(f"no preset is called {name!r}{hint}")
     try:
         preset = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

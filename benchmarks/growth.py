@@ -65,7 +65,7 @@ def main() -> None:
     page.update_xaxes(type="log").update_yaxes(type="log")
     page.update_layout(template="plotly_white", legend={"orientation": "h", "y": -0.15})
     if options.picture:
-        go.Figure(page).write_html(options.picture, include_plotlyjs=True)
+        go.Figure(page).write_html(options.picture, include_plotlyjs=True, config={"displayModeBar": False})
 
 
 if __name__ == "__main__":

@@ -70,11 +70,10 @@ def test_presets_are_listed(command: Any) -> None:
         assert description[:30] in " ".join(said.split())
 
 
-def test_the_default_of_both_lists_is_there() -> None:
-    from nanogrove import cli, preset
+def test_the_default_is_there() -> None:
+    from nanogrove import cli
 
-    assert cli.DEFAULT == preset.DEFAULT
-    assert preset.DEFAULT in list_presets()
+    assert cli.DEFAULT in list_presets()
 
 
 BASE: dict[str, Any] = {"data": {"sources": "my.txt"}, "train": {"steps": 10}}

@@ -26,8 +26,6 @@ from nanogrove.train.fit import TrainConfig
 from nanogrove.train.optim import OptimizerConfig
 from nanogrove.train.schedule import ScheduleConfig
 
-DEFAULT = "quickstart"
-
 
 class EvaluateConfig(BaseModel):
     """When to score the model on validation text, and on how much of it."""

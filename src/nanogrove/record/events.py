@@ -7,10 +7,10 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | kind   | values                                                     | when                              |
 |--------|------------------------------------------------------------|-----------------------------------|
 | start  | name, seed, parameters, vocabulary, data, precision, …     | once, before the first step       |
-| eval   | split, loss, bits_per_byte, tokens                         | before the `step` event it follows |
+| eval   | split, loss, bits_per_byte, tokens (scored), seen          | before the `step` event it follows |
 | step   | loss, lr, grad_norm, tokens                                | last of its step: a safe point    |
 | sample | prompt, text                                               | as the preset asks                |
-| end    | step, loss, bits_per_byte, best                            | once, when the budget is spent    |
+| end    | split, loss, bits_per_byte, scored, tokens, best_step      | once, when the budget is spent    |
 
 At a `step` event the training state is whole and may be saved; no other event promises that.
 """

@@ -32,7 +32,7 @@ from nanogrove.record.events import Event
 from nanogrove.record.report import write_report
 from nanogrove.record.run import RunFolder, read_preset
 from nanogrove.record.trackers import Tracker, open_trackers
-from nanogrove.train.auto import AUTO, cores, machine, settle
+from nanogrove.train.auto import AUTO, activation_bytes, cores, machine, settle
 from nanogrove.train.checkpoint import Checkpoint, load_best, load_latest, save_checkpoint
 from nanogrove.train.fit import Plan
 from nanogrove.train.optim import make_optimizer
@@ -118,8 +118,7 @@ def estimate(preset: Preset) -> dict[str, Any]:
     parameters = model.parameter_count()
     tokens = plan.steps * train.batch_size * c.block_size
     moments = {"adamw": 2, "muon": 2, "sgd": 1}[preset.optimizer.name]
-    per_token = c.n_layer * (14 * c.n_embd + 3 * c.inner_size) + 3 * (c.vocab_size or 0)
-    activations = 4 * per_token * c.block_size * -(-train.batch_size // plan.accumulation)
+    activations = activation_bytes(c, -(-train.batch_size // plan.accumulation))
     return {
         "parameters": parameters,
         "steps": plan.steps,

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from nanogrove.model.decode import (
+    PACK,
     Sampling,
+    draw,
     generate,
     min_p,
     no_repeat_ngram,
@@ -15,6 +17,7 @@ from nanogrove.model.decode import (
     top_p,
 )
 from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.layers import packed_weights
 
 FAMILIES = {
     "gpt2": {},
@@ -140,6 +143,38 @@ def test_sampling_follows_the_distribution() -> None:
     counts = drawn.flatten().bincount(minlength=23)
     chi2 = ((counts - expected) ** 2 / expected).sum()
     assert chi2 < 48.3  # the 99.9 % quantile at 22 degrees of freedom
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_weights_change_nothing_but_rounding_and_are_dropped(family: str) -> None:
+    model = make(family)
+    tokens = torch.randint(0, 23, (3, 12), generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        plain = model(tokens)
+        with packed_weights(model, rows=3):
+            assert model.blocks[0].mlp.down.packed is not None
+            torch.testing.assert_close(model(tokens), plain, atol=1e-5, rtol=1e-5)
+        model.blocks[0].mlp.down.weight.mul_(2.0)
+        assert (model(tokens) - plain).abs().max() > 1e-3  # a copy kept would not see the change
+
+
+def test_packed_weights_are_dropped_when_decoding_fails() -> None:
+    model = make("gpt2")
+
+    def fail(logits: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        raise KeyError("a user's transform")
+
+    with pytest.raises(KeyError):
+        generate(model, torch.zeros(1, 4, dtype=torch.int64), new_tokens=PACK, transforms=[fail])
+    assert all(getattr(module, "packed", None) is None for module in model.modules())
+
+
+def test_a_token_without_probability_is_never_drawn() -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 1.0, -torch.inf]]).expand(10_000, 5)
+    drawn = draw(logits, torch.Generator().manual_seed(0)).bincount(minlength=5) / 10_000
+    expected = logits[0].softmax(-1)
+    assert (drawn[expected == 0] == 0).all()
+    torch.testing.assert_close(drawn, expected, atol=0.015, rtol=0)
 
 
 def test_generating_leaves_the_training_mode_as_it_was() -> None:

@@ -74,3 +74,12 @@ def test_a_real_measurement_gives_settings_and_figures(tmp_path: Path, monkeypat
     assert all(ms > 0 for ms in found.times.values())
     (path,) = (tmp_path / "auto").iterdir()
     assert json.loads(path.read_text())["times"] == found.times
+
+
+def test_a_gpu_with_little_memory_gets_more_micro_batches() -> None:
+    whole = auto.activation_bytes(CONFIG, 32)
+    assert auto.fewest_micro_batches(CONFIG, 32, whole) == 1
+    assert auto.fewest_micro_batches(CONFIG, 32, whole - 1) == 2
+    assert auto.fewest_micro_batches(CONFIG, 32, whole // 8) == 8
+    assert auto.fewest_micro_batches(CONFIG, 6, 0) == 4  # a row cannot be cut; the run will say what is missing
+    assert auto.activation_bytes(CONFIG, 1) * 32 == whole

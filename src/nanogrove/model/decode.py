@@ -9,13 +9,16 @@ on: one extra read every half context, where cropping at each token would cost a
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from nanogrove.model.gpt import GPT
-from nanogrove.model.layers import Cache
+from nanogrove.model.layers import Cache, packed_weights
+
+PACK = 16  # new tokens from which on decoding is the faster for a packed copy of the weights
 
 Transform = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -137,11 +140,21 @@ def _read(model: GPT, history: Tensor, lengths: Tensor, batch: int, limit: int) 
     keep = lengths.clamp(max=limit)
     at = (lengths - keep)[:, None] + torch.arange(int(keep.max()), device=lengths.device)
     window = history.gather(1, at.clamp(max=history.shape[1] - 1)).clamp(min=0)
-    cache = model.cache(batch)
+    cache = model.cache(batch, min(history.shape[1], model.config.block_size))
     axes = () if model.population is None else (model.population,)
     hidden = model.hidden(window.view(*axes, batch, -1), cache, keep)
     last = (keep - 1).view(*axes, batch, 1, 1).expand(*axes, batch, 1, hidden.shape[-1])
     return model.logits(hidden.gather(-2, last)), cache
+
+
+def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One token `[R]` a row of `logits [R, V]`, by its softmax: where a uniform number falls in the running sum.
+
+    One random number a row, where `torch.multinomial` draws one for every token of the vocabulary.
+    """
+    reached = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
+    at = torch.rand(logits.shape[0], 1, dtype=torch.float64, device=logits.device, generator=generator)
+    return torch.searchsorted(reached, at * reached[:, -1:], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
 @torch.inference_mode()
@@ -163,38 +176,50 @@ def generate(
     """
     was_training = model.training
     model.eval()
+    packed = packed_weights(model, tokens.shape[-2]) if new_tokens >= PACK else nullcontext()
     try:
-        batch, size = tokens.shape[-2], model.config.block_size
-        rows = tokens.flatten(0, -2)
-        if lengths is None:
-            lengths = torch.full(rows.shape[:1], rows.shape[1], device=rows.device)
-        lengths = lengths.flatten().clone()
-        history = torch.nn.functional.pad(rows, (0, new_tokens), value=-1)
-        places = torch.arange(history.shape[1], device=rows.device)
-        history = history.masked_fill(places >= lengths[:, None], -1)
-        start = lengths.clone()
-        stops = torch.tensor(list(stop), device=rows.device, dtype=torch.int64)
-        done = torch.zeros_like(lengths, dtype=torch.bool)
-        logits, cache = _read(model, history, lengths, batch, size)
-        for count in range(new_tokens):
-            scores = logits.reshape(rows.shape[0], -1).float()
-            for transform in transforms:
-                scores = transform(scores, history, lengths)
-            if greedy:
-                chosen = scores.argmax(-1)
-            else:
-                chosen = torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
-            history.scatter_(1, lengths[:, None], chosen.masked_fill(done, -1)[:, None])
-            lengths = lengths + 1
-            done = done | torch.isin(chosen, stops)
-            if count + 1 == new_tokens or (len(stop) and bool(done.all())):
-                break
-            if cache.longest >= size:
-                logits, cache = _read(model, history, lengths, batch, max(size // 2, 1))
-            else:
-                step = chosen.view(*tokens.shape[:-1], 1)
-                logits = model.logits(model.hidden(step, cache))
-        at = start[:, None] + torch.arange(new_tokens, device=rows.device)
-        return history.gather(1, at).view(*tokens.shape[:-1], new_tokens)
+        with packed:
+            return _continue(model, tokens, lengths, new_tokens, transforms, greedy, stop, generator)
     finally:
         model.train(was_training)
+
+
+def _continue(
+    model: GPT,
+    tokens: Tensor,
+    lengths: Tensor | None,
+    new_tokens: int,
+    transforms: Sequence[Transform],
+    greedy: bool,
+    stop: Sequence[int],
+    generator: torch.Generator | None,
+) -> Tensor:
+    batch, size = tokens.shape[-2], model.config.block_size
+    rows = tokens.flatten(0, -2)
+    if lengths is None:
+        lengths = torch.full(rows.shape[:1], rows.shape[1], device=rows.device)
+    lengths = lengths.flatten().clone()
+    history = torch.nn.functional.pad(rows, (0, new_tokens), value=-1)
+    places = torch.arange(history.shape[1], device=rows.device)
+    history = history.masked_fill(places >= lengths[:, None], -1)
+    start = lengths.clone()
+    stops = torch.tensor(list(stop), device=rows.device, dtype=torch.int64)
+    done = torch.zeros_like(lengths, dtype=torch.bool)
+    logits, cache = _read(model, history, lengths, batch, size)
+    for count in range(new_tokens):
+        scores = logits.reshape(rows.shape[0], -1).float()
+        for transform in transforms:
+            scores = transform(scores, history, lengths)
+        chosen = scores.argmax(-1) if greedy else draw(scores, generator)
+        history.scatter_(1, lengths[:, None], chosen.masked_fill(done, -1)[:, None])
+        lengths = lengths + 1
+        done = done | torch.isin(chosen, stops)
+        if count + 1 == new_tokens or (len(stop) and bool(done.all())):
+            break
+        if cache.longest >= size:
+            logits, cache = _read(model, history, lengths, batch, max(size // 2, 1))
+        else:
+            step = chosen.view(*tokens.shape[:-1], 1)
+            logits = model.logits(model.hidden(step, cache))
+    at = start[:, None] + torch.arange(new_tokens, device=rows.device)
+    return history.gather(1, at).view(*tokens.shape[:-1], new_tokens)

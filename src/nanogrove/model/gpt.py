@@ -22,7 +22,6 @@ from nanogrove.model.layers import (
     MLPKind,
     Norm,
     NormKind,
-    linear,
     rotary_table,
 )
 
@@ -212,8 +211,7 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores `[*P, …, V]` of the next token from states `[*P, …, C]`, softcapped if so configured."""
-        weight = self.embed.weight if self.head is None else self.head.weight
-        scores = linear(hidden, weight)
+        scores = self.embed.scores(hidden) if self.head is None else self.head(hidden)
         cap = self.config.logit_softcap
         return scores if cap is None else cap * torch.tanh(scores.float() / cap)
 
@@ -245,11 +243,11 @@ class GPT(nn.Module):
         hidden = self.hidden(tokens)
         return self.logits(hidden) if targets is None else self.nll(hidden, targets)
 
-    def cache(self, batch: int) -> Cache:
-        """An empty cache for `batch` sequences a member, in the precision of the weights."""
+    def cache(self, batch: int, size: int | None = None) -> Cache:
+        """An empty cache for `batch` sequences a member of `size` tokens (`block_size` when left out)."""
         c = self.config
         rows = batch * (self.population or 1)
-        return Cache(c.n_layer, rows, c.kv_heads, c.block_size, c.head_size, like=self.embed.weight)
+        return Cache(c.n_layer, rows, c.kv_heads, size or c.block_size, c.head_size, like=self.embed.weight)
 
     @torch.no_grad()
     def initialize(self, *seeds: int) -> Self:

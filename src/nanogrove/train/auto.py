@@ -3,8 +3,9 @@
 bfloat16 products are several times faster than float32 on some processors and a hundred times slower on others, and
 two threads can lose to one where matrices are small, so nothing is assumed: one block of the model at hand is timed,
 forward and backward. The choice is kept for this machine, torch and model, unless the machine was busy with other
-work, so that only the first run pays for it;
-a resumed run takes what its `preset.json` says, because other threads or formats would round differently.
+work, so that only the first run pays for it. On a GPU micro-batches are as few as its free memory allows; on a CPU
+they are what is fastest. A resumed run takes what its `preset.json` says, because other threads or formats would round
+differently.
 """
 
 import hashlib
@@ -15,18 +16,19 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from nanogrove.data.shards import cache_folder
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.gpt import GPT, LOGITS, ModelConfig
 from nanogrove.train.precision import Precision, autocast
 
 AUTO = ("threads", "precision", "accumulation", "compile")  # the settings of `train` that may be left to it
 WORTH = 1.1  # how many times faster a choice must be than the plainer one before it
+MEMORY_SHARE = 0.8  # of a GPU's free memory that what a micro-batch keeps may take
 COMPILE_SECONDS = 40.0  # what compiling takes, about
 COMPILE_GAIN = {"cpu": 0.1, "cuda": 0.3}  # share of a step it saves, about: docs/speed.md
 
@@ -58,9 +60,27 @@ def settle(config: ModelConfig, batch_size: int, steps: int, device: torch.devic
                 aside = path.with_suffix(f".{os.getpid()}.part")
                 aside.write_text(json.dumps(asdict(known)))
                 aside.replace(path)
+    if device.type == "cuda":
+        room = int(MEMORY_SHARE * torch.cuda.mem_get_info(device)[0])
+        known = replace(known, accumulation=fewest_micro_batches(config, batch_size, room))
     saved = steps * config.n_layer * min(known.times.values()) / 1000 * COMPILE_GAIN.get(device.type, 0.0)
     can = device.type != "cpu" or shutil.which("c++") is not None
     return Settings(**{**asdict(known), "compile": can and saved > 2 * COMPILE_SECONDS})
+
+
+def activation_bytes(config: ModelConfig, rows: int) -> int:
+    """Bytes that `rows` sequences of the whole context keep for the backward pass, roughly, in float32."""
+    per_token = config.n_layer * (14 * config.n_embd + 3 * config.inner_size)
+    logits = min(3 * (config.vocab_size or 0) * config.block_size * rows, 3 * LOGITS)  # made a piece at a time
+    return 4 * (per_token * config.block_size * rows + logits)
+
+
+def fewest_micro_batches(config: ModelConfig, batch_size: int, room: int) -> int:
+    """The smallest power of two, at most `batch_size`, that cuts a batch into pieces that fit in `room` bytes."""
+    count = 1
+    while 2 * count <= batch_size and activation_bytes(config, -(-batch_size // count)) > room:
+        count *= 2
+    return count
 
 
 def machine(device: torch.device) -> str:

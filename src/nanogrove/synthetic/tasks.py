@@ -1,0 +1,110 @@
+"""Tasks whose truth is known: questions and answers of a chosen difficulty, and a checker.
+
+    copy                12345=                12345
+    reverse             12345=                54321
+    reversed-addition   21+54=                750              12 + 45, least digit first, padded
+    addition            12+45=                57
+    multiplication      21*43=                840+0630=8040    12 × 34 with its partial products
+    maze                A>C#B:A,C-A:B-C:B=    A>B>C            the path through a tree, harder by hops
+    maze-nodes          the same              the same         harder by nodes
+
+Formats of Lee et al. 2025, "Self-Improving Transformers Overcome Easy-to-Hard and Length Generalization Challenges",
+arXiv 2502.01612; where ours differ, the module of the task says so. One character is one token.
+"""
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from nanogrove.data.batch import random
+from nanogrove.errors import DataError
+
+TASKS = {
+    "copy": "nanogrove.synthetic.copying.copy",
+    "reverse": "nanogrove.synthetic.copying.reverse",
+    "reversed-addition": "nanogrove.synthetic.arithmetic.reversed_addition",
+    "addition": "nanogrove.synthetic.arithmetic.addition",
+    "multiplication": "nanogrove.synthetic.arithmetic.multiplication",
+    "maze": "nanogrove.synthetic.maze.maze",
+    "maze-nodes": "nanogrove.synthetic.maze.maze_nodes",
+}
+
+
+class Task(Protocol):
+    """What makes questions and answers. A prompt ends in `=`; neither text holds the mark that ends an answer."""
+
+    @property
+    def name(self) -> str:
+        """Its key in `TASKS`."""
+
+    @property
+    def symbols(self) -> str:
+        """Every character that a prompt or an answer may hold, sorted."""
+
+    def example(self, difficulty: int, generator: np.random.Generator) -> tuple[str, str]:
+        """A random prompt of this difficulty and its true answer. Raises DataError for a difficulty out of range."""
+
+    def answer(self, prompt: str) -> str | None:
+        """The true answer of any prompt of the task, whatever its difficulty; None for one that is malformed."""
+
+    def correct(self, prompt: str, answer: str) -> bool:
+        """Whether `answer` is true, in full; False for a malformed prompt."""
+
+    def longest(self, difficulty: int) -> int:
+        """Most characters that a prompt and its answer have together at this difficulty.
+
+        Raises DataError for a difficulty out of range.
+        """
+
+
+def find_task(name: str, **options: Any) -> Task:
+    """The task of this name, with its options.
+
+    Raises DataError for a name or an option that does not exist, and for an option's value that makes no sense.
+    """
+    if name not in TASKS:
+        raise DataError(f"no task is called {name!r}{_nearest(name, TASKS)}; there are {', '.join(TASKS)}")
+    module, _, function = TASKS[name].rpartition(".")
+    make = getattr(import_module(module), function)
+    known = inspect.signature(make).parameters
+    for option, value in options.items():
+        if option not in known:
+            there = f"it has {', '.join(known)}" if known else "it has none"
+            raise DataError(f"{name}: no option is called {option!r}{_nearest(option, known)}; {there}")
+        wanted = type(known[option].default)
+        if type(value) is not wanted:
+            raise DataError(f"{name}: {option} is {value!r}; it takes {_TYPES[wanted]}")
+    return cast(Task, make(**options))
+
+
+def examples(task: Task, difficulty: int, seed: int, purpose: str, indices: Iterable[int]) -> list[tuple[str, str]]:
+    """Prompts and answers by their numbers, each a function of (seed, purpose, difficulty, number) alone.
+
+    `purpose` keeps streams apart, such as `train` and `test`; the same question can still come up in both, and does
+    where few exist. Raises DataError for a difficulty out of range.
+    """
+    return [task.example(difficulty, random(seed, purpose, difficulty, index)) for index in indices]
+
+
+def digits(count: int, generator: np.random.Generator) -> str:
+    """`count` decimal digits, independent and uniform; the first may be zero."""
+    return generator.integers(48, 58, size=count, dtype=np.uint8).tobytes().decode("ascii")
+
+
+def check_difficulty(task: str, difficulty: int, unit: str, least: int = 1, most: int | None = None) -> None:
+    """Raises DataError unless least ≤ difficulty ≤ most; `unit` is what the difficulty counts."""
+    if difficulty < least or (most is not None and difficulty > most):
+        wanted = f"{least} or more" if most is None else f"{least} to {most}"
+        raise DataError(f"{task}: difficulty {difficulty} is out of range; it counts {unit}, {wanted}")
+
+
+_TYPES = {bool: "true or false", int: "a whole number"}
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -24,6 +24,7 @@ FAMILIES = {
     "llama": {"n_kv_head": 2},
     "nanochat": {"zero_init": False},
     "llama-none": {"family": "llama", "position": "none"},
+    "llama-shift": {"family": "llama", "token_shift": True},
 }
 
 
@@ -34,6 +35,8 @@ def make(family: str, population: int | None = None, block_size: int = 32) -> GP
     with torch.no_grad():  # far from uniform, so that a wrong key or position shows
         for parameter in model.parameters():
             parameter.mul_(3.0)
+        if model.shift is not None:
+            torch.nn.init.normal_(model.shift.weight, generator=torch.Generator().manual_seed(9))
     return model.eval()
 
 

@@ -301,6 +301,10 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path) -> None:
             "has qk_norm=true with bias=true; the nearest, llama, needs qk_norm=false",
         ),
         (
+            {"family": "nanochat", "token_shift": True},
+            "has token_shift=true; the nearest, nanochat, needs token_shift=false",
+        ),
+        (
             {"family": "nanochat", "embed_norm": False},
             "has norm=rmsnorm-unscaled with embed_norm=false; the nearest, nanochat, needs embed_norm=true",
         ),

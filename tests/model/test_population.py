@@ -20,6 +20,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama with biases": {"family": "llama", "n_head": 4, "n_kv_head": 1, "bias": True, "tie_embeddings": True},
     "qwen3": {"family": "llama", "n_head": 4, "n_kv_head": 2, "qk_norm": True},
     "nanochat": {"family": "nanochat", "n_head": 2},
+    "nanochat, token shift": {"family": "nanochat", "n_head": 2, "token_shift": True, "zero_init": False},
     "nanochat, grouped heads": {"family": "nanochat", "n_head": 6, "n_kv_head": 3, "zero_init": False},
     "no positions": {"family": "llama", "n_head": 2, "position": "none", "norm": "layernorm", "bias": True},
 }

@@ -22,6 +22,7 @@ from nanogrove.model.layers import (
     MLPKind,
     Norm,
     NormKind,
+    TokenShift,
     rotary_table,
 )
 
@@ -81,6 +82,7 @@ class ModelConfig(BaseModel):
     rope_theta: float = Field(10000.0, gt=0)
     qk_norm: bool = False
     embed_norm: bool = Field(False, description="normalise embeddings before the first block")
+    token_shift: bool = Field(False, description="add a learned share of the token before to each embedding")
     bias: bool = True
     dropout: float = Field(0.0, ge=0, lt=1)
     tie_embeddings: bool = True
@@ -167,6 +169,7 @@ class GPT(nn.Module):
         if config.position == "rotary":
             rotary = rotary_table(config.block_size, config.head_size, config.rope_theta)
         self.register_buffer("rotary", rotary, persistent=False)
+        self.shift = TokenShift(config.n_embd, population) if config.token_shift else None
         self.embed_norm = None
         if config.embed_norm:
             self.embed_norm = Norm(config.norm, config.n_embd, config.bias, config.norm_eps, population)
@@ -191,6 +194,11 @@ class GPT(nn.Module):
         places = cache.positions(new) if own_places and cache else torch.arange(seen, seen + new)
         places = places.to(tokens.device)
         x = self.embed(tokens)
+        if self.shift is not None:
+            before = torch.zeros_like(x[..., :1, :])
+            if cache is not None and cache.longest:
+                before = self.embed(cache.last.view(*tokens.shape[:-1], 1))
+            x = self.shift(x, before)
         if self.position is not None:
             index = places.view(*tokens.shape) if own_places else places.expand(*tokens.shape)
             x = x + self.position(index)
@@ -206,7 +214,7 @@ class GPT(nn.Module):
         for layer, block in enumerate(self.blocks):
             x = block(x, rotary, cache, layer, mask)
         if cache is not None:
-            cache.advance(new, lengths)
+            cache.advance(tokens.flatten(0, -2), lengths)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -254,8 +262,8 @@ class GPT(nn.Module):
         """Draws all weights, member p from `seeds[p]` alone: as a single model of that seed would be drawn.
 
         Normal with deviation .02; maps into the residual stream divided by √(2·n_layer) (Radford 2019), or zero,
-        and an untied head zero too, with `zero_init`. Biases 0, scales 1. Raises ValueError on a wrong number of
-        seeds.
+        and an untied head zero too, with `zero_init`. Biases and token shift 0, scales 1. Raises ValueError on a
+        wrong number of seeds.
         """
         members = self.population or 1
         if len(seeds) != members:
@@ -265,7 +273,7 @@ class GPT(nn.Module):
             for name, module in self.named_modules():
                 for kind, parameter in module.named_parameters(recurse=False):
                     member = parameter if self.population is None else parameter[p]
-                    if kind == "bias":
+                    if kind == "bias" or isinstance(module, TokenShift):
                         member.zero_()
                     elif isinstance(module, Norm):
                         member.fill_(1.0)

@@ -74,7 +74,7 @@ class _Family:
 _GPT2 = _Family(
     architecture="GPT2LMHeadModel",
     has=_table("""norm=layernorm mlp=gelu position=learned n_kv_head= qk_norm=false embed_norm=false
-        logit_softcap=null"""),
+        logit_softcap=null token_shift=false"""),
     keys=_table("""
         vocab_size=vocab_size n_positions=block_size n_layer=n_layer n_head=n_head n_embd=n_embd n_inner=n_inner|null
         layer_norm_epsilon=norm_eps|1e-5 tie_word_embeddings=tie_embeddings|true
@@ -99,7 +99,9 @@ _GPT2 = _Family(
 _LAYER = "model.layers.*"
 _LLAMA = _Family(
     architecture="LlamaForCausalLM",
-    has=_table("norm=rmsnorm mlp=swiglu position=rotary qk_norm=false embed_norm=false logit_softcap=null"),
+    has=_table(
+        "norm=rmsnorm mlp=swiglu position=rotary qk_norm=false embed_norm=false logit_softcap=null token_shift=false"
+    ),
     keys=_table("""
         vocab_size=vocab_size max_position_embeddings=block_size num_hidden_layers=n_layer hidden_size=n_embd
         intermediate_size=n_inner num_attention_heads=n_head num_key_value_heads=n_kv_head|null
@@ -132,7 +134,9 @@ _QWEN3 = replace(
 _NANOCHAT = replace(
     _LLAMA,
     architecture="NanoChatForCausalLM",
-    has=_table("norm=rmsnorm-unscaled mlp=relu2 position=rotary qk_norm=true embed_norm=true bias=false"),
+    has=_table(
+        "norm=rmsnorm-unscaled mlp=relu2 position=rotary qk_norm=true embed_norm=true bias=false token_shift=false"
+    ),
     keys={key: row for key, row in _LLAMA.keys.items() if row[0] not in ("bias", "head_size")}
     | _table("final_logit_softcapping=logit_softcap|15.0"),
     fixed=_table("hidden_act=relu2 attention_bias=false is_encoder_decoder=false"),
@@ -157,7 +161,7 @@ def family_of(config: ModelConfig) -> str:
 
     Raises PresetError when there is none, naming the fewest settings that together rule out all four.
     """
-    asked_for = ("norm", "mlp", "position", "qk_norm", "embed_norm", "logit_softcap", "bias")
+    asked_for = ("norm", "mlp", "position", "qk_norm", "embed_norm", "logit_softcap", "token_shift", "bias")
     wanted = {name: getattr(config, name) for name in asked_for}
     if config.kv_heads != config.n_head:
         wanted["n_kv_head"] = config.kv_heads

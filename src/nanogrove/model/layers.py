@@ -152,6 +152,19 @@ class Norm(nn.Module):
         return y if bias is None else y + per_member(bias, y)
 
 
+class TokenShift(nn.Module):
+    """Adds to each position a learned share of the position before it, channel by channel (Peng 2023, RWKV)."""
+
+    def __init__(self, n_embd: int, population: int | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(*leading(population), n_embd))
+
+    def forward(self, x: Tensor, before: Tensor) -> Tensor:
+        """`x [*P, B, T, C]` to the same; `before [*P, B, 1, C]` stands ahead of its first position."""
+        previous = torch.cat((before, x[..., :-1, :]), -2)
+        return x + per_member(self.weight, x) * previous
+
+
 def rotary_table(block_size: int, head_size: int, theta: float) -> Tensor:
     """Cosines and sines of rotary positions (Su 2021), `[2, block_size, D]`, float32; halves are repeated."""
     frequency = theta ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
@@ -180,16 +193,19 @@ class Cache:
         self.keys = like.new_zeros(layers, rows, heads, size, head_size)
         self.values = torch.zeros_like(self.keys)
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=like.device)
+        self.last = torch.zeros(rows, dtype=torch.int64, device=like.device)  # each row's latest token
         self.longest = 0
         self.ragged = False
 
-    def advance(self, tokens: int, lengths: Tensor | None = None) -> None:
-        """Counts `tokens` more in every row, or, after a first read of padded prompts, `lengths [R]` of them."""
+    def advance(self, tokens: Tensor, lengths: Tensor | None = None) -> None:
+        """Counts `tokens [R, T]` more in every row, or, after a first read of padded prompts, `lengths [R]` of them."""
         if lengths is None:
-            self.lengths = self.lengths + tokens
-            self.longest += tokens
+            self.lengths = self.lengths + tokens.shape[1]
+            self.last = tokens[:, -1]
+            self.longest += tokens.shape[1]
         else:
             self.lengths = lengths
+            self.last = tokens.gather(1, lengths[:, None] - 1)[:, 0]
             self.longest = int(lengths.max())
             self.ragged = bool((lengths != self.longest).any())
 

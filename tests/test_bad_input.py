@@ -384,14 +384,14 @@ def text(finished: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [("new characters 0123", "has another vocabulary than the data"), ("the same sun", "the text has changed since")],
+    [("new characters 0123", "has another vocabulary than the data"), ("the same sun", "the data has changed since")],
 )
 def test_a_corpus_that_has_changed(command: Any, run: Path, text: Path, change: str, said: str) -> None:
     before = (run / "events.jsonl").read_bytes()
     text.write_text(text.read_text("utf-8") + change, encoding="utf-8")
     assert said in command("train", run, "--resume").error()
     assert (run / "events.jsonl").read_bytes() == before
-    assert "the text has changed since" in command("evaluate", run).error()
+    assert "the data has changed since" in command("evaluate", run).error()
 
 
 def test_a_corpus_that_is_gone(command: Any, run: Path, text: Path) -> None:

@@ -117,15 +117,15 @@ def test_a_best_model_that_a_kill_left_aside_outlives_a_save_that_fails(
     state: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = character_tokenizer(["abc"])
-    save_checkpoint(tmp_path, "best", state, tokenizer, {}, moments=False)
+    save_checkpoint(tmp_path, "best", state, tokenizer, {})
     (tmp_path / "best").rename(tmp_path / ".best.old")  # as a kill between two renames leaves it
     state.step = 1
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", full)
         with pytest.raises(CheckpointError, match="No space left on device"):
-            save_checkpoint(tmp_path, "best", state, tokenizer, {}, moments=False)
+            save_checkpoint(tmp_path, "best", state, tokenizer, {})
     assert load_best(tmp_path).state["step"] == 0
-    save_checkpoint(tmp_path, "best", state, tokenizer, {}, moments=False)
+    save_checkpoint(tmp_path, "best", state, tokenizer, {})
     assert load_best(tmp_path).state["step"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 

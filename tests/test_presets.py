@@ -22,7 +22,6 @@ SMALL = {
     "train.precision": "float32",
     "train.threads": 1,
     "train.compile": False,
-    "data.vocab_size": 300,
     "model.block_size": 32,
     "model.n_layer": 1,
     "model.n_embd": 16,
@@ -34,22 +33,27 @@ SMALL = {
 }
 
 
-def overrides() -> list[str]:
-    return [f"{key}={json.dumps(value)}" for key, value in SMALL.items()]
+SMALL_DATA = {"text": {"data.vocab_size": 300}, "rlm": {"data.v": 16}, "rhm": {"data.v": 8}}
+
+
+def overrides(data: str = "text") -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in {**SMALL, **SMALL_DATA[data]}.items()]
 
 
 @pytest.mark.parametrize("name", list_presets())
 def test_a_preset_runs(command: Any, tmp_path: Path, name: str) -> None:
     run = tmp_path / "run"
-    ended = command("train", name, "--out", run, *overrides())
+    data = read_preset_file(name)["data"].get("type", "text")
+    ended = command("train", name, "--out", run, *overrides(data))
     assert (ended.code, ended.err) == (0, "")
     kinds = [event.kind for event in read_events(run / "events.jsonl")]
     assert kinds.count("step") == 2
     assert kinds[0] == "start"
     assert kinds[-1] == "end"
     assert (run / "report.html").stat().st_size > 10_000
-    assert nanogrove.load(run).generate("a", tokens=3).startswith("a")
     stored = json.loads((run / "preset.json").read_text())
+    prompt = "a" if data == "text" else "1"
+    assert nanogrove.load(run).generate(prompt, tokens=3).startswith(prompt)
     assert stored["name"] == name
     assert resolve(stored).model_dump(mode="json") == stored, "a resolved preset does not run again"
 

@@ -41,6 +41,7 @@ VERBS = {
         "repetition_penalty",
         "no_repeat_ngram",
         "seed",
+        "precision",
     },
     "evaluate": {"run", "split"},
     "report": {"run"},

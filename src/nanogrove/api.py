@@ -37,8 +37,11 @@ def run(
     return load(out)
 
 
-def score(run: str | Path, split: str = "validation") -> dict[str, Any]:
-    """Loss in nats a token and bits per byte of a run's best model on the whole of a split."""
+def score(run: str | Path, split: str | None = None) -> dict[str, Any]:
+    """Loss in nats a token of a run's best model on the whole of a split, with what else is known of such data.
+
+    Bits per byte for text; for a grammar the best loss, the excess and its error, accuracies and divergences.
+    """
     return lab.evaluate(Path(run), split)
 
 

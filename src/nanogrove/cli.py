@@ -8,7 +8,7 @@ import importlib.resources
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -95,7 +95,8 @@ def train(
 
 def _print_estimate(figures: dict[str, object]) -> None:
     print(f"parameters  {figures['parameters']:,}")
-    print(f"tokens      {figures['tokens']:,} in {figures['steps']:,} steps, {figures['epochs']:.2f} epochs")
+    passes = f", {figures['epochs']:.2f} epochs" if figures["epochs"] else ""
+    print(f"tokens      {figures['tokens']:,} in {figures['steps']:,} steps{passes}")
     print(f"memory      about {figures['memory_bytes'] / 1e6:,.0f} MB of weights, moments and activations")  # type: ignore[operator]
     print(f"FLOPs       {figures['flops']:.3g}, in {figures['precision']} on {figures['device']}")
 
@@ -112,6 +113,9 @@ def generate(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, words already seen are less likely.")] = 1.0,
     no_repeat_ngram: Annotated[int | None, typer.Option(min=1, help="Never write an n-gram twice.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="Of matrix products; auto takes the faster here.")
+    ] = "auto",
 ) -> None:
     """Continue prompts with a run's best model."""
     from nanogrove.display import printable
@@ -121,6 +125,7 @@ def generate(
         prompt or [""],
         tokens,
         seed=seed,
+        precision=precision,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -133,17 +138,22 @@ def generate(
 
 
 @app.command()
-def evaluate(run: Run, split: Annotated[str, typer.Option(help="validation, test or train.")] = "validation") -> None:
+def evaluate(
+    run: Run,
+    split: Annotated[
+        str | None, typer.Option(help="validation, test or train; if left out validation, of a grammar test.")
+    ] = None,
+) -> None:
     """Score a run's best model on the whole of a split."""
-    if split not in ("validation", "test", "train"):
+    if split not in (None, "validation", "test", "train"):
         raise PresetError(f"--split {split}: no such split; it is validation, test or train")
     from nanogrove import lab
+    from nanogrove.display import described_score
 
     score = lab.evaluate(run, split)
-    print(
-        f"{split} loss {score['loss']:.4f} nats a token, {score['bits_per_byte']:.4f} bits per byte, "
-        f"on {score['tokens']:,} tokens; model of step {score['step']}"
-    )
+    print(f"{score['split']} {described_score(score)}, on {score['tokens']:,} tokens; model of step {score['step']}")
+    for position, divergence in zip(score.get("positions", []), score.get("kl", []), strict=True):
+        print(f"position {position:>3}  KL(best || model) {divergence:.4f}")
 
 
 @app.command()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -84,19 +85,30 @@ def _progress(console: Console) -> Iterator[Progress | None]:
 def _described(event: Event) -> str:
     v = event.values
     data = v["data"]
+    amount = "fresh data at every step"
+    if data["train_tokens"]:
+        amount = f"{data['train_tokens']:,} training tokens of {data['documents']:,} documents"
     return (
-        f"{escape(v['name'])}: {v['parameters']:,} parameters, {data['train_tokens']:,} training tokens of "
-        f"{data['documents']:,} documents, {v['steps']:,} steps\n"
+        f"{escape(v['name'])}: {v['parameters']:,} parameters, {amount}, {v['steps']:,} steps\n"
         f"{v['device']}: {v['precision']}, threads {v['machine']['threads']}, micro-batches {v['micro_batches']}"
         f"{', compiled' if v['compile'] else ''}"
     )
 
 
 def _score(event: Event) -> str:
-    return (
-        f"{event.values['split']} loss {_number(event.values['loss'])} nats a token, "
-        f"{_number(event.values['bits_per_byte'])} bits per byte"
-    )
+    return f"{event.values['split']} {described_score(event.values)}"
+
+
+def described_score(values: dict[str, Any]) -> str:
+    """The loss, and beside it bits per byte of a text, or the best loss of data whose truth is known."""
+    loss = f"loss {_number(values['loss'])} nats a token"
+    if "bits_per_byte" in values:
+        return f"{loss}, {_number(values['bits_per_byte'])} bits per byte"
+    if "bayes_loss" not in values:
+        return loss
+    excess = f"excess {_number(values['excess'])} ± {_number(values['excess_error'])}"
+    accuracy = f"accuracy {_number(values['accuracy'])}, best {values['bayes_accuracy']:.4f}"
+    return f"{loss}, best {values['bayes_loss']:.4f}, {excess}; {accuracy}"
 
 
 def _number(value: float | list[float]) -> str:

@@ -13,26 +13,27 @@ import signal
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from nanogrove.data.batch import random
-from nanogrove.data.shards import SPLITS, TextCorpus
+from nanogrove.data.batch import Corpus, random
+from nanogrove.data.shards import SPLITS
 from nanogrove.errors import CheckpointError, DivergedError, PresetError, RunError
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.language_model import LanguageModel, from_checkpoint, read_checkpoint
 from nanogrove.methods import load_method
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.gpt import GPT, ModelConfig, unstack
 from nanogrove.preset import Preset, difference, resolve
 from nanogrove.record.events import Event
 from nanogrove.record.report import write_report
 from nanogrove.record.run import RunFolder, read_preset
 from nanogrove.record.trackers import Tracker, open_trackers
-from nanogrove.train.auto import AUTO, activation_bytes, cores, machine, settle
+from nanogrove.train.auto import AUTO, Decoding, activation_bytes, cores, machine, settle
 from nanogrove.train.checkpoint import Checkpoint, load_best, load_latest, save_checkpoint
 from nanogrove.train.fit import Plan
 from nanogrove.train.optim import make_optimizer
@@ -49,7 +50,7 @@ class Parts:
     """What a preset describes, built: nothing random, nothing trained."""
 
     preset: Preset  # resolved, no `auto` left that would change a result
-    corpus: TextCorpus
+    corpus: Corpus
     model: ModelConfig
     plan: Plan
     device: torch.device
@@ -64,25 +65,29 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None) -> Parts:
     """
     device = pick_device(preset.train.device)
     train = preset.train
-    corpus = TextCorpus(preset.data, preset.model.block_size, train.batch_size, preset.seed)
+    corpus = preset.data.corpus(preset.model.block_size, train.batch_size, preset.seed)
     if checkpoint is not None:
         if checkpoint.tokenizer.to_json() != corpus.tokenizer.to_json():
             raise CheckpointError(
                 f"{checkpoint.folder}: has another vocabulary than the data; use the data of this run"
             )
         if checkpoint.state.get("data") != corpus.describe()["fingerprint"]:
-            raise CheckpointError(f"{checkpoint.folder}: the text has changed since; bring it back, or start anew")
+            raise CheckpointError(f"{checkpoint.folder}: the data has changed since; bring it back, or start anew")
     vocabulary = preset.model.vocab_size or corpus.tokenizer.vocab_size
     if vocabulary < corpus.tokenizer.vocab_size:
         raise PresetError(
             f"model.vocab_size={vocabulary} is smaller than the tokenizer's {corpus.tokenizer.vocab_size}; leave it out"
         )
     model = preset.model.model_copy(update={"vocab_size": vocabulary})
-    tokens_a_step = train.batch_size * model.block_size
-    if train.epochs:
+    tokens_a_step = train.batch_size * corpus.length
+    if train.epochs and corpus.windows_per_epoch is None:
+        raise PresetError("train.epochs: this data never ends; set train.steps or train.tokens, and epochs to null")
+    if train.epochs and corpus.windows_per_epoch:
         steps = max(round(train.epochs * corpus.windows_per_epoch / train.batch_size), 1)
     else:
         steps = train.steps or -(-(train.tokens or 0) // tokens_a_step)
+    config = preset.method_config()
+    steps = getattr(config, "total_steps", lambda steps: steps)(steps)
     timings: dict[str, float] = {}
     if any(getattr(train, key) == "auto" for key in AUTO):
         found = settle(model, train.batch_size, steps, device)
@@ -94,12 +99,14 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None) -> Parts:
         seed=preset.seed,
         steps=steps,
         rate=schedule(preset.schedule, steps),
+        schedule=partial(schedule, preset.schedule),
         accumulation=cast(int, train.accumulation),
         clip=train.clip,
         precision=cast(Precision, train.precision),
         compile=train.compile is True,
         divergence=torch.tensor(float(vocabulary)).log().item() + train.divergence,
         evaluate_every=preset.evaluate.every,
+        evaluate_early=preset.evaluate.early,
         evaluate_tokens=preset.evaluate.tokens,
     )
     resolved = preset.model_copy(update={"model": model, "train": train})
@@ -112,23 +119,23 @@ def estimate(preset: Preset) -> dict[str, Any]:
     Memory counts weights, gradients, moments and, roughly, what one micro-batch keeps for its backward pass.
     """
     parts = build(preset)
-    c, plan, train = parts.model, parts.plan, parts.preset.train
+    c, plan, train, corpus = parts.model, parts.plan, parts.preset.train, parts.corpus
     with torch.device("meta"):
         model = GPT(c)
     parameters = model.parameter_count()
-    tokens = plan.steps * train.batch_size * c.block_size
+    tokens = plan.steps * train.batch_size * corpus.length
     moments = {"adamw": 2, "muon": 2, "sgd": 1}[preset.optimizer.name]
     activations = activation_bytes(c, -(-train.batch_size // plan.accumulation))
     return {
         "parameters": parameters,
         "steps": plan.steps,
         "tokens": tokens,
-        "epochs": tokens / (parts.corpus.windows_per_epoch * c.block_size),
-        "flops": tokens * model.flops_per_token(c.block_size),
+        "epochs": corpus.windows_per_epoch and tokens / (corpus.windows_per_epoch * corpus.length),
+        "flops": tokens * model.flops_per_token(corpus.length),
         "memory_bytes": 4 * parameters * (2 + moments) + activations,
         "precision": plan.precision,
         "device": str(parts.device),
-        "data": parts.corpus.describe(),
+        "data": corpus.describe(),
     }
 
 
@@ -145,10 +152,12 @@ def train(preset: Preset, out: Path, resume: bool = False) -> Iterator[Event]:
             checkpoint = yield from _find_checkpoint(folder, stored, preset, resume)
             preset = resolve(stored)
         parts = build(preset, checkpoint)
-        model = GPT(parts.model).initialize(preset.seed)
+        population = getattr(preset.method_config(), "population", None)
+        seeds = range(preset.seed, preset.seed + (population or 1))
+        model = GPT(parts.model, population).initialize(*seeds)
         precision = torch.bfloat16 if parts.plan.precision == "bfloat16" else torch.float32
         state = TrainState(model.to(parts.device), make_optimizer(model, preset.optimizer, precision))
-        run = _Run(folder, parts, state)
+        run = _Run(folder, replace(parts, plan=replace(parts.plan, made=folder.read_rows)), state)
         settings = parts.preset.model_dump(mode="json")
         if checkpoint is None:
             folder.rewind(0)
@@ -195,7 +204,7 @@ class _Run:
     parts: Parts
     state: TrainState
     trackers: list[Tracker] = field(default_factory=list)
-    best: dict[str, float] | None = None  # step and loss of the best evaluation so far
+    best: dict[str, float] | None = None  # step, score and member of the best evaluation so far
     saved: int = -1
 
     def start(self) -> Event:
@@ -242,16 +251,16 @@ class _Run:
             tracker.log(event)
         return event
 
-    def save(self, name: str) -> None:
-        """Saves the state under `name`; best and snapshots hold weights only."""
+    def save(self, name: str, member: int = 0) -> None:
+        """Saves the state under `name`; best and snapshots hold the weights of one model only."""
         extra = {
             "position": self.folder.position(),
             "best": self.best,
             "data": self.parts.corpus.describe()["fingerprint"],
             "nanogrove": metadata.version("nanogrove"),
         }
-        moments = name == "current"
-        save_checkpoint(self.folder.checkpoints, name, self.state, self.parts.corpus.tokenizer, extra, moments)
+        alone = None if self.state.model.population is None or name == "current" else member
+        save_checkpoint(self.folder.checkpoints, name, self.state, self.parts.corpus.tokenizer, extra, alone)
 
     def drive(self, stopped: list[int]) -> Iterator[Event]:
         """Consumes the method's events to its end, or to the first step behind a signal in `stopped`."""
@@ -261,11 +270,12 @@ class _Run:
         events = method.run(self.state, self.parts.corpus, self.parts.plan, preset.method_config())
         try:
             for event in events:
+                if event.kind == "data":
+                    self.folder.write_rows(event.values["name"], event.values.pop("rows"))
                 recorded = event.kind != "step" or event.step % spacing == 0
                 yield self.write(event) if recorded else event
-                if event.kind == "eval" and (self.best is None or event.values["loss"] < self.best["loss"]):
-                    self.best = {"step": event.step, "loss": event.values["loss"]}
-                    self.save("best")
+                if event.kind == "eval":
+                    self.keep_best(event)
                 if event.kind == "step":
                     yield from self.after_step(event.step)
                     if stopped and event.step < self.parts.plan.steps:
@@ -280,23 +290,42 @@ class _Run:
             self.save("current")
         yield from self.finish()
 
+    def keep_best(self, event: Event) -> None:
+        """Saves the model of an `eval` event, of a population its best member, where none was as good before."""
+        score = event.values.get("score", event.values["loss"])
+        scores = score if isinstance(score, list) else [score]
+        member = min(range(len(scores)), key=scores.__getitem__)
+        if self.best is None or scores[member] < self.best["score"]:
+            self.best = {"step": event.step, "score": scores[member], "member": member}
+            self.save("best", member)
+
     def after_step(self, step: int) -> Iterator[Event]:
         """Samples and saves, where step says so; the state is whole here."""
         preset = self.parts.preset
         if step % preset.sample.every == 0 and preset.sample.tokens and step < self.parts.plan.steps:
-            yield from self.samples(LanguageModel(self.state.model, self.parts.corpus.tokenizer), step)
+            yield from self.samples(LanguageModel(self.one_model(), self.parts.corpus.tokenizer), step)
         if preset.save.snapshots and step & (step - 1) == 0:
             self.save(f"step-{step}")
         if step % preset.save.every == 0:
             self.save("current")
             self.saved = step
 
+    def one_model(self) -> GPT:
+        """The model as it stands; of a population, the member that was best when last scored."""
+        model, member = self.state.model, int((self.best or {"member": 0})["member"])
+        if model.population is None:
+            return model
+        alone = GPT(model.config).to(self.parts.device)
+        alone.load_state_dict(unstack(model.state_dict(), member))
+        return alone
+
     def samples(self, lm: LanguageModel, step: int) -> Iterator[Event]:
         """A `sample` event for each prompt; its randomness is a function of (seed, step)."""
         settings = self.parts.preset.sample
         sampling = settings.model_dump(exclude={"every", "prompts", "tokens"})
         seed = int(random(self.parts.preset.seed, "sample", step).integers(1 << 62))
-        texts = lm.generate(settings.prompts, settings.tokens, seed=seed, **sampling)
+        precision: Decoding = "bfloat16" if self.parts.plan.precision == "bfloat16" else "float32"
+        texts = lm.generate(settings.prompts, settings.tokens, seed=seed, precision=precision, **sampling)
         for prompt, text in zip(settings.prompts, texts, strict=True):
             yield self.write(Event("sample", step, {"prompt": prompt, "text": text}))
 
@@ -339,20 +368,22 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(name, before[name])
 
 
-def evaluate(run: Path, split: str = "validation", device: str = "auto") -> dict[str, Any]:
-    """Loss and bits per byte of a run's best model on the whole of a split.
+def evaluate(run: Path, split: str | None = None, device: str = "auto") -> dict[str, Any]:
+    """How a run's best model does on the whole of a split: loss, and what else `evaluate_split` tells of such data.
 
-    Raises RunError for a folder without a run, CheckpointError when the text is no longer the one it was trained on.
+    Left out, the split is validation for text and test for a grammar, whose samples cost nothing to spend.
+    Raises RunError for a folder without a run, CheckpointError when the data is no longer that it was trained on.
     """
-    if split not in SPLITS:
+    if split not in (None, *SPLITS):
         raise PresetError(f"{split!r} is no split; take one of {', '.join(SPLITS)}")
     stored = read_preset(run)
     if stored is None:
         raise RunError(f"{run}: no run here; give a folder such as runs/NAME")
     checkpoint = read_checkpoint(run)
     preset = resolve(stored)
-    corpus = TextCorpus(preset.data, checkpoint.config.block_size, preset.train.batch_size, preset.seed)
+    corpus = preset.data.corpus(checkpoint.config.block_size, preset.train.batch_size, preset.seed)
     if checkpoint.state.get("data") != corpus.describe()["fingerprint"]:
-        raise CheckpointError(f"{run}: the text has changed since; scores on it could include what it was trained on")
+        raise CheckpointError(f"{run}: the data has changed since; scores on it could include what it was trained on")
     lm = from_checkpoint(checkpoint, pick_device(device))
-    return {**evaluate_split(lm.model, corpus, split), "step": checkpoint.state["step"]}
+    chosen = split or ("validation" if preset.data.type == "text" else "test")
+    return {**evaluate_split(lm.model, corpus, chosen), "step": checkpoint.state["step"]}

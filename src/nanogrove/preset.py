@@ -13,7 +13,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 from nanogrove.data.shards import DataConfig
@@ -21,6 +31,7 @@ from nanogrove.errors import PresetError
 from nanogrove.methods import METHODS, load_method
 from nanogrove.model.decode import Sampling
 from nanogrove.model.gpt import ModelConfig
+from nanogrove.synthetic.corpus import RHMConfig, RLMConfig
 from nanogrove.train.auto import AUTO
 from nanogrove.train.fit import TrainConfig
 from nanogrove.train.optim import OptimizerConfig
@@ -33,6 +44,7 @@ class EvaluateConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     every: int = Field(250, ge=1, description="steps")
+    early: bool = Field(False, description="also behind step 1, 2, 4, 8, …")
     tokens: int | None = Field(100_000, ge=1, description="evenly spread; null for the whole split")
 
 
@@ -64,6 +76,25 @@ class TrackConfig(BaseModel):
     name: str | None = Field(None, description="of the run there; the run folder's when left out")
 
 
+DATA: dict[str, type[BaseModel]] = {"text": DataConfig, "rlm": RLMConfig, "rhm": RHMConfig}
+
+
+def _data_type(value: Any) -> str | None:
+    """The type of a `data` section; text where it names none."""
+    kind = value.get("type", "text") if isinstance(value, Mapping) else getattr(value, "type", None)
+    return kind if isinstance(kind, str) else None
+
+
+Data = Annotated[
+    Annotated[DataConfig, Tag("text")] | Annotated[RLMConfig, Tag("rlm")] | Annotated[RHMConfig, Tag("rhm")],
+    Discriminator(
+        _data_type,
+        custom_error_type="data_type",
+        custom_error_message=f"data is a JSON object whose type is one of {', '.join(DATA)}",
+    ),
+]
+
+
 def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
@@ -77,7 +108,7 @@ class Preset(BaseModel):
     description: str = ""
     seed: int = Field(0, ge=0, lt=1 << 63)
     method: Annotated[dict[str, Any], BeforeValidator(_named)] = {"name": "pretrain"}
-    data: DataConfig
+    data: Data
     model: ModelConfig = ModelConfig()
     train: TrainConfig
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -176,6 +207,8 @@ def _fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, FieldInfo]]:
         if name == "method":
             chosen = _named(raw.get("method", "pretrain")).get("name")
             section = load_method(chosen).Config if chosen in METHODS else None
+        elif name == "data":
+            section = DATA.get(_data_type(raw.get("data", {})) or "")
         if isinstance(section, type) and issubclass(section, BaseModel):
             for key, field in section.model_fields.items():
                 yield f"{name}.{key}", field
@@ -184,7 +217,10 @@ def _fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, FieldInfo]]:
 def _explain(error: ValidationError, raw: Mapping[str, Any]) -> str:
     """The first problem of a preset in one line."""
     problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    place = problem["loc"]
+    if place[:1] == ("data",) and place[1:2] and place[1] in DATA:
+        place = (place[0], *place[2:])  # pydantic tells the type too, and a key does not
+    key = ".".join(str(part) for part in place)
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key}{_nearest(key, dict(_fields(raw)))}"
     return f"{key or 'preset'}: {_reason(problem)}"

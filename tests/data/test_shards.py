@@ -91,7 +91,7 @@ def test_shards_join_without_a_seam(folder: Path, monkeypatch) -> None:
 
 def test_an_epoch_shows_every_window_once_and_the_next_in_another_order(folder: Path) -> None:
     made = corpus(folder)
-    count, size = made.windows_per_epoch, made.block_size
+    count, size = made.windows_per_epoch, made.length
     rows = np.concatenate([made.batches(step).tokens.numpy() for step in range(-(-count // 4))])[:count]
     everything = made.splits["train"].read(np.array([0]), len(made.splits["train"]))[0]
     offset = next(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nanogrove.errors import RunError
-from nanogrove.record import report
+from nanogrove.record import figures, page, report
 from nanogrove.record.events import Event
 
 HOSTILE = [
@@ -63,7 +63,7 @@ class Page(HTMLParser):
 def _short_plotly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five megabytes of plotly are parsed in one test only."""
     if "whole_plotly" not in request.fixturenames:
-        monkeypatch.setattr(report, "get_plotlyjs", lambda: "var Plotly;\r\nvar x;")
+        monkeypatch.setattr(page, "get_plotlyjs", lambda: "var Plotly;\r\nvar x;")
 
 
 @pytest.fixture
@@ -170,9 +170,9 @@ def test_a_population_is_a_median_with_a_band(tmp_path: Path) -> None:
 def test_a_long_line_is_thinned_and_keeps_its_extremes_gaps_and_ends() -> None:
     y: list[float | None] = [float(n % 7) for n in range(100_000)]
     y[40_000], y[60_001], y[70_000] = 1000.0, -1000.0, None
-    [drawn] = report.line("train", range(100_000), y)
+    [drawn] = figures.line("train", range(100_000), y)
     kept = dict(zip(drawn["x"], drawn["y"], strict=True))
-    assert 1000 < len(kept) <= report.POINTS
+    assert 1000 < len(kept) <= figures.POINTS
     assert drawn["x"] == sorted(drawn["x"])
     assert (drawn["x"][0], drawn["x"][-1]) == (0, 99_999)
     assert (kept[40_000], kept[60_001], kept[70_000]) == (1000.0, -1000.0, None)
@@ -210,7 +210,7 @@ def test_hostile_text_changes_no_tag_and_no_attribute(tmp_path: Path, bad: str) 
 
 @pytest.mark.parametrize("bad", HOSTILE)
 def test_hostile_names_in_figures_stay_inside_their_data_block(tmp_path: Path, bad: str) -> None:
-    figure = report.plot(bad, bad, report.line(bad, [1, 2], [3, 4]))
+    figure = figures.plot(bad, bad, figures.line(bad, [1, 2], [3, 4]))
     (tmp_path / "figure.html").write_bytes(figure.encode("utf-8", "replace"))
     page = Page(tmp_path / "figure.html")
     assert [tag for tag, _ in page.tags] == ["figure", "figcaption", "div", "script"]

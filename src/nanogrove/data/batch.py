@@ -55,6 +55,11 @@ class Corpus(Protocol):
     """Data ready for training: a tokenizer and batches that are functions of the step."""
 
     tokenizer: Tokenizer
+    length: int  # tokens of a training window
+
+    @property
+    def windows_per_epoch(self) -> int | None:
+        """Windows in one pass over the training split; None where every batch is fresh."""
 
     def batches(self, step: int) -> Batch:
         """Batch number `step`; pure, so that any process can compute any batch."""
@@ -62,11 +67,14 @@ class Corpus(Protocol):
     def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """Fixed batches that cover a split without overlap, or about `limit` evenly spread tokens of it."""
 
-    def describe(self) -> dict[str, Any]:
-        """Figures for the record: documents, tokens a split, bytes a token, fingerprint."""
+    def truth(self, split: str, limit: int | None = None) -> Iterator[Tensor] | None:
+        """The exact distribution of each target `[B, T, V]` for each batch of `windows`; None where nobody knows it."""
 
-    def bytes_per_token(self, split: str) -> float:
-        """Mean UTF-8 bytes of text a token of the split stands for."""
+    def describe(self) -> dict[str, Any]:
+        """Figures for the record: documents, tokens a split, fingerprint, and what else is known of the data."""
+
+    def bytes_per_token(self, split: str) -> float | None:
+        """Mean UTF-8 bytes of text a token of the split stands for; None where tokens are no text."""
 
 
 def random(seed: int, purpose: str, *index: int) -> np.random.Generator:

@@ -50,12 +50,17 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    type: Literal["text"] = "text"
     sources: Annotated[list[Source], BeforeValidator(_as_list)] = Field(min_length=1)
     tokenizer: str = Field("bpe", description="char, byte, bpe, a path to a tokenizer.json, or a hub name")
     vocab_size: int = Field(4096, ge=1, description="of a bpe tokenizer trained here")
     split: Literal["auto", "document", "tail"] = "auto"
     validation: float = Field(0.05, gt=0, lt=1, description="share of the text")
     test: float = Field(0.05, ge=0, lt=1, description="share of the text")
+
+    def corpus(self, block_size: int, batch_size: int, seed: int) -> "TextCorpus":
+        """The corpus these settings describe; see `TextCorpus`."""
+        return TextCorpus(self, block_size, batch_size, seed)
 
 
 class Survey(NamedTuple):
@@ -80,7 +85,7 @@ def prepare(config: DataConfig) -> Path:
         raise DataError("data.validation and data.test leave nothing to train on; their sum must be below 1")
     fingerprint = {
         "format": FORMAT,
-        "config": config.model_dump(exclude={"sources"}),
+        "config": config.model_dump(exclude={"type", "sources"}),
         "sources": [identity(source) for source in config.sources],
         "tokenizer": _file_digest(config.tokenizer),
     }
@@ -256,7 +261,7 @@ class TextCorpus:
         folder = prepare(config)
         self.index = json.loads((folder / "index.json").read_text())
         self.tokenizer = Tokenizer.from_json((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        self.block_size, self.batch_size, self.seed = block_size, batch_size, seed
+        self.length, self.batch_size, self.seed = block_size, batch_size, seed
         self.splits = {
             split: Tokens(folder, split, self.index["splits"][split]["shards"], self.index["dtype"]) for split in SPLITS
         }
@@ -270,12 +275,12 @@ class TextCorpus:
     @property
     def windows_per_epoch(self) -> int:
         """Windows of `block_size` tokens in one pass over the training split."""
-        whole = (len(self.splits["train"]) - 1) // self.block_size
+        whole = (len(self.splits["train"]) - 1) // self.length
         return max(whole - 1, 1)  # one less, for the offset that moves all windows of an epoch
 
     def batches(self, step: int) -> Batch:
         """Batch number `step`, a pure function of (seed, step)."""
-        count, size = self.windows_per_epoch, self.block_size
+        count, size = self.windows_per_epoch, self.length
         slack = len(self.splits["train"]) - 1 - count * size
         number = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         starts = np.empty(self.batch_size, dtype=np.int64)
@@ -289,7 +294,7 @@ class TextCorpus:
     def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """Batches that cover `split` without overlap, the last window shorter; with `limit`, evenly
         spread windows of about that many tokens. Raises DataError for a split that holds nothing."""
-        tokens, size = self.splits[split], self.block_size
+        tokens, size = self.splits[split], self.length
         if len(tokens) < 2:
             raise DataError(f"the {split} split is empty; this run was made with data.{split}=0")
         count = -(-(len(tokens) - 1) // size)
@@ -303,6 +308,9 @@ class TextCorpus:
                 yield _batch(tokens.read(full * size, size + 1))
             for row in rows[len(full) :].tolist():
                 yield _batch(tokens.read(np.array([row * size]), len(tokens) - row * size))
+
+    def truth(self, split: str, limit: int | None = None) -> None:
+        """Nobody knows the distribution of a text."""
 
     def bytes_per_token(self, split: str) -> float:
         """Mean UTF-8 bytes a token of `split` stands for."""

@@ -59,7 +59,13 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text as int64 arrays, on all cores; one look-up a character where the vocabulary is one."""
         if self._table is None:
-            encoded = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            try:
+                encoded = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            except Exception:  # the library raises bare Exception, for a word that a vocabulary of words lacks
+                raise DataError(
+                    f"{texts[0][:40]!r} holds a word that is not among the {self.vocab_size - 1} of this vocabulary; "
+                    "use only those, as in '0 1 2'"
+                ) from None
             return [np.array(e.ids, dtype=np.int64) for e in encoded]
         return [self._look_up(text) for text in texts]
 
@@ -71,6 +77,8 @@ class Tokenizer:
         """Ids by code point for a vocabulary of single characters, −1 where it has none."""
         if not isinstance(self.backend.model, models.WordLevel) or self.backend.normalizer is not None:
             return None
+        if not isinstance(self.backend.pre_tokenizer, pre_tokenizers.Split):
+            return None  # words between spaces, which may all be short
         vocabulary = self.backend.get_vocab(with_added_tokens=False)
         characters = {token: i for token, i in vocabulary.items() if len(token) == 1}
         if len(characters) < len(vocabulary):

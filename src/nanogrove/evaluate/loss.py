@@ -1,10 +1,11 @@
-"""The loss of a model on held-out text."""
+"""The loss of a model on held-out data, and, where the true distribution is known, how far above the best it is."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nanogrove.data.batch import Batch, Corpus
@@ -35,8 +36,60 @@ def mean_nll(model: GPT, batches: Iterable[Batch]) -> Score:
     return Score(total / max(tokens, 1), tokens)
 
 
+@torch.inference_mode()
+def against_truth(model: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]) -> dict[str, Any]:
+    """A model beside the exact distributions `truths` `[B, T, V′]`, V′ ≤ V, of the targets of `batches`.
+
+    Over scored tokens, nats: `loss`; `bayes_loss`, that of the exact distributions on the same tokens; `excess`, their
+    difference, with its standard error over sequences; `accuracy` and `bayes_accuracy` of the likeliest token; `kl`,
+    for each scored position the mean of KL(truth ‖ model). Figures of a population are lists.
+    """
+    was_training = model.training
+    model.eval()
+    device = model.embed.weight.device
+    rows: list[Tensor] = []  # [*P, B, 4]: sums over a sequence's scored tokens
+    kl: Tensor | float = 0.0
+    weights = torch.zeros(())
+    for batch, truth in zip(batches, truths, strict=True):
+        shown, truth = batch.to(device).expand(model.population), truth.to(device)
+        counted = (batch.weight != 0).to(device).double()
+        scores = F.log_softmax(model(shown.tokens).double(), -1)
+        nll = -scores.gather(-1, shown.targets[..., None])[..., 0]
+        best = -truth.double().gather(-1, batch.targets.to(device)[..., None])[..., 0].log()
+        hit = (scores.argmax(-1) == shown.targets).double()
+        best_hit = (truth.argmax(-1) == batch.targets.to(device)).double().expand_as(hit)
+        figures = torch.stack([nll, best.expand_as(nll), hit, best_hit], -1)
+        rows.append((figures * counted[..., None]).sum(-2).cpu())
+        inner = torch.special.entr(truth.double()).sum(-1) + (truth * scores[..., : truth.shape[-1]]).sum(-1)
+        kl = kl - (inner * counted).sum(-2).cpu()
+        weights = weights + counted.sum(0).cpu()
+    model.train(was_training)
+    sums, tokens = torch.cat(rows, -2), weights.sum()
+    loss, bayes, accuracy, bayes_accuracy = (sums.sum(-2) / tokens).unbind(-1)
+    excess = (sums[..., 0] - sums[..., 1]) * (sums.shape[-2] / tokens)  # a sequence, so that their mean is the excess
+    scored = weights > 0
+    return {
+        "loss": loss.tolist(),
+        "bayes_loss": bayes.flatten()[0].item(),
+        "excess": excess.mean(-1).tolist(),
+        "excess_error": (excess.std(-1) / excess.shape[-1] ** 0.5).tolist(),
+        "accuracy": accuracy.tolist(),
+        "bayes_accuracy": bayes_accuracy.flatten()[0].item(),
+        "kl": (torch.as_tensor(kl)[..., scored] / weights[scored]).tolist(),
+        "positions": (scored.nonzero()[:, 0] + 1).tolist(),
+        "tokens": int(tokens),
+    }
+
+
 def evaluate_split(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> dict[str, Any]:
-    """Loss and bits per byte on a split, or on about `limit` tokens of it, as values of an `eval` event."""
+    """The loss on a split, or on about `limit` tokens of it, as values of an `eval` event.
+
+    With bits per byte where tokens are text, and with the figures of `against_truth` where the truth is known.
+    """
+    truths = corpus.truth(split, limit)
+    if truths is not None:
+        return {"split": split, **against_truth(model, corpus.windows(split, limit), truths)}
     score = mean_nll(model, corpus.windows(split, limit))
-    bits = score.loss / (math.log(2) * corpus.bytes_per_token(split))
-    return {"split": split, "loss": score.loss.tolist(), "bits_per_byte": bits.tolist(), "tokens": score.tokens}
+    values = {"split": split, "loss": score.loss.tolist(), "tokens": score.tokens}
+    size = corpus.bytes_per_token(split)
+    return values if size is None else {**values, "bits_per_byte": (score.loss / (math.log(2) * size)).tolist()}

@@ -2,6 +2,11 @@
 
 A method is a module with a `Config` and a `run`; it yields events and knows nothing of files, trackers or progress
 bars. Behind each `step` event the state is whole, and the lab may save it, or stop.
+
+A `Config` may say `population`, how many models the method trains at once, and `total_steps(steps)`, what becomes of
+the steps a preset asks for. Two kinds of event do something: `eval` names the best model so far, by its `score` or else
+its `loss`, the lower the better, of a population member by member; `data`, with a `name` and `rows`, is written to the
+run folder before the method goes on, and `plan.made(name)` reads it back after a resume.
 """
 
 from collections.abc import Iterator

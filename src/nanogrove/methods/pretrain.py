@@ -19,13 +19,13 @@ class Config(BaseModel):
 
 
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
-    """Yields a `step` event a step, and an `eval` event ahead of every `plan.evaluate_every`-th and the last."""
+    """Yields a `step` event a step, and an `eval` event ahead of those that `plan.evaluates` names."""
 
     def evaluation() -> Event:
         values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
         return Event("eval", state.step, {**values, "seen": state.tokens}, {"seconds": state.seconds})
 
     for event in fit(state, corpus.batches, next_token, plan):
-        if state.step % plan.evaluate_every == 0 or state.step == plan.steps:
+        if plan.evaluates(state.step):
             yield evaluation()
         yield event

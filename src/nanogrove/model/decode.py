@@ -168,15 +168,17 @@ def generate(
     greedy: bool = False,
     stop: Sequence[int] = (),
     generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Continues `tokens [*P, B, T]`, padded on the right to true `lengths [*P, B]` (all T when left out).
 
     Returns the new tokens `[*P, B, new_tokens]`; behind a token of `stop`, which is kept, a row holds −1.
-    Sampling draws from `generator`, on the device of the tokens.
+    Sampling draws from `generator`, on the device of the tokens. In `dtype` bfloat16 a single float32 model's matrix
+    products are rounded to 8 bits where `packed_weights` applies, and elsewhere nothing is.
     """
     was_training = model.training
     model.eval()
-    packed = packed_weights(model, tokens.shape[-2]) if new_tokens >= PACK else nullcontext()
+    packed = packed_weights(model, tokens.shape[-2], dtype) if new_tokens >= PACK else nullcontext()
     try:
         with packed:
             return _continue(model, tokens, lengths, new_tokens, transforms, greedy, stop, generator)

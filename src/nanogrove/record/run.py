@@ -23,7 +23,7 @@ class RunFolder:
         Raises RunError when another process holds it, or it cannot be made.
         """
         self.path = path
-        for name in (".lock", "preset.json", "events.jsonl", "checkpoints"):
+        for name in (".lock", "preset.json", "events.jsonl", "checkpoints", "data"):
             if (path / name).is_symlink():
                 raise RunError(f"{path / name}: is a link, and would be written through; put a plain one in its place")
         try:
@@ -70,6 +70,25 @@ class RunFolder:
                 line = line[self._events.write(line) :]
         except OSError as error:
             raise RunError(f"{self.path}: the record cannot be written ({error.strerror}); free some space") from None
+
+    def write_rows(self, name: str, rows: list[Any]) -> None:
+        """Writes `data/NAME.jsonl`, a row a line, whole or not at all. Raises RunError when the disk refuses."""
+        folder = self.path / "data"
+        aside = folder / f".{name}.part"
+        try:
+            folder.mkdir(exist_ok=True)
+            aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+            aside.replace(folder / f"{name}.jsonl")
+        except OSError as error:
+            raise RunError(f"{folder}: data cannot be written ({error.strerror}); free some space") from None
+
+    def read_rows(self, name: str) -> list[Any]:
+        """The rows of `data/NAME.jsonl`. Raises RunError when they are missing or damaged."""
+        path = self.path / "data" / f"{name}.jsonl"
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: data that this run made cannot be read ({error}); start anew") from None
 
     def position(self) -> int:
         """Bytes in the record, all of them on disk when this returns. Raises RunError when the disk refuses."""

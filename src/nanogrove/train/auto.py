@@ -10,6 +10,7 @@ differently.
 
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -19,13 +20,18 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from nanogrove.data.shards import cache_folder
+from nanogrove.model.decode import PACK, generate
 from nanogrove.model.gpt import GPT, LOGITS, ModelConfig
+from nanogrove.model.layers import PACKS
 from nanogrove.train.precision import Precision, autocast
 
+T = TypeVar("T")
+Decoding = Literal["auto", "float32", "bfloat16"]
 AUTO = ("threads", "precision", "accumulation", "compile")  # the settings of `train` that may be left to it
 WORTH = 1.1  # how many times faster a choice must be than the plainer one before it
 MEMORY_SHARE = 0.8  # of a GPU's free memory that what a micro-batch keeps may take
@@ -47,25 +53,52 @@ class Settings:
 def settle(config: ModelConfig, batch_size: int, steps: int, device: torch.device) -> Settings:
     """The fastest settings for `steps` steps of this model on this machine, measured unless they are known."""
     asked = [machine(device), torch.__version__, config.model_dump(), batch_size, str(device)]
-    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
-    path = cache_folder() / "auto" / f"{key}.json"
-    try:
-        known = Settings(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        busy = os.getloadavg()[0] > cores() / 2  # other work would be measured too
-        known = _measure(config, batch_size, device)
-        if not busy:
-            with suppress(OSError):  # a cache that cannot be written costs the next run its second, and no more
-                path.parent.mkdir(parents=True, exist_ok=True)
-                aside = path.with_suffix(f".{os.getpid()}.part")
-                aside.write_text(json.dumps(asdict(known)))
-                aside.replace(path)
+    known = _remembered(asked, lambda: asdict(_measure(config, batch_size, device)), lambda found: Settings(**found))
     if device.type == "cuda":
         room = int(MEMORY_SHARE * torch.cuda.mem_get_info(device)[0])
         known = replace(known, accumulation=fewest_micro_batches(config, batch_size, room))
     saved = steps * config.n_layer * min(known.times.values()) / 1000 * COMPILE_GAIN.get(device.type, 0.0)
     can = device.type != "cpu" or shutil.which("c++") is not None
-    return Settings(**{**asdict(known), "compile": can and saved > 2 * COMPILE_SECONDS})
+    return replace(known, compile=can and saved > 2 * COMPILE_SECONDS)
+
+
+def fastest_decoding(model: GPT) -> Decoding:
+    """The format in which a single model on a CPU decodes the faster, measured unless it is known."""
+    weight = model.embed.weight
+    if model.population is not None or (weight.device.type, weight.dtype) != ("cpu", torch.float32) or not PACKS:
+        return "float32"
+    asked = ["decoding", machine(weight.device), torch.__version__, torch.get_num_threads(), model.config.model_dump()]
+
+    def measure() -> dict[str, float]:
+        if _bfloat16_is_hopeless(weight.device):
+            return {"float32": 1.0, "bfloat16": math.inf}
+        prompt = torch.zeros(1, 1, dtype=torch.int64)
+        times = {}
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+            work = partial(generate, model, prompt, new_tokens=PACK, greedy=True, dtype=dtype)
+            times[name] = min(_timed(work, weight.device) for _ in range(3))
+        return times
+
+    times = _remembered(asked, measure, lambda found: {name: float(found[name]) for name in ("float32", "bfloat16")})
+    return "bfloat16" if times["bfloat16"] * WORTH < times["float32"] else "float32"
+
+
+def _remembered(asked: list[Any], measure: Callable[[], dict[str, Any]], read: Callable[[dict[str, Any]], T]) -> T:
+    """What was measured for `asked` on this machine; now, if it is not known, and kept unless the machine is busy."""
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
+    path = cache_folder() / "auto" / f"{key}.json"
+    try:
+        return read(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, KeyError):
+        busy = os.getloadavg()[0] > cores() / 2  # other work would be measured too
+        found = measure()
+    if not busy:
+        with suppress(OSError):  # a cache that cannot be written costs the next run its second, and no more
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_suffix(f".{os.getpid()}.part")
+            aside.write_text(json.dumps(found))
+            aside.replace(path)
+    return read(found)
 
 
 def activation_bytes(config: ModelConfig, rows: int) -> int:

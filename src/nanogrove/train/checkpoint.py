@@ -1,11 +1,12 @@
 """Checkpoints: folders of safetensors and JSON that a kill, a full disk or a stranger cannot turn against the user.
 
-    model.safetensors  optimizer.safetensors  config.json  tokenizer.json  state.json
+    model.safetensors  optimizer.safetensors  kept.safetensors  config.json  tokenizer.json  state.json
 
-`state.json` holds the step, the position in the record and a checksum of every other file and of itself. A folder is
-written aside, flushed to disk and renamed into place, so that the old one or the new one is always whole; `current`
-moves to `prev` and `prev` to `prev2` first. Loading refuses links, unknown formats and files whose checksum differs,
-and reads nothing but safetensors and JSON: no code can hide in a checkpoint.
+`kept.safetensors` is there where the method keeps tensors of its own, such as the weights it may fall back to.
+`state.json` holds the step, the method's notes, the position in the record and a checksum of every other file and of
+itself. A folder is written aside, flushed to disk and renamed into place, so that the old one or the new one is always
+whole; `current` moves to `prev` and `prev` to `prev2` first. Loading refuses links, unknown formats and files whose
+checksum differs, and reads nothing but safetensors and JSON: no code can hide in a checkpoint.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import CheckpointError, DataError
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.gpt import GPT, ModelConfig, unstack
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
 
 FORMAT = 1
@@ -39,6 +40,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor] | None
+    kept: dict[str, Tensor]
     state: dict[str, Any]
 
     def restore(self, state: TrainState) -> None:
@@ -52,6 +54,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder}: optimizer.safetensors does not fit the model ({error})") from None
         state.step, state.tokens, state.round = (int(self.state[key]) for key in ("step", "tokens", "round"))
         state.seconds = float(self.state["seconds"])
+        state.notes, state.kept = dict(self.state["notes"]), dict(self.kept)
 
 
 def load_weights(model: GPT, weights: dict[str, Tensor], where: Path) -> None:
@@ -66,26 +69,35 @@ def load_weights(model: GPT, weights: dict[str, Tensor], where: Path) -> None:
 
 
 def save_checkpoint(
-    root: Path, name: str, state: TrainState, tokenizer: Tokenizer, extra: dict[str, Any], moments: bool = True
+    root: Path, name: str, state: TrainState, tokenizer: Tokenizer, extra: dict[str, Any], member: int | None = None
 ) -> None:
     """Writes `root/name`; a save under `current` rotates the older ones. `extra` joins `state.json`.
 
+    `current` is all that going on needs; under any other name stand weights alone, of a population those of `member`.
+
     Raises CheckpointError when the disk refuses; what was saved before stays whole.
     """
+    weights = state.model.state_dict()
+    if member is not None:
+        weights = unstack(weights, member)
     files = {
-        "model.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in state.model.state_dict().items()}),
+        "model.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in weights.items()}),
         "config.json": state.model.config.model_dump_json(indent=1).encode(),
         "tokenizer.json": tokenizer.to_json().encode(),
     }
-    if moments:
+    if name == "current":
         tensors = {key: value.contiguous() for key, value in optimizer_tensors(state).items()}
         files["optimizer.safetensors"] = safetensors.torch.save(tensors)
+        if state.kept:
+            kept = {key: value.contiguous() for key, value in state.kept.items()}
+            files["kept.safetensors"] = safetensors.torch.save(kept)
     record: dict[str, Any] = {
         "format": FORMAT,
         "step": state.step,
         "tokens": state.tokens,
         "round": state.round,
         "seconds": state.seconds,
+        "notes": state.notes,
         **extra,
         "files": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
     }
@@ -173,7 +185,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{folder / 'state.json'}: damaged, not the state of a checkpoint") from None
     files = {}
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "optimizer.safetensors"):
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "optimizer.safetensors", "kept.safetensors"):
         if name in checksums:
             files[name] = read_plain(folder / name)
             if hashlib.sha256(files[name]).hexdigest() != checksums[name]:
@@ -184,6 +196,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         model = safetensors.torch.load(files["model.safetensors"])
         moments = files.get("optimizer.safetensors")
         optimizer = None if moments is None else safetensors.torch.load(moments)
+        kept = safetensors.torch.load(files["kept.safetensors"]) if "kept.safetensors" in files else {}
     except KeyError as error:
         raise CheckpointError(f"{folder}: incomplete, {error} is missing") from None
     except (ValidationError, DataError, SafetensorError, UnicodeDecodeError) as error:
@@ -194,7 +207,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens and the model {config.vocab_size}; "
             "they are not of one run"
         )
-    return Checkpoint(folder, config, tokenizer, model, optimizer, record)
+    return Checkpoint(folder, config, tokenizer, model, optimizer, kept, record)
 
 
 def _check_plain(folder: Path) -> None:

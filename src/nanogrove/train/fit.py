@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -57,13 +57,21 @@ class Plan:
     seed: int
     steps: int
     rate: Callable[[int], float]  # step -> factor of every base rate
+    schedule: Callable[[int], Callable[[int], float]] = lambda steps: lambda step: 1.0  # such a rate for fewer steps
+    made: Callable[[str], list[Any]] = lambda name: []  # rows of a `data` event of this run, by its name
     accumulation: int = 1
     clip: float | None = 1.0
     precision: Precision = "float32"
     compile: bool = False
     divergence: float = torch.inf  # a loss above this stops the run
     evaluate_every: int = 250
+    evaluate_early: bool = False  # also behind step 1, 2, 4, 8, …
     evaluate_tokens: int | None = None  # all of the split when None
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the model is to be scored behind `step`."""
+        early = self.evaluate_early and step & (step - 1) == 0
+        return early or step % self.evaluate_every == 0 or step == self.steps
 
 
 def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -> Iterator[Event]:

@@ -16,10 +16,12 @@ class ScheduleConfig(BaseModel):
     warmup: int = Field(0, ge=0, description="steps of linear warmup")
     decay: float = Field(0.2, gt=0, le=1, description="wsd: share of the run spent decaying, at its end")
     final: float = Field(0.1, ge=0, le=1, description="last rate over the base rate; constant ignores it")
+    steps: int | None = Field(None, ge=1, description="step at which the last rate is reached; the run's last if null")
 
 
 def schedule(config: ScheduleConfig, steps: int) -> Callable[[int], float]:
-    """The factor for step 0, 1, …, `steps` − 1; after `steps` it stays at the last value."""
+    """The factor for step 0, 1, … of a run of `steps` steps; behind the last step it stays at the last value."""
+    steps = config.steps or steps
 
     def factor(step: int) -> float:
         if step < config.warmup:

@@ -1,6 +1,7 @@
 """The training state: the only mutable thing, and its optimizer's moments as named tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -10,7 +11,10 @@ from nanogrove.train.optim import Optimizer
 
 @dataclass
 class TrainState:
-    """Everything a step changes. `seconds` is time spent training, over all sessions of a run."""
+    """Everything a step changes. `seconds` is time spent training, over all sessions of a run.
+
+    `notes` (JSON) and `kept` (tensors) are the method's own: what it must know to go on from a checkpoint.
+    """
 
     model: GPT
     optimizer: Optimizer
@@ -18,6 +22,8 @@ class TrainState:
     tokens: int = 0
     round: int = 0  # generation, or self-improvement round
     seconds: float = 0.0
+    notes: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
 
 def optimizer_tensors(state: TrainState) -> dict[str, Tensor]:

@@ -1,0 +1,173 @@
+"""Random grammars as a corpus: `pretrain` on them is `pretrain` on text, but for a truth that is known.
+
+Every sequence begins with `<|endoftext|>`, so that the first token is predicted too and generation can start from
+nothing: the inputs are that and the first T − 1 of its T tokens, the targets its T tokens, of which all or only the
+last are scored. Tokens are written as numbers, `12 7 0 3`.
+
+Training batches are fresh at every step, or from a fixed set of sequences read in a new order each epoch. Validation
+and test sequences are drawn from seeds of their own.
+"""
+
+import copy
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from tokenizers import AddedToken, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+from torch import Tensor
+
+from nanogrove.data.batch import Batch, permuted, random
+from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
+from nanogrove.errors import DataError
+from nanogrove.synthetic.rhm import RandomHierarchyModel
+from nanogrove.synthetic.rlm import RandomLanguageModel
+from nanogrove.synthetic.tree import TreeGrammar
+
+SHOWN_TREES = 3  # in the record, for the report
+LARGEST_TREE = 32  # leaves of a tree that is still worth drawing
+
+
+class GrammarConfig(BaseModel):
+    """What all grammars share; `v` symbols, trees of depth `L`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed_rules: int = Field(12345, ge=0)
+    seed_samples: int = Field(67890, ge=0)
+    targets: Literal["last", "all"] = Field("last", description="tokens that are scored")
+    training_set: int | None = Field(None, ge=1, description="sequences; null draws fresh ones at every step")
+    held_out: int = Field(8192, ge=2, description="sequences of the validation and of the test split")
+
+    def grammar(self) -> TreeGrammar:
+        """The grammar. Raises DataError for sizes that cannot be."""
+        raise NotImplementedError
+
+    def corpus(self, block_size: int, batch_size: int, seed: int) -> "GrammarCorpus":
+        """The corpus these settings describe; see `GrammarCorpus`."""
+        return GrammarCorpus(self, self.grammar(), block_size, batch_size, seed)
+
+
+class RLMConfig(GrammarConfig):
+    """A Random Language Model (DeGiuli 2019): see `RandomLanguageModel`."""
+
+    type: Literal["rlm"]
+    v: int = Field(128, ge=2)
+    L: int = Field(1, ge=1)
+    beta: float = Field(2.0, ge=0, allow_inf_nan=False)
+
+    def grammar(self) -> TreeGrammar:
+        """The grammar. Raises DataError for rules beyond memory."""
+        return RandomLanguageModel(self.v, self.L, self.beta, self.seed_rules, self.seed_samples)
+
+
+class RHMConfig(GrammarConfig):
+    """A Random Hierarchy Model (Cagnetta 2024): see `RandomHierarchyModel`."""
+
+    type: Literal["rhm"]
+    v: int = Field(32, ge=2)
+    m: int = Field(8, ge=1)
+    s: int = Field(2, ge=2)
+    L: int = Field(3, ge=1)
+
+    def grammar(self) -> TreeGrammar:
+        """The grammar. Raises DataError for more synonyms than there are tuples."""
+        return RandomHierarchyModel(self.v, self.m, self.s, self.L, self.seed_rules, self.seed_samples)
+
+
+def number_tokenizer(size: int) -> Tokenizer:
+    """Tokens 0 … size − 1 written as numbers between spaces; `<|endoftext|>` is number `size`."""
+    backend = Backend(models.WordLevel({str(i): i for i in range(size)}, unk_token=""))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    return Tokenizer(backend)
+
+
+class GrammarCorpus:
+    """Sequences of a grammar as batches; see `Corpus`.
+
+    Raises DataError where `block_size` is less than a sequence, saying what would fit.
+    """
+
+    def __init__(
+        self, config: GrammarConfig, grammar: TreeGrammar, block_size: int, batch_size: int, seed: int
+    ) -> None:
+        self.config, self.grammar, self.length = config, grammar, grammar.T
+        self.batch_size, self.seed = batch_size, seed
+        if block_size < self.length:
+            raise DataError(
+                f"model.block_size={block_size} is shorter than a sequence of {self.length} tokens "
+                f"({grammar.s}^{grammar.L}); set model.block_size={self.length}"
+            )
+        self.tokenizer = number_tokenizer(grammar.v)
+        self.training = None if config.training_set is None else grammar.sample(config.training_set)
+        self.windows_per_epoch = config.training_set
+        self.held_out: dict[str, TreeGrammar] = {}
+        for split in ("validation", "test"):
+            self.held_out[split] = copy.copy(grammar)
+            self.held_out[split].seed_samples = int(random(grammar.seed_samples, split).integers(1 << 62))
+        self._truths: dict[tuple[str, int], list[Tensor]] = {}
+
+    def batches(self, step: int) -> Batch:
+        """Batch number `step`, a pure function of the seeds and the step."""
+        if self.training is None:
+            return self._batch(self.grammar.sample(self.batch_size, step))
+        number = torch.arange(step * self.batch_size, (step + 1) * self.batch_size).numpy()
+        count = len(self.training)
+        rows = number.copy()
+        for epoch in sorted(set((number // count).tolist())):
+            mine = number // count == epoch
+            rows[mine] = permuted(number[mine] % count, count, random(self.seed, "order", epoch))
+        return self._batch(self.training[torch.from_numpy(rows)])
+
+    def _batch(self, sequences: Tensor) -> Batch:
+        start = torch.full_like(sequences[:, :1], self.tokenizer.end)
+        weight = torch.ones(sequences.shape)
+        if self.config.targets == "last":
+            weight[:, :-1] = 0
+        inputs = torch.cat([start, sequences[:, :-1]], 1)
+        return Batch(inputs, sequences, weight, torch.zeros(len(sequences), dtype=torch.int64))
+
+    def _sequences(self, split: str, limit: int | None) -> Tensor:
+        count = self.config.held_out if split != "train" else self.windows_per_epoch or self.config.held_out
+        if limit is not None:
+            count = max(min(count, limit // self.length), 2)
+        if split == "train":
+            return self.grammar.sample(count)
+        return self.held_out[split].sample(count)
+
+    def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+        """The sequences of a split, or as many as make about `limit` tokens; of an endless training split the first."""
+        for rows in torch.split(self._sequences(split, limit), self.batch_size):
+            yield self._batch(rows)
+
+    def truth(self, split: str, limit: int | None = None) -> Iterator[Tensor]:
+        """The exact p(x_t | x_<t) `[B, T, V]` for each batch of `windows`; computed once a split, kept in float32."""
+        sequences = self._sequences(split, limit)
+        key = (split, len(sequences))
+        if key not in self._truths:
+            pieces = torch.split(sequences, self.batch_size)
+            self._truths[key] = [self.grammar.next_token_distributions(piece).float() for piece in pieces]
+        return iter(self._truths[key])
+
+    def describe(self) -> dict[str, Any]:
+        """Sequences and tokens, a digest of the settings, and the entropies every curve is held against, nats."""
+        grammar, last = self.grammar, self.config.targets == "last"
+        where = -1 if last else None
+        shown = self.grammar.trees(SHOWN_TREES) if self.length <= LARGEST_TREE else []
+        return {
+            "documents": self.windows_per_epoch,
+            "train_tokens": self.windows_per_epoch and self.windows_per_epoch * self.length,
+            "fingerprint": hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()[:32],
+            "uniform_loss": math.log(grammar.v),
+            "unigram_loss": grammar.symbol_entropy(where),
+            "bigram_loss": grammar.pair_entropy(where),
+            "rule_entropy": grammar.rule_entropy(),
+            "trees": [[level[n].tolist() for level in shown] for n in range(SHOWN_TREES)] if shown else [],
+        }
+
+    def bytes_per_token(self, split: str) -> None:
+        """Tokens of a grammar are no text."""

@@ -3,34 +3,40 @@
     python benchmarks/time_to_loss.py --nanogpt PATH --text tinyshakespeare.txt
 
 Both: first 90 % of the text for training, the rest for validation, context 64, at most 0.81 M parameters, the loss over
-the whole validation split in non-overlapping windows, evaluation left out of the time. nanoGPT trains with its README's
-recipe for a CPU, and past its 2,000 steps at its final rate until it gets there. Ours is told its number of steps, and
-its rate reaches zero at the end. Then, the loss ours reaches in the time of nanoGPT's 2,000 steps. In two columns: a
-model that `transformers` can load, and one with token shift, which it cannot; a ratio of 0 is a target missed.
+the whole validation split in non-overlapping windows. nanoGPT trains with its README's recipe for a CPU, and past its
+2,000 steps at its final rate until it gets there. Ours is told its number of steps, and its rate is zero at the end.
+
+A time is steps times the median time of a step, data included and evaluation left out; the steps of all contenders are
+timed in turn, so that other work on the machine falls on all alike. In two columns: a model that `transformers` can
+load, and one of three layers with token shift, which it cannot. A ratio of 0 is a target missed.
 """
 
 import argparse
+import itertools
 import math
 import statistics
-import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nanogrove.data.shards import DataConfig, TextCorpus
+from nanogrove.data.shards import DataConfig
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim import OptimizerConfig, make_optimizer
 from nanogrove.train.schedule import ScheduleConfig, schedule
 from nanogrove.train.state import TrainState
-from side_by_side import nanogpt, quietly
+from side_by_side import Work, in_turn, nanogpt, quietly
 
 TARGET, CONTEXT = 1.88, 64
 RATES = {"name": "muon", "lr": 0.05, "adamw_lr": 0.01, "momentum": 0.9, "weight_decay": 0.02}
+ROWS = 24
+COLUMNS: dict[str, dict[str, Any]] = {"exports": {}, "3 layers, token shift": {"token_shift": True, "n_layer": 3}}
 SIZES = {"n_layer": 4, "n_embd": 128, "block_size": CONTEXT}
 
 
@@ -45,6 +51,9 @@ def read_text(path: Path, length: int) -> tuple[Tensor, Tensor]:
     return encoded[: int(0.9 * len(text))], windows
 
 
+THEIRS: list[tuple[float, float]] = []  # steps to the target and loss at 2,000, by seed
+
+
 def whole_loss(loss: Callable[[Tensor, Tensor], Tensor], windows: Tensor) -> float:
     """The mean over all windows `[N, T + 1]` of a loss that is a mean over each batch."""
     total = 0.0
@@ -54,8 +63,8 @@ def whole_loss(loss: Callable[[Tensor, Tensor], Tensor], windows: Tensor) -> flo
     return total / len(windows)
 
 
-def nanogpt_run(checkout: Path, text: Tensor, windows: Tensor, seed: int, most: int) -> tuple[float, float, float]:
-    """Seconds until the target (infinite when it is not reached in `most` steps), seconds of 2,000 steps, loss then."""
+def nanogpt_steps(checkout: Path, text: Tensor, seed: int) -> tuple[nn.Module, Iterator[int]]:
+    """nanoGPT's model, and its recipe as an iterator that trains a step each time."""
     peer = nanogpt(checkout)
     torch.manual_seed(seed)
     model = quietly(
@@ -64,57 +73,54 @@ def nanogpt_run(checkout: Path, text: Tensor, windows: Tensor, seed: int, most: 
         )
     )
     optimizer = quietly(lambda: model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu"))
-    spent, at_2000, loss_2000 = 0.0, math.nan, math.nan
-    for step in range(most):
-        began = time.perf_counter()
-        share = min(max((step - 100) / 1900, 0.0), 1.0)
-        rate = 1e-3 * (step + 1) / 101 if step < 100 else 1e-4 + 9e-4 * 0.5 * (1 + math.cos(math.pi * share))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        starts = torch.randint(len(text) - CONTEXT, (12,)).tolist()
-        rows = torch.stack([text[start : start + CONTEXT + 1] for start in starts])
-        _, loss = model(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        spent += time.perf_counter() - began
-        if (step + 1) % 100 == 0 and step + 1 >= 1500:
-            model.eval()
-            held_out = whole_loss(lambda x, y: model(x, y)[1], windows)
-            model.train()
-            if step + 1 == 2000:
-                at_2000, loss_2000 = spent, held_out
-            if held_out <= TARGET and step + 1 >= 2000:
-                return spent, at_2000, loss_2000
-    return math.inf, at_2000, loss_2000
+
+    def steps() -> Iterator[int]:
+        for step in itertools.count(1):
+            share = min(max((step - 101) / 1900, 0.0), 1.0)
+            rate = 1e-3 * step / 101 if step <= 100 else 1e-4 + 9e-4 * 0.5 * (1 + math.cos(math.pi * share))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            starts = torch.randint(len(text) - CONTEXT, (12,)).tolist()
+            rows = torch.stack([text[start : start + CONTEXT + 1] for start in starts])
+            _, loss = model(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            yield step
+
+    return model, steps()
 
 
-def our_run(
-    path: Path,
-    windows: Tensor,
-    seed: int,
-    steps: int,
-    batch_size: int,
-    precision: str,
-    model_settings: dict[str, object],
-) -> tuple[float, float, int]:
-    """Seconds of `steps` steps, the loss behind them, and the parameters."""
+def our_steps(path: Path, seed: int, count: int, precision: str, extra: dict[str, Any]) -> tuple[GPT, Iterator[Any]]:
+    """Our model, and the `count` steps of our recipe as an iterator."""
     data = DataConfig.model_validate(
         {"sources": [str(path)], "tokenizer": "char", "split": "tail", "validation": 0.1, "test": 0.0}
     )
-    corpus = TextCorpus(data, CONTEXT, batch_size, seed)
+    corpus = data.corpus(CONTEXT, ROWS, seed)
     vocabulary = corpus.tokenizer.vocab_size
-    config = ModelConfig(family="nanochat", vocab_size=vocabulary, n_head=2, **SIZES, **model_settings)  # type: ignore[arg-type]
+    config = ModelConfig(**{"family": "nanochat", "vocab_size": vocabulary, "n_head": 2, **SIZES, **extra})
     model = GPT(config).initialize(seed)
     muon = torch.bfloat16 if precision == "bfloat16" else torch.float32
     state = TrainState(model, make_optimizer(model, OptimizerConfig.model_validate(RATES), muon))
-    rates = schedule(ScheduleConfig(name="wsd", warmup=10, decay=0.7, final=0.0), steps)
-    plan = Plan(seed=seed, steps=steps, rate=rates, precision=precision)  # type: ignore[arg-type]
-    for _ in fit(state, corpus.batches, next_token, plan):
-        pass
-    model.eval()
-    return state.seconds, whole_loss(lambda x, y: model(x, y).mean(), windows), model.parameter_count()
+    rates = schedule(ScheduleConfig(name="wsd", warmup=10, decay=0.7, final=0.0), count)
+    plan = Plan(seed=seed, steps=count, rate=rates, precision=precision)  # type: ignore[arg-type]
+    return model, fit(state, corpus.batches, next_token, plan)
+
+
+def their_losses(checkout: Path, text: Tensor, windows: Tensor, seed: int, most: int) -> tuple[float, float]:
+    """Steps until the target, infinite where `most` do not get there, and the loss behind 2,000 steps."""
+    model, steps = nanogpt_steps(checkout, text, seed)
+    at_2000 = math.nan
+    for step in itertools.islice(steps, most):
+        if step >= 1500 and step % 100 == 0:
+            model.eval()
+            loss = whole_loss(lambda x, y: model(x, y)[1], windows)
+            model.train()
+            at_2000 = loss if step == 2000 else at_2000
+            if loss <= TARGET and step >= 2000:
+                return step, at_2000
+    return math.inf, at_2000
 
 
 def main() -> None:
@@ -123,41 +129,51 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="tinyshakespeare.txt")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=140, help="steps of ours to the target")
-    parser.add_argument("--steps-extra", type=int, default=130, help="the same with token shift")
-    parser.add_argument("--batch-size", type=int, default=24)
     parser.add_argument("--precision", default="bfloat16", help="float32 where bfloat16 is slow")
     parser.add_argument("--most", type=int, default=5000, help="steps nanoGPT is given at most")
+    parser.add_argument("--rounds", type=int, default=60, help="timed steps of each")
     options = parser.parse_args()
 
     training, windows = read_text(options.text, CONTEXT)
-    columns = {"exports": ({}, options.steps), "token shift": ({"token_shift": True}, options.steps_extra)}
-    ratios: dict[str, list[float]] = {name: [] for name in columns}
-    equal: dict[str, list[float]] = {name: [] for name in columns}
-    for seed in range(options.seeds):
-        reached, at_2000, loss_2000 = nanogpt_run(options.nanogpt, training, windows, seed, options.most)
-        print(
-            f"seed {seed}  nanoGPT: {TARGET} after {reached:.1f} s; 2,000 steps {at_2000:.1f} s, loss {loss_2000:.4f}"
-        )
-        for name, (extra, steps) in columns.items():
+    _, theirs = nanogpt_steps(options.nanogpt, training, 0)
+    contenders: dict[str, Work] = {"nanoGPT": lambda: next(theirs)}
+    for name, extra in COLUMNS.items():
+        _, ours = our_steps(options.text, 0, 1 << 30, options.precision, extra)
+        contenders[name] = lambda ours=ours: next(ours)  # type: ignore[misc]
+    t = in_turn(contenders, options.rounds, warmup=5)
+    for name, timing in t.items():
+        print(f"a step of {name:<22} {timing}")
+    for name, extra in COLUMNS.items():
+        price = t[name].median / t["nanoGPT"].median  # of a step of ours, in steps of theirs
+        ratios, losses = [], []
+        for seed in range(options.seeds):
+            count = int(2000 / price)
+            model, steps = our_steps(options.text, seed, count, options.precision, extra)
+            deque(steps, maxlen=0)
+            losses.append(our_loss(model, windows))
+            model, steps = our_steps(options.text, seed, options.steps, options.precision, extra)
+            deque(steps, maxlen=0)
+            reached = our_loss(model, windows)
+            if name == next(iter(COLUMNS)):
+                THEIRS.append(their_losses(options.nanogpt, training, windows, seed, options.most))
+            their_steps, at_2000 = THEIRS[seed]
+            ratios.append(their_steps / (options.steps * price) if reached <= TARGET else 0.0)
+            print(
+                f"seed {seed}: nanoGPT {TARGET} at step {their_steps}, {at_2000:.4f} at 2,000; {name}, "
+                f"{model.parameter_count():,} parameters: {reached:.4f} at step {options.steps}, "
+                f"{losses[-1]:.4f} at {count}",
+                flush=True,
+            )
+        spread = ", ".join(f"{ratio:.1f}" for ratio in ratios)
+        print(f"{name}: time to {TARGET}, nanoGPT / ours = {statistics.median(ratios):.1f} ({spread}); asked >= 4")
+        spread = ", ".join(f"{loss:.4f}" for loss in losses)
+        loss = statistics.median(losses)
+        print(f"{name}: loss in the time of its 2,000 steps {loss:.4f} ({spread}); asked <= 1.55", flush=True)
 
-            def ours(count: int, seed: int = seed, extra: dict[str, object] = extra) -> tuple[float, float, int]:
-                return our_run(options.text, windows, seed, count, options.batch_size, options.precision, extra)
 
-            seconds, loss, parameters = ours(steps)
-            ratios[name].append(reached / seconds if loss <= TARGET else 0.0)
-            print(f"        ours, {name}, {parameters:,} parameters: {steps} steps, {seconds:.1f} s, loss {loss:.4f}")
-            count = int(0.97 * steps * at_2000 / seconds)
-            seconds, loss, _ = ours(count)
-            equal[name].append(loss)
-            print(f"        ours, {name}: {count} steps, {seconds:.1f} s, loss {loss:.4f}", flush=True)
-    for name in columns:
-        spread = ", ".join(f"{ratio:.1f}" for ratio in ratios[name])
-        print(
-            f"{name}: time to {TARGET}, nanoGPT / ours = {statistics.median(ratios[name]):.1f} ({spread}); asked >= 4"
-        )
-        spread = ", ".join(f"{loss:.4f}" for loss in equal[name])
-        loss = statistics.median(equal[name])
-        print(f"{name}: loss in the time of its 2,000 steps {loss:.4f} ({spread}); asked <= 1.55")
+def our_loss(model: GPT, windows: Tensor) -> float:
+    model.eval()
+    return whole_loss(lambda x, y: model(x, y).mean(), windows)
 
 
 if __name__ == "__main__":

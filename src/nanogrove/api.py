@@ -27,8 +27,8 @@ def run(
 ) -> LanguageModel:
     """Trains a preset, named, by path, or given as its JSON, in the folder `out`; returns its best model.
 
-    `overrides` are by dotted key, as in `{"train.steps": 100}`. For the events as they come, see `lab.train`.
-    Raises NanogroveError.
+    `overrides` are by dotted key, as in `{"train.steps": 100}`. With `resume`, a run that `out` holds already goes on,
+    and one that is finished is only loaded. For the events as they come, see `lab.train`. Raises NanogroveError.
     """
     values = read_preset_file(preset) if isinstance(preset, str) else preset
     changes = [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()]

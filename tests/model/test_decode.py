@@ -161,6 +161,16 @@ def test_packed_weights_change_nothing_but_rounding_and_are_dropped(family: str)
         assert (model(tokens) - plain).abs().max() > 1e-3  # a copy kept would not see the change
 
 
+def test_bfloat16_products_round_and_no_more() -> None:
+    model = make("gpt2")
+    tokens = torch.randint(0, 23, (3, 12), generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode(), packed_weights(model, 3, torch.bfloat16):
+        rounded = model(tokens)
+    assert rounded.dtype == torch.float32
+    error = (rounded - model(tokens)).abs().max() / rounded.abs().max()
+    assert 1e-5 < error < 0.05
+
+
 def test_packed_weights_are_dropped_when_decoding_fails() -> None:
     model = make("gpt2")
 

@@ -51,6 +51,24 @@ def test_splits_are_drawn_from_seeds_of_their_own() -> None:
     assert sum(len(batch.targets) for batch in made.windows("validation", limit=40)) == 10
 
 
+@pytest.mark.parametrize("targets", ["last", "all"])
+def test_reference_losses_are_those_of_counting_predictors(targets: str) -> None:
+    made = corpus(targets=targets)
+    x = torch.cartesian_prod(*[torch.arange(5)] * 4)
+    p = made.grammar.next_token_log_probs(x).sum(1).exp()
+    positions = [3] if targets == "last" else range(4)
+    unigram, bigram = 0.0, 0.0
+    for t in positions:
+        alone = torch.zeros(5, dtype=torch.float64).index_add(0, x[:, t], p)
+        unigram -= float((p * alone[x[:, t]].log()).sum())
+        before = x[:, t - 1] if t else torch.zeros_like(x[:, t])
+        pairs = torch.zeros(5, 5, dtype=torch.float64).index_put((before, x[:, t]), p, accumulate=True)
+        bigram -= float((p * (pairs / pairs.sum(1, keepdim=True))[before, x[:, t]].log()).sum())
+    said = made.describe()
+    assert said["unigram_loss"] == pytest.approx(unigram / len(positions))
+    assert said["bigram_loss"] == pytest.approx(bigram / len(positions))
+
+
 def test_tokens_are_written_as_numbers() -> None:
     tokenizer = corpus().tokenizer
     assert tokenizer.decode([4, 0, 3]) == "4 0 3"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train import auto
 
 CONFIG = ModelConfig(vocab_size=31, block_size=12, n_layer=2, n_head=2, n_embd=16)
@@ -83,3 +83,22 @@ def test_a_gpu_with_little_memory_gets_more_micro_batches() -> None:
     assert auto.fewest_micro_batches(CONFIG, 32, whole // 8) == 8
     assert auto.fewest_micro_batches(CONFIG, 6, 0) == 4  # a row cannot be cut; the run will say what is missing
     assert auto.activation_bytes(CONFIG, 1) * 32 == whole
+
+
+def test_decoding_takes_the_faster_format_and_asks_once(measured: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = GPT(CONFIG).initialize(0)
+    times = iter([3.0, 3.0, 3.0, 1.0, 1.0, 1.0])
+    monkeypatch.setattr(auto, "_timed", lambda work, device: next(times))
+    assert auto.fastest_decoding(model) == "bfloat16"
+    assert auto.fastest_decoding(model) == "bfloat16", "it was measured again"
+
+
+def test_where_bfloat16_is_hopeless_it_is_not_tried(measured: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "_bfloat16_is_hopeless", lambda device: True)
+    monkeypatch.setattr(auto, "generate", None)
+    assert auto.fastest_decoding(GPT(CONFIG).initialize(0)) == "float32"
+
+
+def test_a_population_and_other_formats_decode_as_they_are() -> None:
+    assert auto.fastest_decoding(GPT(CONFIG, 2).initialize(0, 1)) == "float32"
+    assert auto.fastest_decoding(GPT(CONFIG).initialize(0).double()) == "float32"

@@ -154,17 +154,22 @@ class GrammarCorpus:
         return iter(self._truths[key])
 
     def describe(self) -> dict[str, Any]:
-        """Sequences and tokens, a digest of the settings, and the entropies every curve is held against, nats."""
+        """Sequences and tokens, a digest of the settings, and the losses every curve is held against, nats.
+
+        Those of predictors that know their position and see no token, or one, over the tokens that are scored.
+        """
         grammar, last = self.grammar, self.config.targets == "last"
-        where = -1 if last else None
+        scored = [grammar.T - 1] if last else list(range(grammar.T))
+        unigram = [grammar.symbol_entropy(t) for t in scored]
+        bigram = [grammar.pair_entropy(t) if t else grammar.symbol_entropy(t) for t in scored]
         shown = self.grammar.trees(SHOWN_TREES) if self.length <= LARGEST_TREE else []
         return {
             "documents": self.windows_per_epoch,
             "train_tokens": self.windows_per_epoch and self.windows_per_epoch * self.length,
             "fingerprint": hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()[:32],
             "uniform_loss": math.log(grammar.v),
-            "unigram_loss": grammar.symbol_entropy(where),
-            "bigram_loss": grammar.pair_entropy(where),
+            "unigram_loss": sum(unigram) / len(scored),
+            "bigram_loss": sum(bigram) / len(scored),
             "rule_entropy": grammar.rule_entropy(),
             "trees": [[level[n].tolist() for level in shown] for n in range(SHOWN_TREES)] if shown else [],
         }

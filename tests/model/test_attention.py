@@ -1,0 +1,45 @@
+"""Attention with its scores written out, against torch's own kernel."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nanogrove.model import layers
+from nanogrove.model.gpt import GPT, ModelConfig
+
+
+@pytest.mark.parametrize("groups", [6, 3, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_values_and_gradients_equal_the_fused_kernel(groups: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    shapes = ((4, 6, 10, 8), (4, groups, 10, 8), (4, groups, 10, 8))
+    ours = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+    theirs = [tensor.detach().clone().requires_grad_() for tensor in ours]
+    weights = torch.randn(4, 6, 10, 8, dtype=dtype)
+    y = layers.causal_attention(*ours)
+    expected = F.scaled_dot_product_attention(*theirs, is_causal=True, enable_gqa=True)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(y, expected, atol=tolerance, rtol=tolerance)
+    (y * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for mine, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, reference.grad, atol=tolerance, rtol=tolerance)
+
+
+def test_dropout_takes_probabilities_away_and_keeps_their_mean() -> None:
+    torch.manual_seed(1)
+    q, k = torch.randn(2, 1, 1, 6, 4)
+    v = torch.ones(1, 1, 6, 4)
+    drawn = torch.stack([layers.causal_attention(q, k, v, 0.5) for _ in range(2000)])
+    assert drawn.std() > 0.1
+    torch.testing.assert_close(drawn.mean(0), v, atol=0.1, rtol=0)
+    torch.testing.assert_close(layers.causal_attention(q, k, v), v)
+
+
+def test_a_long_context_takes_the_kernel_and_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = GPT(ModelConfig(vocab_size=11, block_size=16, n_layer=2, n_head=2, n_embd=16)).initialize(0)
+    tokens = torch.randint(0, 11, (2, 16), generator=torch.Generator().manual_seed(2))
+    written_out = model(tokens)
+    monkeypatch.setattr(layers, "SCORES", 2 * 2 * 16 * 16 - 1)
+    monkeypatch.setattr(layers, "causal_attention", None)
+    torch.testing.assert_close(model(tokens), written_out, atol=1e-5, rtol=1e-5)

@@ -114,7 +114,8 @@ def test_it_goes_to_transformers_and_back(preset: dict, tmp_path: Path) -> None:
     assert nanogrove.to_transformers(tmp_path / "a", tmp_path / "hf") == "llama"
     ours, back = nanogrove.load(tmp_path / "a"), nanogrove.from_transformers(tmp_path / "hf")
     assert all(torch.equal(p, q) for p, q in zip(ours.model.parameters(), back.model.parameters(), strict=True))
-    assert back.generate("1 and", temperature=0) == ours.generate("1 and", temperature=0)
+    texts = (lm.generate("1 and", temperature=0, precision="float32") for lm in (ours, back))
+    assert next(texts) == next(texts)
 
 
 def test_the_budget_in_tokens_and_epochs(preset: dict) -> None:

@@ -33,7 +33,12 @@ SMALL = {
 }
 
 
-SMALL_DATA = {"text": {"data.vocab_size": 300}, "rlm": {"data.v": 16}, "rhm": {"data.v": 8}}
+SMALL_DATA: dict[str, dict[str, Any]] = {
+    "text": {"data.vocab_size": 300},
+    "rlm": {"data.v": 16},
+    "rhm": {"data.v": 8},
+    "task": {"data.base": [1, 2], "data.held_out": 5, "method.si_rounds": 0},
+}
 
 
 def overrides(data: str = "text") -> list[str]:
@@ -44,7 +49,8 @@ def overrides(data: str = "text") -> list[str]:
 def test_a_preset_runs(command: Any, tmp_path: Path, name: str) -> None:
     run = tmp_path / "run"
     data = read_preset_file(name)["data"].get("type", "text")
-    ended = command("train", name, "--out", run, *overrides(data))
+    small = overrides(data) + (['data.options={"nodes": 4}'] if name == "self-improve-maze" else [])
+    ended = command("train", name, "--out", run, *small)
     assert (ended.code, ended.err) == (0, "")
     kinds = [event.kind for event in read_events(run / "events.jsonl")]
     assert kinds.count("step") == 2

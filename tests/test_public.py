@@ -47,7 +47,8 @@ VERBS = {
     "report": {"run"},
     "presets": set(),
 }
-KINDS = {"start", "eval", "step", "sample", "end"}  # written; note and stop are for the one who watches
+# written; note and stop are for the one who watches
+KINDS = {"start", "eval", "step", "sample", "end", "data", "exact", "round", "alarm"}
 
 
 def test_the_names() -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -48,6 +49,13 @@ def show(events: Iterable[Event], console: Console, out: Path) -> int | None:
                     say(f"step {event.step}{of}  loss {loss}  {rate}")
             elif event.kind == "eval":
                 say(f"step {event.step}  {_score(event)}")
+            elif event.kind == "exact":
+                say(_exact(values))
+            elif event.kind == "alarm":
+                then = "it is tried again, with a unanimous vote" if values["retry"] else "no more rounds"
+                say(f"[yellow]alarm[/]: round {values['round']} is undone, {escape(values['reason'])}; {then}")
+            elif event.kind == "round":
+                say(_round(values))
             elif event.kind == "sample" and event.step < steps:
                 say(f"[dim]step {event.step} writes:[/] {escape(printable(values['text']))}")
             elif event.kind == "sample":
@@ -97,6 +105,27 @@ def _described(event: Event) -> str:
 
 def _score(event: Event) -> str:
     return f"{event.values['split']} {described_score(event.values)}"
+
+
+def _exact(values: dict[str, Any]) -> str:
+    """Exact match of the median voter from the first difficulty that is not mastered, or the last four."""
+    middle = [median(exact) for exact in values["exact"]]
+    first = next((n for n, share in enumerate(middle) if share < 0.99), len(middle))
+    shown = min(first, len(middle) - 1)
+    figures = "  ".join(f"{d}: {m:.3f}" for d, m in zip(values["difficulties"][shown:], middle[shown:], strict=True))
+    mastered = f"{values['difficulties'][0]}-{values['difficulties'][first - 1]} at .99 or more; " if first else ""
+    return f"exact match by difficulty  {mastered}{figures}"
+
+
+def _round(values: dict[str, Any]) -> str:
+    """One line of a round: what it labelled, how much of it was kept, and how much of that was right."""
+    labels = []
+    for label in values["labels"]:
+        right = "" if label["precision"] is None else f", {label['precision']:.1%} of them right"
+        agreed = "" if label["agreement"] is None else f"agreement {label['agreement']:.2f}, "
+        labels.append(f"difficulty {label['difficulty']}: {agreed}kept {label['kept']:.0%}{right}")
+    said = f"round {values['round']}  {'; '.join(labels) or 'older data alone'}  frontier {values['frontier']}"
+    return f"{said}\n[yellow]no more rounds[/]: {escape(values['ended'])}" if values.get("ended") else said
 
 
 def described_score(values: dict[str, Any]) -> str:

@@ -87,6 +87,9 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None) -> Parts:
     else:
         steps = train.steps or -(-(train.tokens or 0) // tokens_a_step)
     config = preset.method_config()
+    check = getattr(load_method(preset.method["name"]), "check", None)
+    if check is not None and checkpoint is None:
+        check(config, corpus, model)
     steps = getattr(config, "total_steps", lambda steps: steps)(steps)
     timings: dict[str, float] = {}
     if any(getattr(train, key) == "auto" for key in AUTO):

@@ -32,6 +32,7 @@ from nanogrove.methods import METHODS, load_method
 from nanogrove.model.decode import Sampling
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.synthetic.corpus import RHMConfig, RLMConfig
+from nanogrove.synthetic.examples import TaskConfig
 from nanogrove.train.auto import AUTO
 from nanogrove.train.fit import TrainConfig
 from nanogrove.train.optim import OptimizerConfig
@@ -76,7 +77,7 @@ class TrackConfig(BaseModel):
     name: str | None = Field(None, description="of the run there; the run folder's when left out")
 
 
-DATA: dict[str, type[BaseModel]] = {"text": DataConfig, "rlm": RLMConfig, "rhm": RHMConfig}
+DATA: dict[str, type[BaseModel]] = {"text": DataConfig, "rlm": RLMConfig, "rhm": RHMConfig, "task": TaskConfig}
 
 
 def _data_type(value: Any) -> str | None:
@@ -86,7 +87,10 @@ def _data_type(value: Any) -> str | None:
 
 
 Data = Annotated[
-    Annotated[DataConfig, Tag("text")] | Annotated[RLMConfig, Tag("rlm")] | Annotated[RHMConfig, Tag("rhm")],
+    Annotated[DataConfig, Tag("text")]
+    | Annotated[RLMConfig, Tag("rlm")]
+    | Annotated[RHMConfig, Tag("rhm")]
+    | Annotated[TaskConfig, Tag("task")],
     Discriminator(
         _data_type,
         custom_error_type="data_type",

@@ -4,7 +4,8 @@ A method is a module with a `Config` and a `run`; it yields events and knows not
 bars. Behind each `step` event the state is whole, and the lab may save it, or stop.
 
 A `Config` may say `population`, how many models the method trains at once, and `total_steps(steps)`, what becomes of
-the steps a preset asks for. Two kinds of event do something: `eval` names the best model so far, by its `score` or else
+the steps a preset asks for. A module may offer `check(config, corpus, model)`, which refuses what cannot be trained
+before a run begins. Two kinds of event do something: `eval` names the best model so far, by its `score` or else
 its `loss`, the lower the better, of a population member by member; `data`, with a `name` and `rows`, is written to the
 run folder before the method goes on, and `plan.made(name)` reads it back after a resume.
 """
@@ -20,7 +21,10 @@ from nanogrove.record.events import Event
 from nanogrove.train.fit import Plan
 from nanogrove.train.state import TrainState
 
-METHODS = {"pretrain": "nanogrove.methods.pretrain"}
+METHODS = {
+    "pretrain": "nanogrove.methods.pretrain",
+    "self_improve": "nanogrove.methods.self_improve",
+}
 
 
 class Method(Protocol):

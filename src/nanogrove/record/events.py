@@ -10,6 +10,10 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | eval   | split, loss, bits_per_byte, tokens (scored), seen          | before the `step` event it follows |
 | step   | loss, lr, grad_norm, tokens                                | last of its step: a safe point    |
 | sample | prompt, text                                               | as the preset asks                |
+| data   | name, count; the rows lie in data/NAME.jsonl               | before they are used              |
+| exact  | round, difficulties; exact, vote and agreement at each     | behind the base, behind a round   |
+| round  | round, difficulties, labels, rows, accepted, frontier      | behind a round                    |
+| alarm  | round, difficulties, reason, retry                         | when a round is undone            |
 | end    | split, loss, bits_per_byte, scored, tokens, best_step      | once, when the budget is spent    |
 
 At a `step` event the training state is whole and may be saved; no other event promises that.

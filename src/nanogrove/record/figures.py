@@ -1,4 +1,5 @@
-"""Figures and values of a report, as HTML: `line` thins data to what a screen can tell apart, `plot` places lines.
+"""Figures and values of a report, as HTML: `line` thins data to what a screen can tell apart, `plot` places lines,
+`heatmap` colours a grid.
 
 What goes into a page passes through `escaped`, or stands in a JSON block that no browser executes.
 """
@@ -16,9 +17,24 @@ UNKNOWN = "n/a"
 def plot(title: str, x_label: str, lines: Iterable[dict[str, Any]], logarithmic: bool = False) -> str:
     """A figure of the lines that `line` made, over one axis; empty when there are none."""
     drawn = list(lines)
-    if not drawn:
+    return _figure(title, {"x": x_label, "log": logarithmic, "lines": drawn}) if drawn else ""
+
+
+def heatmap(title: str, x_label: str, y_label: str, cells: Iterable[tuple[Any, Any, Any]]) -> str:
+    """A figure of shares from 0 to 1, a coloured cell for each `(x, y, share)`; empty when there are none.
+
+    A cell whose share is no finite number is left blank, one whose place is none is left out.
+    """
+    placed = {(x, y): finite(z) for x, y, z in cells if finite(x) is not None and finite(y) is not None}
+    if all(share is None for share in placed.values()):
         return ""
-    spec = json.dumps({"x": x_label, "log": logarithmic, "lines": drawn}, allow_nan=False, separators=(",", ":"))
+    across, up = sorted({x for x, _ in placed}), sorted({y for _, y in placed})
+    grid = {"x": across, "y": up, "z": [[placed.get((x, y)) for x in across] for y in up]}
+    return _figure(title, {"x": x_label, "y": y_label, "log": False, "lines": [], "heat": grid})
+
+
+def _figure(title: str, described: dict[str, Any]) -> str:
+    spec = json.dumps(described, allow_nan=False, separators=(",", ":"))
     # A data block still ends at the first "</script", and "<!--" changes how it is read: no "<" may be left.
     spec = spec.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     caption = escaped(title)

@@ -82,6 +82,8 @@ _DRAW = """
           line: { color, width: few ? 2 : 1.3, dash: reference ? "dot" : "solid" },
           marker: { color, size: 5 } }];
       });
+      if (spec.heat) traces.push({ type: "heatmap", ...spec.heat, zmin: 0, zmax: 1, xgap: 1, ygap: 1,
+        colorscale: [[0, rule], [1, ways[0]]], colorbar: { thickness: 8, outlinewidth: 0, tickfont: small } });
       const legend = spec.lines.length > 1;
       // 15M tokens read well, a learning rate of 300µ does not.
       const large = spec.lines.some(({ y }) => y.some(value => value >= 1000));
@@ -90,9 +92,10 @@ _DRAW = """
         margin: { l: 44, r: 8, t: legend ? 26 : 8, b: 36 },
         xaxis: { ...axis, type: spec.log ? "log" : "linear", exponentformat: "SI",
           title: { text: spec.x, font: small, standoff: 6 } },
-        yaxis: { ...axis, exponentformat: large ? "SI" : "e" },
+        yaxis: { ...axis, exponentformat: large ? "SI" : "e",
+          ...(spec.heat ? { title: { text: spec.y, font: small, standoff: 6 } } : {}) },
         legend: { traceorder: "normal", orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
-        showlegend: legend, hovermode: "x unified",
+        showlegend: legend, hovermode: spec.heat ? "closest" : "x unified",
         hoverlabel: { bgcolor: page, bordercolor: rule, font: { color: ink } } };
       Plotly.react(place, traces, layout, { responsive: true, displayModeBar: false });
     }

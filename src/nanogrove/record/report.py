@@ -19,6 +19,7 @@ from nanogrove.errors import RunError
 from nanogrove.record.events import Event, read_events
 from nanogrove.record.figures import duration, escaped, finite, line, plot, quantity, short
 from nanogrove.record.page import html_page
+from nanogrove.record.self_improvement import self_improvement
 
 OLDER_SAMPLES = 50  # kept in the page besides the latest
 
@@ -240,4 +241,12 @@ def _time(event: Event) -> dict[str, Any]:
     return event.time if isinstance(event.time, dict) else {}
 
 
-SECTIONS: tuple[Callable[[Run], str], ...] = (headline, curves, against_the_best, samples, preset, machine)
+SECTIONS: tuple[Callable[[Run], str], ...] = (
+    headline,
+    self_improvement,
+    curves,
+    against_the_best,
+    samples,
+    preset,
+    machine,
+)

@@ -1,0 +1,270 @@
+"""A committee of models answers questions nobody has checked: decoding, votes and filters, none of which sees a truth.
+
+P voters, N prompts. Answers are `[P][N]` lists of strings. `elect` names one label a prompt, a filter is a list of N
+booleans over labels. `against_truth` alone compares with true answers, for the record.
+
+Majority vote and length filter after Lee et al. 2025 (arXiv 2502.01612), self-consistency after Wang et al. 2022.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanogrove.model import decode as decoding
+from nanogrove.model.gpt import GPT
+from nanogrove.synthetic.examples import Answer, TaskCorpus
+from nanogrove.synthetic.tasks import Task, examples
+
+ROUNDING = 0.01  # .67 of three voters are two
+
+
+class Labels(NamedTuple):
+    """One answer a prompt: `answers [N]`, and `support [N]`, the share of voters who gave it."""
+
+    answers: list[Answer]
+    support: list[float]
+
+
+def decode(
+    model: GPT,
+    corpus: TaskCorpus,
+    prompts: Sequence[str],
+    difficulty: int,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+    at_once: int = 1024,
+) -> list[list[Answer]]:
+    """Every voter's answer to every prompt of one difficulty, `[P][N]`, greedy at a temperature of 0.
+
+    All voters write at once, with a cache, `at_once` prompts each; prompts of one length stand together, so that none
+    is padded. An answer longer than any of this difficulty can be counts as none.
+    """
+    members, device = model.population or 1, model.embed.weight.device
+    found: list[list[Answer]] = [[None] * len(prompts) for _ in range(members)]
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for place, prompt in enumerate(prompts):
+        by_length[len(prompt)].append(place)
+    transforms = [] if temperature in (0.0, 1.0) else [decoding.temperature(temperature)]
+    for length, places in sorted(by_length.items()):
+        for first in range(0, len(places), at_once):
+            some = places[first : first + at_once]
+            tokens = corpus.prompts([prompts[place] for place in some]).to(device)
+            written = decoding.generate(
+                model,
+                tokens if model.population is None else tokens.expand(members, *tokens.shape),
+                new_tokens=corpus.task.longest(difficulty) - length + 1,
+                transforms=transforms,
+                greedy=temperature == 0,
+                stop=[corpus.tokenizer.end],
+                generator=generator,
+            )
+            answers = corpus.answers(written.flatten(0, -2))
+            for member in range(members):
+                mine = answers[member * len(some) : (member + 1) * len(some)]
+                for place, answer in zip(some, mine, strict=True):
+                    found[member][place] = answer
+    return found
+
+
+def most_frequent(answers: Sequence[Answer]) -> tuple[Answer, float]:
+    """The answer given most often, of several the one given first, and its share of all; None does not stand."""
+    counts = Counter(answer for answer in answers if answer is not None)
+    if not counts:
+        return None, 0.0
+    answer, count = counts.most_common(1)[0]
+    return answer, count / len(answers)
+
+
+def consistent(samples: Sequence[Sequence[Sequence[Answer]]]) -> tuple[list[list[Answer]], list[list[float]]]:
+    """Of `samples [S][P][N]` each voter's most frequent answer `[P][N]` and its share of the voter's S samples."""
+    voters = [[most_frequent(drawn) for drawn in zip(*mine, strict=True)] for mine in zip(*samples, strict=True)]
+    return [[a for a, _ in voter] for voter in voters], [[share for _, share in voter] for voter in voters]
+
+
+def elect(answers: Sequence[Sequence[Answer]], vote: bool = True) -> Labels:
+    """One label a prompt from `answers [P][N]`: the most frequent one, or without a vote that of each voter in turn."""
+    found = Labels([], [])
+    for place, given in enumerate(zip(*answers, strict=True)):
+        label, share = most_frequent(given)
+        if not vote:
+            label = given[place % len(given)]
+            share = 0.0 if label is None else given.count(label) / len(given)
+        found.answers.append(label)
+        found.support.append(share)
+    return found
+
+
+def agreement(answers: Sequence[Sequence[Answer]]) -> float | None:
+    """The share of prompts to which all voters give one answer, `[P][N]` → 0 to 1; None for a single voter."""
+    if len(answers) < 2:
+        return None
+    same = [given[0] is not None and len(set(given)) == 1 for given in zip(*answers, strict=True)]
+    return sum(same) / max(len(same), 1)
+
+
+# Filters: which labels to keep.
+
+
+def finished(labels: Labels) -> list[bool]:
+    """Labels that came to an end in time; always asked for."""
+    return [answer is not None for answer in labels.answers]
+
+
+def long_enough(labels: Labels, prompts: Sequence[str], margin: int) -> list[bool]:
+    """Labels not shorter, by `margin` or more, than the longest that was given to any prompt of the same length."""
+    longest: dict[int, int] = defaultdict(int)
+    for prompt, answer in zip(prompts, labels.answers, strict=True):
+        longest[len(prompt)] = max(longest[len(prompt)], len(answer or ""))
+    return [
+        answer is not None and longest[len(prompt)] - len(answer) < margin
+        for prompt, answer in zip(prompts, labels.answers, strict=True)
+    ]
+
+
+def supported(labels: Labels, vote: float) -> list[bool]:
+    """Labels that at least a share `vote` of the voters gave, to a hundredth."""
+    return [share > 0 and share >= vote - ROUNDING for share in labels.support]
+
+
+def self_consistent(
+    labels: Labels, answers: Sequence[Sequence[Answer]], shares: Sequence[Sequence[float]]
+) -> list[bool]:
+    """Labels that make up more than half of the samples, on average, of the voters who gave them."""
+    kept = []
+    for label, given, share in zip(labels.answers, zip(*answers, strict=True), zip(*shares, strict=True), strict=True):
+        theirs = [s for a, s in zip(given, share, strict=True) if a is not None and a == label]
+        kept.append(bool(theirs) and sum(theirs) / len(theirs) > 0.5)
+    return kept
+
+
+@torch.inference_mode()
+def log_probability(model: GPT, corpus: TaskCorpus, pairs: Sequence[tuple[str, str]], at_once: int = 1024) -> Tensor:
+    """Mean log-probability of a token of each answer and its end mark, averaged over the voters: `[N]`, nats."""
+    was_training, device = model.training, model.embed.weight.device
+    model.eval()
+    width = max((len(prompt + answer) for prompt, answer in pairs), default=1)
+    found = [torch.empty(0)]
+    for first in range(0, len(pairs), at_once):
+        batch = corpus.rows(pairs[first : first + at_once], width).batch().to(device).expand(model.population)
+        scored = -(model(batch.tokens, batch.targets) * batch.weight).sum(-1) / batch.weight.sum(-1)
+        found.append((scored if model.population is None else scored.mean(0)).cpu())
+    model.train(was_training)
+    return torch.cat(found)
+
+
+def confident(
+    model: GPT, corpus: TaskCorpus, labels: Labels, prompts: Sequence[str], least: float, at_once: int = 1024
+) -> list[bool]:
+    """Labels whose mean log-probability is at least `least` nats a token."""
+    pairs = [(prompt, answer or "") for prompt, answer in zip(prompts, labels.answers, strict=True)]
+    likely = (log_probability(model, corpus, pairs, at_once) >= least).tolist()
+    return [answer is not None and passed for answer, passed in zip(labels.answers, likely, strict=True)]
+
+
+class Rules(NamedTuple):
+    """What a label must pass to be kept; None asks nothing."""
+
+    vote: float | None = None
+    length_margin: int | None = None
+    self_consistency: int | None = None
+    confidence: float | None = None
+
+
+def verdicts(
+    model: GPT,
+    corpus: TaskCorpus,
+    prompts: Sequence[str],
+    answers: Sequence[Sequence[Answer]],
+    shares: Sequence[Sequence[float]],
+    rules: Rules,
+    at_once: int = 1024,
+) -> tuple[Labels, dict[str, list[bool]]]:
+    """The labels of `prompts`, and for each filter that `rules` ask for whether it lets them pass.
+
+    `answers [P][N]` and `shares [P][N]` are those of `consistent`.
+    """
+    labels = elect(answers, rules.vote is not None)
+    passed = {"finished": finished(labels)}
+    if rules.length_margin is not None:
+        passed["length"] = long_enough(labels, prompts, rules.length_margin)
+    if rules.vote is not None:
+        passed["vote"] = supported(labels, rules.vote)
+    if rules.self_consistency is not None:
+        passed["self-consistency"] = self_consistent(labels, answers, shares)
+    if rules.confidence is not None:
+        passed["confidence"] = confident(model, corpus, labels, prompts, rules.confidence, at_once)
+    return labels, passed
+
+
+def spoil(answers: Sequence[Sequence[Answer]], share: float, generator: np.random.Generator) -> list[list[Answer]]:
+    """Answers `[P][N]` of which a `share` have one symbol replaced by another: errors to try filters and guard on."""
+    symbols = sorted({symbol for voter in answers for answer in voter for symbol in answer or ""})
+
+    def other(answer: Answer) -> Answer:
+        if not answer or generator.random() >= share:
+            return answer
+        place = int(generator.integers(len(answer)))
+        choices = [symbol for symbol in symbols if symbol != answer[place]] or [answer[place]]
+        return answer[:place] + choices[int(generator.integers(len(choices)))] + answer[place + 1 :]
+
+    return [[other(answer) for answer in voter] for voter in answers]
+
+
+# For the record only: nothing below decides anything.
+
+
+def correct(task: Task, prompts: Sequence[str], answers: Sequence[Answer]) -> list[bool]:
+    """Which answers are true."""
+    return [a is not None and task.correct(prompt, a) for prompt, a in zip(prompts, answers, strict=True)]
+
+
+def against_truth(right: Sequence[bool], kept: Sequence[bool]) -> dict[str, float | None]:
+    """A filter beside the truth: the share of labels it keeps, its precision and its recall of right labels."""
+    both = sum(r and k for r, k in zip(right, kept, strict=True))
+    return {
+        "kept": sum(kept) / len(kept) if kept else None,
+        "precision": both / sum(kept) if sum(kept) else None,
+        "recall": both / sum(right) if sum(right) else None,
+    }
+
+
+class Survey(NamedTuple):
+    """What a committee makes of test prompts, difficulty by difficulty; lists run along `difficulties`.
+
+    `agreement` and `apart [P]`, the share of prompts up to the frontier where a voter is not of the majority's opinion,
+    know no truth; `exact`, a list of the voters' shares of right answers each, and `vote`, the majority's, do.
+    """
+
+    difficulties: list[int]
+    agreement: list[float | None]
+    apart: list[float]
+    exact: list[list[float]]
+    vote: list[float]
+
+
+def survey(model: GPT, corpus: TaskCorpus, frontier: int, ahead: int, seed: int, at_once: int = 1024) -> Survey:
+    """Greedy answers to `held_out` prompts of each difficulty, from the easiest to `ahead` past the frontier.
+
+    As far as the context holds them. The prompts depend on the seed alone.
+    """
+    count, task = corpus.config.held_out, corpus.task
+    found = Survey([], [], [], [], [])
+    apart = [0.0] * (model.population or 1)
+    for difficulty in range(corpus.base[0], frontier + ahead + 1):
+        if not corpus.fits(difficulty):
+            break
+        prompts = [prompt for prompt, _ in examples(task, difficulty, seed, "exact", range(count))]
+        answers = decode(model, corpus, prompts, difficulty, at_once=at_once)
+        majority = elect(answers).answers
+        if difficulty <= frontier:
+            different = [sum(a != m for a, m in zip(mine, majority, strict=True)) for mine in answers]
+            apart = [a + d / count for a, d in zip(apart, different, strict=True)]
+        found.difficulties.append(difficulty)
+        found.agreement.append(agreement(answers))
+        found.exact.append([sum(correct(task, prompts, mine)) / count for mine in answers])
+        found.vote.append(sum(correct(task, prompts, majority)) / count)
+    return found._replace(apart=[share / (frontier - corpus.base[0] + 1) for share in apart])

@@ -1,0 +1,234 @@
+"""Tasks as a corpus: questions with true answers, fresh at every step, from a range of base difficulties.
+
+An example is `prompt answer <|endoftext|>`, a row by itself, filled up on the right with `<|endoftext|>`. The answer
+and the mark that ends it are scored; the prompt, whose digits nobody can predict, and the filling are not. Rows are as
+wide as the longest that their phase can hold, not as the model's context.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor
+
+from nanogrove.data.batch import Batch, random
+from nanogrove.data.tokenizer import character_tokenizer
+from nanogrove.errors import DataError
+from nanogrove.synthetic.tasks import Task, examples, find_task
+
+Answer = str | None
+"""What was written behind a prompt, up to the end mark; None without one, or with a token that stands for nothing."""
+_END = "\0"  # stands for the end mark while rows are text
+
+
+class TaskConfig(BaseModel):
+    """Questions of one task with their true answers, of difficulties `base[0]` to `base[1]` in equal shares."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["task"]
+    task: str
+    options: dict[str, Any] = Field({}, description="of the task, such as the nodes of a maze")
+    base: tuple[int, int] = Field((1, 5), description="the easiest and the hardest difficulty to train on")
+    held_out: int = Field(200, ge=1, description="examples of each difficulty in the validation and the test split")
+
+    @field_validator("base")
+    @classmethod
+    def _check_base(cls, base: tuple[int, int]) -> tuple[int, int]:
+        if base[0] > base[1]:
+            raise ValueError(f"the range runs down from {base[0]} to {base[1]}; write [{base[1]}, {base[0]}]")
+        return base
+
+    def corpus(self, block_size: int, batch_size: int, seed: int) -> "TaskCorpus":
+        """The corpus these settings describe; see `TaskCorpus`."""
+        return TaskCorpus(self, block_size, batch_size, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """N examples as tokens, W to a row.
+
+    tokens  [*P, N, W] int16, filled up with the end mark
+    start   [*P, N]    int64, tokens of the prompt
+    stop    [*P, N]    int64, tokens of prompt, answer and end mark
+    """
+
+    tokens: Tensor
+    start: Tensor
+    stop: Tensor
+
+    def __len__(self) -> int:
+        return self.tokens.shape[-2]
+
+    def __getitem__(self, index: Tensor | slice) -> "Rows":
+        return Rows(self.tokens[index], self.start[index], self.stop[index])
+
+    @classmethod
+    def cat(cls, parts: Sequence["Rows"]) -> Self:
+        """All rows of parts of one width."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in cls.__slots__))
+
+    @classmethod
+    def stack(cls, members: Sequence["Rows"]) -> Self:
+        """Rows of their own for each member of a population, `[N, W]` to `[P, N, W]`."""
+        return cls(*(torch.stack([getattr(rows, name) for rows in members]) for name in cls.__slots__))
+
+    def widened(self, width: int, end: int) -> "Rows":
+        """The same rows of `width` + 1 tokens, filled up with `end`."""
+        return Rows(F.pad(self.tokens, (0, width + 1 - self.tokens.shape[-1]), value=end), self.start, self.stop)
+
+    def batch(self, source: Tensor | None = None) -> Batch:
+        """Inputs and targets of W − 1 tokens, the answers and their end marks scored; source 0 when left out."""
+        tokens = self.tokens.long()
+        target = torch.arange(1, tokens.shape[-1])
+        scored = (target >= self.start[..., None]) & (target < self.stop[..., None])
+        source = torch.zeros_like(self.start) if source is None else source
+        return Batch(tokens[..., :-1].contiguous(), tokens[..., 1:].contiguous(), scored.float(), source)
+
+
+class TaskCorpus:
+    """Examples of a task as batches; see `Corpus`.
+
+    Raises DataError for a task or an option that does not exist, for difficulties out of the task's range, and where
+    `block_size` is less than the longest base example, saying what would fit.
+    """
+
+    windows_per_epoch = None
+
+    def __init__(self, config: TaskConfig, block_size: int, batch_size: int, seed: int) -> None:
+        self.config, self.block_size = config, block_size
+        self.task: Task = find_task(config.task, **config.options)
+        self.base, self.batch_size, self.seed = config.base, batch_size, seed
+        self.task.longest(self.base[0])  # raises below the task's range
+        self.check_fits(self.base[1])
+        self.length = self.task.longest(self.base[1])
+        self.tokenizer = character_tokenizer([self.task.symbols])
+        ids = {symbol: self.tokenizer.encode(symbol)[0] for symbol in self.task.symbols}
+        self._ids = np.full(max(map(ord, ids)) + 1, -1, dtype=np.int16)
+        self._ids[[ord(symbol) for symbol in ids]] = list(ids.values())
+        self._ids[ord(_END)] = self.tokenizer.end
+        self._symbols = np.full(self.tokenizer.vocab_size, _END, dtype="<U1")
+        self._symbols[list(ids.values())] = list(ids)
+
+    def check_fits(self, difficulty: int) -> None:
+        """Raises DataError when the longest example of this difficulty is longer than the context."""
+        longest = self.task.longest(difficulty)
+        if longest > self.block_size:
+            raise DataError(
+                f"model.block_size={self.block_size} is shorter than {self.task.name} of difficulty {difficulty}, "
+                f"{longest} characters; set model.block_size={longest}"
+            )
+
+    def fits(self, difficulty: int) -> bool:
+        """Whether the task has this difficulty and the context holds it."""
+        try:
+            self.check_fits(difficulty)
+        except DataError:
+            return False
+        return True
+
+    def draw(self, step: int, count: int, *member: int) -> list[tuple[str, str]]:
+        """`count` base examples for a step, and for a member of a population: a pure function of these."""
+        generator = random(self.seed, "base", step, *member)
+        difficulties = generator.integers(self.base[0], self.base[1] + 1, size=count).tolist()
+        return [self.task.example(difficulty, generator) for difficulty in difficulties]
+
+    def rows(self, pairs: Sequence[tuple[str, str]], width: int) -> Rows:
+        """Prompts with their answers as rows of `width` + 1 tokens, `width` at least their longest."""
+        text = "".join([(prompt + answer).ljust(width + 1, _END) for prompt, answer in pairs])
+        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        tokens = torch.from_numpy(self._ids[points].reshape(len(pairs), width + 1))
+        start = torch.tensor([len(prompt) for prompt, _ in pairs], dtype=torch.int64)
+        answers = torch.tensor([len(answer) for _, answer in pairs], dtype=torch.int64)
+        return Rows(tokens, start, start + answers + 1)
+
+    def prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts of one length as tokens `[N, T]`."""
+        return self.rows([(prompt, "") for prompt in prompts], len(prompts[0])).tokens[:, :-1].long()
+
+    def answers(self, tokens: Tensor) -> list[Answer]:
+        """The answers that `tokens [N, T]`, written behind prompts, spell."""
+        ids = tokens.cpu().numpy()
+        ended = ids == self.tokenizer.end
+        stop = np.where(ended.any(1), ended.argmax(1), ids.shape[1])
+        inside = np.arange(ids.shape[1]) < stop[:, None]
+        good = ended.any(1) & ~((ids >= len(self._symbols)) & inside).any(1)
+        symbols = np.where(inside, self._symbols[np.where(inside, ids, 0) % len(self._symbols)], _END)
+        texts = np.ascontiguousarray(symbols).view(f"<U{ids.shape[1]}")[:, 0].tolist()  # drops trailing _END
+        return [text if whole else None for text, whole in zip(texts, good.tolist(), strict=True)]
+
+    def batches(self, step: int) -> Batch:
+        """Batch number `step`, a pure function of the seed and the step."""
+        return self.rows(self.draw(step, self.batch_size), self.length).batch()
+
+    def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+        """The examples of a split, `held_out` of each base difficulty, or evenly spread ones of about `limit` tokens.
+
+        Train examples are fresh at every step; its split is as many of the same kind.
+        """
+        pairs = [
+            pair
+            for difficulty in range(self.base[0], self.base[1] + 1)
+            for pair in examples(self.task, difficulty, self.seed, split, range(self.config.held_out))
+        ]
+        if limit is not None and limit < len(pairs) * self.length:
+            count = max(limit // self.length, 1)
+            pairs = [pairs[i * len(pairs) // count] for i in range(count)]
+        for first in range(0, len(pairs), self.batch_size):
+            yield self.rows(pairs[first : first + self.batch_size], self.length).batch()
+
+    def truth(self, split: str, limit: int | None = None) -> None:
+        """Nobody writes down the distribution of a task's answers."""
+
+    def describe(self) -> dict[str, Any]:
+        """The task, its base difficulties and a digest of the settings."""
+        return {
+            "documents": None,
+            "train_tokens": None,
+            "task": self.task.name,
+            "base": list(self.base),
+            "fingerprint": hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()[:32],
+        }
+
+    def bytes_per_token(self, split: str) -> None:
+        """Tokens of a task are symbols, not text to compress."""
+
+
+class Mixture:
+    """Batches of base examples and of labels made since, `[P, B, width]`, every member's drawn by itself.
+
+    A `share` of a batch comes from the newest labels, where there are any, and the rest from all that is older: there
+    the base counts by its number of difficulties and each earlier set of labels as one. `source` is 0 for the base and
+    n for set n, the newest being the last.
+    """
+
+    def __init__(
+        self, corpus: TaskCorpus, members: int, width: int, older: Sequence[Rows], newest: Rows | None, share: float
+    ) -> None:
+        self.corpus, self.members, self.width = corpus, members, width
+        labels = [rows.widened(width, corpus.tokenizer.end) for rows in (*older, *([newest] if newest else []))]
+        self.table = Rows.cat([corpus.rows([], width), *labels])
+        self.sizes = np.array([len(rows) for rows in labels], dtype=np.int64)
+        self.begins = np.cumsum(self.sizes) - self.sizes
+        self.fresh = round(share * corpus.batch_size) if newest else 0
+        parts = np.array([corpus.base[1] - corpus.base[0] + 1, *[1] * len(older)])
+        self.parts = parts / parts.sum()
+
+    def batches(self, step: int) -> Batch:
+        """Batch number `step`, a pure function of the seed, the step and the labels."""
+        drawn, sources = [], []
+        for member in range(self.members):
+            generator = random(self.corpus.seed, "mixture", step, member)
+            older = generator.choice(len(self.parts), size=self.corpus.batch_size - self.fresh, p=self.parts)
+            source = np.concatenate([np.sort(older), np.full(self.fresh, len(self.sizes), dtype=np.int64)])
+            made = source[source > 0] - 1
+            index = self.begins[made] + generator.integers(self.sizes[made])
+            base = self.corpus.draw(step, len(source) - len(made), member)
+            drawn.append(Rows.cat([self.corpus.rows(base, self.width), self.table[torch.from_numpy(index)]]))
+            sources.append(torch.from_numpy(source))
+        return Rows.stack(drawn).batch(torch.stack(sources))

@@ -1,0 +1,215 @@
+"""A committee: what it writes, how it votes, and what its filters let pass, against hand-made cases and brute force."""
+
+import random as python_random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nanogrove.evaluate import committee
+from nanogrove.evaluate.committee import Labels, Rules
+from nanogrove.model.gpt import GPT, ModelConfig, unstack
+from nanogrove.synthetic.examples import Answer, TaskConfig, TaskCorpus
+
+
+def corpus(task: str = "copy", **options: Any) -> TaskCorpus:
+    config = {"type": "task", "task": task, "base": [1, 3], "options": options, "held_out": 20}
+    return TaskConfig.model_validate(config).corpus(64, 8, seed=0)
+
+
+def voters(made: TaskCorpus, count: int | None = 3, scale: float = 12.0) -> GPT:
+    """Untrained voters whose weights are so large that they say many different things."""
+    config = ModelConfig(
+        family="llama", vocab_size=made.tokenizer.vocab_size, block_size=64, n_layer=2, n_head=2, n_embd=16
+    )
+    model = GPT(config, count).initialize(*range(count or 1))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.mul_(scale)
+    return model
+
+
+@torch.no_grad()
+def written_alone(model: GPT, made: TaskCorpus, prompt: str, limit: int) -> Answer:
+    """One prompt, one model, the whole text read again for each token."""
+    ids = made.tokenizer.encode(prompt)
+    for _ in range(limit):
+        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+        if ids[-1] == made.tokenizer.end:
+            return made.tokenizer.decode(ids[len(prompt) : -1])
+    return None
+
+
+@pytest.mark.parametrize(("task", "options"), [("copy", {}), ("addition", {"equal": False})])
+def test_decoding_together_is_decoding_alone(task: str, options: dict[str, Any]) -> None:
+    made = corpus(task, **options)
+    model = voters(made)
+    rng = np.random.default_rng(0)
+    prompts = [made.task.example(3, rng)[0] for _ in range(40)]
+    together = committee.decode(model, made, prompts, 3, at_once=7)
+    alone = []
+    for member in range(3):
+        one = GPT(model.config)
+        one.load_state_dict(unstack(model.state_dict(), member))
+        limits = [made.task.longest(3) - len(prompt) + 1 for prompt in prompts]
+        alone.append([written_alone(one.eval(), made, p, n) for p, n in zip(prompts, limits, strict=True)])
+    assert together == alone
+    told = {answer for voter in together for answer in voter}
+    assert None in told
+    assert len(told) > 5, "the voters say too little to tell anything"
+    single = GPT(model.config)
+    single.load_state_dict(unstack(model.state_dict(), 1))
+    assert committee.decode(single, made, prompts, 3) == [alone[1]]
+
+
+def test_sampling_depends_on_its_generator_alone() -> None:
+    made = corpus()
+    model = voters(made, scale=3.0)
+    prompts = ["123=", "456=", "777="] * 10
+
+    def drawn(seed: int) -> list[list[Answer]]:
+        return committee.decode(model, made, prompts, 3, 1.0, torch.Generator().manual_seed(seed))
+
+    assert drawn(0) == drawn(0)
+    assert drawn(0) != drawn(1)
+
+
+def ballots(seed: int, voters: int, prompts: int) -> list[list[Answer]]:
+    rng = python_random.Random(seed)
+    return [[rng.choice(["1", "22", "333", None]) for _ in range(prompts)] for _ in range(voters)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_vote_is_the_most_frequent_answer(count: int) -> None:
+    answers = ballots(count, count, 300)
+    labels = committee.elect(answers)
+    for place in range(300):
+        given = [voter[place] for voter in answers]
+        counts = {a: given.count(a) for a in given if a is not None}
+        most = max(counts.values(), default=0)
+        first = next((a for a in given if a is not None and counts[a] == most), None)
+        assert labels.answers[place] == first
+        assert labels.support[place] == most / count
+    same = [len({voter[n] for voter in answers}) == 1 and answers[0][n] is not None for n in range(300)]
+    assert committee.agreement(answers) == (None if count == 1 else sum(same) / 300)
+
+
+def test_without_a_vote_each_voter_labels_its_share() -> None:
+    answers = ballots(0, 3, 90)
+    labels = committee.elect(answers, vote=False)
+    assert labels.answers == [answers[n % 3][n] for n in range(90)]
+    for place, (label, share) in enumerate(zip(*labels, strict=True)):
+        given = [voter[place] for voter in answers]
+        assert share == (0 if label is None else given.count(label) / 3)
+
+
+@pytest.mark.parametrize(
+    ("voters", "vote", "needed"), [(5, 0.8, 4), (5, 1.0, 5), (3, 0.67, 2), (3, 0.66, 2), (3, 0.7, 3), (2, 0.5, 1)]
+)
+def test_the_share_a_vote_asks_for(voters: int, vote: float, needed: int) -> None:
+    labels = Labels(["1"] * (voters + 1), [n / voters for n in range(voters + 1)])
+    assert committee.supported(labels, vote) == [n >= needed for n in range(voters + 1)]
+
+
+def test_the_length_filter_compares_answers_to_prompts_of_one_length() -> None:
+    prompts = ["1=", "2=", "3=", "44=", "55=", "66="]
+    labels = Labels(["123", "12", "1", "1", None, ""], [1.0] * 6)
+    assert committee.long_enough(labels, prompts, 1) == [True, False, False, True, False, False]
+    assert committee.long_enough(labels, prompts, 2) == [True, True, False, True, False, True]
+    assert committee.finished(labels) == [True, True, True, True, False, True]
+
+
+def test_self_consistency_by_hand() -> None:
+    samples = [[["a", "b"], ["a", None]], [["a", "c"], ["x", None]], [["y", "c"], ["z", "c"]]]  # [S][P][N]
+    answers, shares = committee.consistent(samples)
+    assert answers == [["a", "c"], ["a", "c"]]
+    assert shares == [[2 / 3, 2 / 3], [1 / 3, 1 / 3]]
+    labels = committee.elect(answers)
+    assert committee.self_consistent(labels, answers, shares) == [False, False], "(2/3 + 1/3) / 2 is no more than half"
+    assert committee.self_consistent(labels, [["a", "c"], ["q", "c"]], shares) == [True, False]
+
+
+def test_log_probabilities_are_those_of_the_answer_and_its_end() -> None:
+    made = corpus()
+    model = voters(made, scale=4.0).eval()
+    pairs = [("12=", "12"), ("7=", ""), ("333=", "3335")]
+    found = committee.log_probability(model, made, pairs, at_once=2)
+    for (prompt, answer), mean in zip(pairs, found.tolist(), strict=True):
+        ids = [*made.tokenizer.encode(prompt + answer), made.tokenizer.end]
+        with torch.no_grad():
+            scores = model(torch.tensor([ids]).expand(3, 1, -1)).double().log_softmax(-1)
+        each = [[scores[p, 0, n - 1, ids[n]].item() for n in range(len(prompt), len(ids))] for p in range(3)]
+        assert mean == pytest.approx(np.mean(each), abs=1e-5)
+    labels = Labels([answer for _, answer in pairs[:2]] + [None], [1.0] * 3)
+    between = float(found[:2].mean())
+    kept = committee.confident(model, made, labels, [prompt for prompt, _ in pairs], between)
+    assert kept == [found[0] >= between, found[1] >= between, False]
+
+
+def test_filters_are_asked_for_one_by_one() -> None:
+    made = corpus()
+    model = voters(made)
+    answers = [["1", "2"], ["1", None]]
+    shares = [[1.0, 1.0], [1.0, 1.0]]
+
+    def names(**rules: Any) -> list[str]:
+        return list(committee.verdicts(model, made, ["1=", "2="], answers, shares, Rules(**rules))[1])
+
+    assert names() == ["finished"]
+    assert names(vote=1.0, length_margin=2) == ["finished", "length", "vote"]
+    assert names(self_consistency=3, confidence=-1.0) == ["finished", "self-consistency", "confidence"]
+    labels, passed = committee.verdicts(model, made, ["1=", "2="], answers, shares, Rules(vote=1.0))
+    assert labels == (["1", "2"], [1.0, 0.5])
+    assert passed["vote"] == [True, False]
+
+
+def test_the_vote_and_the_length_filter_find_injected_errors() -> None:
+    made = corpus()
+    rng = np.random.default_rng(1)
+    prompts, truths = zip(*(made.task.example(6, rng) for _ in range(2000)), strict=True)
+    answers = committee.spoil([list(truths)] * 3, 0.2, rng)
+    wrong = [[a != t for a, t in zip(voter, truths, strict=True)] for voter in answers]
+    assert np.mean(wrong) == pytest.approx(0.2, abs=0.02)
+    labels = committee.elect(answers)
+    right = committee.correct(made.task, prompts, labels.answers)
+    assert right == [a == t for a, t in zip(labels.answers, truths, strict=True)]
+    vote = committee.against_truth(right, committee.supported(labels, 1.0))
+    assert vote["kept"] == pytest.approx(0.8**3, abs=0.04)
+    assert vote["precision"] == pytest.approx(1.0, abs=0.005)
+    assert vote["recall"] == pytest.approx(0.8**3 / np.mean(right), abs=0.04)
+    length = committee.against_truth(right, committee.long_enough(labels, prompts, 1))
+    assert length == {"kept": 1.0, "precision": np.mean(right), "recall": 1.0}, "no error is one of length"
+
+
+@pytest.mark.parametrize(
+    ("right", "kept", "expected"),
+    [
+        ([1, 1, 0, 0], [1, 0, 1, 0], (0.5, 0.5, 0.5)),
+        ([1, 1], [0, 0], (0.0, None, 0.0)),
+        ([0, 0], [1, 1], (1.0, 0.0, None)),
+        ([], [], (None, None, None)),
+    ],
+)
+def test_precision_and_recall(right: list[int], kept: list[int], expected: tuple[float | None, ...]) -> None:
+    found = committee.against_truth([bool(r) for r in right], [bool(k) for k in kept])
+    assert (found["kept"], found["precision"], found["recall"]) == expected
+
+
+def test_a_survey_tells_apart_what_is_right_and_what_is_common() -> None:
+    made = corpus()
+    model = voters(made, 2)
+
+    def answers(model: GPT, corpus: TaskCorpus, prompts: list[str], difficulty: int, **_: Any) -> list[list[Answer]]:
+        first = [prompt[:-1] for prompt in prompts]
+        return [first, first if difficulty < 3 else ["0" * difficulty] * len(prompts)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(committee, "decode", answers)
+        found = committee.survey(model, made, 3, 2, seed=0)
+    assert found.difficulties == [1, 2, 3, 4, 5]
+    assert found.exact == [[1, 1], [1, 1], [1, 0], [1, 0], [1, 0]]
+    assert found.agreement == [1, 1, 0, 0, 0]
+    assert found.vote == [1, 1, 1, 1, 1], "of two that differ, the first"
+    assert found.apart == pytest.approx([0, 1 / 3])

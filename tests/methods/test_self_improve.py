@@ -1,0 +1,558 @@
+"""Self-improvement: labels nobody checked, a guard that needs no truth, and runs that go on bit for bit."""
+
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import nanogrove
+from nanogrove import lab
+from nanogrove.errors import CheckpointError, DataError, NanogroveError, PresetError
+from nanogrove.evaluate import committee
+from nanogrove.evaluate.committee import Labels
+from nanogrove.methods import self_improve
+from nanogrove.preset import list_presets, read_preset_file, resolve
+from nanogrove.record.events import Event
+from nanogrove.synthetic.copying import Copying
+from nanogrove.synthetic.examples import Mixture
+from nanogrove.train.checkpoint import load_checkpoint
+
+PRESET: dict[str, Any] = {
+    "name": "si",
+    "method": {"name": "self_improve", "si_rounds": 3, "si_iter": 4, "examples": 30, "guard": False},
+    "data": {"type": "task", "task": "copy", "base": [1, 2], "held_out": 20},
+    "model": {"family": "llama", "position": "none", "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16},
+    "train": {
+        "steps": 20,
+        "batch_size": 16,
+        "threads": 1,
+        "device": "cpu",
+        "precision": "float32",
+        "compile": False,
+        "accumulation": 1,
+    },
+    "optimizer": {"name": "muon", "lr": 0.02, "adamw_lr": 0.01},
+    "evaluate": {"every": 8},
+    "sample": {"tokens": 0},
+    "save": {"every": 1},
+}
+
+
+def of(events: list[Event], kind: str) -> list[Event]:
+    return [event for event in events if event.kind == kind]
+
+
+def train(out: Path, *overrides: str, resume: bool = False, base: dict[str, Any] = PRESET) -> list[Event]:
+    return list(lab.train(resolve(base, overrides), out, resume))
+
+
+def rows(run: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "data" / f"{name}.jsonl").read_text().splitlines()]
+
+
+Hook = Callable[[list[str], Labels], list[str | None]]
+
+
+def labelled(patch: pytest.MonkeyPatch, hook: Hook) -> None:
+    """Puts `hook(prompts, labels)` in the place of every label of a round, behind the filters."""
+    honest = committee.verdicts
+
+    def instead(model: Any, corpus: Any, prompts: list[str], *rest: Any) -> Any:
+        labels, passed = honest(model, corpus, prompts, *rest)
+        return Labels(hook(prompts, labels), labels.support), {name: [True] * len(prompts) for name in passed}
+
+    patch.setattr(committee, "verdicts", instead)
+
+
+def copied(prompts: list[str], labels: Labels) -> list[str | None]:
+    return [prompt[:-1] for prompt in prompts]
+
+
+def rotten(prompts: list[str], labels: Labels) -> list[str | None]:
+    """Answers of the right length that have nothing to do with the question."""
+    digits = [str(int(hashlib.sha256(prompt.encode()).hexdigest(), 16)) for prompt in prompts]
+    return [text[: len(prompt) - 1] for text, prompt in zip(digits, prompts, strict=True)]
+
+
+def test_base_then_rounds_of_one_difficulty_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled(monkeypatch, copied)
+    events = train(tmp_path / "run")
+    assert [event.step for event in of(events, "step")] == list(range(1, 33))
+    assert [(e.step, e.values["frontier"]) for e in of(events, "exact")] == [(20, 2), (24, 3), (28, 4), (32, 5)]
+    assert [(e.step, e.values["count"]) for e in of(events, "data")] == [(20, 30), (24, 30), (28, 30)]
+    assert [e.values["difficulties"] for e in of(events, "round")] == [[3], [4], [5]]
+    assert of(events, "exact")[1].values["difficulties"] == [1, 2, 3, 4, 5]
+    for number in (1, 2, 3):
+        made = rows(tmp_path / "run", f"round-{number}")
+        assert [row["difficulty"] for row in made] == [number + 2] * 30
+        assert all(row["answer"] == row["prompt"][:-1] for row in made)
+    kinds = [event.kind for event in events if event.kind not in ("step", "note")]
+    assert kinds[:2] == ["start", "eval"]
+    assert kinds[-5:] == ["data", "exact", "eval", "round", "end"]
+    behind = [b.kind for a, b in pairwise(events) if a.kind == "round"]
+    assert set(behind) == {"step"}, "all of a round stands before its last step, where the run may be stopped"
+
+
+def test_each_voter_trains_on_the_same_labels_in_batches_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled(monkeypatch, copied)
+    made: list[tuple[int, Any]] = []
+    honest = Mixture.batches
+
+    def watched(self: Mixture, step: int) -> Any:
+        batch = honest(self, step)
+        made.append((step, batch))
+        return batch
+
+    monkeypatch.setattr(Mixture, "batches", watched)
+    events = train(tmp_path / "run")
+    assert len({tuple(e.values["loss"]) for e in of(events, "step")}) == 32
+    for step, batch in made:
+        assert batch.tokens.shape == (3, 16, 2 * (2 if step < 20 else 3 + (step - 20) // 4) + 1)
+        assert not torch.equal(batch.tokens[0], batch.tokens[1])
+        newest = 0 if step < 20 else 1 + (step - 20) // 4
+        assert ((batch.source == newest).sum(1) == (16 if step < 20 else 8)).all()
+
+
+def test_no_true_answer_is_used_but_for_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every true answer past the base made a lie, the same labels are kept and the same models come out."""
+    settings = ["method.vote=0.6", "method.guard=true", "method.guard_agreement=0", "method.length_margin=2"]
+    settings += ["method.gate=agreement", "method.threshold=0.02", "method.lengths=2", "method.to=6"]
+    told = train(tmp_path / "told", *settings)
+    honest = Copying.answer
+
+    def lie(self: Copying, prompt: str) -> str | None:
+        true = honest(self, prompt)
+        return true if true is None or len(true) <= 2 else "0" * (len(true) + 1)
+
+    def example(self: Copying, difficulty: int, generator: Any) -> tuple[str, str]:
+        prompt = honest_example(self, difficulty, generator)[0]
+        return prompt, str(lie(self, prompt))
+
+    honest_example = Copying.example
+    monkeypatch.setattr(Copying, "answer", lie)
+    monkeypatch.setattr(Copying, "example", example)
+    fooled = train(tmp_path / "fooled", *settings)
+    assert of(told, "data"), "no label was made, so nothing is shown"
+    for event in of(told, "data"):
+        name = event.values["name"]
+        assert rows(tmp_path / "told", name) == rows(tmp_path / "fooled", name)
+    for kind, keys in (("round", ("difficulties", "rows", "accepted", "frontier")), ("eval", ("score", "loss"))):
+        for a, b in zip(of(told, kind), of(fooled, kind), strict=True):
+            assert [a.values.get(key) for key in keys] == [b.values.get(key) for key in keys]
+    for name in ("current", "best"):
+        files = [tmp_path / run / "checkpoints" / name / "model.safetensors" for run in ("told", "fooled")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+# A run goes on.
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """The record less its clock, the labels, and every bit of the tensors."""
+    found: dict[str, Any] = {}
+    for line in (run / "events.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        del event["time"]
+        found[f"event {len(found)}"] = event
+    for file in sorted([*run.glob("data/*"), *run.glob("checkpoints/*/*")]):
+        if not file.parent.name.startswith(("prev", ".")):
+            data = file.read_bytes()
+            if file.name == "state.json":
+                state = json.loads(data)
+                data = json.dumps({key: state[key] for key in ("step", "tokens", "round", "best", "data")}).encode()
+            found[str(file.relative_to(run))] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+STEPS = {  # base ends behind step 20; round 1 is kept, round 2 undone, round 3 tries again, round 4 keeps nothing
+    3: "in the base",
+    19: "before the last base step",
+    20: "before round 1 begins",
+    21: "at its first step",
+    22: "within it",
+    24: "between rounds 1 and 2",
+    26: "in a round to be undone",
+    28: "behind the alarm",
+    30: "in the retry",
+    32: "before the round that keeps nothing",
+    34: "in the round on older data",
+}
+RESUMED = [
+    "method.si_rounds=4",
+    "method.guard=true",
+    "method.reset_moments=false",
+    "method.temperature=0.5",
+    "method.empty=replay",
+    "evaluate.every=3",
+    "save.snapshots=true",
+]
+
+
+@pytest.fixture
+def eventful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Round 2 raises an alarm, round 4 keeps no label; the first voter's answers are the labels, cut to the prompt."""
+
+    def alarm(self: Any, *_: Any) -> str | None:
+        return "a hook" if self.notes["current"]["round"] == 2 else None
+
+    def verdicts(model: Any, corpus: Any, prompts: list[str], answers: Any, *_: Any) -> Any:
+        labels = Labels([(answer or "")[: len(prompts[0])] for answer in answers[0]], [1.0] * len(prompts))
+        return labels, {"finished": [len(prompts[0]) < 6] * len(prompts)}
+
+    monkeypatch.setattr(self_improve._Rounds, "alarm", alarm)
+    monkeypatch.setattr(self_improve._Rounds, "unready", lambda self: None)
+    monkeypatch.setattr(committee, "verdicts", verdicts)
+
+
+@pytest.fixture
+def undisturbed(eventful: None, tmp_path: Path) -> dict[str, Any]:
+    events = train(tmp_path / "whole", *RESUMED)
+    assert [event.step for event in of(events, "alarm")] == [28]
+    accepted = [event.values["accepted"] for event in of(events, "round")]
+    assert accepted == [True, False, True, True]
+    assert [event.values["rows"] for event in of(events, "round")] == [30, 30, 30, 0]
+    assert [event.values["strict"] for event in of(events, "round")] == [False, False, True, False]
+    return outcome(tmp_path / "whole")
+
+
+def test_a_run_killed_at_any_step_goes_on_bit_for_bit(undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """One run dies behind each of `STEPS`, and is what it would have been."""
+    run, settings = tmp_path / "run", resolve(PRESET, RESUMED)
+    for step in STEPS:
+        going = lab.train(settings, run, resume=True)
+        for event in going:
+            if event.kind == "step" and event.step == step + 1:  # `step` is saved by now, `step` + 1 is not
+                going.close()  # type: ignore[attr-defined]
+                break
+        assert load_checkpoint(run / "checkpoints" / "current").state["step"] == step, STEPS[step]
+    train(run, *RESUMED, resume=True)
+    assert outcome(run) == undisturbed
+
+
+@pytest.mark.parametrize("step", [20, 26, 28])
+def test_a_run_stopped_between_saves_goes_on_bit_for_bit(
+    undisturbed: dict[str, Any], tmp_path: Path, step: int
+) -> None:
+    rarely = [*RESUMED, "save.every=7"]
+    train(tmp_path / "rarely", *rarely)
+    run = tmp_path / "run"
+    for event in lab.train(resolve(PRESET, rarely), run):
+        if event.kind == "step" and event.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+    assert load_checkpoint(run / "checkpoints" / "current").state["step"] == step
+    train(run, *rarely, resume=True)
+    assert outcome(run) == outcome(tmp_path / "rarely")
+    same = {key: value for key, value in outcome(run).items() if key.startswith(("current/", "event", "data"))}
+    assert same.items() <= undisturbed.items(), "how often it is saved changes nothing"
+
+
+def test_an_undone_round_leaves_the_weights_and_moments_it_began_with(eventful: None, tmp_path: Path) -> None:
+    train(tmp_path / "run", *RESUMED, "method.si_rounds=2")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    last = load_checkpoint(checkpoints / "current")
+    assert last.state["step"] == 28
+    assert not last.kept, "what a round fell back to is dropped behind it"
+    going = lab.train(resolve(PRESET, [*RESUMED, "method.si_rounds=2"]), tmp_path / "again")
+    for event in going:
+        if event.step == 25 and event.kind == "step":
+            going.close()  # type: ignore[attr-defined]
+            break
+    before = load_checkpoint(tmp_path / "again" / "checkpoints" / "current")
+    assert before.state["step"] == 24
+    for name, tensor in before.model.items():
+        assert torch.equal(tensor, last.model[name]), name
+    assert before.optimizer is not None
+    assert last.optimizer is not None
+    for name, tensor in before.optimizer.items():
+        assert torch.equal(tensor, last.optimizer[name]), name
+
+
+# The guard, and what else ends rounds.
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Voters who copy one and two digits, three when they vote, and four now and then."""
+    run = tmp_path_factory.mktemp("learned") / "run"
+    size = ["model.n_layer=2", "model.n_embd=32", "train.steps=400", "train.batch_size=32", "method.si_rounds=0"]
+    events = train(run, *size, *RATES, "save.every=400", "evaluate.every=400")
+    assert of(events, "exact")[0].values["agreement"][1] > 0.8
+    return run
+
+
+RATES = [
+    "optimizer.lr=0.03",
+    "optimizer.weight_decay=0",
+    'schedule={"name": "wsd", "decay": 0.5, "final": 0}',
+    "data.held_out=50",
+    "data.base=[1, 3]",
+]
+
+
+def from_base(learned: Path, out: Path, *overrides: str) -> list[Event]:
+    size = ["model.n_layer=2", "model.n_embd=32", "train.batch_size=32", "save.every=1000", *RATES]
+    method = [
+        f"method.base={json.dumps(str(learned))}",
+        "method.guard=true",
+        "method.si_iter=100",
+        "method.si_rate=0.5",
+    ]
+    limits = ["method.guard_agreement=0.3", "method.guard_drop=0.4", "method.guard_loss=0.5", "method.guard_fit=0.5"]
+    return train(out, *size, *method, *limits, "method.vote=1.0", "method.examples=200", *overrides)
+
+
+def test_the_guard_lets_right_labels_pass(learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled(monkeypatch, copied)
+    events = from_base(learned, tmp_path / "run", "method.si_rounds=2", "method.to=4")
+    assert not of(events, "alarm")
+    assert [event.values["accepted"] for event in of(events, "round")] == [True, True]
+    exact = of(events, "exact")
+    assert exact[0].step == 0, "the base is measured before the rounds"
+    assert exact[-1].values["vote"][3] > 0.75 > exact[0].values["vote"][3]
+
+
+def test_the_guard_undoes_an_avalanche(learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled(monkeypatch, rotten)
+    settings = ["method.si_rounds=3", "method.si_iter=50", "method.retries=1"]
+    events = from_base(learned, tmp_path / "run", *settings)
+    assert [(e.values["round"], e.values["retry"]) for e in of(events, "alarm")] == [(1, True), (2, False)]
+    assert [event.values["strict"] for event in of(events, "round")] == [False, True]
+    ended = of(events, "round")[-1].values["ended"]
+    assert ended.endswith("and no retry is left")
+    assert of(events, "step")[-1].step == 100, "two of three rounds, and no more"
+    before, after = (load_checkpoint(run / "checkpoints" / "current").model for run in (learned, tmp_path / "run"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert events[-1].kind == "end"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Round 1 was undone" in page
+    unguarded = from_base(learned, tmp_path / "unguarded", *settings, "method.guard=false")
+    assert not of(unguarded, "alarm")
+    assert len(of(unguarded, "step")) == 150
+    suffered, spared = (of(run, "exact")[-1].values["vote"] for run in (unguarded, events))
+    assert suffered[2] < 0.5 < of(events, "exact")[0].values["vote"][2], "what the guard stopped"
+    assert len(suffered) > len(spared), "the unguarded run went on to harder ones"
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"guard_agreement": 0.4}, "agreement at difficulty 4 is 0.30 after the round"),
+        ({"guard_drop": 0.1}, "agreement at difficulty 2 fell from 1.00 to 0.85"),
+        ({"guard_loss": 0.2}, "the loss on base data rose by 0.300 nats a token"),
+        ({"guard_loss": 0.09, "guard_drop": 0.2}, "the loss on base data rose"),
+        ({"guard_fit": 0.6}, "the loss on the round's own labels is 0.700 nats a token behind it"),
+        ({}, None),
+    ],
+)
+def test_what_raises_an_alarm(limits: dict[str, float], said: str | None) -> None:
+    calm = {"guard_agreement": 0.0, "guard_drop": 1.0, "guard_loss": 9.0, "guard_fit": 9.0}
+    rounds = object.__new__(self_improve._Rounds)
+    rounds.config = self_improve.Config(**{**calm, **limits})
+    rounds.notes = {
+        "current": {"difficulties": [4]},
+        "frontier": 3,
+        "accepted": [{"name": "round-1"}],
+        "firmest": {"1": 1.0, "2": 1.0, "3": 0.9, "4": 1.0, "5": 1.0},  # 4 and 5 were not open
+        "least": [0.1, 0.2],
+    }
+    after = committee.Survey([1, 2, 3, 4, 5], [1.0, 0.85, 0.9, 0.3, 0.0], [], [], [])
+    found = rounds.alarm(after, [{"loss": [0.3, 0.5]}, [0.2, 0.2], [0.6, 0.8]])
+    assert found is None if said is None else (found or "").startswith(said)
+
+
+def test_a_retry_asks_for_a_unanimous_vote(learned: Path, tmp_path: Path) -> None:
+    settings = ["method.si_rounds=2", "method.si_iter=2", "method.guard_fit=0", "method.vote=null"]
+    first, second = of(from_base(learned, tmp_path / "run", *settings), "round")
+    assert "vote" not in first.values["labels"][0]["filters"]
+    label = second.values["labels"][0]
+    assert label["filters"]["vote"]["kept"] == label["agreement"] < 1
+
+
+def test_rounds_do_not_begin_from_a_base_that_is_none(tmp_path: Path) -> None:
+    events = train(tmp_path / "run", "method.guard=true", "train.steps=2")
+    [told] = of(events, "round")
+    assert "agreement at base difficulty 2" in told.values["ended"]
+    assert of(events, "step")[-1].step == 2
+    assert not (tmp_path / "run" / "data").exists()
+
+
+@pytest.mark.parametrize("empty", ["stop", "replay"])
+def test_a_round_that_keeps_too_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    labelled(monkeypatch, lambda prompts, labels: [p[:-1] if n < 5 else None for n, p in enumerate(prompts)])
+    settings = ["method.minimum=6", f"method.empty={empty}"]
+    events = train(tmp_path / "run", *settings)
+    told = of(events, "round")
+    said = "the filters kept 5 of 30 labels, and method.minimum is 6"
+    assert len(told) == (1 if empty == "stop" else 3)
+    assert (told[0].values["ended"] if empty == "stop" else told[0].values["short"]) == said
+    assert of(events, "step")[-1].step == (20 if empty == "stop" else 32)
+    assert {event.values["frontier"] for event in told} == {2}
+    assert not of(events, "data")
+    assert events[-1].kind == "end"
+    assert nanogrove.load(tmp_path / "run").generate("12=", tokens=3).startswith("12=")
+    before = outcome(tmp_path / "run")
+    train(tmp_path / "run", *settings, resume=True)
+    assert outcome(tmp_path / "run") == before, "a run that ended early stays what it is"
+
+
+def test_the_gate_opens_by_agreement_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled(monkeypatch, copied)
+    agreed = {1: 1.0, 2: 1.0, 3: 0.9, 4: 0.8, 5: 0.7, 6: 0.9, 7: 0.9}
+    honest = committee.survey
+
+    def survey(*given: Any) -> committee.Survey:
+        found = honest(*given)
+        return found._replace(agreement=[agreed.get(d, 0.0) for d in found.difficulties])
+
+    monkeypatch.setattr(committee, "survey", survey)
+    gate = ["method.gate=agreement", "method.threshold=0.8", "method.lengths=3", "method.to=6", "method.guard=true"]
+    events = train(tmp_path / "run", *gate, "method.guard_loss=100", "method.guard_fit=100")
+    opened = [event.values["difficulties"] for event in of(events, "round")]
+    assert opened == [[3, 4], [4], [4]], "6 is past 5, which is closed; closed, the hardest open one is labelled anew"
+    assert [label["prompts"] for label in of(events, "round")[0].values["labels"]] == [15, 15]
+
+
+def test_the_control_trains_as_long_on_base_data_alone(tmp_path: Path) -> None:
+    events = train(tmp_path / "run", "method.labels=none")
+    assert of(events, "step")[-1].step == 32
+    assert not of(events, "data")
+    assert not of(events, "round")
+    assert [(e.step, e.values["round"]) for e in of(events, "exact")] == [(20, 0), (24, 1), (28, 2), (32, 3)]
+    assert max(of(events, "exact")[-1].values["difficulties"]) == 7, "it is asked what the rounds would have reached"
+
+
+def test_all_filters_together_make_a_run(tmp_path: Path) -> None:
+    settings = ["method.vote=0.3", "method.length_margin=20", "method.self_consistency=3", "method.temperature=0.4"]
+    events = train(tmp_path / "run", *settings, "method.confidence=-9", "method.inject=0.2", "method.empty=replay")
+    names = ["finished", "length", "vote", "self-consistency", "confidence"]
+    for event in of(events, "round"):
+        for label in event.values["labels"]:
+            assert list(label["filters"]) == names
+            assert label["kept"] <= min(figures["kept"] for figures in label["filters"].values())
+
+
+def test_one_voter_needs_no_committee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled(monkeypatch, copied)
+    loose = ["method.guard=true", "method.guard_loss=100"]
+    events = train(tmp_path / "run", "method.voters=1", *loose, "method.guard_fit=100")
+    assert [event.values["accepted"] for event in of(events, "round")] == [True] * 3
+    [alarm] = of(train(tmp_path / "strict", "method.voters=1", *loose, "method.guard_fit=0.01"), "alarm")
+    assert not alarm.values["retry"], "one voter has no stricter vote"
+    assert of(events, "exact")[0].values["agreement"] == [None] * 4
+
+
+# Beginning from a saved base, presets, and what is refused.
+
+
+def test_voters_may_come_from_a_checkpoint_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labelled(monkeypatch, copied)
+    for seed in (5, 6):
+        train(tmp_path / f"{seed}", "method=pretrain", f"seed={seed}")
+    paths = [str(tmp_path / f"{seed}" / "checkpoints" / "current") for seed in (5, 6)]
+    settings = ["method.voters=2", f"method.base={json.dumps(paths)}", "model.block_size=24"]
+    events = train(tmp_path / "run", *settings)
+    singles = [load_checkpoint(Path(path)).model["embed.weight"] for path in paths]
+    assert of(events, "step")[-1].step == 12
+    going = lab.train(resolve(PRESET, settings), tmp_path / "again")
+    monkeypatch.setattr(lab, "evaluate_split", None)
+    first = next(event for event in going if event.kind == "exact")
+    going.close()  # type: ignore[attr-defined]
+    assert first.step == 0
+    config = self_improve.Config(voters=2, base=paths)
+    corpus = resolve(PRESET).data.corpus(16, 16, 0)
+    weights = self_improve.saved_voters(config, corpus, load_checkpoint(Path(paths[0])).config)
+    assert torch.equal(weights["embed.weight"], torch.stack(singles))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "said"),
+    [
+        (["data.task=chess"], DataError, "no task is called 'chess'"),
+        (["data.base=[3, 1]"], PresetError, "write [1, 3]"),
+        (["method.voters=1", "method.vote=0.8"], PresetError, "vote needs two voters or more, and voters is 1"),
+        (["method.voters=1", "method.gate=agreement"], PresetError, "gate=agreement needs two voters"),
+        (["method.self_consistency=4"], PresetError, "set temperature=0.7"),
+        (["method.to=12"], DataError, "set model.block_size=25"),
+        (["method.si_rounds=9"], DataError, "set model.block_size=23"),
+        (["method.to=1"], PresetError, "method.to=1 is easier than data.base"),
+        (["method.si_rouns=3"], PresetError, "did you mean method.si_rounds?"),
+        (["method.vote=1.5"], PresetError, "method.vote"),
+        (["method.base=nowhere"], CheckpointError, "neither a run nor a checkpoint"),
+        (["method.base=x", "method.si_rounds=0"], PresetError, "nothing is left to train"),
+        (['data={"type": "rlm", "v": 4}'], PresetError, "set data.type=task"),
+    ],
+)
+def test_bad_settings_are_told_in_one_line(
+    tmp_path: Path, overrides: list[str], error: type[NanogroveError], said: str
+) -> None:
+    with pytest.raises(error) as caught:
+        train(tmp_path / "run", *overrides)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists(), "what is refused leaves nothing behind"
+
+
+def test_a_wrong_setting_in_a_file_is_told_in_one_line() -> None:
+    method = {**PRESET["method"], "votters": 3}
+    with pytest.raises(PresetError, match=r"^unknown key method\.votters; did you mean method\.voters\?$"):
+        resolve({**PRESET, "method": method})
+
+
+def test_a_base_that_does_not_fit_is_refused(learned: Path, tmp_path: Path) -> None:
+    size = ["model.n_layer=2", "model.n_embd=32"]
+    base = f"method.base={json.dumps(str(learned))}"
+    cases = [
+        ([*size, "data.task=reversed-addition", "model.block_size=18"], "another vocabulary"),
+        (["model.n_layer=2"], "its n_embd is 32 and here 16"),
+        ([*size, "model.position=rotary"], "its position is none and here rotary"),
+        ([*size, "method.voters=2"], "3 models for 2 voters"),
+    ]
+    for overrides, said in cases:
+        with pytest.raises(CheckpointError, match=said):
+            train(tmp_path / "run", base, *overrides)
+    single = f"method.base={json.dumps(str(learned / 'checkpoints' / 'best'))}"
+    with pytest.raises(CheckpointError, match="1 models for 3 voters"):
+        train(tmp_path / "run", single, *size)
+
+
+TINY = {
+    "train.steps": 3,
+    "train.batch_size": 8,
+    "model.n_layer": 1,
+    "model.n_embd": 16,
+    "model.n_head": 2,
+    "model.n_inner": None,
+    "model.block_size": 64,
+    "data.held_out": 5,
+    "data.base": [1, 2],
+    "method.si_rounds": 1,
+    "method.si_iter": 2,
+    "method.examples": 12,
+    "method.guard": False,
+    "method.to": 3,
+    "method.empty": "replay",
+    **{f"train.{key}": PRESET["train"][key] for key in ("threads", "device", "precision", "compile", "accumulation")},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in list_presets() if name.startswith("self-improve")])
+def test_presets_fit_their_context_and_take_their_first_steps(name: str, tmp_path: Path) -> None:
+    settled = [f"train.{key}={json.dumps(PRESET['train'][key])}" for key in ("threads", "precision", "accumulation")]
+    parts = lab.build(resolve(read_preset_file(name), [*settled, "train.compile=false", "train.device=cpu"]))
+    wanted = parts.preset.method
+    assert parts.plan.steps == parts.preset.train.steps + wanted["si_rounds"] * wanted["si_iter"]
+    overrides = [f"{key}={json.dumps(value)}" for key, value in TINY.items()]
+    if parts.preset.data.task == "maze":  # type: ignore[union-attr]
+        overrides.append('data.options={"nodes": 4}')
+    events = list(lab.train(resolve(read_preset_file(name), overrides), tmp_path / "run"))
+    assert of(events, "step")[-1].step == 5
+    assert [event.values["difficulties"] for event in of(events, "round")] == [[3]]

@@ -1,12 +1,11 @@
 """What a transformer learns of random grammars, against the exact best loss.
 
-    python benchmarks/grammar_study.py rlm [--picture rlm.html]
-    python benchmarks/grammar_study.py rhm [--picture rhm.html]
+    python benchmarks/grammar_study.py rlm | source | rhm [--picture picture.html]
 
 `rlm`: excess loss over the number of training tokens for depths 1, 2 and 3 of a Random Language Model with v = 32,
-beta = 2, all tokens scored, and the same depths trained by the recipe of the preset `rlm` (1 layer, width 64, SGD),
-last token scored. `rhm`: the test loss and accuracy of a Random Hierarchy Model's last token over the size P of a fixed
-training set, in units of its sample complexities P_l.
+beta = 2, all tokens scored, by the preset `rlm-deep`. `source`: the same depths by the recipe of the preset `rlm` (1
+layer, width 64, SGD), last token scored. `rhm`: the test loss and accuracy of a Random Hierarchy Model's last token,
+over the size P of a fixed training set in units of its sample complexities P_l.
 """
 
 import argparse
@@ -34,25 +33,23 @@ def train(preset: str, *overrides: str) -> tuple[list[Event], dict[str, Any], fl
         return [event for event in events if event.kind == "eval"], lab.evaluate(out), seconds
 
 
-def rlm(figure: go.Figure, steps: int) -> None:
-    print("depth  recipe      tokens   loss    best    bigram  excess            last position  seconds")
+def rlm(figure: go.Figure, steps: int, preset: str = "rlm-deep") -> None:
+    print("depth      tokens   loss    best    bigram  excess             KL of the last   seconds")
+    curves = []
     for depth in (1, 2, 3):
-        length = 2**depth
-        shape = (f"data.L={depth}", "data.v=32", f"model.block_size={length}")
-        runs = (("ours", "rlm-deep", (f"train.steps={steps}",)), ("source's", "rlm", ("train.steps=30000",)))
-        for name, preset, more in runs:
-            evaluations, score, seconds = train(preset, *shape, *more)
-            data = lab.build(resolve(read_preset_file(preset), list(shape))).corpus.describe()
-            seen = [event.values["seen"] for event in evaluations]
-            print(
-                f"{depth:>5}  {name:<9} {seen[-1]:>9,}  {score['loss']:.4f}  {score['bayes_loss']:.4f}  "
-                f"{data['bigram_loss']:.4f}  {score['excess']:.4f} ± {score['excess_error']:.4f}   "
-                f"KL {score['kl'][-1]:.4f}      {seconds:.0f}",
-                flush=True,
-            )
-            excess = [event.values["excess"] for event in evaluations]
-            style = {"dash": "solid" if name == "ours" else "dot"}
-            figure.add_scatter(x=seen, y=excess, name=f"L = {depth}, {name}", line=style)
+        settings = (f"data.L={depth}", "data.v=32", f"model.block_size={2**depth}", f"train.steps={steps}")
+        evaluations, score, seconds = train(preset, *settings)
+        data = lab.build(resolve(read_preset_file(preset), settings)).corpus.describe()
+        seen = [event.values["seen"] for event in evaluations]
+        excess = [event.values["excess"] for event in evaluations]
+        print(
+            f"{depth:>5}  {seen[-1]:>10,}  {score['loss']:.4f}  {score['bayes_loss']:.4f}  {data['bigram_loss']:.4f}  "
+            f"{score['excess']:.4f} ± {score['excess_error']:.4f}    {score['kl'][-1]:.4f}          {seconds:.0f}",
+            flush=True,
+        )
+        curves.append(f"depth {depth}: " + ", ".join(f"{t:,}: {e:.3f}" for t, e in zip(seen, excess, strict=True)))
+        figure.add_scatter(x=seen, y=excess, name=f"L = {depth}")
+    print("excess by training tokens", *curves, sep="\n")
     figure.update_layout(xaxis_title="training tokens", yaxis_title="excess loss, nats")
     figure.update_yaxes(type="log")
 
@@ -64,10 +61,10 @@ def rhm(figure: go.Figure, steps: int) -> None:
         f"v={v} m={m} s={s} L={depth}: P_l = {', '.join(f'{scale:,.0f}' for scale in scales)}; ln v {math.log(v):.3f}"
     )
     print("      P   P/P_1   P/P_2   P/P_3   test loss   best    excess   accuracy  best   seconds")
-    sizes = [2**power for power in range(6, 18)]
+    sizes = [4**power for power in range(3, 9)]
     losses = []
     for size in sizes:
-        _, score, seconds = train("rhm", f"data.training_set={size}", f"train.steps={steps}", "evaluate.every=50")
+        _, score, seconds = train("rhm", f"data.training_set={size}", f"train.steps={steps}", "evaluate.every=100")
         losses.append(score["loss"])
         print(
             f"{size:>7} {'  '.join(f'{size / scale:6.2f}' for scale in scales)}   {score['loss']:.4f}    "
@@ -85,14 +82,18 @@ def rhm(figure: go.Figure, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=("rlm", "rhm"))
+    parser.add_argument("study", choices=("rlm", "source", "rhm"))
     parser.add_argument("--picture", type=Path, help="also draw it, as a page")
     parser.add_argument(
         "--steps", type=int, help="steps of each run of ours; 4,000 of rlm and 1,500 of rhm if left out"
     )
     options = parser.parse_args()
     figure = go.Figure()
-    (rlm if options.study == "rlm" else rhm)(figure, options.steps or {"rlm": 4000, "rhm": 1500}[options.study])
+    steps = options.steps or {"rlm": 4000, "source": 30000, "rhm": 800}[options.study]
+    if options.study == "rhm":
+        rhm(figure, steps)
+    else:
+        rlm(figure, steps, {"rlm": "rlm-deep", "source": "rlm"}[options.study])
     figure.update_xaxes(type="log")
     figure.update_layout(template="plotly_white", width=900, height=520)
     if options.picture:

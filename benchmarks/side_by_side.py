@@ -19,6 +19,7 @@ import torch
 
 from nanogrove.data.batch import Batch
 from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.train.auto import keep_freed_memory
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim import OptimizerConfig, make_optimizer
@@ -96,7 +97,11 @@ def tokens(rows: int, length: int, vocabulary: int, population: int | None = Non
 def stepper(
     config: ModelConfig, batch: Batch, population: int | None = None, precision: Any = "float32", **optimizer: Any
 ) -> Work:
-    """A call that trains `config` one step on `batch`, by the loop that trains everything."""
+    """A call that trains `config` one step on `batch`, by the loop that trains everything.
+
+    Memory is kept for the whole process as `lab.train` keeps it, so the peers have it too.
+    """
+    keep_freed_memory()
     model = GPT(config, population).initialize(*range(population or 1)).to(batch.tokens.device)
     muon = torch.bfloat16 if precision == "bfloat16" else torch.float32
     state = TrainState(model, make_optimizer(model, OptimizerConfig(**optimizer), muon))

@@ -33,7 +33,7 @@ from nanogrove.record.events import Event
 from nanogrove.record.report import write_report
 from nanogrove.record.run import RunFolder, read_preset
 from nanogrove.record.trackers import Tracker, open_trackers
-from nanogrove.train.auto import AUTO, Decoding, activation_bytes, cores, machine, settle
+from nanogrove.train.auto import AUTO, Decoding, activation_bytes, cores, keep_freed_memory, machine, settle
 from nanogrove.train.checkpoint import Checkpoint, load_best, load_latest, save_checkpoint
 from nanogrove.train.fit import Plan
 from nanogrove.train.optim import make_optimizer
@@ -148,6 +148,7 @@ def train(preset: Preset, out: Path, resume: bool = False) -> Iterator[Event]:
     Ctrl-C and SIGTERM end the run behind the current step, saved, with a `stop` event that names the signal; a
     second one ends it at once. Raises RunError when `out` holds a run and `resume` is not set, or is in use.
     """
+    keep_freed_memory()
     with RunFolder(out) as folder:
         checkpoint = None
         stored = folder.preset()

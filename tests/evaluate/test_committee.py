@@ -116,9 +116,12 @@ def test_the_share_a_vote_asks_for(voters: int, vote: float, needed: int) -> Non
 def test_the_length_filter_compares_answers_to_prompts_of_one_length() -> None:
     prompts = ["1=", "2=", "3=", "44=", "55=", "66="]
     labels = Labels(["123", "12", "1", "1", None, ""], [1.0] * 6)
-    assert committee.long_enough(labels, prompts, 1) == [True, False, False, True, False, False]
-    assert committee.long_enough(labels, prompts, 2) == [True, True, False, True, False, True]
+    assert committee.of_usual_length(labels, prompts, 1) == [True, False, False, True, False, False]
+    assert committee.of_usual_length(labels, prompts, 2) == [True, True, False, True, False, True]
     assert committee.finished(labels) == [True, True, True, True, False, True]
+    labels = Labels(["12", "21", "12345", "1", "12", None], [1.0] * 6)
+    same = ["1="] * 6
+    assert committee.of_usual_length(labels, same, 1) == [True, True, False, False, True, False], "one that runs on"
 
 
 def test_self_consistency_by_hand() -> None:
@@ -179,7 +182,7 @@ def test_the_vote_and_the_length_filter_find_injected_errors() -> None:
     assert vote["kept"] == pytest.approx(0.8**3, abs=0.04)
     assert vote["precision"] == pytest.approx(1.0, abs=0.005)
     assert vote["recall"] == pytest.approx(0.8**3 / np.mean(right), abs=0.04)
-    length = committee.against_truth(right, committee.long_enough(labels, prompts, 1))
+    length = committee.against_truth(right, committee.of_usual_length(labels, prompts, 1))
     assert length == {"kept": 1.0, "precision": np.mean(right), "recall": 1.0}, "no error is one of length"
 
 

@@ -1,6 +1,9 @@
 """What `auto` settles: measured, kept for the machine, and never asked twice."""
 
 import json
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +105,23 @@ def test_where_bfloat16_is_hopeless_it_is_not_tried(measured: list, monkeypatch:
 def test_a_population_and_other_formats_decode_as_they_are() -> None:
     assert auto.fastest_decoding(GPT(CONFIG, 2).initialize(0, 1)) == "float32"
     assert auto.fastest_decoding(GPT(CONFIG).initialize(0).double()) == "float32"
+
+
+FAULTS = """
+import resource, torch
+from nanogrove.train.auto import keep_freed_memory
+keep_freed_memory()
+def work():
+    return [torch.ones(1 << 21) * k for k in range(6)]
+work(), work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is another")
+def test_what_a_step_frees_is_there_for_the_next() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 50_000, "pages faulted in anew; 140,000 where memory is given back"

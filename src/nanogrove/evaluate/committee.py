@@ -3,7 +3,9 @@
 P voters, N prompts. Answers are `[P][N]` lists of strings. `elect` names one label a prompt, a filter is a list of N
 booleans over labels. `against_truth` alone compares with true answers, for the record.
 
-Majority vote and length filter after Lee et al. 2025 (arXiv 2502.01612), self-consistency after Wang et al. 2022.
+Majority vote and length filter after Lee et al. 2025 (arXiv 2502.01612), self-consistency after Wang et al. 2022. Their
+length filter drops what is shorter than the longest answer of a batch, so one answer that runs on drops all the others;
+ours measures from the length given most often.
 """
 
 from collections import Counter, defaultdict
@@ -114,13 +116,15 @@ def finished(labels: Labels) -> list[bool]:
     return [answer is not None for answer in labels.answers]
 
 
-def long_enough(labels: Labels, prompts: Sequence[str], margin: int) -> list[bool]:
-    """Labels not shorter, by `margin` or more, than the longest that was given to any prompt of the same length."""
-    longest: dict[int, int] = defaultdict(int)
+def of_usual_length(labels: Labels, prompts: Sequence[str], margin: int) -> list[bool]:
+    """Labels shorter or longer by less than `margin` than the length given most often to prompts of the same length."""
+    lengths: dict[int, Counter[int]] = defaultdict(Counter)
     for prompt, answer in zip(prompts, labels.answers, strict=True):
-        longest[len(prompt)] = max(longest[len(prompt)], len(answer or ""))
+        if answer is not None:
+            lengths[len(prompt)][len(answer)] += 1
+    usual = {size: max(counts, key=lambda length: (counts[length], length)) for size, counts in lengths.items()}
     return [
-        answer is not None and longest[len(prompt)] - len(answer) < margin
+        answer is not None and abs(len(answer) - usual[len(prompt)]) < margin
         for prompt, answer in zip(prompts, labels.answers, strict=True)
     ]
 
@@ -190,7 +194,7 @@ def verdicts(
     labels = elect(answers, rules.vote is not None)
     passed = {"finished": finished(labels)}
     if rules.length_margin is not None:
-        passed["length"] = long_enough(labels, prompts, rules.length_margin)
+        passed["length"] = of_usual_length(labels, prompts, rules.length_margin)
     if rules.vote is not None:
         passed["vote"] = supported(labels, rules.vote)
     if rules.self_consistency is not None:

@@ -11,7 +11,8 @@ No true answer beyond the base difficulties is used to choose, filter, open, sto
 voters agree on. True answers stand in the record, beside these.
 
 After Lee et al. 2025, "Self-Improving Transformers Overcome Easy-to-Hard and Length Generalization Challenges", arXiv
-2502.01612. Theirs are the mixture, the length filter and the vote; the gate by agreement and the guard are ours.
+2502.01612. Theirs are the mixture, the vote and, nearly, the length filter; the gate by agreement and the guard are
+ours.
 """
 
 import time
@@ -65,7 +66,7 @@ class Config(BaseModel):
     newest: float = Field(0.5, gt=0, le=1, description="share of a batch from the newest round")
     temperature: float = Field(0.0, ge=0, allow_inf_nan=False, description="of the labels; 0 is greedy")
     vote: float | None = Field(None, gt=0, le=1, description="share of the voters that must agree; null asks none")
-    length_margin: int | None = Field(None, ge=1, description="drop labels this much shorter than the longest")
+    length_margin: int | None = Field(None, ge=1, description="drop labels this far from the usual length")
     self_consistency: int | None = Field(None, ge=2, description="samples a voter; more than half must agree")
     confidence: float | None = Field(None, le=0, description="least mean log-probability of a label's token, nats")
     gate: Literal["schedule", "agreement"] = Field("schedule", description="what opens the next difficulty")

@@ -8,12 +8,14 @@ they are what is fastest. A resumed run takes what its `preset.json` says, becau
 differently.
 """
 
+import ctypes
 import hashlib
 import json
 import math
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -131,6 +133,18 @@ def machine(device: torch.device) -> str:
 def cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep what a step frees for the next step, process-wide; on Linux with glibc, else nothing.
+
+    Left to itself it gives blocks of some megabytes back to the system, which must clear their pages anew when they
+    are next asked for: 2,000 page faults a step of a small population, and steps between 1 and 2 times as long.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: blocks below 32 MB come from the heap …
+        mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: … whose end is not given back
 
 
 def _measure(config: ModelConfig, batch_size: int, device: torch.device) -> Settings:

@@ -231,6 +231,7 @@ def test_the_policy_allows_exactly_the_two_scripts_of_the_page(tmp_path: Path) -
     assert len(run) == 2
     assert policy.startswith("default-src 'none'; script-src " + " ".join(f"'sha256-{h}'" for h in hashes) + ";")
     assert "script-src 'unsafe" not in policy
+    assert "; img-src data:;" in policy, "plotly shows a heat map as an image it has made, and no other image is"
     assert "connect-src" not in policy
 
 

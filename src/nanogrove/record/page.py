@@ -15,7 +15,11 @@ def html_page(title: str, sections: list[str]) -> str:
     hashes = [hashlib.sha256(code.encode()).digest() for code in (plotly, _DRAW)]
     allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in hashes)
     # Plotly sets styles inline; a style can draw nonsense but, with no network, tell nobody anything.
-    policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    # A heat map is an image that plotly makes on the spot, at a data: address.
+    policy = (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
     body = "".join(f"<section>{part}</section>" for part in sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -83,6 +87,7 @@ _DRAW = """
           marker: { color, size: 5 } }];
       });
       if (spec.heat) traces.push({ type: "heatmap", ...spec.heat, zmin: 0, zmax: 1, xgap: 1, ygap: 1,
+        texttemplate: spec.heat.x.length > 16 ? "" : "%{z:.2f}", textfont: { size: 9 },
         colorscale: [[0, rule], [1, ways[0]]], colorbar: { thickness: 8, outlinewidth: 0, tickfont: small } });
       const legend = spec.lines.length > 1;
       // 15M tokens read well, a learning rate of 300µ does not.

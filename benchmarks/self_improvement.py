@@ -1,0 +1,168 @@
+"""What self-improvement gains over training on base examples alone, what it withstands, and what its labels cost.
+
+    python benchmarks/self_improvement.py accuracy self-improve-quick --seeds 0 1 2 --out FOLDER [KEY=VALUE …]
+    python benchmarks/self_improvement.py avalanche --out FOLDER
+    python benchmarks/self_improvement.py decoding FOLDER/seed-0
+
+`accuracy` trains a preset for each seed and beside it the control, base examples only, for as many training tokens; it
+prints exact match by difficulty of all voters. `avalanche` spoils a fifth of the answers and compares filters and vote
+with none, guarded and not. `decoding` takes a finished run and answers prompts of its hardest difficulty in a batch and
+one by one without a cache. Runs lie in FOLDER; one that is there goes on, or is only read.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanogrove import lab
+from nanogrove.evaluate import committee
+from nanogrove.model.gpt import GPT
+from nanogrove.preset import read_preset_file, resolve
+from nanogrove.record.events import Event, read_events
+from nanogrove.synthetic.tasks import examples
+from nanogrove.train.checkpoint import load_latest
+
+
+def train(preset: str, out: Path, *overrides: str) -> list[Event]:
+    """The record of a run, made now where it is not there."""
+    settings = ("sample.tokens=0", *overrides)
+    for _ in lab.train(resolve(read_preset_file(preset), list(settings)), out, resume=(out / "preset.json").exists()):
+        pass
+    return read_events(out / "events.jsonl")
+
+
+def last(events: list[Event], kind: str) -> Event:
+    return [event for event in events if event.kind == kind][-1]
+
+
+def shown(event: Event) -> str:
+    """Exact match of the median voter by difficulty, and in brackets that of the worst where it differs."""
+    cells = []
+    for difficulty, exact in zip(event.values["difficulties"], event.values["exact"], strict=True):
+        middle, least = statistics.median(exact), min(exact)
+        cells.append(f"{difficulty}: {middle:.3f}" + (f" ({least:.3f})" if least < middle else ""))
+    return "  ".join(cells)
+
+
+def accuracy(preset: str, seeds: list[int], out: Path, overrides: list[str]) -> None:
+    for seed in seeds:
+        events = train(preset, out / f"seed-{seed}", f"seed={seed}", *overrides)
+        surveys = [event for event in events if event.kind == "exact"]
+        first, step = surveys[0].values, last(events, "step")
+        seconds = sum(sum(event.time.values()) for event in events if event.kind == "round")
+        base = next(event for event in events if event.kind == "step" and event.step == surveys[0].step)
+        decode = sum(event.time.get("decode", 0.0) for event in events if event.kind == "round")
+        print(f"seed {seed}: {(base.time['seconds'] + seconds) / 60:.1f} min, {step.values['tokens']:,} tokens a voter")
+        print(f"  before round 1   {shown(surveys[0])}")
+        apart = [f"{d}: {1 - a:.3f}" for d, a in zip(first["difficulties"], first["agreement"], strict=True)]
+        print(f"  voters differ on {'  '.join(apart[-3:])}")
+        print(f"  behind the last  {shown(surveys[-1])}")
+        labels = [
+            f"{label['difficulty']}: {label['kept']:.2f} kept, {label['precision']:.4f} right"
+            for event in events
+            if event.kind == "round"
+            for label in event.values["labels"]
+            if label["precision"] is not None
+        ]
+        print(f"  labels           {'; '.join(labels)}")
+        print(f"  decoding takes {decode / seconds:.1%} of the rounds' time", flush=True)
+        parts = lab.build(resolve(read_preset_file(preset), overrides))
+        config = parts.preset.method_config()
+        a_step = parts.preset.train.batch_size * parts.corpus.length
+        steps = round(step.values["tokens"] / a_step) - config.si_rounds * config.si_iter
+        settings = (f"seed={seed}", *overrides, "method.labels=none", f"train.steps={steps}")
+        control = last(train(preset, out / f"seed-{seed}-control", *settings), "exact")
+        print(f"  the control      {shown(control)}", flush=True)
+
+
+def avalanche(out: Path) -> None:
+    settings = [
+        "train.steps=500",
+        "method.gate=schedule",
+        "method.si_rounds=8",
+        "method.si_iter=100",
+        "evaluate.every=500",
+    ]
+    open_to_errors = ["method.vote=null", "method.length_margin=null", "method.inject=0.2"]
+    for name, overrides in {
+        "filters, 20 % spoiled": ["method.inject=0.2"],
+        "no filter, no guard": [*open_to_errors, "method.guard=false"],
+        "no filter, guard": open_to_errors,
+    }.items():
+        events = train("self-improve-quick", out / name.replace(" ", "-"), *settings, *overrides)
+        print(name)
+        for event in events:
+            if event.kind == "round":
+                for label in event.values["labels"]:
+                    filters = {key: [f"{v:.3f}" for v in list(f.values())[1:]] for key, f in label["filters"].items()}
+                    print(
+                        f"  round {event.values['round']}, difficulty {label['difficulty']}: kept {label['kept']:.2f}, "
+                        f"right {label['precision'] or 0:.3f}; precision and recall {filters}; "
+                        f"{'kept' if event.values['accepted'] else 'undone'}"
+                    )
+            elif event.kind == "alarm":
+                print(f"  alarm: {event.values['reason']}")
+        print(f"  in the end {shown(last(events, 'exact'))}", flush=True)
+
+
+@torch.inference_mode()
+def one_by_one(model: GPT, corpus: Any, prompts: list[str], difficulty: int) -> None:
+    """Greedy answers of every voter to each prompt by itself, all of it read again for each token."""
+    for prompt in prompts:
+        tokens = corpus.prompts([prompt]).expand(model.population or 1, 1, len(prompt))
+        for _ in range(corpus.task.longest(difficulty) - len(prompt) + 1):
+            chosen = model(tokens)[..., -1:, :].argmax(-1)
+            tokens = torch.cat((tokens, chosen), -1)
+            if bool((tokens == corpus.tokenizer.end).any(-1).all()):
+                break
+
+
+def decoding(run: Path) -> None:
+    events = read_events(run / "events.jsonl")
+    preset = resolve(read_preset_file(str(run / "preset.json")))
+    parts = lab.build(preset)
+    checkpoint, _ = load_latest(run / "checkpoints")
+    assert checkpoint is not None
+    model = GPT(parts.model, preset.method_config().population).eval()
+    model.load_state_dict(checkpoint.model)
+    difficulty = last(events, "round").values["frontier"]
+    prompts = [prompt for prompt, _ in examples(parts.corpus.task, difficulty, 0, "benchmark", range(1000))]
+    rates = {}
+    for name, work, count in (
+        ("in a batch, cached", committee.decode, 1000),
+        ("one by one, no cache", one_by_one, 30),
+    ):
+        work(model, parts.corpus, prompts[:2], difficulty)
+        began = time.perf_counter()
+        work(model, parts.corpus, prompts[:count], difficulty)
+        rates[name] = count / (time.perf_counter() - began)
+        print(f"{name}: {rates[name]:.1f} prompts of difficulty {difficulty} a second")
+    fast, slow = rates.values()
+    print(f"ratio {fast / slow:.1f}, asked >= 10")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    accurate = verbs.add_parser("accuracy")
+    accurate.add_argument("preset")
+    accurate.add_argument("overrides", nargs="*")
+    accurate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    accurate.add_argument("--out", type=Path, required=True)
+    verbs.add_parser("avalanche").add_argument("--out", type=Path, required=True)
+    verbs.add_parser("decoding").add_argument("run", type=Path)
+    options = parser.parse_args()
+    if options.verb == "accuracy":
+        accuracy(options.preset, options.seeds, options.out, options.overrides)
+    elif options.verb == "avalanche":
+        avalanche(options.out)
+    else:
+        decoding(options.run)
+
+
+if __name__ == "__main__":
+    main()

@@ -447,7 +447,7 @@ def test_one_voter_needs_no_committee(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [event.values["accepted"] for event in of(events, "round")] == [True] * 3
     [alarm] = of(train(tmp_path / "strict", "method.voters=1", *loose, "method.guard_fit=0.01"), "alarm")
     assert not alarm.values["retry"], "one voter has no stricter vote"
-    assert of(events, "exact")[0].values["agreement"] == [None] * 4
+    assert of(events, "exact")[0].values["agreement"] == [None] * 5
 
 
 # Beginning from a saved base, presets, and what is refused.

@@ -57,6 +57,9 @@ def test_exact_match_by_difficulty_and_round_is_a_heat_map(tmp_path: Path) -> No
     assert heat["heat"] == {"x": [0, 1], "y": [1, 2, 3], "z": [[1.0, 1.0], [0.5, 0.75], [None, 0.25]]}
     assert (heat["x"], heat["y"]) == ("round", "difficulty")
     assert shown["Exact match of the vote"]["heat"]["z"][1] == [0.5, 0.75]
+    base, last = shown["Exact match by difficulty, median voter"]["lines"]
+    assert (base["name"], base["x"], base["y"]) == ("base alone", [1, 2], [1.0, 0.5])
+    assert (last["x"], last["y"]) == ([1, 2, 3], [1.0, 0.75, 0.25])
     assert shown["Agreement of all voters"]["heat"]["z"][0] == [0.5, 0.5]
     assert shown["Wrong among kept labels"]["heat"] == {"x": [1], "y": [2], "z": [[0.125]]}
     recall = {line["name"]: line["y"] for line in shown["Recall of each filter"]["lines"]}

@@ -359,6 +359,8 @@ class _Rounds:
         """How the committee stands, as an event and as figures."""
         began, config = time.perf_counter(), self.config
         ahead = max(AHEAD, config.lengths)
+        if not number:  # what the base can do without rounds, as far as they are to reach
+            ahead = max(ahead, config.target(self.corpus.base[1]) - frontier)
         found = committee.survey(self.state.model, self.corpus, frontier, ahead, self.plan.seed, config.decode_batch)
         values = {"round": number, "frontier": frontier, **found._asdict()}
         return Event("exact", self.state.step, values, {"survey": time.perf_counter() - began}), found

@@ -29,6 +29,7 @@ def self_improvement(run: Run) -> str:
             plot("Precision of each filter", "round", list(_filters(rounds, "precision"))),
             plot("Recall of each filter", "round", list(_filters(rounds, "recall"))),
         ],
+        [plot("Exact match by difficulty, median voter", "difficulty", list(_before_and_after(surveys)))],
         [
             plot("Share of labels kept", "round", line("kept", [_round(e) for e in rounds], [*map(_kept, rounds)])),
             plot("Hardest difficulty open", "round", _frontier(surveys[:1] + rounds)),
@@ -82,6 +83,13 @@ def _filters(rounds: list[Event], figure: str) -> Iterator[dict[str, Any]]:
                 drawn["y"].append(figures.get(figure) if isinstance(figures, dict) else None)
     for name, drawn in found.items():
         yield from line(name, drawn["x"], drawn["y"])
+
+
+def _before_and_after(surveys: list[Event]) -> Iterator[dict[str, Any]]:
+    """Two lines over difficulty: the base without rounds, and the voters behind the last one."""
+    for name, event in {"base alone": surveys[0], "behind the last round": surveys[-1]}.items():
+        cells = list(_cells([event], "exact"))
+        yield from line(name, [d for _, d, _ in cells], [spread(exact)[1] for _, _, exact in cells])
 
 
 def _frontier(events: list[Event]) -> list[dict[str, Any]]:

@@ -514,13 +514,13 @@ def test_a_base_that_does_not_fit_is_refused(learned: Path, tmp_path: Path) -> N
         ([*size, "data.task=reversed-addition", "model.block_size=18"], "another vocabulary"),
         (["model.n_layer=2"], "its n_embd is 32 and here 16"),
         ([*size, "model.position=rotary"], "its position is none and here rotary"),
-        ([*size, "method.voters=2"], "3 models for 2 voters"),
+        ([*size, "method.voters=2"], "3 models where 2 are asked for"),
     ]
     for overrides, said in cases:
         with pytest.raises(CheckpointError, match=said):
             train(tmp_path / "run", base, *overrides)
     single = f"method.base={json.dumps(str(learned / 'checkpoints' / 'best'))}"
-    with pytest.raises(CheckpointError, match="1 models for 3 voters"):
+    with pytest.raises(CheckpointError, match="1 models where 3 are asked for"):
         train(tmp_path / "run", single, *size)
 
 
@@ -539,6 +539,7 @@ TINY = {
     "method.examples": 12,
     "method.guard": False,
     "method.to": 3,
+    "method.gate": "schedule",
     "method.empty": "replay",
     **{f"train.{key}": PRESET["train"][key] for key in ("threads", "device", "precision", "compile", "accumulation")},
 }

@@ -28,14 +28,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from nanogrove.data.batch import Corpus, random
-from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.errors import PresetError
 from nanogrove.evaluate import committee
 from nanogrove.evaluate.loss import evaluate_split, mean_nll
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.synthetic.examples import Mixture, Rows, TaskCorpus
 from nanogrove.synthetic.tasks import examples
-from nanogrove.train.checkpoint import load_checkpoint, load_latest
+from nanogrove.train.checkpoint import load_population
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
@@ -125,36 +125,9 @@ def check(config: Config, corpus: Corpus, model: ModelConfig) -> None:
 
 
 def saved_voters(config: Config, corpus: TaskCorpus, model: ModelConfig) -> dict[str, Tensor]:
-    """The weights of all voters from `config.base`: the last state of a run with as many, or one checkpoint each.
-
-    Raises CheckpointError where one is missing, of another vocabulary or another model, or they are too few: voters
-    that begin as copies of one model agree on everything, errors included.
-    """
+    """The weights of all voters from `config.base`, of different models: copies of one agree on errors too."""
     paths = [config.base] if isinstance(config.base, str) else config.base or []
-    found: list[dict[str, Tensor]] = []
-    for path in map(Path, paths):
-        whole = (path / "state.json").exists()
-        checkpoint = load_checkpoint(path) if whole else load_latest(path / "checkpoints")[0]
-        if checkpoint is None:
-            raise CheckpointError(f"{path}: neither a run nor a checkpoint; give a folder such as runs/NAME")
-        if checkpoint.tokenizer.to_json() != corpus.tokenizer.to_json():
-            raise CheckpointError(f"{path}: has another vocabulary than the task; set method.base to a run on it")
-        theirs, ours = checkpoint.config.model_dump(), model.model_dump()
-        free = {"dropout"} if model.position == "learned" else {"dropout", "block_size"}  # no weight depends on them
-        for key in theirs.keys() - free:
-            if theirs[key] != ours[key]:
-                raise CheckpointError(f"{path}: is another model, its {key} is {theirs[key]} and here {ours[key]}")
-        weights = checkpoint.model
-        if weights["embed.weight"].dim() == 2:
-            weights = {name: tensor[None] for name, tensor in weights.items()}
-        found.append(weights)
-    together = {name: torch.cat([weights[name] for weights in found]) for name in found[0]} if found else {}
-    count = len(together["embed.weight"]) if together else 0
-    if count != config.voters:
-        raise CheckpointError(
-            f"method.base holds {count} models for {config.voters} voters; give a run of as many, or a checkpoint each"
-        )
-    return together
+    return load_population([Path(path) for path in paths], corpus.tokenizer, model, config.voters)
 
 
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:

@@ -13,11 +13,13 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
@@ -243,3 +245,35 @@ def load_best(root: Path) -> Checkpoint:
     if checkpoint is None:
         raise CheckpointError(f"{root}: no checkpoint yet; train until the first one is saved")
     return checkpoint
+
+
+def load_population(
+    paths: Sequence[Path], tokenizer: Tokenizer, config: ModelConfig, members: int
+) -> dict[str, Tensor]:
+    """The weights of `members` models, stacked: the last state of a run with as many, or a run or checkpoint each.
+
+    Raises CheckpointError where one is missing, has another vocabulary or is another model than `config`, and where
+    there are more or fewer.
+    """
+    found: list[dict[str, Tensor]] = []
+    for path in paths:
+        whole = (path / "state.json").exists()
+        checkpoint = load_checkpoint(path) if whole else load_latest(path / "checkpoints")[0]
+        if checkpoint is None:
+            raise CheckpointError(f"{path}: neither a run nor a checkpoint; give a folder such as runs/NAME")
+        if checkpoint.tokenizer.to_json() != tokenizer.to_json():
+            raise CheckpointError(f"{path}: has another vocabulary than the data; give a run on the same task")
+        theirs, ours = checkpoint.config.model_dump(), config.model_dump()
+        free = {"dropout"} if config.position == "learned" else {"dropout", "block_size"}  # no weight depends on them
+        for key in theirs.keys() - free:
+            if theirs[key] != ours[key]:
+                raise CheckpointError(f"{path}: is another model, its {key} is {theirs[key]} and here {ours[key]}")
+        weights = checkpoint.model
+        if weights["embed.weight"].dim() == 2:
+            weights = {name: tensor[None] for name, tensor in weights.items()}
+        found.append(weights)
+    count = sum(len(weights["embed.weight"]) for weights in found)
+    if count != members:
+        names = ", ".join(map(str, paths))
+        raise CheckpointError(f"{names}: {count} models where {members} are asked for; give as many, or one for each")
+    return {name: torch.cat([weights[name] for weights in found]) for name in found[0]}

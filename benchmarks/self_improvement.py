@@ -1,7 +1,7 @@
 """What self-improvement gains over training on base examples alone, what it withstands, and what its labels cost.
 
     python benchmarks/self_improvement.py accuracy self-improve-quick --seeds 0 1 2 --out FOLDER [KEY=VALUE …]
-    python benchmarks/self_improvement.py avalanche --out FOLDER
+    python benchmarks/self_improvement.py avalanche --out FOLDER [KEY=VALUE …]
     python benchmarks/self_improvement.py decoding FOLDER/seed-0
 
 `accuracy` trains a preset for each seed and beside it the control, base examples only, for as many training tokens; it
@@ -79,21 +79,18 @@ def accuracy(preset: str, seeds: list[int], out: Path, overrides: list[str]) -> 
         print(f"  the control      {shown(control)}", flush=True)
 
 
-def avalanche(out: Path) -> None:
-    settings = [
-        "train.steps=500",
-        "method.gate=schedule",
-        "method.si_rounds=8",
-        "method.si_iter=100",
-        "evaluate.every=500",
-    ]
-    open_to_errors = ["method.vote=null", "method.length_margin=null", "method.inject=0.2"]
-    for name, overrides in {
-        "filters, 20 % spoiled": ["method.inject=0.2"],
-        "no filter, no guard": [*open_to_errors, "method.guard=false"],
-        "no filter, guard": open_to_errors,
+def avalanche(out: Path, overrides: list[str]) -> None:
+    settings = [*overrides, "model.token_shift=false"]  # a base that errs soon
+    train("self-improve-quick", out / "base", *settings, "train.steps=500", "method.si_rounds=0")
+    settings += [f"method.base={out / 'base'}", "method.gate=schedule", "method.si_rounds=8", "method.si_iter=100"]
+    settings += ["method.inject=0.2"]
+    open_to_errors = ["method.vote=null", "method.length_margin=null"]
+    for name, more in {
+        "vote and filter": [],
+        "neither, no guard": [*open_to_errors, "method.guard=false"],
+        "neither, guarded": open_to_errors,
     }.items():
-        events = train("self-improve-quick", out / name.replace(" ", "-"), *settings, *overrides)
+        events = train("self-improve-quick", out / name.replace(" ", "-"), *settings, *more)
         print(name)
         for event in events:
             if event.kind == "round":
@@ -153,13 +150,15 @@ def main() -> None:
     accurate.add_argument("overrides", nargs="*")
     accurate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     accurate.add_argument("--out", type=Path, required=True)
-    verbs.add_parser("avalanche").add_argument("--out", type=Path, required=True)
+    rolling = verbs.add_parser("avalanche")
+    rolling.add_argument("overrides", nargs="*")
+    rolling.add_argument("--out", type=Path, required=True)
     verbs.add_parser("decoding").add_argument("run", type=Path)
     options = parser.parse_args()
     if options.verb == "accuracy":
         accuracy(options.preset, options.seeds, options.out, options.overrides)
     elif options.verb == "avalanche":
-        avalanche(options.out)
+        avalanche(options.out, options.overrides)
     else:
         decoding(options.run)
 

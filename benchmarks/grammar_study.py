@@ -95,7 +95,7 @@ def main() -> None:
     else:
         rlm(figure, steps, {"rlm": "rlm-deep", "source": "rlm"}[options.study])
     figure.update_xaxes(type="log")
-    figure.update_layout(template="plotly_white", width=900, height=520)
+    figure.update_layout(template="plotly_white", width=900, height=480, margin={"t": 20, "r": 20})
     if options.picture:
         figure.write_html(options.picture, include_plotlyjs=True, config={"displayModeBar": False})
 

@@ -105,8 +105,27 @@ def test_a_model_is_trained_and_compared_with_its_grammar(executed, tmp_path: Pa
     assert float(re.search(r"^excess +(\S+)$", printed, re.MULTILINE)[1]) > 0
 
 
-def test_there_are_two() -> None:
-    assert NAMES == ["rlm_explore.ipynb", "rlm_results.ipynb"]
+def test_a_committee_improves_itself_in_folders_of_the_users(executed, tmp_path: Path) -> None:
+    notebook = executed("self_improve.ipynb")
+    shown = figures(notebook)
+    models = tmp_path / "self-improve" / "models"
+    records = {name: (models / name / "events.jsonl").read_bytes() for name in ("base", "rounds", "control")}
+    surveys = [event.values for event in read_events(models / "rounds" / "events.jsonl") if event.kind == "exact"]
+    assert len(surveys) == 3, "the base, and two rounds"
+    column = [row[0] for row in shown["heat"]["data"][0]["z"]]
+    assert column == [sorted(exact)[1] for exact in surveys[0]["exact"]], "the median of three voters"
+    base, rounds, control = shown["lines"]["data"]
+    assert (base["name"], base["x"], base["y"]) == ("base", [1, 2, 3, 4], column)
+    assert rounds["x"] == control["x"] == [1, 2, 3, 4]
+    assert read_events(models / "control" / "events.jsonl")[-1].step == 10, "as many steps as base and rounds together"
+    assert (tmp_path / "self-improve" / "data").is_dir()
+    executed("self_improve.ipynb")
+    for name, record in records.items():
+        assert (models / name / "events.jsonl").read_bytes() == record, f"{name} was whole, and is trained anew"
+
+
+def test_there_are_three() -> None:
+    assert NAMES == ["rlm_explore.ipynb", "rlm_results.ipynb", "self_improve.ipynb"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -58,8 +58,9 @@ def accuracy(preset: str, seeds: list[int], out: Path, overrides: list[str]) -> 
         decode = sum(event.time.get("decode", 0.0) for event in events if event.kind == "round")
         print(f"seed {seed}: {(base.time['seconds'] + seconds) / 60:.1f} min, {step.values['tokens']:,} tokens a voter")
         print(f"  before round 1   {shown(surveys[0])}")
+        hardest = first["difficulties"].index(first["frontier"])
         apart = [f"{d}: {1 - a:.3f}" for d, a in zip(first["difficulties"], first["agreement"], strict=True)]
-        print(f"  voters differ on {'  '.join(apart[-3:])}")
+        print(f"  voters differ on {'  '.join(apart[hardest : hardest + 4])}")
         print(f"  behind the last  {shown(surveys[-1])}")
         labels = [
             f"{label['difficulty']}: {label['kept']:.2f} kept, {label['precision']:.4f} right"

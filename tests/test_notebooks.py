@@ -5,7 +5,12 @@ import json
 import math
 import os
 import re
+import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -13,7 +18,8 @@ import pytest
 from nbclient import NotebookClient
 from traitlets.config import Config
 
-from nanogrove.record.events import read_events
+from nanogrove.language_model import load
+from nanogrove.record.events import Event, read_events
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 NAMES = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
@@ -105,23 +111,61 @@ def test_a_model_is_trained_and_compared_with_its_grammar(executed, tmp_path: Pa
     assert float(re.search(r"^excess +(\S+)$", printed, re.MULTILINE)[1]) > 0
 
 
-def test_a_committee_improves_itself_in_folders_of_the_users(executed, tmp_path: Path) -> None:
+def test_rounds_are_drawn_as_recorded_and_go_on_where_they_were_cut_off(executed, tmp_path: Path) -> None:
+    models = tmp_path / "runs/self-improve-notebook/models-small"
+
+    def recorded() -> dict[str, list[Event]]:
+        return {name: read_events(models / name / "events.jsonl") for name in ("base", "rounds", "control")}
+
     notebook = executed("self_improve.ipynb")
-    shown = figures(notebook)
-    models = tmp_path / "self-improve" / "models"
-    records = {name: (models / name / "events.jsonl").read_bytes() for name in ("base", "rounds", "control")}
-    surveys = [event.values for event in read_events(models / "rounds" / "events.jsonl") if event.kind == "exact"]
-    assert len(surveys) == 3, "the base, and two rounds"
-    column = [row[0] for row in shown["heat"]["data"][0]["z"]]
-    assert column == [sorted(exact)[1] for exact in surveys[0]["exact"]], "the median of three voters"
-    base, rounds, control = shown["lines"]["data"]
-    assert (base["name"], base["x"], base["y"]) == ("base", [1, 2, 3, 4], column)
-    assert rounds["x"] == control["x"] == [1, 2, 3, 4]
-    assert read_events(models / "control" / "events.jsonl")[-1].step == 10, "as many steps as base and rounds together"
-    assert (tmp_path / "self-improve" / "data").is_dir()
-    executed("self_improve.ipynb")
-    for name, record in records.items():
-        assert (models / name / "events.jsonl").read_bytes() == record, f"{name} was whole, and is trained anew"
+    shown, before = figures(notebook), recorded()
+    assert [(record[-1].kind, record[-1].step) for record in before.values()] == [("end", 80), ("end", 6), ("end", 6)]
+    assert [sum(e.kind == "data" for e in record) for record in before.values()] == [0, 2, 0], "labels of the rounds"
+    exact = {
+        name: [
+            (e.values["round"], difficulty, pytest.approx(fmean(voters)))
+            for e in record
+            if e.kind == "exact"
+            for difficulty, voters in zip(e.values["difficulties"], e.values["exact"], strict=True)
+        ]
+        for name, record in before.items()
+    }
+    (cells,) = shown["map"]["data"]
+    assert list(zip(cells["x"], cells["y"], cells["z"], strict=True)) == exact["rounds"]
+    assert [trace["name"] for trace in shown["lines"]["data"]] == list(exact)
+    for trace, found in zip(shown["lines"]["data"], exact.values(), strict=True):
+        last = [(difficulty, share) for number, difficulty, share in found if number == found[-1][0]]
+        assert list(zip(trace["x"], trace["y"], strict=True)) == last, trace["name"]
+    kept, precision = shown["labels"]["data"]
+    made = [map(json.loads, (models / f"rounds/data/round-{n}.jsonl").read_text().splitlines()) for n in (1, 2)]
+    right = [[row["answer"] == row["prompt"][:-1] for row in rows] for rows in made]
+    assert kept["x"] == precision["x"] == [1, 2]
+    assert kept["y"] == pytest.approx([len(rows) / 16 for rows in right])
+    assert precision["y"] == pytest.approx([fmean(rows) for rows in right])
+    said = code(notebook)[-1].outputs[0]["text"].splitlines()
+    assert said == load(models / "rounds").generate(["12=", "345="], tokens=4, temperature=0)
+
+    shutil.rmtree(models / "rounds/checkpoints/current")  # as if it had ended behind the first round
+    shutil.rmtree(models / "control")
+    again, after = figures(executed("self_improve.ipynb")), recorded()
+    assert {name: figure["data"] for name, figure in again.items()} == {n: f["data"] for n, f in shown.items()}
+    for name, steps in (("base", 80), ("rounds", 3), ("control", 0)):
+        old, new = ([e for e in records[name] if e.kind == "step"] for records in (before, after))
+        assert sum(a.time == b.time for a, b in zip(old, new, strict=True)) == steps, f"{name}: steps not made again"
+        assert [replace(e, time={}) for e in after[name]] == [replace(e, time={}) for e in before[name]]
+
+
+def test_on_colab_folders_lie_on_the_mounted_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NANOGROVE_CACHE", "elsewhere")
+    mounted: list[str] = []
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=SimpleNamespace(mount=mounted.append)))
+    names: dict[str, Any] = {}
+    exec(code(read("self_improve.ipynb"))[0].source, names)
+    assert mounted == [str(tmp_path / "drive")]
+    for folder in (names["DATA_DIR"], names["MODELS_DIR"]):
+        assert folder.resolve().is_relative_to(tmp_path / "drive/MyDrive")
+    assert os.environ["NANOGROVE_CACHE"] == str(names["DATA_DIR"])
 
 
 def test_there_are_three() -> None:

@@ -52,6 +52,9 @@ def drawn(text: str) -> dict[str, dict[str, Any]]:
 
 def test_exact_match_by_difficulty_and_round_is_a_heat_map(tmp_path: Path) -> None:
     events = [exact(0, 1, 1.0, 0.5), exact(1, 2, 1.0, 0.75, 0.25), round_event(1, 0.875)]
+    undone = [exact(2, 2, 0.0, 0.0, 0.0), round_event(2, None, accepted=False)]
+    after = drawn(made(tmp_path / "undone", events + undone))["Exact match by difficulty, median voter"]["lines"][1]
+    assert after["y"] == [1.0, 0.75, 0.25], "the state that was kept"
     shown = drawn(made(tmp_path / "run", events))
     heat = shown["Exact match, median voter"]
     assert heat["heat"] == {"x": [0, 1], "y": [1, 2, 3], "z": [[1.0, 1.0], [0.5, 0.75], [None, 0.25]]}

@@ -29,7 +29,7 @@ def self_improvement(run: Run) -> str:
             plot("Precision of each filter", "round", list(_filters(rounds, "precision"))),
             plot("Recall of each filter", "round", list(_filters(rounds, "recall"))),
         ],
-        [plot("Exact match by difficulty, median voter", "difficulty", list(_before_and_after(surveys)))],
+        [plot("Exact match by difficulty, median voter", "difficulty", list(_before_and_after(surveys, rounds)))],
         [
             plot("Share of labels kept", "round", line("kept", [_round(e) for e in rounds], [*map(_kept, rounds)])),
             plot("Hardest difficulty open", "round", _frontier(surveys[:1] + rounds)),
@@ -85,9 +85,11 @@ def _filters(rounds: list[Event], figure: str) -> Iterator[dict[str, Any]]:
         yield from line(name, drawn["x"], drawn["y"])
 
 
-def _before_and_after(surveys: list[Event]) -> Iterator[dict[str, Any]]:
-    """Two lines over difficulty: the base without rounds, and the voters behind the last one."""
-    for name, event in {"base alone": surveys[0], "behind the last round": surveys[-1]}.items():
+def _before_and_after(surveys: list[Event], rounds: list[Event]) -> Iterator[dict[str, Any]]:
+    """Two lines over difficulty: the base without rounds, and the voters behind the last one that was not undone."""
+    undone = [_round(event) for event in rounds if event.values.get("accepted") is False]
+    kept = [event for event in surveys if _round(event) not in undone]
+    for name, event in {"base alone": surveys[0], "behind the last round": (kept or surveys)[-1]}.items():
         cells = list(_cells([event], "exact"))
         yield from line(name, [d for _, d, _ in cells], [spread(exact)[1] for _, _, exact in cells])
 

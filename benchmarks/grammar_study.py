@@ -1,6 +1,6 @@
 """What a transformer learns of random grammars, against the exact best loss.
 
-    python benchmarks/grammar_study.py rlm | source | rhm [--picture picture.html]
+    python benchmarks/grammar_study.py rlm | source | rhm [--picture picture.html] [KEY=VALUE …]
 
 `rlm`: excess loss over the number of training tokens for depths 1, 2 and 3 of a Random Language Model with v = 32,
 beta = 2, all tokens scored, by the preset `rlm-deep`. `source`: the same depths by the recipe of the preset `rlm` (1
@@ -33,11 +33,11 @@ def train(preset: str, *overrides: str) -> tuple[list[Event], dict[str, Any], fl
         return [event for event in events if event.kind == "eval"], lab.evaluate(out), seconds
 
 
-def rlm(figure: go.Figure, steps: int, preset: str = "rlm-deep") -> None:
+def rlm(figure: go.Figure, steps: int, overrides: list[str], preset: str = "rlm-deep") -> None:
     print("depth      tokens   loss    best    bigram  excess             KL of the last   seconds")
     curves = []
     for depth in (1, 2, 3):
-        settings = (f"data.L={depth}", "data.v=32", f"model.block_size={2**depth}", f"train.steps={steps}")
+        settings = (f"data.L={depth}", "data.v=32", f"model.block_size={2**depth}", f"train.steps={steps}", *overrides)
         evaluations, score, seconds = train(preset, *settings)
         data = lab.build(resolve(read_preset_file(preset), settings)).corpus.describe()
         seen = [event.values["seen"] for event in evaluations]
@@ -54,17 +54,17 @@ def rlm(figure: go.Figure, steps: int, preset: str = "rlm-deep") -> None:
     figure.update_yaxes(type="log")
 
 
-def rhm(figure: go.Figure, steps: int) -> None:
+def rhm(figure: go.Figure, steps: int, sizes: list[int], overrides: list[str]) -> None:
     v, m, s, depth = 16, 4, 2, 3
     scales = RandomHierarchyModel(v, m, s, depth).sample_complexity()
     print(
         f"v={v} m={m} s={s} L={depth}: P_l = {', '.join(f'{scale:,.0f}' for scale in scales)}; ln v {math.log(v):.3f}"
     )
     print("      P   P/P_1   P/P_2   P/P_3   test loss   best    excess   accuracy  best   seconds")
-    sizes = [4**power for power in range(3, 9)]
     losses = []
     for size in sizes:
-        _, score, seconds = train("rhm", f"data.training_set={size}", f"train.steps={steps}", "evaluate.every=100")
+        settings = (f"data.training_set={size}", f"train.steps={steps}", "evaluate.every=100", *overrides)
+        _, score, seconds = train("rhm", *settings)
         losses.append(score["loss"])
         print(
             f"{size:>7} {'  '.join(f'{size / scale:6.2f}' for scale in scales)}   {score['loss']:.4f}    "
@@ -83,17 +83,17 @@ def rhm(figure: go.Figure, steps: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=("rlm", "source", "rhm"))
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every run")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[4**n for n in range(3, 9)], help="of rhm: P")
     parser.add_argument("--picture", type=Path, help="also draw it, as a page")
-    parser.add_argument(
-        "--steps", type=int, help="steps of each run of ours; 4,000 of rlm and 1,500 of rhm if left out"
-    )
+    parser.add_argument("--steps", type=int, help="steps of each run of ours; 4,000 of rlm and 800 of rhm if left out")
     options = parser.parse_args()
     figure = go.Figure()
     steps = options.steps or {"rlm": 4000, "source": 30000, "rhm": 800}[options.study]
     if options.study == "rhm":
-        rhm(figure, steps)
+        rhm(figure, steps, options.sizes, options.overrides)
     else:
-        rlm(figure, steps, {"rlm": "rlm-deep", "source": "rlm"}[options.study])
+        rlm(figure, steps, options.overrides, {"rlm": "rlm-deep", "source": "rlm"}[options.study])
     figure.update_xaxes(type="log")
     figure.update_layout(template="plotly_white", width=900, height=480, margin={"t": 20, "r": 20})
     if options.picture:

@@ -1,6 +1,7 @@
 """A preset becomes a run: record, checkpoints, report, the model that comes back; from Python and the shell."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -64,6 +65,22 @@ def test_a_run_leaves_what_the_design_says(preset: dict, tmp_path: Path) -> None
     assert losses[-1] < losses[0] - 0.5
     best = min((e for e in events if e.kind == "eval"), key=lambda e: e.values["loss"])
     assert events[-1].values["best_step"] == best.step == load_checkpoint(out / "checkpoints" / "best").state["step"]
+
+
+@pytest.mark.parametrize(("sent", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_ends_the_script_too(sent: int, raised: type, preset: dict, tmp_path: Path, monkeypatch) -> None:
+    out, save = tmp_path / "a", lab._Run.save
+
+    def interrupted(self: lab._Run, name: str, member: int = 0) -> None:
+        save(self, name, member)
+        monkeypatch.undo()
+        signal.raise_signal(sent)
+
+    monkeypatch.setattr(lab._Run, "save", interrupted)
+    with pytest.raises(raised, match="stopped at step 1 and saved; resume=True goes on"):
+        nanogrove.run(preset, out)
+    nanogrove.run(preset, out, resume=True)
+    assert read_events(out / "events.jsonl")[-1].step == 40
 
 
 def test_two_runs_of_one_preset_differ_in_time_alone(preset: dict, tmp_path: Path) -> None:

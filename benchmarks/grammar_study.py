@@ -76,7 +76,10 @@ def rhm(figure: go.Figure, steps: int, sizes: list[int], overrides: list[str]) -
     figure.add_scatter(x=sizes, y=losses, name="test loss at the best step")
     figure.add_hline(y=best, line_dash="dot", annotation_text="best")
     for level, scale in enumerate(scales, start=1):
-        figure.add_vline(x=scale, line_dash="dash", annotation_text=f"P_{level}")
+        figure.add_vline(x=scale, line_dash="dash")  # an annotation's place on a logarithmic axis is a logarithm
+        figure.add_annotation(
+            x=math.log10(scale), y=1, yref="paper", xanchor="left", text=f"P_{level}", showarrow=False
+        )
     figure.update_layout(xaxis_title="training sequences P", yaxis_title="loss of the last token, nats")
 
 

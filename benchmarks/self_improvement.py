@@ -104,7 +104,9 @@ def avalanche(out: Path, overrides: list[str]) -> None:
                     )
             elif event.kind == "alarm":
                 print(f"  alarm: {event.values['reason']}")
-        print(f"  in the end {shown(last(events, 'exact'))}", flush=True)
+        undone = [event.values["round"] for event in events if event.kind == "alarm"]
+        kept = [event for event in events if event.values.get("round") not in undone]
+        print(f"  in the end {shown(last(kept, 'exact'))}", flush=True)
 
 
 @torch.inference_mode()

@@ -25,16 +25,18 @@ def run(
     out: str | Path,
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
+    allow_code: bool = False,
 ) -> LanguageModel:
     """Trains a preset, named, by path, or given as its JSON, in the folder `out`; returns its best model.
 
     `overrides` are by dotted key, as in `{"train.steps": 100}`. With `resume`, a run that `out` holds already goes on,
-    and one that is finished is only loaded. For the events as they come, see `lab.train`. Raises NanogroveError, and
-    KeyboardInterrupt or, behind SIGTERM, SystemExit where a signal stopped the run, saved, before its end.
+    and one that is finished is only loaded. With `allow_code`, functions that the preset names as `module:function` are
+    run. For the events as they come, see `lab.train`. Raises NanogroveError, and KeyboardInterrupt or, behind SIGTERM,
+    SystemExit where a signal stopped the run, saved, before its end.
     """
     values = read_preset_file(preset) if isinstance(preset, str) else preset
     changes = [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()]
-    for event in lab.train(resolve(values, changes), Path(out), resume):
+    for event in lab.train(resolve(values, changes), Path(out), resume, allow_code):
         if event.kind == "stop":
             told = f"{out}: stopped at step {event.step} and saved; resume=True goes on"
             raise KeyboardInterrupt(told) if event.values["signal"] == signal.SIGINT else SystemExit(told)

@@ -70,6 +70,9 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME of the preset when left out.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run functions the preset names as module:function.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would take; train nothing.")] = False,
 ) -> None:
     """Train a preset in a run folder."""
@@ -85,16 +88,17 @@ def train(
             raise RunError(f"{preset}: no run here; start one with `nanogrove train PRESET --out {preset}`")
     chosen = resolve(read_preset_file(preset) if values is None else values, overrides or [])
     if dry_run:
-        _print_estimate(lab.estimate(chosen))
+        _print_estimate(lab.estimate(chosen, allow_code))
         return
     out = out or Path("runs") / chosen.name
-    stopped = show(lab.train(chosen, out, resume), console, out)
+    stopped = show(lab.train(chosen, out, resume, allow_code), console, out)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
 
 
 def _print_estimate(figures: dict[str, object]) -> None:
-    print(f"parameters  {figures['parameters']:,}")
+    members = f", {figures['members']} members" if figures["members"] != 1 else ""
+    print(f"parameters  {figures['parameters']:,}{members}")
     passes = f", {figures['epochs']:.2f} epochs" if figures["epochs"] else ""
     print(f"tokens      {figures['tokens']:,} in {figures['steps']:,} steps{passes}")
     print(f"memory      about {figures['memory_bytes'] / 1e6:,.0f} MB of weights, moments and activations")  # type: ignore[operator]
@@ -162,6 +166,27 @@ def report(run: Run) -> None:
     from nanogrove.record.report import write_report
 
     print(write_report(run))
+
+
+@app.command()
+def lineage(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(help="Write the schedule as a preset for one model.")] = None,
+) -> None:
+    """Show the winner of an evolution, its ancestors, and the schedule it had."""
+    from nanogrove.record.lineage import replay, winning_line
+    from nanogrove.record.report import read_run
+
+    read = read_run(run)
+    if read.preset.get("method", {}).get("name") != "evolve":
+        raise RunError(f"{run}: is no evolution, so there is no line of descent; `nanogrove report` tells of it")
+    preset = replay(read.preset, read.of("generation"))
+    for life in winning_line(read.of("generation")):
+        values = "  ".join(f"{name} {value:.4g}" for name, value in life.values.items())
+        print(f"generation {life.generation:>3}  member {life.member:>4}  score {life.score:.4f}  {values}")
+    if out is not None:
+        out.write_text(json.dumps(preset, indent=1) + "\n", encoding="utf-8")
+        print(f"{out}: train it with `nanogrove train {out}`")
 
 
 def main() -> None:

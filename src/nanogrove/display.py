@@ -54,6 +54,8 @@ def show(events: Iterable[Event], console: Console, out: Path) -> int | None:
             elif event.kind == "alarm":
                 then = "it is tried again, with a unanimous vote" if values["retry"] else "no more rounds"
                 say(f"[yellow]alarm[/]: round {values['round']} is undone, {escape(values['reason'])}; {then}")
+            elif event.kind == "generation":
+                say(_generation(values))
             elif event.kind == "round":
                 say(_round(values))
             elif event.kind == "sample" and event.step < steps:
@@ -62,7 +64,7 @@ def show(events: Iterable[Event], console: Console, out: Path) -> int | None:
                 say(f"\n[bold]A sample[/]\n{escape(printable(values['text']))}\n")
             elif event.kind == "end":
                 say(
-                    f"{_score(event)} on {values['scored']:,} tokens held out for validation, "
+                    f"{_score(event)} on {values['scored']:,} tokens held out for {values['split']}, "
                     f"{spent['seconds']:.0f} s of training"
                 )
                 say(f"report: {escape(str(out / 'report.html'))}")
@@ -117,6 +119,16 @@ def _exact(values: dict[str, Any]) -> str:
     return f"exact match by difficulty  {mastered}{figures}"
 
 
+def _generation(values: dict[str, Any]) -> str:
+    """One line of a generation: its scores, and how many places changed owners."""
+    scores, births = sorted(values["score"]), values.get("births", [])
+    said = f"generation {values['generation']}  best {scores[0]:.4f}, median {median(scores):.4f}"
+    changed = [f"{len(births)} of {len(scores)} replaced"] if births else []
+    for key in ("spared", "diverged"):
+        changed += [f"{len(values[key])} {key}"] if values.get(key) else []
+    return f"{said}; {', '.join(changed)}" if changed else said
+
+
 def _round(values: dict[str, Any]) -> str:
     """One line of a round: what it labelled, how much of it was kept, and how much of that was right."""
     labels = []
@@ -141,4 +153,9 @@ def described_score(values: dict[str, Any]) -> str:
 
 
 def _number(value: float | list[float]) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else " ".join(f"{v:.3f}" for v in value)
+    """A figure; of a population of more than four its least, median and greatest."""
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if len(value) <= 4:
+        return " ".join(f"{v:.3f}" for v in value)
+    return f"{min(value):.3f} to {max(value):.3f}, median {median(value):.3f}"

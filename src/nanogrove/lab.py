@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import torch
 
-from nanogrove.data.batch import Corpus, random
+from nanogrove.data.batch import Corpus, derived_seed
 from nanogrove.data.shards import SPLITS
 from nanogrove.errors import CheckpointError, DivergedError, PresetError, RunError
 from nanogrove.evaluate.loss import evaluate_split
@@ -57,7 +57,7 @@ class Parts:
     timings: dict[str, float]
 
 
-def build(preset: Preset, checkpoint: Checkpoint | None = None) -> Parts:
+def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool = False) -> Parts:
     """Prepares the data and settles what the preset leaves open: vocabulary, steps, precision.
 
     Raises PresetError and DataError for what cannot be, CheckpointError when the data or its vocabulary is not what
@@ -82,14 +82,16 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None) -> Parts:
     tokens_a_step = train.batch_size * corpus.length
     if train.epochs and corpus.windows_per_epoch is None:
         raise PresetError("train.epochs: this data never ends; set train.steps or train.tokens, and epochs to null")
-    if train.epochs and corpus.windows_per_epoch:
+    config = preset.method_config()
+    if not train.budgets:
+        steps = config.steps  # type: ignore[attr-defined]  # of a method that counts its own
+    elif train.epochs and corpus.windows_per_epoch:
         steps = max(round(train.epochs * corpus.windows_per_epoch / train.batch_size), 1)
     else:
         steps = train.steps or -(-(train.tokens or 0) // tokens_a_step)
-    config = preset.method_config()
     check = getattr(load_method(preset.method["name"]), "check", None)
     if check is not None and checkpoint is None:
-        check(config, corpus, model)
+        check(config, corpus, model, allow_code)
     steps = getattr(config, "total_steps", lambda steps: steps)(steps)
     timings: dict[str, float] = {}
     if any(getattr(train, key) == "auto" for key in AUTO):
@@ -111,39 +113,42 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None) -> Parts:
         evaluate_every=preset.evaluate.every,
         evaluate_early=preset.evaluate.early,
         evaluate_tokens=preset.evaluate.tokens,
+        allow_code=allow_code,
     )
     resolved = preset.model_copy(update={"model": model, "train": train})
     return Parts(resolved, corpus, model, plan, device, timings)
 
 
-def estimate(preset: Preset) -> dict[str, Any]:
-    """What a run would take: parameters, tokens, floating-point operations and bytes of memory.
+def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
+    """What a run would take: parameters and tokens of one member; operations and bytes of memory of all members.
 
     Memory counts weights, gradients, moments and, roughly, what one micro-batch keeps for its backward pass.
     """
-    parts = build(preset)
+    parts = build(preset, allow_code=allow_code)
     c, plan, train, corpus = parts.model, parts.plan, parts.preset.train, parts.corpus
     with torch.device("meta"):
         model = GPT(c)
     parameters = model.parameter_count()
     tokens = plan.steps * train.batch_size * corpus.length
     moments = {"adamw": 2, "muon": 2, "sgd": 1}[preset.optimizer.name]
+    members = getattr(preset.method_config(), "population", None) or 1
     activations = activation_bytes(c, -(-train.batch_size // plan.accumulation))
     return {
         "parameters": parameters,
         "steps": plan.steps,
         "tokens": tokens,
         "epochs": corpus.windows_per_epoch and tokens / (corpus.windows_per_epoch * corpus.length),
-        "flops": tokens * model.flops_per_token(corpus.length),
-        "memory_bytes": 4 * parameters * (2 + moments) + activations,
+        "members": members,
+        "flops": members * tokens * model.flops_per_token(corpus.length),
+        "memory_bytes": members * (4 * parameters * (2 + moments) + activations),
         "precision": plan.precision,
         "device": str(parts.device),
         "data": corpus.describe(),
     }
 
 
-def train(preset: Preset, out: Path, resume: bool = False) -> Iterator[Event]:
-    """Runs a preset in the folder `out`, yielding every event.
+def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = False) -> Iterator[Event]:
+    """Runs a preset in the folder `out`, yielding every event; with `allow_code` functions it names are run.
 
     Ctrl-C and SIGTERM end the run behind the current step, saved, with a `stop` event that names the signal; a
     second one ends it at once. Raises RunError when `out` holds a run and `resume` is not set, or is in use.
@@ -155,7 +160,7 @@ def train(preset: Preset, out: Path, resume: bool = False) -> Iterator[Event]:
         if stored is not None:
             checkpoint = yield from _find_checkpoint(folder, stored, preset, resume)
             preset = resolve(stored)
-        parts = build(preset, checkpoint)
+        parts = build(preset, checkpoint, allow_code)
         population = getattr(preset.method_config(), "population", None)
         seeds = range(preset.seed, preset.seed + (population or 1))
         model = GPT(parts.model, population).initialize(*seeds)
@@ -327,7 +332,7 @@ class _Run:
         """A `sample` event for each prompt; its randomness is a function of (seed, step)."""
         settings = self.parts.preset.sample
         sampling = settings.model_dump(exclude={"every", "prompts", "tokens"})
-        seed = int(random(self.parts.preset.seed, "sample", step).integers(1 << 62))
+        seed = derived_seed(self.parts.preset.seed, "sample", step)
         precision: Decoding = "bfloat16" if self.parts.plan.precision == "bfloat16" else "float32"
         texts = lm.generate(settings.prompts, settings.tokens, seed=seed, precision=precision, **sampling)
         for prompt, text in zip(settings.prompts, texts, strict=True):
@@ -338,7 +343,8 @@ class _Run:
         best = from_checkpoint(load_best(self.folder.checkpoints), self.parts.device)
         if self.parts.preset.sample.tokens:
             yield from self.samples(best, self.state.step)
-        score = evaluate_split(best.model, self.parts.corpus, "validation", FINAL_TOKENS)
+        split = getattr(self.parts.preset.method_config(), "final_split", "validation")
+        score = evaluate_split(best.model, self.parts.corpus, split, FINAL_TOKENS)
         values = {
             **score,
             "scored": score["tokens"],

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 
@@ -131,6 +132,16 @@ class Preset(BaseModel):
         settings = load_method(name).Config.model_validate({k: v for k, v in method.items() if k != "name"})
         return {"name": name, **settings.model_dump(mode="json")}
 
+    @model_validator(mode="after")
+    def _check_budget(self) -> Self:
+        own, given = getattr(self.method_config(), "steps", None), self.train.budgets
+        said = " and ".join(given) + (" is set" if len(given) == 1 else " are set") if given else "no budget is set"
+        if own is not None and given:
+            raise ValueError(f"train: {said}, and method {self.method['name']} counts its own steps; leave it out")
+        if own is None and len(given) != 1:
+            raise ValueError(f"train: {said}; set one of steps, tokens and epochs, and the others to null")
+        return self
+
     def method_config(self) -> BaseModel:
         """The settings of the method, typed by it."""
         name, settings = self.method["name"], {k: v for k, v in self.method.items() if k != "name"}
@@ -227,7 +238,7 @@ def _explain(error: ValidationError, raw: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in place)
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key}{_nearest(key, dict(_fields(raw)))}"
-    return f"{key or 'preset'}: {_reason(problem)}"
+    return f"{key}: {_reason(problem)}" if key else _reason(problem)
 
 
 def _reason(problem: Any) -> str:

@@ -106,7 +106,7 @@ class Oracle(nn.Module):
 def test_the_truth_itself_has_no_excess(targets: str) -> None:
     made = corpus(targets=targets)
     truths = list(made.truth("validation"))
-    score = against_truth(Oracle(truths, 1.0), made.windows("validation"), iter(truths))  # type: ignore[arg-type]
+    score, _ = against_truth(Oracle(truths, 1.0), made.windows("validation"), iter(truths))  # type: ignore[arg-type]
     assert score["excess"] == pytest.approx(0, abs=1e-6)
     assert score["kl"] == pytest.approx([0] * len(score["positions"]), abs=1e-6)
     assert score["accuracy"] == score["bayes_accuracy"]
@@ -116,7 +116,7 @@ def test_the_truth_itself_has_no_excess(targets: str) -> None:
 def test_figures_against_the_truth_equal_their_definitions() -> None:
     made = corpus(targets="all", beta=1.0)
     truths = list(made.truth("validation"))
-    score = against_truth(Oracle(truths, 0.5), made.windows("validation"), iter(truths))  # type: ignore[arg-type]
+    score, _ = against_truth(Oracle(truths, 0.5), made.windows("validation"), iter(truths))  # type: ignore[arg-type]
     p = torch.cat(truths).numpy().astype(float)
     q = p**0.5 / (p**0.5).sum(-1, keepdims=True)
     x = torch.cat([batch.targets for batch in made.windows("validation")]).numpy()

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from nanogrove.data.batch import Batch
-from nanogrove.model.gpt import GPT, ModelConfig, stack
+from nanogrove.model.gpt import GPT, ModelConfig, stack, unstack
+from nanogrove.train.breeding import forget
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim import OptimizerConfig, make_optimizer, orthogonalise
@@ -155,3 +156,57 @@ def test_ten_steps_equal_those_of_torch(name: str) -> None:
         reference.zero_grad()
         for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(p, q, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-9)])
+def test_members_with_rates_of_their_own_equal_single_models_with_those(
+    name: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    """Learning rates and weight decays by member; in float64 the whole, in float32 all but the key's bias."""
+    config = ModelConfig(vocab_size=31, block_size=12, n_layer=2, n_head=4, n_embd=32)
+    rates, decays = [0.5, 1.0, 2.0, 0.01], [0.0, 0.1, 1.0, 0.3]
+    singles = [GPT(config).initialize(seed).to(dtype) for seed in range(4)]
+    together = GPT(config, population=4).to(dtype)
+    together.load_state_dict(stack([single.state_dict() for single in singles]))
+    state = TrainState(together, make_optimizer(together, OptimizerConfig(name=name, lr=0.01), dtype))
+    state.optimizer.set_decay(torch.tensor(decays, dtype=torch.float64))
+    factor = torch.tensor(rates, dtype=torch.float64)
+    list(fit(state, batches, next_token, Plan(seed=0, steps=3, rate=lambda step: factor)))
+    for p, single in enumerate(singles):
+        optimizer = make_optimizer(single, OptimizerConfig(name=name, lr=0.01, weight_decay=decays[p]), dtype)
+        plan = Plan(seed=0, steps=3, rate=lambda step, p=p: rates[p])
+        list(fit(TrainState(single, optimizer), lambda step, p=p: member(batches(step), p), next_token, plan))
+        for key, parameter in single.named_parameters():
+            difference = (together.get_parameter(key)[p] - parameter).detach().abs()
+            if dtype is torch.float32 and key.endswith("qkv.bias"):
+                difference[32:64] = 0
+            assert difference.max() <= tolerance, key
+
+
+def test_a_member_whose_moments_are_reset_goes_on_as_with_a_fresh_optimizer() -> None:
+    config = ModelConfig(vocab_size=31, block_size=12, n_layer=1, n_head=2, n_embd=16, bias=False)
+    model = GPT(config, population=4).initialize(0, 1, 2, 3).double()
+    state = TrainState(model, make_optimizer(model, OptimizerConfig(lr=0.01)))
+    factor = torch.ones(4, dtype=torch.float64)
+    list(fit(state, batches, next_token, Plan(seed=0, steps=5, rate=lambda step: factor)))
+    forget(state, [2])
+    single = GPT(config).double()
+    single.load_state_dict(unstack(model.state_dict(), 2))
+    alone = TrainState(single, make_optimizer(single, OptimizerConfig(lr=0.01)), step=5)
+    list(fit(state, batches, next_token, Plan(seed=0, steps=9, rate=lambda step: factor)))
+    plan = Plan(seed=0, steps=9, rate=lambda step: 1.0)
+    list(fit(alone, lambda step: member(batches(step), 2), next_token, plan))
+    for key, parameter in single.named_parameters():  # but for eps, which is 1e-8
+        torch.testing.assert_close(model.get_parameter(key)[2], parameter, atol=2e-5, rtol=0)
+    assert [float(age) for age in state.optimizer.state[model.embed.weight]["step"]] == [9, 9, 4, 9]
+
+
+def test_moments_by_member_go_through_a_checkpoint() -> None:
+    model = GPT(ModelConfig(vocab_size=31, block_size=12, n_layer=1, n_embd=16, n_head=2), 4).initialize(0, 1, 2, 3)
+    state = TrainState(model, make_optimizer(model, OptimizerConfig()))
+    list(fit(state, batches, next_token, Plan(seed=0, steps=2, rate=lambda step: torch.ones(4))))
+    kept = {key: value.clone() for key, value in optimizer_tensors(state).items()}
+    load_optimizer_tensors(state, kept)
+    assert all(torch.equal(value, kept[key]) for key, value in optimizer_tensors(state).items())
+    assert kept["embed.weight/step"].shape == (4,)

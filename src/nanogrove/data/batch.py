@@ -82,6 +82,11 @@ def random(seed: int, purpose: str, *index: int) -> np.random.Generator:
     return np.random.default_rng([seed, *purpose.encode(), *index])
 
 
+def derived_seed(seed: int, purpose: str, *index: int) -> int:
+    """A seed for another kind of generator, torch's say, that depends on (seed, purpose, index) alone."""
+    return int(random(seed, purpose, *index).integers(1 << 62))
+
+
 def permuted(index: np.ndarray, size: int, key: np.random.Generator) -> np.ndarray:
     """Images of `index` under a random permutation of range(size), computed without storing it.
 

@@ -13,10 +13,14 @@ from nanogrove.model.gpt import GPT
 
 
 class Score(NamedTuple):
-    """`loss [*P]` in nats a token, the mean over `tokens` scored ones."""
+    """`loss [*P]` in nats a token, the mean over `tokens` scored ones, and `losses [*P, N]`, whose mean it is.
+
+    Of N sequences each has a loss in proportion to the sum over its scored tokens.
+    """
 
     loss: Tensor
     tokens: int
+    losses: Tensor
 
 
 @torch.inference_mode()
@@ -25,24 +29,26 @@ def mean_nll(model: GPT, batches: Iterable[Batch]) -> Score:
     was_training = model.training
     model.eval()
     device = model.embed.weight.device
-    total = torch.zeros(() if model.population is None else (model.population,), dtype=torch.float64)
+    sums: list[Tensor] = []  # [*P, B]
     tokens = 0
     for batch in batches:
         shown = batch.to(device).expand(model.population)
         nll = model(shown.tokens, shown.targets) * (shown.weight != 0)
-        total += nll.double().sum((-2, -1)).cpu()
+        sums.append(nll.double().sum(-1).cpu())
         tokens += int((batch.weight != 0).sum())
     model.train(was_training)
-    return Score(total / max(tokens, 1), tokens)
+    found = torch.cat(sums, -1)
+    return Score(found.sum(-1) / max(tokens, 1), tokens, found * (found.shape[-1] / max(tokens, 1)))
 
 
 @torch.inference_mode()
-def against_truth(model: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]) -> dict[str, Any]:
+def against_truth(model: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]) -> tuple[dict[str, Any], Tensor]:
     """A model beside the exact distributions `truths` `[B, T, V′]`, V′ ≤ V, of the targets of `batches`.
 
-    Over scored tokens, nats: `loss`; `bayes_loss`, that of the exact distributions on the same tokens; `excess`, their
-    difference, with its standard error over sequences; `accuracy` and `bayes_accuracy` of the likeliest token; `kl`,
-    for each scored position the mean of KL(truth ‖ model). Figures of a population are lists.
+    Figures, and the losses `[*P, N]` of a `Score`. Over scored tokens, nats: `loss`; `bayes_loss`, that of the exact
+    distributions on the same tokens; `excess`, their difference, with its standard error over sequences; `accuracy` and
+    `bayes_accuracy` of the likeliest token; `kl`, for each scored position the mean of KL(truth ‖ model). Figures of a
+    population are lists.
     """
     was_training = model.training
     model.eval()
@@ -66,9 +72,9 @@ def against_truth(model: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]
     model.train(was_training)
     sums, tokens = torch.cat(rows, -2), weights.sum()
     loss, bayes, accuracy, bayes_accuracy = (sums.sum(-2) / tokens).unbind(-1)
-    excess = (sums[..., 0] - sums[..., 1]) * (sums.shape[-2] / tokens)  # a sequence, so that their mean is the excess
-    scored = weights > 0
-    return {
+    losses, bests = (sums[..., :2] * (sums.shape[-2] / tokens)).unbind(-1)
+    excess, scored = losses - bests, weights > 0
+    values = {
         "loss": loss.tolist(),
         "bayes_loss": bayes.flatten()[0].item(),
         "excess": excess.mean(-1).tolist(),
@@ -79,6 +85,7 @@ def against_truth(model: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]
         "positions": (scored.nonzero()[:, 0] + 1).tolist(),
         "tokens": int(tokens),
     }
+    return values, losses
 
 
 def evaluate_split(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> dict[str, Any]:
@@ -86,10 +93,17 @@ def evaluate_split(model: GPT, corpus: Corpus, split: str, limit: int | None = N
 
     With bits per byte where tokens are text, and with the figures of `against_truth` where the truth is known.
     """
+    return score_split(model, corpus, split, limit)[0]
+
+
+def score_split(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> tuple[dict[str, Any], Tensor]:
+    """The values of `evaluate_split`, and the losses `[*P, N]` of the split's sequences, whose mean is the loss."""
     truths = corpus.truth(split, limit)
     if truths is not None:
-        return {"split": split, **against_truth(model, corpus.windows(split, limit), truths)}
+        figures, losses = against_truth(model, corpus.windows(split, limit), truths)
+        return {"split": split, **figures}, losses
     score = mean_nll(model, corpus.windows(split, limit))
     values = {"split": split, "loss": score.loss.tolist(), "tokens": score.tokens}
     size = corpus.bytes_per_token(split)
-    return values if size is None else {**values, "bits_per_byte": (score.loss / (math.log(2) * size)).tolist()}
+    bits = {} if size is None else {"bits_per_byte": (score.loss / (math.log(2) * size)).tolist()}
+    return {**values, **bits}, score.losses

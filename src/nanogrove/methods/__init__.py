@@ -3,9 +3,10 @@
 A method is a module with a `Config` and a `run`; it yields events and knows nothing of files, trackers or progress
 bars. Behind each `step` event the state is whole, and the lab may save it, or stop.
 
-A `Config` may say `population`, how many models the method trains at once, and `total_steps(steps)`, what becomes of
-the steps a preset asks for. A module may offer `check(config, corpus, model)`, which refuses what cannot be trained
-before a run begins. Two kinds of event do something: `eval` names the best model so far, by its `score` or else
+A `Config` may say `population`, how many models the method trains at once; `total_steps(steps)`, what becomes of the
+steps a preset asks for, or `steps`, where the method counts them itself; `final_split`, to be scored at the end where
+validation will not do. A module may offer `check(config, corpus, model, allow_code)`, which refuses what cannot be
+trained before a run begins. Two kinds of event do something: `eval` names the best model so far, by its `score` or else
 its `loss`, the lower the better, of a population member by member; `data`, with a `name` and `rows`, is written to the
 run folder before the method goes on, and `plan.made(name)` reads it back after a resume.
 """
@@ -23,6 +24,8 @@ from nanogrove.train.state import TrainState
 
 METHODS = {
     "pretrain": "nanogrove.methods.pretrain",
+    "evolve": "nanogrove.methods.evolve",
+    "evolution_strategies": "nanogrove.methods.evolution_strategies",
     "self_improve": "nanogrove.methods.self_improve",
 }
 

@@ -27,7 +27,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from nanogrove.data.batch import Corpus, random
+from nanogrove.data.batch import Corpus, derived_seed, random
 from nanogrove.errors import PresetError
 from nanogrove.evaluate import committee
 from nanogrove.evaluate.loss import evaluate_split, mean_nll
@@ -111,7 +111,7 @@ class Config(BaseModel):
         return hardest_base + self.si_rounds * each if self.to is None else self.to
 
 
-def check(config: Config, corpus: Corpus, model: ModelConfig) -> None:
+def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
     """Raises PresetError, DataError or CheckpointError for what cannot be trained, before anything is."""
     if not isinstance(corpus, TaskCorpus):
         raise PresetError("method self_improve asks questions and reads answers; set data.type=task and data.task")
@@ -285,7 +285,7 @@ class _Rounds:
         samples = []
         for sample in range(config.self_consistency or 1):
             generator = torch.Generator(model.embed.weight.device)
-            generator.manual_seed(int(random(seed, "decode", slot, difficulty, sample).integers(1 << 62)))
+            generator.manual_seed(derived_seed(seed, "decode", slot, difficulty, sample))
             samples.append(
                 committee.decode(
                     model, self.corpus, prompts, difficulty, config.temperature, generator, config.decode_batch

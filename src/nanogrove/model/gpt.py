@@ -17,12 +17,14 @@ from nanogrove.model.layers import (
     MLP,
     Attention,
     Cache,
+    Dropout,
     Embedding,
     Linear,
     MLPKind,
     Norm,
     NormKind,
     TokenShift,
+    dropout,
     rotary_table,
 )
 
@@ -161,6 +163,7 @@ class GPT(nn.Module):
         if config.vocab_size is None:
             raise ValueError("a model needs vocab_size; it usually comes from the tokenizer")
         self.config, self.population = config, population
+        self.dropout: Dropout = config.dropout
         self.embed = Embedding(config.vocab_size, config.n_embd, population)
         self.position = None
         if config.position == "learned":
@@ -207,7 +210,7 @@ class GPT(nn.Module):
             rotary = self.rotary[:, places]
             if own_places:
                 rotary = rotary[:, :, None]
-        x = F.dropout(x, self.config.dropout, self.training)
+        x = dropout(x, self.dropout if self.training else 0.0)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         mask = cache.mask(new) if cache is not None and cache.longest else None
@@ -286,6 +289,17 @@ class GPT(nn.Module):
                         drawn = torch.randn(member.shape, generator=generator, dtype=torch.float32)
                         member.copy_(drawn * std)
         return self
+
+    def set_dropout(self, share: Dropout) -> None:
+        """Drops out another share than the configuration's, of all members or, `[P]`, of each its own."""
+        for module in self.modules():
+            if isinstance(module, (GPT, Attention, MLP)):
+                module.dropout = share
+
+    @property
+    def drops(self) -> bool:
+        """Whether training draws random numbers."""
+        return isinstance(self.dropout, Tensor) or self.dropout > 0
 
     def parameter_count(self) -> int:
         """Parameters of one member."""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 NormKind = Literal["layernorm", "rmsnorm", "rmsnorm-unscaled"]
 MLPKind = Literal["gelu", "swiglu", "relu2"]
+Dropout = float | Tensor  # a share for all members, or `[P]`
 SCORES = 1 << 21  # attention scores of a layer that a CPU writes out, 8 MB in float32; above, they are made in pieces
 PACKS = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
@@ -36,6 +37,14 @@ def per_member(vector: Tensor, like: Tensor) -> Tensor:
     if vector.dim() == 1:
         return vector
     return vector.view(vector.shape[0], *[1] * (like.dim() - 2), vector.shape[1])
+
+
+def dropout(x: Tensor, share: Dropout) -> Tensor:
+    """Zeroes a share of `x [*P, …]`, whose first axis may be folded with others, and scales up the rest."""
+    if not isinstance(share, Tensor):
+        return F.dropout(x, share) if share else x
+    members, kept = x.reshape(len(share), -1), 1 - share.to(x)[:, None]
+    return (members * (torch.rand_like(members) < kept) / kept).view_as(x)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, packed: Tensor | None = None) -> Tensor:
@@ -190,7 +199,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return x * cosine + x.roll(x.shape[-1] // 2, -1) * sine
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, share: Dropout = 0.0) -> Tensor:
     """Attention of `q [R, H, T, D]` over `k, v [R, G, T, D]` with all scores written out: two batched products.
 
     On a CPU and for short contexts faster than the fused kernel: 1.1 to 2 times in float32, forward and backward, and
@@ -201,7 +210,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> T
     q, k, v = (part.reshape(rows * heads, tokens, size) for part in (q, k, v))
     future = torch.full((tokens, tokens), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
     seen = torch.baddbmm(future, q, k.mT, alpha=size**-0.5).softmax(-1)
-    return torch.bmm(F.dropout(seen, dropout, dropout > 0), v).view(rows, heads, tokens, size)
+    return torch.bmm(dropout(seen, share), v).view(rows, heads, tokens, size)
 
 
 class Cache:
@@ -271,7 +280,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.n_head, self.n_kv_head, self.head_size = n_head, n_kv_head, n_embd // n_head
-        self.dropout = dropout
+        self.dropout: Dropout = dropout
         parts = tuple(heads * self.head_size for heads in (n_head, n_kv_head, n_kv_head))
         self.qkv = Linear(n_embd, parts, bias, population)
         self.out = Linear(n_embd, (n_embd,), bias, population, residual=True)
@@ -302,7 +311,7 @@ class Attention(nn.Module):
         if rotary is not None:
             qk = rotate(qk, rotary)
         q, k = qk.split((self.n_head, self.n_kv_head), 1)
-        dropout = self.dropout if self.training else 0.0
+        share = self.dropout if self.training else 0.0
         grouped = self.n_kv_head != self.n_head
         if cache is not None and cache.longest:
             k, v = cache.write(layer, k, v)
@@ -310,12 +319,13 @@ class Attention(nn.Module):
         else:  # a first read sees its own tokens only
             if cache is not None:
                 cache.write(layer, k, v)
-            if q.device.type == "cpu" and q[..., 0].numel() * q.shape[-2] <= SCORES:
-                y = causal_attention(q, k, v, dropout)
+            small = q.device.type == "cpu" and q[..., 0].numel() * q.shape[-2] <= SCORES
+            if small or isinstance(share, Tensor):  # the fused kernel takes one share for all
+                y = causal_attention(q, k, v, share)
             else:
-                y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, enable_gqa=grouped)
+                y = F.scaled_dot_product_attention(q, k, v, dropout_p=share, is_causal=True, enable_gqa=grouped)
         y = self.out(y.transpose(1, 2).reshape(x.shape))
-        return F.dropout(y, self.dropout, self.training)
+        return dropout(y, share)
 
 
 class MLP(nn.Module):
@@ -331,7 +341,8 @@ class MLP(nn.Module):
         population: int | None = None,
     ) -> None:
         super().__init__()
-        self.kind, self.dropout = kind, dropout
+        self.kind = kind
+        self.dropout: Dropout = dropout
         self.up = Linear(n_embd, (n_inner, n_inner) if kind == "swiglu" else (n_inner,), bias, population)
         self.down = Linear(n_inner, (n_embd,), bias, population, residual=True)
 
@@ -345,4 +356,4 @@ class MLP(nn.Module):
         else:
             gate, value = self.up(x).chunk(2, dim=-1)
             y = F.silu(gate) * value
-        return F.dropout(self.down(y), self.dropout, self.training)
+        return dropout(self.down(y), self.dropout if self.training else 0.0)

@@ -14,16 +14,17 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from nanogrove.data.batch import Batches, random
+from nanogrove.data.batch import Batches, derived_seed
 from nanogrove.errors import DivergedError
 from nanogrove.record.events import Event
 from nanogrove.train.objective import Objective, scored
+from nanogrove.train.optim import Rate
 from nanogrove.train.precision import Precision, autocast
 from nanogrove.train.state import TrainState
 
 
 class TrainConfig(BaseModel):
-    """How much to train, and how. Exactly one of `steps`, `tokens` and `epochs` is the budget."""
+    """How much to train, and how. `steps`, `tokens` or `epochs` is the budget, where the method does not count it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,14 +41,15 @@ class TrainConfig(BaseModel):
     divergence: float = Field(5.0, gt=0, description="nats above a uniform guess at which a run is stopped")
 
     @model_validator(mode="after")
-    def _check_budget(self) -> Self:
-        given = [name for name in ("steps", "tokens", "epochs") if getattr(self, name) is not None]
-        if len(given) != 1:
-            said = " and ".join(given) + " are set" if given else "no budget is set"
-            raise ValueError(f"{said}; set one of steps, tokens and epochs, and the others to null")
+    def _check_sizes(self) -> Self:
         if self.accumulation != "auto" and self.accumulation > self.batch_size:
             raise ValueError(f"accumulation {self.accumulation} is more than batch_size {self.batch_size}")
         return self
+
+    @property
+    def budgets(self) -> list[str]:
+        """Which of the budgets are given."""
+        return [name for name in ("steps", "tokens", "epochs") if getattr(self, name) is not None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Plan:
 
     seed: int
     steps: int
-    rate: Callable[[int], float]  # step -> factor of every base rate
+    rate: Callable[[int], Rate]  # step -> factor of every base rate, for all members or `[P]`
     schedule: Callable[[int], Callable[[int], float]] = lambda steps: lambda step: 1.0  # such a rate for fewer steps
     made: Callable[[str], list[Any]] = lambda name: []  # rows of a `data` event of this run, by its name
     accumulation: int = 1
@@ -64,6 +66,8 @@ class Plan:
     precision: Precision = "float32"
     compile: bool = False
     divergence: float = torch.inf  # a loss above this stops the run
+    allow_code: bool = False  # whether functions a preset names may be imported and run
+    survivors: bool = False  # of a population, only if all members diverge
     evaluate_every: int = 250
     evaluate_early: bool = False  # also behind step 1, 2, 4, 8, …
     evaluate_tokens: int | None = None  # all of the split when None
@@ -79,7 +83,7 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
 
     Micro-batches are weighted by their scored tokens, so accumulation changes memory and nothing else. Raises
     DivergedError, before the update, when a loss or gradient norm is no number or the loss exceeds
-    `plan.divergence`.
+    `plan.divergence`: that of any member, or with `plan.survivors` of all.
     """
     parameters = list(state.model.parameters())
     device = parameters[0].device
@@ -88,8 +92,8 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         began = time.perf_counter()
         state.model.train()
         state.optimizer.set_rate(plan.rate(state.step))
-        if state.model.config.dropout:
-            torch.manual_seed(int(random(plan.seed, "dropout", state.step).integers(1 << 62)))
+        if state.model.drops:
+            torch.manual_seed(derived_seed(plan.seed, "dropout", state.step))
         batch = batches(state.step).to(device).expand(state.model.population)
         count = scored(batch)
         totals: list[Tensor] = []
@@ -105,11 +109,12 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         total = torch.stack(totals).sum(0)
         norm = clip_gradients([p.grad for p in parameters if p.grad is not None], count.shape, plan.clip)
         lr = state.optimizer.groups[0].lr
-        if not bool(((total <= plan.divergence) & norm.isfinite()).all()):
+        sound = (total <= plan.divergence) & norm.isfinite()
+        if not bool(sound.any() if plan.survivors else sound.all()):
             state.optimizer.zero_grad()
             raise DivergedError(
                 f"training diverged at step {state.step + 1}: loss {_shown(total)}, gradient norm {_shown(norm)}, "
-                f"learning rate {lr:.3g}; lower optimizer.lr or lengthen schedule.warmup"
+                f"learning rate {_shown(torch.as_tensor(lr))}; lower optimizer.lr or lengthen schedule.warmup"
             )
         state.optimizer.step()
         state.optimizer.zero_grad()
@@ -118,7 +123,12 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         state.tokens += tokens
         elapsed = time.perf_counter() - began
         state.seconds += elapsed
-        values = {"loss": total.tolist(), "lr": lr, "grad_norm": norm.tolist(), "tokens": state.tokens}
+        values = {
+            "loss": total.tolist(),
+            "lr": lr.tolist() if isinstance(lr, Tensor) else lr,
+            "grad_norm": norm.tolist(),
+            "tokens": state.tokens,
+        }
         values |= {name: torch.stack(part).sum(0).tolist() for name, part in parts.items()}
         rate = tokens * (state.model.population or 1) / elapsed
         yield Event("step", state.step, values, {"seconds": state.seconds, "tokens_per_second": rate})

@@ -6,6 +6,9 @@ layers and all members of a population, are orthogonalised as one batched produc
 and value) part by part. It differs from `torch.optim.Muon` in that it works in the precision asked for: bfloat16 is
 a hundred times slower than float32 on processors that lack it.
 
+A population may have rates of its own for each member, tensors `[P]`: torch's kernels then write the direction of a
+step, and each member goes its own length along it (`set_rate`, `set_decay`).
+
 Weight decay touches matrices and embeddings by what they are, never by their number of axes. AdamW's is decoupled and
 SGD's joins the gradient, as in torch, whose fused kernels do the work. `Optimizer` is no `torch.optim.Optimizer`: that
 class imports the compiler, which takes as long as torch itself, and its hooks and options are of no use here.
@@ -24,6 +27,7 @@ from torch.optim.sgd import sgd
 from nanogrove.model.layers import Embedding, Linear
 
 Rule = Literal["adamw", "sgd", "muon"]
+Rate = float | Tensor  # one for all members, or `[P]`
 
 
 class OptimizerConfig(BaseModel):
@@ -56,9 +60,10 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, precision: torch.d
     rule: Rule = "sgd" if config.name == "sgd" else "adamw"
     rate = config.adamw_lr if config.name == "muon" else config.lr
     groups = [
-        Group(parameters, config.name, config.lr, config.weight_decay, parts) for parts, parameters in matrices.items()
+        Group(parameters, config.name, config.lr, config.weight_decay, True, parts)
+        for parts, parameters in matrices.items()
     ]
-    groups += [Group(tables, rule, rate, config.weight_decay), Group(vectors, rule, rate, 0.0)]
+    groups += [Group(tables, rule, rate, config.weight_decay, True), Group(vectors, rule, rate, 0.0, False)]
     return Optimizer([group for group in groups if group.parameters], config, precision)
 
 
@@ -69,9 +74,10 @@ class Group:
     parameters: list[nn.Parameter]
     rule: Rule
     base_lr: float
-    weight_decay: float
+    weight_decay: Rate
+    decays: bool
     parts: tuple[int, ...] = ()  # rows of the maps fused in each parameter, for muon
-    lr: float = 0.0
+    lr: Rate = 0.0
 
 
 class Optimizer:
@@ -81,10 +87,16 @@ class Optimizer:
         self.groups, self.config, self.precision = groups, config, precision
         self.state: dict[nn.Parameter, dict[str, Tensor]] = defaultdict(dict)
 
-    def set_rate(self, factor: float) -> None:
+    def set_rate(self, factor: Rate) -> None:
         """Sets every group's rate to its base rate times `factor`."""
         for group in self.groups:
             group.lr = group.base_lr * factor
+
+    def set_decay(self, decay: Rate) -> None:
+        """Sets the weight decay of matrices and embeddings."""
+        for group in self.groups:
+            if group.decays:
+                group.weight_decay = decay
 
     def zero_grad(self) -> None:
         """Drops all gradients."""
@@ -99,12 +111,12 @@ class Optimizer:
         for group in self.groups:
             parameters = [p for p in group.parameters if p.grad is not None]
             gradients = [p.grad for p in parameters if p.grad is not None]
-            if group.rule == "adamw":
-                self._adamw(group, parameters, gradients)
-            elif group.rule == "sgd":
-                self._sgd(group, parameters, gradients)
-            else:
+            if group.rule == "muon":
                 fused.append((group, list(parameters), self._directions(parameters, gradients)))
+            elif isinstance(group.lr, Tensor) or isinstance(group.weight_decay, Tensor):
+                self._by_member(group, parameters, gradients)
+            else:
+                self._update(group.rule, parameters, list(parameters), gradients, group.lr, group.weight_decay)
         self._muon(fused)
 
     def _moments(self, parameters: list[nn.Parameter], name: str) -> list[Tensor]:
@@ -113,39 +125,76 @@ class Optimizer:
                 self.state[parameter][name] = torch.zeros_like(parameter)
         return [self.state[parameter][name] for parameter in parameters]
 
-    def _adamw(self, group: Group, parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:
+    def _update(
+        self,
+        rule: Rule,
+        parameters: list[nn.Parameter],
+        moved: list[Tensor],
+        gradients: list[Tensor],
+        lr: float,
+        decay: float,
+    ) -> None:
+        """Torch's kernel on `moved`, with the moments of `parameters`."""
+        if rule == "sgd":
+            sgd(
+                moved,
+                gradients,
+                list(self._moments(parameters, "momentum_buffer")),
+                fused=True,
+                weight_decay=decay,
+                momentum=self.config.momentum,
+                lr=lr,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+            )
+            return
         for parameter in parameters:
             self.state[parameter].setdefault("step", torch.zeros((), device=parameter.device))
+        ages = [self.state[parameter]["step"] for parameter in parameters]
         adamw(
-            list(parameters),
+            moved,
             gradients,
             self._moments(parameters, "exp_avg"),
             self._moments(parameters, "exp_avg_sq"),
             [],
-            [self.state[parameter]["step"] for parameter in parameters],
+            [age.max() if age.dim() else age for age in ages],  # which it counts up
             fused=True,
             amsgrad=False,
             beta1=self.config.betas[0],
             beta2=self.config.betas[1],
-            lr=group.lr,
-            weight_decay=group.weight_decay,
+            lr=lr,
+            weight_decay=decay,
             eps=self.config.eps,
             maximize=False,
         )
 
-    def _sgd(self, group: Group, parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:
-        sgd(
-            list(parameters),
-            gradients,
-            list(self._moments(parameters, "momentum_buffer")),
-            fused=True,
-            weight_decay=group.weight_decay,
-            momentum=self.config.momentum,
-            lr=group.lr,
-            dampening=0.0,
-            nesterov=False,
-            maximize=False,
-        )
+    def _by_member(self, group: Group, parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:
+        """The same with a rate for each member: the kernel moves zeros at a rate of 1, and that is the direction.
+
+        Adam's kernel corrects the bias of the oldest moments. What a younger member's correction is more goes into its
+        rate, so that its eps is √(1 − β2^age) times less, as in ε̂ of Kingma & Ba 2015, end of section 2.
+        """
+        if not parameters:
+            return
+        directions, decay = [torch.zeros_like(p) for p in parameters], group.weight_decay
+        lr = torch.as_tensor(group.lr).to(parameters[0]).expand(len(parameters[0]))
+        if group.rule == "sgd":
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                _move(gradient, parameter, torch.ones_like(lr) * decay, 0.0)  # SGD's decay joins the gradient
+            self._update(group.rule, parameters, directions, gradients, 1.0, 0.0)
+            decay = 0.0
+        else:
+            for parameter in parameters:
+                self.state[parameter].setdefault("step", torch.zeros(len(lr), device=lr.device))
+            self._update(group.rule, parameters, directions, gradients, 1.0, 0.0)
+            for parameter in parameters:
+                self.state[parameter]["step"].add_(1)
+            age, (beta1, beta2) = self.state[parameters[0]]["step"].double(), self.config.betas
+            correction = (1 - beta2**age).sqrt() / (1 - beta1**age)
+            lr = lr * (correction / correction[age.argmax()]).to(lr.dtype)
+        for parameter, direction in zip(parameters, directions, strict=True):
+            _move(parameter, direction, lr, group.lr * decay)
 
     def _directions(self, parameters: list[nn.Parameter], gradients: list[Tensor]) -> list[Tensor]:
         """Nesterov momentum of each gradient; the moments move, the gradients become the directions."""
@@ -171,7 +220,16 @@ class Optimizer:
             together = orthogonalise(together.view(-1, *shape[-2:]), self.precision).view_as(together)
             scale = max(1.0, shape[-2] / shape[-1]) ** 0.5
             for (group, piece, _), direction in zip(pieces, together, strict=True):
-                piece.mul_(1 - group.lr * group.weight_decay).add_(direction, alpha=-group.lr * scale)
+                _move(piece, direction, -scale * group.lr, group.lr * group.weight_decay)
+
+
+def _move(weight: Tensor, direction: Tensor, length: Rate, decay: Rate) -> None:
+    """`weight ← (1 − decay)·weight + length·direction` in place, each `[*P, …]`."""
+    if isinstance(length, Tensor) or isinstance(decay, Tensor):
+        length, decay = (torch.as_tensor(x).to(weight).view(-1, *[1] * (weight.dim() - 1)) for x in (length, decay))
+        weight.mul_(1 - decay).addcmul_(direction, length)
+    else:
+        weight.mul_(1 - decay).add_(direction, alpha=length)
 
 
 def orthogonalise(matrices: Tensor, precision: torch.dtype = torch.float32) -> Tensor:

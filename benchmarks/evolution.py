@@ -1,0 +1,161 @@
+"""What evolution gains at equal compute, how good an estimated gradient is, and what breeding costs.
+
+    python benchmarks/evolution.py compare --data text --seeds 0 1 2 3 4 --out FOLDER [KEY=VALUE …]
+    python benchmarks/evolution.py strategies --seeds 0 1 2 --out FOLDER
+    python benchmarks/evolution.py breeding --out FOLDER
+
+`compare` trains the preset evolve-pbt from badly spread learning rates; beside it, with as many members and steps,
+random search over the same rates and over all that the bounds allow, and clones with noise; and one model at a tuned
+rate for as many steps as all members took together. It prints losses on the test split, read once a run.
+`strategies` runs the preset evolve-es. `breeding` times a generation's parts at 16 members of 2 × 64, and the memory of
+32. Runs lie in FOLDER; one that is there goes on, or is only read.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+from pathlib import Path
+from typing import Any
+
+from nanogrove import lab
+from nanogrove.preset import read_preset_file, resolve
+from nanogrove.record.events import Event, read_events
+
+WAYS: dict[str, dict[str, Any]] = {
+    "population based training": {},
+    "random search, same rates": {"method.selection": "none"},
+    "random search, all rates": {"method.selection": "none", "method.vary.lr.start": None},
+    "clones with noise": {
+        "method.replaced": 0.9375,
+        "method.parents": 0.0625,
+        "method.significance": None,
+        "method.noise": 0.02,
+        "method.vary.lr.factor": 1.0,
+    },
+}
+DATA: dict[str, dict[str, Any]] = {
+    "text": {},
+    "rlm-deep": {"data": read_preset_file("rlm-deep")["data"], "model.block_size": 8, "train.batch_size": 32},
+}
+RATES = (0.001, 0.002, 0.004, 0.008, 0.016)  # among which the one model's is tuned, on seed 0's validation loss
+
+
+def changed(preset: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A preset with values set by dotted key."""
+    made = json.loads(json.dumps(preset))
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        place = made
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    return made
+
+
+def record(preset: dict[str, Any], out: Path, overrides: list[str]) -> list[Event]:
+    """The events of a run, made now where it is not there."""
+    settings = ["sample.tokens=0", *overrides]
+    for _ in lab.train(resolve(preset, settings), out, resume=(out / "preset.json").exists()):
+        pass
+    return read_events(out / "events.jsonl")
+
+
+def end_loss(events: list[Event]) -> float:
+    return float(next(event for event in events if event.kind == "end").values["loss"])
+
+
+def interval(values: list[float]) -> str:
+    """The median and the whole range, which for five values covers the true median 15 times in 16."""
+    return f"{statistics.median(values):.4f} ({min(values):.4f} to {max(values):.4f})"
+
+
+def compare(data: str, seeds: list[int], out: Path, overrides: list[str]) -> None:
+    base = changed(read_preset_file("evolve-pbt"), DATA[data])
+    found: dict[str, list[float]] = {}
+    for name, changes in WAYS.items():
+        found[name] = []
+        for seed in seeds:
+            run = out / f"{data}-{name.replace(' ', '-').replace(',', '')}-{seed}"
+            events = record(changed(base, changes), run, [f"seed={seed}", *overrides])
+            found[name].append(end_loss(events))
+        print(f"{name:<28} {interval(found[name])}", flush=True)
+    method = resolve(base, overrides).method
+    steps = method["generations"] * method["steps_per_generation"] * method["population_size"]
+    single = changed(base, {"method": "pretrain", "train.steps": steps, "evaluate.every": steps // 20})
+    for name, schedule in {
+        "one model, constant rate": {},
+        "one model, decayed rate": {"schedule": {"name": "wsd", "warmup": 20, "decay": 0.5, "final": 0.0}},
+    }.items():
+        tuned = {}
+        for rate in RATES:
+            run = out / f"{data}-{name.replace(' ', '-').replace(',', '')}-rate-{rate}"
+            events = record(changed(single, schedule), run, [f"optimizer.lr={rate}", *common(overrides)])
+            tuned[rate] = min(event.values["loss"] for event in events if event.kind == "eval")
+        best = min(tuned, key=tuned.__getitem__)
+        found[name] = []
+        for seed in seeds:
+            run = out / f"{data}-{name.replace(' ', '-').replace(',', '')}-{seed}"
+            settings = [f"seed={seed}", f"optimizer.lr={best}", *common(overrides)]
+            found[name].append(end_loss(record(changed(single, schedule), run, settings)))
+        print(f"{name:<28} {interval(found[name])}   rate {best} of {RATES}", flush=True)
+    ours = found["population based training"]
+    for name, theirs in found.items():
+        better = sum(a < b for a, b in zip(ours, theirs, strict=True))
+        gap = [b - a for a, b in zip(ours, theirs, strict=True)]
+        print(f"population based training against {name}: lower on {better} of {len(seeds)} seeds, by {interval(gap)}")
+
+
+def common(overrides: list[str]) -> list[str]:
+    """Overrides that are not the method's."""
+    return [override for override in overrides if not override.startswith("method.")]
+
+
+def strategies(seeds: list[int], out: Path, overrides: list[str]) -> None:
+    preset = read_preset_file("evolve-es")
+    for seed in seeds:
+        events = record(preset, out / f"es-{seed}", [f"seed={seed}", *overrides])
+        begin = resolve(preset, overrides).train.steps
+        right = {event.step: 1 - event.values["score"] for event in events if event.kind == "eval"}
+        last = [event for event in events if event.kind == "step"][-1]
+        print(
+            f"seed {seed}: exact match {right[begin]:.3f} behind the base, {right[last.step]:.3f} behind "
+            f"{last.step - begin} generations, {last.time['seconds']:.0f} s",
+            flush=True,
+        )
+
+
+def breeding(out: Path, overrides: list[str]) -> None:
+    preset = changed(read_preset_file("evolve-pbt"), {"method.significance": None, "method.noise": 0.02})
+    events = record(preset, out / "breeding", overrides)
+    times = [event.time for event in events if event.kind == "generation"][1:-1]
+    total = {name: sum(time[name] for time in times) for name in times[0]}
+    for name in ("breed", "assess", "compare"):
+        print(f"{name:<8} {total[name] / len(times) * 1000:8.1f} ms a generation, {total[name] / total['train']:.2%}")
+    print("asked: breed < 2 % of training")
+    record(preset, out / "memory", ["method.population_size=32", "method.generations=3", *overrides])
+    print(f"peak memory with 32 members {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB, asked < 1.5")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb in ("compare", "strategies", "breeding"):
+        chosen = verbs.add_parser(verb)
+        chosen.add_argument("overrides", nargs="*")
+        chosen.add_argument("--out", type=Path, required=True)
+        if verb != "breeding":
+            chosen.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+        if verb == "compare":
+            chosen.add_argument("--data", choices=DATA, default="text")
+    options = parser.parse_args()
+    if options.verb == "compare":
+        compare(options.data, options.seeds, options.out, options.overrides)
+    elif options.verb == "strategies":
+        strategies(options.seeds, options.out, options.overrides)
+    else:
+        breeding(options.out, options.overrides)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Evolution strategies: gradient descent on an estimate that needs scores alone, so that any score will do.
+
+1. `train.steps` ordinary gradient steps make a base, or a saved run is one.
+2. In each generation P/2 random directions ε are drawn and the model is scored at θ + σε and at θ − σε, all P members
+   as one population on one batch. The estimate of the gradient is Σ (f₊ − f₋) ε / (σP), of shaped scores f; the
+   optimizer takes it for a gradient.
+
+A direction is a function of (seed, generation, pair) and is drawn again for the update instead of being kept. That of a
+weight matrix is A Bᵀ/√r with r columns of normal numbers each: of r(m + n) numbers instead of m·n, with the same
+covariance, the identity, so the estimate stays that of the gradient of E f(θ + σε).
+
+After Salimans et al. 2017 (arXiv 1703.03864), with the low-rank noise of EGGROLL (2025, arXiv 2511.16652). That paper
+never forms the perturbed matrices; at the sizes here they are, a few members at a time.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from nanogrove.data.batch import Batch, Corpus, derived_seed
+from nanogrove.evaluate.fitness import Fitness, assess, find_fitness, loss
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.record.events import Event
+from nanogrove.train.checkpoint import load_population
+from nanogrove.train.fit import Plan, fit
+from nanogrove.train.objective import Loss, next_token
+from nanogrove.train.state import TrainState
+
+Shaping = Literal["zscore", "rank", "sign", "none"]
+
+
+class Config(BaseModel):
+    """`train.steps` are those of the base; each generation is a step more."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    final_split: ClassVar[str] = "test"
+
+    population_size: int = Field(32, ge=2, description="members scored a generation, in pairs")
+    generations: int = Field(500, ge=1)
+    sigma: float = Field(0.01, gt=0, allow_inf_nan=False, description="deviation of the noise on each weight")
+    rank: int = Field(1, ge=1, description="of the noise on a matrix")
+    shaping: Shaping = Field("zscore", description="sign: of each pair's difference, whatever its size")
+    rate: float = Field(1.0, gt=0, allow_inf_nan=False, description="rates of the generations over those of the base")
+    fitness: str = Field("loss", description="loss, exact_match, or module:function, a reward of sampled texts")
+    prompt: int = Field(8, ge=1, description="of a rewarded text: tokens of the batch's text it begins with")
+    tokens: int = Field(64, ge=1, description="of a rewarded text: tokens to sample and to reward")
+    base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
+    at_once: int = Field(32, ge=2, description="members whose weights exist at one time")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("population_size", "at_once"):
+            if getattr(self, name) % 2:
+                raise ValueError(f"{name} {getattr(self, name)} is odd, and members come in pairs")
+        return self
+
+    def total_steps(self, steps: int) -> int:
+        """Base steps, none behind a saved base, and one a generation."""
+        return (0 if self.base is not None else steps) + self.generations
+
+
+def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
+    """Raises PresetError or CheckpointError for a fitness or a base that cannot be had."""
+    find_fitness(config.fitness, corpus, model.block_size, config.prompt, config.tokens, allow_code)
+    if config.base is not None:
+        load_population([Path(config.base)], corpus.tokenizer, model, 1)
+
+
+def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
+    """Yields a `step` event a step or generation, and an `eval` event ahead of those that `plan.evaluates` names."""
+    model = state.model
+    fitness = find_fitness(
+        config.fitness, corpus, model.config.block_size, config.prompt, config.tokens, plan.allow_code
+    )
+    begin = plan.steps - config.generations
+    if config.base is not None and state.step == 0:
+        saved = load_population([Path(config.base)], corpus.tokenizer, model.config, 1)
+        model.load_state_dict({name: tensor[0] for name, tensor in saved.items()})
+
+    def scored(event: Event) -> Iterator[Event]:
+        if plan.evaluates(event.step) or event.step == begin:
+            values, samples = assess(model, corpus, fitness, plan.evaluate_tokens, plan.seed)
+            told = {**values, "score": float(samples.mean()), "seen": state.tokens}
+            yield Event("eval", state.step, told, {"seconds": state.seconds})
+        yield event
+
+    for event in fit(state, corpus.batches, next_token, replace(plan, steps=begin, rate=plan.schedule(max(begin, 1)))):
+        yield from scored(event)
+    if state.step == begin:
+        state.optimizer.state.clear()  # moments of true gradients say nothing of estimates
+    rate = plan.schedule(config.generations)
+    phase = replace(
+        plan,
+        rate=lambda step: config.rate * rate(step - begin),
+        accumulation=1,
+        compile=False,
+        divergence=plan.divergence if fitness is loss else torch.inf,
+    )
+    for event in fit(state, corpus.batches, estimated(state, fitness, plan.seed, config), phase):
+        yield from scored(event)
+
+
+def estimated(state: TrainState, fitness: Fitness, seed: int, config: Config) -> Any:
+    """An objective whose value is the members' mean score, and whose gradient is the estimate."""
+    model, pairs = state.model, config.population_size // 2
+    device = model.embed.weight.device
+    together = min(config.at_once // 2, pairs)
+    members = GPT(model.config, 2 * together).to(device).eval()
+
+    def objective(_: nn.Module, batch: Batch) -> Loss:
+        centre = dict(model.named_parameters())
+        shapes = {name: parameter.shape for name, parameter in centre.items()}
+
+        def draw(pair: int) -> "Direction":
+            return direction(shapes, config.rank, seed, state.step, pair, device)
+
+        scores = []
+        with torch.no_grad():
+            for first in range(0, pairs, together):
+                drawn = [draw(min(pair, pairs - 1)) for pair in range(first, first + together)]
+                for name, parameter in members.named_parameters():
+                    noise = config.sigma * torch.stack([full(d[name]) for d in drawn])
+                    parameter.copy_(centre[name] + torch.cat([noise, -noise]))
+                generator = torch.Generator(device).manual_seed(derived_seed(seed, "score", state.step))
+                found = fitness(members, batch.expand(2 * together), generator).mean(-1).float()
+                scores.append(found.view(2, together)[:, : pairs - first])
+            both = torch.cat(scores, 1)  # [2, pairs]
+            weights = coefficients(both, config.shaping, config.sigma)
+            gradient = combined((draw(pair) for pair in range(pairs)), weights)
+        total = sum(((centre[name] * gradient[name]).sum() for name in centre), torch.zeros((), device=device))
+        return Loss(total - total.detach() + both.mean(), {"score_spread": both.std()})
+
+    return objective
+
+
+class Factors(NamedTuple):
+    """The noise A Bᵀ/√r of a matrix: `a [m, r]`, `b [n, r]`."""
+
+    a: Tensor
+    b: Tensor
+
+
+Direction = dict[str, Factors | Tensor]  # a tensor for what is no matrix
+
+
+def direction(
+    shapes: Mapping[str, Sequence[int]], rank: int, seed: int, step: int, pair: int, device: torch.device | str = "cpu"
+) -> Direction:
+    """The direction of a pair, by parameter: a function of (seed, step, pair) alone."""
+    generator = torch.Generator(device).manual_seed(derived_seed(seed, "direction", step, pair))
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device)
+
+    return {
+        name: Factors(normal(shape[0], rank), normal(shape[1], rank)) if len(shape) == 2 else normal(*shape)
+        for name, shape in shapes.items()
+    }
+
+
+def full(noise: Factors | Tensor) -> Tensor:
+    """The noise of one parameter, in its shape."""
+    return noise if isinstance(noise, Tensor) else noise.a @ noise.b.mT / noise.a.shape[1] ** 0.5
+
+
+def coefficients(scores: Tensor, shaping: Shaping, sigma: float) -> Tensor:
+    """What each direction counts in the estimate, `[pairs]`, from the scores `[2, pairs]` at θ + σε and θ − σε.
+
+    `zscore` divides scores by their deviation, `rank` replaces them by ranks from −1/2 to 1/2 (ties share theirs),
+    `sign` keeps the sign of each difference. Equal scores everywhere give zeros.
+    """
+    shaped = scores
+    if shaping == "zscore":
+        shaped = scores / scores.std().clamp(min=torch.finfo(scores.dtype).tiny)
+    elif shaping == "rank":
+        below = (scores.flatten()[:, None] > scores.flatten()).sum(1)
+        equal = (scores.flatten()[:, None] == scores.flatten()).sum(1)
+        shaped = ((below + (equal - 1) / 2) / max(scores.numel() - 1, 1) - 0.5).view_as(scores)
+    difference = shaped[0] - shaped[1]
+    if shaping == "sign":
+        difference = difference.sign()
+    return difference / (2 * sigma * scores.shape[1])
+
+
+def combined(directions: Iterator[Direction], weights: Tensor) -> dict[str, Tensor]:
+    """The sum of directions, each times its weight, by parameter."""
+    total: dict[str, Tensor] = {}
+    for drawn, weight in zip(directions, weights, strict=True):
+        for name, noise in drawn.items():
+            term = weight * full(noise)
+            total[name] = total[name] + term if name in total else term
+    return total

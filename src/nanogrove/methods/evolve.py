@@ -1,0 +1,314 @@
+"""Evolution: a population trains and is scored, and better members take the place of worse ones, again and again.
+
+1. All members take `steps_per_generation` gradient steps on the same batches, each with its own hyperparameters.
+2. Each is scored on the same sequences of the validation split (`fitness`). The test split is read once, at the end.
+3. Members are replaced by better ones, by truncation or tournament, where the difference exceeds the score's noise.
+   A child copies its parent's weights and moments, may be crossed with a second parent, is mutated by noise scaled to
+   each tensor, and explores its parent's hyperparameters.
+
+Each member keeps its slot on the population axis, and each birth gets a number, so the record holds a genealogy.
+`islands` select among their own only; every `migrate_every` generations the best of each goes to the next one, where
+it replaces the worst. Draws are functions of (seed, generation, island), and migrants are all that islands exchange.
+
+With `replaced` 1 − 1/P, `parents` 1/P and noise this is clone-and-mutate, the preset `evolve`; with small fractions,
+no noise and varied hyperparameters it is population based training (Jaderberg et al. 2017), `evolve-pbt`. The test of
+significance is ours: there a member is replaced whatever the noise.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from nanogrove.data.batch import Corpus, derived_seed, random
+from nanogrove.errors import DivergedError
+from nanogrove.evaluate.fitness import Fitness, assess, find_fitness
+from nanogrove.evaluate.selection import exceeds_noise, ranked, significant, tournament, truncation
+from nanogrove.model.gpt import ModelConfig
+from nanogrove.record.events import Event
+from nanogrove.train.breeding import (
+    Crossover,
+    copy_members,
+    cross,
+    forget,
+    mutate,
+    prediction_distance,
+    weight_distance,
+)
+from nanogrove.train.fit import Plan, fit
+from nanogrove.train.hyperparameters import Name, Range, apply
+from nanogrove.train.objective import next_token
+from nanogrove.train.state import TrainState
+
+COMPARED = 256  # next tokens on which predictions are compared, about
+
+
+class Config(BaseModel):
+    """`generations` × `steps_per_generation` steps are the run's, so `train` names no budget."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    final_split: ClassVar[str] = "test"
+
+    population_size: int = Field(8, ge=2, description="members, of all islands together")
+    generations: int = Field(10, ge=1)
+    steps_per_generation: int = Field(100, ge=1)
+    fitness: str = Field("loss", description="loss, exact_match, or module:function, a reward of sampled texts")
+    prompt: int = Field(8, ge=1, description="of a rewarded text: tokens of validation text it begins with")
+    tokens: int = Field(64, ge=1, description="of a rewarded text: tokens to sample and to reward")
+    selection: Literal["truncation", "tournament", "none"] = Field("truncation", description="none breeds nobody")
+    elites: int = Field(1, ge=0, description="best members of an island that nothing replaces")
+    replaced: float = Field(0.25, gt=0, lt=1, description="truncation: share of an island, its worst")
+    parents: float = Field(0.25, gt=0, lt=1, description="truncation: share of an island, its best")
+    tournament_size: int = Field(2, ge=2)
+    significance: float | None = Field(
+        0.05, gt=0, lt=0.5, description="replace only where chance is less likely to make the difference; null: always"
+    )
+    noise: float = Field(0.0, ge=0, allow_inf_nan=False, description="of a child's weights, over their RMS")
+    crossover: Crossover | None = Field(None, description="how a child is mixed with a second parent")
+    crossover_rate: float = Field(0.5, ge=0, le=1, description="share of the children that are")
+    moments: Literal["copy", "reset"] = Field("copy", description="the optimizer's memory of a child")
+    vary: dict[Name, Range] = Field({}, description="hyperparameters that differ, by name")
+    islands: int = Field(1, ge=1)
+    migrate_every: int = Field(5, ge=1, description="generations")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        size, rest = divmod(self.population_size, self.islands)
+        if rest or size < 2:
+            raise ValueError(
+                f"{self.population_size} members do not make {self.islands} islands of two or more, equally large"
+            )
+        if self.elites >= size:
+            raise ValueError(f"elites {self.elites} of {size} members leave nobody to replace; take fewer")
+        if self.selection == "truncation":
+            replaced, parents = self.counts
+            for name, count in (("replaced", replaced), ("parents", parents)):
+                if not count:
+                    raise ValueError(f"{name} {getattr(self, name):g} of {size} members is nobody; take more")
+            if replaced + parents > size:
+                raise ValueError(f"replaced and parents, {replaced} + {parents}, are more than the {size} members")
+            if replaced > size - self.elites:
+                raise ValueError(f"replaced and elites, {replaced} + {self.elites}, are more than the {size} members")
+        if self.vary.get("dropout") and self.vary["dropout"].most >= 1:
+            raise ValueError("vary.dropout reaches 1, and drops everything; stay below")
+        if "lr" in self.vary and (self.vary["lr"].values and min(self.vary["lr"].values) <= 0):
+            raise ValueError("vary.lr must stay above 0")
+        return self
+
+    @property
+    def population(self) -> int:
+        """How many models are trained at once."""
+        return self.population_size
+
+    @property
+    def steps(self) -> int:
+        """All steps of the run."""
+        return self.generations * self.steps_per_generation
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many members of an island truncation replaces, and by how many."""
+        size = self.population_size // self.islands
+        return int(self.replaced * size + 1e-9), int(self.parents * size + 1e-9)
+
+
+def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
+    """Raises PresetError for a fitness that cannot be had, before anything is trained."""
+    find_fitness(config.fitness, corpus, model.block_size, config.prompt, config.tokens, allow_code)
+
+
+def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
+    """Yields `step` events, and ahead of the last one of a generation `eval` and `generation`."""
+    model = state.model.config
+    fitness = find_fitness(config.fitness, corpus, model.block_size, config.prompt, config.tokens, plan.allow_code)
+    yield from _Evolution(state, corpus, plan, config, fitness).events()
+
+
+@dataclass
+class _Evolution:
+    """A run under way. What it must remember lies in `state.notes`.
+
+    notes: `members [P]`, the number of each slot's present owner; `born`, how many there have been; `values`, each
+    varied hyperparameter `[P]`.
+    """
+
+    state: TrainState
+    corpus: Corpus
+    plan: Plan
+    config: Config
+    fitness: Fitness
+    notes: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.notes = self.state.notes
+        if not self.notes:
+            size, seed = self.config.population_size, self.plan.seed
+            draws = [random(seed, "hyperparameters", member) for member in range(size)]
+            values = {name: [varied.first(draw) for draw in draws] for name, varied in self.config.vary.items()}
+            self.notes |= {"members": list(range(size)), "born": size, "values": values}
+
+    def events(self) -> Iterator[Event]:
+        state, every = self.state, self.config.steps_per_generation
+        while state.step < self.plan.steps:
+            end = (state.step // every + 1) * every
+            factor = apply(state, self.notes["values"])
+            rate: Any = lambda step, factor=factor: factor * self.plan.rate(step)  # noqa: E731
+            began = state.seconds
+            phase = replace(self.plan, steps=end, rate=rate, survivors=True)
+            for event in fit(state, self.corpus.batches, next_token, phase):
+                if event.step == end:
+                    yield from self.generation(state.seconds - began)
+                elif self.plan.evaluates(event.step):
+                    yield self.assessed()[0]
+                yield event
+
+    def assessed(self) -> tuple[Event, Tensor]:
+        """An `eval` event, and the fitness `[P, N]` of N sequences."""
+        state, plan = self.state, self.plan
+        values, samples = assess(state.model, self.corpus, self.fitness, plan.evaluate_tokens, plan.seed)
+        scores = samples.mean(1).nan_to_num(torch.inf, torch.inf).tolist()
+        told = {**values, "score": scores, "seen": state.tokens}
+        return Event("eval", state.step, told, {"seconds": state.seconds}), samples
+
+    def generation(self, trained: float) -> Iterator[Event]:
+        """Scores all members and, unless it is the last generation, breeds the next."""
+        state, notes = self.state, self.notes
+        clock = [time.perf_counter()]
+        event, samples = self.assessed()
+        clock.append(time.perf_counter())
+        apart = self.diversity()
+        clock.append(time.perf_counter())
+        state.round += 1
+        told = {
+            "generation": state.round,
+            "members": list(notes["members"]),
+            "score": event.values["score"],
+            "error": (samples.std(1) / samples.shape[1] ** 0.5).tolist(),
+            "values": {name: list(values) for name, values in notes["values"].items()},
+            "distance": apart,
+            **(self.breed(samples) if state.step < self.plan.steps else {}),
+        }
+        clock.append(time.perf_counter())
+        spent = dict(zip(("assess", "compare", "breed"), np.diff(clock).tolist(), strict=True))
+        yield event
+        yield Event("generation", state.step, told, {"train": trained, **spent})
+
+    @torch.inference_mode()
+    def diversity(self) -> dict[str, float]:
+        """How far members are apart on average, in weights and in what they predict."""
+        batch = next(self.corpus.windows("validation", COMPARED)).to(self.state.model.embed.weight.device)
+        rows = max(COMPARED // batch.tokens.shape[-1], 1)
+        shown = batch.split(-(-len(batch.tokens) // rows))[0].expand(self.state.model.population)
+        self.state.model.eval()
+        probabilities = self.state.model(shown.tokens).softmax(-1).flatten(1, -2)
+        scored = (shown.weight[0] != 0).flatten()
+        return {"weights": weight_distance(self.state), "predictions": prediction_distance(probabilities[:, scored])}
+
+    # Breeding.
+
+    def breed(self, samples: Tensor) -> dict[str, Any]:
+        """Replaces members, for the record: `births`, `spared` for want of significance, and `diverged`."""
+        scores = samples.mean(1)
+        told: dict[str, Any] = {"births": [], "spared": [], "diverged": []}
+        if not scores.isfinite().any():
+            raise DivergedError(
+                f"no member of generation {self.state.round} has a finite score; lower the learning rates"
+            )
+        told["diverged"] = [member for member, finite in enumerate(scores.isfinite().tolist()) if not finite]
+        if self.config.selection == "none" and not told["diverged"]:
+            return told
+        size = self.config.population_size // self.config.islands
+        islands = [list(range(first, first + size)) for first in range(0, self.config.population_size, size)]
+        orders = [ranked(members, scores) for members in islands]
+        best = ranked([order[0] for order in orders], scores)[0]
+        parents: dict[int, int] = {}
+        pools: dict[int, list[int]] = {}  # of second parents
+        for number, order in enumerate(orders):
+            chosen, pool, spared = self.select(
+                order, samples, random(self.plan.seed, "select", self.state.round, number)
+            )
+            alive = [member for member in order if member not in told["diverged"]]
+            chosen |= {m: (alive or [best])[0] for m in order[len(alive) :] if m not in chosen}
+            parents |= chosen
+            pools |= dict.fromkeys(chosen, pool)
+            told["spared"] += spared
+        migrants = self.migrants(orders)
+        parents |= migrants
+        told["births"] = self.replace(parents, pools, migrants)
+        return told
+
+    def select(
+        self, order: list[int], samples: Tensor, generator: np.random.Generator
+    ) -> tuple[dict[int, int], list[int], list[int]]:
+        """Who on one island is replaced by whom, who may be second parent, and who was spared."""
+        config = self.config
+        alive = [member for member in order if bool(samples[member].isfinite().all())]
+        if config.selection == "none" or not alive:
+            return {}, [], []
+        replaced, parents = config.counts
+        parents = min(parents, len(alive))
+        if config.selection == "truncation":
+            chosen, pool = truncation(order, replaced, parents, generator), alive[:parents]
+        else:
+            chosen, pool = tournament(order, config.elites, config.tournament_size, generator), alive
+        chosen = {member: parent for member, parent in chosen.items() if parent in alive}
+        if config.significance is None:
+            return chosen, pool, []
+        level = config.significance
+        kept, spared = significant(
+            chosen, lambda better, worse: worse not in alive or exceeds_noise(samples, better, worse, level)
+        )
+        return kept, pool, spared
+
+    def migrants(self, orders: list[list[int]]) -> dict[int, int]:
+        """The worst of each island and the best of the one before it, which takes its place, where it is time."""
+        if len(orders) == 1 or self.state.round % self.config.migrate_every:
+            return {}
+        return {order[-1]: orders[number - 1][0] for number, order in enumerate(orders)}
+
+    def replace(
+        self, parents: dict[int, int], pools: dict[int, list[int]], migrants: dict[int, int]
+    ) -> list[dict[str, Any]]:
+        """Puts children, copies of their `parents`, in their slots, and varies all but `migrants`; the births."""
+        config, state, notes, births = self.config, self.state, self.notes, []
+        seconds = {}
+        for child in sorted(parents.keys() - migrants.keys()):
+            generator = random(self.plan.seed, "cross", state.round, child)
+            others = [member for member in pools[child] if member not in (child, parents[child])]
+            if config.crossover and others and generator.random() < config.crossover_rate:
+                second = others[int(generator.integers(len(others)))]
+                weights = {name: p[second].detach().clone() for name, p in state.model.named_parameters()}
+                seconds[child] = second, weights, generator
+        copy_members(state, list(parents), list(parents.values()))
+        if config.moments == "reset":
+            forget(state, [child for child in parents if child not in migrants])
+        before, owners = {name: list(values) for name, values in notes["values"].items()}, list(notes["members"])
+        for child, parent in sorted(parents.items()):
+            birth = {"slot": child, "member": notes["born"], "replaces": owners[child], "parents": [owners[parent]]}
+            for name, values in notes["values"].items():
+                values[child] = before[name][parent]
+            if child in migrants:
+                birth["kind"] = "migrant"
+            else:
+                birth["kind"] = "clone"
+                explored = random(self.plan.seed, "explore", state.round, child)
+                for name, varied in config.vary.items():
+                    notes["values"][name][child] = varied.explore(before[name][parent], explored)
+                if child in seconds and config.crossover:
+                    second, weights, generator = seconds[child]
+                    cross(state, child, weights, config.crossover, generator)
+                    birth |= {"kind": config.crossover, "parents": [owners[parent], owners[second]]}
+                noise = notes["values"].get("noise", [config.noise] * config.population_size)[child]
+                if noise:
+                    mutate(state, child, noise, derived_seed(self.plan.seed, "mutate", state.round, child))
+                    birth["noise"] = noise
+            birth["values"] = {name: values[child] for name, values in notes["values"].items()}
+            notes["members"][child] = notes["born"]
+            notes["born"] += 1
+            births.append(birth)
+        return births

@@ -1,0 +1,107 @@
+"""Fitness: exact match is what greedy decoding writes, a reward is of what was sampled, and bad rewards are named."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanogrove.errors import PresetError
+from nanogrove.evaluate import committee
+from nanogrove.evaluate.fitness import assess, exact_match, find_fitness, loss
+from nanogrove.evaluate.loss import evaluate_split
+from nanogrove.evaluate.reward import find_reward
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.synthetic.examples import TaskConfig, TaskCorpus
+from nanogrove.synthetic.tasks import examples
+from nanogrove.train.fit import Plan, fit
+from nanogrove.train.objective import next_token
+from nanogrove.train.optim import OptimizerConfig, make_optimizer
+from nanogrove.train.state import TrainState
+
+
+@pytest.fixture(scope="module")
+def corpus() -> TaskCorpus:
+    return TaskConfig(type="task", task="copy", base=(1, 2), held_out=40).corpus(16, 32, 0)
+
+
+@pytest.fixture(scope="module")
+def model(corpus: TaskCorpus) -> GPT:
+    """Three members that can copy a digit or two, sometimes."""
+    config = ModelConfig(vocab_size=corpus.tokenizer.vocab_size, block_size=16, n_layer=1, n_head=2, n_embd=32)
+    made = GPT(config, 3).initialize(0, 1, 2)
+    state = TrainState(made, make_optimizer(made, OptimizerConfig(lr=0.01)))
+    rates = torch.tensor([0.02, 0.5, 1.0], dtype=torch.float64)
+    list(fit(state, corpus.batches, next_token, Plan(seed=0, steps=200, rate=lambda step: rates)))
+    return made
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "scores_of_mine.py").write_text(
+        "def digits(texts):\n    return [sum(c.isdigit() for c in t) for t in texts]\n"
+        "def short(texts):\n    return [0.5]\n"
+        "def nan(texts):\n    return [float('nan') for _ in texts]\n"
+        "def broken(texts):\n    raise RuntimeError('no such word')\n"
+        "number = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    yield "scores_of_mine"
+    sys.modules.pop("scores_of_mine", None)
+
+
+def test_exact_match_is_what_greedy_decoding_gives(model: GPT, corpus: TaskCorpus) -> None:
+    wrong = assess(model, corpus, exact_match, None, 0)[1]
+    assert wrong.shape == (3, 80)
+    right = []
+    for member in range(3):
+        found = 0
+        for difficulty in (1, 2):
+            asked = examples(corpus.task, difficulty, 0, "validation", range(40))
+            prompts = [prompt for prompt, _ in asked]
+            answers = committee.decode(model, corpus, prompts, difficulty)[member]
+            found += sum(committee.correct(corpus.task, prompts, answers))
+        right.append(found / 80)
+    assert (1 - wrong.mean(1)).tolist() == pytest.approx(right)
+    assert right[0] < right[2]
+
+
+def test_loss_samples_are_those_of_the_split_and_their_mean_is_the_loss(model: GPT, corpus: TaskCorpus) -> None:
+    values, samples = assess(model, corpus, loss, None, 0)
+    assert samples.mean(1).tolist() == pytest.approx(evaluate_split(model, corpus, "validation")["loss"])
+    assert values["loss"] == pytest.approx(samples.mean(1).tolist())
+
+
+def test_a_reward_is_of_sampled_texts_and_is_the_same_again(model: GPT, corpus: TaskCorpus, module: str) -> None:
+    fitness = find_fitness(f"{module}:digits", corpus, 16, 3, 6, allow_code=True)
+    scores = assess(model, corpus, fitness, None, 5)[1]
+    assert torch.equal(scores, assess(model, corpus, fitness, None, 5)[1])
+    assert not torch.equal(scores, assess(model, corpus, fitness, None, 6)[1])
+    assert scores.shape == (3, 80)
+    assert float(scores.min()) >= -6
+    assert float(scores.min()) < float(scores.max()) <= 0
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("short", r"must give each of \d+ texts a finite number; it gave 0.5"),
+        ("nan", "must give each of 2 texts a finite number; it gave nan"),
+        ("broken", r"failed on a text of the model \(RuntimeError: no such word\)"),
+        ("number", "is no function"),
+        ("missing", "cannot be imported .*missing"),
+    ],
+)
+def test_a_reward_that_does_not_work_is_named(function: str, said: str, module: str) -> None:
+    with pytest.raises(PresetError, match=f"{module}:{function} {said}"):
+        find_reward(f"{module}:{function}", allow_code=True)(["a", "b"])
+
+
+def test_a_preset_runs_no_code_unless_allowed(module: str, corpus: TaskCorpus) -> None:
+    with pytest.raises(PresetError, match="--allow-code"):
+        find_fitness(f"{module}:digits", corpus, 16, 3, 6, allow_code=False)
+    assert module not in sys.modules
+    with pytest.raises(PresetError, match=r"prompt \+ method.tokens is 30, and model.block_size is 16"):
+        find_fitness(f"{module}:digits", corpus, 16, 10, 20, allow_code=True)
+    with pytest.raises(PresetError, match=r"method\.fitness=luck is unknown"):
+        find_fitness("luck", corpus, 16, 3, 6, allow_code=False)

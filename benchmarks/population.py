@@ -3,7 +3,8 @@
     python benchmarks/population.py
 
 One step is forward, backward, clipping by member and AdamW. The loop trains single models one after another with the
-same loop; vmap maps a functional call of the single model over stacked weights and batches.
+same loop; vmap maps a functional call of the single model over stacked weights and batches. The last column is the
+stacked step with a learning rate and a weight decay of each member's own.
 """
 
 import argparse
@@ -46,7 +47,9 @@ def main() -> None:
     options = parser.parse_args()
     members = options.members
     print(f"{members} members, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print("layers x width, tokens    stacked                        loop/stacked  vmap/stacked  asked")
+    print(
+        "layers x width, tokens    stacked                        loop/stacked  vmap/stacked  asked   own rates/stacked"
+    )
     for layers, width, rows, length, asked in SIZES:
         config = ModelConfig(vocab_size=65, block_size=length, n_layer=layers, n_head=4, n_embd=width, bias=False)
         batch = tokens(rows, length, 65, members)
@@ -55,10 +58,12 @@ def main() -> None:
             "stacked": stepper(config, batch, members),
             "loop": lambda singles=singles: [single() for single in singles],  # type: ignore[misc]
             "vmap": vmapped(config, members, batch),
+            "own rates": stepper(config, batch, members, by_member=True),
         }
         t = in_turn(contenders, options.rounds)
-        loop, vmap = (t[name].median / t["stacked"].median for name in ("loop", "vmap"))
-        print(f"{layers} x {width:<4} {rows} x {length:<4}  {t['stacked']}   {loop:6.2f}  {vmap:6.2f}   >= {asked}")
+        loop, vmap, own = (t[name].median / t["stacked"].median for name in ("loop", "vmap", "own rates"))
+        ratios = f"{loop:6.2f}  {vmap:6.2f}   >= {asked}   {own:.2f}"
+        print(f"{layers} x {width:<4} {rows} x {length:<4}  {t['stacked']}   {ratios}")
 
 
 if __name__ == "__main__":

@@ -95,9 +95,16 @@ def tokens(rows: int, length: int, vocabulary: int, population: int | None = Non
 
 
 def stepper(
-    config: ModelConfig, batch: Batch, population: int | None = None, precision: Any = "float32", **optimizer: Any
+    config: ModelConfig,
+    batch: Batch,
+    population: int | None = None,
+    precision: Any = "float32",
+    by_member: bool = False,
+    **optimizer: Any,
 ) -> Work:
     """A call that trains `config` one step on `batch`, by the loop that trains everything.
+
+    With `by_member`, each member has a learning rate and a weight decay of its own.
 
     Memory is kept for the whole process as `lab.train` keeps it, so the peers have it too.
     """
@@ -105,6 +112,9 @@ def stepper(
     model = GPT(config, population).initialize(*range(population or 1)).to(batch.tokens.device)
     muon = torch.bfloat16 if precision == "bfloat16" else torch.float32
     state = TrainState(model, make_optimizer(model, OptimizerConfig(**optimizer), muon))
-    plan = Plan(seed=0, steps=1 << 60, rate=lambda step: 1.0, precision=precision)
+    factor: Any = torch.linspace(0.5, 1.5, population or 1) if by_member else 1.0
+    if by_member:
+        state.optimizer.set_decay(0.1 * factor)
+    plan = Plan(seed=0, steps=1 << 60, rate=lambda step: factor, precision=precision)
     steps: Iterator[object] = fit(state, lambda step: batch, next_token, plan)
     return lambda: next(steps)

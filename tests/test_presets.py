@@ -37,19 +37,26 @@ SMALL_DATA: dict[str, dict[str, Any]] = {
     "text": {"data.vocab_size": 300},
     "rlm": {"data.v": 16},
     "rhm": {"data.v": 8},
-    "task": {"data.base": [1, 2], "data.held_out": 5, "method.si_rounds": 0},
+    "task": {"data.base": [1, 2], "data.held_out": 5},
+}
+SMALL_METHOD: dict[str, dict[str, Any]] = {
+    "self_improve": {"method.si_rounds": 0},
+    "evolve": {"train.steps": None, "method.generations": 2, "method.steps_per_generation": 1},
+    "evolution_strategies": {"train.steps": 1, "method.generations": 1, "method.population_size": 4},
 }
 
 
-def overrides(data: str = "text") -> list[str]:
-    return [f"{key}={json.dumps(value)}" for key, value in {**SMALL, **SMALL_DATA[data]}.items()]
+def overrides(data: str = "text", method: str = "pretrain") -> list[str]:
+    changes = {**SMALL, **SMALL_DATA[data], **SMALL_METHOD.get(method, {})}
+    return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
 
 
 @pytest.mark.parametrize("name", list_presets())
 def test_a_preset_runs(command: Any, tmp_path: Path, name: str) -> None:
     run = tmp_path / "run"
-    data = read_preset_file(name)["data"].get("type", "text")
-    small = overrides(data) + (['data.options={"nodes": 4}'] if name == "self-improve-maze" else [])
+    raw = read_preset_file(name)
+    data, method = raw["data"].get("type", "text"), raw.get("method", {}).get("name", "pretrain")
+    small = overrides(data, method) + (['data.options={"nodes": 4}'] if name == "self-improve-maze" else [])
     ended = command("train", name, "--out", run, *small)
     assert (ended.code, ended.err) == (0, "")
     kinds = [event.kind for event in read_events(run / "events.jsonl")]
@@ -121,7 +128,7 @@ def value(key: str, *given: str, base: dict[str, Any] = BASE) -> Any:
         ("data.tokenizer=1e5", "1e5"),
         ('sample.prompts=["1", "null"]', ["1", "null"]),
         ("seed=9223372036854775807", 2**63 - 1),
-        ("method=pretrain", {"name": "pretrain"}),
+        ("method=pretrain", {"name": "pretrain", "follow": {}}),
     ],
 )
 def test_an_override_is_read_as_its_field_wants(override: str, expected: Any) -> None:

@@ -22,14 +22,15 @@ NAMES = [
 ]
 SIGNATURES = {
     "load": ["path", "device"],
-    "run": ["preset", "out", "overrides", "resume"],
+    "run": ["preset", "out", "overrides", "resume", "allow_code"],
     "score": ["run", "split"],
     "report": ["run"],
     "to_transformers": ["run", "out"],
     "from_transformers": ["folder"],
 }
 VERBS = {
-    "train": {"preset", "overrides", "out", "resume", "dry_run"},
+    "train": {"preset", "overrides", "out", "resume", "allow_code", "dry_run"},
+    "lineage": {"run", "out"},
     "generate": {
         "run",
         "prompt",
@@ -48,7 +49,7 @@ VERBS = {
     "presets": set(),
 }
 # written; note and stop are for the one who watches
-KINDS = {"start", "eval", "step", "sample", "end", "data", "exact", "round", "alarm"}
+KINDS = {"generation", "start", "eval", "step", "sample", "end", "data", "exact", "round", "alarm"}
 
 
 def test_the_names() -> None:

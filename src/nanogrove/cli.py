@@ -174,14 +174,15 @@ def lineage(
     out: Annotated[Path | None, typer.Option(help="Write the schedule as a preset for one model.")] = None,
 ) -> None:
     """Show the winner of an evolution, its ancestors, and the schedule it had."""
-    from nanogrove.record.lineage import replay, winning_line
+    from nanogrove.record.lineage import genealogy, replay, winning_line
     from nanogrove.record.report import read_run
 
     read = read_run(run)
     if read.preset.get("method", {}).get("name") != "evolve":
         raise RunError(f"{run}: is no evolution, so there is no line of descent; `nanogrove report` tells of it")
-    preset = replay(read.preset, read.of("generation"))
-    for life in winning_line(read.of("generation")):
+    line = winning_line(genealogy(read.of("generation")))
+    preset = replay(read.preset, line)
+    for life in line:
         values = "  ".join(f"{name} {value:.4g}" for name, value in life.values.items())
         print(f"generation {life.generation:>3}  member {life.member:>4}  score {life.score:.4f}  {values}")
     if out is not None:

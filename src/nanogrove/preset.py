@@ -107,7 +107,7 @@ def _named(value: Any) -> Any:
 class Preset(BaseModel):
     """Everything needed to run, and to run again."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""

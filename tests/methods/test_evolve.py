@@ -17,7 +17,7 @@ from nanogrove.methods import evolve
 from nanogrove.model.gpt import GPT
 from nanogrove.preset import resolve
 from nanogrove.record.events import Event, read_events
-from nanogrove.record.lineage import ancestors, replay, schedule, winning_line
+from nanogrove.record.lineage import genealogy, replay, schedule, winning_line
 from nanogrove.train.checkpoint import load_checkpoint, load_latest
 
 
@@ -160,9 +160,9 @@ def test_the_winner_s_schedule_replayed_on_one_model_is_the_winner(preset: dict,
     preset["model"] |= {"dropout": 0.0, "bias": False}  # a key's bias has no gradient but rounding
     events = run(preset, tmp_path / "run")
     generations = of(events, "generation")
-    line = winning_line(generations)
+    line = winning_line(genealogy(generations))
     assert [life.generation for life in line] == list(range(1, line[-1].generation + 1))
-    one = replay(json.loads((tmp_path / "run/preset.json").read_text()), generations)
+    one = replay(json.loads((tmp_path / "run/preset.json").read_text()), line)
     assert one["method"]["follow"] == schedule(line)
     parts = lab.build(resolve(one))
     from nanogrove.methods import pretrain
@@ -293,8 +293,7 @@ def test_a_line_is_traced_through_deaths_and_crossovers() -> None:
         generation(2, [3, 1, 2], [1.9, 1.8, 2.4], [{"slot": 2, "member": 4, "parents": [3]}]),
         generation(3, [3, 1, 4], [1.5, 1.6, 1.2], []),
     ]
-    assert ancestors(events) == {3: 1, 4: 3}
-    line = winning_line(events)
+    line = winning_line(genealogy(events))
     assert [(life.generation, life.member, life.score) for life in line] == [(1, 1, 2.0), (2, 3, 1.9), (3, 4, 1.2)]
     assert schedule(line) == {"lr": [[0, 1.0], [10, 3.0], [20, 4.0]]}
     assert winning_line([]) == []

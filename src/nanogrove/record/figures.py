@@ -14,10 +14,12 @@ POINTS = 2000  # drawn for one line; more cannot be told apart on a screen and m
 UNKNOWN = "n/a"
 
 
-def plot(title: str, x_label: str, lines: Iterable[dict[str, Any]], logarithmic: bool = False) -> str:
-    """A figure of the lines that `line` made, over one axis; empty when there are none."""
+def plot(
+    title: str, x_label: str, lines: Iterable[dict[str, Any]], logarithmic: bool = False, log_y: bool = False
+) -> str:
+    """A figure of the lines that `line` and `links` made, over one axis; empty when there are none."""
     drawn = list(lines)
-    return _figure(title, {"x": x_label, "log": logarithmic, "lines": drawn}) if drawn else ""
+    return _figure(title, {"x": x_label, "log": logarithmic, "log_y": log_y, "lines": drawn}) if drawn else ""
 
 
 def heatmap(title: str, x_label: str, y_label: str, cells: Iterable[tuple[Any, Any, Any]]) -> str:
@@ -66,6 +68,20 @@ def line(name: str, x: Sequence[Any], y: Sequence[Any], reference: bool = False)
         drawn["low"] = [spread[0] for _, spread in kept]
         drawn["high"] = [spread[2] for _, spread in kept]
     return [drawn]
+
+
+def links(name: str, ends: Sequence[tuple[tuple[Any, Any], tuple[Any, Any]]]) -> list[dict[str, Any]]:
+    """Straight pieces between two points each, as one line for `plot` with gaps; at most POINTS points of them.
+
+    A piece with an end that is no finite number is left out.
+    """
+    sound = [piece for piece in ends if all(finite(value) is not None for end in piece for value in end)]
+    shown = sound[:: -(-3 * len(sound) // POINTS) or 1]
+    if not shown:
+        return []
+    x = [at for (x0, _), (x1, _) in shown for at in (x0, x1, x1)]
+    y = [value for (_, y0), (_, y1) in shown for value in (y0, y1, None)]
+    return [{"name": name, "reference": False, "x": x, "y": y}]
 
 
 def _thinned(y: Sequence[float | None]) -> list[int]:

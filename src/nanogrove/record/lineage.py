@@ -14,52 +14,57 @@ from nanogrove.record.events import Event
 
 @dataclass(frozen=True)
 class Life:
-    """A member in one generation, which ended behind `step`."""
+    """A member in one generation, which ended behind `step`; `parent` is itself, or who it was copied from before."""
 
     generation: int
     step: int
     member: int
+    parent: int
     score: float | None
     values: dict[str, float]
 
 
-def lives(generations: Sequence[Event]) -> list[dict[int, Life]]:
-    """For each generation its members, by number. Raises RunError where an event is none of an evolution's."""
+Genealogy = list[dict[int, Life]]  # for each generation, oldest first, its members by number
+
+
+def genealogy(generations: Sequence[Event]) -> Genealogy:
+    """Who lived in each generation. Raises RunError where an event is not one that an evolution writes."""
+    found: Genealogy = []
+    parents: dict[int, int] = {}  # of those just born
     try:
-        return [
-            {
-                member: Life(
-                    event.values["generation"],
-                    event.step,
-                    member,
-                    event.values["score"][slot],
-                    {name: values[slot] for name, values in event.values["values"].items()},
-                )
-                for slot, member in enumerate(event.values["members"])
-            }
-            for event in generations
-        ]
-    except (KeyError, IndexError, TypeError, AttributeError):
-        raise RunError("a `generation` event is not what an evolution writes; the record is damaged") from None
+        for event in generations:
+            told = event.values
+            found.append(
+                {
+                    int(member): Life(
+                        int(told["generation"]),
+                        event.step,
+                        int(member),
+                        parents.get(member, member),
+                        None if told["score"][slot] is None else float(told["score"][slot]),
+                        {name: float(values[slot]) for name, values in told["values"].items()},
+                    )
+                    for slot, member in enumerate(told["members"])
+                }
+            )
+            parents = {birth["member"]: birth["parents"][0] for birth in told.get("births", [])}
+            if len(found) > 1 and any(life.parent not in found[-2] for life in found[-1].values()):
+                raise KeyError
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        raise RunError("a `generation` event is not one that an evolution writes; the record is damaged") from None
+    return found
 
 
-def ancestors(generations: Sequence[Event]) -> dict[int, int]:
-    """The first parent of everyone who was born."""
-    births = [birth for event in generations for birth in event.values.get("births", [])]
-    return {birth["member"]: birth["parents"][0] for birth in births}
-
-
-def winning_line(generations: Sequence[Event]) -> list[Life]:
+def winning_line(lived: Genealogy) -> list[Life]:
     """The member with the lowest score of all generations and its ancestors, oldest first; empty without a score."""
-    found, parents = lives(generations), ancestors(generations)
-    scored = [life for members in found for life in members.values() if life.score is not None]
-    if not scored:
+    scored = [(life.score, place, life) for place, members in enumerate(lived) for life in members.values()]
+    known = [entry for entry in scored if entry[0] is not None]
+    if not known:
         return []
-    winner = min(scored, key=lambda life: life.score or 0.0)
-    line, member = [winner], winner.member
-    for members in found[: found.index(next(m for m in found if m.get(winner.member) is winner))][::-1]:
-        member = member if member in members else parents[member]
-        line.insert(0, members[member])
+    _, place, winner = min(known, key=lambda entry: entry[0] or 0.0)
+    line = [winner]
+    for members in lived[:place][::-1]:
+        line.insert(0, members[line[0].parent])
     return line
 
 
@@ -75,12 +80,11 @@ def schedule(line: Sequence[Life]) -> dict[str, list[list[float]]]:
     return points
 
 
-def replay(preset: dict[str, Any], generations: Sequence[Event]) -> dict[str, Any]:
-    """A preset that trains one model by the winner's schedule, for as many steps. Raises RunError without a winner.
+def replay(preset: dict[str, Any], line: Sequence[Life]) -> dict[str, Any]:
+    """A preset that trains one model by the schedule of a winning line, for as many steps.
 
-    The noise of mutations is no part of it.
+    `preset` is the evolution's, resolved. The noise of mutations is no part of it. Raises RunError for an empty line.
     """
-    line = winning_line(generations)
     if not line:
         raise RunError("this run has no generation yet, so nobody has won; let it train on")
     follow = {name: points for name, points in schedule(line).items() if name != "noise"}

@@ -97,7 +97,7 @@ _DRAW = """
         margin: { l: 44, r: 8, t: legend ? 26 : 8, b: 36 },
         xaxis: { ...axis, type: spec.log ? "log" : "linear", exponentformat: "SI",
           title: { text: spec.x, font: small, standoff: 6 } },
-        yaxis: { ...axis, exponentformat: large ? "SI" : "e",
+        yaxis: { ...axis, type: spec.log_y ? "log" : "linear", exponentformat: large ? "SI" : "e",
           ...(spec.heat ? { title: { text: spec.y, font: small, standoff: 6 } } : {}) },
         legend: { traceorder: "normal", orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
         showlegend: legend, hovermode: spec.heat ? "closest" : "x unified",

@@ -17,6 +17,7 @@ from typing import Any
 
 from nanogrove.errors import RunError
 from nanogrove.record.events import Event, read_events
+from nanogrove.record.evolution import evolution
 from nanogrove.record.figures import duration, escaped, finite, line, plot, quantity, short
 from nanogrove.record.page import html_page
 from nanogrove.record.self_improvement import self_improvement
@@ -86,13 +87,17 @@ def headline(run: Run) -> str:
     finished = bool(run.of("end"))
     result = {**(_validation(run) or [end])[-1].values, **end.values}
     figures = {
-        "validation loss" if finished else "validation loss so far": quantity(result.get("loss")),
+        f"{result.get('split') or 'validation'} loss" if finished else "validation loss so far": quantity(
+            result.get("loss")
+        ),
         "bits per byte": quantity(result.get("bits_per_byte")),
         "training tokens": short(finite({**step.values, **end.values}.get("tokens"))),
         "training time": duration(finite({**_time(step), **_time(end)}.get("seconds"))),
         "parameters": short(finite(start.values.get("parameters"))),
     }
-    cells = "".join(f"<div><dt>{label}</dt><dd>{escaped(value)}</dd></div>" for label, value in figures.items())
+    cells = "".join(
+        f"<div><dt>{escaped(label)}</dt><dd>{escaped(value)}</dd></div>" for label, value in figures.items()
+    )
     made = [str(start.values[key]) for key in ("method", "device", "precision") if start.values.get(key)]
     made += [f"seed {start.values['seed']}"] if "seed" in start.values else []
     made += [f"{max(step.step, end.step):,} steps"]
@@ -152,9 +157,10 @@ def against_the_best(run: Run) -> str:
     ]
     hits = [*line("model", steps, over("accuracy")), *line("best", steps, over("bayes_accuracy"), reference=True)]
     last = evaluations[-1].values
-    where = (
-        line("KL", last.get("positions") or [], last.get("kl") or []) if len(last.get("positions") or []) > 1 else []
-    )
+    positions, kl = last.get("positions") or [], last.get("kl") or []
+    if kl and isinstance(kl[0], list):  # of a population, member by member
+        kl = [list(members) for members in zip(*kl, strict=True)]
+    where = line("KL", positions, kl) if len(positions) > 1 else []
     excess = line("excess", steps, bands)
     rows = [
         [plot("Validation loss, nats a token", "step", losses, True), plot("Excess loss", "step", excess, True)],
@@ -244,6 +250,7 @@ def _time(event: Event) -> dict[str, Any]:
 SECTIONS: tuple[Callable[[Run], str], ...] = (
     headline,
     self_improvement,
+    evolution,
     curves,
     against_the_best,
     samples,

@@ -113,10 +113,10 @@ class Optimizer:
             gradients = [p.grad for p in parameters if p.grad is not None]
             if group.rule == "muon":
                 fused.append((group, list(parameters), self._directions(parameters, gradients)))
-            elif isinstance(group.lr, Tensor) or isinstance(group.weight_decay, Tensor):
+            elif parameters and (isinstance(group.lr, Tensor) or isinstance(group.weight_decay, Tensor)):
                 self._by_member(group, parameters, gradients)
             else:
-                self._update(group.rule, parameters, list(parameters), gradients, group.lr, group.weight_decay)
+                self._update(group, parameters, gradients)
         self._muon(fused)
 
     def _moments(self, parameters: list[nn.Parameter], name: str) -> list[Tensor]:
@@ -125,40 +125,66 @@ class Optimizer:
                 self.state[parameter][name] = torch.zeros_like(parameter)
         return [self.state[parameter][name] for parameter in parameters]
 
-    def _update(
-        self,
-        rule: Rule,
-        parameters: list[nn.Parameter],
-        moved: list[Tensor],
-        gradients: list[Tensor],
-        lr: float,
-        decay: float,
-    ) -> None:
-        """Torch's kernel on `moved`, with the moments of `parameters`."""
-        if rule == "sgd":
-            sgd(
-                moved,
-                gradients,
-                list(self._moments(parameters, "momentum_buffer")),
-                fused=True,
-                weight_decay=decay,
-                momentum=self.config.momentum,
-                lr=lr,
-                dampening=0.0,
-                nesterov=False,
-                maximize=False,
-            )
+    def _update(self, group: Group, parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:
+        """Torch's kernel, with one rate for all."""
+        lr, decay = group.lr, group.weight_decay
+        assert not isinstance(lr, Tensor)
+        assert not isinstance(decay, Tensor)
+        if group.rule == "sgd":
+            self._sgd(list(parameters), gradients, self._moments(parameters, "momentum_buffer"), lr, decay)
             return
         for parameter in parameters:
             self.state[parameter].setdefault("step", torch.zeros((), device=parameter.device))
+        first, second = self._moments(parameters, "exp_avg"), self._moments(parameters, "exp_avg_sq")
         ages = [self.state[parameter]["step"] for parameter in parameters]
+        self._adamw(list(parameters), gradients, first, second, ages, lr, decay)
+
+    def _by_member(self, group: Group, parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:
+        """The same with a rate for each member: the kernel moves zeros at a rate of 1, and that is the direction."""
+        directions, decay = [torch.zeros_like(p) for p in parameters], group.weight_decay
+        lr = torch.as_tensor(group.lr).to(parameters[0]).expand(len(parameters[0]))
+        if group.rule == "sgd":
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                _move(gradient, parameter, torch.ones_like(lr) * decay, 0.0)  # SGD's decay joins the gradient
+            self._sgd(directions, gradients, self._moments(parameters, "momentum_buffer"), 1.0, 0.0)
+            decay = 0.0
+        else:
+            for parameter in parameters:
+                self.state[parameter].setdefault("step", torch.zeros(len(lr), device=lr.device))
+            first, second = self._moments(parameters, "exp_avg"), self._moments(parameters, "exp_avg_sq")
+            ages = self.state[parameters[0]]["step"].clone()
+            for age in (found := torch.unique(ages)):  # members whose moments are equally old go together
+                rows = (ages == age).nonzero().flatten()
+                parts = [directions, gradients, first, second]
+                some = parts if len(found) == 1 else [[tensor[rows] for tensor in part] for part in parts]
+                moved, picked, one, two = some
+                self._adamw(moved, picked, one, two, [age.clone() for _ in parameters], 1.0, 0.0)
+                if len(found) > 1:
+                    for part, changed in zip((directions, first, second), (moved, one, two), strict=True):
+                        for tensor, values in zip(part, changed, strict=True):
+                            tensor[rows] = values
+            for parameter in parameters:
+                self.state[parameter]["step"].add_(1)
+        for parameter, direction in zip(parameters, directions, strict=True):
+            _move(parameter, direction, lr, lr * decay)
+
+    def _adamw(
+        self,
+        moved: list[Tensor],
+        gradients: list[Tensor],
+        first: list[Tensor],
+        second: list[Tensor],
+        ages: list[Tensor],
+        lr: float,
+        decay: float,
+    ) -> None:
         adamw(
             moved,
             gradients,
-            self._moments(parameters, "exp_avg"),
-            self._moments(parameters, "exp_avg_sq"),
+            first,
+            second,
             [],
-            [age.max() if age.dim() else age for age in ages],  # which it counts up
+            ages,  # which it counts up
             fused=True,
             amsgrad=False,
             beta1=self.config.betas[0],
@@ -169,32 +195,21 @@ class Optimizer:
             maximize=False,
         )
 
-    def _by_member(self, group: Group, parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:
-        """The same with a rate for each member: the kernel moves zeros at a rate of 1, and that is the direction.
-
-        Adam's kernel corrects the bias of the oldest moments. What a younger member's correction is more goes into its
-        rate, so that its eps is √(1 − β2^age) times less, as in ε̂ of Kingma & Ba 2015, end of section 2.
-        """
-        if not parameters:
-            return
-        directions, decay = [torch.zeros_like(p) for p in parameters], group.weight_decay
-        lr = torch.as_tensor(group.lr).to(parameters[0]).expand(len(parameters[0]))
-        if group.rule == "sgd":
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                _move(gradient, parameter, torch.ones_like(lr) * decay, 0.0)  # SGD's decay joins the gradient
-            self._update(group.rule, parameters, directions, gradients, 1.0, 0.0)
-            decay = 0.0
-        else:
-            for parameter in parameters:
-                self.state[parameter].setdefault("step", torch.zeros(len(lr), device=lr.device))
-            self._update(group.rule, parameters, directions, gradients, 1.0, 0.0)
-            for parameter in parameters:
-                self.state[parameter]["step"].add_(1)
-            age, (beta1, beta2) = self.state[parameters[0]]["step"].double(), self.config.betas
-            correction = (1 - beta2**age).sqrt() / (1 - beta1**age)
-            lr = lr * (correction / correction[age.argmax()]).to(lr.dtype)
-        for parameter, direction in zip(parameters, directions, strict=True):
-            _move(parameter, direction, lr, group.lr * decay)
+    def _sgd(
+        self, moved: list[Tensor], gradients: list[Tensor], momenta: list[Tensor], lr: float, decay: float
+    ) -> None:
+        sgd(
+            moved,
+            gradients,
+            list(momenta),
+            fused=True,
+            weight_decay=decay,
+            momentum=self.config.momentum,
+            lr=lr,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
 
     def _directions(self, parameters: list[nn.Parameter], gradients: list[Tensor]) -> list[Tensor]:
         """Nesterov momentum of each gradient; the moments move, the gradients become the directions."""

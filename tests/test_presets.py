@@ -38,10 +38,20 @@ SMALL_DATA: dict[str, dict[str, Any]] = {
     "rlm": {"data.v": 16},
     "rhm": {"data.v": 8},
     "task": {"data.base": [1, 2], "data.held_out": 5},
+    "rewarded": {"model.block_size": 104},
+    "preferences": {"model.block_size": 104},
 }
 SMALL_METHOD: dict[str, dict[str, Any]] = {
     "self_improve": {"method.si_rounds": 0},
     "evolve": {"train.steps": None, "method.generations": 2, "method.steps_per_generation": 1},
+    "align": {
+        "method.rounds": 1,
+        "method.steps_per_round": 1,
+        "train.steps": 1,
+        "method.prompt": 4,
+        "method.tokens": 8,
+    },
+    "offline_rl": {"train.steps": 1, "method.base_steps": 1},
     "evolution_strategies": {"train.steps": 1, "method.generations": 1, "method.population_size": 4},
 }
 
@@ -65,7 +75,7 @@ def test_a_preset_runs(command: Any, tmp_path: Path, name: str) -> None:
     assert kinds[-1] == "end"
     assert (run / "report.html").stat().st_size > 10_000
     stored = json.loads((run / "preset.json").read_text())
-    prompt = "a" if data == "text" else "1"
+    prompt = "1" if data in ("rlm", "rhm", "task") else "a"
     assert nanogrove.load(run).generate(prompt, tokens=3).startswith(prompt)
     assert stored["name"] == name
     assert resolve(stored).model_dump(mode="json") == stored, "a resolved preset does not run again"

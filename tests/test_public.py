@@ -23,7 +23,7 @@ NAMES = [
 SIGNATURES = {
     "load": ["path", "device"],
     "run": ["preset", "out", "overrides", "resume", "allow_code"],
-    "score": ["run", "split"],
+    "score": ["run", "split", "calibrate"],
     "report": ["run"],
     "to_transformers": ["run", "out"],
     "from_transformers": ["folder"],
@@ -43,13 +43,15 @@ VERBS = {
         "no_repeat_ngram",
         "seed",
         "precision",
+        "calibrated",
+        "confidence",
     },
-    "evaluate": {"run", "split"},
+    "evaluate": {"run", "split", "calibrate"},
     "report": {"run"},
     "presets": set(),
 }
 # written; note and stop are for the one who watches
-KINDS = {"generation", "start", "eval", "step", "sample", "end", "data", "exact", "round", "alarm"}
+KINDS = {"reward", "rewards", "generation", "start", "eval", "step", "sample", "end", "data", "exact", "round", "alarm"}
 
 
 def test_the_names() -> None:

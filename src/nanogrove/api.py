@@ -43,12 +43,14 @@ def run(
     return load(out)
 
 
-def score(run: str | Path, split: str | None = None) -> dict[str, Any]:
+def score(run: str | Path, split: str | None = None, calibrate: bool = False) -> dict[str, Any]:
     """Loss in nats a token of a run's best model on the whole of a split, with what else is known of such data.
 
-    Bits per byte for text; for a grammar the best loss, the excess and its error, accuracies and divergences.
+    Bits per byte for text; for a grammar the best loss, the excess and its error, accuracies and divergences. With
+    `calibrate` a temperature is fitted on validation and kept for `load`, and what it brings on test, which is the
+    split then, is told under `calibration`.
     """
-    return lab.evaluate(Path(run), split)
+    return lab.evaluate(Path(run), split, calibrate=calibrate)
 
 
 def report(run: str | Path) -> Path:

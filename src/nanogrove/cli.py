@@ -120,16 +120,25 @@ def generate(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="Of matrix products; auto takes the faster here.")
     ] = "auto",
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="Multiply the temperature by that of evaluate --calibrate.")
+    ] = False,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Print the probability of each new token, and their mean in log.")
+    ] = False,
 ) -> None:
     """Continue prompts with a run's best model."""
     from nanogrove.display import printable
     from nanogrove.language_model import load
 
-    texts = load(run).generate(
+    lm = load(run)
+    write = lm.continuations if confidence else lm.generate
+    written = write(
         prompt or [""],
         tokens,
         seed=seed,
         precision=precision,
+        calibrated=calibrated,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -137,8 +146,12 @@ def generate(
         repetition_penalty=repetition_penalty,
         no_repeat_ngram=no_repeat_ngram,
     )
-    for text in texts:
-        print(printable(text))
+    for each in written:
+        print(printable(each if isinstance(each, str) else each.text))
+        if not isinstance(each, str):
+            for token, probability in zip(each.tokens, each.probabilities, strict=True):
+                print(f"{probability:.4f}  {printable(repr(token))}")
+            print(f"mean log-probability {each.mean_log_probability:.4f} nats a token of {len(each.tokens)} new tokens")
 
 
 @app.command()
@@ -147,17 +160,22 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="validation, test or train; if left out validation, of a grammar test.")
     ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Fit a temperature on validation, keep it, and measure it on test.")
+    ] = False,
 ) -> None:
     """Score a run's best model on the whole of a split."""
     if split not in (None, "validation", "test", "train"):
         raise PresetError(f"--split {split}: no such split; it is validation, test or train")
     from nanogrove import lab
-    from nanogrove.display import described_score
+    from nanogrove.display import described_calibration, described_score
 
-    score = lab.evaluate(run, split)
+    score = lab.evaluate(run, split, calibrate=calibrate)
     print(f"{score['split']} {described_score(score)}, on {score['tokens']:,} tokens; model of step {score['step']}")
     for position, divergence in zip(score.get("positions", []), score.get("kl", []), strict=True):
         print(f"position {position:>3}  KL(best || model) {divergence:.4f}")
+    for line in described_calibration(score["calibration"]) if calibrate else ():
+        print(line)
 
 
 @app.command()
@@ -174,19 +192,25 @@ def lineage(
     out: Annotated[Path | None, typer.Option(help="Write the schedule as a preset for one model.")] = None,
 ) -> None:
     """Show the winner of an evolution, its ancestors, and the schedule it had."""
+    from nanogrove.display import printable
+    from nanogrove.preset import resolve
     from nanogrove.record.lineage import genealogy, replay, winning_line
     from nanogrove.record.report import read_run
 
     read = read_run(run)
-    if read.preset.get("method", {}).get("name") != "evolve":
+    preset = resolve(read.preset).model_dump(mode="json")
+    if preset["method"]["name"] != "evolve":
         raise RunError(f"{run}: is no evolution, so there is no line of descent; `nanogrove report` tells of it")
     line = winning_line(genealogy(read.of("generation")))
-    preset = replay(read.preset, line)
+    made = replay(preset, line)
     for life in line:
+        score = "none" if life.score is None else f"{life.score:.4f}"
         values = "  ".join(f"{name} {value:.4g}" for name, value in life.values.items())
-        print(f"generation {life.generation:>3}  member {life.member:>4}  score {life.score:.4f}  {values}")
+        print(printable(f"generation {life.generation:>3}  member {life.member:>4}  score {score}  {values}"))
     if out is not None:
-        out.write_text(json.dumps(preset, indent=1) + "\n", encoding="utf-8")
+        if out.exists():
+            raise RunError(f"{out}: is there already; name another file")
+        out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
         print(f"{out}: train it with `nanogrove train {out}`")
 
 

@@ -152,6 +152,46 @@ def described_score(values: dict[str, Any]) -> str:
     return f"{loss}, best {values['bayes_loss']:.4f}, {excess}; {accuracy}"
 
 
+EVENTS = {
+    "answer": "its greedy answer is the true one",
+    "share": "no event: mean confidence of its tokens beside the share of them that is predicted right",
+}
+
+
+def described_calibration(found: dict[str, Any]) -> Iterator[str]:
+    """Lines that tell a temperature, what it brings on another split, and the reliability tables before and after."""
+    fitted, measured = found["fitted"], found["measured"]
+    yield f"temperature {found['temperature']:.4f}, fitted on {fitted['tokens']:,} {fitted['split']} tokens"
+    if found["bounded"]:
+        yield "that is the end of the range searched: nearly all predictions are right, or none beats a uniform guess"
+    for name, each in measured["figures"].items():
+        event = f", right when {EVENTS['answer']}" if measured["event"] == "answer" else f"; {EVENTS['share']}"
+        yield f"\n{measured[name]:,} {measured['split']} {name}{event if name == 'sequences' else ''}"
+        yield f"{'':<18}{'before':>9}{'after':>9}"
+        for label, key in CALIBRATION_FIGURES.items():
+            yield f"{label:<18}{each['before'][key]:>9.4f}{each['after'][key]:>9.4f}"
+        yield f"{'confidence':<18}{'  before: count, confidence, accuracy':<38}  after"
+        tables = [each[when]["bins"]["width"] for when in ("before", "after")]
+        bins = len(tables[0]["count"])
+        for n in range(bins):
+            cells = [_bin(*(table[key][n] for key in ("count", "confidence", "accuracy"))) for table in tables]
+            if any(cell.strip() for cell in cells):
+                yield f"{n / bins:.3f} to {(n + 1) / bins:.3f}    {cells[0]:<38}{cells[1]}".rstrip()
+
+
+CALIBRATION_FIGURES = {
+    "NLL, nats": "nll",
+    "ECE, equal width": "ece_width",
+    "ECE, equal mass": "ece_mass",
+    "Brier score": "brier",
+    "accuracy": "accuracy",
+}
+
+
+def _bin(count: int, confidence: float | None, accuracy: float | None) -> str:
+    return f"{count:>10,}  {confidence:.4f}  {accuracy:.4f}" if count else ""
+
+
 def _number(value: float | list[float]) -> str:
     """A figure; of a population of more than four its least, median and greatest."""
     if isinstance(value, float):

@@ -24,6 +24,7 @@ import torch
 from nanogrove.data.batch import Corpus, derived_seed
 from nanogrove.data.shards import SPLITS
 from nanogrove.errors import CheckpointError, DivergedError, PresetError, RunError
+from nanogrove.evaluate import calibration
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.language_model import LanguageModel, from_checkpoint, read_checkpoint
 from nanogrove.methods import load_method
@@ -89,6 +90,9 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool
         steps = max(round(train.epochs * corpus.windows_per_epoch / train.batch_size), 1)
     else:
         steps = train.steps or -(-(train.tokens or 0) // tokens_a_step)
+    split = getattr(config, "final_split", "validation")
+    if next(corpus.windows(split, 1), None) is None:
+        raise PresetError(f"method {preset.method['name']} ends on the {split} split, which is empty; set data.{split}")
     check = getattr(load_method(preset.method["name"]), "check", None)
     if check is not None and checkpoint is None:
         check(config, corpus, model, allow_code)
@@ -192,7 +196,7 @@ def _find_checkpoint(
     """The checkpoint to go on from, None when the run ended before it saved one."""
     if not resume:
         raise RunError(f"{folder.path}: holds a run; continue it with --resume, or choose another --out")
-    changed = difference(stored, preset.model_dump(mode="json"))
+    changed = difference(resolve(stored).model_dump(mode="json"), preset.model_dump(mode="json"))
     if changed:
         raise RunError(f"{folder.path}: a resumed run keeps its preset, and {changed}; start anew with another --out")
     checkpoint, damaged = load_latest(folder.checkpoints)
@@ -307,6 +311,7 @@ class _Run:
         if self.best is None or scores[member] < self.best["score"]:
             self.best = {"step": event.step, "score": scores[member], "member": member}
             self.save("best", member)
+        self.best["member"] = member  # whom samples come from: slots change their owners
 
     def after_step(self, step: int) -> Iterator[Event]:
         """Samples and saves, where step says so; the state is whole here."""
@@ -378,14 +383,20 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(name, before[name])
 
 
-def evaluate(run: Path, split: str | None = None, device: str = "auto") -> dict[str, Any]:
+def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrate: bool = False) -> dict[str, Any]:
     """How a run's best model does on the whole of a split: loss, and what else `evaluate_split` tells of such data.
 
-    Left out, the split is validation for text and test for a grammar, whose samples cost nothing to spend.
-    Raises RunError for a folder without a run, CheckpointError when the data is no longer that it was trained on.
+    Left out, the split is validation for text and test for a grammar, whose samples cost nothing to spend. With
+    `calibrate` it is test, a temperature is fitted on validation and kept beside the weights, and what it brings on
+    test is told under `calibration`; see `nanogrove.evaluate.calibration`.
+
+    Raises RunError for a folder without a run, CheckpointError when the data is no longer that it was trained on, and
+    PresetError for a split that is none, or where there is nothing to measure a temperature on.
     """
     if split not in (None, *SPLITS):
         raise PresetError(f"{split!r} is no split; take one of {', '.join(SPLITS)}")
+    if calibrate and split not in (None, "test"):
+        raise PresetError(f"a temperature is fitted on validation and measured on test; leave split={split} out")
     stored = read_preset(run)
     if stored is None:
         raise RunError(f"{run}: no run here; give a folder such as runs/NAME")
@@ -395,5 +406,14 @@ def evaluate(run: Path, split: str | None = None, device: str = "auto") -> dict[
     if checkpoint.state.get("data") != corpus.describe()["fingerprint"]:
         raise CheckpointError(f"{run}: the data has changed since; scores on it could include what it was trained on")
     lm = from_checkpoint(checkpoint, pick_device(device))
-    chosen = split or ("validation" if preset.data.type == "text" else "test")
-    return {**evaluate_split(lm.model, corpus, chosen), "step": checkpoint.state["step"]}
+    chosen = split or ("validation" if preset.data.type == "text" and not calibrate else "test")
+    if not calibrate:
+        return {**evaluate_split(lm.model, corpus, chosen), "step": checkpoint.state["step"]}
+    if getattr(preset.data, "test", None) == 0:
+        raise PresetError(f"{run}: made with data.test=0, so no split is left to measure a temperature on; train anew")
+    if checkpoint.model["embed.weight"].dim() == 3:
+        raise PresetError(f"{run}: no member of its population was scored yet; a temperature belongs to one model")
+    found = calibration.calibrate(lm.model, corpus)
+    calibration.save_calibration(checkpoint, found)
+    scored = evaluate_split(lm.model, corpus, chosen)
+    return {**scored, "step": checkpoint.state["step"], "calibration": found}

@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig
 from nanogrove.data.shards import DataConfig
 from nanogrove.errors import PresetError
 from nanogrove.methods import METHODS, load_method
@@ -78,7 +79,14 @@ class TrackConfig(BaseModel):
     name: str | None = Field(None, description="of the run there; the run folder's when left out")
 
 
-DATA: dict[str, type[BaseModel]] = {"text": DataConfig, "rlm": RLMConfig, "rhm": RHMConfig, "task": TaskConfig}
+DATA: dict[str, type[BaseModel]] = {
+    "text": DataConfig,
+    "rlm": RLMConfig,
+    "rhm": RHMConfig,
+    "task": TaskConfig,
+    "rewarded": RewardedConfig,
+    "preferences": PreferencesConfig,
+}
 
 
 def _data_type(value: Any) -> str | None:
@@ -91,7 +99,9 @@ Data = Annotated[
     Annotated[DataConfig, Tag("text")]
     | Annotated[RLMConfig, Tag("rlm")]
     | Annotated[RHMConfig, Tag("rhm")]
-    | Annotated[TaskConfig, Tag("task")],
+    | Annotated[TaskConfig, Tag("task")]
+    | Annotated[RewardedConfig, Tag("rewarded")]
+    | Annotated[PreferencesConfig, Tag("preferences")],
     Discriminator(
         _data_type,
         custom_error_type="data_type",

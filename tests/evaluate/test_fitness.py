@@ -8,7 +8,7 @@ import torch
 
 from nanogrove.errors import PresetError
 from nanogrove.evaluate import committee
-from nanogrove.evaluate.fitness import assess, exact_match, find_fitness, loss
+from nanogrove.evaluate.fitness import FitnessConfig, assess, exact_match, loss
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import find_reward
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -73,7 +73,7 @@ def test_loss_samples_are_those_of_the_split_and_their_mean_is_the_loss(model: G
 
 
 def test_a_reward_is_of_sampled_texts_and_is_the_same_again(model: GPT, corpus: TaskCorpus, module: str) -> None:
-    fitness = find_fitness(f"{module}:digits", corpus, 16, 3, 6, allow_code=True)
+    fitness = FitnessConfig(fitness=f"{module}:digits", prompt=3, tokens=6).find_fitness(corpus, 16, True)
     scores = assess(model, corpus, fitness, None, 5)[1]
     assert torch.equal(scores, assess(model, corpus, fitness, None, 5)[1])
     assert not torch.equal(scores, assess(model, corpus, fitness, None, 6)[1])
@@ -99,9 +99,9 @@ def test_a_reward_that_does_not_work_is_named(function: str, said: str, module: 
 
 def test_a_preset_runs_no_code_unless_allowed(module: str, corpus: TaskCorpus) -> None:
     with pytest.raises(PresetError, match="--allow-code"):
-        find_fitness(f"{module}:digits", corpus, 16, 3, 6, allow_code=False)
+        FitnessConfig(fitness=f"{module}:digits", prompt=3, tokens=6).find_fitness(corpus, 16, False)
     assert module not in sys.modules
     with pytest.raises(PresetError, match=r"prompt \+ method.tokens is 30, and model.block_size is 16"):
-        find_fitness(f"{module}:digits", corpus, 16, 10, 20, allow_code=True)
+        FitnessConfig(fitness=f"{module}:digits", prompt=10, tokens=20).find_fitness(corpus, 16, True)
     with pytest.raises(PresetError, match=r"method\.fitness=luck is unknown"):
-        find_fitness("luck", corpus, 16, 3, 6, allow_code=False)
+        FitnessConfig(fitness="luck").find_fitness(corpus, 16, False)

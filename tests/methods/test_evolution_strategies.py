@@ -66,7 +66,7 @@ def test_coefficients_by_hand() -> None:
         (coefficients(scores, "none", 0.5) / scores.std()).tolist()
     )
     for shaping in ("none", "sign", "rank", "zscore"):
-        assert coefficients(torch.ones(2, 3), shaping, 0.1).tolist() == [0, 0, 0]  # type: ignore[arg-type]
+        assert coefficients(torch.full((2, 3), 4.7), shaping, 0.1).tolist() == [0, 0, 0]  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -209,6 +209,46 @@ def test_a_member_that_is_no_number_is_replaced_by_a_survivor_and_the_run_goes_o
     assert all(score is not None for score in second.values["score"])
 
 
+def test_a_member_that_is_no_number_is_found_by_any_fitness(
+    preset: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding takes a likeliest token of what is no number, too, and so would score it."""
+    poison(monkeypatch, [0])
+    preset["data"] = {"type": "task", "task": "copy", "base": [1, 2], "held_out": 10}
+    preset["method"] |= {"fitness": "exact_match", "crossover": None}
+    preset["sample"] = {"tokens": 0}
+    first = of(run(preset, tmp_path / "run"), "generation")[0]
+    assert first.values["diverged"] == [0]
+    assert 0 in [birth["slot"] for birth in first.values["births"]]
+
+
+def test_an_island_that_died_sends_nobody_and_is_refilled(
+    preset: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, [0, 1, 2])
+    preset["method"] |= {"islands": 2, "migrate_every": 1, "crossover": None}
+    first, second = of(run(preset, tmp_path / "run"), "generation")[:2]
+    kinds = {birth["slot"]: (birth["kind"], birth["parents"][0]) for birth in first.values["births"]}
+    assert all(kinds[slot][1] in (3, 4, 5) for slot in (0, 1, 2))
+    assert not second.values["diverged"]
+    assert all(kind != "migrant" for slot, (kind, _) in kinds.items() if slot > 2)
+
+
+def test_without_selection_the_dead_stay_dead(preset: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, [2])
+    preset["method"] |= {"selection": "none", "islands": 2, "migrate_every": 1, "crossover": None}
+    for event in of(run(preset, tmp_path / "run"), "generation")[:-1]:
+        assert event.values["diverged"] == [2]
+        assert event.values["births"] == []
+
+
+def test_one_sequence_to_score_is_too_few_to_know_its_noise(preset: dict, tmp_path: Path) -> None:
+    preset["method"]["significance"] = 0.05
+    preset["evaluate"]["tokens"] = 16
+    with pytest.raises(PresetError, match="leaves one sequence to score"):
+        run(preset, tmp_path / "run")
+
+
 def test_when_all_are_no_numbers_the_run_stops_with_an_error(
     preset: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +300,9 @@ def test_tournament_with_a_strict_test_spares_members(preset: dict, tmp_path: Pa
         ({"vary": {"lr": {"values": [0.0, 0.1]}}}, "vary.lr must stay above 0"),
         ({"vary": {"dropout": {"values": [0.0, 1.0]}}}, "vary.dropout reaches 1"),
         ({"vary": {"speed": {"low": 1, "high": 2}}}, "method.vary.speed"),
+        ({"crossover": "layers", "replaced": 0.17, "parents": 0.17}, "crossover layers takes two parents"),
+        ({"vary": {"noise": {"low": 0.1, "high": 0.2}}}, "noise is given and vary.noise too"),
+        ({"fitness": "exact_match"}, "set data.type=task"),
         ({"fitness": "luck"}, "method.fitness=luck is unknown"),
         ({"fitness": "os:getcwd"}, "add --allow-code"),
     ],

@@ -71,6 +71,7 @@ def test_scores_descent_hyperparameters_and_diversity(tmp_path: Path) -> None:
     [
         {},
         {"generation": HOSTILE},
+        {"score": [10**400, 1.0, 1.0]},
         {"members": HOSTILE},
         {"members": [0, 1, 99]},
         {"score": [1.0]},

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from nanogrove.data.batch import Batch, Corpus, derived_seed
@@ -16,6 +17,7 @@ from nanogrove.evaluate.loss import score_split
 from nanogrove.evaluate.reward import Reward, find_reward
 from nanogrove.model import decode as decoding
 from nanogrove.model.gpt import GPT
+from nanogrove.synthetic.examples import TaskCorpus
 
 Fitness = Callable[[GPT, Batch, torch.Generator], Tensor]
 """A model, or a population with the batch expanded to `[P, B, T]`, to `[*P, B]`; the generator is for sampling."""
@@ -52,28 +54,43 @@ def rewarded(reward: Reward, corpus: Corpus, prompt: int, tokens: int) -> Fitnes
     return fitness
 
 
-def find_fitness(name: str, corpus: Corpus, block_size: int, prompt: int, tokens: int, allow_code: bool) -> Fitness:
-    """`loss`, `exact_match`, or a reward `module:function` of sampled texts.
+class FitnessConfig(BaseModel):
+    """What to score, as part of a method's settings."""
 
-    Raises PresetError for a reward that is not allowed or not there, and for texts longer than the context.
-    """
-    if name == "loss":
-        return loss
-    if name == "exact_match":
-        return exact_match
-    if ":" not in name:
-        raise PresetError(f"method.fitness={name} is unknown; take loss, exact_match or module:function, a reward")
-    reward = find_reward(name, allow_code)
-    if prompt + tokens > block_size:
-        raise PresetError(f"method.prompt + method.tokens is {prompt + tokens}, and model.block_size is {block_size}")
-    return rewarded(reward, corpus, min(prompt, corpus.length), tokens)
+    fitness: str = Field("loss", description="loss, exact_match, or module:function, a reward of sampled texts")
+    prompt: int = Field(8, ge=1, description="of a rewarded text: tokens of the data it begins with")
+    tokens: int = Field(64, ge=1, description="of a rewarded text: tokens to sample and to reward")
+
+    def find_fitness(self, corpus: Corpus, block_size: int, allow_code: bool) -> Fitness:
+        """The function these settings name.
+
+        Raises PresetError for a reward that is not allowed or not there, for texts longer than the context, and for
+        exact match of data that has no answers.
+        """
+        if self.fitness == "loss":
+            return loss
+        if self.fitness == "exact_match":
+            if not isinstance(corpus, TaskCorpus):
+                raise PresetError(
+                    "method.fitness=exact_match asks for answers that are right or wrong; set data.type=task"
+                )
+            return exact_match
+        if ":" not in self.fitness:
+            raise PresetError(
+                f"method.fitness={self.fitness} is unknown; take loss, exact_match or module:function, a reward"
+            )
+        reward, size = find_reward(self.fitness, allow_code), self.prompt + self.tokens
+        if size > block_size:
+            raise PresetError(f"method.prompt + method.tokens is {size}, and model.block_size is {block_size}")
+        return rewarded(reward, corpus, min(self.prompt, corpus.length), self.tokens)
 
 
 @torch.inference_mode()
 def assess(model: GPT, corpus: Corpus, fitness: Fitness, limit: int | None, seed: int) -> tuple[dict[str, Any], Tensor]:
     """Values of an `eval` event on the validation split, and the fitness `[P, N]` of its sequences, in float64.
 
-    About `limit` evenly spread tokens of it, always the same ones.
+    About `limit` evenly spread tokens of it, always the same ones. Of a member whose loss is no number, neither is the
+    fitness.
     """
     values, losses = score_split(model, corpus, "validation", limit)
     if fitness is loss:
@@ -86,4 +103,5 @@ def assess(model: GPT, corpus: Corpus, fitness: Fitness, limit: int | None, seed
         generator.manual_seed(derived_seed(seed, "fitness", number))
         found.append(fitness(model, batch.to(device).expand(model.population), generator).double().cpu())
     model.train(was_training)
-    return values, torch.cat(found, -1)
+    unknown = ~losses.isfinite().all(-1, keepdim=True)  # an argmax over what is no number is a number
+    return values, torch.cat(found, -1).masked_fill(unknown, torch.nan)

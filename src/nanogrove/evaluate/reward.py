@@ -1,17 +1,65 @@
-"""Rewards: functions from texts to numbers, the higher the better, named in a preset as `module:function`.
+"""Rewards: functions from texts to numbers, the higher the better.
 
-Naming one is asking for code to be run, so a preset that does is refused until its reader allows it.
+Built in are terms, a regular expression and a length; others are named in a preset as `module:function`. Naming one is
+asking for code to be run, so a preset that does is refused until its reader allows it.
 """
 
 import importlib
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nanogrove.errors import PresetError
 
-Reward = Callable[[Sequence[str]], Sequence[float]]
+Reward = Callable[[Sequence[str]], list[float]]
+
+
+class RewardConfig(BaseModel):
+    """One reward: terms, a pattern, a length, or a function."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    terms: dict[str, float] | None = Field(None, min_length=1, description="weight of each whole word a text contains")
+    case: bool = Field(False, description="terms: whether case matters")
+    pattern: str | None = Field(None, description="1 for a text in which this regular expression is found, else 0")
+    length: int | None = Field(None, ge=0, description="minus the distance of a text's characters from this number")
+    function: str | None = Field(None, description="module:function, from texts to numbers; needs --allow-code")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = [name for name in ("terms", "pattern", "length", "function") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a reward is one of terms, pattern, length and function, and {len(given)} are given")
+        if any(not math.isfinite(weight) for weight in (self.terms or {}).values()):
+            raise ValueError("weights of terms must be finite")
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            raise ValueError(f"pattern {self.pattern!r} is no regular expression ({error})") from None
+        return self
+
+    def find(self, allow_code: bool) -> Reward:
+        """The function these settings describe. Raises PresetError as `find_reward` does."""
+        if self.terms is not None:
+            return terms_reward(self.terms, self.case)
+        if self.pattern is not None:
+            found = re.compile(self.pattern)
+            return lambda texts: [float(found.search(text) is not None) for text in texts]
+        if self.length is not None:
+            wanted = self.length
+            return lambda texts: [-float(abs(len(text) - wanted)) for text in texts]
+        return find_reward(self.function or "", allow_code)
+
+
+def terms_reward(terms: dict[str, float], case: bool) -> Reward:
+    """The weights of the terms that occur in a text as whole words; each counts once: repeating it pays nothing."""
+    flags = 0 if case else re.IGNORECASE
+    known = [(re.compile(rf"(?<!\w){re.escape(term)}(?!\w)", flags), weight) for term, weight in terms.items()]
+    return lambda texts: [float(sum(weight for found, weight in known if found.search(text))) for text in texts]
 
 
 def find_reward(name: str, allow_code: bool) -> Reward:
@@ -25,13 +73,12 @@ def find_reward(name: str, allow_code: bool) -> Reward:
         raise PresetError(f"{name!r} is no reward; write module:function, a function from texts to numbers")
     if not allow_code:
         raise PresetError(f"{name} is Python code that this preset asks to run; if you trust it, add --allow-code")
-    try:
+    if "" not in sys.path:  # and there it stays, for what the function imports later
         sys.path.insert(0, "")
+    try:
         found = getattr(importlib.import_module(module), function)
     except Exception as error:
         raise PresetError(f"{name} cannot be imported ({type(error).__name__}: {error})") from None
-    finally:
-        sys.path.remove("")
     if not callable(found):
         raise PresetError(f"{name} is no function")
     reward = cast(Reward, found)

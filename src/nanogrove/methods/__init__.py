@@ -23,9 +23,11 @@ from nanogrove.train.fit import Plan
 from nanogrove.train.state import TrainState
 
 METHODS = {
+    "align": "nanogrove.methods.align",
     "pretrain": "nanogrove.methods.pretrain",
     "evolve": "nanogrove.methods.evolve",
     "evolution_strategies": "nanogrove.methods.evolution_strategies",
+    "offline_rl": "nanogrove.methods.offline_rl",
     "self_improve": "nanogrove.methods.self_improve",
 }
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from nanogrove.data.batch import Batch, Corpus, derived_seed
-from nanogrove.evaluate.fitness import Fitness, assess, find_fitness, loss
+from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, loss
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.checkpoint import load_population
@@ -34,7 +34,7 @@ from nanogrove.train.state import TrainState
 Shaping = Literal["zscore", "rank", "sign", "none"]
 
 
-class Config(BaseModel):
+class Config(FitnessConfig):
     """`train.steps` are those of the base; each generation is a step more."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,9 +46,6 @@ class Config(BaseModel):
     rank: int = Field(1, ge=1, description="of the noise on a matrix")
     shaping: Shaping = Field("zscore", description="sign: of each pair's difference, whatever its size")
     rate: float = Field(1.0, gt=0, allow_inf_nan=False, description="rates of the generations over those of the base")
-    fitness: str = Field("loss", description="loss, exact_match, or module:function, a reward of sampled texts")
-    prompt: int = Field(8, ge=1, description="of a rewarded text: tokens of the batch's text it begins with")
-    tokens: int = Field(64, ge=1, description="of a rewarded text: tokens to sample and to reward")
     base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
     at_once: int = Field(32, ge=2, description="members whose weights exist at one time")
 
@@ -66,7 +63,7 @@ class Config(BaseModel):
 
 def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
     """Raises PresetError or CheckpointError for a fitness or a base that cannot be had."""
-    find_fitness(config.fitness, corpus, model.block_size, config.prompt, config.tokens, allow_code)
+    config.find_fitness(corpus, model.block_size, allow_code)
     if config.base is not None:
         load_population([Path(config.base)], corpus.tokenizer, model, 1)
 
@@ -74,9 +71,7 @@ def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) 
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
     """Yields a `step` event a step or generation, and an `eval` event ahead of those that `plan.evaluates` names."""
     model = state.model
-    fitness = find_fitness(
-        config.fitness, corpus, model.config.block_size, config.prompt, config.tokens, plan.allow_code
-    )
+    fitness = config.find_fitness(corpus, model.config.block_size, plan.allow_code)
     begin = plan.steps - config.generations
     if config.base is not None and state.step == 0:
         saved = load_population([Path(config.base)], corpus.tokenizer, model.config, 1)
@@ -175,15 +170,15 @@ def coefficients(scores: Tensor, shaping: Shaping, sigma: float) -> Tensor:
     `sign` keeps the sign of each difference. Equal scores everywhere give zeros.
     """
     shaped = scores
-    if shaping == "zscore":
-        shaped = scores / scores.std().clamp(min=torch.finfo(scores.dtype).tiny)
-    elif shaping == "rank":
+    if shaping == "rank":
         below = (scores.flatten()[:, None] > scores.flatten()).sum(1)
         equal = (scores.flatten()[:, None] == scores.flatten()).sum(1)
         shaped = ((below + (equal - 1) / 2) / max(scores.numel() - 1, 1) - 0.5).view_as(scores)
     difference = shaped[0] - shaped[1]
     if shaping == "sign":
         difference = difference.sign()
+    elif shaping == "zscore":
+        difference = difference / scores.std().clamp(min=torch.finfo(scores.dtype).tiny)
     return difference / (2 * sigma * scores.shape[1])
 
 

@@ -8,7 +8,8 @@
 
 Each member keeps its slot on the population axis, and each birth gets a number, so the record holds a genealogy.
 `islands` select among their own only; every `migrate_every` generations the best of each goes to the next one, where
-it replaces the worst. Draws are functions of (seed, generation, island), and migrants are all that islands exchange.
+it replaces the worst. Draws are functions of (seed, generation, island), and islands exchange nothing but members: the
+migrants, and a copy of the best of all where a whole island has diverged. With `selection` none the dead stay dead.
 
 With `replaced` 1 − 1/P, `parents` 1/P and noise this is clone-and-mutate, the preset `evolve`; with small fractions,
 no noise and varied hyperparameters it is population based training (Jaderberg et al. 2017), `evolve-pbt`. The test of
@@ -22,14 +23,14 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from nanogrove.data.batch import Corpus, derived_seed, random
-from nanogrove.errors import DivergedError
-from nanogrove.evaluate.fitness import Fitness, assess, find_fitness
+from nanogrove.errors import DivergedError, PresetError
+from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess
 from nanogrove.evaluate.selection import exceeds_noise, ranked, significant, tournament, truncation
-from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.gpt import LOGITS, ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.breeding import (
     Crossover,
@@ -48,7 +49,7 @@ from nanogrove.train.state import TrainState
 COMPARED = 256  # next tokens on which predictions are compared, about
 
 
-class Config(BaseModel):
+class Config(FitnessConfig):
     """`generations` × `steps_per_generation` steps are the run's, so `train` names no budget."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,9 +58,6 @@ class Config(BaseModel):
     population_size: int = Field(8, ge=2, description="members, of all islands together")
     generations: int = Field(10, ge=1)
     steps_per_generation: int = Field(100, ge=1)
-    fitness: str = Field("loss", description="loss, exact_match, or module:function, a reward of sampled texts")
-    prompt: int = Field(8, ge=1, description="of a rewarded text: tokens of validation text it begins with")
-    tokens: int = Field(64, ge=1, description="of a rewarded text: tokens to sample and to reward")
     selection: Literal["truncation", "tournament", "none"] = Field("truncation", description="none breeds nobody")
     elites: int = Field(1, ge=0, description="best members of an island that nothing replaces")
     replaced: float = Field(0.25, gt=0, lt=1, description="truncation: share of an island, its worst")
@@ -94,6 +92,10 @@ class Config(BaseModel):
                 raise ValueError(f"replaced and parents, {replaced} + {parents}, are more than the {size} members")
             if replaced > size - self.elites:
                 raise ValueError(f"replaced and elites, {replaced} + {self.elites}, are more than the {size} members")
+            if self.crossover and parents < 2:
+                raise ValueError(f"crossover {self.crossover} takes two parents, and parents {self.parents:g} is one")
+        if self.noise and "noise" in self.vary:
+            raise ValueError("noise is given and vary.noise too; leave one out")
         if self.vary.get("dropout") and self.vary["dropout"].most >= 1:
             raise ValueError("vary.dropout reaches 1, and drops everything; stay below")
         if "lr" in self.vary and (self.vary["lr"].values and min(self.vary["lr"].values) <= 0):
@@ -119,13 +121,13 @@ class Config(BaseModel):
 
 def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
     """Raises PresetError for a fitness that cannot be had, before anything is trained."""
-    find_fitness(config.fitness, corpus, model.block_size, config.prompt, config.tokens, allow_code)
+    config.find_fitness(corpus, model.block_size, allow_code)
 
 
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
     """Yields `step` events, and ahead of the last one of a generation `eval` and `generation`."""
     model = state.model.config
-    fitness = find_fitness(config.fitness, corpus, model.block_size, config.prompt, config.tokens, plan.allow_code)
+    fitness = config.find_fitness(corpus, model.block_size, plan.allow_code)
     yield from _Evolution(state, corpus, plan, config, fitness).events()
 
 
@@ -156,7 +158,8 @@ class _Evolution:
         state, every = self.state, self.config.steps_per_generation
         while state.step < self.plan.steps:
             end = (state.step // every + 1) * every
-            factor = apply(state, self.notes["values"])
+            # By member even where all are alike, so that each one's moments have an age of their own.
+            factor = apply(state, self.notes["values"]) * torch.ones(self.config.population_size, dtype=torch.float64)
             rate: Any = lambda step, factor=factor: factor * self.plan.rate(step)  # noqa: E731
             began = state.seconds
             phase = replace(self.plan, steps=end, rate=rate, survivors=True)
@@ -180,6 +183,9 @@ class _Evolution:
         state, notes = self.state, self.notes
         clock = [time.perf_counter()]
         event, samples = self.assessed()
+        if self.config.significance is not None and samples.shape[1] < 2:
+            raise PresetError("evaluate.tokens leaves one sequence to score, whose noise nobody knows; set it higher")
+        yield event  # the best is kept as it was scored
         clock.append(time.perf_counter())
         apart = self.diversity()
         clock.append(time.perf_counter())
@@ -195,14 +201,15 @@ class _Evolution:
         }
         clock.append(time.perf_counter())
         spent = dict(zip(("assess", "compare", "breed"), np.diff(clock).tolist(), strict=True))
-        yield event
         yield Event("generation", state.step, told, {"train": trained, **spent})
 
     @torch.inference_mode()
     def diversity(self) -> dict[str, float]:
         """How far members are apart on average, in weights and in what they predict."""
         batch = next(self.corpus.windows("validation", COMPARED)).to(self.state.model.embed.weight.device)
-        rows = max(COMPARED // batch.tokens.shape[-1], 1)
+        config = self.state.model.config  # their distributions must fit in memory, of all members
+        places = min(COMPARED, LOGITS // (self.config.population_size * (config.vocab_size or 1)))
+        rows = max(places // batch.tokens.shape[-1], 1)
         shown = batch.split(-(-len(batch.tokens) // rows))[0].expand(self.state.model.population)
         self.state.model.eval()
         probabilities = self.state.model(shown.tokens).softmax(-1).flatten(1, -2)
@@ -214,48 +221,47 @@ class _Evolution:
     def breed(self, samples: Tensor) -> dict[str, Any]:
         """Replaces members, for the record: `births`, `spared` for want of significance, and `diverged`."""
         scores = samples.mean(1)
-        told: dict[str, Any] = {"births": [], "spared": [], "diverged": []}
+        owners = list(self.notes["members"])
         if not scores.isfinite().any():
-            raise DivergedError(
-                f"no member of generation {self.state.round} has a finite score; lower the learning rates"
-            )
-        told["diverged"] = [member for member, finite in enumerate(scores.isfinite().tolist()) if not finite]
-        if self.config.selection == "none" and not told["diverged"]:
+            raise DivergedError(f"generation {self.state.round}: no member's score is finite; lower the learning rates")
+        diverged = [member for member, finite in enumerate(scores.isfinite().tolist()) if not finite]
+        told: dict[str, Any] = {"births": [], "spared": [], "diverged": [owners[member] for member in diverged]}
+        if self.config.selection == "none":
             return told
         size = self.config.population_size // self.config.islands
         islands = [list(range(first, first + size)) for first in range(0, self.config.population_size, size)]
         orders = [ranked(members, scores) for members in islands]
+        alive = [[member for member in order if member not in diverged] for order in orders]
         best = ranked([order[0] for order in orders], scores)[0]
         parents: dict[int, int] = {}
         pools: dict[int, list[int]] = {}  # of second parents
-        for number, order in enumerate(orders):
-            chosen, pool, spared = self.select(
-                order, samples, random(self.plan.seed, "select", self.state.round, number)
-            )
-            alive = [member for member in order if member not in told["diverged"]]
-            chosen |= {m: (alive or [best])[0] for m in order[len(alive) :] if m not in chosen}
+        spared: list[int] = []
+        for number, (order, living) in enumerate(zip(orders, alive, strict=True)):
+            generator = random(self.plan.seed, "select", self.state.round, number)
+            chosen, pool, kept = self.select(order, living, samples, generator) if living else ({}, [], [])
+            chosen |= {member: (living or [best])[0] for member in order[len(living) :] if member not in chosen}
             parents |= chosen
             pools |= dict.fromkeys(chosen, pool)
-            told["spared"] += spared
-        migrants = self.migrants(orders)
-        parents |= migrants
-        told["births"] = self.replace(parents, pools, migrants)
+            spared += kept
+        migrants = self.migrants(orders, alive)
+        told["spared"] = [owners[member] for member in spared if member not in migrants]
+        told["births"] = self.replace(parents | migrants, pools, migrants)
         return told
 
     def select(
-        self, order: list[int], samples: Tensor, generator: np.random.Generator
+        self, order: list[int], alive: list[int], samples: Tensor, generator: np.random.Generator
     ) -> tuple[dict[int, int], list[int], list[int]]:
-        """Who on one island is replaced by whom, who may be second parent, and who was spared."""
+        """Who on one island is replaced by whom, who may be second parent, and who was spared.
+
+        `alive` are those of `order` with a finite score, the first ones.
+        """
         config = self.config
-        alive = [member for member in order if bool(samples[member].isfinite().all())]
-        if config.selection == "none" or not alive:
-            return {}, [], []
         replaced, parents = config.counts
-        parents = min(parents, len(alive))
         if config.selection == "truncation":
-            chosen, pool = truncation(order, replaced, parents, generator), alive[:parents]
+            pool = alive[:parents]
+            chosen = truncation(order, replaced, len(pool), generator)
         else:
-            chosen, pool = tournament(order, config.elites, config.tournament_size, generator), alive
+            pool, chosen = alive, tournament(order, config.elites, config.tournament_size, generator)
         chosen = {member: parent for member, parent in chosen.items() if parent in alive}
         if config.significance is None:
             return chosen, pool, []
@@ -265,11 +271,11 @@ class _Evolution:
         )
         return kept, pool, spared
 
-    def migrants(self, orders: list[list[int]]) -> dict[int, int]:
+    def migrants(self, orders: list[list[int]], alive: list[list[int]]) -> dict[int, int]:
         """The worst of each island and the best of the one before it, which takes its place, where it is time."""
         if len(orders) == 1 or self.state.round % self.config.migrate_every:
             return {}
-        return {order[-1]: orders[number - 1][0] for number, order in enumerate(orders)}
+        return {order[-1]: alive[number - 1][0] for number, order in enumerate(orders) if alive[number - 1]}
 
     def replace(
         self, parents: dict[int, int], pools: dict[int, list[int]], migrants: dict[int, int]
@@ -290,15 +296,12 @@ class _Evolution:
         before, owners = {name: list(values) for name, values in notes["values"].items()}, list(notes["members"])
         for child, parent in sorted(parents.items()):
             birth = {"slot": child, "member": notes["born"], "replaces": owners[child], "parents": [owners[parent]]}
-            for name, values in notes["values"].items():
-                values[child] = before[name][parent]
-            if child in migrants:
-                birth["kind"] = "migrant"
-            else:
-                birth["kind"] = "clone"
-                explored = random(self.plan.seed, "explore", state.round, child)
-                for name, varied in config.vary.items():
-                    notes["values"][name][child] = varied.explore(before[name][parent], explored)
+            explored = random(self.plan.seed, "explore", state.round, child)
+            for name, varied in config.vary.items():
+                value = before[name][parent]
+                notes["values"][name][child] = value if child in migrants else varied.explore(value, explored)
+            birth["kind"] = "migrant" if child in migrants else "clone"
+            if child not in migrants:
                 if child in seconds and config.crossover:
                     second, weights, generator = seconds[child]
                     cross(state, child, weights, config.crossover, generator)

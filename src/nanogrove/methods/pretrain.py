@@ -7,9 +7,9 @@ the line of its winner.
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from nanogrove.data.batch import Corpus
 from nanogrove.evaluate.loss import evaluate_split
@@ -27,7 +27,8 @@ def _rising(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
     return points
 
 
-Points = Annotated[list[tuple[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=0)]]], AfterValidator(_rising)]
+Value = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Points = Annotated[list[tuple[Annotated[int, Field(ge=0)], Value]], AfterValidator(_rising)]
 
 
 class Config(BaseModel):
@@ -38,6 +39,12 @@ class Config(BaseModel):
     follow: dict[Literal["lr", "weight_decay", "dropout"], Points] = Field(
         {}, description="[step, value] points by hyperparameter; the schedule's factor comes on top of lr"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(value >= 1 for _, value in self.follow.get("dropout", [])):
+            raise ValueError("follow.dropout reaches 1, and drops everything; stay below")
+        return self
 
 
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:

@@ -43,8 +43,9 @@ def dropout(x: Tensor, share: Dropout) -> Tensor:
     """Zeroes a share of `x [*P, …]`, whose first axis may be folded with others, and scales up the rest."""
     if not isinstance(share, Tensor):
         return F.dropout(x, share) if share else x
-    members, kept = x.reshape(len(share), -1), 1 - share.to(x)[:, None]
-    return (members * (torch.rand_like(members) < kept) / kept).view_as(x)
+    members, kept = x.reshape(len(share), -1), 1 - share.float()[:, None]
+    drawn = torch.rand_like(members, dtype=torch.float32) < kept
+    return (members * (drawn / kept).to(x.dtype)).view_as(x)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, packed: Tensor | None = None) -> Tensor:

@@ -50,7 +50,7 @@ def genealogy(generations: Sequence[Event]) -> Genealogy:
             parents = {birth["member"]: birth["parents"][0] for birth in told.get("births", [])}
             if len(found) > 1 and any(life.parent not in found[-2] for life in found[-1].values()):
                 raise KeyError
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError):
         raise RunError("a `generation` event is not one that an evolution writes; the record is damaged") from None
     return found
 

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from nanogrove.errors import RunError
+from nanogrove.record.calibration import calibration, read_calibration
 from nanogrove.record.events import Event, read_events
 from nanogrove.record.evolution import evolution
 from nanogrove.record.figures import duration, escaped, finite, line, plot, quantity, short
 from nanogrove.record.page import html_page
+from nanogrove.record.rewards import rewards
 from nanogrove.record.self_improvement import self_improvement
 
 OLDER_SAMPLES = 50  # kept in the page besides the latest
@@ -27,11 +29,15 @@ OLDER_SAMPLES = 50  # kept in the page besides the latest
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run folder says: its name, its resolved preset, and its events by kind, each kind in order."""
+    """What a run folder says: its name, its resolved preset, and its events by kind, each kind in order.
+
+    `calibration` is what lies beside the weights of its best model, of unknown origin; see `read_calibration`.
+    """
 
     name: str
     preset: dict[str, Any]
     events: dict[str, list[Event]]
+    calibration: Any = None
 
     def of(self, kind: str) -> list[Event]:
         """All events of one kind, oldest first; empty when there is none."""
@@ -75,7 +81,7 @@ def read_run(run: Path) -> Run:
             raise RunError(f"{run / 'events.jsonl'}: an event has no kind or step; the record is damaged")
         events.setdefault(event.kind, []).append(event)
     start = events["start"][0].values if "start" in events else {}
-    return Run(str(start.get("name") or run.resolve().name), preset, events)
+    return Run(str(start.get("name") or run.resolve().name), preset, events, read_calibration(run))
 
 
 # Sections, in the order of the page.
@@ -251,8 +257,10 @@ SECTIONS: tuple[Callable[[Run], str], ...] = (
     headline,
     self_improvement,
     evolution,
+    rewards,
     curves,
     against_the_best,
+    calibration,
     samples,
     preset,
     machine,

@@ -70,7 +70,7 @@ def cross(
 def _on_the_arc(a: Tensor, b: Tensor, share: float) -> Tensor:
     lengths = (a.norm() * b.norm()).clamp(min=1e-30)
     angle = ((a * b).sum() / lengths).clamp(-1, 1).acos()
-    if float(angle.sin()) < 1e-4:  # nearly parallel, or no direction at all
+    if float(angle.sin()) < 1e-4:  # nearly parallel
         return a.lerp(b, share)
     mixed: Tensor = (a * ((1 - share) * angle).sin() + b * (share * angle).sin()) / angle.sin()
     return mixed

@@ -46,6 +46,7 @@ def load_optimizer_tensors(state: TrainState, tensors: dict[str, Tensor]) -> Non
     for key, value in tensors.items():
         name, moment = key.rsplit("/", 1)
         parameter = parameters[name]
-        if value.shape not in (parameter.shape, parameter.shape[:1], ()):  # those of a step, for all or by member
+        by_member = moment == "step" and value.dim() == 1 and value.shape == parameter.shape[:1]
+        if value.dim() and value.shape != parameter.shape and not by_member:
             raise ValueError(f"{key} is {tuple(value.shape)}, its parameter {tuple(parameter.shape)}")
         state.optimizer.state[parameter][moment] = value.to(parameter.device).clone()

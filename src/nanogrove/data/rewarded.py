@@ -1,0 +1,347 @@
+"""Texts with rewards, and pairs of texts of which one is preferred: rows of their own, prompts not scored.
+
+`rewarded` reads `text|reward` lines (the last bar that is not escaped separates, `\\|` is a bar of the text), or CSV,
+JSONL or Parquet with named columns; `preferences` reads prompt, chosen and rejected. An example is `prompt text
+<|endoftext|>`, filled up on the right; text and end mark are scored. Splits are by prompt, or by text where there is
+none, in the order of a hash, so equal prompts fall on one side.
+
+The path `python-defs` stands for the first lines of functions in Python's own library, each with minus its length as
+the reward, or in pairs of which the shorter is preferred: data that is at hand everywhere.
+
+Rows that cannot be used stop the run where they are all of them, and else are counted in `describe`.
+"""
+
+import csv
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from nanogrove.data.batch import Batch, permuted, random
+from nanogrove.data.sources import PythonStandardLibrary
+from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
+from nanogrove.errors import DataError
+
+Format = Literal["auto", "lines", "csv", "jsonl", "parquet"]
+SUFFIXES: dict[str, Format] = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".parquet": "parquet", ".txt": "lines"}
+
+
+class Example(NamedTuple):
+    """A text behind a prompt, which may be empty, and its reward."""
+
+    prompt: str
+    text: str
+    reward: float
+
+
+class _Options(BaseModel):
+    """What both kinds of file share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    format: Format = Field("auto", description="by the name's ending when left out")
+    encoding: str = "utf-8"
+    tokenizer: str = Field("char", description="char, byte, bpe, a path to a tokenizer.json, or a hub name")
+    vocab_size: int = Field(4096, ge=1, description="of a bpe tokenizer trained here")
+    validation: float = Field(0.1, gt=0, lt=1, description="share of the prompts")
+    test: float = Field(0.1, ge=0, lt=1, description="share of the prompts")
+
+
+class RewardedConfig(_Options):
+    """Texts with rewards."""
+
+    type: Literal["rewarded"]
+    prompt: str | None = Field(None, description="column of the prompt; there is none when left out")
+    text: str = Field("text", description="column of the text")
+    reward: str = Field("reward", description="column of the reward")
+
+    def corpus(self, block_size: int, batch_size: int, seed: int) -> "RewardedCorpus":
+        """The corpus these settings describe; see `RewardedCorpus`."""
+        return RewardedCorpus(self, block_size, batch_size, seed)
+
+    def examples(self) -> tuple[list[list[Example]], list[str]]:
+        """Groups of one example each, and what was wrong with the other rows."""
+        found: list[list[Example]] = []
+        problems: list[str] = []
+        for place, row in _rows(self, [c for c in (self.prompt, self.text, self.reward) if c]):
+            try:
+                reward = float(row[self.reward])
+                if not math.isfinite(reward):
+                    raise ValueError
+                prompt = str(row[self.prompt]) if self.prompt else ""
+                found.append([Example(prompt, str(row[self.text]), reward)])
+            except (KeyError, TypeError, ValueError):
+                problems.append(f"{place}: no finite number in {self.reward!r}")
+        return found, problems
+
+
+class PreferencesConfig(_Options):
+    """Pairs of texts behind one prompt, the one preferred to the other."""
+
+    type: Literal["preferences"]
+    prompt: str | None = Field("prompt", description="column of the prompt; null for none")
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+
+    def corpus(self, block_size: int, batch_size: int, seed: int) -> "RewardedCorpus":
+        """The corpus these settings describe; see `RewardedCorpus`."""
+        return RewardedCorpus(self, block_size, batch_size, seed)
+
+    def examples(self) -> tuple[list[list[Example]], list[str]]:
+        """Groups of two, the chosen one first, with rewards 1 and 0; and what was wrong with the other rows."""
+        found: list[list[Example]] = []
+        problems: list[str] = []
+        for place, row in _rows(self, [c for c in (self.prompt, self.chosen, self.rejected) if c]):
+            texts = [row.get(self.chosen), row.get(self.rejected)]
+            prompt = str(row[self.prompt]) if self.prompt else ""
+            if None in texts or texts[0] == texts[1]:
+                problems.append(f"{place}: needs two different texts")
+            else:
+                found.append([Example(prompt, str(texts[0]), 1.0), Example(prompt, str(texts[1]), 0.0)])
+        return found, problems
+
+
+def _rows(config: _Options, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows by column, each with its place. Raises DataError for a file that is not what its format says."""
+    if config.path == "python-defs":
+        yield from ((f"function {n}", row) for n, row in enumerate(_functions(columns), start=1))
+        return
+    path = Path(config.path).expanduser()
+    if not path.is_file():
+        raise DataError(f"{config.path}: no such file; check data.path")
+    kind = config.format if config.format != "auto" else SUFFIXES.get(path.suffix.lower(), "lines")
+    try:
+        if kind == "parquet":
+            yield from _parquet(path, columns)
+            return
+        with path.open(encoding=config.encoding, newline="") as file:
+            if kind == "csv":
+                reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+                _check_columns(path, columns, reader.fieldnames or [])
+                yield from ((f"line {reader.line_num}", row) for row in reader)
+            elif kind == "jsonl":
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        row = json.loads(line)
+                        if not isinstance(row, dict):
+                            raise DataError(f"{path}: line {number} is no JSON object")
+                        _check_columns(path, columns, list(row), f" of line {number}")
+                        yield f"line {number}", row
+            elif len(columns) != 2:
+                raise DataError(f"{path}: a file of lines has text|reward only; for prompts or pairs take CSV or JSONL")
+            else:
+                yield from ((f"line {n}", _bar(line, columns)) for n, line in enumerate(file, start=1) if line.strip())
+    except (UnicodeDecodeError, LookupError) as error:
+        raise DataError(f"{path}: not {config.encoding} ({error}); name another with data.encoding") from None
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path}: not {kind} ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _functions(columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Different first lines of functions, 20 to 100 characters long, by column as `rewarded` or `preferences` wants."""
+    pattern = re.compile(r"^ *(def \w+\(.*\).*:)$", re.MULTILINE)
+    pieces = PythonStandardLibrary().pieces()
+    lines = list(
+        dict.fromkeys(m[1] for piece in pieces for m in pattern.finditer(piece.text) if 20 <= len(m[1]) <= 100)
+    )
+    if "reward" in columns:
+        yield from ({"text": line, "reward": -len(line)} for line in lines)
+        return
+    order = random(0, "python-defs").permutation(len(lines))
+    for first, second in order[: len(order) // 2 * 2].reshape(-1, 2):
+        chosen, rejected = sorted((lines[first], lines[second]), key=len)
+        if len(chosen) < len(rejected):
+            yield {"chosen": chosen, "rejected": rejected, "prompt": ""}
+
+
+def _bar(line: str, columns: Sequence[str]) -> Mapping[str, Any]:
+    """`text|reward` at the last bar without a backslash."""
+    line = line.rstrip("\r\n")
+    at = line.rfind("|")
+    while at > 0 and line[at - 1] == "\\":
+        at = line.rfind("|", 0, at)
+    if at < 0:
+        return {}
+    return {columns[0]: line[:at].replace("\\|", "|"), columns[1]: line[at + 1 :]}
+
+
+def _check_columns(path: Path, wanted: Sequence[str], there: Sequence[str], where: str = "") -> None:
+    for column in wanted:
+        if column not in there:
+            raise DataError(f"{path}: no column {column!r}{where}; there are {', '.join(map(repr, there))}")
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise DataError(f"{path}: Parquet needs pyarrow; pip install 'nanogrove[data]'") from None
+    try:
+        file = ParquetFile(path)
+        _check_columns(path, columns, file.schema_arrow.names)
+        number = 0
+        for batch in file.iter_batches(columns=list(columns)):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"row {number}", row
+    except ArrowException as error:
+        raise DataError(f"{path}: not Parquet ({str(error).splitlines()[0]})") from None
+
+
+class RewardedCorpus:
+    """Examples as batches; see `Corpus`. A group is one example, or the two of a pair, which stand together in a batch.
+
+    tokens   [N, W + 1] int64, filled up with the end mark
+    start    [N]        tokens of the prompt, with the end mark that begins a document where it is empty
+    stop     [N]        tokens up to the end mark, itself included
+    rewards  [N]        float64
+
+    Raises DataError where no row can be used, or too few are left for training and validation.
+    """
+
+    def __init__(self, config: RewardedConfig | PreferencesConfig, block_size: int, batch_size: int, seed: int) -> None:
+        self.config, self.batch_size, self.seed = config, batch_size, seed
+        groups, problems = config.examples()
+        if not groups:
+            told = f" ({problems[0]})" if problems else ""
+            raise DataError(f"{config.path}: no row can be used{told}")
+        self.problems, self.size = problems, len(groups[0])
+        flat = [example for group in groups for example in group]
+        self.tokenizer = _tokenizer(config, flat)
+        prompts = self.tokenizer.encode_batch([example.prompt for example in flat])
+        texts = self.tokenizer.encode_batch([example.text for example in flat])
+        end = self.tokenizer.end
+        whole = [
+            np.concatenate([p if len(p) else np.array([end]), t, np.array([end])]).astype(np.int64)
+            for p, t in zip(prompts, texts, strict=True)
+        ]
+        self.cut = sum(len(row) > block_size + 1 for row in whole)
+        self.length = min(max(map(len, whole)) - 1, block_size)
+        table = np.full((len(whole), self.length + 1), end, dtype=np.int64)
+        for place, row in enumerate(whole):
+            table[place, : len(row)] = row[: self.length + 1]
+        self.tokens = torch.from_numpy(table)
+        self.start = torch.tensor([max(len(p), 1) for p in prompts])
+        self.stop = torch.tensor([min(len(row), self.length + 1) for row in whole])
+        self.rewards = np.array([example.reward for example in flat])
+        self.texts = [example.text for example in flat]
+        sides = self._sides([group[0].prompt or group[0].text for group in groups])
+        self.groups = {
+            split: np.array([n for n, side in enumerate(sides) if side == split], dtype=np.int64)
+            for split in ("train", "validation", "test")
+        }
+        for split in ("train", "validation"):
+            if not len(self.groups[split]):
+                raise DataError(
+                    f"{config.path}: {len(groups)} rows leave none for {split}; give more, or larger shares"
+                )
+
+    def _sides(self, keys: Sequence[str]) -> list[str]:
+        """The split of each key: of the different ones in the order of their hashes, the first shares are held out."""
+        digests = {key: hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest() for key in keys}
+        order = {key: place for place, key in enumerate(sorted(digests, key=digests.__getitem__))}
+        test = -(-self.config.test * len(order) // 1)  # rounded up, so that a share above 0 is somebody
+        held_out = test + -(-self.config.validation * len(order) // 1)
+        return ["test" if order[k] < test else "validation" if order[k] < held_out else "train" for k in keys]
+
+    @property
+    def windows_per_epoch(self) -> int:
+        return len(self.groups["train"]) * self.size
+
+    def members(self, split: str) -> np.ndarray:
+        """Rows of a split, group by group, `[N]`."""
+        rows: np.ndarray = (self.groups[split][:, None] * self.size + np.arange(self.size)).ravel()
+        return rows
+
+    def drawn(self, step: int) -> np.ndarray:
+        """The rows of batch number `step`, `batch_size` of them, group by group: each group once an epoch."""
+        groups, count = self.groups["train"], max(self.batch_size // self.size, 1)
+        place = np.arange(step * count, (step + 1) * count)
+        epochs, within = np.divmod(place, len(groups))
+        index = np.concatenate(
+            [
+                permuted(within[epochs == epoch], len(groups), random(self.seed, "rewarded", int(epoch)))
+                for epoch in np.unique(epochs)
+            ]
+        )
+        rows: np.ndarray = (groups[index][:, None] * self.size + np.arange(self.size)).ravel()
+        return rows
+
+    def batch(self, rows: np.ndarray, weight: Tensor | None = None) -> Batch:
+        """The batch `[B, W]` of some rows, each token of a text of its row's `weight [B]`, 1 when left out."""
+        chosen = torch.from_numpy(rows)
+        tokens = self.tokens[chosen]
+        target = torch.arange(1, tokens.shape[1])
+        scored = ((target >= self.start[chosen, None]) & (target < self.stop[chosen, None])).float()
+        if weight is not None:
+            scored = scored * weight.float()[:, None]
+        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), scored, torch.zeros_like(chosen))
+
+    def mismatched(self, rows: np.ndarray) -> Batch:
+        """Each row's prompt with the text of the next one, the last row's with the first's; of source 1."""
+        width, end, made = self.tokens.shape[1], self.tokenizer.end, []
+        starts, stops = self.start[rows], []
+        for row, other in zip(rows, np.roll(rows, -1), strict=True):
+            text = self.tokens[other, self.start[other] : self.stop[other]]
+            whole = torch.cat([self.tokens[row, : self.start[row]], text])[:width]
+            stops.append(len(whole))
+            made.append(torch.nn.functional.pad(whole, (0, width - len(whole)), value=end))
+        tokens, target = torch.stack(made), torch.arange(1, width)
+        scored = ((target >= starts[:, None]) & (target < torch.tensor(stops)[:, None])).float()
+        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), scored, torch.ones_like(starts))
+
+    def batches(self, step: int) -> Batch:
+        """Batch number `step`, all texts alike: what imitates the data."""
+        return self.batch(self.drawn(step))
+
+    def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+        """The rows of a split, or evenly spread ones of about `limit` tokens."""
+        rows = self.members(split)
+        if limit is not None and limit < len(rows) * self.length:
+            count = max(limit // self.length, 1)
+            rows = rows[np.arange(count) * len(rows) // count]
+        for first in range(0, len(rows), self.batch_size):
+            yield self.batch(rows[first : first + self.batch_size])
+
+    def truth(self, split: str, limit: int | None = None) -> None:
+        """Nobody writes down the distribution of texts."""
+
+    def describe(self) -> dict[str, Any]:
+        """Counts, the rewards' spread, and a digest of settings and data."""
+        digest = hashlib.sha256(self.config.model_dump_json().encode())
+        digest.update(self.tokens.numpy().tobytes())
+        digest.update(self.rewards.tobytes())
+        return {
+            "documents": len(self.rewards),
+            "train_tokens": int((self.stop - self.start)[torch.from_numpy(self.members("train"))].sum()),
+            "unusable_rows": len(self.problems),
+            "first_problem": self.problems[0] if self.problems else None,
+            "cut_rows": self.cut,
+            "fingerprint": digest.hexdigest()[:32],
+        }
+
+    def bytes_per_token(self, split: str) -> None:
+        """Not given: prompts are read and not scored."""
+
+
+def _tokenizer(config: _Options, examples: Sequence[Example]) -> Tokenizer:
+    texts = [part for example in examples for part in (example.prompt, example.text)]
+    if config.tokenizer == "char":
+        return character_tokenizer(texts)
+    if config.tokenizer == "byte":
+        return byte_tokenizer()
+    if config.tokenizer == "bpe":
+        return bpe_tokenizer(iter(texts), config.vocab_size)
+    return load_tokenizer(config.tokenizer)

@@ -1,0 +1,299 @@
+"""Calibration: one temperature T, so that of predictions made with a confidence of 70 % seven in ten are right.
+
+Temperature scaling of Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv 1706.04599: logits z become
+z / T, which leaves every argmax as it is. T minimises the mean NLL of one split, which is convex in b = 1/T, with slope
+E[z] − z_y and curvature Var[z] under softmax(b·z); its root is found by Newton's method inside a bracket that closes,
+in float64. What it brings is measured on another split, with the expected calibration error (ECE) over 15 bins.
+
+Beyond the paper: bins of equal mass stand beside those of equal width, which on text leave most of their tokens in few
+bins, and confidence is also measured for whole sequences. Of a task the event is that the model's own greedy answer is
+the true one, and its confidence the product of that answer's token probabilities. The greedy continuation of a text is
+never the text, so there a sequence's mean token confidence stands against the share of its tokens that are predicted
+right: that is a summary and no probability of one event.
+
+The transformer runs over the fitted split once. What is kept of it are the last states of scored tokens, n_embd floats
+a token, of at most 2·TOKENS tokens: 307 MB where n_embd is 384, and twice that while they are joined. Logits are made
+anew in each pass of the search, PIECE numbers at once. The measured split streams.
+
+`calibration.json` lies in the folder of the checkpoint it belongs to, holds the checksum of those weights, and goes
+with the folder when a better model takes its place.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanogrove.data.batch import Batch, Corpus
+from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.model.decode import generate
+from nanogrove.model.gpt import GPT
+from nanogrove.synthetic.examples import TaskCorpus
+from nanogrove.train.checkpoint import Checkpoint, read_plain
+
+BINS = 15
+TOKENS = 100_000  # of each split, about, evenly spread; a limit given to `windows` may let through twice as many
+PIECE = 1 << 22  # logits at once: 32 MB in float64, and a few times that while they are worked on
+RANGE = (0.05, 20.0)  # temperatures that are searched
+PASSES = 60
+FILE = "calibration.json"
+AGAIN = "run `nanogrove evaluate RUN --calibrate` again, or delete it"
+
+Pieces = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # the same (logits [N, V], targets [N]) whenever called
+
+
+def fit_temperature(pieces: Pieces) -> float:
+    """The temperature in RANGE at which the mean NLL of `targets` is least; its end where the NLL falls as far as that.
+
+    Each pass of the search calls `pieces` once. Raises CheckpointError for logits that are not finite.
+    """
+    low, high = 1 / RANGE[1], 1 / RANGE[0]
+    if _derivatives(pieces, low)[0] >= 0:  # worse than a uniform guess at any temperature
+        return RANGE[1]
+    if _derivatives(pieces, high)[0] <= 0:  # nearly all is predicted right, and ever more confidence pays
+        return RANGE[0]
+    b, before = 1.0, math.inf
+    for _ in range(PASSES):
+        slope, curvature = _derivatives(pieces, b)
+        low, high = (b, high) if slope < 0 else (low, b)
+        step = slope / max(curvature, 1e-300)
+        if abs(step) <= 1e-9 * b:
+            break
+        slow = abs(slope) > before / 2
+        b, before = b - step, abs(slope)
+        if slow or not low < b < high:
+            b = math.sqrt(low * high)
+    return 1 / b
+
+
+def _derivatives(pieces: Pieces, b: float) -> tuple[float, float]:
+    """Slope and curvature in b of the mean NLL of logits times b."""
+    sums, count = torch.zeros(2, dtype=torch.float64), 0
+    for logits, targets in pieces():
+        z = logits.double()
+        p = (b * z).softmax(-1)
+        mean = (p * z).sum(-1, keepdim=True)
+        slope = mean - z.gather(-1, targets[:, None])
+        sums += torch.stack([slope.sum(), (p * (z - mean).square()).sum()]).cpu()
+        count += len(targets)
+    slope_sum, curvature_sum = sums.tolist()
+    if not math.isfinite(slope_sum):
+        raise CheckpointError("the model gives logits that are not finite, so no temperature fits; train it anew")
+    return slope_sum / max(count, 1), curvature_sum / max(count, 1)
+
+
+def outcomes(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """What became of N predictions, `[N, 4]` in float64, from `logits [N, V]` and `targets [N]`.
+
+    NLL in nats; the likeliest token's probability; 1 where it is the target, else 0; the Brier score over all V tokens,
+    Σ (p − 1[target])², from 0 to 2.
+    """
+    scores = F.log_softmax(logits.double() / temperature, -1)
+    own = scores.gather(-1, targets[:, None])[:, 0]
+    best = scores.max(-1)
+    brier = scores.exp().square().sum(-1) - 2 * own.exp() + 1
+    return torch.stack([-own, best.values.exp(), (best.indices == targets).double(), brier], -1)
+
+
+def equal_width(confidence: Tensor) -> Tensor:
+    """Which of BINS bins, `(k/15, (k+1)/15]`, each of `confidence [N]` falls in: `[N]` int64."""
+    inner = torch.arange(1, BINS, dtype=torch.float64) / BINS
+    return torch.bucketize(confidence, inner)
+
+
+def equal_mass(confidence: Tensor) -> Tensor:
+    """Bins whose counts differ by one at most, by rank of `confidence [N]`; ties in the order given: `[N]` int64."""
+    bins = torch.empty(len(confidence), dtype=torch.int64)
+    bins[confidence.argsort(stable=True)] = torch.arange(len(confidence)) * BINS // max(len(confidence), 1)
+    return bins
+
+
+def reliability(confidence: Tensor, correct: Tensor, bins: Tensor) -> dict[str, list[Any]]:
+    """Count, mean confidence and accuracy of each bin; None in an empty one. All are `[N]`; `correct` from 0 to 1."""
+    count = torch.bincount(bins, minlength=BINS)
+    means = [(torch.bincount(bins, of, minlength=BINS) / count).tolist() for of in (confidence, correct)]
+    filled = [[mean if n else None for mean, n in zip(column, count.tolist(), strict=True)] for column in means]
+    return {"count": count.tolist(), "confidence": filled[0], "accuracy": filled[1]}
+
+
+def calibration_error(table: dict[str, list[Any]]) -> float:
+    """The ECE of a reliability table: |accuracy − confidence| of its bins, weighted by their counts (Guo, eq. 3)."""
+    filled = [row for row in zip(*table.values(), strict=True) if row[0]]
+    gaps = [count * abs(accuracy - confidence) for count, confidence, accuracy in filled]
+    return float(sum(gaps) / max(sum(table["count"]), 1))
+
+
+def summary(found: Tensor) -> dict[str, Any]:
+    """The figures of `outcomes`, `[N, 4]`: means, both ECEs and both reliability tables."""
+    nll, confidence, accuracy, brier = found.mean(0).tolist()
+    sure, right = found[:, 1].contiguous(), found[:, 2].contiguous()
+    tables = {
+        name: reliability(sure, right, bins(sure)) for name, bins in (("width", equal_width), ("mass", equal_mass))
+    }
+    errors = {f"ece_{name}": calibration_error(table) for name, table in tables.items()}
+    return {"nll": nll, **errors, "brier": brier, "confidence": confidence, "accuracy": accuracy, "bins": tables}
+
+
+def calibrate(model: GPT, corpus: Corpus, limit: int = TOKENS) -> dict[str, Any]:
+    """A temperature fitted on about `limit` validation tokens, and what it brings on as many of the test split.
+
+    Raises PresetError where one of the two has no token that is scored, CheckpointError for logits that are not finite.
+    """
+    temperature, tokens = fit_split(model, corpus, "validation", limit)
+    return {
+        "temperature": temperature,
+        "bounded": temperature in RANGE,
+        "fitted": {"split": "validation", "tokens": tokens},
+        "measured": measure(model, corpus, "test", temperature, limit),
+    }
+
+
+@torch.inference_mode()
+def fit_split(model: GPT, corpus: Corpus, split: str, limit: int = TOKENS) -> tuple[float, int]:
+    """The temperature of a split, of a single model, and the number of scored tokens it was fitted on."""
+    was_training = model.training
+    model.eval()
+    parts = [(states, targets) for _, states, targets in _scored(model, corpus.windows(split, limit))]
+    model.train(was_training)
+    states, targets = (torch.cat(column) for column in zip(*parts, strict=True)) if parts else (torch.empty(0),) * 2
+    if not len(targets):
+        raise PresetError(f"the {split} split has no token that is scored, so nothing can be calibrated on it")
+    return fit_temperature(lambda: _logits(model, states, targets)), len(targets)
+
+
+@torch.inference_mode()
+def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: int = TOKENS) -> dict[str, Any]:
+    """The figures of `summary` on a split before (T = 1) and after, of its tokens and of its sequences.
+
+    `event` says what makes a sequence right: `answer` or `share`, see above. Its NLL is that of all its true tokens,
+    its Brier score (confidence − correct)². Raises PresetError where no token is scored.
+    """
+    was_training = model.training
+    model.eval()
+    answers = isinstance(corpus, TaskCorpus)
+    temperatures = (1.0, temperature)
+    tokens: list[list[Tensor]] = [[], []]
+    sequences: list[list[Tensor]] = [[], []]
+    for batch, states, targets in _scored(model, corpus.windows(split, limit)):
+        length = (batch.weight != 0).sum(-1)
+        row = torch.arange(len(length)).repeat_interleave(length)
+        found = _outcomes(model, states, targets, temperatures)
+        own = _answers(model, batch, corpus.tokenizer.end, temperatures) if answers else None
+        for n in range(2):
+            tokens[n].append(found[n])
+            sums = torch.zeros(len(length), 4, dtype=torch.float64).index_add(0, row, found[n])
+            confidence, right = (sums[:, 1:3] / length[:, None] if own is None else own[n]).unbind(-1)
+            whole = torch.stack([sums[:, 0], confidence, right, (confidence - right).square()], -1)
+            sequences[n].append(whole[length > 0])
+    model.train(was_training)
+    if not tokens[0]:
+        raise PresetError(f"the {split} split has no token that is scored, so nothing can be measured on it")
+    figures = {
+        name: {when: summary(torch.cat(parts)) for when, parts in zip(("before", "after"), found, strict=True)}
+        for name, found in (("tokens", tokens), ("sequences", sequences))
+    }
+    return {
+        "split": split,
+        "tokens": sum(map(len, tokens[0])),
+        "sequences": sum(map(len, sequences[0])),
+        "event": "answer" if answers else "share",
+        "figures": figures,
+    }
+
+
+def _scored(model: GPT, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+    """Each batch with the last states `[N, C]` and the targets `[N]` of its scored tokens, where it has any."""
+    for batch in batches:
+        shown = batch.to(model.embed.weight.device)
+        scored = shown.weight != 0
+        if scored.any():
+            yield batch, model.hidden(shown.tokens)[scored], shown.targets[scored]
+
+
+def _logits(model: GPT, states: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits of states, and their targets, a piece at a time."""
+    rows = max(PIECE // (model.config.vocab_size or 1), 1)
+    for some, theirs in zip(torch.split(states, rows), torch.split(targets, rows), strict=True):
+        yield model.logits(some), theirs
+
+
+def _outcomes(model: GPT, states: Tensor, targets: Tensor, temperatures: tuple[float, ...]) -> list[Tensor]:
+    """`outcomes` `[N, 4]` at each temperature."""
+    pieces = [[outcomes(*piece, t).cpu() for t in temperatures] for piece in _logits(model, states, targets)]
+    return [torch.cat(column) for column in zip(*pieces, strict=True)]
+
+
+def _answers(model: GPT, batch: Batch, end: int, temperatures: tuple[float, ...]) -> list[Tensor]:
+    """Of the greedy answer to each prompt of `batch`, at each temperature: its probability, and whether it is true.
+
+    `[B, 2]` each. An answer ends behind the mark `end`, or where the row does.
+    """
+    device = model.embed.weight.device
+    whole = torch.cat([batch.tokens[:, :1], batch.targets], -1).to(device)
+    scored = (batch.weight != 0).to(device)
+    start = scored.int().argmax(-1) + 1  # tokens of the prompt
+    new = whole.shape[-1] - int(start.min())
+    written = generate(model, whole[:, : int(start.max())], start, new_tokens=new, greedy=True, stop=[end])
+    place = torch.arange(whole.shape[-1] + new, device=device)
+    own = F.pad(whole, (0, new), value=-1).masked_fill(place >= start[:, None], -1)
+    own = own.scatter(-1, start[:, None] + place[:new], written)[:, : whole.shape[-1]]
+    right = ((own[:, 1:] == whole[:, 1:]) | ~scored).all(-1).cpu()
+    answered = (own[:, 1:] >= 0) & (place[1 : whole.shape[-1]] >= start[:, None])
+    states = model.hidden(own[:, :-1].clamp(min=0))[answered]
+    row = answered.nonzero()[:, 0].cpu()
+    found = _outcomes(model, states, own[:, 1:][answered], temperatures)
+    totals = [torch.zeros(len(right), dtype=torch.float64).index_add(0, row, each[:, 0]) for each in found]
+    return [torch.stack([(-total).exp(), right.double()], -1) for total in totals]
+
+
+def save_calibration(checkpoint: Checkpoint, found: dict[str, Any]) -> Path:
+    """Writes what `calibrate` found beside the weights it was found for, whole or not at all; returns the path.
+
+    Raises CheckpointError when other weights have taken their place meanwhile, or the disk refuses.
+    """
+    folder = checkpoint.folder
+    record = {**found, "model": checkpoint.state["files"]["model.safetensors"], "step": checkpoint.state["step"]}
+    record["checksum"] = _checksum(record)
+    if hashlib.sha256(read_plain(folder / "model.safetensors")).hexdigest() != record["model"]:
+        raise CheckpointError(f"{folder}: holds another model than a moment ago; calibrate once the run has ended")
+    aside = folder / f".{FILE}.part"
+    try:
+        aside.unlink(missing_ok=True)  # it may be a link
+        aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        aside.replace(folder / FILE)
+    except OSError as error:
+        raise CheckpointError(f"{folder / FILE}: cannot be written ({error.strerror}); free some space") from None
+    return folder / FILE
+
+
+def load_calibration(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """What `save_calibration` wrote beside a checkpoint's weights, None where nothing did.
+
+    Raises CheckpointError, in one line, for a link, a damaged file, and one that belongs to other weights.
+    """
+    path = checkpoint.folder / FILE
+    if not path.exists() and not path.is_symlink():
+        return None
+    data = read_plain(path)
+    try:
+        record = dict(json.loads(data))
+        temperature = record["temperature"]
+        if record["checksum"] != _checksum(record) or not RANGE[0] <= temperature <= RANGE[1]:
+            raise ValueError
+        owner = record["model"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CheckpointError(f"{path}: damaged, not a calibration; {AGAIN}") from None
+    if owner != checkpoint.state["files"]["model.safetensors"]:
+        raise CheckpointError(f"{path}: belongs to other weights than those beside it; {AGAIN}")
+    return record
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    bare = {key: value for key, value in record.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,191 @@
+"""Self-alignment: a model writes, a reward scores, the best of what it wrote trains it, again and again.
+
+1. `train.steps` of pretraining, or a saved run, is the model to begin from, and the reference.
+2. Each round: texts are sampled behind prompts from the training data, scored, and the best share is kept, in the run
+   folder too. Then `steps_per_round` steps on batches of which a share `replay` are training data as ever, which holds
+   on to what the model knew, and the rest kept texts of this round; of those the prompts are not scored.
+3. Behind it fresh samples and the held-out data are scored, and KL(policy ‖ reference) is measured on the latter. Past
+   `kl_cap` the rounds end; the best model is the one of the highest reward within it.
+
+This is reward-ranked fine-tuning (Dong et al. 2023, arXiv 2304.06767) with replay of the original data.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from nanogrove.data.batch import Batch, Corpus, derived_seed, random
+from nanogrove.errors import PresetError
+from nanogrove.evaluate.divergence import divergence
+from nanogrove.evaluate.loss import evaluate_split
+from nanogrove.evaluate.reward import RewardConfig
+from nanogrove.model import decode as decoding
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.record.events import Event
+from nanogrove.train.checkpoint import load_population
+from nanogrove.train.fit import Plan, fit
+from nanogrove.train.objective import next_token
+from nanogrove.train.state import TrainState
+
+
+class Config(BaseModel):
+    """`train.steps` are those of the base; each of `rounds` adds `steps_per_round`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    final_split: ClassVar[str] = "test"
+
+    reward: RewardConfig = Field(description="what is wanted of a text")
+    base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
+    rounds: int = Field(5, ge=1)
+    steps_per_round: int = Field(30, ge=1)
+    texts: int = Field(256, ge=2, description="written and scored a round")
+    prompt: int = Field(8, ge=1, description="tokens of training text each begins with")
+    tokens: int = Field(48, ge=1, description="to write behind it, at most")
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+    keep: float = Field(0.25, gt=0, le=1, description="share of the texts to train on, the best")
+    replay: float = Field(0.5, ge=0, lt=1, description="share of a batch that is training data as ever")
+    rate: float = Field(0.3, gt=0, allow_inf_nan=False, description="rates of a round over those of the base")
+    kl_cap: float | None = Field(0.2, gt=0, description="nats a token from the reference at which the rounds end")
+
+    def total_steps(self, steps: int) -> int:
+        """Base steps, none behind a saved base, and those of the rounds."""
+        return (0 if self.base is not None else steps) + self.rounds * self.steps_per_round
+
+
+def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
+    """Raises PresetError or CheckpointError for a reward or a base that cannot be had, and for texts too long."""
+    config.reward.find(allow_code)
+    size = config.prompt + config.tokens
+    if size > min(corpus.length, model.block_size):
+        raise PresetError(
+            f"method.prompt + method.tokens is {size}, and a batch holds {min(corpus.length, model.block_size)}"
+        )
+    if config.base is not None:
+        load_population([Path(config.base)], corpus.tokenizer, model, 1)
+
+
+def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
+    """Yields `step` events; of a round `data` ahead of the first, `eval` and `rewards` ahead of the last."""
+    reward = config.reward.find(plan.allow_code)
+    begin = plan.steps - config.rounds * config.steps_per_round
+    if config.base is not None and state.step == 0:
+        saved = load_population([Path(config.base)], corpus.tokenizer, state.model.config, 1)
+        state.model.load_state_dict({name: tensor[0] for name, tensor in saved.items()})
+    base = replace(plan, steps=begin, rate=plan.schedule(max(begin, 1)))
+    for event in fit(state, corpus.batches, next_token, base):
+        if plan.evaluates(event.step):
+            values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
+            yield _evaluation(state, {**values, "score": torch.inf})  # the base is not what is sought
+        yield event
+    if not state.kept:
+        state.kept = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}
+        state.optimizer.state.clear()
+    reference = GPT(state.model.config).to(state.model.embed.weight.device).eval()
+    reference.load_state_dict(state.kept)
+    if state.step == begin:
+        yield _rewards(state, 0, reward(written(state.model, corpus, config, plan.seed, "before")[1]))
+    rate = plan.schedule(config.steps_per_round)
+    while state.step < plan.steps and not state.notes.get("ended"):
+        number, past = divmod(state.step - begin, config.steps_per_round)
+        start, name = state.step - past, f"round-{number + 1}"
+        if not past:
+            prompts, texts = written(state.model, corpus, config, plan.seed, name)
+            scores = reward(texts)
+            best = sorted(range(len(texts)), key=lambda place: -scores[place])
+            chosen = best[: max(round(config.keep * len(texts)), 1)]
+            rows = [{"prompt": prompts[n], "text": texts[n], "reward": scores[n]} for n in chosen]
+            state.round = number + 1
+            yield Event("data", state.step, {"name": name, "rows": rows, "count": len(rows)})
+        else:
+            rows = plan.made(name)
+        mixed = Mixed(corpus, rows, config.replay, plan.seed, number)
+        phase = replace(
+            plan,
+            steps=start + config.steps_per_round,
+            rate=lambda step, start=start: config.rate * rate(step - start),  # type: ignore[misc]
+        )
+        for event in fit(state, mixed.batches, next_token, phase):
+            if event.step == phase.steps:
+                yield from _judged(state, corpus, plan, config, reference, name)
+            yield event
+
+
+def written(model: GPT, corpus: Corpus, config: Config, seed: int, purpose: str) -> tuple[list[str], list[str]]:
+    """`texts` prompts from training data, drawn by purpose, and what the model writes behind each."""
+    generator = random(seed, "align", *purpose.encode())
+    starts: list[Tensor] = []
+    while sum(map(len, starts)) < config.texts:
+        starts.append(corpus.batches(int(generator.integers(1 << 40))).tokens[:, : config.prompt])
+    tokens = torch.cat(starts)[: config.texts].to(model.embed.weight.device)
+    with torch.inference_mode():
+        new = decoding.generate(
+            model,
+            tokens,
+            new_tokens=config.tokens,
+            transforms=[] if config.temperature == 1 else [decoding.temperature(config.temperature)],
+            stop=[corpus.tokenizer.end],
+            generator=torch.Generator(tokens.device).manual_seed(derived_seed(seed, "align", *purpose.encode())),
+        )
+    end = corpus.tokenizer.end
+    texts = [corpus.tokenizer.decode([t for t in row if t not in (-1, end)]) for row in new.tolist()]
+    return [corpus.tokenizer.decode(row) for row in tokens.tolist()], texts
+
+
+class Mixed:
+    """Batches of kept texts and of training data, functions of (seed, round, step)."""
+
+    def __init__(self, corpus: Corpus, rows: list[dict[str, Any]], replay: float, seed: int, number: int) -> None:
+        self.corpus, self.replay, self.seed, self.number = corpus, replay, seed, number
+        encode, end = corpus.tokenizer.encode_batch, corpus.tokenizer.end
+        prompts, texts = encode([row["prompt"] for row in rows]), encode([row["text"] for row in rows])
+        width = corpus.length + 1
+        self.tokens = torch.full((len(rows), width), end)
+        self.weight = torch.zeros(len(rows), width - 1)
+        for place, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+            whole = torch.tensor([*prompt, *text, end])[:width]
+            self.tokens[place, : len(whole)] = whole
+            self.weight[place, max(len(prompt) - 1, 0) : len(whole) - 1] = 1.0
+
+    def batches(self, step: int) -> Batch:
+        """Batch number `step`: its last rows are kept texts, drawn evenly."""
+        batch = self.corpus.batches(step)
+        count = len(batch.tokens) - round(self.replay * len(batch.tokens))
+        drawn = torch.from_numpy(random(self.seed, "kept", self.number, step).integers(len(self.tokens), size=count))
+        kept, old = self.tokens[drawn], len(batch.tokens) - count
+        return Batch(
+            torch.cat([batch.tokens[:old], kept[:, :-1]]),
+            torch.cat([batch.targets[:old], kept[:, 1:]]),
+            torch.cat([batch.weight[:old], self.weight[drawn]]),
+            torch.cat([batch.source[:old], torch.ones(count, dtype=torch.int64)]),
+        )
+
+
+def _judged(
+    state: TrainState, corpus: Corpus, plan: Plan, config: Config, reference: GPT, name: str
+) -> Iterator[Event]:
+    """How the model writes and what it still knows behind a round."""
+    scores = config.reward.find(plan.allow_code)(written(state.model, corpus, config, plan.seed, f"{name} after")[1])
+    values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
+    values["kl"] = divergence(state.model, reference, corpus.windows("validation", plan.evaluate_tokens))
+    score = -sum(scores) / len(scores)
+    if config.kl_cap is not None and values["kl"] > config.kl_cap:
+        state.notes["ended"] = values["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
+        score = torch.inf
+    yield _rewards(state, state.round, scores)
+    yield _evaluation(state, {**values, "score": score})
+
+
+def _rewards(state: TrainState, number: int, scores: list[float]) -> Event:
+    """Mean and standard error of the rewards of fresh texts."""
+    known = torch.tensor(scores, dtype=torch.float64)
+    error = float(known.std() / len(scores) ** 0.5)
+    return Event("reward", state.step, {"round": number, "mean": float(known.mean()), "error": error})
+
+
+def _evaluation(state: TrainState, values: dict[str, Any]) -> Event:
+    return Event("eval", state.step, {**values, "seen": state.tokens}, {"seconds": state.seconds})

@@ -1,0 +1,215 @@
+"""Learning from scored texts: weighted imitation, and preferences against a frozen reference.
+
+1. A saved run, or `base_steps` of plain imitation of all texts, is the policy to begin from, and the reference.
+2. `train.steps` steps of one algorithm: `rwr`, `awr` and `filter` imitate texts by weights that follow from rewards
+   (`train/weighting.py`); `dpo` and `kto` compare with the reference (`train/preference.py`).
+3. On held-out texts the objective, the plain loss and KL(policy ‖ reference) are measured; the best model is that of
+   the lowest objective among those within `kl_cap`, and training ends where the KL exceeds it.
+
+Prompts and filling never count. Rewards are whitened or ranked by the training texts; weights have mean 1, so learning
+rates mean what they mean elsewhere. AWR's baseline V is a ridge regression on the reference's state behind the prompt.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from nanogrove.data.batch import Batch, Corpus
+from nanogrove.data.rewarded import RewardedCorpus
+from nanogrove.errors import PresetError
+from nanogrove.evaluate.divergence import divergence
+from nanogrove.evaluate.loss import evaluate_split
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.record.events import Event
+from nanogrove.train.checkpoint import load_population
+from nanogrove.train.fit import Plan, fit
+from nanogrove.train.objective import Objective, next_token
+from nanogrove.train.preference import dpo, kto
+from nanogrove.train.state import TrainState
+from nanogrove.train.weighting import (
+    Scaling,
+    best_fraction,
+    effective_sample_size,
+    exponential,
+    scaled,
+    value_baseline,
+)
+
+BINS = 20  # of the histogram of rewards
+
+
+class Config(BaseModel):
+    """`train.steps` are those of the algorithm; those of the base come before. One micro-batch a step."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    final_split: ClassVar[str] = "test"
+
+    algorithm: Literal["rwr", "awr", "filter", "dpo", "kto"] = "rwr"
+    base: str | None = Field(None, description="a saved run or checkpoint to begin from; base_steps when left out")
+    base_steps: int = Field(0, ge=0, description="of imitating all texts first; none behind a saved base")
+    scale: Scaling = Field("whiten", description="of rewards, by those of the training texts")
+    beta: float = Field(0.5, gt=0, allow_inf_nan=False, description="temperature of rewards; of dpo and kto, of Δ")
+    clip: float = Field(20.0, ge=1, allow_inf_nan=False, description="awr: largest exp((r − V)/β)")
+    fraction: float = Field(0.25, gt=0, le=1, description="filter: share of the texts to imitate, the best")
+    threshold: float | None = Field(None, description="kto: rewards above are wanted; their median when left out")
+    wanted: float = Field(1.0, gt=0, allow_inf_nan=False, description="kto: what a wanted text counts")
+    unwanted: float = Field(1.0, gt=0, allow_inf_nan=False, description="kto: what an unwanted text counts")
+    kl_cap: float | None = Field(None, gt=0, description="nats a token from the reference at which training ends")
+
+    def total_steps(self, steps: int) -> int:
+        """Steps of the base, none behind a saved one, and of the algorithm."""
+        return (0 if self.base is not None else self.base_steps) + steps
+
+
+def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
+    """Raises PresetError or CheckpointError for data or a base that do not fit the algorithm."""
+    if not isinstance(corpus, RewardedCorpus):
+        raise PresetError("method offline_rl learns from scored texts; set data.type to rewarded or preferences")
+    pairs = corpus.size == 2
+    if pairs != (config.algorithm == "dpo"):
+        needs = "preferences" if config.algorithm == "dpo" else "rewarded"
+        raise PresetError(f"method.algorithm={config.algorithm} needs data.type={needs}")
+    if config.algorithm in ("dpo", "kto") and corpus.batch_size < 2:
+        raise PresetError(f"method.algorithm={config.algorithm} compares texts; set train.batch_size to 2 or more")
+    if config.algorithm in ("dpo", "kto") and config.base is None and not config.base_steps:
+        raise PresetError(
+            f"method.algorithm={config.algorithm} needs a policy to begin from; set method.base or method.base_steps"
+        )
+    if config.base is not None:
+        load_population([Path(config.base)], corpus.tokenizer, model, 1)
+
+
+def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
+    """Yields `step` events, `eval` ahead of those that `plan.evaluates` names, and `rewards` once."""
+    assert isinstance(corpus, RewardedCorpus)
+    begin = config.total_steps(0)
+    if config.base is not None and state.step == 0:
+        saved = load_population([Path(config.base)], corpus.tokenizer, state.model.config, 1)
+        state.model.load_state_dict({name: tensor[0] for name, tensor in saved.items()})
+    imitation = replace(plan, steps=begin, rate=plan.schedule(max(begin, 1)))
+    for event in fit(state, corpus.batches, next_token, imitation):
+        if plan.evaluates(event.step):
+            values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
+            yield _evaluation(state, {**values, "score": torch.inf})  # the base is not what is sought
+        yield event
+    if not state.kept:  # tensors of the reference, so that a resumed run has the same one
+        state.kept = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}
+        state.optimizer.state.clear()
+    reference = GPT(state.model.config).to(state.model.embed.weight.device).eval().requires_grad_(False)
+    reference.load_state_dict(state.kept)
+    learner = _Learner(state, corpus, plan, config, reference)
+    if state.step == begin:
+        yield learner.told()
+    rate = plan.schedule(plan.steps - begin)
+    phase = replace(plan, accumulation=1, rate=lambda step: rate(step - begin), divergence=torch.inf)
+    if state.notes.get("ended"):
+        return
+    for event in fit(state, learner.batches, learner.objective, phase):
+        if plan.evaluates(event.step):
+            yield learner.evaluation()
+        yield event
+        if state.notes.get("ended"):
+            return
+
+
+def _evaluation(state: TrainState, values: dict[str, Any]) -> Event:
+    return Event("eval", state.step, {**values, "seen": state.tokens}, {"seconds": state.seconds})
+
+
+class _Learner:
+    """One algorithm on one corpus: its objective, its batches, and how it does on held-out texts."""
+
+    def __init__(self, state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config, reference: GPT) -> None:
+        self.state, self.corpus, self.plan, self.config, self.reference = state, corpus, plan, config, reference
+        self.train = corpus.members("train")
+        known = corpus.rewards[self.train]
+        self.scaled = scaled(corpus.rewards, config.scale, known)
+        self.weights = self._weights()  # [N], of all rows, by what the training rows are
+        self.objective: Objective = next_token
+        if config.algorithm == "dpo":
+            self.objective = dpo(reference, config.beta)
+        elif config.algorithm == "kto":
+            self.objective = kto(reference, config.beta, config.wanted, config.unwanted)
+
+    def _weights(self) -> np.ndarray:
+        config, rewards, train = self.config, self.scaled, self.train
+        if config.algorithm == "rwr":
+            return exponential(rewards, config.beta, None, rewards[train])
+        if config.algorithm == "awr":
+            features = self._features()
+            value = value_baseline(features[train], rewards[train])
+            advantages = rewards - features @ value[:-1] - value[-1]
+            return exponential(advantages, config.beta, config.clip, advantages[train])
+        if config.algorithm == "filter":
+            return best_fraction(rewards, config.fraction, rewards[train])
+        if config.algorithm == "kto":
+            raw = self.corpus.rewards
+            least = float(np.median(raw[train])) if config.threshold is None else config.threshold
+            return np.where(raw > least, 1.0, -1.0)
+        return np.ones(len(rewards))
+
+    @torch.inference_mode()
+    def _features(self) -> np.ndarray:
+        """The reference's states at the last token of each prompt, `[N, C]`."""
+        corpus, device = self.corpus, self.reference.embed.weight.device
+        found = []
+        for rows in torch.split(torch.arange(len(corpus.tokens)), 256):
+            states = self.reference.hidden(corpus.tokens[rows, :-1].to(device))
+            found.append(
+                states[torch.arange(len(rows)), corpus.start[rows].clamp(max=states.shape[1]) - 1].double().cpu()
+            )
+        return torch.cat(found).numpy()
+
+    def batches(self, step: int) -> Batch:
+        """Batch number `step` of the algorithm."""
+        return self.batch(self.corpus.drawn(step))
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Rows with their weights; for kto, with mismatched ones behind them."""
+        made = self.corpus.batch(rows, torch.from_numpy(self.weights[rows]))
+        return made if self.config.algorithm != "kto" else joined(made, self.corpus.mismatched(rows))
+
+    def told(self) -> Event:
+        """The rewards' distribution, and how many texts the weights amount to."""
+        rewards = self.corpus.rewards[self.train]
+        counts, edges = np.histogram(rewards, BINS)
+        values: dict[str, Any] = {
+            "mean": float(rewards.mean()),
+            "deviation": float(rewards.std()),
+            "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+            "texts": len(rewards),
+        }
+        if self.config.algorithm in ("rwr", "awr", "filter"):
+            values["effective_sample_size"] = effective_sample_size(self.weights[self.train])
+        return Event("rewards", self.state.step, values)
+
+    @torch.inference_mode()
+    def evaluation(self) -> Event:
+        """Objective, plain loss and KL on held-out texts; past `kl_cap` no score counts, and training ends."""
+        state, corpus, config = self.state, self.corpus, self.config
+        values = evaluate_split(state.model, corpus, "validation", self.plan.evaluate_tokens)
+        values["kl"] = divergence(state.model, self.reference, corpus.windows("validation", self.plan.evaluate_tokens))
+        state.model.eval()
+        rows, device = corpus.members("validation"), state.model.embed.weight.device
+        size = max(corpus.batch_size // 2 * 2, 2)
+        pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
+        losses = [float(self.objective(state.model, self.batch(piece).to(device)).total) for piece in pieces]
+        score = float(np.average(losses, weights=[len(piece) for piece in pieces]))
+        if config.kl_cap is not None and values["kl"] > config.kl_cap:
+            state.notes["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
+            values["ended"], score = state.notes["ended"], float("inf")
+        return _evaluation(state, {**values, "score": score})
+
+
+def joined(first: Batch, second: Batch) -> Batch:
+    """The rows of two batches of one width."""
+    parts: list[Tensor] = [
+        torch.cat([getattr(first, name), getattr(second, name)]) for name in ("tokens", "targets", "weight", "source")
+    ]
+    return Batch(*parts)

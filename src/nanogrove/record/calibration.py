@@ -1,0 +1,108 @@
+"""How far a best model's confidence can be trusted: reliability diagrams, and figures before and after.
+
+Made from the `calibration.json` that `nanogrove evaluate RUN --calibrate` leaves beside the weights, of which no value
+is taken on trust: what is no number is left out or shown as `n/a`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanogrove.record.figures import UNKNOWN, escaped, finite, line, plot, short
+
+if TYPE_CHECKING:
+    from nanogrove.record.report import Run
+
+FIGURES = {
+    "nll": "NLL, nats",
+    "ece_width": "ECE, 15 bins of equal width",
+    "ece_mass": "ECE, 15 bins of equal mass",
+    "brier": "Brier score",
+    "confidence": "mean confidence",
+    "accuracy": "accuracy",
+}
+EVENTS = {
+    "answer": "is right when the model's greedy answer is the true one",
+    "share": "stands with its tokens' mean confidence and the share of them that is predicted right",
+}
+STALE = "stale"
+FEWEST = 10  # in a bin that is drawn; of fewer the accuracy is chance
+
+
+def read_calibration(run: Path) -> Any:
+    """What `calibration.json` of the best checkpoint, or the newest without one, holds; None where it is missing.
+
+    STALE where it is damaged, or belongs to other weights than those beside it. A link is not followed.
+    """
+    root = run / "checkpoints"
+    folder = next((root / name for name in ("best", ".best.old", "current") if (root / name).is_dir()), root)
+    path = folder / "calibration.json"
+    if any(part.is_symlink() for part in (path, folder, root)) or not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+        state = json.loads((folder / "state.json").read_bytes())
+        return found if found["model"] == state["files"]["model.safetensors"] else STALE
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return STALE
+
+
+def calibration(run: Run) -> str:
+    """The reliability diagram of tokens and of sequences, with what one temperature changes, on a split of its own."""
+    found = run.calibration
+    if found is None:
+        return ""
+    if found == STALE:
+        told = (
+            "calibration.json is damaged or belongs to other weights; nanogrove evaluate RUN --calibrate makes it anew."
+        )
+        return f"<h2>Calibration</h2><p>{told}</p>"
+    fitted, measured = _of(found, "fitted"), _of(found, "measured")
+    answer = measured.get("event") == "answer"
+    meant = EVENTS["answer" if answer else "share"]
+    note = (
+        f"Temperature {_number(found.get('temperature'))}, fitted on {short(finite(fitted.get('tokens')))} tokens of "
+        f"the {fitted.get('split')} split; shown is the {measured.get('split')} split. A sequence {meant}. Bins that "
+        f"hold fewer than {FEWEST} are not drawn."
+    )
+    diagrams = tables = ""
+    for name in ("tokens", "sequences"):
+        figures = {when: _of(measured, "figures", name, when) for when in ("before", "after")}
+        lines = [one for when, each in figures.items() for one in _reliability(when, each)]
+        ideal = line("ideal", [0, 1], [0, 1], reference=True)
+        diagrams += plot(f"{name.capitalize()}: accuracy over confidence", "confidence", [*lines, *ideal])
+        tables += _table(f"{short(finite(measured.get(name)))} {name}", figures)
+    body = "".join(f'<div class="row">{row}</div>' for row in (diagrams, tables))
+    return f'<h2>Calibration</h2><p class="made">{escaped(note)}</p>{body}'
+
+
+def _table(caption: str, figures: dict[str, dict[str, Any]]) -> str:
+    cells = {key: "".join(f"<td>{_number(each.get(key))}</td>" for each in figures.values()) for key in FIGURES}
+    rows = "".join(f"<tr><th>{label}</th>{cells[key]}</tr>" for key, label in FIGURES.items())
+    head = "".join(f"<td>{when}</td>" for when in figures)
+    return f"<table><caption>{caption}</caption><tr><th></th>{head}</tr>{rows}</table>"
+
+
+def _reliability(name: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """The line of one reliability table of equal width; none where its columns are not three lists of one length."""
+    table = _of(figures, "bins", "width")
+    columns = [table.get(name) for name in ("count", "confidence", "accuracy")]
+    lists = [column for column in columns if isinstance(column, list)]
+    if len(lists) < 3 or len(set(map(len, lists))) > 1:
+        return []
+    rows = [row for row in zip(*lists, strict=True) if (finite(row[0]) or 0) >= FEWEST]
+    return line(name, [row[1] for row in rows], [finite(row[2]) for row in rows])
+
+
+def _of(value: Any, *keys: str) -> dict[str, Any]:
+    """The object under these keys, an empty one where there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> str:
+    number = finite(value)
+    return UNKNOWN if number is None else f"{number:.4f}"

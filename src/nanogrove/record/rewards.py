@@ -1,0 +1,73 @@
+"""The pictures of learning from scored texts: the rewards, and objective and KL as training goes on."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from nanogrove.record.events import Event
+from nanogrove.record.figures import escaped, finite, line, plot
+
+if TYPE_CHECKING:
+    from nanogrove.record.report import Run
+
+
+def rewards(run: Run) -> str:
+    """Of scored texts their distribution, of a model's own ones the rewards by round; objective and KL beside."""
+    if not run.of("rewards") and not run.of("reward"):
+        return ""
+    told, rounds = run.last("rewards").values, run.of("reward")
+    evaluations = [event for event in run.of("eval") if "kl" in event.values]
+    steps = [event.step for event in evaluations]
+    kl, score = ([event.values.get(name) for event in evaluations] for name in ("kl", "score"))
+    own = {event.step: finite(event.values.get("mean")) for event in rounds}
+    gained = [own.get(event.step) for event in evaluations] if rounds else score
+    what = "mean reward" if rounds else "objective"
+    rows = [
+        [
+            plot("Rewards of the training texts", "reward", _histogram(told.get("histogram"))),
+            plot("Reward of fresh texts, two standard errors", "round", _by_round(rounds)),
+            plot(f"{what.capitalize()} against KL", "KL from the reference, nats a token", _pairs(what, kl, gained)),
+        ],
+        [
+            plot("Objective on held-out texts", "step", [] if rounds else line("objective", steps, score)),
+            plot("KL from the reference, nats a token", "step", line("KL", steps, kl)),
+        ],
+    ]
+    body = "".join(f'<div class="row">{"".join(row)}</div>' for row in rows if any(row))
+    return f'<h2>Rewards</h2>{body}<p class="made">{escaped(_told(told, evaluations))}</p>'
+
+
+def _told(told: dict[str, Any], evaluations: list[Event]) -> str:
+    count, size = finite(told.get("texts")), finite(told.get("effective_sample_size"))
+    said = (
+        [f"{count:,.0f} texts" + ("" if size is None else f" weigh as much as {size:,.0f} equal ones")] if count else []
+    )
+    said += [f"training ended: {event.values['ended']}" for event in evaluations if event.values.get("ended")]
+    return "; ".join(said)
+
+
+def _by_round(rounds: list[Event]) -> list[dict[str, Any]]:
+    """Mean rewards, with bands of two standard errors."""
+    bands: list[Any] = []
+    for event in rounds:
+        mean, error = finite(event.values.get("mean")), finite(event.values.get("error"))
+        bands.append(None if mean is None else [mean - 2 * (error or 0), mean, mean + 2 * (error or 0)])
+    return line("reward", [event.values.get("round") for event in rounds], bands)
+
+
+def _pairs(name: str, x: list[Any], y: list[Any]) -> list[dict[str, Any]]:
+    """One figure over another, in the order of the first."""
+    known = [(finite(a), finite(b)) for a, b in zip(x, y, strict=True)]
+    points = sorted((a, b) for a, b in known if a is not None and b is not None)
+    return line(name, [a for a, _ in points], [b for _, b in points])
+
+
+def _histogram(told: Any) -> list[dict[str, Any]]:
+    """Counts over the middles of their bins."""
+    edges, counts = (told.get(name) if isinstance(told, dict) else None for name in ("edges", "counts"))
+    if not isinstance(edges, list) or not isinstance(counts, list) or len(edges) != len(counts) + 1:
+        return []
+    known = [finite(edge) for edge in edges]
+    middles = [None if None in pair else sum(pair) / 2 for pair in pairwise(known)]  # type: ignore[arg-type]
+    return line("texts", middles, counts)

@@ -1,0 +1,66 @@
+"""How much each text counts, from its reward: weights whose mean over the training texts is 1.
+
+    rwr     exp(r/β)                     Peters & Schaal 2007; Dayan & Hinton 1997
+    awr     min(exp((r − V)/β), clip)    Peng et al. 2019, arXiv 1910.00177; V a baseline for each prompt
+    filter  1 for the best fraction, else 0
+
+Trained to its optimum on texts of a policy μ, `rwr` gives π ∝ μ·exp(r/β). All work is in float64, and the largest
+exponent is taken out first, so weights are finite whatever the rewards, and the same when a constant is added to all.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+Scaling = Literal["none", "whiten", "rank"]
+
+
+def scaled(rewards: np.ndarray, how: Scaling, like: np.ndarray | None = None) -> np.ndarray:
+    """Rewards `[N]` on a common scale: as they are, of mean 0 and deviation 1, or as ranks from −1/2 to 1/2.
+
+    Mean, deviation and ranks are those among `like`, the training rewards, `rewards` themselves when left out.
+    """
+    known = rewards if like is None else like
+    if how == "whiten":
+        deviation = known.std()
+        whitened: np.ndarray = (rewards - known.mean()) / (deviation if deviation > 0 else 1.0)
+        return whitened
+    if how == "rank":
+        ordered = np.sort(known)
+        places = (np.searchsorted(ordered, rewards, "left") + np.searchsorted(ordered, rewards, "right")) / 2
+        return places / len(ordered) - 0.5
+    return rewards.astype(np.float64)
+
+
+def exponential(advantages: np.ndarray, beta: float, clip: float | None, like: np.ndarray | None = None) -> np.ndarray:
+    """exp(A/β), at most `clip`, over its mean among `like`, the training advantages."""
+    most = np.inf if clip is None else np.log(clip)
+    exponents = np.minimum(advantages / beta, most)
+    known = exponents if like is None else np.minimum(like / beta, most)
+    top = known.max()
+    weights: np.ndarray = np.exp(exponents - top) / np.exp(known - top).mean()
+    return weights
+
+
+def best_fraction(rewards: np.ndarray, fraction: float, like: np.ndarray | None = None) -> np.ndarray:
+    """1/fraction for rewards of the best fraction of the training rewards `like`, ties included, else 0."""
+    known = rewards if like is None else like
+    least = np.sort(known)[::-1][max(round(fraction * len(known)), 1) - 1]
+    weights: np.ndarray = (rewards >= least) / (known >= least).mean()
+    return weights
+
+
+def effective_sample_size(weights: np.ndarray) -> float:
+    """(Σw)² / Σw²: how many equal weights tell as much (Kish 1965)."""
+    return float(weights.sum() ** 2 / np.square(weights).sum())
+
+
+def value_baseline(features: np.ndarray, rewards: np.ndarray, ridge: float = 1.0) -> np.ndarray:
+    """V as ridge coefficients `[C + 1]` of centred features, the last one the mean: the least squares fit to rewards.
+
+    `features [N, C]` are states behind the prompts; where all are alike, V is the mean reward.
+    """
+    centre = features.mean(0)
+    x, y = features - centre, rewards - rewards.mean()
+    slope = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y)
+    return np.append(slope, rewards.mean() - centre @ slope)

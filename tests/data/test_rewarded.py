@@ -1,0 +1,143 @@
+"""Scored texts and preferences: every format, prompts unscored, splits by prompt, what cannot be read."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig, RewardedCorpus
+from nanogrove.errors import DataError
+
+ROWS = [(f"q{n % 40}", f'say "{n}", | twice\nor so', n / 7 - 3) for n in range(120)]
+
+
+def rewarded(path: Path, **settings: Any) -> RewardedCorpus:
+    return RewardedConfig(type="rewarded", path=str(path), **settings).corpus(64, 8, 0)
+
+
+def written(folder: Path, kind: str) -> Path:
+    path = folder / f"rows.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps({"q": q, "text": t, "reward": r}) + "\n" for q, t, r in ROWS))
+    elif kind == "csv":
+        import csv
+
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["q", "text", "reward"])
+            writer.writerows(ROWS)
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = zip(*ROWS, strict=True)
+        pq.write_table(pa.table(dict(zip(["q", "text", "reward"], map(list, columns), strict=True))), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_every_format_holds_the_same_rows(kind: str, tmp_path: Path) -> None:
+    corpus = rewarded(written(tmp_path, kind), prompt="q")
+    assert corpus.texts == [text for _, text, _ in ROWS]
+    assert corpus.rewards == pytest.approx([reward for *_, reward in ROWS])
+
+
+def test_lines_end_with_a_reward_behind_the_last_bar(tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt"
+    lines = ["good|1.5", "a|b|-2", "with \\| in it|0.25", "ends in a bar\\||3", "", "no reward", "bad|much", "inf|inf"]
+    path.write_text("\n".join(lines + [f"filler {n}|0" for n in range(60)]) + "\n")
+    corpus = rewarded(path)
+    assert corpus.texts[:4] == ["good", "a|b", "with | in it", "ends in a bar|"]
+    assert list(corpus.rewards[:4]) == [1.5, -2.0, 0.25, 3.0]
+    assert corpus.describe()["unusable_rows"] == 3
+    assert "line 6" in corpus.describe()["first_problem"]
+
+
+def test_prompts_and_filling_have_no_weight(tmp_path: Path) -> None:
+    corpus = rewarded(written(tmp_path, "jsonl"), prompt="q")
+    rows = np.array([0, 25, 117])
+    batch = corpus.batch(rows)
+    for place, row in enumerate(rows):
+        prompt, text, _ = ROWS[row]
+        counted = batch.targets[place][batch.weight[place] != 0].tolist()
+        assert corpus.tokenizer.decode(counted[:-1]) == text
+        assert counted[-1] == corpus.tokenizer.end
+        seen = batch.tokens[place][: len(prompt)].tolist()
+        assert corpus.tokenizer.decode(seen) == prompt
+
+
+def test_equal_prompts_fall_on_one_side_and_an_epoch_shows_each_row_once(tmp_path: Path) -> None:
+    corpus = rewarded(written(tmp_path, "jsonl"), prompt="q")
+    sides = {split: {ROWS[row][0] for row in corpus.members(split)} for split in ("train", "validation", "test")}
+    assert not sides["train"] & sides["validation"]
+    assert not sides["train"] & sides["test"]
+    assert sum(len(corpus.members(split)) for split in sides) == len(ROWS)
+    train = set(corpus.members("train"))
+    seen = np.concatenate([corpus.drawn(step) for step in range(len(train) // 8 * 8)])[: len(train)]
+    assert Counter(seen) == Counter(train)
+    assert list(corpus.drawn(5)) == list(corpus.drawn(5))
+
+
+def test_mismatched_rows_have_the_next_row_s_text(tmp_path: Path) -> None:
+    corpus = rewarded(written(tmp_path, "jsonl"), prompt="q")
+    rows = np.array([3, 50, 90])
+    batch = corpus.mismatched(rows)
+    assert batch.source.tolist() == [1, 1, 1]
+    for place, other in enumerate((50, 90, 3)):
+        counted = batch.targets[place][batch.weight[place] != 0].tolist()
+        assert corpus.tokenizer.decode(counted[:-1]) == ROWS[other][1]
+        assert (
+            corpus.tokenizer.decode(batch.tokens[place][: len(ROWS[rows[place]][0])].tolist()) == ROWS[rows[place]][0]
+        )
+
+
+def test_pairs_stand_together(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    pairs = [{"prompt": f"q{n}", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(60)]
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in [*pairs, {**pairs[0], "rejected": "yes 0"}]))
+    corpus = PreferencesConfig(type="preferences", path=str(path)).corpus(32, 8, 0)
+    rows = corpus.drawn(2)
+    assert len(rows) == 8
+    for chosen, other in rows.reshape(-1, 2):
+        assert (corpus.texts[chosen], corpus.texts[other]) == (f"yes {chosen // 2}", f"no {chosen // 2}")
+    assert corpus.describe()["unusable_rows"] == 1
+
+
+def test_long_rows_are_cut_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_text("".join(f"{'x' * n}|{n}\n" for n in range(1, 101)))
+    corpus = rewarded(path)
+    assert corpus.length == 64
+    assert corpus.describe()["cut_rows"] == sum(n + 2 > 65 for n in range(1, 101))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "settings", "said"),
+    [
+        ("rows.csv", "a,b\n1,2\n", {}, "no column 'text'; there are 'a', 'b'"),
+        ("rows.jsonl", '{"text": "x"}\n', {}, "no column 'reward' of line 1"),
+        ("rows.jsonl", "[1]\n", {}, "line 1 is no JSON object"),
+        ("rows.jsonl", "{broken\n", {}, "not jsonl"),
+        ("rows.txt", "none of them\nhas a bar\n", {}, "no row can be used (line 1"),
+        ("rows.txt", "", {}, "no row can be used"),
+        ("rows.txt", "x|1\n", {"prompt": "q"}, "for prompts or pairs take CSV or JSONL"),
+        ("rows.txt", "x|1\n", {}, "1 rows leave none for"),
+        ("rows.parquet", "no parquet", {}, "not Parquet"),
+        ("rows.txt", b"caf\xe9|1\n", {}, "not utf-8"),
+    ],
+)
+def test_what_cannot_be_read(name: str, content: Any, settings: dict, said: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError) as error:
+        rewarded(path, **settings)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such file; check data\.path"):
+        rewarded(tmp_path / "none.csv")

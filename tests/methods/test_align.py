@@ -1,0 +1,135 @@
+"""Self-alignment: what is trained on, exact resume, the cap, rewards by name, what is refused."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanogrove import lab
+from nanogrove.errors import PresetError
+from nanogrove.evaluate.reward import RewardConfig
+from nanogrove.methods import align
+from nanogrove.preset import resolve
+from nanogrove.record.events import Event, read_events
+from nanogrove.train.checkpoint import load_latest
+
+
+@pytest.fixture
+def preset(tiny: Any) -> dict[str, Any]:
+    return tiny(
+        method={
+            "name": "align",
+            "reward": {"terms": {"moon": 1.0}},
+            "rounds": 2,
+            "steps_per_round": 4,
+            "texts": 24,
+            "prompt": 3,
+            "tokens": 10,
+            "kl_cap": None,
+        },
+        train={"steps": 6},
+        evaluate={"every": 5, "tokens": 200},
+        save={"every": 3},
+        sample={"tokens": 0},
+    )
+
+
+def run(preset: dict[str, Any], out: Path, *overrides: str) -> list[Event]:
+    for _ in lab.train(resolve(preset, overrides), out):
+        pass
+    return read_events(out / "events.jsonl")
+
+
+def test_the_best_texts_are_kept_and_only_what_the_model_wrote_is_scored(preset: dict, tmp_path: Path) -> None:
+    preset["method"] |= {"reward": {"length": 4}, "replay": 0.5}
+    events = run(preset, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run/data/round-1.jsonl").read_text().splitlines()]
+    assert len(rows) == 6
+    assert all(row["reward"] == -abs(len(row["text"]) - 4) for row in rows)
+    parts = lab.build(resolve(preset))
+    batch = align.Mixed(parts.corpus, rows, 0.5, 0, 0).batches(7)
+    assert batch.source.tolist() == [0, 0, 1, 1]
+    texts = {row["text"] for row in rows}
+    for place in (2, 3):
+        counted = batch.targets[place][batch.weight[place] != 0].tolist()
+        assert counted[-1] == parts.corpus.tokenizer.end
+        assert parts.corpus.tokenizer.decode(counted[:-1]) in texts
+    assert torch.equal(batch.tokens[:2], parts.corpus.batches(7).tokens[:2])
+    assert [event.values["round"] for event in events if event.kind == "reward"] == [0, 1, 2]
+    best = next(event for event in events if event.kind == "end").values["best_step"]
+    assert best in (10, 14), "the base is no candidate"
+
+
+def test_a_kill_behind_any_step_and_a_resume_end_alike(preset: dict, tmp_path: Path) -> None:
+    def told(folder: Path) -> tuple[list[dict], dict[str, torch.Tensor]]:
+        lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        current, _ = load_latest(folder / "checkpoints")
+        kept = {f"kept/{name}": tensor for name, tensor in current.kept.items()}
+        record = [{k: v for k, v in line.items() if k != "time"} for line in lines]
+        return record, {**current.model, **current.optimizer, **kept}
+
+    run(preset, tmp_path / "whole")
+    record, tensors = told(tmp_path / "whole")
+    for step in range(1, 14):
+        for event in lab.train(resolve(preset), tmp_path / str(step)):
+            if event.kind == "step" and event.step == step:
+                break
+        for _ in lab.train(resolve(preset), tmp_path / str(step), resume=True):
+            pass
+        again, theirs = told(tmp_path / str(step))
+        assert again == record, step
+        assert all(torch.equal(tensors[key], theirs[key]) for key in tensors), step
+
+
+def test_rounds_end_where_the_kl_passes_its_cap(preset: dict, tmp_path: Path) -> None:
+    preset["method"]["kl_cap"] = 1e-9
+    events = run(preset, tmp_path / "run")
+    assert "exceeds method.kl_cap" in next(e.values["ended"] for e in events if e.values.get("ended"))
+    assert max(event.step for event in events) == 10
+
+
+def test_the_reward_of_what_it_writes_rises(preset: dict, tmp_path: Path) -> None:
+    preset["train"]["steps"] = 150
+    preset["optimizer"] = {"lr": 0.01}
+    preset["method"] |= {"rounds": 4, "steps_per_round": 15, "texts": 100, "rate": 1.0, "reward": {"pattern": "oo"}}
+    told = [event.values for event in run(preset, tmp_path / "run") if event.kind == "reward"]
+    assert told[-1]["mean"] - told[0]["mean"] > 2 * (told[-1]["error"] ** 2 + told[0]["error"] ** 2) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "scores"),
+    [
+        ({"terms": {"sun": 1.0, "old": -0.5}}, [1.0, 1.0, 0.5, 0.0]),
+        ({"terms": {"sun": 1.0}, "case": True}, [1.0, 0.0, 1.0, 0.0]),
+        ({"pattern": r"\bs\w+$"}, [1.0, 0.0, 1.0, 1.0]),
+        ({"length": 3}, [-4.0, 0.0, -8.0, -5.0]),
+    ],
+)
+def test_rewards_by_name(settings: dict, scores: list[float]) -> None:
+    texts = ["sun sun", "Sun", "the old sun", "sunshine"]
+    assert RewardConfig(**settings).find(False)(texts) == scores
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        ({}, "a reward is one of terms, pattern, length and function, and 0 are given"),
+        ({"length": 3, "pattern": "x"}, "and 2 are given"),
+        ({"pattern": "("}, "is no regular expression"),
+        ({"terms": {}}, "at least 1 item"),
+        ({"function": "os:getcwd"}, "--allow-code"),
+        ({"function": "getcwd"}, "write module:function"),
+    ],
+)
+def test_rewards_that_make_no_sense(reward: dict, said: str, preset: dict, tmp_path: Path) -> None:
+    preset["method"]["reward"] = reward
+    with pytest.raises(PresetError, match=re.escape(said)):
+        run(preset, tmp_path / "run")
+
+
+def test_texts_longer_than_a_batch_are_refused(preset: dict, tmp_path: Path) -> None:
+    with pytest.raises(PresetError, match=r"method\.prompt \+ method\.tokens is 33, and a batch holds 16"):
+        run(preset, tmp_path / "run", "method.tokens=30")

@@ -1,0 +1,281 @@
+"""Learning from scored texts: known optima, losses against float64, no gradient where none belongs, exact resume."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nanogrove import lab
+from nanogrove.data.batch import Batch
+from nanogrove.errors import NanogroveError
+from nanogrove.methods.offline_rl import joined
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.preset import resolve
+from nanogrove.record.events import read_events
+from nanogrove.train.checkpoint import load_latest
+from nanogrove.train.objective import next_token
+from nanogrove.train.preference import dpo, kto
+
+ITEMS = {"a": (0.4, 1.0), "b": (0.3, 0.0), "c": (0.2, 2.0), "d": (0.1, -3.0)}  # share under μ, reward
+PROMPTS = "0123456789"
+
+
+def preset(path: Path, algorithm: str, steps: int = 300, **more: Any) -> dict[str, Any]:
+    return {
+        "name": "toy",
+        "method": {"name": "offline_rl", "algorithm": algorithm, "scale": "none", "beta": 1.5, **more},
+        "data": {
+            "type": "preferences" if algorithm == "dpo" else "rewarded",
+            "path": str(path),
+            "prompt": "prompt",
+            "validation": 0.2,
+            "test": 0.2,
+        },
+        "model": {"n_layer": 1, "n_head": 1, "n_embd": 16, "block_size": 4, "bias": False},
+        "train": {
+            "steps": steps, "batch_size": 400, "device": "cpu", "precision": "float32", "threads": 1,
+            "accumulation": 1, "compile": False,
+        },
+        "optimizer": {"name": "adamw", "lr": 0.05, "weight_decay": 0.0},
+        "schedule": {"name": "wsd", "decay": 0.8, "final": 0.0},
+        "evaluate": {"every": 100},
+        "sample": {"tokens": 0},
+        "save": {"every": 50},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """Forty texts behind each of ten prompts, in the shares of μ exactly."""
+    path = tmp_path / "toy.jsonl"
+    rows = [
+        {"prompt": prompt, "text": item, "reward": reward}
+        for prompt in PROMPTS
+        for item, (share, reward) in ITEMS.items()
+        for _ in range(round(40 * share))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def train(made: dict[str, Any], out: Path, *overrides: str) -> list[Any]:
+    for _ in lab.train(resolve(made, overrides), out):
+        pass
+    return read_events(out / "events.jsonl")
+
+
+def policy(out: Path) -> tuple[GPT, Any]:
+    checkpoint, _ = load_latest(out / "checkpoints")
+    assert checkpoint is not None
+    model = GPT(checkpoint.config).eval()
+    model.load_state_dict(checkpoint.model)
+    return model, checkpoint.tokenizer
+
+
+@torch.no_grad()
+def probabilities(out: Path, prompt: str) -> np.ndarray:
+    """Of the items, given that it is one of them."""
+    model, tokenizer = policy(out)
+    scores = model(torch.tensor([tokenizer.encode(prompt)]))[0, -1].double()
+    return scores[[tokenizer.encode(item)[0] for item in ITEMS]].softmax(-1).numpy()
+
+
+@pytest.mark.parametrize("algorithm", ["rwr", "awr"])
+def test_weighted_imitation_reaches_mu_exp_r_over_beta(algorithm: str, toy: Path, tmp_path: Path) -> None:
+    train(preset(toy, algorithm, clip=1e6), tmp_path / "run")
+    mu, rewards = (np.array(column) for column in zip(*ITEMS.values(), strict=True))
+    wanted = mu * np.exp(rewards / 1.5)
+    wanted /= wanted.sum()
+    corpus = lab.build(resolve(preset(toy, algorithm))).corpus
+    seen = {corpus.tokenizer.decode(corpus.tokens[row, :1].tolist()) for row in corpus.members("train")}
+    assert len(seen) > 4
+    for prompt in seen:
+        found = probabilities(tmp_path / "run", prompt)
+        assert float((wanted * np.log(wanted / found)).sum()) < 1e-3
+
+
+def test_a_constant_added_to_all_rewards_changes_no_weight(toy: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved.jsonl"
+    rows = [json.loads(line) for line in toy.read_text().splitlines()]
+    moved.write_text("".join(json.dumps({**row, "reward": row["reward"] + 64}) + "\n" for row in rows))
+    for algorithm in ("rwr", "awr", "filter"):
+        train(preset(toy, algorithm, 20), tmp_path / f"{algorithm}-plain")
+        train(preset(moved, algorithm, 20), tmp_path / f"{algorithm}-moved")
+        plain, other = (policy(tmp_path / f"{algorithm}-{name}")[0].state_dict() for name in ("plain", "moved"))
+        for name, tensor in plain.items():
+            torch.testing.assert_close(other[name], tensor, atol=1e-6, rtol=0)
+
+
+def test_the_best_fraction_alone_is_imitated(toy: Path, tmp_path: Path) -> None:
+    train(preset(toy, "filter", fraction=0.2), tmp_path / "run")
+    assert probabilities(tmp_path / "run", "3")[2] > 0.99
+
+
+def test_dpo_recovers_reward_gaps_of_bradley_terry_pairs(tmp_path: Path) -> None:
+    """β log(π/π_ref) of items against their true rewards, from pairs drawn by σ(r − r′), as many as say so."""
+    rewards = dict(zip("abcdef", [1.5, 0.3, -0.7, 0.9, -1.6, 0.0], strict=True))
+    path, rows = tmp_path / "pairs.jsonl", []
+    for prompt in PROMPTS:
+        for a in rewards:
+            for b in rewards:
+                if a != b:
+                    count = round(20 / (1 + math.exp(rewards[b] - rewards[a])))
+                    rows += [{"prompt": prompt, "chosen": a, "rejected": b}] * count
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = preset(path, "dpo", 250, beta=0.5, base_steps=60)
+    made["train"]["batch_size"] = 6000
+    events = train(made, tmp_path / "run")
+    model, tokenizer = policy(tmp_path / "run")
+    checkpoint, _ = load_latest(tmp_path / "run/checkpoints")
+    reference = GPT(checkpoint.config).eval()
+    reference.load_state_dict(checkpoint.kept)
+    prompt = torch.tensor([tokenizer.encode("3")])
+    with torch.no_grad():
+        gap = 0.5 * (model(prompt)[0, -1].log_softmax(-1) - reference(prompt)[0, -1].log_softmax(-1))
+    found = np.array([float(gap[tokenizer.encode(item)[0]]) for item in rewards])
+    true = np.array(list(rewards.values()))
+    assert np.corrcoef(found, true)[0, 1] > 0.99
+    assert np.polyfit(true, found, 1)[0] == pytest.approx(1.0, abs=0.15)
+    assert [event.values["kl"] for event in events if event.kind == "eval" and "kl" in event.values][-1] > 0.01
+
+
+@pytest.fixture
+def pair() -> tuple[GPT, GPT, Batch]:
+    """A policy, a reference, and a batch of six rows of which some places do not count."""
+    config = ModelConfig(vocab_size=20, block_size=8, n_layer=1, n_head=2, n_embd=16)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 20, (6, 9), generator=generator)
+    weight = (torch.rand(6, 8, generator=generator) > 0.3).float()
+    batch = Batch(tokens[:, :-1], tokens[:, 1:], weight, torch.zeros(6, dtype=torch.int64))
+    models = [GPT(config).initialize(seed).double() for seed in (0, 1)]
+    for model in models:
+        for parameter in model.parameters():
+            parameter.data *= 4
+    return models[0], models[1], batch
+
+
+def by_hand(model: GPT, batch: Batch) -> np.ndarray:
+    """Log-probabilities of the rows' scored tokens, summed one by one."""
+    logs = model(batch.tokens).detach().log_softmax(-1)
+    sums = [
+        sum(float(logs[b, t, batch.targets[b, t]]) for t in range(batch.tokens.shape[1]) if batch.weight[b, t])
+        for b in range(len(batch.tokens))
+    ]
+    return np.array(sums)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def test_dpo_is_its_equation(pair: tuple[GPT, GPT, Batch]) -> None:
+    model, reference, batch = pair
+    ratio = (by_hand(model, batch) - by_hand(reference, batch)).reshape(3, 2)
+    wanted = -np.log(sigmoid(0.3 * (ratio[:, 0] - ratio[:, 1]))).mean()
+    found = dpo(reference, 0.3)(model, batch)
+    assert found.total.item() == pytest.approx(wanted, abs=1e-5)
+    assert found.parts["in_order"].item() == pytest.approx((ratio[:, 0] > ratio[:, 1]).mean())
+
+
+@pytest.mark.parametrize("flip", [1, -1])
+def test_kto_is_its_equation(pair: tuple[GPT, GPT, Batch], flip: int) -> None:
+    """With z clamped at 0 in one of the two cases."""
+    model, reference, batch = pair if flip > 0 else (pair[1], pair[0], pair[2])
+    sign = np.array([1, -1, -1, 1, -1, 1])
+    signed = Batch(batch.tokens, batch.targets, batch.weight * torch.tensor(sign)[:, None], batch.source)
+    other = torch.arange(6).roll(1)
+    wrong = Batch(batch.tokens[other], batch.targets[other], batch.weight[other], torch.ones(6, dtype=torch.int64))
+    z = max((by_hand(model, wrong) - by_hand(reference, wrong)).mean(), 0.0)
+    ratio = by_hand(model, batch) - by_hand(reference, batch)
+    share = np.where(sign > 0, 1.5, 0.7)
+    wanted = (share * (1 - sigmoid(0.2 * sign * (ratio - z)))).mean()
+    found = kto(reference, 0.2, 1.5, 0.7)(model, joined(signed, wrong))
+    assert found.total.item() == pytest.approx(wanted, abs=1e-5)
+    assert found.parts["z"].item() == pytest.approx(z, abs=1e-5)
+
+
+def test_prompts_and_filling_get_exactly_no_gradient(pair: tuple[GPT, GPT, Batch]) -> None:
+    model, reference, batch = pair
+    quiet = (batch.weight == 0).nonzero()
+    other = batch.targets.clone()
+    for b, t in quiet.tolist():
+        other[b, t] = (other[b, t] + 7) % 20  # what stands at a place that does not count
+    changed = Batch(batch.tokens, other, batch.weight, batch.source)
+    for objective in (next_token, dpo(reference, 0.3)):
+        gradients = []
+        for shown in (batch, changed):
+            model.zero_grad()
+            objective(model, shown).total.backward()
+            gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("algorithm", ["rwr", "awr", "filter", "kto"])
+def test_a_kill_behind_any_step_and_a_resume_end_alike(algorithm: str, toy: Path, tmp_path: Path) -> None:
+    made = preset(toy, algorithm, 6, base_steps=4)
+    made["save"]["every"], made["evaluate"]["every"], made["train"]["batch_size"] = 2, 3, 16
+
+    def told(folder: Path) -> tuple[list[dict], dict[str, torch.Tensor]]:
+        lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        current, _ = load_latest(folder / "checkpoints")
+        kept = {f"kept/{k}": v for k, v in current.kept.items()}
+        record = [{k: v for k, v in line.items() if k != "time"} for line in lines]
+        return record, {**current.model, **current.optimizer, **kept}
+
+    train(made, tmp_path / "whole")
+    record, tensors = told(tmp_path / "whole")
+    assert sum(line["kind"] == "rewards" for line in record) == 1
+    for step in range(1, 10):
+        for event in lab.train(resolve(made), tmp_path / str(step)):
+            if event.kind == "step" and event.step == step:
+                break
+        for _ in lab.train(resolve(made), tmp_path / str(step), resume=True):
+            pass
+        again, theirs = told(tmp_path / str(step))
+        assert again == record, step
+        assert tensors.keys() == theirs.keys()
+        assert all(torch.equal(tensors[key], theirs[key]) for key in tensors), step
+
+
+def test_training_ends_where_the_kl_passes_its_cap(toy: Path, tmp_path: Path) -> None:
+    made = preset(toy, "rwr", 200, base_steps=60, kl_cap=0.02, beta=0.3)
+    made["evaluate"]["every"] = 5
+    events = train(made, tmp_path / "run")
+    scores = [event for event in events if event.kind == "eval" and "kl" in event.values]
+    assert "exceeds method.kl_cap" in scores[-1].values["ended"]
+    assert events[-1].kind == "end"
+    assert events[-1].values["best_step"] < scores[-1].step
+    assert max(event.step for event in events) < 260
+    for _ in lab.train(resolve(made), tmp_path / "run", resume=True):
+        pass
+    assert max(event.step for event in read_events(tmp_path / "run/events.jsonl")) == scores[-1].step
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "overrides", "said"),
+    [
+        ("dpo", ["data.type=rewarded"], "method.algorithm=dpo needs data.type=preferences"),
+        ("kto", [], "needs a policy to begin from; set method.base or method.base_steps"),
+        ("kto", ["method.base_steps=3", "train.batch_size=1"], "set train.batch_size to 2 or more"),
+        ("rwr", ["method.base=nowhere"], "nowhere: neither a run nor a checkpoint"),
+        ("rwr", ["method.beta=0"], "method.beta=0: input should be greater than 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    algorithm: str, overrides: list[str], said: str, toy: Path, tmp_path: Path
+) -> None:
+    made = preset(toy, algorithm)
+    if "data.type=rewarded" in overrides:
+        made["data"], overrides = {**made["data"], "type": "rewarded"}, []
+    with pytest.raises(NanogroveError) as error:
+        train(made, tmp_path / "run", *overrides)
+    assert said in str(error.value)
+
+
+def test_text_that_is_not_scored_is_refused(tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(NanogroveError, match="learns from scored texts"):
+        train(tiny(method="offline_rl"), tmp_path / "run")

@@ -1,0 +1,73 @@
+"""The pictures of learning from scored texts, from a made-up record and from damaged ones."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanogrove.record import page, report
+from nanogrove.record.events import Event
+
+HOSTILE = "</script><script>alert(1)</script>"
+TOLD = {"texts": 1200, "effective_sample_size": 300.4, "histogram": {"edges": [0.0, 1.0, 2.0], "counts": [5, 7]}}
+
+
+@pytest.fixture(autouse=True)
+def _short_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "get_plotlyjs", lambda: "var Plotly;")
+
+
+def drawn(folder: Path, events: list[Event]) -> tuple[str, dict[str, dict[str, Any]]]:
+    (folder / "preset.json").write_text("{}")
+    (folder / "events.jsonl").write_text("".join(event.line() for event in events))
+    text = report.write_report(folder).read_text()
+    found = re.findall(r'<figcaption>(.*?)</figcaption>.*?<script type="application/json">(.*?)</script>', text)
+    return text, {caption: json.loads(code) for caption, code in found}
+
+
+def scored(step: int, **values: Any) -> Event:
+    return Event("eval", step, {"split": "validation", "loss": 1.0, **values})
+
+
+def test_distribution_objective_and_kl(tmp_path: Path) -> None:
+    events = [
+        Event("rewards", 10, TOLD),
+        scored(5),
+        scored(20, kl=0.3, score=0.8),
+        scored(30, kl=0.1, score=0.9),
+        scored(40, kl=2.0, score=float("inf"), ended="KL 2.000 exceeds method.kl_cap=1"),
+    ]
+    text, shown = drawn(tmp_path, events)
+    rewards = shown["Rewards of the training texts"]["lines"][0]
+    assert (rewards["x"], rewards["y"]) == ([0.5, 1.5], [5, 7])
+    against = shown["Objective against KL"]["lines"][0]
+    assert (against["x"], against["y"]) == ([0.1, 0.3], [0.9, 0.8])
+    assert shown["KL from the reference, nats a token"]["lines"][0]["x"] == [20, 30, 40]
+    assert "1,200 texts weigh as much as 300 equal ones; training ended: KL 2.000 exceeds" in text
+
+
+def test_rewards_of_fresh_texts_by_round(tmp_path: Path) -> None:
+    events = [
+        Event("reward", 10, {"round": 0, "mean": 0.2, "error": 0.05}),
+        Event("reward", 20, {"round": 1, "mean": 0.6, "error": 0.1}),
+        scored(20, kl=0.04, score=-0.6),
+    ]
+    _, shown = drawn(tmp_path, events)
+    own = shown["Reward of fresh texts, two standard errors"]["lines"][0]
+    assert (own["x"], own["y"]) == ([0, 1], [0.2, 0.6])
+    assert own["high"] == pytest.approx([0.3, 0.8])
+    assert shown["Mean reward against KL"]["lines"][0]["y"] == [0.6]
+    assert "Objective on held-out texts" not in shown
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{}, {"texts": HOSTILE}, {"histogram": HOSTILE}, {"histogram": {"edges": [HOSTILE, 1], "counts": [2]}}],
+    ids=str,
+)
+def test_a_damaged_record_makes_a_page(told: dict, tmp_path: Path) -> None:
+    text, _ = drawn(tmp_path, [Event("rewards", 0, told), scored(3, kl=HOSTILE, score=HOSTILE, ended=HOSTILE)])
+    assert HOSTILE not in text
+    assert "<h2>Rewards</h2>" in text

@@ -1,0 +1,75 @@
+"""Weights from rewards: closed forms, invariance, extreme rewards."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from nanogrove.train.weighting import (
+    best_fraction,
+    effective_sample_size,
+    exponential,
+    scaled,
+    value_baseline,
+)
+
+REWARDS = np.random.default_rng(0).normal(2.0, 3.0, 500)
+
+
+def test_weights_have_mean_one_and_the_exponential_s_ratios() -> None:
+    weights = exponential(REWARDS, 0.7, None)
+    assert weights.mean() == pytest.approx(1.0)
+    assert weights[3] / weights[4] == pytest.approx(np.exp((REWARDS[3] - REWARDS[4]) / 0.7))
+    clipped = exponential(REWARDS, 0.7, 20.0)
+    assert clipped.max() / clipped.min() == pytest.approx(20.0 / np.exp(REWARDS.min() / 0.7))
+
+
+@pytest.mark.parametrize("shift", [-1e6, -3.0, 17.0, 1e6])
+def test_a_constant_added_to_all_rewards_changes_nothing(shift: float) -> None:
+    for how in ("whiten", "rank"):
+        plain, moved = scaled(REWARDS, how), scaled(REWARDS + shift, how)  # type: ignore[arg-type]
+        assert moved == pytest.approx(plain, abs=1e-8)
+    assert exponential(REWARDS + shift, 0.7, None) == pytest.approx(exponential(REWARDS, 0.7, None), rel=1e-7)
+
+
+@pytest.mark.parametrize("rewards", [[-1e6, -2e6, -1e6 + 1], [1e8, 0.0, -1e8], [0.0, 0.0, 0.0]])
+def test_weights_are_finite_whatever_the_rewards(rewards: list[float]) -> None:
+    known = np.array(rewards)
+    for how in ("none", "whiten", "rank"):
+        made = scaled(known, how)  # type: ignore[arg-type]
+        for weights in (exponential(made, 0.1, None), exponential(made, 0.1, 20.0), best_fraction(made, 0.4)):
+            assert np.isfinite(weights).all()
+            assert (weights >= 0).all()
+            assert weights.mean() == pytest.approx(1.0)
+
+
+def test_ranks_are_those_of_scipy() -> None:
+    known = np.array([3.0, 1.0, 1.0, 7.0, -2.0])
+    assert scaled(known, "rank") == pytest.approx((stats.rankdata(known) - 0.5) / 5 - 0.5)
+
+
+def test_the_best_fraction_counts_and_the_rest_does_not() -> None:
+    weights = best_fraction(REWARDS, 0.2)
+    assert (weights > 0).sum() == 100
+    assert REWARDS[weights > 0].min() > REWARDS[weights == 0].max()
+
+
+def test_other_rows_are_weighted_by_what_the_training_rows_are() -> None:
+    more = np.append(REWARDS, [50.0])
+    assert scaled(more, "whiten", REWARDS)[:500] == pytest.approx(scaled(REWARDS, "whiten"))
+    assert exponential(more, 0.7, None, REWARDS)[:500] == pytest.approx(exponential(REWARDS, 0.7, None))
+
+
+def test_effective_sample_size() -> None:
+    assert effective_sample_size(np.ones(40)) == pytest.approx(40)
+    assert effective_sample_size(np.array([1.0, 0, 0, 0])) == pytest.approx(1)
+
+
+def test_the_baseline_is_the_least_squares_fit() -> None:
+    generator = np.random.default_rng(1)
+    features, slope = generator.normal(size=(400, 5)), np.array([1.0, -2.0, 0.0, 3.0, 0.5])
+    rewards = features @ slope + 4 + generator.normal(0, 0.1, 400)
+    value = value_baseline(features, rewards, ridge=1e-9)
+    solved = np.linalg.lstsq(np.column_stack([features, np.ones(400)]), rewards, rcond=None)[0]
+    assert value == pytest.approx(solved, abs=1e-6)
+    alike = value_baseline(np.ones((400, 5)), rewards)
+    assert np.ones(5) @ alike[:-1] + alike[-1] == pytest.approx(rewards.mean())

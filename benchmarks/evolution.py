@@ -25,7 +25,6 @@ from nanogrove.record.events import Event, read_events
 WAYS: dict[str, dict[str, Any]] = {
     "population based training": {},
     "random search, same rates": {"method.selection": "none"},
-    "random search, all rates": {"method.selection": "none", "method.vary.lr.start": None},
     "clones with noise": {
         "method.replaced": 0.9375,
         "method.parents": 0.0625,
@@ -33,6 +32,7 @@ WAYS: dict[str, dict[str, Any]] = {
         "method.noise": 0.02,
         "method.vary.lr.factor": 1.0,
     },
+    "random search, all rates": {"method.selection": "none", "method.vary.lr.start": None},
 }
 DATA: dict[str, dict[str, Any]] = {
     "text": {},

@@ -141,3 +141,41 @@ def forked(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fo
     server = Forked(tmp_path_factory.mktemp("forked"))
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def resumes_exactly() -> Callable[[dict[str, Any], Path, list[tuple[str, int]]], list[dict[str, Any]]]:
+    """Checks that a preset's run, cut behind the n-th event of a kind and resumed, ends as if left alone; its record.
+
+    What was not saved by then is lost, as by a kill. Record, weights, moments, and what the method keeps must agree.
+    """
+
+    def check(preset: dict[str, Any], folder: Path, stops: list[tuple[str, int]]) -> list[dict[str, Any]]:
+        from nanogrove import lab
+        from nanogrove.preset import resolve
+
+        for _ in lab.train(resolve(preset), folder / "whole"):
+            pass
+        record, tensors = _left(folder / "whole")
+        for kind, number in stops:
+            out, seen = folder / f"{kind}-{number}", 0
+            for event in lab.train(resolve(preset), out):
+                seen += event.kind == kind
+                if seen == number:
+                    break
+            for _ in lab.train(resolve(preset), out, resume=True):
+                pass
+            again, theirs = _left(out)
+            assert again == record, (kind, number)
+            assert tensors == theirs, (kind, number)
+        return record
+
+    return check
+
+
+def _left(run: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """What a run left: its record less the clock, and every file of tensors of its newest and its best state."""
+    lines = [json.loads(line) for line in (run / "events.jsonl").read_text("utf-8").splitlines()]
+    folders = [run / "checkpoints" / name for name in ("current", "best")]
+    tensors = {str(path.relative_to(run)): path.read_bytes() for at in folders for path in at.glob("*.safetensors")}
+    return [{key: value for key, value in line.items() if key != "time"} for line in lines], tensors

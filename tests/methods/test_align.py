@@ -14,7 +14,6 @@ from nanogrove.evaluate.reward import RewardConfig
 from nanogrove.methods import align
 from nanogrove.preset import resolve
 from nanogrove.record.events import Event, read_events
-from nanogrove.train.checkpoint import load_latest
 
 
 @pytest.fixture
@@ -63,25 +62,8 @@ def test_the_best_texts_are_kept_and_only_what_the_model_wrote_is_scored(preset:
     assert best in (10, 14), "the base is no candidate"
 
 
-def test_a_kill_behind_any_step_and_a_resume_end_alike(preset: dict, tmp_path: Path) -> None:
-    def told(folder: Path) -> tuple[list[dict], dict[str, torch.Tensor]]:
-        lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-        current, _ = load_latest(folder / "checkpoints")
-        kept = {f"kept/{name}": tensor for name, tensor in current.kept.items()}
-        record = [{k: v for k, v in line.items() if k != "time"} for line in lines]
-        return record, {**current.model, **current.optimizer, **kept}
-
-    run(preset, tmp_path / "whole")
-    record, tensors = told(tmp_path / "whole")
-    for step in range(1, 14):
-        for event in lab.train(resolve(preset), tmp_path / str(step)):
-            if event.kind == "step" and event.step == step:
-                break
-        for _ in lab.train(resolve(preset), tmp_path / str(step), resume=True):
-            pass
-        again, theirs = told(tmp_path / str(step))
-        assert again == record, step
-        assert all(torch.equal(tensors[key], theirs[key]) for key in tensors), step
+def test_a_kill_behind_any_step_and_a_resume_end_alike(preset: dict, tmp_path: Path, resumes_exactly: Any) -> None:
+    resumes_exactly(preset, tmp_path, [("step", n) for n in range(1, 14)] + [("data", 2), ("reward", 2)])
 
 
 def test_rounds_end_where_the_kl_passes_its_cap(preset: dict, tmp_path: Path) -> None:

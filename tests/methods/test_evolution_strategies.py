@@ -1,6 +1,5 @@
 """Evolution strategies: the estimate against a true gradient, directions as pure functions, exact resume, a score."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from nanogrove.errors import PresetError
 from nanogrove.methods.evolution_strategies import coefficients, combined, direction, full
 from nanogrove.preset import read_preset_file, resolve
 from nanogrove.record.events import read_events
-from nanogrove.train.checkpoint import load_latest
 
 SHAPES = {"matrix": (12, 10), "vector": (30,)}
 
@@ -81,26 +79,8 @@ def preset() -> dict[str, Any]:
     return made
 
 
-def told(folder: Path) -> tuple[list[dict], dict[str, torch.Tensor]]:
-    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    current, _ = load_latest(folder / "checkpoints")
-    assert current is not None
-    return [{k: v for k, v in line.items() if k != "time"} for line in lines], {**current.model, **current.optimizer}
-
-
-def test_a_kill_behind_any_step_and_a_resume_end_alike(preset: dict, tmp_path: Path) -> None:
-    for _ in lab.train(resolve(preset), tmp_path / "whole"):
-        pass
-    record, tensors = told(tmp_path / "whole")
-    for step in range(1, 13):
-        for event in lab.train(resolve(preset), tmp_path / str(step)):
-            if event.kind == "step" and event.step == step:
-                break
-        for _ in lab.train(resolve(preset), tmp_path / str(step), resume=True):
-            pass
-        again, theirs = told(tmp_path / str(step))
-        assert again == record, step
-        assert all(torch.equal(tensors[key], theirs[key]) for key in tensors), step
+def test_a_kill_behind_any_step_and_a_resume_end_alike(preset: dict, tmp_path: Path, resumes_exactly: Any) -> None:
+    resumes_exactly(preset, tmp_path, [("step", n) for n in range(1, 13)])
 
 
 @pytest.mark.parametrize("at_once", [2, 6])
@@ -109,10 +89,11 @@ def test_how_many_members_exist_at_once_changes_nothing(preset: dict, tmp_path: 
         preset["method"]["at_once"] = count
         for _ in lab.train(resolve(preset), tmp_path / name):
             pass
-    for mine, theirs in zip(told(tmp_path / "all")[0][1:], told(tmp_path / "some")[0][1:], strict=True):
-        if mine["kind"] == "step":
-            assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
-            assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+    both = [read_events(tmp_path / name / "events.jsonl") for name in ("all", "some")]
+    for mine, theirs in zip(*both, strict=True):
+        if mine.kind == "step":
+            assert mine.values["loss"] == pytest.approx(theirs.values["loss"], abs=1e-5)
+            assert mine.values["grad_norm"] == pytest.approx(theirs.values["grad_norm"], rel=1e-3)
 
 
 def test_a_base_is_a_saved_run_of_the_same_model(preset: dict, tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""How much longer decoding takes where a reward model of the same size steers, and what best-of-n costs instead.
+
+    python benchmarks/decoding_rewards.py
+
+4 layers x 256, context 256, vocabulary 512, random weights, 64 new tokens behind a prompt of 16, at batch 1 and 16, of 20
+candidates a step; asked is a slow-down below 3. Both models are packed, as `LanguageModel.generate` does.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+
+from nanogrove.model.decode import generate
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.layers import packed_weights
+from nanogrove.model.steer import TOP_K, model_score, reward_augmented
+from side_by_side import in_turn
+
+PROMPT = 16
+
+
+def plain(lm: GPT, prompt: torch.Tensor, new: int, dtype: torch.dtype, copies: int = 1) -> None:
+    """Samples `copies` continuations of each prompt."""
+    generate(lm, prompt.repeat_interleave(copies, 0), new_tokens=new, dtype=dtype)
+
+
+def steered(lm: GPT, judge: GPT, prompt: torch.Tensor, new: int, dtype: torch.dtype, k: int) -> None:
+    """Samples with a reward model."""
+    with packed_weights(judge, k * len(prompt), dtype):
+        transforms = [reward_augmented(model_score(judge), 5.0, k)]
+        generate(lm, prompt, new_tokens=new, transforms=transforms, dtype=dtype)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bfloat16", action="store_true", help="products in bfloat16, on a CPU that is fast in it")
+    options = parser.parse_args()
+    sizes = {"n_layer": options.layers, "n_head": 4, "n_embd": options.width, "block_size": 256, "vocab_size": 512}
+    lm, judge = (GPT(ModelConfig(**sizes, scalar=s)).initialize(int(s)).to(options.device) for s in (False, True))
+    dtype = torch.bfloat16 if options.bfloat16 else torch.float32
+    print(
+        f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {dtype}, medians and ratios"
+    )
+    for batch in (1, 16):
+        prompt = torch.randint(0, 512, (batch, PROMPT), device=options.device)
+        contenders: dict[str, Callable[[], object]] = {
+            "plain": lambda p=prompt: plain(lm, p, options.tokens, dtype),
+            **{
+                f"steered, k = {k}": lambda p=prompt, k=k: steered(lm, judge, p, options.tokens, dtype, k)
+                for k in (5, TOP_K)
+            },
+            "best of 8, drawn only": lambda p=prompt: plain(lm, p, options.tokens, dtype, 8),
+        }
+        timed(f"batch {batch}", contenders, options.rounds)
+
+
+def timed(title: str, contenders: dict[str, Callable[[], object]], rounds: int) -> None:
+    """Prints each one's median and its ratio to the first, rounds in turn so that a busy machine hits all alike."""
+    found = in_turn(contenders, rounds, warmup=1)
+    first = next(iter(found.values())).median
+    print(title)
+    for name, timing in found.items():
+        print(f"  {name:<24} {timing.median:8.3f} s {timing.median / first:6.2f}   {timing}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Hyperparameters that follow points: applied from their steps on, also behind a resume; what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanogrove import lab
+from nanogrove.errors import NanogroveError
+from nanogrove.preset import resolve
+from nanogrove.record.events import read_events
+
+FOLLOW = {"lr": [[0, 0.01], [5, 0.02], [9, 0.005]], "dropout": [[0, 0.0], [6, 0.3]], "weight_decay": [[0, 0.2]]}
+
+
+def rates(out: Path) -> list[float]:
+    return [event.values["lr"] for event in read_events(out / "events.jsonl") if event.kind == "step"]
+
+
+def test_points_hold_from_their_step_on(tiny: Any, tmp_path: Path) -> None:
+    made = tiny(method={"name": "pretrain", "follow": FOLLOW}, train={"steps": 12}, schedule={"name": "constant"})
+    for _ in lab.train(resolve(made), tmp_path / "run"):
+        pass
+    assert rates(tmp_path / "run") == pytest.approx([0.01] * 5 + [0.02] * 4 + [0.005] * 3)
+
+
+def test_a_resume_amid_the_points_ends_alike(tiny: Any, tmp_path: Path, resumes_exactly: Any) -> None:
+    made = tiny(method={"name": "pretrain", "follow": FOLLOW}, train={"steps": 12})
+    resumes_exactly(made, tmp_path, [("step", 7)])
+
+
+def test_a_run_from_before_a_setting_was_there_goes_on(tiny: Any, tmp_path: Path) -> None:
+    made = tiny(train={"steps": 8})
+    for event in lab.train(resolve(made), tmp_path / "run"):
+        if event.kind == "step" and event.step == 5:
+            break
+    stored = json.loads((tmp_path / "run/preset.json").read_text())
+    del stored["method"]["follow"]
+    (tmp_path / "run/preset.json").write_text(json.dumps(stored))
+    for _ in lab.train(resolve(made), tmp_path / "run", resume=True):
+        pass
+    assert len(rates(tmp_path / "run")) == 8
+
+
+@pytest.mark.parametrize(
+    ("follow", "said"),
+    [
+        ({"lr": [[3, 0.1]]}, "steps that rise from 0"),
+        ({"lr": [[0, 0.1], [4, 0.2], [4, 0.3]]}, "steps that rise from 0"),
+        ({"lr": []}, "steps that rise from 0"),
+        ({"dropout": [[0, 1.0]]}, "follow.dropout reaches 1"),
+        ({"lr": [[0, float("inf")]]}, "finite"),
+        ({"speed": [[0, 1.0]]}, "method.follow.speed"),
+    ],
+)
+def test_points_that_make_no_sense(follow: dict, said: str, tiny: Any) -> None:
+    with pytest.raises(NanogroveError) as error:
+        resolve(tiny(method={"name": "pretrain", "follow": follow}))
+    assert said in str(error.value)

@@ -24,6 +24,7 @@ from nanogrove.errors import PresetError
 from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig
+from nanogrove.methods import base
 from nanogrove.model import decode as decoding
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
@@ -73,20 +74,8 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     """Yields `step` events; of a round `data` ahead of the first, `eval` and `rewards` ahead of the last."""
     reward = config.reward.find(plan.allow_code)
     begin = plan.steps - config.rounds * config.steps_per_round
-    if config.base is not None and state.step == 0:
-        saved = load_population([Path(config.base)], corpus.tokenizer, state.model.config, 1)
-        state.model.load_state_dict({name: tensor[0] for name, tensor in saved.items()})
-    base = replace(plan, steps=begin, rate=plan.schedule(max(begin, 1)))
-    for event in fit(state, corpus.batches, next_token, base):
-        if plan.evaluates(event.step):
-            values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
-            yield _evaluation(state, {**values, "score": torch.inf})  # the base is not what is sought
-        yield event
-    if not state.kept:
-        state.kept = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}
-        state.optimizer.state.clear()
-    reference = GPT(state.model.config).to(state.model.embed.weight.device).eval()
-    reference.load_state_dict(state.kept)
+    yield from base.begin(state, corpus, plan, config.base, begin)
+    reference = base.reference(state)
     if state.step == begin:
         yield _rewards(state, 0, reward(written(state.model, corpus, config, plan.seed, "before")[1]))
     rate = plan.schedule(config.steps_per_round)
@@ -177,7 +166,8 @@ def _judged(
         state.notes["ended"] = values["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
         score = torch.inf
     yield _rewards(state, state.round, scores)
-    yield _evaluation(state, {**values, "score": score})
+    told = {**values, "score": score, "seen": state.tokens}
+    yield Event("eval", state.step, told, {"seconds": state.seconds})
 
 
 def _rewards(state: TrainState, number: int, scores: list[float]) -> Event:
@@ -185,7 +175,3 @@ def _rewards(state: TrainState, number: int, scores: list[float]) -> Event:
     known = torch.tensor(scores, dtype=torch.float64)
     error = float(known.std() / len(scores) ** 0.5)
     return Event("reward", state.step, {"round": number, "mean": float(known.mean()), "error": error})
-
-
-def _evaluation(state: TrainState, values: dict[str, Any]) -> Event:
-    return Event("eval", state.step, {**values, "seen": state.tokens}, {"seconds": state.seconds})

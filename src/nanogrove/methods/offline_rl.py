@@ -13,7 +13,7 @@ rates mean what they mean elsewhere. AWR's baseline V is a ridge regression on t
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.errors import PresetError
 from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
+from nanogrove.evaluate.reward import distribution
+from nanogrove.methods import base
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.checkpoint import load_population
@@ -40,8 +42,6 @@ from nanogrove.train.weighting import (
     scaled,
     value_baseline,
 )
-
-BINS = 20  # of the histogram of rewards
 
 
 class Config(BaseModel):
@@ -89,20 +89,8 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     """Yields `step` events, `eval` ahead of those that `plan.evaluates` names, and `rewards` once."""
     assert isinstance(corpus, RewardedCorpus)
     begin = config.total_steps(0)
-    if config.base is not None and state.step == 0:
-        saved = load_population([Path(config.base)], corpus.tokenizer, state.model.config, 1)
-        state.model.load_state_dict({name: tensor[0] for name, tensor in saved.items()})
-    imitation = replace(plan, steps=begin, rate=plan.schedule(max(begin, 1)))
-    for event in fit(state, corpus.batches, next_token, imitation):
-        if plan.evaluates(event.step):
-            values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
-            yield _evaluation(state, {**values, "score": torch.inf})  # the base is not what is sought
-        yield event
-    if not state.kept:  # tensors of the reference, so that a resumed run has the same one
-        state.kept = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}
-        state.optimizer.state.clear()
-    reference = GPT(state.model.config).to(state.model.embed.weight.device).eval().requires_grad_(False)
-    reference.load_state_dict(state.kept)
+    yield from base.begin(state, corpus, plan, config.base, begin)
+    reference = base.reference(state)
     learner = _Learner(state, corpus, plan, config, reference)
     if state.step == begin:
         yield learner.told()
@@ -116,10 +104,6 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         yield event
         if state.notes.get("ended"):
             return
-
-
-def _evaluation(state: TrainState, values: dict[str, Any]) -> Event:
-    return Event("eval", state.step, {**values, "seen": state.tokens}, {"seconds": state.seconds})
 
 
 class _Learner:
@@ -178,13 +162,7 @@ class _Learner:
     def told(self) -> Event:
         """The rewards' distribution, and how many texts the weights amount to."""
         rewards = self.corpus.rewards[self.train]
-        counts, edges = np.histogram(rewards, BINS)
-        values: dict[str, Any] = {
-            "mean": float(rewards.mean()),
-            "deviation": float(rewards.std()),
-            "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
-            "texts": len(rewards),
-        }
+        values = distribution(rewards)
         if self.config.algorithm in ("rwr", "awr", "filter"):
             values["effective_sample_size"] = effective_sample_size(self.weights[self.train])
         return Event("rewards", self.state.step, values)
@@ -204,7 +182,8 @@ class _Learner:
         if config.kl_cap is not None and values["kl"] > config.kl_cap:
             state.notes["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
             values["ended"], score = state.notes["ended"], float("inf")
-        return _evaluation(state, {**values, "score": score})
+        told = {**values, "score": score, "seen": state.tokens}
+        return Event("eval", state.step, told, {"seconds": state.seconds})
 
 
 def joined(first: Batch, second: Batch) -> Batch:

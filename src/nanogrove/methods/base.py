@@ -1,0 +1,46 @@
+"""What methods that improve a model begin with: a saved run or pretraining of their own, and a frozen reference."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from nanogrove.data.batch import Corpus
+from nanogrove.evaluate.loss import evaluate_split
+from nanogrove.model.gpt import GPT
+from nanogrove.record.events import Event
+from nanogrove.train.checkpoint import load_population
+from nanogrove.train.fit import Plan, fit
+from nanogrove.train.objective import next_token
+from nanogrove.train.state import TrainState
+
+
+def begin(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None, steps: int) -> Iterator[Event]:
+    """Takes the weights of a `saved` run, or trains on the corpus up to `steps`.
+
+    None of these states is a candidate for the best: it is what the method makes of them that is sought. Raises
+    CheckpointError for a run of another model or vocabulary.
+    """
+    if saved is not None and state.step == 0:
+        weights = load_population([Path(saved)], corpus.tokenizer, state.model.config, 1)
+        state.model.load_state_dict({name: tensor[0] for name, tensor in weights.items()})
+    for event in fit(state, corpus.batches, next_token, replace(plan, steps=steps, rate=plan.schedule(max(steps, 1)))):
+        if plan.evaluates(event.step):
+            values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
+            told = {**values, "score": torch.inf, "seen": state.tokens}
+            yield Event("eval", state.step, told, {"seconds": state.seconds})
+        yield event
+
+
+def reference(state: TrainState) -> GPT:
+    """The model as it stood when this was first called, frozen; its weights are kept with the state.
+
+    The optimizer begins anew then: moments of one objective say nothing of another.
+    """
+    if not state.kept:
+        state.kept = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}
+        state.optimizer.state.clear()
+    model = GPT(state.model.config).to(state.model.embed.weight.device).eval().requires_grad_(False)
+    model.load_state_dict(state.kept)
+    return model

@@ -2,8 +2,8 @@
 
     python benchmarks/decoding_rewards.py
 
-4 layers x 256, context 256, vocabulary 512, random weights, 64 new tokens behind a prompt of 16, at batch 1 and 16, of 20
-candidates a step; asked is a slow-down below 3. Both models are packed, as `LanguageModel.generate` does.
+4 layers x 256, context 256, vocabulary 512, random weights, 64 new tokens behind a prompt of 16, at batch 1 and 16,
+with 5 and 20 candidates a step; asked is a slow-down below 3. Both models are packed, as by `LanguageModel.generate`.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from nanogrove.model.decode import generate
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.layers import packed_weights
 from nanogrove.model.steer import TOP_K, model_score, reward_augmented
+from nanogrove.train.auto import fastest_decoding
 from side_by_side import in_turn
 
 PROMPT = 16
@@ -39,11 +40,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--bfloat16", action="store_true", help="products in bfloat16, on a CPU that is fast in it")
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
     options = parser.parse_args()
     sizes = {"n_layer": options.layers, "n_head": 4, "n_embd": options.width, "block_size": 256, "vocab_size": 512}
     lm, judge = (GPT(ModelConfig(**sizes, scalar=s)).initialize(int(s)).to(options.device) for s in (False, True))
-    dtype = torch.bfloat16 if options.bfloat16 else torch.float32
+    precision = fastest_decoding(lm) if options.precision == "auto" else options.precision  # as `generate` does
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     print(
         f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {dtype}, medians and ratios"
     )

@@ -12,12 +12,13 @@ from typing import Any
 from nanogrove import lab
 from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanogrove.errors import CheckpointError
-from nanogrove.language_model import LanguageModel, load, read_checkpoint
+from nanogrove.evaluate.reward import load_reward
+from nanogrove.language_model import LanguageModel, load
 from nanogrove.model.gpt import GPT
 from nanogrove.model.huggingface import export_model, import_model
 from nanogrove.preset import read_preset_file, resolve
 from nanogrove.record.report import write_report
-from nanogrove.train.checkpoint import load_weights, read_plain
+from nanogrove.train.checkpoint import load_weights, read_checkpoint, read_plain
 
 
 def run(
@@ -26,9 +27,10 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
     allow_code: bool = False,
-) -> LanguageModel:
+) -> Any:
     """Trains a preset, named, by path, or given as its JSON, in the folder `out`; returns its best model.
 
+    That is a `LanguageModel`, or of method reward_model a `RewardModel`.
     `overrides` are by dotted key, as in `{"train.steps": 100}`. With `resume`, a run that `out` holds already goes on,
     and one that is finished is only loaded. With `allow_code`, functions that the preset names as `module:function` are
     run. For the events as they come, see `lab.train`. Raises NanogroveError, and KeyboardInterrupt or, behind SIGTERM,
@@ -40,7 +42,7 @@ def run(
         if event.kind == "stop":
             told = f"{out}: stopped at step {event.step} and saved; resume=True goes on"
             raise KeyboardInterrupt(told) if event.values["signal"] == signal.SIGINT else SystemExit(told)
-    return load(out)
+    return load_reward(out) if resolve(values, changes).model.scalar else load(out)
 
 
 def score(run: str | Path, split: str | None = None, calibrate: bool = False) -> dict[str, Any]:

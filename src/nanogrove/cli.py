@@ -7,8 +7,9 @@ anywhere, shows the trace. A run stopped by Ctrl-C or SIGTERM exits with 128 plu
 import importlib.resources
 import json
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -111,7 +112,7 @@ def generate(
     prompt: Annotated[list[str] | None, typer.Argument(help="One or more prompts; none starts a document.")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="New tokens a prompt.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")] = 0.8,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Keep the k most likely tokens.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep the k most likely tokens; 20 where a reward steers.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Keep the fewest tokens that reach this probability.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Keep tokens of this share of the likeliest.")] = None,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, words already seen are less likely.")] = 1.0,
@@ -126,16 +127,30 @@ def generate(
     confidence: Annotated[
         bool, typer.Option("--confidence", help="Print the probability of each new token, and their mean in log.")
     ] = False,
+    reward: Annotated[Path | None, typer.Option(help="The run of a reward model, to steer by or to choose.")] = None,
+    beta: Annotated[float | None, typer.Option(help="What a reward of 1 adds to a logit; 5 when left out.")] = None,
+    best_of: Annotated[
+        int | None, typer.Option(help="Write so many texts a prompt; print that of most reward.")
+    ] = None,
 ) -> None:
     """Continue prompts with a run's best model."""
+    if reward is None and (beta is not None or best_of is not None):
+        raise PresetError(f"--{'best-of' if beta is None else 'beta'} needs a reward; name a run with --reward")
+    if best_of is not None and (beta is not None or confidence):
+        raise PresetError(f"--best-of goes without --{'confidence' if beta is None else 'beta'}; leave one of them out")
     from nanogrove.display import printable
-    from nanogrove.language_model import load
+    from nanogrove.language_model import BETA, load
 
     lm = load(run)
-    write = lm.continuations if confidence else lm.generate
+    write: Any = lm.continuations if confidence else lm.generate
+    if best_of is not None:
+        write = partial(lm.best_of, best_of)
+    steer = {} if best_of is not None else {"beta": BETA if beta is None else beta}
     written = write(
         prompt or [""],
         tokens,
+        reward=reward,
+        **steer,
         seed=seed,
         precision=precision,
         calibrated=calibrated,

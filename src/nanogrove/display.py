@@ -141,7 +141,10 @@ def _round(values: dict[str, Any]) -> str:
 
 
 def described_score(values: dict[str, Any]) -> str:
-    """The loss, and beside it bits per byte of a text, or the best loss of data whose truth is known."""
+    """The loss, and beside it bits per byte of a text, the best loss where it is known, or a reward's correlation."""
+    if "correlation" in values:
+        found = "none" if values["correlation"] is None else _number(values["correlation"])
+        return f"loss {_number(values['loss'])}, correlation {found} with the true reward"
     loss = f"loss {_number(values['loss'])} nats a token"
     if "bits_per_byte" in values:
         return f"{loss}, {_number(values['bits_per_byte'])} bits per byte"

@@ -11,7 +11,7 @@ the step alone, apart from figures under `time`, so a resumed run leaves the rec
 import platform
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,7 +26,7 @@ from nanogrove.data.shards import SPLITS
 from nanogrove.errors import CheckpointError, DivergedError, PresetError, RunError
 from nanogrove.evaluate import calibration
 from nanogrove.evaluate.loss import evaluate_split
-from nanogrove.language_model import LanguageModel, from_checkpoint, read_checkpoint
+from nanogrove.language_model import LanguageModel
 from nanogrove.methods import load_method
 from nanogrove.model.gpt import GPT, ModelConfig, unstack
 from nanogrove.preset import Preset, difference, resolve
@@ -35,7 +35,7 @@ from nanogrove.record.report import write_report
 from nanogrove.record.run import RunFolder, read_preset
 from nanogrove.record.trackers import Tracker, open_trackers
 from nanogrove.train.auto import AUTO, Decoding, activation_bytes, cores, keep_freed_memory, machine, settle
-from nanogrove.train.checkpoint import Checkpoint, load_best, load_latest, save_checkpoint
+from nanogrove.train.checkpoint import Checkpoint, load_best, load_latest, model_of, read_checkpoint, save_checkpoint
 from nanogrove.train.fit import Plan
 from nanogrove.train.optim import make_optimizer
 from nanogrove.train.precision import Precision, pick_device
@@ -74,6 +74,12 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool
             )
         if checkpoint.state.get("data") != corpus.describe()["fingerprint"]:
             raise CheckpointError(f"{checkpoint.folder}: the data has changed since; bring it back, or start anew")
+    config = preset.method_config()
+    scalar = getattr(config, "scalar", False)
+    if preset.model.scalar != scalar:
+        raise PresetError(
+            f"method {preset.method['name']} needs model.scalar={str(scalar).lower()}; only a reward model is scalar"
+        )
     vocabulary = preset.model.vocab_size or corpus.tokenizer.vocab_size
     if vocabulary < corpus.tokenizer.vocab_size:
         raise PresetError(
@@ -83,7 +89,6 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool
     tokens_a_step = train.batch_size * corpus.length
     if train.epochs and corpus.windows_per_epoch is None:
         raise PresetError("train.epochs: this data never ends; set train.steps or train.tokens, and epochs to null")
-    config = preset.method_config()
     if not train.budgets:
         steps = config.steps  # type: ignore[attr-defined]  # of a method that counts its own
     elif train.epochs and corpus.windows_per_epoch:
@@ -316,7 +321,8 @@ class _Run:
     def after_step(self, step: int) -> Iterator[Event]:
         """Samples and saves, where step says so; the state is whole here."""
         preset = self.parts.preset
-        if step % preset.sample.every == 0 and preset.sample.tokens and step < self.parts.plan.steps:
+        writes = preset.sample.tokens and not preset.model.scalar
+        if step % preset.sample.every == 0 and writes and step < self.parts.plan.steps:
             yield from self.samples(LanguageModel(self.one_model(), self.parts.corpus.tokenizer), step)
         if preset.save.snapshots and step & (step - 1) == 0:
             self.save(f"step-{step}")
@@ -345,11 +351,12 @@ class _Run:
 
     def finish(self) -> Iterator[Event]:
         """The last events, from the best model, which is the one `load` returns: a sample, its score, the end."""
-        best = from_checkpoint(load_best(self.folder.checkpoints), self.parts.device)
-        if self.parts.preset.sample.tokens:
-            yield from self.samples(best, self.state.step)
-        split = getattr(self.parts.preset.method_config(), "final_split", "validation")
-        score = evaluate_split(best.model, self.parts.corpus, split, FINAL_TOKENS)
+        preset, best = self.parts.preset, load_best(self.folder.checkpoints)
+        model = model_of(best, self.parts.device)
+        if preset.sample.tokens and not preset.model.scalar:
+            yield from self.samples(LanguageModel(model, best.tokenizer), self.state.step)
+        split = getattr(preset.method_config(), "final_split", "validation")
+        score = _score(preset)(model, self.parts.corpus, split, FINAL_TOKENS)
         values = {
             **score,
             "scored": score["tokens"],
@@ -357,6 +364,11 @@ class _Run:
             "best_step": (self.best or {})["step"],
         }
         yield self.write(Event("end", self.state.step, values, {"seconds": self.state.seconds}))
+
+
+def _score(preset: Preset) -> Callable[..., dict[str, Any]]:
+    """What scores a model on a split: the method's own, or the loss of the next token."""
+    return getattr(load_method(preset.method["name"]), "score", evaluate_split)
 
 
 @contextmanager
@@ -405,15 +417,16 @@ def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrat
     corpus = preset.data.corpus(checkpoint.config.block_size, preset.train.batch_size, preset.seed)
     if checkpoint.state.get("data") != corpus.describe()["fingerprint"]:
         raise CheckpointError(f"{run}: the data has changed since; scores on it could include what it was trained on")
-    lm = from_checkpoint(checkpoint, pick_device(device))
+    model, scored = model_of(checkpoint, pick_device(device)), _score(preset)
     chosen = split or ("validation" if preset.data.type == "text" and not calibrate else "test")
     if not calibrate:
-        return {**evaluate_split(lm.model, corpus, chosen), "step": checkpoint.state["step"]}
+        return {**scored(model, corpus, chosen), "step": checkpoint.state["step"]}
+    if preset.model.scalar:
+        raise PresetError(f"{run}: is a reward model; a temperature is for one that predicts tokens")
     if getattr(preset.data, "test", None) == 0:
         raise PresetError(f"{run}: made with data.test=0, so no split is left to measure a temperature on; train anew")
     if checkpoint.model["embed.weight"].dim() == 3:
         raise PresetError(f"{run}: no member of its population was scored yet; a temperature belongs to one model")
-    found = calibration.calibrate(lm.model, corpus)
+    found = calibration.calibrate(model, corpus)
     calibration.save_calibration(checkpoint, found)
-    scored = evaluate_split(lm.model, corpus, chosen)
-    return {**scored, "step": checkpoint.state["step"], "calibration": found}
+    return {**scored(model, corpus, chosen), "step": checkpoint.state["step"], "calibration": found}

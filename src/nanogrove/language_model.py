@@ -1,6 +1,8 @@
 """A trained model with its tokenizer, ready to write text: what `nanogrove.load` returns."""
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -11,10 +13,16 @@ from torch import Tensor
 from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration import load_calibration
-from nanogrove.model.decode import Sampling, Transform, generate, pad
-from nanogrove.model.gpt import GPT, unstack
+from nanogrove.evaluate.reward import Reward, RewardModel, checked_reward, load_reward
+from nanogrove.model.decode import PACK, Sampling, Transform, generate, pad
+from nanogrove.model.gpt import GPT
+from nanogrove.model.layers import packed_weights
+from nanogrove.model.steer import TOP_K, model_score, reward_augmented, sequence_score
 from nanogrove.train.auto import Decoding, fastest_decoding
-from nanogrove.train.checkpoint import Checkpoint, load_best, load_checkpoint, load_weights
+from nanogrove.train.checkpoint import Checkpoint, model_of, read_checkpoint
+
+AnyReward = RewardModel | Callable[[Sequence[str]], Sequence[float]] | str | Path  # a path is that of a run
+BETA = 5.0  # what a reward counts, in nats, unless told
 
 
 class Continuation(NamedTuple):
@@ -51,6 +59,8 @@ class LanguageModel:
         seed: int = 0,
         precision: Decoding = "auto",
         calibrated: bool = False,
+        reward: AnyReward | None = None,
+        beta: float = BETA,
         **sampling: Any,
     ) -> str: ...
 
@@ -63,6 +73,8 @@ class LanguageModel:
         seed: int = 0,
         precision: Decoding = "auto",
         calibrated: bool = False,
+        reward: AnyReward | None = None,
+        beta: float = BETA,
         **sampling: Any,
     ) -> list[str]: ...
 
@@ -74,6 +86,8 @@ class LanguageModel:
         seed: int = 0,
         precision: Decoding = "auto",
         calibrated: bool = False,
+        reward: AnyReward | None = None,
+        beta: float = BETA,
         **sampling: Any,
     ) -> str | list[str]:
         """Prompt plus continuation: a string for one prompt, a list for a list, decoded as one batch.
@@ -82,11 +96,17 @@ class LanguageModel:
         `sampling` takes the settings of `Sampling`: temperature, top_k, top_p, min_p, repetition_penalty,
         no_repeat_ngram. With `calibrated` the temperature is multiplied by the model's own. `precision` is that of
         matrix products, `auto` the one measured to be the faster on this machine; equal seeds give equal texts in equal
-        precision. Raises PresetError for a setting out of range, CheckpointError for a model that has not been
-        calibrated and should be, and DataError for a prompt the vocabulary cannot express.
+        precision.
+
+        A `reward` steers: of the `top_k` likeliest tokens, 20 when left out, each gets `beta` times the reward of the
+        text that ends with it, ahead of the temperature (`model/steer.py`). It is a `RewardModel` or the run of one,
+        whose numbers are clamped to [0, 1], or a function from texts, prompts included, to numbers.
+
+        Raises PresetError for a setting out of range, CheckpointError for a model that has not been calibrated and
+        should be or a reward model of another vocabulary, and DataError for a prompt the vocabulary cannot express.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        texts, _ = self._written(prompts, tokens, seed, precision, calibrated, sampling)
+        texts, _ = self._written(prompts, tokens, seed, precision, calibrated, sampling, reward, beta)
         return texts[0] if isinstance(prompt, str) else texts
 
     def continuations(
@@ -97,11 +117,13 @@ class LanguageModel:
         seed: int = 0,
         precision: Decoding = "auto",
         calibrated: bool = False,
+        reward: AnyReward | None = None,
+        beta: float = BETA,
         **sampling: Any,
     ) -> list[Continuation]:
         """The texts that `generate` writes for the same arguments, each with the confidence of its new tokens."""
         watch, log_probabilities = _watch(self.temperature if calibrated else 1.0)
-        texts, new = self._written(prompts, tokens, seed, precision, calibrated, sampling, watch)
+        texts, new = self._written(prompts, tokens, seed, precision, calibrated, sampling, reward, beta, watch)
         found = []
         for text, row, scores in zip(texts, new.tolist(), log_probabilities(new), strict=True):
             written = [token for token in row if token >= 0]
@@ -112,6 +134,34 @@ class LanguageModel:
             found.append(Continuation(text, names, own.exp().tolist(), float(own.mean())))
         return found
 
+    def best_of(
+        self,
+        n: int,
+        prompts: Sequence[str],
+        tokens: int = 100,
+        *,
+        reward: AnyReward,
+        seed: int = 0,
+        precision: Decoding = "auto",
+        calibrated: bool = False,
+        **sampling: Any,
+    ) -> list[str]:
+        """Of `n` texts that `generate` draws behind each prompt, decoded as one batch, that of the highest reward.
+
+        Takes and raises what `generate` does; of equal ones the first is taken. Raises PresetError for n < 1.
+        """
+        if n < 1:
+            raise PresetError(f"best of {n}: there is no best of none; give 1 or more")
+        judge, drawn = self._judge(reward), [prompt for prompt in prompts for _ in range(n)]
+        texts, new = self._written(drawn, tokens, seed, precision, calibrated, sampling, None, 0.0)
+        if isinstance(judge, RewardModel):
+            written = [[token for token in row if token >= 0] for row in new.tolist()]
+            values = judge.of_tokens([self._prompt(p) + row for p, row in zip(drawn, written, strict=True)])
+        else:
+            values = judge(texts)
+        groups = (range(first, first + n) for first in range(0, len(drawn), n))
+        return [texts[max(group, key=values.__getitem__)] for group in groups]
+
     def _written(
         self,
         prompts: Sequence[str],
@@ -120,6 +170,8 @@ class LanguageModel:
         precision: Decoding,
         calibrated: bool,
         sampling: dict[str, Any],
+        reward: AnyReward | None,
+        beta: float,
         *before: Transform,
     ) -> tuple[list[str], Tensor]:
         """Each prompt with its continuation, and the new tokens `[R, tokens]`, −1 behind the end of a text.
@@ -139,25 +191,58 @@ class LanguageModel:
             return [], torch.empty(0, tokens, dtype=torch.int64)
         scale = self.temperature if calibrated else 1.0
         settings = settings.model_copy(update={"temperature": settings.temperature * scale})
-        encoded = [self.tokenizer.encode(text) or [self.tokenizer.end] for text in prompts]
         device = self.model.embed.weight.device
-        rows, lengths = pad(encoded, device)
-        new = generate(
-            self.model,
-            rows,
-            lengths,
-            new_tokens=tokens,
-            transforms=[*before, *settings.transforms()],
-            greedy=settings.temperature == 0,
-            stop=[self.tokenizer.end],
-            generator=torch.Generator(device).manual_seed(seed),
-            dtype=torch.bfloat16 if self.precision(precision) == "bfloat16" else torch.float32,
-        )
+        rows, lengths = pad([self._prompt(text) for text in prompts], device)
+        dtype = torch.bfloat16 if self.precision(precision) == "bfloat16" else torch.float32
+        steering: list[Transform] = []
+        packed: AbstractContextManager[None] = nullcontext()
+        if reward is not None:
+            if not math.isfinite(beta):
+                raise PresetError(f"beta: must be a finite number, and {beta} was given")
+            judge, k = self._judge(reward), settings.top_k or TOP_K
+            settings = settings.model_copy(update={"top_k": None})  # the cut is part of steering
+            if isinstance(judge, RewardModel):
+                score = model_score(judge.model)
+                if tokens >= PACK:
+                    packed = packed_weights(judge.model, k * len(rows), dtype)
+            else:
+                told = judge
+                score = sequence_score(lambda found: told([self.tokenizer.decode(row) for row in found]))
+            steering = [reward_augmented(score, beta, k)]
+        with packed:
+            new = generate(
+                self.model,
+                rows,
+                lengths,
+                new_tokens=tokens,
+                transforms=[*before, *settings.transforms(steering)],
+                greedy=settings.temperature == 0,
+                stop=[self.tokenizer.end],
+                generator=torch.Generator(device).manual_seed(seed),
+                dtype=dtype,
+            )
         texts = [
             text + self.tokenizer.decode([token for token in row if token >= 0])
             for text, row in zip(prompts, new.tolist(), strict=True)
         ]
         return texts, new
+
+    def _prompt(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text)) or [self.tokenizer.end]
+
+    def _judge(self, reward: AnyReward) -> RewardModel | Reward:
+        """The reward model that is given or lies in a run, or a function that is checked as it is used."""
+        found = load_reward(reward, self.model.embed.weight.device) if isinstance(reward, (str, Path)) else reward
+        if not isinstance(found, RewardModel):
+            return checked_reward(found, getattr(found, "__name__", "the reward"))
+        sizes = (found.model.embed.weight.shape[0], self.model.embed.weight.shape[-2])
+        if found.tokenizer.to_json() != self.tokenizer.to_json() or sizes[0] < sizes[1]:
+            where = f"{reward}: this reward model" if isinstance(reward, (str, Path)) else "the reward model"
+            raise CheckpointError(
+                f"{where} has another vocabulary than the model it is to steer; train one with "
+                "data.tokenizer=RUN/checkpoints/best/tokenizer.json"
+            )
+        return found
 
     def precision(self, asked: Decoding = "auto") -> Decoding:
         """The format `generate` multiplies in when `asked` is given."""
@@ -190,26 +275,12 @@ def _watch(temperature: float) -> tuple[Transform, Callable[[Tensor], Tensor]]:
 
 
 def from_checkpoint(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> LanguageModel:
-    """The model a checkpoint holds."""
-    weights = checkpoint.model
-    if weights.get("embed.weight", torch.empty(0)).dim() == 3:  # a population that was never scored: its first member
-        weights = unstack(weights, 0)
-    model = GPT(checkpoint.config)
-    load_weights(model, weights, checkpoint.folder)
-    return LanguageModel(model.to(device), checkpoint.tokenizer)
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """The best checkpoint of a run folder, or the checkpoint that `path` itself is.
-
-    Raises CheckpointError when there is none, or it is damaged, or a link.
-    """
-    if (path / "state.json").exists():
-        return load_checkpoint(path)
-    root = path / "checkpoints"
-    if not root.is_dir() or root.is_symlink():
-        raise CheckpointError(f"{path}: neither a run nor a checkpoint; give a folder such as runs/NAME")
-    return load_best(root)
+    """The model a checkpoint holds. Raises CheckpointError for one that predicts no tokens."""
+    if checkpoint.config.scalar:
+        raise CheckpointError(
+            f"{checkpoint.folder}: is a reward model and writes nothing; give it as the reward of a model that does"
+        )
+    return LanguageModel(model_of(checkpoint, device), checkpoint.tokenizer)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> LanguageModel:

@@ -1,7 +1,8 @@
 """Rewards: functions from texts to numbers, the higher the better.
 
-Built in are terms, a regular expression and a length; others are named in a preset as `module:function`. Naming one is
-asking for code to be run, so a preset that does is refused until its reader allows it.
+Built in are terms, a regular expression and a length; a `RewardModel` is one that was learnt; others are named in a
+preset as `module:function`. Naming one is asking for code to be run, so a preset that does is refused until its reader
+allows it.
 """
 
 import importlib
@@ -9,13 +10,21 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Self, cast
+from pathlib import Path
+from typing import Any, Self, cast
 
+import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nanogrove.errors import PresetError
+from nanogrove.data.tokenizer import Tokenizer
+from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.model.decode import pad, read
+from nanogrove.model.gpt import GPT
+from nanogrove.train.checkpoint import model_of, read_checkpoint
 
 Reward = Callable[[Sequence[str]], list[float]]
+BINS = 20  # of the histogram of rewards
 
 
 class RewardConfig(BaseModel):
@@ -81,7 +90,11 @@ def find_reward(name: str, allow_code: bool) -> Reward:
         raise PresetError(f"{name} cannot be imported ({type(error).__name__}: {error})") from None
     if not callable(found):
         raise PresetError(f"{name} is no function")
-    reward = cast(Reward, found)
+    return checked_reward(cast(Reward, found), name)
+
+
+def checked_reward(reward: Callable[[Sequence[str]], Sequence[float]], name: str) -> Reward:
+    """The same function, that raises PresetError unless it gives each text a finite number."""
 
     def checked(texts: Sequence[str]) -> list[float]:
         try:
@@ -94,3 +107,52 @@ def find_reward(name: str, allow_code: bool) -> Reward:
         return values
 
     return checked
+
+
+class RewardModel:
+    """A model of one number a position and its tokenizer: a `Reward` that method reward_model has learnt.
+
+    `low` and `high` are the rewards that its 0 and its 1 stand for, those of the training texts. Not clamped here.
+    """
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer, low: float = 0.0, high: float = 1.0) -> None:
+        self.model, self.tokenizer, self.low, self.high = model.eval(), tokenizer, low, high
+
+    def __call__(self, texts: Sequence[str]) -> list[float]:
+        """The reward of each whole text, in the units of the training texts."""
+        end = self.tokenizer.end
+        return self.of_tokens([[end, *self.tokenizer.encode(text), end] for text in texts])
+
+    @torch.inference_mode()
+    def of_tokens(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """The reward behind each row of tokens, of which the last `block_size` are read; in the same units."""
+        if not rows:
+            return []
+        tokens, lengths = pad(rows, self.model.embed.weight.device)
+        hidden, _ = read(self.model, tokens, lengths, len(rows), self.model.config.block_size)
+        found = self.model.values(hidden)[:, 0].double()
+        return cast(list[float], (self.low + (self.high - self.low) * found).tolist())
+
+
+def load_reward(path: str | Path, device: str | torch.device = "cpu") -> RewardModel:
+    """The best reward model of a run folder, or that of a checkpoint folder.
+
+    Raises CheckpointError, in one line, when there is none, it is damaged, or it is no reward model.
+    """
+    checkpoint = read_checkpoint(Path(path))
+    scale = checkpoint.state["notes"].get("scale")
+    if not checkpoint.config.scalar or scale is None:
+        raise CheckpointError(f"{path}: is no reward model; train one with `nanogrove train reward-model`")
+    low, high = (float(bound) for bound in scale)
+    return RewardModel(model_of(checkpoint, device), checkpoint.tokenizer, low, high)
+
+
+def distribution(rewards: np.ndarray) -> dict[str, Any]:
+    """How rewards `[N]` are spread, as values of a `rewards` event."""
+    counts, edges = np.histogram(rewards, BINS)
+    return {
+        "mean": float(rewards.mean()),
+        "deviation": float(rewards.std()),
+        "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+        "texts": len(rewards),
+    }

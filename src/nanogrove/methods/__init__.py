@@ -5,10 +5,12 @@ bars. Behind each `step` event the state is whole, and the lab may save it, or s
 
 A `Config` may say `population`, how many models the method trains at once; `total_steps(steps)`, what becomes of the
 steps a preset asks for, or `steps`, where the method counts them itself; `final_split`, to be scored at the end where
-validation will not do. A module may offer `check(config, corpus, model, allow_code)`, which refuses what cannot be
-trained before a run begins. Two kinds of event do something: `eval` names the best model so far, by its `score` or else
-its `loss`, the lower the better, of a population member by member; `data`, with a `name` and `rows`, is written to the
-run folder before the method goes on, and `plan.made(name)` reads it back after a resume.
+validation will not do; `scalar`, where its model gives numbers instead of logits. A module may offer
+`check(config, corpus, model, allow_code)`, which refuses what cannot be trained before a run begins, and
+`score(model, corpus, split, limit)`, the values of an `eval` event, where the loss is not that of the next token. Two
+kinds of event do something: `eval` names the best model so far, by its `score` or else its `loss`, the lower the
+better, of a population member by member; `data`, with a `name` and `rows`, is written to the run folder before the
+method goes on, and `plan.made(name)` reads it back after a resume.
 """
 
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ METHODS = {
     "evolve": "nanogrove.methods.evolve",
     "evolution_strategies": "nanogrove.methods.evolution_strategies",
     "offline_rl": "nanogrove.methods.offline_rl",
+    "reward_model": "nanogrove.methods.reward_model",
     "self_improve": "nanogrove.methods.self_improve",
 }
 

@@ -35,13 +35,14 @@ class Sampling(BaseModel):
     repetition_penalty: float = Field(1.0, gt=0, description="above 1 makes tokens already seen less likely")
     no_repeat_ngram: int | None = Field(None, ge=1, description="never write an n-gram twice")
 
-    def transforms(self) -> list[Transform]:
-        """The transforms these settings ask for, penalties first, then the temperature, then the cuts."""
+    def transforms(self, steering: Sequence[Transform] = ()) -> list[Transform]:
+        """The transforms these settings ask for: penalties, then what steers, then the temperature, then the cuts."""
         chosen: list[Transform] = []
         if self.repetition_penalty != 1.0:
             chosen.append(repetition_penalty(self.repetition_penalty))
         if self.no_repeat_ngram:
             chosen.append(no_repeat_ngram(self.no_repeat_ngram))
+        chosen += steering
         if self.temperature not in (0.0, 1.0):
             chosen.append(temperature(self.temperature))
         if self.top_k:
@@ -135,16 +136,20 @@ def pad(prompts: Sequence[Sequence[int]], device: torch.device | str = "cpu") ->
     return tokens.to(device), lengths.to(device)
 
 
-def _read(model: GPT, history: Tensor, lengths: Tensor, batch: int, limit: int) -> tuple[Tensor, Cache]:
-    """Reads each row's last `limit` tokens into an empty cache; returns the logits behind them and the cache."""
+def read(model: GPT, history: Tensor, lengths: Tensor, batch: int, limit: int, spare: int = 0) -> tuple[Tensor, Cache]:
+    """Reads each row's last `limit` tokens into an empty cache with room for `spare` more than the context holds.
+
+    `history [R, T]` holds `lengths [R]` tokens a row, `batch` rows a member. Returns the states `[*P, B, 1, C]` behind
+    them, and the cache.
+    """
     keep = lengths.clamp(max=limit)
     at = (lengths - keep)[:, None] + torch.arange(int(keep.max()), device=lengths.device)
     window = history.gather(1, at.clamp(max=history.shape[1] - 1)).clamp(min=0)
-    cache = model.cache(batch, min(history.shape[1], model.config.block_size))
+    cache = model.cache(batch, min(history.shape[1], model.config.block_size) + spare)
     axes = () if model.population is None else (model.population,)
     hidden = model.hidden(window.view(*axes, batch, -1), cache, keep)
     last = (keep - 1).view(*axes, batch, 1, 1).expand(*axes, batch, 1, hidden.shape[-1])
-    return model.logits(hidden.gather(-2, last)), cache
+    return hidden.gather(-2, last), cache
 
 
 def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -207,9 +212,9 @@ def _continue(
     start = lengths.clone()
     stops = torch.tensor(list(stop), device=rows.device, dtype=torch.int64)
     done = torch.zeros_like(lengths, dtype=torch.bool)
-    logits, cache = _read(model, history, lengths, batch, size)
+    hidden, cache = read(model, history, lengths, batch, size)
     for count in range(new_tokens):
-        scores = logits.reshape(rows.shape[0], -1).float()
+        scores = model.logits(hidden).reshape(rows.shape[0], -1).float()
         for transform in transforms:
             scores = transform(scores, history, lengths)
         chosen = scores.argmax(-1) if greedy else draw(scores, generator)
@@ -219,9 +224,9 @@ def _continue(
         if count + 1 == new_tokens or (len(stop) and bool(done.all())):
             break
         if cache.longest >= size:
-            logits, cache = _read(model, history, lengths, batch, max(size // 2, 1))
+            hidden, cache = read(model, history, lengths, batch, max(size // 2, 1))
         else:
             step = chosen.view(*tokens.shape[:-1], 1)
-            logits = model.logits(model.hidden(step, cache))
+            hidden = model.hidden(step, cache)
     at = start[:, None] + torch.arange(new_tokens, device=rows.device)
     return history.gather(1, at).view(*tokens.shape[:-1], new_tokens)

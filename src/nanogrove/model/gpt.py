@@ -90,6 +90,7 @@ class ModelConfig(BaseModel):
     tie_embeddings: bool = True
     logit_softcap: float | None = Field(None, gt=0, description="logits become c·tanh(logits / c)")
     zero_init: bool = Field(False, description="maps into the residual stream, and an untied head, start at 0")
+    scalar: bool = Field(False, description="one number a position instead of logits: a reward model")
 
     @model_validator(mode="before")
     @classmethod
@@ -179,29 +180,40 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, population) for _ in range(config.n_layer))
         self.norm = Norm(config.norm, config.n_embd, config.bias, config.norm_eps, population)
         self.head = None
-        if not config.tie_embeddings:
+        if config.scalar:
+            self.head = Linear(config.n_embd, (1,), bias=True, population=population)
+        elif not config.tie_embeddings:
             self.head = Linear(config.n_embd, (config.vocab_size,), bias=False, population=population)
 
-    def hidden(self, tokens: Tensor, cache: Cache | None = None, lengths: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, cache: Cache | None = None, lengths: Tensor | None = None, *, rivals: bool = False
+    ) -> Tensor:
         """The final normalised states `[*P, B, T, C]` of `tokens [*P, B, T]`.
 
         With a cache, the tokens stand behind those already read and are added to it. A first read may be padded on
-        the right, with the true `lengths [R]` given; what a padded place computes is to be ignored.
+        the right, with the true `lengths [R]` given; what a padded place computes is to be ignored. `rivals` are T
+        candidates for the one next place behind a cache that is not empty: each sees what was read and itself, all at
+        the same position, and none counts as read until `Cache.take` says which.
         Raises ValueError when the tokens reach past `block_size`.
         """
         new = tokens.shape[-1]
         seen = cache.longest if cache else 0
-        if seen + new > self.config.block_size:
-            raise ValueError(f"{seen + new} tokens are more than block_size {self.config.block_size}")
-        own_places = cache is not None and cache.ragged
-        places = cache.positions(new) if own_places and cache else torch.arange(seen, seen + new)
+        reach = seen + (1 if rivals else new)
+        if reach > self.config.block_size:
+            raise ValueError(f"{reach} tokens are more than block_size {self.config.block_size}")
+        own_places = cache is not None and (cache.ragged or rivals)
+        places = cache.positions(new, rivals) if own_places and cache else torch.arange(seen, seen + new)
         places = places.to(tokens.device)
         x = self.embed(tokens)
         if self.shift is not None:
             before = torch.zeros_like(x[..., :1, :])
             if cache is not None and cache.longest:
                 before = self.embed(cache.last.view(*tokens.shape[:-1], 1))
-            x = self.shift(x, before)
+            if rivals:  # the same token stands before each: sequences of one
+                before = before.expand_as(x).reshape(*x.shape[:-3], -1, 1, x.shape[-1])
+                x = self.shift(x.reshape(before.shape), before).view(x.shape)
+            else:
+                x = self.shift(x, before)
         if self.position is not None:
             index = places.view(*tokens.shape) if own_places else places.expand(*tokens.shape)
             x = x + self.position(index)
@@ -213,10 +225,10 @@ class GPT(nn.Module):
         x = dropout(x, self.dropout if self.training else 0.0)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
-        mask = cache.mask(new) if cache is not None and cache.longest else None
+        mask = cache.mask(new, rivals) if cache is not None and cache.longest else None
         for layer, block in enumerate(self.blocks):
             x = block(x, rotary, cache, layer, mask)
-        if cache is not None:
+        if cache is not None and not rivals:
             cache.advance(tokens.flatten(0, -2), lengths)
         return self.norm(x)  # type: ignore[no-any-return]
 
@@ -225,6 +237,12 @@ class GPT(nn.Module):
         scores = self.embed.scores(hidden) if self.head is None else self.head(hidden)
         cap = self.config.logit_softcap
         return scores if cap is None else cap * torch.tanh(scores.float() / cap)
+
+    def values(self, hidden: Tensor) -> Tensor:
+        """The numbers `[*P, …]` of a scalar model from states `[*P, …, C]`, in at least float32."""
+        assert self.head is not None
+        found: Tensor = self.head(hidden)[..., 0]
+        return found.float() if found.dtype.itemsize < 4 else found
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood in nats `[*P, B, T]` of `targets [*P, B, T]` behind states `[*P, B, T, C]`.
@@ -250,8 +268,13 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Logits `[*P, B, T, V]` of `tokens [*P, B, T]`, or with `targets`, their NLL `[*P, B, T]`."""
+        """Logits `[*P, B, T, V]` of `tokens [*P, B, T]`, or with `targets`, their NLL `[*P, B, T]`.
+
+        Of a scalar model its numbers `[*P, B, T]`; that at t has seen the tokens up to t, itself included.
+        """
         hidden = self.hidden(tokens)
+        if self.config.scalar:
+            return self.values(hidden)
         return self.logits(hidden) if targets is None else self.nll(hidden, targets)
 
     def cache(self, batch: int, size: int | None = None) -> Cache:

@@ -161,6 +161,8 @@ def family_of(config: ModelConfig) -> str:
 
     Raises PresetError when there is none, naming the fewest settings that together rule out all four.
     """
+    if config.scalar:
+        raise PresetError("this is a reward model (scalar=true): it gives numbers, and transformers' families logits")
     asked_for = ("norm", "mlp", "position", "qk_norm", "embed_norm", "logit_softcap", "token_shift", "bias")
     wanted = {name: getattr(config, name) for name in asked_for}
     if config.kv_heads != config.n_head:

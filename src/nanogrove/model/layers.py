@@ -254,16 +254,31 @@ class Cache:
             self.values[layer][:, :, self.longest : end] = values
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
-    def positions(self, tokens: int) -> Tensor:
-        """`[R, tokens]`: the positions of the next tokens of each row."""
-        return self.lengths[:, None] + torch.arange(tokens, device=self.lengths.device)
+    def positions(self, tokens: int, rivals: bool = False) -> Tensor:
+        """`[R, tokens]`: the positions of the next tokens of each row; of `rivals` for the next place it is that one.
 
-    def mask(self, tokens: int) -> Tensor | None:
+        Rivals are stored side by side all the same, so a cache for them has room for as many tokens more.
+        """
+        step = torch.arange(tokens, device=self.lengths.device)
+        return self.lengths[:, None] + (torch.zeros_like(step) if rivals else step)
+
+    def mask(self, tokens: int, rivals: bool = False) -> Tensor | None:
         """Which stored keys the next tokens see, `[R, 1, tokens, longest + tokens]`; None where all are seen."""
         if tokens == 1 and not self.ragged:
             return None
-        key = torch.arange(self.longest + tokens, device=self.lengths.device)
-        return key <= self.positions(tokens)[:, None, :, None]
+        key, own = torch.arange(self.longest + tokens, device=self.lengths.device), self.positions(tokens)[..., None]
+        seen = (key < self.lengths[:, None, None]) | (key == own) if rivals else key <= own
+        return seen[:, None]
+
+    def take(self, index: Tensor, tokens: Tensor) -> None:
+        """Counts the rival `index [R]` of each row, which is the token `tokens [R]`, as read; the others are void.
+
+        Its keys and values are those of its place already: they move to the front of its rivals'.
+        """
+        rows, at = torch.arange(len(index), device=index.device), self.lengths + index
+        for stored in (self.keys, self.values):
+            stored[:, rows, :, self.lengths] = stored[:, rows, :, at]
+        self.advance(tokens[:, None])
 
 
 class Attention(nn.Module):

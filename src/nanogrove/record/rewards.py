@@ -32,10 +32,17 @@ def rewards(run: Run) -> str:
         [
             plot("Objective on held-out texts", "step", [] if rounds else line("objective", steps, score)),
             plot("KL from the reference, nats a token", "step", line("KL", steps, kl)),
+            plot("Correlation with the true reward", "step", _correlations(run)),
         ],
     ]
     body = "".join(f'<div class="row">{"".join(row)}</div>' for row in rows if any(row))
     return f'<h2>Rewards</h2>{body}<p class="made">{escaped(_told(told, evaluations))}</p>'
+
+
+def _correlations(run: Run) -> list[dict[str, Any]]:
+    """Of a reward model's numbers behind held-out texts."""
+    known = [event for event in run.of("eval") if "correlation" in event.values]
+    return line("correlation", [event.step for event in known], [event.values["correlation"] for event in known])
 
 
 def _told(told: dict[str, Any], evaluations: list[Event]) -> str:

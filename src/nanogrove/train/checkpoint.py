@@ -247,6 +247,29 @@ def load_best(root: Path) -> Checkpoint:
     return checkpoint
 
 
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The best checkpoint of a run folder, or the checkpoint that `path` itself is.
+
+    Raises CheckpointError when there is none, or it is damaged, or a link.
+    """
+    if (path / "state.json").exists():
+        return load_checkpoint(path)
+    root = path / "checkpoints"
+    if not root.is_dir() or root.is_symlink():
+        raise CheckpointError(f"{path}: neither a run nor a checkpoint; give a folder such as runs/NAME")
+    return load_best(root)
+
+
+def model_of(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> GPT:
+    """The model a checkpoint holds; of a population that was never scored, its first member."""
+    weights = checkpoint.model
+    if weights.get("embed.weight", torch.empty(0)).dim() == 3:
+        weights = unstack(weights, 0)
+    model = GPT(checkpoint.config)
+    load_weights(model, weights, checkpoint.folder)
+    return model.to(device)
+
+
 def load_population(
     paths: Sequence[Path], tokenizer: Tokenizer, config: ModelConfig, members: int
 ) -> dict[str, Tensor]:

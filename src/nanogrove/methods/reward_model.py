@@ -1,0 +1,134 @@
+"""A causal reward model: what reward a text will have, said behind each of its tokens (Deng & Raffel 2023).
+
+For a text of n tokens, its end mark included and its prompt not, the loss is 2/(n(n+1)) Σ_t t (r̂_t − r)²
+(arXiv 2310.09520): the mean square error, late tokens counting more. Rewards are scaled to [0, 1] by the range of the
+training texts, which checkpoints keep as a note; r̂ is clamped only where it steers decoding. There are no samples, as
+such a model writes nothing.
+"""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from nanogrove.data.batch import Batch, Corpus
+from nanogrove.data.rewarded import RewardedCorpus
+from nanogrove.errors import PresetError
+from nanogrove.evaluate.reward import distribution
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.record.events import Event
+from nanogrove.train.fit import Plan, fit
+from nanogrove.train.objective import Loss, Objective, scored
+from nanogrove.train.state import TrainState
+
+
+class Config(BaseModel):
+    """A reward model has no settings beyond those of every method."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    final_split: ClassVar[str] = "test"
+    scalar: ClassVar[bool] = True
+
+
+def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
+    """Raises PresetError for data that have no rewards, or one reward only."""
+    if not isinstance(corpus, RewardedCorpus) or corpus.size != 1:
+        raise PresetError("method reward_model learns from texts with rewards; set data.type=rewarded")
+    low, high = scale(corpus)
+    if low == high:
+        raise PresetError(
+            f"{corpus.config.path}: all training texts have the reward {low:g}; there is nothing to learn"
+        )
+    if model.block_size < 2:
+        raise PresetError("model.block_size=1: a reward model reads a prefix and a token; give it 2 or more")
+
+
+def scale(corpus: RewardedCorpus) -> tuple[float, float]:
+    """The least and the greatest reward of the training texts: what becomes 0 and 1."""
+    rewards = corpus.rewards[corpus.members("train")]
+    return float(rewards.min()), float(rewards.max())
+
+
+def scaled(corpus: RewardedCorpus) -> Tensor:
+    """The rewards of all rows by that scale, `[N]` float32; those held out may lie outside of [0, 1]."""
+    low, high = scale(corpus)
+    return torch.from_numpy((corpus.rewards - low) / (high - low)).float()
+
+
+def batch(corpus: RewardedCorpus, rows: np.ndarray, size: int) -> Batch:
+    """Whole texts `[B, W]`, cut to `size` tokens, with their end marks; `source` is the row of each.
+
+    The weight of a text's t-th token of n is 2t/(n(n+1)), times scored tokens a text, so that the sum over a batch
+    divided by its number of scored tokens is the mean over texts, whatever the micro-batches.
+    """
+    chosen = torch.from_numpy(rows)
+    tokens = corpus.tokens[chosen][:, :size].contiguous()
+    place = torch.arange(tokens.shape[1])
+    counted = (place >= corpus.start[chosen, None]) & (place < corpus.stop[chosen, None])
+    n = counted.sum(1, keepdim=True).clamp(min=1)
+    weight = counted.cumsum(1) * counted * 2 / (n * (n + 1))
+    return Batch(tokens, tokens, weight * (counted.sum() / len(rows)), chosen)
+
+
+def objective(rewards: Tensor) -> Objective:
+    """The weighted square error of a scalar model against `rewards [N]`, by the row that a sequence is."""
+
+    def weighted_square_error(model: nn.Module, batch: Batch) -> Loss:
+        error = model(batch.tokens) - rewards[batch.source, None]
+        return Loss((batch.weight * error.square()).sum((-2, -1)) / scored(batch), {})
+
+    return weighted_square_error
+
+
+def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
+    """Yields `rewards` once, a `step` event a step, and `eval` ahead of those that `plan.evaluates` names."""
+    assert isinstance(corpus, RewardedCorpus)
+    size, device = state.model.config.block_size, state.model.embed.weight.device
+    state.notes["scale"] = list(scale(corpus))
+    if state.step == 0:
+        low, high = scale(corpus)
+        told = distribution(corpus.rewards[corpus.members("train")])
+        yield Event("rewards", 0, {**told, "low": low, "high": high})
+    learned = objective(scaled(corpus).to(device))
+    for event in fit(state, lambda step: batch(corpus, corpus.drawn(step), size), learned, plan):
+        if plan.evaluates(event.step):
+            values = score(state.model, corpus, "validation", plan.evaluate_tokens)
+            yield Event("eval", state.step, {**values, "seen": state.tokens}, {"seconds": state.seconds})
+        yield event
+
+
+@torch.inference_mode()
+def score(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> dict[str, Any]:
+    """The loss on a split, or on about `limit` tokens of it, and how what is said at the end correlates with the truth.
+
+    The loss is in units of the scale squared. No correlation is given for less than two texts or equal numbers.
+    """
+    assert isinstance(corpus, RewardedCorpus)
+    rows, device = corpus.members(split), model.embed.weight.device
+    if limit is not None and limit < len(rows) * corpus.length:
+        count = max(limit // corpus.length, 1)
+        rows = rows[np.arange(count) * len(rows) // count]
+    was_training = model.training
+    model.eval()
+    true, losses, last, tokens = scaled(corpus), [], [], 0
+    for first in range(0, len(rows), corpus.batch_size):
+        piece = batch(corpus, rows[first : first + corpus.batch_size], model.config.block_size)
+        said = model(piece.tokens.to(device)).double().cpu()
+        error = (piece.weight * (said - true[piece.source, None]).square()).sum(1)
+        losses.append(error * (len(error) / scored(piece)))
+        behind = (corpus.stop[piece.source] - 1).clamp(max=said.shape[1] - 1)
+        last.append(said.gather(1, behind[:, None])[:, 0])
+        tokens += int(scored(piece))
+    model.train(was_training)
+    pair = np.stack([torch.cat(last).numpy(), true[torch.from_numpy(rows)].double().numpy()])
+    known = len(rows) > 1 and bool((pair.std(1) > 0).all())
+    return {
+        "split": split,
+        "loss": float(torch.cat(losses).mean()),
+        "correlation": float(np.corrcoef(pair)[0, 1]) if known else None,
+        "tokens": tokens,
+        "texts": len(rows),
+    }

@@ -12,7 +12,6 @@ This is reward-ranked fine-tuning (Dong et al. 2023, arXiv 2304.06767) with repl
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -24,11 +23,10 @@ from nanogrove.errors import PresetError
 from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig
-from nanogrove.methods import base
+from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model import decode as decoding
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
-from nanogrove.train.checkpoint import load_population
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.state import TrainState
@@ -67,15 +65,15 @@ def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) 
             f"method.prompt + method.tokens is {size}, and a batch holds {min(corpus.length, model.block_size)}"
         )
     if config.base is not None:
-        load_population([Path(config.base)], corpus.tokenizer, model, 1)
+        saved_weights(config.base, corpus, model)
 
 
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
     """Yields `step` events; of a round `data` ahead of the first, `eval` and `rewards` ahead of the last."""
     reward = config.reward.find(plan.allow_code)
     begin = plan.steps - config.rounds * config.steps_per_round
-    yield from base.begin(state, corpus, plan, config.base, begin)
-    reference = base.reference(state)
+    yield from pretrained(state, corpus, plan, config.base, begin)
+    reference = reference_model(state)
     if state.step == begin:
         yield _rewards(state, 0, reward(written(state.model, corpus, config, plan.seed, "before")[1]))
     rate = plan.schedule(config.steps_per_round)

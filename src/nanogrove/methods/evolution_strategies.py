@@ -15,7 +15,6 @@ never forms the perturbed matrices; at the sizes here they are, a few members at
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -24,9 +23,9 @@ from torch import Tensor, nn
 
 from nanogrove.data.batch import Batch, Corpus, derived_seed
 from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, loss
+from nanogrove.methods.warm_start import saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
-from nanogrove.train.checkpoint import load_population
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.objective import Loss, next_token
 from nanogrove.train.state import TrainState
@@ -65,7 +64,7 @@ def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) 
     """Raises PresetError or CheckpointError for a fitness or a base that cannot be had."""
     config.find_fitness(corpus, model.block_size, allow_code)
     if config.base is not None:
-        load_population([Path(config.base)], corpus.tokenizer, model, 1)
+        saved_weights(config.base, corpus, model)
 
 
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
@@ -74,8 +73,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     fitness = config.find_fitness(corpus, model.config.block_size, plan.allow_code)
     begin = plan.steps - config.generations
     if config.base is not None and state.step == 0:
-        saved = load_population([Path(config.base)], corpus.tokenizer, model.config, 1)
-        model.load_state_dict({name: tensor[0] for name, tensor in saved.items()})
+        model.load_state_dict(saved_weights(config.base, corpus, model.config))
 
     def scored(event: Event) -> Iterator[Event]:
         if plan.evaluates(event.step) or event.step == begin:

@@ -12,7 +12,6 @@ rates mean what they mean elsewhere. AWR's baseline V is a ridge regression on t
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -26,10 +25,9 @@ from nanogrove.errors import PresetError
 from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import distribution
-from nanogrove.methods import base
+from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
-from nanogrove.train.checkpoint import load_population
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.objective import Objective, next_token
 from nanogrove.train.preference import dpo, kto
@@ -82,15 +80,15 @@ def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) 
             f"method.algorithm={config.algorithm} needs a policy to begin from; set method.base or method.base_steps"
         )
     if config.base is not None:
-        load_population([Path(config.base)], corpus.tokenizer, model, 1)
+        saved_weights(config.base, corpus, model)
 
 
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
     """Yields `step` events, `eval` ahead of those that `plan.evaluates` names, and `rewards` once."""
     assert isinstance(corpus, RewardedCorpus)
     begin = config.total_steps(0)
-    yield from base.begin(state, corpus, plan, config.base, begin)
-    reference = base.reference(state)
+    yield from pretrained(state, corpus, plan, config.base, begin)
+    reference = reference_model(state)
     learner = _Learner(state, corpus, plan, config, reference)
     if state.step == begin:
         yield learner.told()

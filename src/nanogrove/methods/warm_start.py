@@ -1,14 +1,15 @@
-"""What methods that improve a model begin with: a saved run or pretraining of their own, and a frozen reference."""
+"""A warm start for methods that improve a model: a saved run or pretraining of their own, and a frozen reference."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from nanogrove.data.batch import Corpus
 from nanogrove.evaluate.loss import evaluate_split
-from nanogrove.model.gpt import GPT
+from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.checkpoint import load_population
 from nanogrove.train.fit import Plan, fit
@@ -16,15 +17,23 @@ from nanogrove.train.objective import next_token
 from nanogrove.train.state import TrainState
 
 
-def begin(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None, steps: int) -> Iterator[Event]:
+def saved_weights(saved: str, corpus: Corpus, config: ModelConfig) -> dict[str, Tensor]:
+    """The weights of the one model in a run or checkpoint.
+
+    Raises CheckpointError where there is none, or one of another vocabulary or configuration.
+    """
+    weights = load_population([Path(saved)], corpus.tokenizer, config, 1)
+    return {name: tensor[0] for name, tensor in weights.items()}
+
+
+def pretrained(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None, steps: int) -> Iterator[Event]:
     """Takes the weights of a `saved` run, or trains on the corpus up to `steps`.
 
     None of these states is a candidate for the best: it is what the method makes of them that is sought. Raises
-    CheckpointError for a run of another model or vocabulary.
+    CheckpointError as `saved_weights` does.
     """
     if saved is not None and state.step == 0:
-        weights = load_population([Path(saved)], corpus.tokenizer, state.model.config, 1)
-        state.model.load_state_dict({name: tensor[0] for name, tensor in weights.items()})
+        state.model.load_state_dict(saved_weights(saved, corpus, state.model.config))
     for event in fit(state, corpus.batches, next_token, replace(plan, steps=steps, rate=plan.schedule(max(steps, 1)))):
         if plan.evaluates(event.step):
             values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
@@ -33,7 +42,7 @@ def begin(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None, step
         yield event
 
 
-def reference(state: TrainState) -> GPT:
+def reference_model(state: TrainState) -> GPT:
     """The model as it stood when this was first called, frozen; its weights are kept with the state.
 
     The optimizer begins anew then: moments of one objective say nothing of another.

@@ -9,7 +9,8 @@ import pytest
 from nanogrove.data import shards, sources
 from nanogrove.data.batch import permuted, random
 from nanogrove.data.shards import SPLITS, DataConfig, TextCorpus, prepare
-from nanogrove.data.sources import Piece, PythonStandardLibrary, TextSource
+from nanogrove.data.documents import Piece, Problems
+from nanogrove.data.sources import PythonStandardLibrary, TextSource
 from nanogrove.errors import DataError
 
 
@@ -67,12 +68,12 @@ def test_long_documents_and_separators_lose_nothing(tmp_path: Path, monkeypatch)
     text = "".join(f"line {n}\n" * (n % 9) + "==\n" * (n % 2) for n in range(200))
     path = tmp_path / "long.txt"
     path.write_text(text)
-    whole = list(TextSource(path=str(path)).pieces())
+    whole = list(TextSource(path=str(path)).pieces(Problems()))
     assert "".join(piece.text for piece in whole) == text
     assert [piece.first for piece in whole] == [True] + [False] * (len(whole) - 1)
     assert all(len(piece.text) <= 50 for piece in whole)
     documents: list[str] = []
-    for piece in TextSource(path=str(path), separator="==\n").pieces():
+    for piece in TextSource(path=str(path), separator="==\n").pieces(Problems()):
         if piece.first:
             documents.append("")
         documents[-1] += piece.text
@@ -168,7 +169,7 @@ def test_a_vocabulary_above_65536_uses_wider_tokens(tmp_path: Path) -> None:
 
 def test_the_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbfhello")
-    assert list(TextSource(path=str(tmp_path / "bom.txt")).pieces()) == [Piece("hello", True)]
+    assert list(TextSource(path=str(tmp_path / "bom.txt")).pieces(Problems())) == [Piece("hello", True)]
 
 
 def test_the_standard_library_is_read_where_it_is() -> None:

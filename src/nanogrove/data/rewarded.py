@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from nanogrove.data.batch import Batch, permuted, random
+from nanogrove.data.documents import Problems
 from nanogrove.data.sources import PythonStandardLibrary
 from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
 from nanogrove.errors import DataError
@@ -151,7 +152,7 @@ def _rows(config: _Options, columns: Sequence[str]) -> Iterator[tuple[str, Mappi
 def _functions(columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     """Different first lines of functions, 20 to 100 characters long, by column as `rewarded` or `preferences` wants."""
     pattern = re.compile(r"^ *(def \w+\(.*\).*:)$", re.MULTILINE)
-    pieces = PythonStandardLibrary().pieces()
+    pieces = PythonStandardLibrary().pieces(Problems())
     lines = list(
         dict.fromkeys(m[1] for piece in pieces for m in pattern.finditer(piece.text) if 20 <= len(m[1]) <= 100)
     )

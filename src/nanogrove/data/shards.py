@@ -25,7 +25,8 @@ import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from nanogrove.data.batch import Batch, permuted, random
-from nanogrove.data.sources import PIECE, Piece, Source, identity
+from nanogrove.data.documents import PIECE, Piece, Problems
+from nanogrove.data.sources import Source
 from nanogrove.data.tokenizer import (
     Tokenizer,
     bpe_tokenizer,
@@ -86,7 +87,7 @@ def prepare(config: DataConfig) -> Path:
     fingerprint = {
         "format": FORMAT,
         "config": config.model_dump(exclude={"type", "sources"}),
-        "sources": [identity(source) for source in config.sources],
+        "sources": [source.identity() for source in config.sources],
         "tokenizer": _file_digest(config.tokenizer),
     }
     key = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:24]
@@ -130,7 +131,7 @@ def _is_whole(folder: Path) -> bool:
 
 def _pieces(config: DataConfig) -> Iterator[Piece]:
     for source in config.sources:
-        yield from source.pieces()
+        yield from source.pieces(Problems())
 
 
 def _assigned(config: DataConfig, survey: Survey) -> Iterator[tuple[str, Piece]]:

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanogrove.data import shards, sources
+from nanogrove.data import documents as cutting
+from nanogrove.data import shards
 from nanogrove.data.batch import permuted, random
-from nanogrove.data.shards import SPLITS, DataConfig, TextCorpus, prepare
 from nanogrove.data.documents import Piece, Problems
+from nanogrove.data.shards import SPLITS, DataConfig, TextCorpus, prepare
 from nanogrove.data.sources import PythonStandardLibrary, TextSource
 from nanogrove.errors import DataError
 
@@ -64,7 +65,7 @@ def test_one_document_is_split_by_position(tmp_path: Path) -> None:
 
 
 def test_long_documents_and_separators_lose_nothing(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(sources, "PIECE", 50)
+    monkeypatch.setattr(cutting, "PIECE", 50)
     text = "".join(f"line {n}\n" * (n % 9) + "==\n" * (n % 2) for n in range(200))
     path = tmp_path / "long.txt"
     path.write_text(text)

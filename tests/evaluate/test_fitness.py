@@ -10,7 +10,7 @@ from nanogrove.errors import PresetError
 from nanogrove.evaluate import committee
 from nanogrove.evaluate.fitness import FitnessConfig, assess, exact_match, loss
 from nanogrove.evaluate.loss import evaluate_split
-from nanogrove.evaluate.reward import find_reward
+from nanogrove.evaluate.reward import RewardConfig, find_reward
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.synthetic.examples import TaskConfig, TaskCorpus
 from nanogrove.synthetic.tasks import examples
@@ -73,13 +73,17 @@ def test_loss_samples_are_those_of_the_split_and_their_mean_is_the_loss(model: G
 
 
 def test_a_reward_is_of_sampled_texts_and_is_the_same_again(model: GPT, corpus: TaskCorpus, module: str) -> None:
-    fitness = FitnessConfig(fitness=f"{module}:digits", prompt=3, tokens=6).find_fitness(corpus, 16, True)
+    fitness = FitnessConfig(fitness=RewardConfig(function=f"{module}:digits"), prompt=3, tokens=6).find_fitness(
+        corpus, 16, True
+    )
     scores = assess(model, corpus, fitness, None, 5)[1]
     assert torch.equal(scores, assess(model, corpus, fitness, None, 5)[1])
     assert not torch.equal(scores, assess(model, corpus, fitness, None, 6)[1])
     assert scores.shape == (3, 80)
     assert float(scores.min()) >= -6
     assert float(scores.min()) < float(scores.max()) <= 0
+    by_name = FitnessConfig(fitness=RewardConfig(length=2), prompt=3, tokens=6).find_fitness(corpus, 16, False)
+    assert set(assess(model, corpus, by_name, None, 5)[1].unique().tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}
 
 
 @pytest.mark.parametrize(
@@ -99,9 +103,13 @@ def test_a_reward_that_does_not_work_is_named(function: str, said: str, module: 
 
 def test_a_preset_runs_no_code_unless_allowed(module: str, corpus: TaskCorpus) -> None:
     with pytest.raises(PresetError, match="--allow-code"):
-        FitnessConfig(fitness=f"{module}:digits", prompt=3, tokens=6).find_fitness(corpus, 16, False)
+        FitnessConfig(fitness=RewardConfig(function=f"{module}:digits"), prompt=3, tokens=6).find_fitness(
+            corpus, 16, False
+        )
     assert module not in sys.modules
     with pytest.raises(PresetError, match=r"prompt \+ method.tokens is 30, and model.block_size is 16"):
-        FitnessConfig(fitness=f"{module}:digits", prompt=10, tokens=20).find_fitness(corpus, 16, True)
+        FitnessConfig(fitness=RewardConfig(function=f"{module}:digits"), prompt=10, tokens=20).find_fitness(
+            corpus, 16, True
+        )
     with pytest.raises(PresetError, match=r"method\.fitness=luck is unknown"):
         FitnessConfig(fitness="luck").find_fitness(corpus, 16, False)

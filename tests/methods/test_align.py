@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from nanogrove import lab
-from nanogrove.errors import PresetError
-from nanogrove.evaluate.reward import RewardConfig
+from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.evaluate.reward import RewardConfig, load_reward
 from nanogrove.methods import align
 from nanogrove.preset import resolve
 from nanogrove.record.events import Event, read_events
@@ -57,7 +57,10 @@ def test_the_best_texts_are_kept_and_only_what_the_model_wrote_is_scored(preset:
         assert counted[-1] == parts.corpus.tokenizer.end
         assert parts.corpus.tokenizer.decode(counted[:-1]) in texts
     assert torch.equal(batch.tokens[:2], parts.corpus.batches(7).tokens[:2])
-    assert [event.values["round"] for event in events if event.kind == "reward"] == [0, 1, 2]
+    told = [event.values for event in events if event.kind == "reward"]
+    assert [values["round"] for values in told] == [0, 1, 2]
+    shown = [[text["prompt"] for text in values["texts"]] for values in told]
+    assert shown[0] == shown[1] == shown[2], "the same prompts, so that texts stand side by side"
     best = next(event for event in events if event.kind == "end").values["best_step"]
     assert best in (10, 14), "the base is no candidate"
 
@@ -95,10 +98,30 @@ def test_rewards_by_name(settings: dict, scores: list[float]) -> None:
     assert RewardConfig(**settings).find(False)(texts) == scores
 
 
+def test_a_trained_reward_model_is_a_reward(preset: dict, tiny: Any, tmp_path: Path) -> None:
+    texts = ["the moon", "a boat", "old sun", "rain", "the sea", "moon and sun"] * 3
+    (tmp_path / "scored.txt").write_text("".join(f"{text}|{len(text)}\n" for text in texts))
+    judge = tiny(
+        method={"name": "reward_model"},
+        model={"scalar": True},
+        train={"steps": 30},
+        sample={"tokens": 0},
+    )
+    judge["data"] = {"type": "rewarded", "path": str(tmp_path / "scored.txt"), "tokenizer": "byte"}
+    run(judge, tmp_path / "judge")
+    preset["method"]["reward"] = {"model": str(tmp_path / "judge")}
+    model = load_reward(tmp_path / "judge")
+    events = run(preset, tmp_path / "run", "method.tokens=4")
+    told = next(event.values for event in events if event.kind == "reward")
+    assert [text["reward"] for text in told["texts"]] == model([text["text"] for text in told["texts"]])
+    with pytest.raises(CheckpointError, match="is no reward model"):
+        run(preset, tmp_path / "no", f'method.reward={{"model": "{tmp_path / "run"}"}}')
+
+
 @pytest.mark.parametrize(
     ("reward", "said"),
     [
-        ({}, "a reward is one of terms, pattern, length and function, and 0 are given"),
+        ({}, "a reward is one of terms, pattern, length, model and function, and 0 are given"),
         ({"length": 3, "pattern": "x"}, "and 2 are given"),
         ({"pattern": "("}, "is no regular expression"),
         ({"terms": {}}, "at least 1 item"),

@@ -288,7 +288,8 @@ def test_tournament_with_a_strict_test_spares_members(preset: dict, tmp_path: Pa
         ({"vary": {"noise": {"low": 0.1, "high": 0.2}}}, "noise is given and vary.noise too"),
         ({"fitness": "exact_match"}, "set data.type=task"),
         ({"fitness": "luck"}, "method.fitness=luck is unknown"),
-        ({"fitness": "os:getcwd"}, "add --allow-code"),
+        ({"fitness": {"function": "os:getcwd"}}, "add --allow-code"),
+        ({"fitness": {"length": -1}}, "method.fitness"),
     ],
 )
 def test_settings_that_make_no_sense(change: dict, said: str, preset: dict, tmp_path: Path) -> None:

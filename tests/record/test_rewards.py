@@ -31,6 +31,10 @@ def scored(step: int, **values: Any) -> Event:
     return Event("eval", step, {"split": "validation", "loss": 1.0, **values})
 
 
+def said(text: str) -> dict[str, Any]:
+    return {"prompt": "once", "text": text, "reward": 0.5}
+
+
 def test_distribution_objective_and_kl(tmp_path: Path) -> None:
     events = [
         Event("rewards", 10, TOLD),
@@ -50,14 +54,19 @@ def test_distribution_objective_and_kl(tmp_path: Path) -> None:
 
 def test_rewards_of_fresh_texts_by_round(tmp_path: Path) -> None:
     events = [
-        Event("reward", 10, {"round": 0, "mean": 0.2, "error": 0.05}),
-        Event("reward", 20, {"round": 1, "mean": 0.6, "error": 0.1}),
+        Event("reward", 10, {"round": 0, "mean": 0.2, "error": 0.05, "texts": [said("dull")]}),
+        Event("reward", 20, {"round": 1, "mean": 0.6, "error": 0.1, "texts": [said(f"bright {HOSTILE}")]}),
+        Event("reward", 30, {"round": 2, "mean": 0.5, "error": 0.1, "texts": [said("not kept")]}),
+        Event("end", 30, {"best_step": 20}),
         scored(20, kl=0.04, score=-0.6),
     ]
-    _, shown = drawn(tmp_path, events)
+    text, shown = drawn(tmp_path, events)
+    assert text.index("dull") < text.index("bright")
+    assert "not kept" not in text
+    assert HOSTILE not in text
     own = shown["Reward of fresh texts, two standard errors"]["lines"][0]
-    assert (own["x"], own["y"]) == ([0, 1], [0.2, 0.6])
-    assert own["high"] == pytest.approx([0.3, 0.8])
+    assert (own["x"], own["y"]) == ([0, 1, 2], [0.2, 0.6, 0.5])
+    assert own["high"] == pytest.approx([0.3, 0.8, 0.7])
     assert shown["Mean reward against KL"]["lines"][0]["y"] == [0.6]
     assert "Objective on held-out texts" not in shown
 

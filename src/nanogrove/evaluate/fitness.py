@@ -14,7 +14,7 @@ from torch import Tensor
 from nanogrove.data.batch import Batch, Corpus, derived_seed
 from nanogrove.errors import PresetError
 from nanogrove.evaluate.loss import score_split
-from nanogrove.evaluate.reward import Reward, find_reward
+from nanogrove.evaluate.reward import Reward, RewardConfig
 from nanogrove.model import decode as decoding
 from nanogrove.model.gpt import GPT
 from nanogrove.synthetic.examples import TaskCorpus
@@ -57,7 +57,7 @@ def rewarded(reward: Reward, corpus: Corpus, prompt: int, tokens: int) -> Fitnes
 class FitnessConfig(BaseModel):
     """What to score, as part of a method's settings."""
 
-    fitness: str = Field("loss", description="loss, exact_match, or module:function, a reward of sampled texts")
+    fitness: str | RewardConfig = Field("loss", description="loss, exact_match, or a reward of sampled texts")
     prompt: int = Field(8, ge=1, description="of a rewarded text: tokens of the data it begins with")
     tokens: int = Field(64, ge=1, description="of a rewarded text: tokens to sample and to reward")
 
@@ -75,11 +75,12 @@ class FitnessConfig(BaseModel):
                     "method.fitness=exact_match asks for answers that are right or wrong; set data.type=task"
                 )
             return exact_match
-        if ":" not in self.fitness:
+        if isinstance(self.fitness, str):
             raise PresetError(
-                f"method.fitness={self.fitness} is unknown; take loss, exact_match or module:function, a reward"
+                f"method.fitness={self.fitness} is unknown; take loss, exact_match, or a reward such as "
+                '{"length": 40} or {"function": "module:function"}'
             )
-        reward, size = find_reward(self.fitness, allow_code), self.prompt + self.tokens
+        reward, size = self.fitness.find(allow_code), self.prompt + self.tokens
         if size > block_size:
             raise PresetError(f"method.prompt + method.tokens is {size}, and model.block_size is {block_size}")
         return rewarded(reward, corpus, min(self.prompt, corpus.length), self.tokens)

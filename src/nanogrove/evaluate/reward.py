@@ -22,13 +22,14 @@ from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.model.decode import pad, read
 from nanogrove.model.gpt import GPT
 from nanogrove.train.checkpoint import model_of, read_checkpoint
+from nanogrove.train.precision import pick_device
 
 Reward = Callable[[Sequence[str]], list[float]]
 BINS = 20  # of the histogram of rewards
 
 
 class RewardConfig(BaseModel):
-    """One reward: terms, a pattern, a length, or a function."""
+    """One reward: terms, a pattern, a length, a trained reward model, or a function."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,13 +37,15 @@ class RewardConfig(BaseModel):
     case: bool = Field(False, description="terms: whether case matters")
     pattern: str | None = Field(None, description="1 for a text in which this regular expression is found, else 0")
     length: int | None = Field(None, ge=0, description="minus the distance of a text's characters from this number")
+    model: str | None = Field(None, description="a run or checkpoint of method reward_model")
     function: str | None = Field(None, description="module:function, from texts to numbers; needs --allow-code")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        given = [name for name in ("terms", "pattern", "length", "function") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"a reward is one of terms, pattern, length and function, and {len(given)} are given")
+        kinds = ("terms", "pattern", "length", "model", "function")
+        given = sum(getattr(self, kind) is not None for kind in kinds)
+        if given != 1:
+            raise ValueError(f"a reward is one of {', '.join(kinds[:-1])} and {kinds[-1]}, and {given} are given")
         if any(not math.isfinite(weight) for weight in (self.terms or {}).values()):
             raise ValueError("weights of terms must be finite")
         try:
@@ -52,7 +55,10 @@ class RewardConfig(BaseModel):
         return self
 
     def find(self, allow_code: bool) -> Reward:
-        """The function these settings describe. Raises PresetError as `find_reward` does."""
+        """The function these settings describe, a model where `auto` puts one.
+
+        Raises PresetError as `find_reward` does, and CheckpointError as `load_reward`.
+        """
         if self.terms is not None:
             return terms_reward(self.terms, self.case)
         if self.pattern is not None:
@@ -61,6 +67,8 @@ class RewardConfig(BaseModel):
         if self.length is not None:
             wanted = self.length
             return lambda texts: [-float(abs(len(text) - wanted)) for text in texts]
+        if self.model is not None:
+            return load_reward(self.model, pick_device("auto"))
         return find_reward(self.function or "", allow_code)
 
 

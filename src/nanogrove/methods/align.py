@@ -4,8 +4,8 @@
 2. Each round: texts are sampled behind prompts from the training data, scored, and the best share is kept, in the run
    folder too. Then `steps_per_round` steps on batches of which a share `replay` are training data as ever, which holds
    on to what the model knew, and the rest kept texts of this round; of those the prompts are not scored.
-3. Behind it fresh samples and the held-out data are scored, and KL(policy ‖ reference) is measured on the latter. Past
-   `kl_cap` the rounds end; the best model is the one of the highest reward within it.
+3. Behind it fresh samples, of the same prompts each time, and the held-out data are scored, and KL(policy ‖ reference)
+   is measured on the latter. Past `kl_cap` the rounds end; the best model is the one of the highest reward within it.
 
 This is reward-ranked fine-tuning (Dong et al. 2023, arXiv 2304.06767) with replay of the original data.
 """
@@ -30,6 +30,8 @@ from nanogrove.record.events import Event
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.state import TrainState
+
+SHOWN = 6  # fresh texts of each round in the record
 
 
 class Config(BaseModel):
@@ -75,7 +77,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     yield from pretrained(state, corpus, plan, config.base, begin)
     reference = reference_model(state)
     if state.step == begin:
-        yield _rewards(state, 0, reward(written(state.model, corpus, config, plan.seed, "before")[1]))
+        yield _rewarded(state, 0, *_fresh(state.model, corpus, config, plan, "before"))
     rate = plan.schedule(config.steps_per_round)
     while state.step < plan.steps and not state.notes.get("ended"):
         number, past = divmod(state.step - begin, config.steps_per_round)
@@ -102,9 +104,11 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
             yield event
 
 
-def written(model: GPT, corpus: Corpus, config: Config, seed: int, purpose: str) -> tuple[list[str], list[str]]:
-    """`texts` prompts from training data, drawn by purpose, and what the model writes behind each."""
-    generator = random(seed, "align", *purpose.encode())
+def written(
+    model: GPT, corpus: Corpus, config: Config, seed: int, purpose: str, prompts: str | None = None
+) -> tuple[list[str], list[str]]:
+    """`texts` prompts from training data, drawn by purpose or by `prompts`, and what the model writes behind each."""
+    generator = random(seed, "align", *(prompts or purpose).encode())
     starts: list[Tensor] = []
     while sum(map(len, starts)) < config.texts:
         starts.append(corpus.batches(int(generator.integers(1 << 40))).tokens[:, : config.prompt])
@@ -152,24 +156,36 @@ class Mixed:
         )
 
 
+def _fresh(
+    model: GPT, corpus: Corpus, config: Config, plan: Plan, purpose: str
+) -> tuple[list[str], list[str], list[float]]:
+    """Prompts that are the same behind every round, what the model writes behind them, and its rewards."""
+    prompts, texts = written(model, corpus, config, plan.seed, purpose, prompts="judged")
+    return prompts, texts, config.reward.find(plan.allow_code)(texts)
+
+
 def _judged(
     state: TrainState, corpus: Corpus, plan: Plan, config: Config, reference: GPT, name: str
 ) -> Iterator[Event]:
     """How the model writes and what it still knows behind a round."""
-    scores = config.reward.find(plan.allow_code)(written(state.model, corpus, config, plan.seed, f"{name} after")[1])
+    prompts, texts, scores = _fresh(state.model, corpus, config, plan, f"{name} after")
     values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
     values["kl"] = divergence(state.model, reference, corpus.windows("validation", plan.evaluate_tokens))
     score = -sum(scores) / len(scores)
     if config.kl_cap is not None and values["kl"] > config.kl_cap:
         state.notes["ended"] = values["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
         score = torch.inf
-    yield _rewards(state, state.round, scores)
+    yield _rewarded(state, state.round, prompts, texts, scores)
     told = {**values, "score": score, "seen": state.tokens}
     yield Event("eval", state.step, told, {"seconds": state.seconds})
 
 
-def _rewards(state: TrainState, number: int, scores: list[float]) -> Event:
-    """Mean and standard error of the rewards of fresh texts."""
+def _rewarded(state: TrainState, number: int, prompts: list[str], texts: list[str], scores: list[float]) -> Event:
+    """Mean and standard error of the rewards of fresh texts, and the first few of these."""
     known = torch.tensor(scores, dtype=torch.float64)
     error = float(known.std() / len(scores) ** 0.5)
-    return Event("reward", state.step, {"round": number, "mean": float(known.mean()), "error": error})
+    shown = [
+        {"prompt": prompt, "text": text, "reward": score}
+        for prompt, text, score in zip(prompts[:SHOWN], texts[:SHOWN], scores[:SHOWN], strict=True)
+    ]
+    return Event("reward", state.step, {"round": number, "mean": float(known.mean()), "error": error, "texts": shown})

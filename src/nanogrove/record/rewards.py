@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from nanogrove.record.events import Event
-from nanogrove.record.figures import escaped, finite, line, plot
+from nanogrove.record.figures import escaped, finite, line, plot, quantity
 
 if TYPE_CHECKING:
     from nanogrove.record.report import Run
@@ -36,7 +36,31 @@ def rewards(run: Run) -> str:
         ],
     ]
     body = "".join(f'<div class="row">{"".join(row)}</div>' for row in rows if any(row))
-    return f'<h2>Rewards</h2>{body}<p class="made">{escaped(_told(told, evaluations))}</p>'
+    said = f'<p class="made">{escaped(_told(told, evaluations))}</p>'
+    return f"<h2>Rewards</h2>{body}{said}{_side_by_side(run, rounds)}"
+
+
+def _side_by_side(run: Run, rounds: list[Event]) -> str:
+    """What the model wrote behind the same prompts before the first round, and behind the one that was kept."""
+    if len(rounds) < 2:
+        return ""
+    kept = [event for event in rounds[1:] if event.step == run.last("end").values.get("best_step")]
+    after = (kept or rounds)[-1]
+    pairs = zip(_texts(rounds[0]), _texts(after), strict=False)
+    body = "".join(f'<div class="row">{_text("before", a)}{_text("after", b)}</div>' for a, b in pairs)
+    title = f"Before the first round, and behind round {after.values.get('round')}"
+    return f"<h2>{escaped(title)}</h2>{body}" if body else ""
+
+
+def _texts(event: Event) -> list[dict[str, Any]]:
+    told = event.values.get("texts")
+    return [text for text in told if isinstance(text, dict)] if isinstance(told, list) else []
+
+
+def _text(when: str, told: dict[str, Any]) -> str:
+    caption = f"{when}, reward {quantity(told.get('reward'))}; prompt: {told.get('prompt')}"
+    # The parser drops one newline right after <pre>, so the text's own first newline needs one to be dropped.
+    return f'<div><p class="made">{escaped(caption)}</p><pre dir="auto">\n{escaped(told.get("text"))}</pre></div>'
 
 
 def _correlations(run: Run) -> list[dict[str, Any]]:

@@ -72,7 +72,7 @@ def memory() -> dict[str, float]:
 
 def prepare(values: dict[str, Any], run: Path) -> dict[str, float]:
     """Makes the tokens of a corpus."""
-    from nanogrove.data.shards import prepare
+    from nanogrove.data.prepare import prepare
     from nanogrove.preset import resolve
 
     before, began = memory(), time.monotonic()
@@ -83,7 +83,7 @@ def prepare(values: dict[str, Any], run: Path) -> dict[str, float]:
 def train(values: dict[str, Any], run: Path) -> dict[str, float]:
     """Trains on prepared data, then reads batches from all over it."""
     from nanogrove import lab
-    from nanogrove.data.shards import TextCorpus
+    from nanogrove.data.corpus import TextCorpus
     from nanogrove.preset import resolve
 
     before = memory()

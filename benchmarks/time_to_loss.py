@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nanogrove.data.shards import DataConfig
+from nanogrove.data.text import DataConfig
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.objective import next_token

@@ -50,7 +50,7 @@ OVERRIDES = {
         "data.sources: unknown encoding 'utf-9'",
         "latin-1",
     ),
-    "nothing left to train on": ("data.test=0.97", "data.validation and data.test leave nothing", "below 1"),
+    "nothing left to train on": ("data.test=0.97", "data: validation and test leave nothing", "below 1"),
     "tokenizer that is missing": ("data.tokenizer=TMP/nope.json", "TMP/nope.json: cannot read this tokenizer"),
     "tokenizer that is none": ("data.tokenizer=TMP/list.json", "TMP/list.json: not a tokenizer.json"),
     "bpe without room": ("data.tokenizer=bpe data.vocab_size=100", "data.vocab_size=100 is too small", "256 bytes"),

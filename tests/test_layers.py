@@ -78,7 +78,7 @@ def test_imports_run_down_only(module: str) -> None:
         ("record.run", "from nanogrove.data.batch import Batch", False),
         ("record.run", "from nanogrove.record.events import Event", True),
         ("synthetic.maze", "from nanogrove.data.batch import Batch", True),
-        ("synthetic.maze", "from nanogrove.data.shards import TextCorpus", False),
+        ("synthetic.maze", "from nanogrove.data.corpus import TextCorpus", False),
         ("lab", "from nanogrove.display import show", False),
         ("cli", "from nanogrove import lab", True),
         ("errors", "import nanogrove", False),

@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 
 from nanogrove.data.batch import Corpus, derived_seed
-from nanogrove.data.shards import SPLITS
+from nanogrove.data.text import SPLITS
 from nanogrove.errors import CheckpointError, DivergedError, PresetError, RunError
 from nanogrove.evaluate import calibration
 from nanogrove.evaluate.loss import evaluate_split
@@ -88,7 +88,9 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool
     model = preset.model.model_copy(update={"vocab_size": vocabulary})
     tokens_a_step = train.batch_size * corpus.length
     if train.epochs and corpus.windows_per_epoch is None:
-        raise PresetError("train.epochs: this data never ends; set train.steps or train.tokens, and epochs to null")
+        raise PresetError(
+            "train.epochs: this data never ends or is still being read; set train.steps or train.tokens, epochs to null"
+        )
     if not train.budgets:
         steps = config.steps  # type: ignore[attr-defined]  # of a method that counts its own
     elif train.epochs and corpus.windows_per_epoch:

@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig
-from nanogrove.data.shards import DataConfig
+from nanogrove.data.text import DataConfig
 from nanogrove.errors import PresetError
 from nanogrove.methods import METHODS, load_method
 from nanogrove.model.decode import Sampling

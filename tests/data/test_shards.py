@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from nanogrove.data import documents as cutting
 from nanogrove.data import shards
 from nanogrove.data.batch import permuted, random
+from nanogrove.data.corpus import TextCorpus
 from nanogrove.data.documents import Piece, Problems
-from nanogrove.data.shards import SPLITS, DataConfig, TextCorpus, prepare
+from nanogrove.data.prepare import prepare
 from nanogrove.data.sources import PythonStandardLibrary, TextSource
-from nanogrove.errors import DataError
+from nanogrove.data.text import SPLITS, DataConfig
 
 
 @pytest.fixture
@@ -30,9 +32,12 @@ def corpus(path: Path, **settings: object) -> TextCorpus:
     return TextCorpus(DataConfig.model_validate(options), block_size=16, batch_size=4, seed=5)
 
 
+def everything(made: TextCorpus, split: str) -> np.ndarray:
+    return made.sources[0].read(split, np.array([0]), made.sources[0].count(split))[0]
+
+
 def text_of(made: TextCorpus, split: str) -> str:
-    tokens = made.splits[split]
-    ids = tokens.read(np.array([0]), len(tokens))[0].tolist()
+    ids = everything(made, split).tolist()
     return "".join("|" if i == made.tokenizer.end else made.tokenizer.decode([i]) for i in ids)
 
 
@@ -41,7 +46,7 @@ def test_splits_by_document_hold_every_document_once(folder: Path) -> None:
     documents = [doc for split in SPLITS for doc in text_of(made, split).split("|")[1:]]
     assert sorted(documents) == sorted(path.read_text() for path in folder.rglob("*.txt"))
     assert made.describe()["documents"] == 300
-    shares = [made.index["splits"][split]["documents"] / 300 for split in SPLITS]
+    shares = [made.sources[0].index["splits"][split]["documents"] / 300 for split in SPLITS]
     assert shares == pytest.approx([0.7, 0.2, 0.1], abs=0.07)
 
 
@@ -86,20 +91,20 @@ def test_shards_join_without_a_seam(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(shards, "SHARD", 500)
     monkeypatch.setenv("NANOGROVE_CACHE", str(folder.parent / "other"))
     cut = corpus(folder)
-    assert len(cut.splits["train"].files) > 5
-    starts = np.arange(0, len(cut.splits["train"]) - 40, 7)
-    assert np.array_equal(cut.splits["train"].read(starts, 40), whole.splits["train"].read(starts, 40))
+    assert len(cut.sources[0].index["splits"]["train"]["shards"]) > 5
+    starts = np.arange(0, len(everything(cut, "train")) - 40, 7)
+    assert np.array_equal(*(made.sources[0].read("train", starts, 40) for made in (cut, whole)))
 
 
 def test_an_epoch_shows_every_window_once_and_the_next_in_another_order(folder: Path) -> None:
     made = corpus(folder)
     count, size = made.windows_per_epoch, made.length
     rows = np.concatenate([made.batches(step).tokens.numpy() for step in range(-(-count // 4))])[:count]
-    everything = made.splits["train"].read(np.array([0]), len(made.splits["train"]))[0]
+    tokens = everything(made, "train")
     offset = next(
         o
         for o in range(size)
-        if {tuple(everything[o + w * size : o + w * size + size]) for w in range(count)} == {tuple(r) for r in rows}
+        if {tuple(tokens[o + w * size : o + w * size + size]) for w in range(count)} == {tuple(r) for r in rows}
     )
     assert offset >= 0
     second = np.concatenate([made.batches(step).tokens.numpy() for step in range(count // 4 + 1, count // 2)])
@@ -124,9 +129,8 @@ def test_permuted_is_a_permutation(size: int) -> None:
 
 def test_windows_cover_a_split_without_overlap(folder: Path) -> None:
     made = corpus(folder)
-    tokens = made.splits["validation"]
     targets = [t for batch in made.windows("validation") for row in batch.targets.tolist() for t in row]
-    assert targets == tokens.read(np.array([1]), len(tokens) - 1)[0].tolist()
+    assert targets == everything(made, "validation")[1:].tolist()
     some = sum(int(batch.weight.sum()) for batch in made.windows("validation", 100))
     assert 100 <= some <= 220
 
@@ -139,23 +143,23 @@ def test_bytes_per_token_counts_utf8(tmp_path: Path) -> None:
 
 def test_prepared_data_is_found_again_and_made_anew_when_damaged(folder: Path) -> None:
     config = DataConfig.model_validate({"sources": [str(folder)], "tokenizer": "byte"})
-    first = prepare(config)
+    (first,) = prepare(config).folders
     stamp = (first / "index.json").stat().st_mtime_ns
-    assert prepare(config) == first
+    assert prepare(config).folders == [first]
     assert (first / "index.json").stat().st_mtime_ns == stamp
     (first / "train-00000.bin").write_bytes(b"short")
     before = json.loads((first / "index.json").read_text())
-    assert prepare(config) == first
+    assert prepare(config).folders == [first]
     assert json.loads((first / "index.json").read_text()) == before
     assert (first / "train-00000.bin").stat().st_size == 2 * before["splits"]["train"]["tokens"]
 
 
 def test_changed_text_or_options_make_other_data(folder: Path) -> None:
     config = DataConfig.model_validate({"sources": [str(folder)], "tokenizer": "byte"})
-    first = prepare(config)
-    assert prepare(config.model_copy(update={"validation": 0.3})) != first
+    (first,) = prepare(config).folders
+    assert prepare(config.model_copy(update={"validation": 0.3})).folders != [first]
     next(folder.rglob("*.txt")).write_text("another text")
-    assert prepare(config) != first
+    assert prepare(config).folders != [first]
 
 
 def test_a_vocabulary_above_65536_uses_wider_tokens(tmp_path: Path) -> None:
@@ -163,7 +167,7 @@ def test_a_vocabulary_above_65536_uses_wider_tokens(tmp_path: Path) -> None:
     text = "".join(chr(start + n % size) for n in range(50_000) for start, size in blocks)
     (tmp_path / "wide.txt").write_text(text, encoding="utf-8")
     made = corpus(tmp_path / "wide.txt")
-    assert made.index["dtype"] == "<u4"
+    assert made.sources[0].index["dtype"] == "<u4"
     assert made.tokenizer.vocab_size > 1 << 16
     assert text_of(made, "train")[1:] == text[: int(len(text) * 0.7)]
 
@@ -181,5 +185,5 @@ def test_the_standard_library_is_read_where_it_is() -> None:
 
 
 def test_shares_that_leave_nothing_to_train_on(folder: Path) -> None:
-    with pytest.raises(DataError, match="leave nothing to train on"):
+    with pytest.raises(ValidationError, match="leave nothing to train on"):
         corpus(folder, validation=0.6, test=0.4)

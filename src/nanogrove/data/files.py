@@ -3,7 +3,6 @@
 import codecs
 import glob
 import gzip
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,21 +25,25 @@ class FileSource(BaseModel):
     glob: str = Field("**/*", description="which files of a folder to read")
 
     def files(self) -> list[Path]:
-        """The files to read. Raises DataError when there are none."""
+        """The files to read. Raises DataError when there are none, or for a pattern that is none."""
         root = Path(self.path).expanduser()
         if root.is_file():
             return [root]
-        if root.is_dir():
-            found = sorted(path for path in root.glob(self.glob) if path.is_file())
-            if not found:
-                raise DataError(
-                    f"{self.path}: no file matches glob {self.glob!r}; name another, as in "
-                    f'data.sources=[{{"type": "text", "path": "{self.path}", "glob": "**/*"}}]'
-                )
-            return found
-        found = [Path(path) for path in sorted(glob.glob(str(root), recursive=True)) if os.path.isfile(path)]
+        folder, pattern = root, self.glob
+        if not root.is_dir():
+            fixed = next((n for n, part in enumerate(root.parts) if glob.has_magic(part)), len(root.parts))
+            folder, pattern = Path(*root.parts[:fixed]), "/".join(root.parts[fixed:])
+            if not pattern:
+                raise DataError(f"{self.path}: no such file or folder; check the path in data.sources")
+        try:  # unlike glob.glob, Path.glob does not go in circles where ** meets a link to a folder above
+            found = sorted(path for path in folder.glob(pattern) if path.is_file())
+        except (ValueError, NotImplementedError) as error:
+            raise DataError(f"{self.path}: glob {pattern!r} is no pattern ({error})") from None
         if not found:
-            raise DataError(f"{self.path}: no such file or folder; check the path in data.sources")
+            raise DataError(
+                f"{self.path}: no file matches glob {pattern!r}; name another, as in "
+                f'data.sources=[{{"type": "text", "path": "{folder}", "glob": "**/*"}}]'
+            )
         return found
 
     def identity(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from nanogrove.data.shards import cache_folder
+from nanogrove.data.prepare import cache_folder
 from nanogrove.model.decode import PACK, generate
 from nanogrove.model.gpt import GPT, LOGITS, ModelConfig
 from nanogrove.model.layers import PACKS

@@ -1,0 +1,145 @@
+"""A text corpus: windows of one or more sources, mixed, as batches that are functions of (seed, step)."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from nanogrove.data.batch import Batch
+from nanogrove.data.mixture import Assigned, Phase, Weighted, round_robin, sequential
+from nanogrove.data.prepare import name_of, prepare
+from nanogrove.data.text import SPLITS, DataConfig
+from nanogrove.data.windows import Shards
+from nanogrove.errors import DataError
+
+
+class TextCorpus:
+    """Prepared text as batches of `batch_size` windows of `block_size` tokens; see `Corpus`.
+
+    Of sources that stream no more is waited for than a batch needs. Raises DataError when a source is too short for
+    one window, or a split is.
+    """
+
+    def __init__(self, config: DataConfig, block_size: int, batch_size: int, seed: int) -> None:
+        self.config, self.length, self.batch_size, self.seed = config, block_size, batch_size, seed
+        self.names = [name_of(source) for source in config.all_sources]
+        self.tokenizer, folders, self.process = prepare(config)
+        self.sources = [Shards(folder, self._check) for folder in folders]
+        for name, source in zip(self.names, self.sources, strict=True):
+            if source.count("train", block_size + 1) <= block_size:
+                self._refuse(name, "train", source.count("train"), block_size + 1)
+        for split, need in (("validation", 2), ("test", 2 * (config.test > 0))):
+            if all(source.count(split, need) < need for source in self.sources):
+                self._refuse(", ".join(self.names), split, max(source.count(split) for source in self.sources), need)
+        weights = config.source_weights or [1.0] * len(self.sources)
+        self.weighted = Weighted([Phase(0, tuple(weights))], seed)
+
+    def _check(self) -> None:
+        if self.process is not None:
+            self.process.check()
+
+    def _refuse(self, name: str, split: str, there: int, need: int) -> None:
+        raise DataError(
+            f"{name}: the {split} split has {there} tokens and needs at least {need}; use more text, a smaller "
+            "model.block_size, or another data.split"
+        )
+
+    @property
+    def windows_per_epoch(self) -> int | None:
+        """Windows of `block_size` tokens in one pass over all sources; None while some are still being read."""
+        if not all(source.index["complete"] for source in self.sources):
+            return None
+        return sum(source.epoch(self.length) for source in self.sources)
+
+    def assign(self, number: np.ndarray) -> Assigned:
+        """The source of each sequence `[N]`, and its number there."""
+        if self.config.mix_strategy == "weighted":
+            return self.weighted.assign(number)
+        if self.config.mix_strategy == "sequential":
+            reaches = [partial(source.reaches, size=self.length) for source in self.sources]
+            return sequential(number, reaches, [partial(source.epoch, self.length) for source in self.sources])
+        return round_robin(number, len(self.sources))
+
+    def batches(self, step: int) -> Batch:
+        """Batch number `step`, a pure function of (seed, step)."""
+        return self._batch(*self.assign(np.arange(step * self.batch_size, (step + 1) * self.batch_size)))
+
+    def mixed(self, step: int, mixture: Weighted) -> Batch:
+        """Batch number `step` under another mixture."""
+        return self._batch(*mixture.assign(np.arange(step * self.batch_size, (step + 1) * self.batch_size)))
+
+    def _batch(self, sources: np.ndarray, places: np.ndarray) -> Batch:
+        windows = np.empty((len(sources), self.length + 1), dtype=np.int64)
+        for source in np.unique(sources).tolist():
+            mine = sources == source
+            windows[mine] = self.sources[source].train(places[mine], self.length, self.seed)
+        return batch_of(windows, sources)
+
+    def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+        """Batches that cover `split` of one source after the other without overlap, the last window of each shorter;
+        with `limit`, evenly spread windows of about that many tokens in all. Of a training split that is still being
+        read, what is there. Raises DataError for a split that holds nothing."""
+        size = self.length
+        tokens = [source.count(split, 0 if split == "train" else None) for source in self.sources]
+        if max(tokens) < 2:
+            raise DataError(f"the {split} split is empty; this run was made with data.{split}=0")
+        for number, (source, count) in enumerate(zip(self.sources, tokens, strict=True)):
+            chosen = np.arange(-(-max(count - 1, 0) // size))
+            share = None if limit is None else limit * count // sum(tokens)
+            if share is not None and share < len(chosen) * size:
+                whole = max((count - 1) // size, 1)
+                chosen = np.arange(whole)[:: max(1, whole * size // max(share, 1))]
+            for rows in np.split(chosen, range(self.batch_size, len(chosen), self.batch_size)):
+                full = rows[(rows + 1) * size + 1 <= count]
+                if len(full):
+                    yield batch_of(source.read(split, full * size, size + 1), np.full(len(full), number))
+                for row in rows[len(full) :].tolist():
+                    yield batch_of(source.read(split, np.array([row * size]), count - row * size), np.array([number]))
+
+    def truth(self, split: str, limit: int | None = None) -> None:
+        """Nobody knows the distribution of a text."""
+
+    def bytes_per_token(self, split: str) -> float:
+        """Mean UTF-8 bytes a token of `split` stands for."""
+        counts = [source.index["splits"][split] for source in self.sources]
+        return float(sum(count["bytes"] for count in counts) / sum(count["tokens"] for count in counts))
+
+    def describe(self) -> dict[str, Any]:
+        """Documents, tokens a split, what could not be used, and a fingerprint that tells one corpus from another.
+
+        While a source is still being read the counts are those of what is there; the fingerprint is final.
+        """
+        counts = [source.index["splits"] for source in self.sources]
+        problems: dict[str, int] = {}
+        places: dict[str, str] = {}
+        for source in self.sources:
+            for kind, count in source.index["problems"]["counts"].items():
+                problems[kind] = problems.get(kind, 0) + count
+            for kind, found in source.index["problems"]["places"].items():
+                places.setdefault(kind, found[0])
+        return {
+            "documents": sum(count[split]["documents"] for count in counts for split in SPLITS),
+            **{f"{split}_tokens": sum(count[split]["tokens"] for count in counts) for split in SPLITS},
+            "bytes_per_token": self.bytes_per_token("train"),
+            "fingerprint": self._fingerprint(),
+            "reading": self.windows_per_epoch is None,
+            **({"sources": self.names} if len(self.names) > 1 else {}),
+            **({"left_out": problems, "for_example": places} if problems else {}),
+        }
+
+    def _fingerprint(self) -> str:
+        """Of what streams the key that names it, and of the rest the digest of all tokens."""
+        parts = [source.folder.name if source.index["streamed"] else source.index["digest"] for source in self.sources]
+        mixture = [self.config.mix_strategy, self.config.source_weights] if len(parts) > 1 else []
+        return hashlib.sha256(json.dumps([parts, mixture]).encode()).hexdigest()[:32]
+
+
+def batch_of(windows: np.ndarray, sources: np.ndarray) -> Batch:
+    """Windows `[B, T + 1]` of `sources [B]` as a batch `[B, T]` whose every token is scored."""
+    tokens = torch.from_numpy(windows)
+    weight = torch.ones(windows.shape[0], windows.shape[1] - 1)
+    return Batch(tokens[:, :-1], tokens[:, 1:], weight, torch.from_numpy(sources))

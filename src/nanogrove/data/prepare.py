@@ -1,0 +1,248 @@
+"""Sources made into tokens once and kept: in a cache folder for each, named by a fingerprint of all that made it.
+
+A small source is read here and now. One that streams is read, decoded and tokenised by a process of its own, which
+seals shards while training goes on, and which ends when this one does. A source whose preparation was cut off is read
+again from its start, but what is sealed is not tokenised again.
+
+`python -m nanogrove.data.prepare` is that process: it reads its work as a line of JSON and prints what goes wrong.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nanogrove.data.documents import PIECE, Documents, Piece, Problems
+from nanogrove.data.shards import SEAL, Writer, read_index
+from nanogrove.data.text import DataConfig, assigned, characters_to_split, streams
+from nanogrove.data.tokenizer import (
+    Tokenizer,
+    bpe_tokenizer,
+    byte_tokenizer,
+    character_tokenizer,
+    load_tokenizer,
+)
+from nanogrove.errors import DataError
+
+FORMAT = 2
+LEARN = 1 << 24  # characters a BPE vocabulary is learned from, at most, in equal parts from all sources
+FLUSH = 8 * PIECE  # characters tokenised at once
+OPTIONS = ("split", "validation", "test", "min_text_length", "drop_duplicates", "bad_rows")  # that shape a source
+
+
+class Prepared(NamedTuple):
+    """A tokenizer, the folder of each source, and the process that still writes some of them."""
+
+    tokenizer: Tokenizer
+    folders: list[Path]
+    process: "Process | None"
+
+
+def cache_folder() -> Path:
+    """Where prepared data lies: `NANOGROVE_CACHE`, or `nanogrove` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("NANOGROVE_CACHE") or Path(base) / "nanogrove")
+
+
+def prepare(config: DataConfig) -> Prepared:
+    """The folders that hold the tokens of the sources, made now unless they are there, or while they are read.
+
+    Raises DataError for sources that cannot be read or hold too little, and for a disk that is full.
+    """
+    identities = [source.identity() for source in config.all_sources]
+    tokenizer = _tokenizer(config, identities)
+    folders, streaming = [], []
+    for number, (source, identity) in enumerate(zip(config.all_sources, identities, strict=True)):
+        key = _key([identity, config.model_dump(include=set(OPTIONS)), tokenizer.to_json()])
+        folder = cache_folder() / key
+        folders.append(folder)
+        index = read_index(folder)
+        if index is not None and index["complete"]:
+            continue
+        if streams(source):
+            streaming.append((number, folder))
+            continue
+        with _writing(folder):
+            for _ in write(config, source, folder, tokenizer):
+                pass
+    return Prepared(tokenizer, folders, Process(config, streaming, tokenizer) if streaming else None)
+
+
+def write(config: DataConfig, source: Documents, folder: Path, tokenizer: Tokenizer) -> Iterator[None]:
+    """Tokenises a source into a folder that nobody else writes to; yields behind each seal.
+
+    Raises DataError for a source that holds nothing of use, saying what was wrong with it.
+    """
+    index = read_index(folder)
+    if index is not None and index["complete"]:  # another process was first
+        return
+    writer, problems = Writer(folder, tokenizer.vocab_size, streams(source)), Problems(config.bad_rows == "refuse")
+    done = writer.index["pieces"]
+    waiting: list[tuple[str, Piece]] = []
+    held = 0
+
+    def flush() -> None:
+        encoded = tokenizer.encode_batch([piece.text for _, piece in waiting])
+        for (split, piece), ids in zip(waiting, encoded, strict=True):
+            writer.add(split, piece, np.concatenate(([tokenizer.end], ids)) if piece.first else ids)
+        waiting.clear()
+
+    for number, (split, piece) in enumerate(assigned(config, source, characters_to_split(config, source), problems)):
+        if number < done:
+            continue
+        waiting.append((split, piece))
+        held += len(piece.text)
+        if held >= FLUSH:
+            flush()
+            held = 0
+            if writer.unsealed >= SEAL:
+                writer.seal(problems)
+                yield
+    flush()
+    if not writer.index["pieces"]:
+        said = "; ".join(
+            f"{count} times {kind}" + (f", as in {places[0]}" if (places := problems.places.get(kind)) else "")
+            for kind, count in problems.counts.most_common(3)
+        )
+        raise DataError(f"{name_of(source)}: " + (f"nothing to use ({said})" if said else "empty; a corpus needs text"))
+    writer.seal(problems, complete=True)
+
+
+def name_of(source: Documents) -> str:
+    """What to call a source: its path, its data set, or its type."""
+    return str(getattr(source, "path", None) or getattr(source, "dataset", None) or source.type)
+
+
+def _key(parts: Any) -> str:
+    return hashlib.sha256(json.dumps([FORMAT, parts], sort_keys=True).encode()).hexdigest()[:24]
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """The right to write to a folder, waited for; a failure to write is a DataError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot write prepared data ({error.strerror}); free some space or set NANOGROVE_CACHE"
+        ) from None
+
+
+def _tokenizer(config: DataConfig, identities: list[dict[str, Any]]) -> Tokenizer:
+    """The tokenizer a configuration names; one that is learned is kept in the cache."""
+    if config.tokenizer == "byte":
+        return byte_tokenizer()
+    if config.tokenizer not in ("bpe", "char"):
+        return load_tokenizer(config.tokenizer)
+    options = config.model_dump(include={*OPTIONS, "tokenizer", "vocab_size"})
+    folder = cache_folder() / _key([identities, options])
+    with _writing(folder):
+        path = folder / "tokenizer.json"
+        if path.exists():
+            return Tokenizer.from_json(path.read_text(encoding="utf-8"), where=str(path))
+        if config.tokenizer == "char":
+            tokenizer = character_tokenizer(text for n in range(len(identities)) for _, text in _texts(config, n))
+        else:
+            tokenizer = bpe_tokenizer(_learned(config), config.vocab_size)
+        aside = path.with_suffix(".part")
+        aside.write_text(tokenizer.to_json(), encoding="utf-8")
+        os.replace(aside, path)
+    return tokenizer
+
+
+def _texts(config: DataConfig, number: int) -> Iterator[tuple[str, str]]:
+    """The texts of a source with their splits."""
+    source = config.all_sources[number]
+    for split, piece in assigned(config, source, characters_to_split(config, source), Problems()):
+        yield split, piece.text
+
+
+def _learned(config: DataConfig) -> Iterator[str]:
+    """What a BPE vocabulary is learned from: training text only, the first of each source."""
+    count = len(config.all_sources)
+    for number in range(count):
+        learned = 0
+        for split, text in _texts(config, number):
+            if split == "train":
+                learned += len(text)
+                yield text
+                if learned >= LEARN // count:
+                    break
+
+
+class Process:
+    """The process that writes the sources which stream. It ends with this one, whose end closes its standard input."""
+
+    def __init__(self, config: DataConfig, streaming: list[tuple[int, Path]], tokenizer: Tokenizer) -> None:
+        work = {
+            "config": config.model_dump(mode="json"),
+            "sources": [[number, str(folder)] for number, folder in streaming],
+            "tokenizer": tokenizer.to_json(),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "nanogrove.data.prepare"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C ends the run behind its step, and the run ends this
+        )
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(work) + "\n")
+        self.process.stdin.flush()
+        self.end = weakref.finalize(self, _end, self.process)
+
+    def check(self) -> None:
+        """Raises DataError where the process has ended with an error."""
+        if self.process.poll():
+            assert self.process.stdout is not None
+            said = self.process.stdout.read().strip()
+            raise DataError(said or f"the process that reads the data ended with status {self.process.returncode}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ends the process, if it has not ended yet; what it sealed stays."""
+    process.terminate()
+    with process:
+        pass
+
+
+def main() -> None:
+    """Writes sources in turn, a seal each, until all are complete."""
+    work = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    config = DataConfig.model_validate(work["config"])
+    tokenizer = Tokenizer.from_json(work["tokenizer"])
+    try:
+        writers = [_written(config, number, Path(folder), tokenizer) for number, folder in work["sources"]]
+        while writers:
+            writers = [writer for writer in writers if next(writer, True) is None]
+    except DataError as error:
+        print(error, flush=True)
+        sys.exit(2)
+
+
+def _written(config: DataConfig, number: int, folder: Path, tokenizer: Tokenizer) -> Iterator[None]:
+    with _writing(folder):
+        yield from write(config, config.all_sources[number], folder, tokenizer)
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

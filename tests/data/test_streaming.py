@@ -1,0 +1,207 @@
+"""Sources that stream: training begins on what is there, and every batch is what it would have been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanogrove.data import prepare as preparing
+from nanogrove.data import shards, text, windows
+from nanogrove.data.corpus import TextCorpus
+from nanogrove.data.documents import Problems
+from nanogrove.data.prepare import Process, prepare, write
+from nanogrove.data.shards import read_index
+from nanogrove.data.text import DataConfig
+from nanogrove.data.tokenizer import byte_tokenizer
+from nanogrove.errors import DataError
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes at which a few kilobytes are many seals and blocks."""
+    monkeypatch.setattr(shards, "SEAL", 1000)
+    monkeypatch.setattr(preparing, "SEAL", 1000)
+    monkeypatch.setattr(preparing, "FLUSH", 500)
+    monkeypatch.setattr(windows, "BLOCK", 3000)
+    for module in (text, shards):
+        monkeypatch.setattr(module, "HELD_OUT", 400)
+    monkeypatch.setattr(text, "STREAM", 1000)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "stream.txt"
+    path.write_text("".join(f"document {n} {'x' * (n * 7 % 50)}\n\n" for n in range(800)))
+    return path
+
+
+def config(source: Path, **settings: Any) -> DataConfig:
+    sources = [{"type": "text", "path": str(source), "separator": "\n\n"}]
+    return DataConfig.model_validate({"sources": sources, "tokenizer": "byte", **settings})
+
+
+class Slow:
+    """In place of the process: writes one seal more whenever somebody waits."""
+
+    def __init__(self, config: DataConfig, streaming: list[tuple[int, Path]], tokenizer: Any) -> None:
+        self.writers = [write(config, config.all_sources[n], folder, tokenizer) for n, folder in streaming]
+        for _, folder in streaming:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.waited = 0
+
+    def check(self) -> None:
+        self.waited += 1
+        for writer in self.writers:
+            next(writer, None)
+
+
+@pytest.fixture
+def slowly(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing, "Process", Slow)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+
+def test_batches_of_a_stream_are_those_of_the_whole(slowly: None, source: Path) -> None:
+    """One corpus asks for batches while it is written, the other when all is there, in another order."""
+    growing = TextCorpus(config(source), 16, 8, seed=3)
+    first = growing.batches(0)
+    assert not growing.sources[0].index["complete"], "the first batch waits for one block only"
+    assert growing.windows_per_epoch is None
+    batches = [first, *(growing.batches(step) for step in range(1, 450))]
+    assert growing.sources[0].index["complete"]
+    assert growing.windows_per_epoch is not None
+    assert 2 * growing.windows_per_epoch < 450 * 8, "more than two passes"
+    whole = TextCorpus(config(source), 16, 8, seed=3)
+    for step in range(449, -1, -1):
+        assert whole.batches(step).tokens.equal(batches[step].tokens)
+    held = [[b.tokens.tolist() for b in made.windows("validation", 200)] for made in (growing, whole)]
+    assert held[0] == held[1]
+    assert growing.describe()["fingerprint"] == whole.describe()["fingerprint"]
+
+
+def test_a_pass_shows_every_window_of_every_block_once(slowly: None, source: Path) -> None:
+    made = TextCorpus(config(source), 16, 8, seed=3)
+    shard = made.sources[0]
+    count, total = shard.count("train"), shard.epoch(16)
+    assert count > 3 * windows.BLOCK
+    starts = []
+    shard.read = lambda split, starts_, length: starts.append(starts_) or np.zeros((len(starts_), length), np.int64)  # type: ignore[method-assign,func-returns-value]
+    for passed in range(3):
+        shard.train(np.arange(passed * total, (passed + 1) * total), 16, 0)
+        at = np.sort(starts[-1])
+        assert len(np.unique(at)) == total
+        assert (np.diff(at) >= 16).all(), "no token is shown twice"
+        assert at[-1] + 17 <= count
+    assert not np.array_equal(starts[0], starts[1])
+    assert not np.array_equal(starts[1], starts[2])
+
+
+def test_held_out_text_is_bounded_and_no_document_is_on_two_sides(slowly: None, source: Path) -> None:
+    made = TextCorpus(config(source, validation=0.2, test=0.2), 16, 8, seed=3)
+    sides = []
+    for split in text.SPLITS:
+        tokens = made.sources[0].read(split, np.array([0]), made.sources[0].count(split))[0].tolist()
+        cut = "".join("|" if t == made.tokenizer.end else made.tokenizer.decode([t]) for t in tokens).split("|")
+        sides.append(set(cut[1:]))
+        assert split == "train" or 400 <= len(tokens) < 500
+    assert not sides[0] & sides[1]
+    assert not sides[0] & sides[2]
+    assert not sides[1] & sides[2]
+    assert len(sides[0]) == pytest.approx(480, abs=40)
+
+
+def test_a_writer_that_was_killed_goes_on_where_it_sealed(slowly: None, source: Path, tmp_path: Path) -> None:
+    settings, tokenizer = config(source), byte_tokenizer()
+    folders = [tmp_path / name for name in ("whole", "cut")]
+    for folder in folders:
+        folder.mkdir()
+    for _ in write(settings, settings.all_sources[0], folders[0], tokenizer):
+        pass
+    for seals in (1, 3):
+        writer = write(settings, settings.all_sources[0], folders[1], tokenizer)
+        for _ in range(seals):
+            next(writer)
+        writer.close()
+        with (folders[1] / "train-00000.bin").open("ab") as file:
+            file.write(b"tokens that were written and never sealed")
+    for _ in write(settings, settings.all_sources[0], folders[1], tokenizer):
+        pass
+    for name in ("train-00000.bin", "validation-00000.bin", "test-00000.bin"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    whole, cut = (read_index(folder) for folder in folders)
+    assert whole is not None and cut is not None  # noqa: PT018
+    assert whole["splits"] == cut["splits"]
+
+
+def test_the_process_writes_while_this_one_reads_and_ends_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_text("".join(f"row {n} of a table that has many\n" for n in range(60_000)))
+    script = (
+        "import nanogrove.data.text as t; t.STREAM = 1000\n"
+        "from nanogrove.data.prepare import prepare\n"
+        f"c = t.DataConfig.model_validate({config(path).model_dump(mode='json')!r})\n"
+        "p = prepare(c); print(p.process.process.pid, p.folders[0], flush=True); input()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    pid, folder = child.stdout.readline().split()
+    deadline = time.monotonic() + 60
+    while not (Path(folder) / "index.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with child:
+        os.kill(child.pid, signal.SIGKILL)
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline, "the process outlives the one it works for"
+        time.sleep(0.05)
+
+
+def test_what_goes_wrong_in_the_process_is_said_here(small: None, tmp_path: Path) -> None:
+    path = tmp_path / "bad.txt"
+    path.write_bytes(b"a good line\n\n" * 2000 + b"\xff\n\n")
+    settings = config(path)
+    process = Process(settings, [(0, tmp_path / "folder")], byte_tokenizer())
+    process.process.wait(60)
+    with pytest.raises(DataError, match=r"bad\.txt: not utf-8: byte 0xff at offset 26000"):
+        process.check()
+
+
+def test_duplicates_and_short_documents_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "RECENT", 7)
+    path = tmp_path / "many.txt"
+    path.write_text("".join(f"document {n % 90}\n\n" for n in range(300)) + "no\n\n" * 5)
+    made = TextCorpus(config(path, drop_duplicates=True, min_text_length=4), 4, 2, seed=0)
+    told = made.describe()
+    assert told["left_out"] == {"duplicate": 210, "shorter than 4 characters": 5}
+    assert told["documents"] == 90
+
+
+def test_a_source_with_nothing_of_use_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text("a\n\nb\n\nc")
+    with pytest.raises(DataError, match=r"short\.txt: nothing to use \(3 times shorter than 10 characters\)"):
+        TextCorpus(config(path, min_text_length=10), 4, 2, seed=0)
+
+
+def test_prepare_of_a_complete_stream_starts_no_process(slowly: None, source: Path) -> None:
+    made = TextCorpus(config(source), 16, 8, seed=3)
+    made.sources[0].count("train")
+    assert prepare(config(source)).process is None
+    assert json.loads((made.sources[0].folder / "index.json").read_text())["complete"]
+
+
+def test_problems_of_a_kind_keep_their_first_places() -> None:
+    problems = Problems()
+    for line in range(9):
+        problems.add("broken", f"line {line}")
+    assert problems.counts["broken"] == 9
+    assert problems.places["broken"] == ["line 0", "line 1", "line 2"]
+    with pytest.raises(DataError, match=r"line 4: broken; mend it, or set data\.bad_rows=skip"):
+        Problems(refuse=True).add("broken", "line 4")

@@ -49,6 +49,9 @@ def show(events: Iterable[Event], console: Console, out: Path) -> int | None:
                     say(f"step {event.step}{of}  loss {loss}  {rate}")
             elif event.kind == "eval":
                 say(f"step {event.step}  {_score(event)}")
+            elif event.kind == "sources" and "weights" in values:
+                shares = zip(values["names"], values["weights"], strict=True)
+                say("weights from here on: " + escape(", ".join(f"{printable(n)} {w:.2f}" for n, w in shares)))
             elif event.kind == "exact":
                 say(_exact(values))
             elif event.kind == "alarm":
@@ -98,7 +101,12 @@ def _described(event: Event) -> str:
     amount = "fresh data at every step"
     if data["train_tokens"]:
         amount = f"{data['train_tokens']:,} training tokens of {data['documents']:,} documents"
-    return (
+        amount += " so far, and reading on" if data.get("reading") else ""
+    left_out = "".join(
+        f"\nleft out: {count:,} times {kind}" + (f", as in {place}" if (place := data["for_example"].get(kind)) else "")
+        for kind, count in data.get("left_out", {}).items()
+    )
+    return escape(printable(left_out[1:] + "\n" if left_out else "")) + (
         f"{escape(v['name'])}: {v['parameters']:,} parameters, {amount}, {v['steps']:,} steps\n"
         f"{v['device']}: {v['precision']}, threads {v['machine']['threads']}, micro-batches {v['micro_batches']}"
         f"{', compiled' if v['compile'] else ''}"

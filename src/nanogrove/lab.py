@@ -23,7 +23,7 @@ import torch
 
 from nanogrove.data.batch import Corpus, derived_seed
 from nanogrove.data.text import SPLITS
-from nanogrove.errors import CheckpointError, DivergedError, PresetError, RunError
+from nanogrove.errors import CheckpointError, DataError, DivergedError, PresetError, RunError
 from nanogrove.evaluate import calibration
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.language_model import LanguageModel
@@ -288,6 +288,7 @@ class _Run:
         method = load_method(preset.method["name"])
         spacing = max(self.parts.plan.steps // RECORDED_STEPS, 1)
         events = method.run(self.state, self.parts.corpus, self.parts.plan, preset.method_config())
+        event: Event | None = None
         try:
             for event in events:
                 if event.kind == "data":
@@ -306,6 +307,12 @@ class _Run:
             write_report(self.folder.path)
             last = f"{self.folder.checkpoints / 'current'} (step {self.saved})" if self.saved >= 0 else "none yet"
             raise DivergedError(f"{error}; last good checkpoint: {last}") from None
+        except DataError as error:  # of text that is still being read
+            if event is not None and event.kind == "step" and event.step == self.state.step > self.saved:
+                self.save("current")
+                self.saved = event.step
+            last = f"the run is saved at step {self.saved}" if self.saved >= 0 else "nothing is saved yet"
+            raise DataError(f"{error}; {last}, go on with --resume") from None
         if self.saved < self.state.step:
             self.save("current")
         yield from self.finish()

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -218,7 +218,8 @@ def _set(raw: dict[str, Any], key: str, text: str) -> None:
     for section in sections:
         if section == "method":
             raw[section] = _named(raw.get(section, {}))
-        raw = raw.setdefault(section, {})
+        raw[section] = {} if raw.get(section) is None else raw[section]
+        raw = raw[section]
         if not isinstance(raw, dict):
             raise PresetError(f"{section}: a section is a JSON object, and {raw!r} was given")
     raw[last] = value
@@ -234,9 +235,16 @@ def _fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, FieldInfo]]:
             section = load_method(chosen).Config if chosen in METHODS else None
         elif name == "data":
             section = DATA.get(_data_type(raw.get("data", {})) or "")
+        yield from _inside(name, section)
+
+
+def _inside(name: str, annotation: Any) -> Iterator[tuple[str, FieldInfo]]:
+    """The dotted keys below `name` where its settings are a class of their own, or such a class or null."""
+    for section in (annotation, *get_args(annotation)):
         if isinstance(section, type) and issubclass(section, BaseModel):
             for key, field in section.model_fields.items():
                 yield f"{name}.{key}", field
+                yield from _inside(f"{name}.{key}", field.annotation)
 
 
 def _explain(error: ValidationError, raw: Mapping[str, Any]) -> str:

@@ -1,23 +1,33 @@
 """Pretraining: next-token prediction by gradient descent, scored on validation text as it goes.
 
 Hyperparameters may `follow` points, each a step and the value from there on, such as those that evolution found along
-the line of its winner.
+the line of its winner. Of text from several sources their losses are told, and weights may adapt to them.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from nanogrove.data.batch import Corpus
+from nanogrove.data.corpus import TextCorpus
+from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.loss import evaluate_split
+from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event
+from nanogrove.train.checkpoint import model_of, read_checkpoint
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.hyperparameters import apply
-from nanogrove.train.objective import next_token
+from nanogrove.train.objective import Objective, next_token
+from nanogrove.train.precision import pick_device
+from nanogrove.train.source_weights import AdaptiveConfig, Mixing, next_token_by_source, reference_losses
 from nanogrove.train.state import TrainState
+
+REFERENCE_TOKENS = 200_000  # of held-out text on which a reference is scored, all sources together
 
 
 def _rising(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -32,13 +42,15 @@ Points = Annotated[list[tuple[Annotated[int, Field(ge=0)], Value]], AfterValidat
 
 
 class Config(BaseModel):
-    """Pretraining has one setting beyond those of every method."""
+    """Pretraining has few settings beyond those of every method."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     follow: dict[Literal["lr", "weight_decay", "dropout"], Points] = Field(
         {}, description="[step, value] points by hyperparameter; the schedule's factor comes on top of lr"
     )
+
+    adaptive: AdaptiveConfig | None = Field(None, description="weights of several sources that follow their losses")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -47,8 +59,41 @@ class Config(BaseModel):
         return self
 
 
+def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
+    """Raises PresetError where nothing can adapt, CheckpointError for a reference that cannot be had."""
+    if config.adaptive is None:
+        return
+    if not isinstance(corpus, TextCorpus) or len(corpus.names) < 2:
+        raise PresetError("method.adaptive weighs sources against each other; give data.sources two or more")
+    if corpus.config.mix_strategy == "sequential":
+        raise PresetError("method.adaptive draws from all sources; set data.mix_strategy to round_robin or weighted")
+    if config.adaptive.reference is not None:
+        _reference(config.adaptive.reference, corpus)
+
+
+def _reference(saved: str, corpus: TextCorpus) -> list[float]:
+    """The losses by source of the model of a run."""
+    checkpoint = read_checkpoint(Path(saved))
+    if checkpoint.tokenizer.to_json() != corpus.tokenizer.to_json():
+        raise CheckpointError(f"{saved}: has another vocabulary than the data; losses cannot be compared")
+    losses = reference_losses(model_of(checkpoint, pick_device("auto")), corpus, REFERENCE_TOKENS)
+    for name, loss in zip(corpus.names, losses, strict=True):
+        if not math.isfinite(loss):
+            raise PresetError(f"{name}: holds no validation text for method.adaptive.reference; raise data.validation")
+    return losses
+
+
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
-    """Yields a `step` event a step, and an `eval` event ahead of those that `plan.evaluates` names."""
+    """Yields a `step` event a step and, ahead of those that `plan.evaluates` names, an `eval` event.
+
+    Of several sources a `sources` event comes with it, or ahead of each step that ends an adaptive interval.
+    """
+    mixing: Mixing | None = None
+    batches, objective = corpus.batches, cast(Objective, next_token)
+    if isinstance(corpus, TextCorpus) and len(corpus.names) > 1:
+        saved = config.adaptive and config.adaptive.reference
+        mixing = Mixing(state, corpus, config.adaptive, _reference(saved, corpus) if saved else None)
+        batches, objective = mixing.batches, next_token_by_source(len(corpus.names))
 
     def evaluation() -> Event:
         values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
@@ -61,7 +106,11 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         begun = state.step
         factor = apply(state, {n: max(p for p in points if p[0] <= begun)[1] for n, points in config.follow.items()})
         phase = replace(plan, steps=end, rate=lambda step, factor=factor: factor * plan.rate(step))  # type: ignore[misc]
-        for event in fit(state, corpus.batches, next_token, phase):
+        for event in fit(state, batches, objective, phase):
+            if mixing is not None:
+                mixing.observe(event)
+                if mixing.due or (config.adaptive is None and plan.evaluates(state.step)):
+                    yield mixing.update()
             if plan.evaluates(state.step):
                 yield evaluation()
             yield event

@@ -20,6 +20,7 @@ from nanogrove.record.calibration import calibration, read_calibration
 from nanogrove.record.events import Event, read_events
 from nanogrove.record.evolution import evolution
 from nanogrove.record.figures import duration, escaped, finite, line, plot, quantity, short
+from nanogrove.record.mixing import mixing
 from nanogrove.record.page import html_page
 from nanogrove.record.rewards import rewards
 from nanogrove.record.self_improvement import self_improvement
@@ -259,6 +260,7 @@ SECTIONS: tuple[Callable[[Run], str], ...] = (
     evolution,
     rewards,
     curves,
+    mixing,
     against_the_best,
     calibration,
     samples,

@@ -13,7 +13,7 @@ import nanogrove
 SOURCES = Path(nanogrove.__file__).parent
 LAYERS = [  # from the ground up; parts of one layer do not know each other
     {"errors"},
-    {"data", "synthetic", "model", "record"},
+    {"data", "synthetic", "model", "record", "other_names"},
     {"train"},
     {"evaluate"},
     {"methods"},

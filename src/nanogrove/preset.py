@@ -33,6 +33,7 @@ from nanogrove.errors import PresetError
 from nanogrove.methods import METHODS, load_method
 from nanogrove.model.decode import Sampling
 from nanogrove.model.gpt import ModelConfig
+from nanogrove.other_names import translated
 from nanogrove.synthetic.corpus import RHMConfig, RLMConfig
 from nanogrove.synthetic.examples import TaskConfig
 from nanogrove.train.auto import AUTO
@@ -183,7 +184,7 @@ def list_presets() -> dict[str, str]:
 
 def resolve(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Preset:
     """A preset from its JSON and overrides `a.b=c`. Raises PresetError naming the key that is wrong."""
-    raw: dict[str, Any] = json.loads(json.dumps(values))
+    raw: dict[str, Any] = translated(json.loads(json.dumps(values)))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:

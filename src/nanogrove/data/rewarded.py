@@ -11,12 +11,11 @@ the reward, or in pairs of which the shorter is preferred: data that is at hand 
 Rows that cannot be used stop the run where they are all of them, and else are counted in `describe`.
 """
 
-import csv
 import hashlib
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from nanogrove.data.batch import Batch, permuted, random
 from nanogrove.data.documents import Problems
+from nanogrove.data.rows import check_columns, csv_rows, inner_suffix, jsonl_rows, parquet_rows, text_lines
 from nanogrove.data.sources import PythonStandardLibrary
 from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
 from nanogrove.errors import DataError
@@ -73,7 +73,7 @@ class RewardedConfig(_Options):
         """Groups of one example each, and what was wrong with the other rows."""
         found: list[list[Example]] = []
         problems: list[str] = []
-        for place, row in _rows(self, [c for c in (self.prompt, self.text, self.reward) if c]):
+        for place, row in _rows(self, [c for c in (self.prompt, self.text, self.reward) if c], problems):
             try:
                 reward = float(row[self.reward])
                 if not math.isfinite(reward):
@@ -101,7 +101,7 @@ class PreferencesConfig(_Options):
         """Groups of two, the chosen one first, with rewards 1 and 0; and what was wrong with the other rows."""
         found: list[list[Example]] = []
         problems: list[str] = []
-        for place, row in _rows(self, [c for c in (self.prompt, self.chosen, self.rejected) if c]):
+        for place, row in _rows(self, [c for c in (self.prompt, self.chosen, self.rejected) if c], problems):
             texts = [row.get(self.chosen), row.get(self.rejected)]
             prompt = str(row[self.prompt]) if self.prompt else ""
             if None in texts or texts[0] == texts[1]:
@@ -111,42 +111,41 @@ class PreferencesConfig(_Options):
         return found, problems
 
 
-def _rows(config: _Options, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows by column, each with its place. Raises DataError for a file that is not what its format says."""
+def _rows(config: _Options, columns: Sequence[str], problems: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows by column, each with its place; what is wrong with the others is added to `problems`.
+
+    Raises DataError for a file that cannot be read, or without the columns.
+    """
     if config.path == "python-defs":
         yield from ((f"function {n}", row) for n, row in enumerate(_functions(columns), start=1))
         return
     path = Path(config.path).expanduser()
     if not path.is_file():
         raise DataError(f"{config.path}: no such file; check data.path")
-    kind = config.format if config.format != "auto" else SUFFIXES.get(path.suffix.lower(), "lines")
-    try:
-        if kind == "parquet":
-            yield from _parquet(path, columns)
-            return
-        with path.open(encoding=config.encoding, newline="") as file:
-            if kind == "csv":
-                reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-                _check_columns(path, columns, reader.fieldnames or [])
-                yield from ((f"line {reader.line_num}", row) for row in reader)
-            elif kind == "jsonl":
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        row = json.loads(line)
-                        if not isinstance(row, dict):
-                            raise DataError(f"{path}: line {number} is no JSON object")
-                        _check_columns(path, columns, list(row), f" of line {number}")
-                        yield f"line {number}", row
-            elif len(columns) != 2:
-                raise DataError(f"{path}: a file of lines has text|reward only; for prompts or pairs take CSV or JSONL")
-            else:
-                yield from ((f"line {n}", _bar(line, columns)) for n, line in enumerate(file, start=1) if line.strip())
-    except (UnicodeDecodeError, LookupError) as error:
-        raise DataError(f"{path}: not {config.encoding} ({error}); name another with data.encoding") from None
-    except (ValueError, csv.Error) as error:
-        raise DataError(f"{path}: not {kind} ({error})") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    kind = config.format if config.format != "auto" else SUFFIXES.get(inner_suffix(path), "lines")
+    unit = "row" if kind == "parquet" else "line"
+
+    def bad(fault: str, number: int) -> None:
+        problems.append(f"not {kind}: {unit} {number} is {fault}")
+
+    if kind == "parquet":
+        rows = parquet_rows(path, partial(check_columns, columns), bad)
+    elif kind == "csv":
+        rows = csv_rows(path, config.encoding, None, partial(check_columns, columns), bad)
+    elif kind == "jsonl":
+        rows = jsonl_rows(path, config.encoding, bad)
+    elif len(columns) != 2:
+        raise DataError(f"{path}: a file of lines has text|reward only; for prompts or pairs take CSV or JSONL")
+    else:
+        lines = text_lines(path, config.encoding, bad)
+        rows = ((number, _bar(line, columns)) for number, line in lines if line.strip())
+    for number, row in rows:
+        missing = next((column for column in columns if column not in row), None)
+        if missing and kind == "jsonl":
+            there = ", ".join(map(repr, row))
+            problems.append(f"no column {missing!r} of line {number}; there are {there}")
+        else:
+            yield f"{unit} {number}", row
 
 
 def _functions(columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
@@ -175,30 +174,6 @@ def _bar(line: str, columns: Sequence[str]) -> Mapping[str, Any]:
     if at < 0:
         return {}
     return {columns[0]: line[:at].replace("\\|", "|"), columns[1]: line[at + 1 :]}
-
-
-def _check_columns(path: Path, wanted: Sequence[str], there: Sequence[str], where: str = "") -> None:
-    for column in wanted:
-        if column not in there:
-            raise DataError(f"{path}: no column {column!r}{where}; there are {', '.join(map(repr, there))}")
-
-
-def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise DataError(f"{path}: Parquet needs pyarrow; pip install 'nanogrove[data]'") from None
-    try:
-        file = ParquetFile(path)
-        _check_columns(path, columns, file.schema_arrow.names)
-        number = 0
-        for batch in file.iter_batches(columns=list(columns)):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"row {number}", row
-    except ArrowException as error:
-        raise DataError(f"{path}: not Parquet ({str(error).splitlines()[0]})") from None
 
 
 class RewardedCorpus:

@@ -195,8 +195,8 @@ def parquet_rows(path: Path, wanted: Wanted, bad: Bad) -> Iterator[Row]:
         raise DataError(f"{path}: Parquet needs pyarrow; pip install 'nanogrove[data]'") from None
     number = 0
     try:
-        # Without a buffer a column's whole part of a row group is read at once.
-        with reading(path), ParquetFile(path, buffer_size=PIECE) as file:
+        # As pyarrow has it by itself, a column's whole part of a row group would be read at once.
+        with ParquetFile(path, buffer_size=PIECE, pre_buffer=False) as file:
             with naming(path):
                 names = list(wanted(file.schema_arrow.names))
             for batch in file.iter_batches(ROWS, columns=names):
@@ -206,9 +206,11 @@ def parquet_rows(path: Path, wanted: Wanted, bad: Bad) -> Iterator[Row]:
                         bad(row, number)
                     else:
                         yield number, row
-    except (ArrowException, ValueError, KeyError, OverflowError, NotImplementedError) as error:
-        told = str(error).strip().splitlines() or [type(error).__name__]
-        raise DataError(f"{path}: not Parquet, or damaged behind row {number} ({told[0]})") from None
+    except (ArrowException, OSError, ValueError, KeyError, OverflowError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        told = str(error).split("\n")[0]
+        raise DataError(f"{path}: not Parquet, or damaged behind row {number} ({told})") from None
 
 
 def _python(batch: Any) -> Iterator[dict[str, Any] | str]:

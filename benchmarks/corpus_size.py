@@ -27,16 +27,19 @@ PLAIN = {"threads": 1, "precision": "float32", "accumulation": 1, "compile": Fal
 HELD_OUT = 50_000  # characters, whatever the size, so that the last evaluation costs the same
 
 
-def write_corpus(path: Path, size: int) -> None:
-    """Made-up sentences, about `size` bytes of them, over a vocabulary with a long tail."""
-    rng = random.Random(0)
+def made_up_sentences(rng: random.Random) -> list[str]:
+    """Made-up sentences over a vocabulary with a long tail, a line each."""
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     weights = [1 / (n + 1) for n in range(len(letters))]
     words = ["".join(rng.choices(letters, weights, k=rng.randint(1, 9))) for _ in range(20_000)]
     frequency = [1 / (n + 1) for n in range(len(words))]
-    sentences = [
-        " ".join(rng.choices(words, frequency, k=rng.randint(4, 14))).capitalize() + ".\n" for _ in range(50_000)
-    ]
+    return [" ".join(rng.choices(words, frequency, k=rng.randint(4, 14))).capitalize() + ".\n" for _ in range(50_000)]
+
+
+def write_corpus(path: Path, size: int) -> None:
+    """Made-up sentences, about `size` bytes of them."""
+    rng = random.Random(0)
+    sentences = made_up_sentences(rng)
     written = 0
     with path.open("w", encoding="utf-8") as file:
         while written < size:

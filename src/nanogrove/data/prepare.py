@@ -16,7 +16,9 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,28 +89,13 @@ def write(config: DataConfig, source: Documents, folder: Path, tokenizer: Tokeni
     if index is not None and index["complete"]:  # another process was first
         return
     writer, problems = Writer(folder, tokenizer.vocab_size, streams(source)), Problems(config.bad_rows == "refuse")
-    done = writer.index["pieces"]
-    waiting: list[tuple[str, Piece]] = []
-    held = 0
-
-    def flush() -> None:
-        encoded = tokenizer.encode_batch([piece.text for _, piece in waiting])
-        for (split, piece), ids in zip(waiting, encoded, strict=True):
+    pieces = assigned(config, source, characters_to_split(config, source), problems)
+    for batch, encoded in _encoded(islice(pieces, writer.index["pieces"], None), tokenizer):
+        for (split, piece), ids in zip(batch, encoded, strict=True):
             writer.add(split, piece, np.concatenate(([tokenizer.end], ids)) if piece.first else ids)
-        waiting.clear()
-
-    for number, (split, piece) in enumerate(assigned(config, source, characters_to_split(config, source), problems)):
-        if number < done:
-            continue
-        waiting.append((split, piece))
-        held += len(piece.text)
-        if held >= FLUSH:
-            flush()
-            held = 0
-            if writer.unsealed >= SEAL:
-                writer.seal(problems)
-                yield
-    flush()
+        if writer.unsealed >= SEAL:
+            writer.seal(problems)
+            yield
     if not writer.index["pieces"]:
         said = "; ".join(
             f"{count} times {kind}" + (f", as in {places[0]}" if (places := problems.places.get(kind)) else "")
@@ -116,6 +103,33 @@ def write(config: DataConfig, source: Documents, folder: Path, tokenizer: Tokeni
         )
         raise DataError(f"{name_of(source)}: " + (f"nothing to use ({said})" if said else "empty; a corpus needs text"))
     writer.seal(problems, complete=True)
+
+
+def _encoded(pieces: Iterator[tuple[str, Piece]], tokenizer: Tokenizer) -> Iterator[tuple[list[Any], list[np.ndarray]]]:
+    """Batches of pieces with their tokens; the next batch is read while one is tokenised."""
+    with ThreadPoolExecutor(1) as pool:
+        pending: tuple[list[Any], Future[list[np.ndarray]]] | None = None
+        for batch in _batches(pieces):
+            future = pool.submit(tokenizer.encode_batch, [piece.text for _, piece in batch])
+            if pending is not None:
+                yield pending[0], pending[1].result()
+            pending = batch, future
+        if pending is not None:
+            yield pending[0], pending[1].result()
+
+
+def _batches(pieces: Iterator[tuple[str, Piece]]) -> Iterator[list[tuple[str, Piece]]]:
+    """Pieces of about `FLUSH` characters together."""
+    batch: list[tuple[str, Piece]] = []
+    held = 0
+    for split, piece in pieces:
+        batch.append((split, piece))
+        held += len(piece.text)
+        if held >= FLUSH:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
 
 
 def name_of(source: Documents) -> str:
@@ -193,10 +207,11 @@ class Process:
             "tokenizer": tokenizer.to_json(),
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "nanogrove.data.prepare"],
+            [sys.executable, "-P", "-m", "nanogrove.data.prepare"],  # -P: no module of the folder it is started in
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, "USE_TORCH": "0"},  # which datasets would import for nothing
             start_new_session=True,  # Ctrl-C ends the run behind its step, and the run ends this
         )
         assert self.process.stdin is not None

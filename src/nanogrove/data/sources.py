@@ -1,7 +1,7 @@
 """Sources of text: what `data.sources` may name, and the plain ones.
 
-A source is a few lines of JSON: a path to a file or folder, `"python-stdlib"`, or an object with a `type`. Each is a
-`Documents`.
+A source is a few lines of JSON: an object with a `type`, a short name such as `"python-stdlib"` or `"wikipedia"`, or a
+path, whose ending says what it holds. Each is a `Documents`.
 """
 
 import os
@@ -15,6 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from nanogrove.data.documents import Piece, Problems, split, whole
 from nanogrove.data.files import FileSource, read_text
+from nanogrove.data.hub import SHORTCUTS, HubSource, KaggleSource
+from nanogrove.data.pdf import PdfSource
+from nanogrove.data.tables import CsvSource, JsonlSource, ParquetSource
 from nanogrove.errors import DataError
 
 
@@ -68,13 +71,39 @@ class PythonStandardLibrary(BaseModel):
             yield from whole(read_text(path, "utf-8"))
 
 
+ENDINGS: dict[str, tuple[str, ...]] = {
+    "csv": CsvSource.endings,
+    "jsonl": JsonlSource.endings,
+    "parquet": ParquetSource.endings,
+    "pdf": (".pdf",),
+}
+
+
+def kind_of(path: str) -> str:
+    """The type of source that reads a file of this name; text where its ending says nothing else."""
+    return next((kind for kind, endings in ENDINGS.items() if path.lower().endswith(endings)), "text")
+
+
 def _from_name(value: Any) -> Any:
     """A bare string is a known name or a path."""
+    if not isinstance(value, str):
+        return value
     if value == "python-stdlib":
         return {"type": value}
-    return {"type": "text", "path": value} if isinstance(value, str) else value
+    return SHORTCUTS.get(value) or {"type": kind_of(value), "path": value}
 
 
 Source = Annotated[
-    Annotated[TextSource | PythonStandardLibrary, Field(discriminator="type")], BeforeValidator(_from_name)
+    Annotated[
+        TextSource
+        | PythonStandardLibrary
+        | CsvSource
+        | JsonlSource
+        | ParquetSource
+        | PdfSource
+        | HubSource
+        | KaggleSource,
+        Field(discriminator="type"),
+    ],
+    BeforeValidator(_from_name),
 ]

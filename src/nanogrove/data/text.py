@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nanogrove.data.corpus import TextCorpus
 
 SPLITS = ("train", "validation", "test")
-STREAM = 1 << 26  # bytes of a source from which on it streams
+STREAM = 1 << 25  # bytes of a source from which on it streams
 HELD_OUT = 1 << 19  # tokens of a held-out split of a source that streams
 RECENT = 1 << 20  # hashes of documents in a set, ahead of the sorted array that takes less memory
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import nanogrove
+from nanogrove.data.hub import SHORTCUTS
 from nanogrove.errors import PresetError
 from nanogrove.evaluate.reward import load_reward
 from nanogrove.preset import list_presets, read_preset_file, resolve
@@ -63,12 +64,42 @@ def overrides(data: str = "text", method: str = "pretrain") -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
 
 
+def at_hand(folder: Path, source: Any) -> None:
+    """Makes what a preset reads from elsewhere: a folder of texts, or one laid out like a data set of the hub."""
+    if source == "my_text":
+        (folder / source).mkdir()
+        (folder / source / "a.txt").write_text("a text of one's own, again. " * 300)
+    if not isinstance(source, str) or source not in SHORTCUTS:
+        return
+    options = SHORTCUTS[source]
+    columns = options.get("fields", ["text"])
+    at = folder / options["dataset"]
+    at.mkdir(parents=True)
+    rows = [
+        {name: f"{name} {n} of {source}, a row that is long enough to be kept" for name in columns} for n in range(300)
+    ]
+    (at / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {"config_name": options.get("config", "default"), "data_files": "rows.jsonl"}
+    (at / "README.md").write_text(f"---\nconfigs: {json.dumps([config])}\n---\n")
+
+
+GAMES = {"Name": "Wii Sports", "Platform": "Wii", "Year": 2006, "Genre": "Sports", "Publisher": "a", "Global_Sales": 82}
+
+
 @pytest.mark.parametrize("name", list_presets())
-def test_a_preset_runs(command: Any, tmp_path: Path, name: str) -> None:
+def test_a_preset_runs(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
+    for source in read_preset_file(name)["data"].get("sources", []):
+        at_hand(tmp_path, source)
     raw = read_preset_file(name)
     data, method = raw["data"].get("type", "text"), raw.get("method", {}).get("name", "pretrain")
     small = overrides(data, method) + (['data.options={"nodes": 4}'] if name == "self-improve-maze" else [])
+    if name == "games-csv":  # the files of the data set, as they would be downloaded
+        (tmp_path / "vgsales.csv").write_text(
+            ",".join(GAMES) + "\n" + (",".join(map(str, GAMES.values())) + "\n") * 300
+        )
+        small += [f"data.sources={json.dumps([{**raw['data']['sources'][0], 'local': '.'}])}", "data.split=tail"]
     ended = command("train", name, "--out", run, *small)
     assert (ended.code, ended.err) == (0, "")
     kinds = [event.kind for event in read_events(run / "events.jsonl")]

@@ -45,7 +45,7 @@ def test_gpt2_is_gpt2(tmp_path: Path) -> None:
     known = {"Hello, world!": [15496, 11, 995, 0], " the": [262], "\n\n": [628]}
     assert {text: ours.encode(text) for text in known} == known
     generator = np.random.default_rng(0)
-    ALPHA
+    alphabet = [*"abc eE tz ñ é世界🙂\t\n '’s123,.!?_-<|>", " the", "'ll", "  ", "\r\n"]
     texts = ["".join(generator.choice(alphabet, size=40)) for _ in range(300)]
     texts += [Path(shutil.__file__).read_text("utf-8")[:20_000]]
     for text in texts:

@@ -101,16 +101,22 @@ def _described(event: Event) -> str:
     amount = "fresh data at every step"
     if data["train_tokens"]:
         amount = f"{data['train_tokens']:,} training tokens of {data['documents']:,} documents"
-        amount += " so far, and reading on" if data.get("reading") else ""
-    left_out = "".join(
-        f"\nleft out: {count:,} times {kind}" + (f", as in {place}" if (place := data["for_example"].get(kind)) else "")
-        for kind, count in data.get("left_out", {}).items()
-    )
-    return escape(printable(left_out[1:] + "\n" if left_out else "")) + (
+    elif data.get("streams"):
+        amount = "text that is read as training goes on"
+    return _left_out(data) + (
         f"{escape(v['name'])}: {v['parameters']:,} parameters, {amount}, {v['steps']:,} steps\n"
         f"{v['device']}: {v['precision']}, threads {v['machine']['threads']}, micro-batches {v['micro_batches']}"
         f"{', compiled' if v['compile'] else ''}"
     )
+
+
+def _left_out(told: dict[str, Any]) -> str:
+    """What of the data was left out, a line a kind."""
+    lines = ""
+    for kind, count in told.get("left_out", {}).items():
+        place = told["for_example"].get(kind)
+        lines += f"left out: {count:,} times {kind}" + (f", as in {place}\n" if place else "\n")
+    return escape(printable(lines))
 
 
 def _score(event: Event) -> str:

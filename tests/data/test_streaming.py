@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nanogrove import lab
 from nanogrove.data import prepare as preparing
 from nanogrove.data import shards, text, windows
 from nanogrove.data.corpus import TextCorpus
@@ -21,6 +22,8 @@ from nanogrove.data.shards import read_index
 from nanogrove.data.text import DataConfig
 from nanogrove.data.tokenizer import byte_tokenizer
 from nanogrove.errors import DataError
+from nanogrove.preset import resolve
+from nanogrove.record.events import read_events
 
 
 @pytest.fixture
@@ -205,3 +208,43 @@ def test_problems_of_a_kind_keep_their_first_places() -> None:
     assert problems.places["broken"] == ["line 0", "line 1", "line 2"]
     with pytest.raises(DataError, match=r"line 4: broken; mend it, or set data\.bad_rows=skip"):
         Problems(refuse=True).add("broken", "line 4")
+
+
+def test_a_run_cut_while_its_text_streams_ends_alike(
+    slowly: None, source: Path, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumes_exactly: Any
+) -> None:
+    """Each of the runs begins with an empty cache; the first is never cut, and reads the least ahead."""
+    data = {**config(source).model_dump(mode="json"), "validation": 0.2, "test": 0.2}
+    preset = tiny(train={"steps": 40, "batch_size": 8}, evaluate={"every": 9}, save={"every": 6})
+    preset["data"] = data
+    record = resumes_exactly(preset, tmp_path, [("step", n) for n in (2, 7, 20, 33)])
+    assert record[0]["data"]["streams"]
+    assert "left_out" not in record[0]["data"], "what has been read by then depends on the clock"
+
+
+def test_a_run_whose_text_fails_on_the_way_is_saved(
+    slowly: None, source: Path, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = tiny(train={"steps": 400, "batch_size": 8}, evaluate={"every": 1000}, save={"every": 1000})
+    preset["data"] = config(source).model_dump(mode="json")
+    check, calls = Slow.check, []
+
+    def failing(self: Slow) -> None:
+        calls.append(1)
+        if len(calls) > 6:
+            raise DataError("the network failed")
+        check(self)
+
+    monkeypatch.setattr(Slow, "check", failing)
+    with pytest.raises(
+        DataError, match=r"the network failed; the run is saved at step (\d+), go on with --resume"
+    ) as e:
+        list(lab.train(resolve(preset), tmp_path / "run"))
+    step = int(str(e.value).split("step ")[1].split(",")[0])
+    assert step > 20
+    monkeypatch.setattr(Slow, "check", check)
+    for event in lab.train(resolve(preset), tmp_path / "run", resume=True):
+        last = event
+    assert (last.kind, last.step) == ("end", 400)
+    steps = [event.step for event in read_events(tmp_path / "run/events.jsonl") if event.kind == "step"]
+    assert steps == list(range(1, 401))

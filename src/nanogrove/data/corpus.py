@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -109,27 +110,41 @@ class TextCorpus:
         return float(sum(count["bytes"] for count in counts) / sum(count["tokens"] for count in counts))
 
     def describe(self) -> dict[str, Any]:
-        """Documents, tokens a split, what could not be used, and a fingerprint that tells one corpus from another.
+        """Documents, tokens a split, what was left out, and a fingerprint that tells one corpus from another.
 
-        While a source is still being read the counts are those of what is there; the fingerprint is final.
+        Of a corpus that streams the fingerprint alone: how much has been read depends on the clock.
         """
+        names = {"sources": self.names} if len(self.names) > 1 else {}
+        if any(source.index["streamed"] for source in self.sources):
+            return {
+                "documents": None,
+                "train_tokens": None,
+                "streams": True,
+                **names,
+                "fingerprint": self._fingerprint(),
+            }
         counts = [source.index["splits"] for source in self.sources]
-        problems: dict[str, int] = {}
-        places: dict[str, str] = {}
-        for source in self.sources:
-            for kind, count in source.index["problems"]["counts"].items():
-                problems[kind] = problems.get(kind, 0) + count
-            for kind, found in source.index["problems"]["places"].items():
-                places.setdefault(kind, found[0])
+        left_out, places = self.left_out()
         return {
             "documents": sum(count[split]["documents"] for count in counts for split in SPLITS),
             **{f"{split}_tokens": sum(count[split]["tokens"] for count in counts) for split in SPLITS},
             "bytes_per_token": self.bytes_per_token("train"),
             "fingerprint": self._fingerprint(),
-            "reading": self.windows_per_epoch is None,
-            **({"sources": self.names} if len(self.names) > 1 else {}),
-            **({"left_out": problems, "for_example": places} if problems else {}),
+            **names,
+            **({"left_out": left_out, "for_example": places} if left_out else {}),
         }
+
+    def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
+        """What could not be used or was not wanted, as far as sources have been read: counts by kind, first places."""
+        counts: Counter[str] = Counter()
+        places: dict[str, str] = {}
+        for source in self.sources:
+            source.refresh()
+            counts.update(source.index["problems"]["counts"])
+            places |= {
+                kind: found[0] for kind, found in source.index["problems"]["places"].items() if kind not in places
+            }
+        return dict(counts), places
 
     def _fingerprint(self) -> str:
         """Of what streams the key that names it, and of the rest the digest of all tokens."""

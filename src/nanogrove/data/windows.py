@@ -20,9 +20,10 @@ class Shards:
     def __init__(self, folder: Path, check: Callable[[], None]) -> None:
         self.folder, self.check = folder, check
         self.index: dict[str, Any] = {"complete": False, "splits": {split: {"tokens": 0} for split in SPLITS}}
-        self._refresh()
+        self.refresh()
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Looks at what has been sealed by now."""
         if not self.index["complete"]:
             self.index = read_index(self.folder) or self.index
 
@@ -33,7 +34,7 @@ class Shards:
             if self.index["complete"] or there.get("full") or (wanted is not None and there["tokens"] >= wanted):
                 return int(there["tokens"])
             self.check()
-            self._refresh()
+            self.refresh()
             if self.index["splits"][split] == there:
                 time.sleep(0.02)
 

@@ -222,6 +222,8 @@ def machine(run: Run) -> str:
     """Versions, machine and data, as the start event tells them."""
     start = run.last("start").values
     groups = {key.capitalize(): start.get(key) for key in ("versions", "machine", "data")}
+    left_out = {k: v for k, v in _time(run.last("end")).items() if k.startswith("left out, ")}
+    groups["Left out while reading"] = left_out
     groups["Run"] = {key: start[key] for key in ("device", "precision", "compile", "vocabulary") if key in start}
     if isinstance(groups["Data"], dict):
         groups["Data"] = {key: value for key, value in groups["Data"].items() if key != "trees"}  # drawn above

@@ -1,0 +1,123 @@
+"""DPO and KTO as the library `trl` computes them, on the same rows by the same models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer as Backend
+
+from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig, RewardedCorpus
+from nanogrove.methods.offline_rl import joined
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.huggingface import export_model
+from nanogrove.train.preference import dpo, kto
+
+pytestmark = pytest.mark.filterwarnings(  # trl sets it itself
+    "ignore:.*gradient_checkpointing` is deprecated:FutureWarning"
+)
+PROMPTS = ["ab", "cab", "bcd", "a", "ddcb", "bb"]
+
+
+def texts(seed: int) -> list[str]:
+    generator = np.random.default_rng(seed)
+    return ["".join(generator.choice(list("abcd"), size=1 + n)) for n in range(len(PROMPTS))]
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def models(corpus: RewardedCorpus, folder: Path) -> tuple[list[GPT], list[Any], Any]:
+    """A policy and a reference of ours, the same two of `transformers`, and the tokenizer."""
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    size = corpus.tokenizer.vocab_size
+    config = ModelConfig(family="llama", n_layer=2, n_head=2, n_embd=16, block_size=16, vocab_size=size)
+    ours = [GPT(config).initialize(seed) for seed in (0, 1)]
+    with torch.no_grad():  # far enough apart that every ratio counts
+        for model, seed in zip(ours, (2, 3), strict=True):
+            generator = torch.Generator().manual_seed(seed)
+            for parameter in model.parameters():
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    theirs = []
+    for name, model in zip(("policy", "reference"), ours, strict=True):
+        export_model(model.state_dict(), config, folder / name)
+        theirs.append(AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32))
+    end = "<|endoftext|>"
+    backend = Backend.from_str(corpus.tokenizer.to_json())
+    return ours, theirs, PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=end, pad_token=end)
+
+
+def settings(folder: Path, **more: Any) -> dict[str, Any]:
+    plain = {"output_dir": str(folder / "trl"), "use_cpu": True, "report_to": "none", "bf16": False}
+    return {**plain, "per_device_train_batch_size": len(PROMPTS), "gradient_checkpointing": False, **more}
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.7])
+def test_dpo_is_that_of_trl(beta: float, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    rows = [
+        {"prompt": prompt, "chosen": chosen, "rejected": f"{rejected}d"}
+        for prompt, chosen, rejected in zip(PROMPTS, texts(0), texts(1), strict=True)
+    ]
+    path = written(tmp_path / "pairs.jsonl", rows)
+    corpus = PreferencesConfig(type="preferences", path=path).corpus(16, 2 * len(rows), 0)
+    (policy, reference), (their_policy, their_reference), tokenizer = models(corpus, tmp_path)
+    found = dpo(reference, beta)(policy, corpus.batch(np.arange(2 * len(rows))))
+    trainer = DPOTrainer(
+        their_policy,
+        their_reference,
+        DPOConfig(**settings(tmp_path, beta=beta)),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    batch = trainer.data_collator([trainer.train_dataset[n] for n in range(len(rows))])
+    wanted = trainer.compute_loss(trainer.model, batch)
+    assert found.total.item() == pytest.approx(wanted.item(), abs=1e-5)
+    assert abs(found.total.item() - np.log(2)) > 0.01
+    found.total.backward()
+    wanted.backward()
+    ours, theirs = policy.embed.weight.grad, trainer.model.get_input_embeddings().weight.grad
+    assert ours is not None
+    assert torch.allclose(ours, theirs[: len(ours)], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("beta", "good", "bad", "turned"), [(0.1, 1.0, 1.0, 1), (0.5, 1.5, 0.7, 1), (0.5, 1.5, 0.7, -1)]
+)
+def test_kto_is_that_of_trl(beta: float, good: float, bad: float, turned: int, tmp_path: Path) -> None:
+    """Of two models either is the policy: with one the mean ratio of mismatched rows is negative, and z is 0."""
+    from datasets import Dataset
+    from trl import KTOConfig, KTOTrainer
+
+    wanted = [True, False, True, True, False, False]
+    rows = [
+        {"prompt": prompt, "completion": text, "label": label}
+        for prompt, text, label in zip(PROMPTS, texts(0), wanted, strict=True)
+    ]
+    scored = [{"prompt": row["prompt"], "text": row["completion"], "reward": float(row["label"])} for row in rows]
+    path = written(tmp_path / "scored.jsonl", scored)
+    corpus = RewardedConfig(type="rewarded", path=path, prompt="prompt").corpus(16, len(rows), 0)
+    ours, theirs, tokenizer = models(corpus, tmp_path)
+    policy, reference = ours[::turned]
+    their_policy, their_reference = theirs[::turned]
+    order = np.arange(len(rows))
+    signed = corpus.batch(order, torch.tensor([1.0 if label else -1.0 for label in wanted]))
+    found = kto(reference, beta, good, bad)(policy, joined(signed, corpus.mismatched(order)))
+    backwards = rows[::-1]  # they pair a prompt with the text before, we with the text behind
+    trainer = KTOTrainer(
+        their_policy,
+        their_reference,
+        KTOConfig(**settings(tmp_path, beta=beta, desirable_weight=good, undesirable_weight=bad)),
+        train_dataset=Dataset.from_list(backwards),
+        processing_class=tokenizer,
+    )
+    batch = trainer.data_collator([trainer.train_dataset[n] for n in range(len(rows))])
+    assert found.total.item() == pytest.approx(trainer.compute_loss(trainer.model, batch).item(), abs=1e-5)
+    assert (found.parts["z"].item() > 0.05) == (turned < 0)

@@ -188,7 +188,7 @@ class RewardedCorpus:
     """
 
     def __init__(self, config: RewardedConfig | PreferencesConfig, block_size: int, batch_size: int, seed: int) -> None:
-        self.config, self.batch_size, self.seed = config, batch_size, seed
+        self.config, self.block_size, self.batch_size, self.seed = config, block_size, batch_size, seed
         groups, problems = config.examples()
         if not groups:
             told = f" ({problems[0]})" if problems else ""
@@ -266,16 +266,19 @@ class RewardedCorpus:
         return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), scored, torch.zeros_like(chosen))
 
     def mismatched(self, rows: np.ndarray) -> Batch:
-        """Each row's prompt with the text of the next one, the last row's with the first's; of source 1."""
-        width, end, made = self.tokens.shape[1], self.tokenizer.end, []
-        starts, stops = self.start[rows], []
+        """Each row's prompt with the text of the next one, the last row's with the first's; of source 1.
+
+        Such a row may be longer than any of the data's, so it is as wide as it has to be, up to the context.
+        """
+        starts, made = self.start[rows], []
         for row, other in zip(rows, np.roll(rows, -1), strict=True):
             text = self.tokens[other, self.start[other] : self.stop[other]]
-            whole = torch.cat([self.tokens[row, : self.start[row]], text])[:width]
-            stops.append(len(whole))
-            made.append(torch.nn.functional.pad(whole, (0, width - len(whole)), value=end))
-        tokens, target = torch.stack(made), torch.arange(1, width)
-        scored = ((target >= starts[:, None]) & (target < torch.tensor(stops)[:, None])).float()
+            made.append(torch.cat([self.tokens[row, : self.start[row]], text])[: self.block_size + 1])
+        stops = torch.tensor([len(whole) for whole in made])
+        width = max(int(stops.max()), self.tokens.shape[1])
+        filled = [torch.nn.functional.pad(w, (0, width - len(w)), value=self.tokenizer.end) for w in made]
+        tokens, target = torch.stack(filled), torch.arange(1, width)
+        scored = ((target >= starts[:, None]) & (target < stops[:, None])).float()
         return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), scored, torch.ones_like(starts))
 
     def batches(self, step: int) -> Batch:

@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -185,8 +186,15 @@ class _Learner:
 
 
 def joined(first: Batch, second: Batch) -> Batch:
-    """The rows of two batches of one width."""
-    parts: list[Tensor] = [
-        torch.cat([getattr(first, name), getattr(second, name)]) for name in ("tokens", "targets", "weight", "source")
-    ]
-    return Batch(*parts)
+    """The rows of two batches, of which the second is at least as wide; the first is filled up with what counts 0."""
+    more = second.tokens.shape[1] - first.tokens.shape[1]
+
+    def rows(above: Tensor, below: Tensor) -> Tensor:
+        return torch.cat([F.pad(above, (0, more)), below])
+
+    return Batch(
+        rows(first.tokens, second.tokens),
+        rows(first.targets, second.targets),
+        rows(first.weight, second.weight),
+        torch.cat([first.source, second.source]),
+    )

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove.data.tokenizer import character_tokenizer
-from nanogrove.errors import CheckpointError
+from nanogrove.data.prepare import Process
+from nanogrove.data.text import DataConfig
+from nanogrove.data.tokenizer import byte_tokenizer, character_tokenizer
+from nanogrove.errors import CheckpointError, DataError
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train.checkpoint import load_best, load_checkpoint, load_latest, save_checkpoint
 from nanogrove.train.optim import OptimizerConfig, make_optimizer
@@ -75,11 +78,33 @@ def test_a_disk_that_is_full_elsewhere(forked: Any, preset: Path, tmp_path: Path
 def test_a_disk_that_is_full_while_text_is_prepared(forked: Any, preset: Path, tmp_path: Path, cache: Path) -> None:
     (tmp_path / "new.txt").write_text("Nobody has read this before. " * 2000)
     arguments = ("train", preset, "--out", tmp_path / "run", f"data.sources={tmp_path / 'new.txt'}", "train.steps=2")
-    whole = set(cache.iterdir())
+    whole = set(cache.rglob("*"))
     error = forked(*arguments, mishap={"at": 1, "kind": "full", "bytes": 5000}).error()
     assert "cannot write prepared data (File too large); free some space or set NANOGROVE_CACHE" in error
-    assert set(cache.iterdir()) == whole, "half-prepared data was left behind"
+    left = {path.name for path in set(cache.rglob("*")) - whole if path.is_file()}
+    assert left <= {"tokenizer.json", ".lock"}, "half-prepared data was left behind"
     assert forked(*arguments).code == 0
+
+
+def test_a_disk_that_fills_while_text_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the process that writes; what it sealed stays, what it did not is given back."""
+    text = "".join(f"line {n} of a long text\n\n" for n in range(200_000))
+    (tmp_path / "long.txt").write_text(text)
+    sources = [{"type": "text", "path": str(tmp_path / "long.txt"), "separator": "\n\n"}]
+    config = DataConfig.model_validate({"sources": sources, "tokenizer": "byte", "split": "document"})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, limits[1]))
+    try:
+        process = Process(config, [(0, tmp_path / "folder")], byte_tokenizer())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    process.process.wait(100)
+    with pytest.raises(DataError, match=r"cannot write prepared data \(File too large\); free some space"):
+        process.check()
+    index = json.loads((tmp_path / "folder/index.json").read_text())
+    assert index["splits"]["train"]["tokens"] > 1_000_000
+    assert (tmp_path / "folder/train-00000.bin").stat().st_size == 2 * index["splits"]["train"]["tokens"]
+    assert not index["complete"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")

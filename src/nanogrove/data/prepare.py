@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanogrove.data.documents import PIECE, Documents, Piece, Problems
-from nanogrove.data.shards import SEAL, Writer, read_index
+from nanogrove.data.shards import SEAL, Writer, read_index, trim
 from nanogrove.data.text import DataConfig, assigned, characters_to_split, streams
 from nanogrove.data.tokenizer import (
     Tokenizer,
@@ -74,7 +75,7 @@ def prepare(config: DataConfig) -> Prepared:
         if streams(source):
             streaming.append((number, folder))
             continue
-        with _writing(folder):
+        with _writing(folder), _whole(folder):
             for _ in write(config, source, folder, tokenizer):
                 pass
     return Prepared(tokenizer, folders, Process(config, streaming, tokenizer) if streaming else None)
@@ -155,6 +156,16 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Leaves nothing of a folder in which something went wrong."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def _tokenizer(config: DataConfig, identities: list[dict[str, Any]]) -> Tokenizer:
     """The tokenizer a configuration names; one that is learned is kept in the cache."""
     if config.tokenizer == "byte":
@@ -163,7 +174,7 @@ def _tokenizer(config: DataConfig, identities: list[dict[str, Any]]) -> Tokenize
         return load_tokenizer(config.tokenizer)
     options = config.model_dump(include={*OPTIONS, "tokenizer", "vocab_size"})
     folder = cache_folder() / _key([identities, options])
-    with _writing(folder):
+    with _writing(folder), _whole(folder):
         path = folder / "tokenizer.json"
         if path.exists():
             return Tokenizer.from_json(path.read_text(encoding="utf-8"), where=str(path))
@@ -245,6 +256,8 @@ def main() -> None:
         while writers:
             writers = [writer for writer in writers if next(writer, True) is None]
     except DataError as error:
+        for _, folder in work["sources"]:
+            trim(Path(folder), read_index(Path(folder)))
         print(error, flush=True)
         sys.exit(2)
 

@@ -26,18 +26,14 @@ class Writer:
     def __init__(self, folder: Path, vocab_size: int, streamed: bool) -> None:
         self.folder, self.unsealed = folder, 0
         self.digest = hashlib.blake2b(digest_size=16)
-        found = read_index(folder)
-        if found is None or not streamed:  # what does not stream is soon written anew, and its digest is of all tokens
-            for path in folder.glob("*.bin"):
-                path.unlink()
+        found = read_index(folder) if streamed else None  # the rest is soon written anew, its digest is of all tokens
+        trim(folder, found)
+        if found is None:
             splits = {split: {"documents": 0, "tokens": 0, "bytes": 0, "shards": [], "full": False} for split in SPLITS}
             dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
             found = {"dtype": dtype.str, "streamed": streamed, "complete": False, "pieces": 0, "splits": splits}
         self.index = found
         self.dtype = np.dtype(found["dtype"])
-        for split in SPLITS:
-            for path, count in files(folder, found, split):
-                os.truncate(path, count * self.dtype.itemsize)
 
     def add(self, split: str, piece: Piece, ids: np.ndarray) -> None:
         """Appends the tokens of a piece, or nothing where the split of a stream is full."""
@@ -83,6 +79,16 @@ def read_index(folder: Path) -> dict[str, Any] | None:
         return index
     except (OSError, ValueError, KeyError):
         return None
+
+
+def trim(folder: Path, index: dict[str, Any] | None) -> None:
+    """Gives back what is in the files and not in the index; without one, the files."""
+    sealed = {} if index is None else dict(pair for split in SPLITS for pair in files(folder, index, split))
+    for path in folder.glob("*.bin"):
+        if index is not None and path in sealed:
+            os.truncate(path, sealed[path] * np.dtype(index["dtype"]).itemsize)
+        else:
+            path.unlink()
 
 
 def files(folder: Path, index: dict[str, Any], split: str) -> list[tuple[Path, int]]:

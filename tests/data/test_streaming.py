@@ -248,3 +248,37 @@ def test_a_run_whose_text_fails_on_the_way_is_saved(
     assert (last.kind, last.step) == ("end", 400)
     steps = [event.step for event in read_events(tmp_path / "run/events.jsonl") if event.kind == "step"]
     assert steps == list(range(1, 401))
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_a_large_stream_and_a_resume_end_alike(tiny: Any, tmp_path: Path) -> None:
+    """In earnest: 50 MB of CSV, the process that reads, SIGKILL, and a second cache for the run that is left alone."""
+    path = tmp_path / "rows.csv"
+    with path.open("w") as file:
+        file.write("id,text\n")
+        file.writelines(f'{n},"row {n} of a large table, {"x" * (n % 60)}"\n' for n in range(800_000))
+    preset = tiny(train={"steps": 120}, evaluate={"every": 200}, save={"every": 10}, sample={"tokens": 0})
+    preset["data"] = {"sources": [str(path)], "tokenizer": "byte"}
+    (tmp_path / "preset.json").write_text(json.dumps(preset))
+
+    def command(name: str, *more: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "NANOGROVE_CACHE": str(tmp_path / f"cache-{name}")}
+        arguments = [sys.executable, "-m", "nanogrove", "train", str(tmp_path / "preset.json")]
+        return subprocess.Popen([*arguments, "--out", str(tmp_path / name), *more], env=environment)
+
+    assert command("whole").wait() == 0
+    cut = command("cut")
+    record = tmp_path / "cut/events.jsonl"
+    while not record.exists() or record.read_bytes().count(b'"kind": "step"') < 15:
+        assert cut.poll() is None
+    cut.kill()
+    cut.wait()
+    (index,) = (read_index(at.parent) for at in (tmp_path / "cache-cut").glob("*/index.json"))
+    assert index is not None
+    assert not index["complete"], "the text was still being read"
+    assert command("cut", "--resume").wait() == 0
+    weights = [(tmp_path / name / "checkpoints/current/model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
+    records = [(tmp_path / name / "events.jsonl").read_text().splitlines() for name in ("whole", "cut")]
+    losses = [[json.loads(line).get("loss") for line in lines] for lines in records]
+    assert losses[0] == losses[1]

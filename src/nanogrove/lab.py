@@ -22,6 +22,7 @@ from typing import Any, cast
 import torch
 
 from nanogrove.data.batch import Corpus, derived_seed
+from nanogrove.data.corpus import TextCorpus
 from nanogrove.data.text import SPLITS
 from nanogrove.errors import CheckpointError, DataError, DivergedError, PresetError, RunError
 from nanogrove.evaluate import calibration
@@ -85,7 +86,12 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool
         raise PresetError(
             f"model.vocab_size={vocabulary} is smaller than the tokenizer's {corpus.tokenizer.vocab_size}; leave it out"
         )
-    model = preset.model.model_copy(update={"vocab_size": vocabulary})
+    settings, end = preset.model.model_copy(update={"vocab_size": vocabulary}), corpus.tokenizer.end
+    if settings.document_mark not in (None, end):
+        raise PresetError(f"model.document_mark is not the end of text of the tokenizer, which is {end}; leave it out")
+    if settings.within_documents and scalar:
+        raise PresetError("model.within_documents: a reward model judges by the end mark, which would see itself alone")
+    model = settings.model_copy(update={"document_mark": end if settings.within_documents else None})
     tokens_a_step = train.batch_size * corpus.length
     if train.epochs and corpus.windows_per_epoch is None:
         raise PresetError(
@@ -98,7 +104,7 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool
     else:
         steps = train.steps or -(-(train.tokens or 0) // tokens_a_step)
     split = getattr(config, "final_split", "validation")
-    if next(corpus.windows(split, 1), None) is None:
+    if getattr(preset.data, split, None) == 0:
         raise PresetError(f"method {preset.method['name']} ends on the {split} split, which is empty; set data.{split}")
     check = getattr(load_method(preset.method["name"]), "check", None)
     if check is not None and checkpoint is None:
@@ -126,7 +132,7 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool
         evaluate_tokens=preset.evaluate.tokens,
         allow_code=allow_code,
     )
-    resolved = preset.model_copy(update={"model": model, "train": train})
+    resolved = preset.model_copy(update={"model": settings, "train": train})
     return Parts(resolved, corpus, model, plan, device, timings)
 
 
@@ -372,7 +378,14 @@ class _Run:
             "tokens": self.state.tokens,
             "best_step": (self.best or {})["step"],
         }
-        yield self.write(Event("end", self.state.step, values, {"seconds": self.state.seconds}))
+        time = {"seconds": self.state.seconds}
+        corpus = self.parts.corpus
+        if isinstance(corpus, TextCorpus) and corpus.describe().get("streams"):  # what was read depends on the clock
+            counts, places = corpus.left_out()
+            time |= {f"left out, {kind}": count for kind, count in counts.items()}
+            for kind, count in counts.items():
+                yield _note(f"left out: {count:,} times {kind}" + (f", as in {places[kind]}" if kind in places else ""))
+        yield self.write(Event("end", self.state.step, values, time))
 
 
 def _score(preset: Preset) -> Callable[..., dict[str, Any]]:

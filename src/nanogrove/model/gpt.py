@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nanogrove.model.documents import document_mask, document_starts
 from nanogrove.model.layers import (
     MLP,
     Attention,
@@ -64,6 +65,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
 class ModelConfig(BaseModel):
     """Settings of a `GPT`. What is left out comes from `family`, then from the defaults here (GPT-2's).
 
+    With `within_documents` a token sees only its own document of those that its window holds: from the latest
+    `document_mark` on, that one included, or from the window's beginning where there is none. Token shift keeps to it
+    too. Positions keep running: a document's first token has that of its place in the window.
+
     Raises pydantic's ValidationError for an unknown key, a wrong type or sizes that do not fit each other.
     """
 
@@ -91,6 +96,8 @@ class ModelConfig(BaseModel):
     logit_softcap: float | None = Field(None, gt=0, description="logits become c·tanh(logits / c)")
     zero_init: bool = Field(False, description="maps into the residual stream, and an untied head, start at 0")
     scalar: bool = Field(False, description="one number a position instead of logits: a reward model")
+    within_documents: bool = Field(False, description="attend to tokens of the same document only")
+    document_mark: int | None = Field(None, ge=0, description="token that begins a document; from the tokenizer")
 
     @model_validator(mode="before")
     @classmethod
@@ -116,6 +123,11 @@ class ModelConfig(BaseModel):
     @property
     def kv_heads(self) -> int:
         return self.n_kv_head or self.n_head
+
+    @property
+    def mark(self) -> int | None:
+        """The token that attention does not look behind, if there is one."""
+        return self.document_mark if self.within_documents else None
 
     @property
     def inner_size(self) -> int:
@@ -163,6 +175,8 @@ class GPT(nn.Module):
         super().__init__()
         if config.vocab_size is None:
             raise ValueError("a model needs vocab_size; it usually comes from the tokenizer")
+        if config.within_documents and config.document_mark is None:
+            raise ValueError("within_documents needs document_mark; it usually comes from the tokenizer")
         self.config, self.population = config, population
         self.dropout: Dropout = config.dropout
         self.embed = Embedding(config.vocab_size, config.n_embd, population)
@@ -204,6 +218,8 @@ class GPT(nn.Module):
         own_places = cache is not None and (cache.ragged or rivals)
         places = cache.positions(new, rivals) if own_places and cache else torch.arange(seen, seen + new)
         places = places.to(tokens.device)
+        mark = self.config.mark
+        first = None if mark is None else tokens == mark
         x = self.embed(tokens)
         if self.shift is not None:
             before = torch.zeros_like(x[..., :1, :])
@@ -211,9 +227,9 @@ class GPT(nn.Module):
                 before = self.embed(cache.last.view(*tokens.shape[:-1], 1))
             if rivals:  # the same token stands before each: sequences of one
                 before = before.expand_as(x).reshape(*x.shape[:-3], -1, 1, x.shape[-1])
-                x = self.shift(x.reshape(before.shape), before).view(x.shape)
+                x = self.shift(x.reshape(before.shape), before, first).view(x.shape)
             else:
-                x = self.shift(x, before)
+                x = self.shift(x, before, first)
         if self.position is not None:
             index = places.view(*tokens.shape) if own_places else places.expand(*tokens.shape)
             x = x + self.position(index)
@@ -225,11 +241,15 @@ class GPT(nn.Module):
         x = dropout(x, self.dropout if self.training else 0.0)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
-        mask = cache.mask(new, rivals) if cache is not None and cache.longest else None
+        rows, mask = tokens.flatten(0, -2), None
+        if cache is not None and cache.longest:
+            mask = cache.mask(new, rivals, cache.starts(rows, rivals))
+        elif mark is not None:
+            mask = document_mask(document_starts(rows, mark, places), x)
         for layer, block in enumerate(self.blocks):
             x = block(x, rotary, cache, layer, mask)
         if cache is not None and not rivals:
-            cache.advance(tokens.flatten(0, -2), lengths)
+            cache.advance(rows, lengths)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -281,7 +301,7 @@ class GPT(nn.Module):
         """An empty cache for `batch` sequences a member of `size` tokens (`block_size` when left out)."""
         c = self.config
         rows = batch * (self.population or 1)
-        return Cache(c.n_layer, rows, c.kv_heads, size or c.block_size, c.head_size, like=self.embed.weight)
+        return Cache(c.n_layer, rows, c.kv_heads, size or c.block_size, c.head_size, self.embed.weight, c.mark)
 
     @torch.no_grad()
     def initialize(self, *seeds: int) -> Self:

@@ -163,6 +163,8 @@ def family_of(config: ModelConfig) -> str:
     """
     if config.scalar:
         raise PresetError("this is a reward model (scalar=true): it gives numbers, and transformers' families logits")
+    if config.within_documents:
+        raise PresetError("no transformers family has within_documents=true; theirs attend to all that came before")
     asked_for = ("norm", "mlp", "position", "qk_norm", "embed_norm", "logit_softcap", "token_shift", "bias")
     wanted = {name: getattr(config, name) for name in asked_for}
     if config.kv_heads != config.n_head:

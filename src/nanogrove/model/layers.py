@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogrove.model.documents import document_starts
+
 NormKind = Literal["layernorm", "rmsnorm", "rmsnorm-unscaled"]
 MLPKind = Literal["gelu", "swiglu", "relu2"]
 Dropout = float | Tensor  # a share for all members, or `[P]`
@@ -177,9 +179,11 @@ class TokenShift(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(*leading(population), n_embd))
 
-    def forward(self, x: Tensor, before: Tensor) -> Tensor:
-        """`x [*P, B, T, C]` to the same; `before [*P, B, 1, C]` stands ahead of its first position."""
+    def forward(self, x: Tensor, before: Tensor, first: Tensor | None = None) -> Tensor:
+        """`x [*P, B, T, C]` to the same; `before [*P, B, 1, C]` stands ahead, and nothing where `first` is true."""
         previous = torch.cat((before, x[..., :-1, :]), -2)
+        if first is not None:
+            previous = previous.masked_fill(first.view(*x.shape[:-1], 1), 0.0)
         return x + per_member(self.weight, x) * previous
 
 
@@ -200,17 +204,20 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return x * cosine + x.roll(x.shape[-1] // 2, -1) * sine
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, share: Dropout = 0.0) -> Tensor:
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, share: Dropout = 0.0, mask: Tensor | None = None) -> Tensor:
     """Attention of `q [R, H, T, D]` over `k, v [R, G, T, D]` with all scores written out: two batched products.
 
     On a CPU and for short contexts faster than the fused kernel: 1.1 to 2 times in float32, forward and backward, and
-    2 to 6 times in bfloat16, whose backward pass is slow there (docs/speed.md).
+    2 to 6 times in bfloat16, whose backward pass is slow there (docs/speed.md). `mask` is that of `document_mask`.
     """
     rows, heads, tokens, size = q.shape
     k, v = (part.repeat_interleave(heads // k.shape[1], 1) if k.shape[1] < heads else part for part in (k, v))
     q, k, v = (part.reshape(rows * heads, tokens, size) for part in (q, k, v))
-    future = torch.full((tokens, tokens), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
-    seen = torch.baddbmm(future, q, k.mT, alpha=size**-0.5).softmax(-1)
+    if mask is None:
+        unseen = torch.full((tokens, tokens), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+    else:
+        unseen = mask.expand(rows, heads, tokens, tokens).reshape(-1, tokens, tokens)
+    seen = torch.baddbmm(unseen, q, k.mT, alpha=size**-0.5).softmax(-1)
     return torch.bmm(dropout(seen, share), v).view(rows, heads, tokens, size)
 
 
@@ -218,19 +225,27 @@ class Cache:
     """Keys and values of the tokens read so far, for `layers` layers and R rows of lengths of their own.
 
     Row r holds its tokens at 0 … lengths[r] − 1, whatever the other rows do, so a prompt needs no padding on the
-    left and its positions are those of a prompt decoded alone. What lies past a row's length is never attended to.
+    left and its positions are those of a prompt decoded alone. What lies past a row's length is never attended to, nor,
+    where a `mark` begins each document, what lies before the latest one.
     """
 
-    def __init__(self, layers: int, rows: int, heads: int, size: int, head_size: int, like: Tensor) -> None:
+    def __init__(
+        self, layers: int, rows: int, heads: int, size: int, head_size: int, like: Tensor, mark: int | None = None
+    ) -> None:
         self.keys = like.new_zeros(layers, rows, heads, size, head_size)
         self.values = torch.zeros_like(self.keys)
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=like.device)
         self.last = torch.zeros(rows, dtype=torch.int64, device=like.device)  # each row's latest token
+        self.start = torch.zeros(rows, dtype=torch.int64, device=like.device)  # and where its document begins
+        self.mark = mark
         self.longest = 0
         self.ragged = False
 
     def advance(self, tokens: Tensor, lengths: Tensor | None = None) -> None:
         """Counts `tokens [R, T]` more in every row, or, after a first read of padded prompts, `lengths [R]` of them."""
+        starts = self.starts(tokens)
+        if starts is not None:
+            self.start = starts[:, -1] if lengths is None else starts.gather(1, lengths[:, None] - 1)[:, 0]
         if lengths is None:
             self.lengths = self.lengths + tokens.shape[1]
             self.last = tokens[:, -1]
@@ -262,13 +277,20 @@ class Cache:
         step = torch.arange(tokens, device=self.lengths.device)
         return self.lengths[:, None] + (torch.zeros_like(step) if rivals else step)
 
-    def mask(self, tokens: int, rivals: bool = False) -> Tensor | None:
+    def starts(self, tokens: Tensor, rivals: bool = False) -> Tensor | None:
+        """Where the documents of the next `tokens [R, T]` begin, `[R, T]`; None where no mark begins one."""
+        if self.mark is None:
+            return None
+        places = self.positions(tokens.shape[1], rivals)
+        return document_starts(tokens, self.mark, places, self.start[:, None], rivals)
+
+    def mask(self, tokens: int, rivals: bool = False, starts: Tensor | None = None) -> Tensor | None:
         """Which stored keys the next tokens see, `[R, 1, tokens, longest + tokens]`; None where all are seen."""
-        if tokens == 1 and not self.ragged:
+        if tokens == 1 and not self.ragged and starts is None:
             return None
         key, own = torch.arange(self.longest + tokens, device=self.lengths.device), self.positions(tokens)[..., None]
         seen = (key < self.lengths[:, None, None]) | (key == own) if rivals else key <= own
-        return seen[:, None]
+        return (seen if starts is None else seen & (key >= starts[..., None]))[:, None]
 
     def take(self, index: Tensor, tokens: Tensor) -> None:
         """Counts the rival `index [R]` of each row, which is the token `tokens [R]`, as read; the others are void.
@@ -314,7 +336,7 @@ class Attention(nn.Module):
         layer: int = 0,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """`x [*P, B, T, C]` to the same; with a cache, `mask` says which of its keys each token sees."""
+        """`x [*P, B, T, C]` to the same; `mask` is `Cache.mask` where something is cached, else `document_mask`."""
         heads = self.qkv(x).unflatten(-1, (self.n_head + 2 * self.n_kv_head, self.head_size))
         qk, v = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), -2)  # q and k take the same steps
         if self.q_norm is not None and self.k_norm is not None:
@@ -337,9 +359,11 @@ class Attention(nn.Module):
                 cache.write(layer, k, v)
             small = q.device.type == "cpu" and q[..., 0].numel() * q.shape[-2] <= SCORES
             if small or isinstance(share, Tensor):  # the fused kernel takes one share for all
-                y = causal_attention(q, k, v, share)
+                y = causal_attention(q, k, v, share, mask)
             else:
-                y = F.scaled_dot_product_attention(q, k, v, dropout_p=share, is_causal=True, enable_gqa=grouped)
+                y = F.scaled_dot_product_attention(
+                    q, k, v, attn_mask=mask, dropout_p=share, is_causal=mask is None, enable_gqa=grouped
+                )
         y = self.out(y.transpose(1, 2).reshape(x.shape))
         return dropout(y, share)
 

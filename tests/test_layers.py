@@ -18,7 +18,8 @@ LAYERS = [  # from the ground up; parts of one layer do not know each other
     {"evaluate"},
     {"methods"},
     {"preset", "language_model"},
-    {"lab", "display"},
+    {"lab", "display", "proposal"},
+    {"explored"},
     {"api", "cli"},
     {"__main__", "__init__"},
 ]

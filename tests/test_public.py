@@ -30,6 +30,7 @@ SIGNATURES = {
 }
 VERBS = {
     "train": {"preset", "overrides", "out", "resume", "allow_code", "dry_run"},
+    "explore": {"path", "out", "train_it"},
     "lineage": {"run", "out"},
     "generate": {
         "run",

@@ -1,4 +1,4 @@
-"""The command line: `nanogrove train | generate | evaluate | report | presets`, or `nanogrove` alone.
+"""The command line: `nanogrove train | explore | generate | evaluate | report | presets`, or `nanogrove` alone.
 
 Nothing here imports torch until a verb needs it. Errors are one line on standard error and exit code 2; `--debug`,
 anywhere, shows the trace. A run stopped by Ctrl-C or SIGTERM exits with 128 plus the signal's number.
@@ -6,6 +6,7 @@ anywhere, shows the trace. A run stopped by Ctrl-C or SIGTERM exits with 128 plu
 
 import importlib.resources
 import json
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from nanogrove.errors import NanogroveError, PresetError, RunError
+from nanogrove.errors import DataError, NanogroveError, PresetError, RunError
 
 app = typer.Typer(
     add_completion=False,
@@ -40,11 +41,16 @@ def offer(context: typer.Context) -> None:
     names = _print_presets(numbered=True)
     answer = console.input(f"Train which? Enter takes [bold]{DEFAULT}[/]: ").strip() or DEFAULT
     name = names[int(answer) - 1] if answer.isdecimal() and 0 < int(answer) <= len(names) else answer
-    out, count = Path("runs") / Path(name).stem, 1
+    train(name, [], _new_run(name))
+
+
+def _new_run(preset: str) -> Path:
+    """A run folder of a preset's name that is not there yet."""
+    out, count = Path("runs") / Path(preset).stem, 1
     while out.exists():
         count += 1
-        out = Path("runs") / f"{Path(name).stem}-{count}"
-    train(name, [], out)
+        out = Path("runs") / f"{Path(preset).stem}-{count}"
+    return out
 
 
 @app.command()
@@ -104,6 +110,39 @@ def _print_estimate(figures: dict[str, object]) -> None:
     print(f"tokens      {figures['tokens']:,} in {figures['steps']:,} steps{passes}")
     print(f"memory      about {figures['memory_bytes'] / 1e6:,.0f} MB of weights, moments and activations")  # type: ignore[operator]
     print(f"FLOPs       {figures['flops']:.3g}, in {figures['precision']} on {figures['device']}")
+
+
+@app.command()
+def explore(
+    path: Annotated[str, typer.Argument(help="A file, a folder, or a pattern such as 'logs/*.txt'.")],
+    out: Annotated[Path | None, typer.Option(help="The preset to write; NAME.json of the path when left out.")] = None,
+    train_it: Annotated[bool, typer.Option("--train", help="Train the preset at once, below runs/.")] = False,
+) -> None:
+    """Look at text, CSV, JSON lines, Parquet or PDF, and write a preset that trains on it."""
+    if out is not None and out.exists():
+        raise RunError(f"{out}: is there already; name another file")
+    from nanogrove.data.explore import explore as look
+    from nanogrove.explored import described, proposed
+    from nanogrove.proposal import propose, seconds, write_preset
+
+    found = look(path)
+    width = min(console.width, 100)
+    for line in described(found, width):
+        print(line)
+    proposal = propose(found)
+    if proposal is None:
+        raise DataError(
+            f"{path}: too little to train on, with {found.chosen_tokens.count:,} tokens; nothing is written"
+        )
+    sys.stdout.flush()  # what follows takes seconds
+    took = seconds(proposal, found.chosen_tokens.vocabulary)
+    written = write_preset(proposal, path, out)
+    for line in proposed(proposal, took, str(written), width):
+        print(line)
+    if train_it:
+        train(str(written), [], _new_run(str(written)))
+    else:
+        print(f"train it with `nanogrove train {shlex.quote(str(written))}`")
 
 
 @app.command()

@@ -109,6 +109,11 @@ def test_what_is_hard_is_shown_more_and_the_record_says_so(preset: dict, tmp_pat
     told = [event.values for event in events if event.kind == "sources"]
     assert len(told) == 6
     assert told[0]["share"] == [0.5, 0.5]
+    parts = lab.build(resolve(preset))
+    sizes = [source.count("train") for source in parts.corpus.sources]  # type: ignore[attr-defined]
+    assert told[0]["passes"] == pytest.approx([4096 / 2 / size for size in sizes])
+    given = [sum(values["share"][n] for values in told) * 4096 for n in (0, 1)]
+    assert told[-1]["passes"] == pytest.approx([tokens / size for tokens, size in zip(given, sizes, strict=True)])
     for earlier, later in pairwise(told):
         assert later["share"] == pytest.approx(earlier["weights"], abs=1 / 256), "what was asked for was drawn"
         total = sum(earlier["loss"])

@@ -31,5 +31,6 @@ def mixing(run: Run) -> str:
         plot("Training loss by source", "tokens", over("loss")),
         plot("Share of the tokens", "tokens", over("share")),
         plot("Weights from here on", "tokens", over("weights")),
+        plot("Passes over each source", "tokens", over("passes")),
     ]
     return f'<h2>Sources</h2><div class="row">{"".join(row)}</div>'

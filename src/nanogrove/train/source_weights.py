@@ -84,7 +84,7 @@ class Mixing:
         self.told: dict[str, Any] = state.notes.setdefault(
             "sources",
             {"phases": [list(phase) for phase in corpus.weighted.phases], "nll": zeros, "share": zeros, "begun": 0}
-            | {"before": None, "returns": zeros, "updates": 0},
+            | {"before": None, "returns": zeros, "updates": 0, "given": zeros},
         )
         self._mix()
 
@@ -116,6 +116,7 @@ class Mixing:
             "names": self.corpus.names,
             "loss": losses,
             "share": [share / total if total else 0.0 for share in told["share"]],
+            "passes": self._passes(),
             "seen": self.state.tokens,
         }
         if self.config is not None:
@@ -129,6 +130,16 @@ class Mixing:
             old if new is None else new for old, new in zip(told["before"] or losses, losses, strict=True)
         ]
         return Event("sources", self.state.step, values)
+
+    def _passes(self) -> list[float | None]:
+        """How often each source has been seen so far; None of one that streams, whose size nobody knows."""
+        step = self.corpus.batch_size * self.corpus.length
+        self.told["given"] = [a + b * step for a, b in zip(self.told["given"], self.told["share"], strict=True)]
+        known = [
+            None if source.index["streamed"] else source.index["splits"]["train"]["tokens"]
+            for source in self.corpus.sources
+        ]
+        return [size and given / size for given, size in zip(self.told["given"], known, strict=True)]
 
     def _proposed(self, weights: np.ndarray, losses: list[float | None], config: AdaptiveConfig) -> np.ndarray:
         """The weights of the next interval; a source that was not seen keeps its share of what is proposed."""

@@ -112,7 +112,10 @@ def trained(values: dict[str, Any], folder: Path, seconds: float | None) -> dict
                 first = time.monotonic() - began
             peak = max(peak, sum(held(process.pid).values()))
             time.sleep(0.05)
+        readers = [pid for pid in held(process.pid) if pid != process.pid]
         process.kill()
+    while any(Path(f"/proc/{pid}").exists() for pid in readers):  # they end with the process
+        time.sleep(0.1)
     shutil.rmtree(folder)
     return {"first": first, "peak": peak}
 

@@ -210,13 +210,13 @@ def test_rivals_one_of_them_a_mark(name: str, ragged: bool) -> None:
     (tokens, lengths), cache = pad(rows), model.cache(2, 36)
     model.hidden(tokens, cache, lengths)
     for step in range(8):
-        candidates = torch.stack([drawn(3, seed=step), drawn(3, seed=50 + step)])
-        candidates = torch.cat([candidates, torch.full((2, 1), MARK)], 1)
+        candidates = torch.stack([drawn(4, seed=step), drawn(4, seed=50 + step)])
+        candidates[:, 1] = MARK
         found = model.logits(model.hidden(candidates, cache, rivals=True))
         for row in range(2):
             wanted = [model(torch.tensor([[*rows[row], token]]))[0, -1] for token in candidates[row].tolist()]
             close(found[row], torch.stack(wanted))
-        chosen = torch.tensor([3 if step in (1, 5) else 0, 3 if step == 2 else 1])
+        chosen = torch.tensor([1 if step in (1, 5) else 0, 1 if step == 2 else 3])
         tokens = candidates.gather(1, chosen[:, None])[:, 0]
         cache.take(chosen, tokens)
         rows = [[*row, token] for row, token in zip(rows, tokens.tolist(), strict=True)]

@@ -97,6 +97,8 @@ def write(config: DataConfig, source: Documents, folder: Path, tokenizer: Tokeni
         if writer.unsealed >= SEAL:
             writer.seal(problems)
             yield
+        else:
+            writer.flush()
     if not writer.index["pieces"]:
         said = "; ".join(
             f"{count} times {kind}" + (f", as in {places[0]}" if (places := problems.places.get(kind)) else "")

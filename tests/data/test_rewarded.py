@@ -141,3 +141,18 @@ def test_what_cannot_be_read(name: str, content: Any, settings: dict, said: str,
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such file; check data\.path"):
         rewarded(tmp_path / "none.csv")
+
+
+def test_a_prompt_that_fills_the_context_is_no_example_and_mismatched_texts_are_whole(tmp_path: Path) -> None:
+    rows = [{"q": f"{n:02}" + "ab" * (3 if n % 10 == 0 else 0), "text": "cdcdcd", "reward": n} for n in range(40)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = RewardedConfig(type="rewarded", path=str(path), prompt="q").corpus(7, 4, 0)
+    assert corpus.describe()["documents"] == 36
+    assert corpus.describe()["unusable_rows"] == 4
+    assert corpus.describe()["first_problem"] == "a prompt of more than 7 tokens"
+    assert (corpus.stop > corpus.start).all()
+    row = corpus.mismatched(np.array([0, 1]))
+    assert corpus.tokenizer.decode(row.targets[0][row.weight[0] != 0].tolist()) == "cdcdcd"
+    with pytest.raises(DataError, match="no prompt leaves room for a text in 1 tokens"):
+        RewardedConfig(type="rewarded", path=str(path), prompt="q").corpus(1, 4, 0)

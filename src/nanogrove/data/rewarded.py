@@ -199,17 +199,26 @@ class RewardedCorpus:
         prompts = self.tokenizer.encode_batch([example.prompt for example in flat])
         texts = self.tokenizer.encode_batch([example.text for example in flat])
         end = self.tokenizer.end
-        whole = [
-            np.concatenate([p if len(p) else np.array([end]), t, np.array([end])]).astype(np.int64)
-            for p, t in zip(prompts, texts, strict=True)
+        prompts = [p if len(p) else np.array([end]) for p in prompts]
+        fits = [
+            all(len(prompts[n + m]) <= block_size for m in range(self.size)) for n in range(0, len(flat), self.size)
         ]
+        if not all(fits):  # a row without a scored token would be none, and change the means of those that are
+            kept = [group * self.size + m for group, fit in enumerate(fits) if fit for m in range(self.size)]
+            problems += [f"a prompt of more than {block_size} tokens"] * (len(fits) - sum(fits))
+            groups = [group for group, fit in zip(groups, fits, strict=True) if fit]
+            flat, prompts, texts = [flat[n] for n in kept], [prompts[n] for n in kept], [texts[n] for n in kept]
+        if not groups:
+            raise DataError(f"{config.path}: no prompt leaves room for a text in {block_size} tokens of context")
+        self.behind = [torch.tensor([*text, end]) for text in texts]  # uncut
+        whole = [np.concatenate([p, text]).astype(np.int64) for p, text in zip(prompts, self.behind, strict=True)]
         self.cut = sum(len(row) > block_size + 1 for row in whole)
         self.length = min(max(map(len, whole)) - 1, block_size)
         table = np.full((len(whole), self.length + 1), end, dtype=np.int64)
         for place, row in enumerate(whole):
             table[place, : len(row)] = row[: self.length + 1]
         self.tokens = torch.from_numpy(table)
-        self.start = torch.tensor([max(len(p), 1) for p in prompts])
+        self.start = torch.tensor([len(p) for p in prompts])
         self.stop = torch.tensor([min(len(row), self.length + 1) for row in whole])
         self.rewards = np.array([example.reward for example in flat])
         self.texts = [example.text for example in flat]
@@ -272,8 +281,8 @@ class RewardedCorpus:
         """
         starts, made = self.start[rows], []
         for row, other in zip(rows, np.roll(rows, -1), strict=True):
-            text = self.tokens[other, self.start[other] : self.stop[other]]
-            made.append(torch.cat([self.tokens[row, : self.start[row]], text])[: self.block_size + 1])
+            whole = torch.cat([self.tokens[row, : self.start[row]], self.behind[other]])
+            made.append(whole[: self.block_size + 1])
         stops = torch.tensor([len(whole) for whole in made])
         width = max(int(stops.max()), self.tokens.shape[1])
         filled = [torch.nn.functional.pad(w, (0, width - len(w)), value=self.tokenizer.end) for w in made]

@@ -132,7 +132,8 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool
         evaluate_tokens=preset.evaluate.tokens,
         allow_code=allow_code,
     )
-    resolved = preset.model_copy(update={"model": settings, "train": train})
+    data = corpus.config if isinstance(corpus, TextCorpus) else preset.data
+    resolved = preset.model_copy(update={"model": settings, "train": train, "data": data})
     return Parts(resolved, corpus, model, plan, device, timings)
 
 

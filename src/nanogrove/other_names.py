@@ -22,6 +22,10 @@ NAMES = {
     ("train", "accumulation_steps"): ("train", "accumulation"),
     ("train", "eval_tokens"): ("evaluate", "tokens"),
 }
+AUXILIARY = (
+    *("enable_adaptive_sources", "adaptive_interval_tokens", "policy_kl_weight", "value_weight", "dynamics_weight"),
+    *("span_contrastive_weight", "span_mask_fraction", "span_contrastive_temperature", "span_l2_normalize"),
+)
 HEADS = ("enable_policy", "enable_value", "enable_dynamics", "enable_span_contrastive")
 
 
@@ -60,6 +64,11 @@ def _give(preset: dict[str, Any], ours: tuple[str, str], value: Any, theirs: str
 def _auxiliary(preset: dict[str, Any], auxiliary: Any) -> None:
     if not isinstance(auxiliary, dict):
         raise PresetError(f"auxiliary: a section is a JSON object, and {auxiliary!r} was given")
+    for key, value in auxiliary.items():
+        if key not in AUXILIARY + HEADS:
+            raise PresetError(f"unknown key auxiliary.{key}; there are {', '.join(AUXILIARY + HEADS)}")
+        if key.startswith("enable_") and not isinstance(value, bool):
+            raise PresetError(f"auxiliary.{key} is true or false, and {value!r} was given")
     for head in HEADS:
         if auxiliary.get(head):
             raise PresetError(f"auxiliary.{head}: there are no auxiliary heads yet; set it to false")
@@ -67,5 +76,7 @@ def _auxiliary(preset: dict[str, Any], auxiliary: Any) -> None:
         return
     method = preset.get("method", {})
     method = {"name": method} if isinstance(method, str) else dict(method)
+    if method.get("adaptive"):
+        raise PresetError("auxiliary.enable_adaptive_sources and method.adaptive are one setting; give one of them")
     interval = auxiliary.get("adaptive_interval_tokens")
     preset["method"] = {"name": "pretrain", **method, "adaptive": {} if interval is None else {"interval": interval}}

@@ -283,7 +283,11 @@ def difference(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str 
     found = {"model.vocab_size": None, **{f"train.{key}": "auto" for key in AUTO}}
     for key, value in asked.items():
         was, path = stored.get(key), f"{prefix}{key}"
-        if isinstance(value, dict) and isinstance(was, dict):
+        if isinstance(value, list) and isinstance(was, list) and path in ("data.sources", "data.custom_sources"):
+            was, value = dict(enumerate(was)), dict(enumerate(value))  # of the hub, the run has found the commits
+        if key == "revision" and value is None:
+            continue
+        if isinstance(value, dict) and isinstance(was, dict) and len(value) == len(was):
             nested = difference(was, value, f"{path}.")
             if nested:
                 return nested

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from nanogrove import lab
+from nanogrove.data import documents, shards, text, windows
 from nanogrove.data import prepare as preparing
-from nanogrove.data import shards, text, windows
 from nanogrove.data.corpus import TextCorpus
 from nanogrove.data.documents import Problems
 from nanogrove.data.prepare import Process, prepare, write
@@ -59,10 +59,10 @@ class Slow:
             folder.mkdir(parents=True, exist_ok=True)
         self.waited = 0
 
-    def check(self) -> None:
+    def check(self) -> bool:
         self.waited += 1
-        for writer in self.writers:
-            next(writer, None)
+        ended = [next(writer, writer) is writer for writer in self.writers]
+        return all(ended)
 
 
 @pytest.fixture
@@ -229,11 +229,11 @@ def test_a_run_whose_text_fails_on_the_way_is_saved(
     preset["data"] = config(source).model_dump(mode="json")
     check, calls = Slow.check, []
 
-    def failing(self: Slow) -> None:
+    def failing(self: Slow) -> bool:
         calls.append(1)
-        if len(calls) > 6:
+        if len(calls) > 16:
             raise DataError("the network failed")
-        check(self)
+        return check(self)
 
     monkeypatch.setattr(Slow, "check", failing)
     with pytest.raises(
@@ -248,6 +248,80 @@ def test_a_run_whose_text_fails_on_the_way_is_saved(
     assert (last.kind, last.step) == ("end", 400)
     steps = [event.step for event in read_events(tmp_path / "run/events.jsonl") if event.kind == "step"]
     assert steps == list(range(1, 401))
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[tuple[DataConfig, list[tuple[int, Path]]]]:
+    """The same two sources, in both orders, and their folders."""
+    sources = []
+    for name in "ab":
+        path = tmp_path / f"{name}.txt"
+        path.write_text("".join(f"{name} {n} in a line of its own\n\n" for n in range(150_000)))
+        sources.append({"type": "text", "path": str(path), "separator": "\n\n"})
+    made = []
+    for order in ([0, 1], [1, 0]):
+        settings = {"sources": [sources[n] for n in order], "tokenizer": "byte", "split": "document"}
+        folders = [(place, tmp_path / f"cache/{n}") for place, n in enumerate(order)]
+        made.append((DataConfig.model_validate(settings), folders))
+    return made
+
+
+def test_two_processes_share_their_work_and_neither_waits_for_ever(two: list) -> None:
+    processes = [Process(settings, folders, byte_tokenizer()) for settings, folders in two]
+    for process in processes:
+        assert process.process.wait(100) == 0
+        assert process.check()
+    for _, folder in two[0][1]:
+        index = read_index(folder)
+        assert index is not None
+        assert index["complete"]
+        assert index["splits"]["train"]["documents"] > 130_000
+
+
+def test_a_process_that_fails_leaves_what_another_writes_alone(two: list, tmp_path: Path) -> None:
+    (settings, folders), (broken, _) = two
+    (tmp_path / "a.csv").write_text("name\nno text\n")
+    lacking = [{"type": "csv", "path": str(tmp_path / "a.csv")}, settings.sources[1].model_dump()]
+    failing = broken.model_copy(update={"sources": DataConfig.model_validate({"sources": lacking}).sources})
+    good = Process(settings, folders, byte_tokenizer())
+    while read_index(folders[1][1]) is None:
+        assert not good.check()
+    bad = Process(failing, [(0, tmp_path / "cache/csv"), (1, folders[1][1])], byte_tokenizer())
+    bad.process.wait(100)
+    with pytest.raises(DataError, match="no column 'text'"):
+        bad.check()
+    assert good.process.wait(100) == 0
+    for _, folder in folders:
+        index = read_index(folder)
+        assert index is not None, "shorter than the index says"
+        assert index["complete"]
+
+
+def test_a_source_that_is_named_twice_is_read_once(slowly: None, source: Path) -> None:
+    twice = config(source).model_copy(update={"custom_sources": config(source).sources})
+    made = TextCorpus(twice, 16, 8, seed=3)
+    assert [shard.count("train") for shard in made.sources] == [made.sources[0].count("train")] * 2
+
+
+def test_data_that_is_gone_is_said(slowly: None, source: Path) -> None:
+    made = TextCorpus(config(source), 16, 8, seed=3)
+    for path in made.sources[0].folder.glob("*"):
+        path.unlink()
+    made.process = None
+    with pytest.raises(DataError, match="damaged or gone"):
+        made.sources[0].count("train")
+
+
+@pytest.mark.parametrize("size", [7, 50, 64, 1000])
+def test_pieces_do_not_depend_on_where_chunks_end(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "PIECE", 50)
+    whole_text = "==\n".join("".join(f"line {n}\n" for n in range(m % 23)) for m in range(60))
+    chunks = (whole_text[at : at + size] for at in range(0, len(whole_text), size))
+    found = list(documents.split(chunks, "==\n"))
+    assert found == list(documents.split(iter([whole_text]), "==\n"))
+    assert all(len(piece.text) <= 50 for piece in found)
+    alone = [piece for text in whole_text.split("==\n") for piece in documents.whole(iter([text]))]
+    assert found == alone, "a document among others is cut as it would be alone"
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import torch
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.mixture import Assigned, Phase, Weighted, round_robin, sequential
-from nanogrove.data.prepare import name_of, prepare
+from nanogrove.data.prepare import name_of, pinned, prepare
 from nanogrove.data.text import SPLITS, DataConfig
 from nanogrove.data.windows import Shards
 from nanogrove.errors import DataError
@@ -26,6 +26,7 @@ class TextCorpus:
     """
 
     def __init__(self, config: DataConfig, block_size: int, batch_size: int, seed: int) -> None:
+        config = pinned(config)
         self.config, self.length, self.batch_size, self.seed = config, block_size, batch_size, seed
         self.names = [name_of(source) for source in config.all_sources]
         self.tokenizer, folders, self.process = prepare(config)
@@ -34,14 +35,14 @@ class TextCorpus:
             if source.count("train", block_size + 1) <= block_size:
                 self._refuse(name, "train", source.count("train"), block_size + 1)
         for split, need in (("validation", 2), ("test", 2 * (config.test > 0))):
-            if all(source.count(split, need) < need for source in self.sources):
-                self._refuse(", ".join(self.names), split, max(source.count(split) for source in self.sources), need)
+            there = [source.count(split) for source in self.sources]  # all of it now, so that no evaluation waits
+            if max(there) < need:
+                self._refuse(", ".join(self.names), split, max(there), need)
         weights = config.source_weights or [1.0] * len(self.sources)
         self.weighted = Weighted([Phase(0, tuple(weights))], seed)
 
-    def _check(self) -> None:
-        if self.process is not None:
-            self.process.check()
+    def _check(self) -> bool:
+        return self.process is None or self.process.check()
 
     def _refuse(self, name: str, split: str, there: int, need: int) -> None:
         raise DataError(

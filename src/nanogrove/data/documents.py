@@ -63,28 +63,43 @@ def whole(chunks: Iterator[str]) -> Iterator[Piece]:
     """One document in pieces that end behind a line, where a line ends within the last half of a piece."""
     first, held = True, ""
     for chunk in chunks:
-        held += chunk
-        while len(held) >= PIECE:
-            newline = held.rfind("\n", PIECE // 2, PIECE)
-            end = newline + 1 if newline >= 0 else PIECE
-            yield Piece(held[:end], first)
-            first, held = False, held[end:]
+        pieces, held = _cut(held + chunk)
+        for piece in pieces:
+            yield Piece(piece, first)
+            first = False
     if held:
         yield Piece(held, first)
 
 
 def split(chunks: Iterator[str], separator: str) -> Iterator[Piece]:
-    """The documents between separators; empty ones are none."""
-    held, first = "", True
+    """The documents between separators, cut as `whole` cuts, wherever chunks end; empty ones are none."""
+    document, first, held, keep = "", True, "", len(separator) - 1
     for chunk in chunks:
-        held += chunk
-        *documents, held = held.split(separator)
-        for document in documents:
-            if document:
-                yield Piece(document, first)
-            first = True
-        while len(held) >= 2 * PIECE:  # keep enough that a separator across the cut is still seen
-            yield Piece(held[:PIECE], first)
-            first, held = False, held[PIECE:]
-    if held:
-        yield Piece(held, first)
+        *ended, held = (held + chunk).split(separator)
+        for text in ended:
+            pieces, rest = _cut(document + text)
+            for piece in filter(None, (*pieces, rest)):
+                yield Piece(piece, first)
+                first = False
+            document, first = "", True
+        sure = max(len(held) - keep, 0)  # what is behind may be the beginning of a separator
+        pieces, document = _cut(document + held[:sure])
+        held = held[sure:]
+        for piece in pieces:
+            yield Piece(piece, first)
+            first = False
+    pieces, rest = _cut(document + held)
+    for piece in filter(None, (*pieces, rest)):
+        yield Piece(piece, first)
+        first = False
+
+
+def _cut(text: str) -> tuple[list[str], str]:
+    """The pieces at the front of a text, and what is left."""
+    pieces, at = [], 0
+    while len(text) - at >= PIECE:
+        newline = text.rfind("\n", at + PIECE // 2, at + PIECE)
+        end = newline + 1 if newline >= 0 else at + PIECE
+        pieces.append(text[at:end])
+        at = end
+    return pieces, text[at:]

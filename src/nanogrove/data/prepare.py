@@ -15,10 +15,11 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanogrove.data.documents import PIECE, Documents, Piece, Problems
+from nanogrove.data.hub import HubSource
 from nanogrove.data.shards import SEAL, Writer, read_index, trim
+from nanogrove.data.sources import Source
 from nanogrove.data.text import DataConfig, assigned, characters_to_split, streams
 from nanogrove.data.tokenizer import (
     Tokenizer,
@@ -40,6 +43,7 @@ from nanogrove.errors import DataError
 FORMAT = 2
 LEARN = 1 << 24  # characters a BPE vocabulary is learned from, at most, in equal parts from all sources
 FLUSH = 8 * PIECE  # characters tokenised at once
+OVERHEAD = 200  # characters that a piece counts beside its own, since objects take memory too
 OPTIONS = ("split", "validation", "test", "min_text_length", "drop_duplicates", "bad_rows")  # that shape a source
 
 
@@ -73,12 +77,24 @@ def prepare(config: DataConfig) -> Prepared:
         if index is not None and index["complete"]:
             continue
         if streams(source):
-            streaming.append((number, folder))
+            if folder not in folders[:-1]:
+                streaming.append((number, folder))
             continue
         with _writing(folder), _whole(folder):
             for _ in write(config, source, folder, tokenizer):
                 pass
     return Prepared(tokenizer, folders, Process(config, streaming, tokenizer) if streaming else None)
+
+
+def pinned(config: DataConfig) -> DataConfig:
+    """The same settings with the commit of each data set of the hub, so that a resumed run reads what it read."""
+
+    def pin(source: Source) -> Source:
+        commit = source.identity().get("revision") if isinstance(source, HubSource) else None
+        return source if commit is None else source.model_copy(update={"revision": commit})
+
+    lists = {name: [pin(source) for source in getattr(config, name)] for name in ("sources", "custom_sources")}
+    return config.model_copy(update=lists)
 
 
 def write(config: DataConfig, source: Documents, folder: Path, tokenizer: Tokenizer) -> Iterator[None]:
@@ -127,7 +143,7 @@ def _batches(pieces: Iterator[tuple[str, Piece]]) -> Iterator[list[tuple[str, Pi
     held = 0
     for split, piece in pieces:
         batch.append((split, piece))
-        held += len(piece.text)
+        held += len(piece.text) + OVERHEAD
         if held >= FLUSH:
             yield batch
             batch, held = [], 0
@@ -145,13 +161,21 @@ def _key(parts: Any) -> str:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """The right to write to a folder, waited for; a failure to write is a DataError."""
+def _writing(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """The right to write to a folder, waited for if need be; whether it was had. A failure to write is a DataError.
+
+    The lock lies beside the folder, which its owner may delete.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with folder.with_suffix(".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            folder.mkdir(exist_ok=True)
+            yield True
     except OSError as error:
         raise DataError(
             f"{folder}: cannot write prepared data ({error.strerror}); free some space or set NANOGROVE_CACHE"
@@ -223,21 +247,24 @@ class Process:
             [sys.executable, "-P", "-m", "nanogrove.data.prepare"],  # -P: no module of the folder it is started in
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             env={**os.environ, "USE_TORCH": "0"},  # which datasets would import for nothing
             start_new_session=True,  # Ctrl-C ends the run behind its step, and the run ends this
         )
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(work) + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # `check` tells what it died of
+            self.process.stdin.write(json.dumps(work) + "\n")
+            self.process.stdin.flush()
         self.end = weakref.finalize(self, _end, self.process)
 
-    def check(self) -> None:
-        """Raises DataError where the process has ended with an error."""
+    def check(self) -> bool:
+        """Whether the process has ended. Raises DataError where that was with an error."""
         if self.process.poll():
             assert self.process.stdout is not None
-            said = self.process.stdout.read().strip()
+            said = self.process.stdout.read().strip() if not self.process.stdout.closed else ""
             raise DataError(said or f"the process that reads the data ended with status {self.process.returncode}")
+        return self.process.returncode == 0
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -249,6 +276,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def main() -> None:
     """Writes sources in turn, a seal each, until all are complete."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files are any bytes
     work = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     config = DataConfig.model_validate(work["config"])
@@ -256,17 +284,27 @@ def main() -> None:
     try:
         writers = [_written(config, number, Path(folder), tokenizer) for number, folder in work["sources"]]
         while writers:
-            writers = [writer for writer in writers if next(writer, True) is None]
+            turns = [(writer, next(writer, None)) for writer in writers]
+            writers = [writer for writer, turn in turns if turn is not None]
+            if writers and not any(turn for _, turn in turns):
+                time.sleep(0.2)  # all that is left is being written by others
     except DataError as error:
-        for _, folder in work["sources"]:
-            trim(Path(folder), read_index(Path(folder)))
         print(error, flush=True)
         sys.exit(2)
 
 
-def _written(config: DataConfig, number: int, folder: Path, tokenizer: Tokenizer) -> Iterator[None]:
-    with _writing(folder):
-        yield from write(config, config.all_sources[number], folder, tokenizer)
+def _written(config: DataConfig, number: int, folder: Path, tokenizer: Tokenizer) -> Iterator[bool]:
+    """Writes one source; yields true behind each seal, and false while another process writes it."""
+    while True:
+        with _writing(folder, wait=False) as ours:
+            if ours:
+                try:
+                    yield from (True for _ in write(config, config.all_sources[number], folder, tokenizer))
+                except BaseException:
+                    trim(folder, read_index(folder))  # what was not sealed takes space
+                    raise
+                return
+        yield False
 
 
 def _end_with_parent() -> None:

@@ -8,6 +8,7 @@ yet. So a reader never sees half a document's tokens, and a writer that was kill
 import hashlib
 import json
 import os
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,18 @@ class Writer:
 
     def __init__(self, folder: Path, vocab_size: int, streamed: bool) -> None:
         self.folder, self.unsealed = folder, 0
+        self.touched: set[Path] = set()  # since the last seal
         self.waiting: dict[Path, list[bytes]] = {}  # opening a file for each row would cost a fifth of the time
         self.digest = hashlib.blake2b(digest_size=16)
         found = read_index(folder) if streamed else None  # the rest is soon written anew, its digest is of all tokens
+        if found is not None and found["made_by"] != versions():  # which may read or cut otherwise
+            found = None
         trim(folder, found)
         if found is None:
             splits = {split: {"documents": 0, "tokens": 0, "bytes": 0, "shards": [], "full": False} for split in SPLITS}
             dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
             found = {"dtype": dtype.str, "streamed": streamed, "complete": False, "pieces": 0, "splits": splits}
+            found["made_by"] = versions()
         self.index = found
         self.dtype = np.dtype(found["dtype"])
 
@@ -59,21 +64,37 @@ class Writer:
         for path, parts in self.waiting.items():
             with path.open("ab") as file:
                 file.writelines(parts)
+            self.touched.add(path)
         self.waiting.clear()
 
     def seal(self, problems: Problems, complete: bool = False) -> None:
         """Makes all that was taken part of the corpus; on disk before the index says so."""
         self.flush()
-        for split in SPLITS:
-            for path, _ in files(self.folder, self.index, split)[-1:]:
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+        for path in self.touched:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        self.touched.clear()
         self.unsealed = 0
         told = {"counts": dict(problems.counts), "places": problems.places}
         self.index |= {"complete": complete, "problems": told, "digest": self.digest.hexdigest()}
         aside = self.folder / "index.json.part"
-        aside.write_text(json.dumps(self.index))
+        with aside.open("w") as file:
+            file.write(json.dumps(self.index))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(aside, self.folder / "index.json")
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of the libraries that read and tokenise."""
+
+    def version(name: str) -> str | None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
+
+    return {name: version(name) for name in ("nanogrove", "tokenizers", "pyarrow", "datasets", "pypdfium2")}
 
 
 def read_index(folder: Path) -> dict[str, Any] | None:

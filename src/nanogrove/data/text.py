@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 STREAM = 1 << 25  # bytes of a source from which on it streams
-HELD_OUT = 1 << 19  # tokens of a held-out split of a source that streams
+HELD_OUT = 1 << 17  # tokens of a held-out split of a source that streams
 RECENT = 1 << 20  # hashes of documents in a set, ahead of the sorted array that takes less memory
 
 
@@ -127,11 +127,13 @@ def assigned(
     """
     held_out, test = config.validation + config.test, config.test
     if characters is None:
-        share, each = 0.0, streams(source)
+        share, each, before = 0.0, streams(source), ""
         for piece in accepted(config, source, problems):
             if piece.first or each:
                 share = _digest(piece.text) / 2**64
-            yield ("test" if share < test else "validation" if share < held_out else "train"), piece
+            split = "test" if share < test else "validation" if share < held_out else "train"
+            yield split, Piece(piece.text, piece.first or split != before)  # a mark where the text does not go on
+            before = split
         return
     ends = [int(characters * (1 - held_out)), int(characters * (1 - test)), characters]
     position = 0

@@ -10,14 +10,18 @@ import numpy as np
 from nanogrove.data.batch import permuted, random
 from nanogrove.data.shards import files, read_index
 from nanogrove.data.text import SPLITS
+from nanogrove.errors import DataError
 
 BLOCK = 1 << 21  # tokens whose windows are shuffled among each other
 
 
 class Shards:
-    """The tokens of one source, of which more may come; `check` raises when whoever writes them has failed."""
+    """The tokens of one source, of which more may come.
 
-    def __init__(self, folder: Path, check: Callable[[], None]) -> None:
+    `check` says whether whoever writes them has ended, and raises when that was by an error.
+    """
+
+    def __init__(self, folder: Path, check: Callable[[], bool]) -> None:
         self.folder, self.check = folder, check
         self.index: dict[str, Any] = {"complete": False, "splits": {split: {"tokens": 0} for split in SPLITS}}
         self.refresh()
@@ -28,15 +32,26 @@ class Shards:
             self.index = read_index(self.folder) or self.index
 
     def count(self, split: str, wanted: int | None = None) -> int:
-        """Tokens of a split: all, or as many as there are now when that is at least `wanted`. Waits for them."""
-        while True:
-            there = self.index["splits"][split]
-            if self.index["complete"] or there.get("full") or (wanted is not None and there["tokens"] >= wanted):
-                return int(there["tokens"])
-            self.check()
+        """Tokens of a split: all, or as many as there are now when that is at least `wanted`. Waits for them.
+
+        Raises DataError when they will not come.
+        """
+        while not self._enough(split, wanted):
             self.refresh()
-            if self.index["splits"][split] == there:
-                time.sleep(0.02)
+            if self._enough(split, wanted):
+                break
+            if self.check():
+                self.refresh()  # what was sealed last
+                if not self._enough(split, wanted):
+                    raise DataError(
+                        f"{self.folder}: prepared data is damaged or gone; start again to have it made anew"
+                    )
+            time.sleep(0.02)
+        return int(self.index["splits"][split]["tokens"])
+
+    def _enough(self, split: str, wanted: int | None) -> bool:
+        there = self.index["splits"][split]
+        return bool(self.index["complete"] or there.get("full") or (wanted is not None and there["tokens"] >= wanted))
 
     def read(self, split: str, starts: np.ndarray, length: int) -> np.ndarray:
         """`[N, length]` int64: the tokens from each of N places on. Files are mapped for this call only, since the

@@ -91,7 +91,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     mixing: Mixing | None = None
     batches, objective = corpus.batches, cast(Objective, next_token)
     if isinstance(corpus, TextCorpus) and len(corpus.names) > 1:
-        saved = config.adaptive and config.adaptive.reference
+        saved = config.adaptive and "sources" not in state.notes and config.adaptive.reference
         mixing = Mixing(state, corpus, config.adaptive, _reference(saved, corpus) if saved else None)
         batches, objective = mixing.batches, next_token_by_source(len(corpus.names))
 

@@ -78,13 +78,13 @@ class Mixing:
     def __init__(
         self, state: TrainState, corpus: TextCorpus, config: AdaptiveConfig | None, reference: list[float] | None
     ) -> None:
-        self.state, self.corpus, self.config, self.reference = state, corpus, config, reference
+        self.state, self.corpus, self.config = state, corpus, config
         count = len(corpus.names)
         zeros = [0.0] * count
         self.told: dict[str, Any] = state.notes.setdefault(
             "sources",
             {"phases": [list(phase) for phase in corpus.weighted.phases], "nll": zeros, "share": zeros, "begun": 0}
-            | {"before": None, "returns": zeros, "updates": 0, "given": zeros},
+            | {"before": None, "returns": zeros, "updates": 0, "given": zeros, "reference": reference},
         )
         self._mix()
 
@@ -146,7 +146,7 @@ class Mixing:
         told = self.told
         before = told["before"] or losses
         known = np.array([math.nan if loss is None else loss for loss in losses])
-        target = propose(config.strategy, weights, known, np.array(before, dtype=float), self.reference, told)
+        target = propose(config.strategy, weights, known, np.array(before, dtype=float), told["reference"], told)
         mixed = config.smoothing * weights + (1 - config.smoothing) * target
         return bounded(mixed, config.least, config.most)
 

@@ -30,6 +30,7 @@ from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.language_model import LanguageModel
 from nanogrove.methods import load_method
 from nanogrove.model.gpt import GPT, ModelConfig, unstack
+from nanogrove.model.heads import Heads
 from nanogrove.preset import Preset, difference, resolve
 from nanogrove.record.events import Event
 from nanogrove.record.report import write_report
@@ -81,6 +82,10 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool
         raise PresetError(
             f"method {preset.method['name']} needs model.scalar={str(scalar).lower()}; only a reward model is scalar"
         )
+    try:
+        preset.auxiliary.refuse(corpus.length)
+    except ValueError as error:
+        raise PresetError(f"{error}, of which this data has no longer ones") from None
     vocabulary = preset.model.vocab_size or corpus.tokenizer.vocab_size
     if vocabulary < corpus.tokenizer.vocab_size:
         raise PresetError(
@@ -182,7 +187,12 @@ def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = Fa
         seeds = range(preset.seed, preset.seed + (population or 1))
         model = GPT(parts.model, population).initialize(*seeds)
         precision = torch.bfloat16 if parts.plan.precision == "bfloat16" else torch.float32
-        state = TrainState(model.to(parts.device), make_optimizer(model, preset.optimizer, precision))
+        heads = None
+        if preset.auxiliary.enabled:
+            heads = Heads(preset.auxiliary, parts.model, population)
+            heads = heads.initialize(*(derived_seed(seed, "heads") for seed in seeds)).to(parts.device)
+        optimizer = make_optimizer(model, preset.optimizer, precision, heads)
+        state = TrainState(model.to(parts.device), optimizer, heads=heads)
         run = _Run(folder, replace(parts, plan=replace(parts.plan, made=folder.read_rows)), state)
         settings = parts.preset.model_dump(mode="json")
         if checkpoint is None:
@@ -235,12 +245,13 @@ class _Run:
 
     def start(self) -> Event:
         """The first event: what is about to be trained, on what."""
-        preset, plan = self.parts.preset, self.parts.plan
+        preset, plan, heads = self.parts.preset, self.parts.plan, self.state.heads
         values = {
             "name": preset.name,
             "method": preset.method["name"],
             "seed": preset.seed,
             "parameters": self.state.model.parameter_count(),
+            **({} if heads is None else {"head_parameters": heads.parameter_count()}),
             "vocabulary": self.parts.model.vocab_size,
             "steps": plan.steps,
             "data": self.parts.corpus.describe(),

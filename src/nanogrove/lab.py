@@ -144,12 +144,14 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool
 def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
     """What a run would take: parameters and tokens of one member; operations and bytes of memory of all members.
 
-    Memory counts weights, gradients, moments and, roughly, what one micro-batch keeps for its backward pass.
+    Memory counts weights, those of auxiliary heads too, gradients, moments and, roughly, what one micro-batch keeps for
+    its backward pass.
     """
     parts = build(preset, allow_code=allow_code)
     c, plan, train, corpus = parts.model, parts.plan, parts.preset.train, parts.corpus
     with torch.device("meta"):
         model = GPT(c)
+        beside = Heads(preset.auxiliary, c).parameter_count()
     parameters = model.parameter_count()
     tokens = plan.steps * train.batch_size * corpus.length
     moments = {"adamw": 2, "muon": 2, "sgd": 1}[preset.optimizer.name]
@@ -162,7 +164,7 @@ def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
         "epochs": corpus.windows_per_epoch and tokens / (corpus.windows_per_epoch * corpus.length),
         "members": members,
         "flops": members * tokens * model.flops_per_token(corpus.length),
-        "memory_bytes": members * (4 * parameters * (2 + moments) + activations),
+        "memory_bytes": members * (4 * (parameters + beside) * (2 + moments) + activations),
         "precision": plan.precision,
         "device": str(parts.device),
         "data": corpus.describe(),

@@ -45,7 +45,11 @@ def heads(run: Run) -> str:
             lines += _by_step(name, seen, values)
         figures.append(plot(title, "tokens", lines))
     idle = told[-1].values.get("idle")
-    note = f'<p class="made">Idle at the end: {escaped(", ".join(map(str, idle)))}</p>' if idle else ""
+    note = (
+        f'<p class="made">Idle at the end: {escaped(", ".join(map(str, idle)))}</p>'
+        if idle and isinstance(idle, list)
+        else ""
+    )
     pairs = [figures[n : n + 2] for n in range(0, len(figures), 2)]
     rows = "".join(f'<div class="row">{"".join(pair)}</div>' for pair in pairs if any(pair))
     return f"<h2>Auxiliary heads</h2>{note}{rows}"

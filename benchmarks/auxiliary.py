@@ -1,7 +1,13 @@
-"""What auxiliary heads cost: a step with all of them over a plain one, 4 x 128, 12 x 64 tokens, in turn.
+"""What auxiliary heads cost: a step with them over a plain one, 4 x 128, 12 x 64 tokens, on one thread, in turn.
 
-python benchmarks/auxiliary.py
+    python benchmarks/auxiliary.py
+
+Times are those of the processor, so that other work on the machine disturbs them little; the ratio is the median over
+rounds of a step with heads over the plain step of the same round, with its quartiles.
 """
+
+import statistics
+import time
 
 import torch
 
@@ -12,8 +18,9 @@ from nanogrove.train.fit import Plan, fit
 from nanogrove.train.objective import Objective, next_token, weighted
 from nanogrove.train.optim import OptimizerConfig, make_optimizer
 from nanogrove.train.state import TrainState
-from side_by_side import Work, in_turn, tokens
+from side_by_side import Work, tokens
 
+ROUNDS = 40
 HEADS = {
     "value": ["value"],
     "dynamics": ["dynamics"],
@@ -41,15 +48,19 @@ def step_with(names: list[str], vocabulary: int) -> Work:
 
 def main() -> None:
     torch.set_num_threads(1)
-    print(f"{'over a plain step, median (and by quartiles)':<46}{'ms':>8}{'ratio':>8}")
     for vocabulary in (65, 2048):
         contenders = {"plain": step_with([], vocabulary)} | {k: step_with(n, vocabulary) for k, n in HEADS.items()}
-        found = in_turn(contenders, rounds=40)
-        plain = found["plain"]
-        for label, timing in found.items():
-            by_quartile = f"({timing.low / plain.low:.2f}, {timing.high / plain.high:.2f})"
-            row = f"vocabulary {vocabulary}, {label} {by_quartile}"
-            print(f"{row:<46}{1000 * timing.median:>8.1f}{timing.median / plain.median:>8.2f}")
+        seconds: dict[str, list[float]] = {label: [] for label in contenders}
+        for _ in range(ROUNDS):
+            for label, work in contenders.items():
+                began = time.process_time()
+                work()
+                seconds[label].append(time.process_time() - began)
+        print(f"vocabulary {vocabulary:,}: a plain step {1000 * statistics.median(seconds['plain']):.1f} ms")
+        for label in HEADS:
+            ratios = [ours / plain for ours, plain in zip(seconds[label], seconds["plain"], strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            print(f"  {label:<26}{middle:.2f} ({low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":

@@ -300,6 +300,9 @@ def test_measures_are_against_what_needs_no_learning() -> None:
     assert all(0 <= share <= 1 for share in found["multi_token_accuracy"])
     one = Batch(*(getattr(batch(), f)[:, :2] if f != "source" else batch().source for f in Batch.__slots__))
     assert measure(model, heads, [one]) == {}, "a window too short for the heads"
+    last = replace(batch(), weight=torch.zeros(4, T, dtype=torch.float64).index_fill(1, torch.tensor([T - 1]), 1.0))
+    assert measure(model, heads, [last]).keys() <= {"policy_kl", "policy_kl_of_model"}, "nothing else can be measured"
+    assert all(loss.item() == 0 for name, loss in losses(model, heads, last).items() if name != "policy")
 
 
 def trained(preset: dict[str, Any], out: Path) -> list[Any]:

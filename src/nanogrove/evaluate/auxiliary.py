@@ -76,7 +76,8 @@ def idle(shares: dict[str, Tensor]) -> list[str]:
 def measure(model: GPT, heads: Heads, batches: Iterable[Batch]) -> dict[str, Any]:
     """The measures of the header over batches; numbers, of a population lists, and lists of them for each step k.
 
-    Windows too short for a head are left out, as are spans with nothing to be told from.
+    Windows too short for a head are left out, as are spans with nothing to be told from, and measures with no place
+    to be taken at.
     """
     was_training = model.training
     model.eval()
@@ -94,21 +95,20 @@ def measure(model: GPT, heads: Heads, batches: Iterable[Batch]) -> dict[str, Any
     if not found:
         return {}
     c, values = heads.config, {}
-    if heads.value is not None:
+    if found["value places"].sum():
         spread = found["target²"] - found["target"].square() / found["value places"].clamp(min=1)
         values["value_r2"] = 1 - found["value error²"] / spread
     for name in ("latent_cosine", "latent_copying", "dynamics_loss", "multi_token_loss", "multi_token_accuracy"):
         steps = c.dynamics_rollouts if name.startswith(("latent", "dynamics")) else len(heads.ahead)
         kind = "imagined" if name.startswith(("latent", "dynamics")) else "ahead"
-        means = [found[f"{name} {k}"] / found[f"{kind} {k}"].clamp(min=1) for k in range(1, steps + 1)]
-        if f"{name} 1" in found:
-            values[name] = torch.stack(means)
+        if found[f"{kind} 1"].sum():
+            values[name] = torch.stack([found[f"{name} {k}"] / found[f"{kind} {k}"] for k in range(1, steps + 1)])
     if found["spans"].sum():
         values["span_accuracy"] = found["span hits"] / found["spans"]
         values["span_chance"] = found["span chance"] / found["spans"]
     for name in ("policy_kl", "policy_kl_of_model"):
-        if name in found:
-            values[name] = found[name] / found["policy places"].clamp(min=1)
+        if found["policy places"].sum():
+            values[name] = found[name] / found["policy places"]
     return {name: value.tolist() for name, value in values.items()}
 
 

@@ -31,8 +31,17 @@ THEIRS: dict[str, Any] = {
         "min_text_length": 50,
     },
     "auxiliary": {
-        "enable_policy": False,
+        "enable_policy": True,
+        "enable_value": True,
+        "enable_dynamics": True,
+        "enable_span_contrastive": True,
         "policy_kl_weight": 0.05,
+        "value_weight": 0.05,
+        "dynamics_weight": 0.05,
+        "span_contrastive_weight": 0.05,
+        "span_mask_fraction": 0.15,
+        "span_contrastive_temperature": 0.07,
+        "span_l2_normalize": True,
         "enable_adaptive_sources": True,
         "adaptive_interval_tokens": 5000000,
     },
@@ -78,6 +87,8 @@ def test_their_names_are_read() -> None:
     assert (preset.train.batch_size, preset.train.accumulation, preset.evaluate.tokens) == (512, 4, 2_000_000)
     assert preset.train.tokens == 100_000_000
     assert preset.method["adaptive"]["interval"] == 5_000_000
+    heads = {key: value for key, value in THEIRS["auxiliary"].items() if "adaptive" not in key}
+    assert heads.items() <= preset.auxiliary.model_dump().items()
     assert preset.data.min_text_length == 50
     assert resolve(preset.model_dump(mode="json")) == preset, "what is stored has our names"
     assert resolve({**THEIRS, "train": {"per_gpu_batch_size": 8, "steps": 5}}).train.tokens is None
@@ -89,8 +100,8 @@ def test_their_names_are_read() -> None:
     [
         ({"model": {"hidden_size": 8, "n_embd": 8}}, "model.hidden_size and model.n_embd are one setting"),
         ({"train": {"per_gpu_batch_size": "many"}}, "whole numbers"),
-        ({"auxiliary": {"enable_value": True}}, "auxiliary.enable_value: there are no auxiliary heads yet"),
-        ({"auxiliary": [1]}, "auxiliary: a section is a JSON object"),
+        ({"auxiliary": {"enable_policy": True}}, "set enable_value and enable_dynamics"),
+        ({"auxiliary": [1]}, "auxiliary: "),
         ({"model": {"hidden_sizes": 8}}, "unknown key model.hidden_sizes"),
     ],
 )

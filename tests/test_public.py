@@ -56,7 +56,7 @@ VERBS = {
 }
 # written; note and stop are for the one who watches
 KINDS = {"reward", "rewards", "generation", "start", "eval", "step", "sample", "end", "data", "exact", "round", "alarm"}
-KINDS |= {"sources"}
+KINDS |= {"sources", "auxiliary"}
 
 
 def test_the_names() -> None:

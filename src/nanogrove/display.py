@@ -52,6 +52,8 @@ def show(events: Iterable[Event], console: Console, out: Path) -> int | None:
             elif event.kind == "sources" and "weights" in values:
                 shares = zip(values["names"], values["weights"], strict=True)
                 say("weights from here on: " + escape(", ".join(f"{printable(n)} {w:.2f}" for n, w in shares)))
+            elif event.kind == "auxiliary":
+                say(_heads(values))
             elif event.kind == "exact":
                 say(_exact(values))
             elif event.kind == "alarm":
@@ -121,6 +123,31 @@ def _left_out(told: dict[str, Any]) -> str:
 
 def _score(event: Event) -> str:
     return f"{event.values['split']} {described_score(event.values)}"
+
+
+def _heads(values: dict[str, Any]) -> str:
+    """One line of what heads have learned, and the parts that teach the model nothing."""
+    found, said = values["measures"], []
+    for name, label, against in (
+        ("value_r2", "value R²", ""),
+        ("latent_cosine", "latent cosine", "latent_copying"),
+        ("span_accuracy", "spans", "span_chance"),
+        ("multi_token_accuracy", "tokens ahead right", ""),
+        ("policy_kl", "policy KL", "policy_kl_of_model"),
+    ):
+        if name in found:
+            beside = f" ({_figures(found[against])} without learning)" if against in found else ""
+            said.append(f"{label} {_figures(found[name])}{beside}")
+    line = f"heads: {', '.join(said)}" if said else "heads: nothing to measure them on"
+    idle = f"\n[yellow]idle[/]: {', '.join(values['idle'])}, whose gradient is below {values['idle_below']:.1%} of the "
+    return line + (idle + "main loss's" if values["idle"] else "")
+
+
+def _figures(value: Any) -> str:
+    """A number, or several, in three digits."""
+    if isinstance(value, list):
+        return " ".join(map(_figures, value))
+    return f"{value:.3f}"
 
 
 def _exact(values: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.language_model import LanguageModel
 from nanogrove.methods import load_method
 from nanogrove.model.gpt import GPT, ModelConfig, unstack
+from nanogrove.model.heads import Heads
 from nanogrove.preset import Preset, difference, resolve
 from nanogrove.record.events import Event
 from nanogrove.record.report import write_report
@@ -81,6 +82,10 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool
         raise PresetError(
             f"method {preset.method['name']} needs model.scalar={str(scalar).lower()}; only a reward model is scalar"
         )
+    try:
+        preset.auxiliary.refuse(corpus.length)
+    except ValueError as error:
+        raise PresetError(f"{error}, of which this data has no longer ones") from None
     vocabulary = preset.model.vocab_size or corpus.tokenizer.vocab_size
     if vocabulary < corpus.tokenizer.vocab_size:
         raise PresetError(
@@ -140,12 +145,14 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool
 def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
     """What a run would take: parameters and tokens of one member; operations and bytes of memory of all members.
 
-    Memory counts weights, gradients, moments and, roughly, what one micro-batch keeps for its backward pass.
+    Memory counts weights, those of auxiliary heads too, gradients, moments and, roughly, what one micro-batch keeps for
+    its backward pass.
     """
     parts = build(preset, allow_code=allow_code)
     c, plan, train, corpus = parts.model, parts.plan, parts.preset.train, parts.corpus
     with torch.device("meta"):
         model = GPT(c)
+        beside = Heads(preset.auxiliary, c).parameter_count()
     parameters = model.parameter_count()
     tokens = plan.steps * train.batch_size * corpus.length
     moments = {"adamw": 2, "muon": 2, "sgd": 1}[preset.optimizer.name]
@@ -158,7 +165,7 @@ def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
         "epochs": corpus.windows_per_epoch and tokens / (corpus.windows_per_epoch * corpus.length),
         "members": members,
         "flops": members * tokens * model.flops_per_token(corpus.length),
-        "memory_bytes": members * (4 * parameters * (2 + moments) + activations),
+        "memory_bytes": members * (4 * (parameters + beside) * (2 + moments) + activations),
         "precision": plan.precision,
         "device": str(parts.device),
         "data": corpus.describe(),
@@ -183,7 +190,12 @@ def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = Fa
         seeds = range(preset.seed, preset.seed + (population or 1))
         model = GPT(parts.model, population).initialize(*seeds)
         precision = torch.bfloat16 if parts.plan.precision == "bfloat16" else torch.float32
-        state = TrainState(model.to(parts.device), make_optimizer(model, preset.optimizer, precision))
+        heads = None
+        if preset.auxiliary.enabled:
+            heads = Heads(preset.auxiliary, parts.model, population)
+            heads = heads.initialize(*(derived_seed(seed, "heads") for seed in seeds)).to(parts.device)
+        optimizer = make_optimizer(model, preset.optimizer, precision, heads)
+        state = TrainState(model.to(parts.device), optimizer, heads=heads)
         run = _Run(folder, replace(parts, plan=replace(parts.plan, made=folder.read_rows)), state)
         settings = parts.preset.model_dump(mode="json")
         if checkpoint is None:
@@ -236,12 +248,13 @@ class _Run:
 
     def start(self) -> Event:
         """The first event: what is about to be trained, on what."""
-        preset, plan = self.parts.preset, self.parts.plan
+        preset, plan, heads = self.parts.preset, self.parts.plan, self.state.heads
         values = {
             "name": preset.name,
             "method": preset.method["name"],
             "seed": preset.seed,
             "parameters": self.state.model.parameter_count(),
+            **({} if heads is None else {"head_parameters": heads.parameter_count()}),
             "vocabulary": self.parts.model.vocab_size,
             "steps": plan.steps,
             "data": self.parts.corpus.describe(),

@@ -3,7 +3,7 @@
     model      hidden_size n_embd   num_layers n_layer   num_heads n_head   seq_length block_size
     train      per_gpu_batch_size, times accumulation_steps: batch_size   accumulation_steps accumulation
                eval_tokens evaluate.tokens
-    auxiliary  enable_adaptive_sources and adaptive_interval_tokens: method.adaptive
+    auxiliary  enable_adaptive_sources and adaptive_interval_tokens: method.adaptive; the heads have their names here
 
 Such a preset names no budget; it gets `TOKENS`.
 """
@@ -22,21 +22,17 @@ NAMES = {
     ("train", "accumulation_steps"): ("train", "accumulation"),
     ("train", "eval_tokens"): ("evaluate", "tokens"),
 }
-AUXILIARY = (
-    *("enable_adaptive_sources", "adaptive_interval_tokens", "policy_kl_weight", "value_weight", "dynamics_weight"),
-    *("span_contrastive_weight", "span_mask_fraction", "span_contrastive_temperature", "span_l2_normalize"),
-)
-HEADS = ("enable_policy", "enable_value", "enable_dynamics", "enable_span_contrastive")
+ADAPTIVE = ("enable_adaptive_sources", "adaptive_interval_tokens")
 
 
 def translated(values: Mapping[str, Any]) -> dict[str, Any]:
     """The same preset with nanogrove's names, or as it is where it has no other.
 
-    Raises PresetError where a setting is given under both names, and for heads that are asked for.
+    Raises PresetError where a setting is given under both names.
     """
     preset = {key: dict(part) if isinstance(part, Mapping) else part for key, part in values.items()}
     train = preset.get("train")
-    theirs = "auxiliary" in preset or (isinstance(train, dict) and "per_gpu_batch_size" in train)
+    theirs = isinstance(train, dict) and "per_gpu_batch_size" in train
     if isinstance(train, dict) and "per_gpu_batch_size" in train:
         size, parts = train.pop("per_gpu_batch_size"), train.get("accumulation_steps", 1)
         if not isinstance(size, int) or not isinstance(parts, int):
@@ -47,7 +43,10 @@ def translated(values: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(there, dict) and name in there:
             theirs = True
             _give(preset, ours, there.pop(name), f"{section}.{name}")
-    _auxiliary(preset, preset.pop("auxiliary", {}))
+    auxiliary = preset.get("auxiliary")
+    if isinstance(auxiliary, dict) and set(ADAPTIVE) & auxiliary.keys():
+        theirs = True
+        _adaptive(preset, *(auxiliary.pop(key, None) for key in ADAPTIVE))
     train = preset.setdefault("train", {}) if theirs else None
     if isinstance(train, dict) and not {"steps", "tokens", "epochs"} & train.keys():
         train["tokens"] = TOKENS
@@ -61,22 +60,13 @@ def _give(preset: dict[str, Any], ours: tuple[str, str], value: Any, theirs: str
     section[ours[1]] = value
 
 
-def _auxiliary(preset: dict[str, Any], auxiliary: Any) -> None:
-    if not isinstance(auxiliary, dict):
-        raise PresetError(f"auxiliary: a section is a JSON object, and {auxiliary!r} was given")
-    for key, value in auxiliary.items():
-        if key not in AUXILIARY + HEADS:
-            raise PresetError(f"unknown key auxiliary.{key}; there are {', '.join(AUXILIARY + HEADS)}")
-        if key.startswith("enable_") and not isinstance(value, bool):
-            raise PresetError(f"auxiliary.{key} is true or false, and {value!r} was given")
-    for head in HEADS:
-        if auxiliary.get(head):
-            raise PresetError(f"auxiliary.{head}: there are no auxiliary heads yet; set it to false")
-    if not auxiliary.get("enable_adaptive_sources"):
+def _adaptive(preset: dict[str, Any], enabled: Any, interval: Any) -> None:
+    if not isinstance(enabled, bool | None):
+        raise PresetError(f"auxiliary.enable_adaptive_sources is true or false, and {enabled!r} was given")
+    if not enabled:
         return
     method = preset.get("method", {})
     method = {"name": method} if isinstance(method, str) else dict(method)
     if method.get("adaptive"):
         raise PresetError("auxiliary.enable_adaptive_sources and method.adaptive are one setting; give one of them")
-    interval = auxiliary.get("adaptive_interval_tokens")
     preset["method"] = {"name": "pretrain", **method, "adaptive": {} if interval is None else {"interval": interval}}

@@ -33,6 +33,7 @@ from nanogrove.errors import PresetError
 from nanogrove.methods import METHODS, load_method
 from nanogrove.model.decode import Sampling
 from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.heads import AuxiliaryConfig
 from nanogrove.other_names import translated
 from nanogrove.synthetic.corpus import RHMConfig, RLMConfig
 from nanogrove.synthetic.examples import TaskConfig
@@ -126,6 +127,7 @@ class Preset(BaseModel):
     method: Annotated[dict[str, Any], BeforeValidator(_named)] = {"name": "pretrain"}
     data: Data
     model: ModelConfig = ModelConfig()
+    auxiliary: AuxiliaryConfig = AuxiliaryConfig()
     train: TrainConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -151,6 +153,13 @@ class Preset(BaseModel):
             raise ValueError(f"train: {said}, and method {self.method['name']} counts its own steps; leave it out")
         if own is None and len(given) != 1:
             raise ValueError(f"train: {said}; set one of steps, tokens and epochs, and the others to null")
+        return self
+
+    @model_validator(mode="after")
+    def _check_auxiliary(self) -> Self:
+        if self.auxiliary.enabled and self.method["name"] != "pretrain":
+            raise ValueError(f"auxiliary: heads train with method pretrain only, and this is {self.method['name']}")
+        self.auxiliary.refuse(self.model.block_size)
         return self
 
     def method_config(self) -> BaseModel:

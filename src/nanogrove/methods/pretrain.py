@@ -1,30 +1,36 @@
 """Pretraining: next-token prediction by gradient descent, scored on validation text as it goes.
 
 Hyperparameters may `follow` points, each a step and the value from there on, such as those that evolution found along
-the line of its winner. Of text from several sources their losses are told, and weights may adapt to them.
+the line of its winner. Of text from several sources their losses are told, and weights may adapt to them. Heads that
+the preset's `auxiliary` enables train beside the model; see `nanogrove.train.auxiliary`.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
 
-from nanogrove.data.batch import Corpus
+from nanogrove.data.batch import Batch, Corpus
 from nanogrove.data.corpus import TextCorpus
 from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.heads import Heads
 from nanogrove.record.events import Event
+from nanogrove.train.auxiliary import span_start, with_heads
 from nanogrove.train.checkpoint import model_of, read_checkpoint
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.hyperparameters import apply
-from nanogrove.train.objective import Objective, next_token
-from nanogrove.train.precision import pick_device
-from nanogrove.train.source_weights import AdaptiveConfig, Mixing, next_token_by_source, reference_losses
+from nanogrove.train.objective import Loss, Objective, next_token, weighted
+from nanogrove.train.precision import autocast, pick_device
+from nanogrove.train.source_weights import AdaptiveConfig, Mixing, by_source, next_token_by_source, reference_losses
 from nanogrove.train.state import TrainState
 
 REFERENCE_TOKENS = 200_000  # of held-out text on which a reference is scored, all sources together
@@ -86,18 +92,40 @@ def _reference(saved: str, corpus: TextCorpus) -> list[float]:
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
     """Yields a `step` event a step and, ahead of those that `plan.evaluates` names, an `eval` event.
 
-    Of several sources a `sources` event comes with it, or ahead of each step that ends an adaptive interval.
+    Of several sources a `sources` event comes with it, or ahead of each step that ends an adaptive interval. Where
+    heads train an `auxiliary` event follows it.
     """
     mixing: Mixing | None = None
     batches, objective = corpus.batches, cast(Objective, next_token)
+    main: Callable[[Tensor, Batch], Loss] = weighted
     if isinstance(corpus, TextCorpus) and len(corpus.names) > 1:
         saved = config.adaptive and "sources" not in state.notes and config.adaptive.reference
         mixing = Mixing(state, corpus, config.adaptive, _reference(saved, corpus) if saved else None)
         batches, objective = mixing.batches, next_token_by_source(len(corpus.names))
+        main = partial(by_source, sources=len(corpus.names))
+    if state.heads is not None:
+        objective = with_heads(state, plan.seed, main, plan.compile)
 
     def evaluation() -> Event:
         values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
         return Event("eval", state.step, {**values, "seen": state.tokens}, {"seconds": state.seconds})
+
+    def told_of_heads(heads: Heads) -> Event:
+        """Measured on held-out text; gradients are those of the micro-batch trained on last."""
+        tokens = min(plan.evaluate_tokens or auxiliary.TOKENS, auxiliary.TOKENS)
+        device = state.model.embed.weight.device
+        batch = batches(state.step - 1).to(device).expand(state.model.population).split(plan.accumulation)[0]
+        start = span_start(heads.config, batch.tokens.shape[-1], plan.seed, "span", state.step - 1)
+        with autocast(device, plan.precision):
+            shares = auxiliary.gradient_shares(state.model, heads, batch, start)
+        values = {
+            "measures": auxiliary.measure(state.model, heads, corpus.windows("validation", tokens)),
+            "shares": {name: share.tolist() for name, share in shares.items()},
+            "idle": auxiliary.idle(shares),
+            "idle_below": auxiliary.IDLE,
+            "seen": state.tokens,
+        }
+        return Event("auxiliary", state.step, values)
 
     changes = {step for points in config.follow.values() for step, _ in points if step < plan.steps}
     for end in sorted(changes | {plan.steps}):
@@ -113,4 +141,6 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
                     yield mixing.update()
             if plan.evaluates(state.step):
                 yield evaluation()
+                if state.heads is not None:
+                    yield told_of_heads(state.heads)
             yield event

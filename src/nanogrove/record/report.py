@@ -20,6 +20,7 @@ from nanogrove.record.calibration import calibration, read_calibration
 from nanogrove.record.events import Event, read_events
 from nanogrove.record.evolution import evolution
 from nanogrove.record.figures import duration, escaped, finite, line, plot, quantity, short
+from nanogrove.record.heads import heads
 from nanogrove.record.mixing import mixing
 from nanogrove.record.page import html_page
 from nanogrove.record.rewards import rewards
@@ -125,7 +126,8 @@ def curves(run: Run) -> str:
         return [_time(event).get(name) for event in events]
 
     tokens, seen = over(steps, "tokens"), over(evaluations, "seen")
-    train, validation = over(steps, "loss"), over(evaluations, "loss")
+    main = "next_token" if "next_token" in steps[-1].values else "loss"  # beside auxiliary heads loss is their sum
+    train, validation = over(steps, main), over(evaluations, "loss")
     by_tokens = [*line("train", tokens, train), *line("validation", seen, validation)]
     by_time = [
         *line("train", clock(steps, "seconds"), train),
@@ -263,6 +265,7 @@ SECTIONS: tuple[Callable[[Run], str], ...] = (
     rewards,
     curves,
     mixing,
+    heads,
     against_the_best,
     calibration,
     samples,

@@ -1,8 +1,10 @@
 """Checkpoints: folders of safetensors and JSON that a kill, a full disk or a stranger cannot turn against the user.
 
-    model.safetensors  optimizer.safetensors  kept.safetensors  config.json  tokenizer.json  state.json
+    model.safetensors  heads.safetensors  optimizer.safetensors  kept.safetensors  config.json  tokenizer.json
+    state.json
 
-`kept.safetensors` is there where the method keeps tensors of its own, such as the weights it may fall back to.
+`heads.safetensors` is there where auxiliary heads train beside the model, which is whole without it; `kept.safetensors`
+where the method keeps tensors of its own, such as the weights it may fall back to.
 `state.json` holds the step, the method's notes, the position in the record and a checksum of every other file and of
 itself. A folder is written aside, flushed to disk and renamed into place, so that the old one or the new one is always
 whole; `current` moves to `prev` and `prev` to `prev2` first. Loading refuses links, unknown formats and files whose
@@ -22,7 +24,7 @@ import safetensors.torch
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import CheckpointError, DataError
@@ -31,6 +33,7 @@ from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_
 
 FORMAT = 1
 ROTATION = ("current", "prev", "prev2")
+FILES = ("model.safetensors", "heads.safetensors", "optimizer.safetensors", "kept.safetensors")
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,15 @@ class Checkpoint:
     optimizer: dict[str, Tensor] | None
     kept: dict[str, Tensor]
     state: dict[str, Any]
+    heads: dict[str, Tensor]
 
     def restore(self, state: TrainState) -> None:
         """Sets weights, moments and counters of a training state. Raises CheckpointError where they do not fit."""
         if self.optimizer is None:
             raise CheckpointError(f"{self.folder}: holds weights only and cannot be resumed from; use current")
         load_weights(state.model, self.model, self.folder)
+        if state.heads is not None:
+            load_weights(state.heads, self.heads, self.folder / "heads.safetensors")
         try:
             load_optimizer_tensors(state, self.optimizer)
         except (KeyError, ValueError) as error:
@@ -59,7 +65,7 @@ class Checkpoint:
         state.notes, state.kept = dict(self.state["notes"]), dict(self.kept)
 
 
-def load_weights(model: GPT, weights: dict[str, Tensor], where: Path) -> None:
+def load_weights(model: nn.Module, weights: dict[str, Tensor], where: Path) -> None:
     """Copies weights into a model. Raises CheckpointError naming the first that is missing, extra or misshapen."""
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name in sorted(expected.keys() | weights.keys()):
@@ -79,14 +85,16 @@ def save_checkpoint(
 
     Raises CheckpointError when the disk refuses; what was saved before stays whole.
     """
-    weights = state.model.state_dict()
+    weights, heads = state.model.state_dict(), {} if state.heads is None else state.heads.state_dict()
     if member is not None:
-        weights = unstack(weights, member)
+        weights, heads = unstack(weights, member), unstack(heads, member)
     files = {
         "model.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in weights.items()}),
         "config.json": state.model.config.model_dump_json(indent=1).encode(),
         "tokenizer.json": tokenizer.to_json().encode(),
     }
+    if heads:
+        files["heads.safetensors"] = safetensors.torch.save({k: v.contiguous() for k, v in heads.items()})
     if name == "current":
         tensors = {key: value.contiguous() for key, value in optimizer_tensors(state).items()}
         files["optimizer.safetensors"] = safetensors.torch.save(tensors)
@@ -187,7 +195,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{folder / 'state.json'}: damaged, not the state of a checkpoint") from None
     files = {}
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "optimizer.safetensors", "kept.safetensors"):
+    for name in (*FILES, "config.json", "tokenizer.json"):
         if name in checksums:
             files[name] = read_plain(folder / name)
             if hashlib.sha256(files[name]).hexdigest() != checksums[name]:
@@ -198,7 +206,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         model = safetensors.torch.load(files["model.safetensors"])
         moments = files.get("optimizer.safetensors")
         optimizer = None if moments is None else safetensors.torch.load(moments)
-        kept = safetensors.torch.load(files["kept.safetensors"]) if "kept.safetensors" in files else {}
+        kept, heads = (
+            safetensors.torch.load(files[name]) if name in files else {}
+            for name in ("kept.safetensors", "heads.safetensors")
+        )
     except KeyError as error:
         raise CheckpointError(f"{folder}: incomplete, {error} is missing") from None
     except (ValidationError, DataError, SafetensorError, UnicodeDecodeError) as error:
@@ -209,7 +220,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens and the model {config.vocab_size}; "
             "they are not of one run"
         )
-    return Checkpoint(folder, config, tokenizer, model, optimizer, kept, record)
+    return Checkpoint(folder, config, tokenizer, model, optimizer, kept, record, heads)
 
 
 def _check_plain(folder: Path) -> None:

@@ -85,7 +85,7 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
     DivergedError, before the update, when a loss or gradient norm is no number or the loss exceeds
     `plan.divergence`: that of any member, or with `plan.survivors` of all.
     """
-    parameters = list(state.model.parameters())
+    parameters = [parameter for _, parameter in state.named_parameters()]
     device = parameters[0].device
     forward = cast(nn.Module, torch.compile(state.model)) if plan.compile else state.model
     while state.step < plan.steps:

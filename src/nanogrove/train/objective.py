@@ -26,7 +26,11 @@ def scored(batch: Batch) -> Tensor:
     return (batch.weight != 0).sum((-2, -1)).clamp(min=1)
 
 
-def next_token(model: nn.Module, batch: Batch) -> Loss:
-    """The weighted mean NLL of the next token, a member at a time; members never mix."""
-    nll = model(batch.tokens, batch.targets)
+def weighted(nll: Tensor, batch: Batch) -> Loss:
+    """The weighted mean of the NLL `[*P, B, T]`, a member at a time; members never mix."""
     return Loss((batch.weight * nll).sum((-2, -1)) / scored(batch), {})
+
+
+def next_token(model: nn.Module, batch: Batch) -> Loss:
+    """The weighted mean NLL of the next token."""
+    return weighted(model(batch.tokens, batch.targets), batch)

@@ -44,16 +44,25 @@ class OptimizerConfig(BaseModel):
     weight_decay: float = Field(0.1, ge=0, description="of matrices and embeddings")
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig, precision: torch.dtype = torch.float32) -> "Optimizer":
-    """The optimizer of all parameters of `model`; `precision` is that of Muon's products."""
+def make_optimizer(
+    model: nn.Module,
+    config: OptimizerConfig,
+    precision: torch.dtype = torch.float32,
+    heads: nn.Module | None = None,
+) -> "Optimizer":
+    """The optimizer of all parameters of `model` and of `heads` beside it; `precision` is that of Muon's products.
+
+    A map called `head` is an output map, which Muon leaves to AdamW.
+    """
     matrices: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
     tables: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
-    for name, module in model.named_modules():
+    modules = [*model.named_modules(), *(() if heads is None else heads.named_modules())]
+    for name, module in modules:
         for kind, parameter in module.named_parameters(recurse=False):
             if kind != "weight" or not isinstance(module, (Linear, Embedding)):
                 vectors.append(parameter)
-            elif isinstance(module, Linear) and name != "head":
+            elif isinstance(module, Linear) and name.rpartition(".")[2] != "head":
                 matrices[module.parts].append(parameter)
             else:
                 tables.append(parameter)

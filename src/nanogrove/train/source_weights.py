@@ -21,13 +21,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import TextCorpus
 from nanogrove.data.mixture import Phase, Weighted
 from nanogrove.record.events import Event
-from nanogrove.train.objective import Loss, Objective, scored
+from nanogrove.train.objective import Loss, Objective, scored, weighted
 from nanogrove.train.state import TrainState
 
 ETA = 1.0  # step size of excess_loss, as published
@@ -56,20 +56,20 @@ class AdaptiveConfig(BaseModel):
         return self
 
 
+def by_source(nll: Tensor, batch: Batch, sources: int) -> Loss:
+    """`weighted`, with each source's part of the loss and of the scored tokens among the parts."""
+    told, counted = nll.detach(), (batch.weight != 0).float()
+    parts = {}
+    for source in range(sources):
+        mine = (batch.source == source)[..., None] * counted
+        parts[f"nll {source}"] = (mine * told).sum((-2, -1)) / scored(batch)
+        parts[f"share {source}"] = mine.sum((-2, -1)) / scored(batch)
+    return Loss(weighted(nll, batch).total, parts)
+
+
 def next_token_by_source(sources: int) -> Objective:
-    """`next_token`, with each source's part of the loss and of the scored tokens among the parts."""
-
-    def objective(model: nn.Module, batch: Batch) -> Loss:
-        nll = model(batch.tokens, batch.targets)
-        told, counted = nll.detach(), (batch.weight != 0).float()
-        parts = {}
-        for source in range(sources):
-            mine = (batch.source == source)[..., None] * counted
-            parts[f"nll {source}"] = (mine * told).sum((-2, -1)) / scored(batch)
-            parts[f"share {source}"] = mine.sum((-2, -1)) / scored(batch)
-        return Loss((batch.weight * nll).sum((-2, -1)) / scored(batch), parts)
-
-    return objective
+    """`next_token` with the parts of `by_source`."""
+    return lambda model, batch: by_source(model(batch.tokens, batch.targets), batch, sources)
 
 
 class Mixing:

@@ -1,11 +1,13 @@
 """The training state: the only mutable thing, and its optimizer's moments as named tensors."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from nanogrove.model.gpt import GPT
+from nanogrove.model.heads import Heads
 from nanogrove.train.optim import Optimizer
 
 
@@ -24,6 +26,13 @@ class TrainState:
     seconds: float = 0.0
     notes: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
+    heads: Heads | None = None  # what trains beside the model
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All that is trained: the model's parameters under their names, heads' as in `heads.value.up.weight`."""
+        yield from self.model.named_parameters()
+        if self.heads is not None:
+            yield from self.heads.named_parameters(prefix="heads")
 
 
 def optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
@@ -31,7 +40,7 @@ def optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
     moments = state.optimizer.state
     return {
         f"{name}/{key}": value
-        for name, parameter in state.model.named_parameters()
+        for name, parameter in state.named_parameters()
         for key, value in moments.get(parameter, {}).items()
     }
 
@@ -41,7 +50,7 @@ def load_optimizer_tensors(state: TrainState, tensors: dict[str, Tensor]) -> Non
 
     Raises KeyError for a parameter the model has not, ValueError for a moment of another shape.
     """
-    parameters = dict(state.model.named_parameters())
+    parameters = dict(state.named_parameters())
     state.optimizer.state.clear()
     for key, value in tensors.items():
         name, moment = key.rsplit("/", 1)

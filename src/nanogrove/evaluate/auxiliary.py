@@ -1,0 +1,160 @@
+"""What heads have learned, on held-out text and against what needs no learning; and what their losses weigh.
+
+    value_r2              share of the variance of the next K tokens' mean NLL that the value explains
+    latent_cosine         of guessed and true projected states k steps on, k = 1, …; `latent_copying` takes the last
+                          state for all that follow
+    dynamics_loss         NLL of the next token from a state imagined k steps on
+    span_accuracy         how often a span is told from the others of its batch; `span_chance` is the mean of 1/B
+    multi_token_loss      NLL of the tokens 2, 3, … ahead, `multi_token_accuracy` how often the likeliest is right
+    policy_kl             of the improved target and the policy; `policy_kl_of_model` of the target and the model
+
+`gradient_shares` is the norm of a weighted part's gradient in the trunk over that of the main loss's. The trunk is the
+model without an output map of its own. Below `IDLE` a head teaches the model nothing: its weight is too small, or it
+has learned what it can.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanogrove.data.batch import Batch
+from nanogrove.model.gpt import GPT
+from nanogrove.model.heads import Heads
+from nanogrove.train.auxiliary import (
+    cosine,
+    head_losses,
+    policy_divergence,
+    policy_places,
+    policy_target,
+    span_losses,
+    span_start,
+    stretches,
+    value_targets,
+    weight_of,
+)
+from nanogrove.train.objective import weighted
+
+IDLE = 1e-3  # of the main loss's gradient norm
+TOKENS = 20_000  # of held-out text, at most
+
+
+def gradient_shares(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[str, Tensor]:
+    """For each part the norm of its weighted gradient in the trunk over the main loss's, `[*P]`, without dropout."""
+    was_training = model.training
+    model.eval()
+    trunk = [parameter for name, parameter in model.named_parameters() if not name.startswith("head.")]
+    hidden = model.hidden(batch.tokens)
+    nll = model.nll(hidden, batch.targets)
+    parts = head_losses(heads, model, hidden, nll, batch, start)
+    main = _norm(weighted(nll, batch).total, trunk, model.population)
+    shares = {
+        name: weight_of(heads.config, name) * _norm(part, trunk, model.population) / main
+        for name, part in parts.items()
+    }
+    model.train(was_training)
+    return shares
+
+
+def _norm(loss: Tensor, trunk: list[torch.nn.Parameter], population: int | None) -> Tensor:
+    """The norm `[*P]` of the gradient of a loss `[*P]`; members do not mix, so their sum serves all."""
+    found = torch.autograd.grad(loss.sum(), trunk, retain_graph=True, allow_unused=True)
+    gradients = [g.reshape(population or 1, -1).float() for g in found if g is not None]
+    norm = torch.stack([g.norm(dim=1) for g in gradients]).norm(dim=0) if gradients else torch.zeros(population or 1)
+    return norm if population is not None else norm[0]
+
+
+def idle(shares: dict[str, Tensor]) -> list[str]:
+    """The parts whose gradient is below `IDLE` in every member."""
+    return [name for name, share in shares.items() if bool((share < IDLE).all())]
+
+
+@torch.inference_mode()
+def measure(model: GPT, heads: Heads, batches: Iterable[Batch]) -> dict[str, Any]:
+    """The measures of the header over batches; numbers, of a population lists, and lists of them for each step k.
+
+    Windows too short for a head are left out, as are spans with nothing to be told from, and measures with no place
+    to be taken at.
+    """
+    was_training = model.training
+    model.eval()
+    found: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+    for number, batch in enumerate(batches):
+        try:
+            heads.config.refuse(batch.tokens.shape[-1])
+        except ValueError:
+            continue
+        shown = batch.to(model.embed.weight.device).expand(model.population)
+        start = span_start(heads.config, batch.tokens.shape[-1], 0, "held-out span", number)
+        for name, total in _sums(model, heads, shown, start).items():
+            found[name] = found[name] + total.double().cpu()
+    model.train(was_training)
+    if not found:
+        return {}
+    c, values = heads.config, {}
+    if found["value places"].sum():
+        spread = found["target²"] - found["target"].square() / found["value places"].clamp(min=1)
+        values["value_r2"] = 1 - found["value error²"] / spread
+    for name in ("latent_cosine", "latent_copying", "dynamics_loss", "multi_token_loss", "multi_token_accuracy"):
+        steps = c.dynamics_rollouts if name.startswith(("latent", "dynamics")) else len(heads.ahead)
+        kind = "imagined" if name.startswith(("latent", "dynamics")) else "ahead"
+        if found[f"{kind} 1"].sum():
+            values[name] = torch.stack([found[f"{name} {k}"] / found[f"{kind} {k}"] for k in range(1, steps + 1)])
+    if found["spans"].sum():
+        values["span_accuracy"] = found["span hits"] / found["spans"]
+        values["span_chance"] = found["span chance"] / found["spans"]
+    for name in ("policy_kl", "policy_kl_of_model"):
+        if found["policy places"].sum():
+            values[name] = found[name] / found["policy places"]
+    return {name: value.tolist() for name, value in values.items()}
+
+
+def _sums(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[str, Tensor]:
+    """Sums over one batch's places, each `[*P]`."""
+    c, mark, found = heads.config, model.config.mark, {}
+    hidden = model.hidden(batch.tokens)
+
+    def add(name: str, values: Tensor, there: Tensor) -> None:
+        found[name] = (values.double() * there).sum((-2, -1))
+
+    if heads.value is not None:
+        targets = value_targets(model.nll(hidden, batch.targets), c)
+        there = stretches(batch, mark, c.value_horizon)
+        add("value error²", (heads.value(hidden[..., : there.shape[-1], :]) - targets).square(), there)
+        add("target²", targets.double().square(), there)
+        add("target", targets, there)
+        add("value places", torch.ones_like(targets), there)
+    if heads.step is not None:
+        true = heads.target(hidden)
+        for k, state in enumerate(heads.imagine(hidden, model.embed(batch.tokens)), 1):
+            there = stretches(batch, mark, k + 1)
+            add(f"latent_cosine {k}", cosine(heads.latent(state), true[..., k:, :]), there)
+            add(f"latent_copying {k}", cosine(true[..., :-k, :], true[..., k:, :]), there)
+            add(f"dynamics_loss {k}", model.nll(state, batch.targets[..., k:]), there)
+            add(f"imagined {k}", torch.ones_like(there, dtype=torch.float64), there)
+    for k, bend in enumerate(heads.ahead, 1):
+        there, wanted = stretches(batch, mark, k + 1), batch.targets[..., k:]
+        scores = F.log_softmax(model.logits(bend(hidden[..., :-k, :])).float(), -1)
+        add(f"multi_token_loss {k}", -scores.gather(-1, wanted[..., None])[..., 0], there)
+        add(f"multi_token_accuracy {k}", scores.argmax(-1) == wanted, there)
+        add(f"ahead {k}", torch.ones_like(there, dtype=torch.float64), there)
+    if heads.query is not None:
+        scores, there = span_losses(heads, hidden, batch, mark, start)
+        rivals = scores.isfinite().sum(-1)
+        told = there & (rivals > 1)
+        best = scores.argmax(-1) == torch.arange(scores.shape[-1], device=scores.device)
+        found["span hits"] = (best & told).sum(-1)
+        found["span chance"] = (told / rivals.double()).sum(-1)
+        found["spans"] = told.sum(-1)
+    if heads.policy is not None:
+        places = policy_places(heads, model, batch, start)
+        hidden, there = hidden[..., places, :], stretches(batch, mark, 1)[..., places]
+        own, target = policy_target(heads, model, hidden)
+        guess = F.log_softmax(model.logits(heads.policy(hidden)).float(), -1)
+        add("policy_kl", policy_divergence(target, guess), there)
+        add("policy_kl_of_model", policy_divergence(target, own), there)
+        add("policy places", torch.ones_like(there, dtype=torch.float64), there)
+    return found

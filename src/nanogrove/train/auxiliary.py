@@ -1,0 +1,196 @@
+"""Auxiliary losses: what the heads of `nanogrove.model.heads` learn beside the next token, and how it is added up.
+
+h_t has seen the tokens up to t, nll_t is that of the token t + 1 from it, x̂ means imagined, sg no gradient:
+
+    value            (v(h_t) − sg Σ_k γ^k nll_{t+k} / Σ_k γ^k)², k = 0 … K − 1
+    value_imagined   the same of v(ĥ_{t+k}); only beside a policy, which asks for values of imagined states
+    dynamics_latent  −cos(predict(project ĥ_{t+k}), sg project h_{t+k}), ĥ_{t+k} = g(ĥ_{t+k−1}, x_{t+k})
+    dynamics_token   NLL of the token t + k + 1 from ĥ_{t+k} through the shared output map
+    span             InfoNCE over the batch: the state before a span finds the mean state of its own row's, chance ln B
+    multi_token      NLL of the tokens t + 2 … t + n from states that further maps make of h_t
+    policy           KL(target ‖ policy), target ∝ p(a)·exp(β·(v̄ − v(g(h_t, a)))) for the likeliest tokens a, p(a) for
+                     the others, v̄ the mean under p of those tried
+
+The policy's target is one step of policy improvement with a penalty on the KL (Grill 2020), where what was not tried
+counts as average (completed values, Danihelka 2022): the model's distribution, tilted towards tokens behind which, in
+imagination, text is easier to predict. It is sg throughout. A deeper search would be a better teacher; without value
+and dynamics there is none, and a policy is refused. It learns at every so-manieth place, scaled up to all.
+
+A part at t counts where all predictions it spans are scored and, with `within_documents`, made in one document; no
+part reaches beyond the window. Sums are divided by the scored tokens of the batch, as the main loss is, so that
+accumulation changes nothing, but for spans: their negatives are those of a micro-batch. Each row has one span and
+equal spans are not negatives; two windows of one document may be, as a batch does not say.
+"""
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanogrove.data.batch import Batch, random
+from nanogrove.model.gpt import GPT, LOGITS
+from nanogrove.model.heads import AuxiliaryConfig, Heads
+from nanogrove.train.objective import Loss, Objective, scored
+from nanogrove.train.state import TrainState
+
+WEIGHTS = {  # of each part, in the configuration
+    "value": "value_weight",
+    "value_imagined": "value_weight",
+    "dynamics_latent": "dynamics_weight",
+    "dynamics_token": "dynamics_weight",
+    "span": "span_contrastive_weight",
+    "multi_token": "multi_token_weight",
+    "policy": "policy_kl_weight",
+}
+
+
+def weight_of(config: AuxiliaryConfig, part: str) -> float:
+    """What a part is multiplied by."""
+    return float(getattr(config, WEIGHTS[part]))
+
+
+def with_heads(state: TrainState, seed: int, main: Callable[[Tensor, Batch], Loss], compiled: bool) -> Objective:
+    """The objective `main`, a function of the NLL `[*P, B, T]`, plus the weighted parts of the state's heads.
+
+    All parts are recorded without their weights, `main` among them as `next_token`. Spans are a function of
+    (seed, step).
+    """
+    model, heads = state.model, state.heads
+    assert heads is not None
+    hidden_states = cast(Callable[[Tensor], Tensor], torch.compile(model.hidden)) if compiled else model.hidden
+
+    def objective(_: nn.Module, batch: Batch) -> Loss:
+        hidden = hidden_states(batch.tokens)
+        nll = model.nll(hidden, batch.targets)
+        loss = main(nll, batch)
+        start = span_start(heads.config, batch.tokens.shape[-1], seed, "span", state.step)
+        found = head_losses(heads, model, hidden, nll, batch, start)
+        total = loss.total
+        for name, part in found.items():
+            total = total + weight_of(heads.config, name) * part
+        return Loss(total, {**loss.parts, "next_token": loss.total, **found})
+
+    return objective
+
+
+def span_start(config: AuxiliaryConfig, tokens: int, seed: int, purpose: str, step: int) -> int:
+    """Where the span of all rows begins in step `step`: behind at least one token, and ending inside the window."""
+    return int(random(seed, purpose, step).integers(1, max(tokens - config.span_length(tokens), 1) + 1))
+
+
+def stretches(batch: Batch, mark: int | None, length: int) -> Tensor:
+    """Where the `length` predictions from t on are all scored and made in one document: `[*P, B, T − length + 1]`."""
+    places = batch.tokens.shape[-1] - length + 1
+    counted = F.pad((batch.weight != 0).cumsum(-1), (1, 0))
+    whole = counted[..., length:] - counted[..., :places] == length
+    if mark is None:
+        return whole
+    document = (batch.tokens == mark).cumsum(-1)
+    return whole & (document[..., length - 1 :] == document[..., :places])
+
+
+def value_targets(nll: Tensor, config: AuxiliaryConfig) -> Tensor:
+    """The discounted mean of the NLL `[*P, B, T]` over the horizon from t on: `[*P, B, T − K + 1]`, no gradient."""
+    discounts = config.value_discount ** torch.arange(config.value_horizon, device=nll.device, dtype=nll.dtype)
+    ahead = nll.detach().unfold(-1, config.value_horizon, 1)
+    return (ahead * discounts).sum(-1) / discounts.sum()
+
+
+def span_losses(heads: Heads, hidden: Tensor, batch: Batch, mark: int | None, start: int) -> tuple[Tensor, Tensor]:
+    """InfoNCE scores `[*P, B, B]`, −inf for what is no negative, and which rows have a span, `[*P, B]`."""
+    length = heads.config.span_length(batch.tokens.shape[-1])
+    there = stretches(batch, mark, length + 1)[..., start - 1]
+    spans = batch.tokens[..., start : start + length]
+    equal = (spans[..., :, None, :] == spans[..., None, :, :]).all(-1)
+    own = torch.eye(spans.shape[-2], dtype=torch.bool, device=spans.device)
+    scores = heads.span_scores(hidden, start, length)
+    return scores.masked_fill((equal | ~there[..., None, :]) & ~own, -torch.inf), there
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Of the last axis of two tensors, in at least float32."""
+    a, b = (x.float() if x.dtype.itemsize < 4 else x for x in (a, b))
+    return F.cosine_similarity(a, b, dim=-1)
+
+
+def policy_places(heads: Heads, model: GPT, batch: Batch, start: int) -> slice:
+    """Where of T the policy learns: fewer places than asked for if their logits would be too large to keep."""
+    every = max(heads.config.policy_every, -(-batch.tokens.numel() * (model.config.vocab_size or 1) // LOGITS))
+    return slice(start % every, None, every)
+
+
+@torch.no_grad()
+def policy_target(heads: Heads, model: GPT, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of the model's own distribution and of the improved one, `[*P, …, V]`, at states `[*P, …, C]`."""
+    assert heads.step is not None
+    assert heads.value is not None
+    own = F.log_softmax(_wide(model.logits(hidden)), -1)
+    likely, tokens = own.topk(min(heads.config.policy_candidates, own.shape[-1]), -1)
+    imagined = heads.step(hidden[..., None, :], heads.seen(model.embed(tokens)))
+    value = heads.value(imagined).to(own.dtype)
+    mean = (likely.softmax(-1) * value).sum(-1, keepdim=True)
+    tilted = own.scatter_add(-1, tokens, heads.config.policy_beta * (mean - value))
+    return own, tilted.log_softmax(-1)
+
+
+def policy_divergence(target: Tensor, guess: Tensor) -> Tensor:
+    """KL `[…]` of logarithms of distributions `[…, V]`, target first."""
+    return (target.exp() * (target - guess)).sum(-1)
+
+
+def head_losses(heads: Heads, model: GPT, hidden: Tensor, nll: Tensor, batch: Batch, start: int) -> dict[str, Tensor]:
+    """Each part of the header, `[*P]` and without its weight, from states `[*P, B, T, C]` and NLL `[*P, B, T]`."""
+    c, mark, count = heads.config, model.config.mark, scored(batch)
+    parts: dict[str, Tensor] = {}
+    none = torch.zeros_like(count, dtype=nll.dtype)
+    tokens: list[tuple[str, Tensor, int, float]] = []  # part, states, first target, factor
+
+    def mean(errors: Tensor, there: Tensor) -> Tensor:
+        return (errors * there).sum((-2, -1)) / count
+
+    targets = value_targets(nll, c) if heads.value is not None else nll
+    if heads.value is not None:
+        there = stretches(batch, mark, c.value_horizon)
+        parts["value"] = mean((heads.value(hidden[..., : there.shape[-1], :]) - targets).square(), there)
+    if heads.step is not None:
+        imagined = heads.imagine(hidden, model.embed(batch.tokens))
+        true, share = heads.target(hidden), 1 / len(imagined)
+        for k, state in enumerate(imagined, 1):
+            there = stretches(batch, mark, k + 1)
+            found = -share * mean(cosine(heads.latent(state), true[..., k:, :]), there)
+            parts["dynamics_latent"] = parts.get("dynamics_latent", none) + found
+            tokens.append(("dynamics_token", state, k, share))
+            if heads.policy is not None and heads.value is not None:
+                there = stretches(batch, mark, c.value_horizon + k)
+                guess = heads.value(state[..., : there.shape[-1], :])
+                found = share * mean((guess - targets[..., k:]).square(), there)
+                parts["value_imagined"] = parts.get("value_imagined", none) + found
+    for further, bend in enumerate(heads.ahead, 1):
+        tokens.append(("multi_token", bend(hidden[..., :-further, :]), further, 1 / len(heads.ahead)))
+    if tokens:
+        wanted = [batch.targets[..., first:] for _, _, first, _ in tokens]
+        states = torch.cat([state for _, state, _, _ in tokens], -2)
+        each = torch.split(model.nll(states, torch.cat(wanted, -1)), [w.shape[-1] for w in wanted], -1)
+        for (name, _, first, factor), losses in zip(tokens, each, strict=True):
+            there = stretches(batch, mark, first + 1)
+            found = factor * mean(losses * batch.weight[..., first:], there)
+            parts[name] = parts.get(name, none) + found
+    if heads.query is not None:
+        scores, there = span_losses(heads, hidden, batch, mark, start)
+        found = -scores.log_softmax(-1).diagonal(dim1=-2, dim2=-1)
+        parts["span"] = (found * there).sum(-1) / there.sum(-1).clamp(min=1)
+    if heads.policy is not None:
+        places = policy_places(heads, model, batch, start)
+        some = hidden[..., places, :]
+        guess = F.log_softmax(_wide(model.logits(heads.policy(some))), -1)
+        there = stretches(batch, mark, 1)
+        scale = there.sum((-2, -1)) / there[..., places].sum((-2, -1)).clamp(min=1)
+        _, target = policy_target(heads, model, some.detach())
+        parts["policy"] = scale * mean(policy_divergence(target, guess), there[..., places])
+    return parts
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype.itemsize < 4 else x

@@ -1,0 +1,393 @@
+"""Auxiliary losses against slow loops over the equations; nothing crosses a window, a document or a pad."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import nanogrove
+from nanogrove import lab
+from nanogrove.data.batch import Batch
+from nanogrove.errors import CheckpointError, NanogroveError
+from nanogrove.evaluate.auxiliary import IDLE, gradient_shares, idle, measure
+from nanogrove.model.gpt import GPT, ModelConfig, unstack
+from nanogrove.model.heads import AuxiliaryConfig, Heads
+from nanogrove.preset import resolve
+from nanogrove.record.events import read_events
+from nanogrove.train.auxiliary import head_losses, policy_target, span_start, weight_of, with_heads
+from nanogrove.train.checkpoint import load_checkpoint
+from nanogrove.train.objective import weighted
+from nanogrove.train.optim import OptimizerConfig, make_optimizer
+from nanogrove.train.state import TrainState
+
+ALL = {f"enable_{name}": True for name in ("policy", "value", "dynamics", "span_contrastive", "multi_token")}
+CONFIG = AuxiliaryConfig(
+    **ALL,
+    dynamics_rollouts=2,
+    multi_token_count=3,
+    value_horizon=3,
+    value_discount=0.8,
+    span_mask_fraction=0.25,
+    policy_every=3,
+    policy_candidates=3,
+    policy_beta=0.7,
+)
+T, V, MARK, START = 12, 11, 0, 5
+
+
+def made(population: int | None = None, documents: bool = False) -> tuple[GPT, Heads]:
+    """A model and heads in float64, no weight of them zero."""
+    config = ModelConfig(
+        vocab_size=V,
+        block_size=T,
+        n_layer=1,
+        n_head=2,
+        n_embd=8,
+        within_documents=documents,
+        document_mark=MARK if documents else None,
+    )
+    seeds = range(population or 1)
+    model, heads = GPT(config, population).initialize(*seeds), Heads(CONFIG, config, population).initialize(*seeds)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in (*model.parameters(), *heads.parameters()):
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model.double(), heads.double()
+
+
+def batch(rows: int = 4, seed: int = 0) -> Batch:
+    """Rows of which one holds a document's beginning, one a prompt, one ends in pads and one has a weight of two."""
+    generator = torch.Generator().manual_seed(seed)
+    windows = torch.randint(1, V, (rows, T + 1), generator=generator)
+    windows[0, 7] = MARK
+    weight = torch.ones(rows, T, dtype=torch.float64)
+    weight[1, :3] = 0
+    weight[2, 9:] = 0
+    weight[3, 5:8] = 2
+    return Batch(windows[:, :-1], windows[:, 1:], weight, torch.zeros(rows, dtype=torch.int64))
+
+
+def losses(model: GPT, heads: Heads, given: Batch, start: int = START) -> dict[str, Tensor]:
+    hidden = model.hidden(given.tokens)
+    return head_losses(heads, model, hidden, model.nll(hidden, given.targets), given, start)
+
+
+def slowly(model: GPT, heads: Heads, given: Batch) -> dict[str, Any]:
+    """The parts, one place after the other, for a single model."""
+    c, mark = heads.config, model.config.mark
+    assert heads.value is not None
+    assert heads.step is not None
+    assert heads.project is not None
+    assert heads.query is not None
+    assert heads.key is not None
+    assert heads.policy is not None
+    hidden = model.hidden(given.tokens)
+    nll = model.nll(hidden, given.targets)
+    count = int((given.weight != 0).sum())
+    parts: dict[str, Any] = dict.fromkeys(("value", "value_imagined", "dynamics_latent", "dynamics_token"), 0.0)
+    parts |= {"multi_token": 0.0, "policy": 0.0}
+    discounts = [c.value_discount**k for k in range(c.value_horizon)]
+    taught, scored, queries, keys = 0, 0, [], []
+
+    def allowed(b: int, first: int, last: int) -> bool:
+        """Whether the predictions at `first` … `last` are in the window, scored and of one document."""
+        inside = last < T and all(given.weight[b, i] != 0 for i in range(first, last + 1))
+        return inside and (mark is None or mark not in given.tokens[b, first + 1 : last + 1].tolist())
+
+    def ahead(b: int, t: int) -> Tensor:
+        found = sum(d * nll[b, t + k].item() for k, d in enumerate(discounts)) / sum(discounts)
+        return torch.tensor(found, dtype=torch.float64)
+
+    def token_loss(state: Tensor, target: Tensor) -> Tensor:
+        return -F.log_softmax(model.logits(state), -1)[target]
+
+    for b in range(len(given.tokens)):
+        for t in range(T):
+            h = hidden[b, t]
+            if allowed(b, t, t + c.value_horizon - 1):
+                parts["value"] += (heads.value(h) - ahead(b, t)) ** 2 / count
+            state = h
+            for k in range(1, c.dynamics_rollouts + 1):
+                if t + k >= T:
+                    break
+                state = heads.step(state, heads.seen(model.embed(given.tokens[b, t + k])))
+                if allowed(b, t, t + k):
+                    guess, true = heads.latent(state), heads.project(hidden[b, t + k].detach()).detach()
+                    parts["dynamics_latent"] += -(guess @ true) / (guess.norm() * true.norm()) / 2 / count
+                    told = given.weight[b, t + k] * token_loss(state, given.targets[b, t + k])
+                    parts["dynamics_token"] += told / 2 / count
+                if allowed(b, t, t + k + c.value_horizon - 1):
+                    parts["value_imagined"] += (heads.value(state) - ahead(b, t + k)) ** 2 / 2 / count
+            for n, bend in enumerate(heads.ahead, 1):
+                if allowed(b, t, t + n):
+                    told = given.weight[b, t + n] * token_loss(bend(h), given.targets[b, t + n])
+                    parts["multi_token"] += told / 2 / count
+            if allowed(b, t, t):
+                scored += 1
+            if allowed(b, t, t) and t % 3 == START % 3:
+                taught += 1
+                own = F.softmax(model.logits(h), -1).detach()
+                tried = sorted(range(V), key=lambda a: -own[a].item())[:3]
+                values = {a: heads.value(heads.step(h, heads.seen(model.embed(torch.tensor(a))))).item() for a in tried}
+                mean = sum(own[a].item() * values[a] for a in tried) / sum(own[a].item() for a in tried)
+                tilted = [own[a].item() * math.exp(0.7 * (mean - values.get(a, mean))) for a in range(V)]
+                policy = F.log_softmax(model.logits(heads.policy(h)), -1)
+                for a in range(V):
+                    share = tilted[a] / sum(tilted)
+                    parts["policy"] += share * (math.log(share) - policy[a]) / count
+        length = round(c.span_mask_fraction * T)
+        if allowed(b, START - 1, START + length - 1):
+            queries.append(F.normalize(heads.query(hidden[b, START - 1]), dim=0))
+            keys.append(F.normalize(heads.key(hidden[b, START : START + length].mean(0)), dim=0))
+    parts["policy"] = parts["policy"] * scored / taught
+    each = [
+        torch.logsumexp(torch.stack([q @ k / 0.07 for k in keys]), 0) - q @ keys[i] / 0.07
+        for i, q in enumerate(queries)
+    ]
+    parts["span"] = sum(each) / len(each)
+    assert len(queries) > 1
+    return parts
+
+
+@pytest.mark.parametrize("documents", [False, True])
+def test_every_part_is_its_equation(documents: bool) -> None:
+    model, heads = made(documents=documents)
+    found, wanted = losses(model, heads, batch()), slowly(model, heads, batch())
+    assert found.keys() == wanted.keys()
+    for name, loss in found.items():
+        assert loss.item() == pytest.approx(torch.as_tensor(wanted[name]).item(), rel=1e-9), name
+
+
+def test_a_population_is_a_loop_over_its_members() -> None:
+    model, heads = made(population=3)
+    batches = [batch(seed=p) for p in range(3)]
+    together = Batch(
+        *(torch.stack([getattr(b, f) for b in batches]) for f in ("tokens", "targets", "weight", "source"))
+    )
+    found = losses(model, heads, together)
+    torch.stack(list(found.values())).sum().backward()  # type: ignore[no-untyped-call]
+    for p, one in enumerate(batches):
+        alone, theirs = GPT(model.config).double(), Heads(CONFIG, model.config).double()
+        alone.load_state_dict(unstack(model.state_dict(), p))
+        theirs.load_state_dict(unstack(heads.state_dict(), p))
+        single = losses(alone, theirs, one)
+        torch.stack(list(single.values())).sum().backward()  # type: ignore[no-untyped-call]
+        for name, loss in single.items():
+            assert found[name][p].item() == pytest.approx(loss.item(), rel=1e-10), name
+        both = zip((*model.parameters(), *heads.parameters()), (*alone.parameters(), *theirs.parameters()), strict=True)
+        assert all(torch.allclose(a.grad[p], b.grad, atol=1e-10) for a, b in both)  # type: ignore[index, arg-type]
+    shares = gradient_shares(model, heads, together, START)
+    assert all(share.shape == (3,) for share in shares.values())
+    assert {len(v) for v in measure(model, heads, [batch()]).values() if isinstance(v, list)} <= {2, 3}
+
+
+def test_what_is_not_scored_has_no_gradient_and_no_say() -> None:
+    model, heads = made()
+    given = batch()
+    hidden = model.hidden(given.tokens).detach().requires_grad_()
+    nll = model.nll(hidden, given.targets)
+    for name, part in head_losses(heads, model, hidden, nll, given, START).items():
+        (gradient,) = torch.autograd.grad(part, hidden, retain_graph=True)
+        assert (gradient[given.weight == 0] == 0).all(), name
+        assert gradient.abs().sum() > 0, name
+    before = losses(model, heads, given)
+    tokens, targets = given.tokens.clone(), given.targets.clone()
+    tokens[2, 10:], targets[2, 9:] = 3, 3  # other pads
+    for name, loss in losses(model, heads, replace(given, tokens=tokens, targets=targets)).items():
+        assert loss.item() == before[name].item(), name
+
+
+def test_targets_are_not_taught() -> None:
+    """A value's gradient would else lower the NLL that it is told, and a policy's the model that it learns from."""
+    model, heads = made()
+    given = batch()
+    for name in ("value", "policy"):
+        hidden = model.hidden(given.tokens).detach()
+        nll = model.nll(hidden, given.targets)
+        part = head_losses(heads, model, hidden, nll, given, START)[name]
+        learning = {
+            n
+            for n, p in heads.named_parameters()
+            if torch.autograd.grad(part, p, None, True, allow_unused=True)[0] is not None
+        }
+        assert {n.partition(".")[0] for n in learning} == {name}
+
+
+def test_a_policy_is_tilted_towards_easier_text() -> None:
+    model, heads = made()
+    hidden = model.hidden(batch().tokens)
+    own, target = policy_target(heads, model, hidden)
+    assert torch.allclose(target.exp().sum(-1), torch.ones(4, T, dtype=torch.float64))
+    tried = own.topk(3).indices
+    assert heads.step is not None
+    assert heads.value is not None
+    values = heads.value(heads.step(hidden[..., None, :], heads.seen(model.embed(tried))))
+    moved = (target - own).gather(-1, tried)
+    assert (moved.argmax(-1) == values.argmin(-1)).all()
+    others = (target - own).scatter(-1, tried, torch.nan)
+    assert (others.nan_to_num(-torch.inf).amax(-1) - others.nan_to_num(torch.inf).amin(-1)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("rows", [8, 24])
+def test_contrast_begins_at_chance_and_equal_spans_are_no_negatives(rows: int) -> None:
+    config = ModelConfig(vocab_size=200, block_size=64)
+    model, heads = GPT(config).initialize(0), Heads(AuxiliaryConfig(enable_span_contrastive=True), config).initialize(0)
+    windows = torch.randint(200, (rows, 65), generator=torch.Generator().manual_seed(0))
+    given = Batch(windows[:, :-1], windows[:, 1:], torch.ones(rows, 64), torch.zeros(rows, dtype=torch.int64))
+    found = losses(model, heads, given, 20)["span"].item()
+    assert found == pytest.approx(math.log(rows), rel=0.05)
+    same = windows.clone()
+    same[1::2, 20:30] = same[0::2, 20:30]
+    paired = losses(model, heads, replace(given, tokens=same[:, :-1], targets=same[:, 1:]), 20)["span"].item()
+    assert paired == pytest.approx(math.log(rows - 1), rel=0.01)
+
+
+def test_spans_fit_every_window() -> None:
+    for tokens in (12, 40):
+        starts = {span_start(CONFIG, tokens, 0, "span", step) for step in range(300)}
+        assert starts == set(range(1, tokens - CONFIG.span_length(tokens) + 1))
+
+
+def test_accumulation_changes_no_part_but_the_contrast() -> None:
+    model, heads = made()
+    given = batch(6)
+    whole = losses(model, heads, given)
+    count = (given.weight != 0).sum()
+    pieces = [(losses(model, heads, b), (b.weight != 0).sum() / count) for b in given.split(3)]
+    for name in whole.keys() - {"span", "policy"}:
+        assert sum(share * found[name] for found, share in pieces).item() == pytest.approx(whole[name].item()), name
+
+
+def test_the_total_is_the_weighted_sum_and_idle_parts_are_told() -> None:
+    model, heads = made()
+    state = TrainState(model, make_optimizer(model, OptimizerConfig(), heads=heads), heads=heads)
+    given = batch()
+    loss = with_heads(state, 3, weighted, False)(model, given)
+    start = span_start(CONFIG, T, 3, "span", 0)
+    found = losses(model, heads, given, start)
+    wanted = weighted(model(given.tokens, given.targets), given).total
+    wanted = wanted + sum(weight_of(CONFIG, name) * part for name, part in found.items())
+    assert loss.total.item() == pytest.approx(wanted.item())
+    assert loss.parts.keys() == {"next_token", *found}
+    shares = gradient_shares(model, heads, given, START)
+    assert idle(shares) == []
+    hidden = model.hidden(given.tokens)
+    nll = model.nll(hidden, given.targets)
+    part = losses(model, heads, given)["span"]
+    norms = []
+    for each in (0.05 * part, weighted(nll, given).total):
+        found_ = torch.autograd.grad(each, list(model.parameters()), allow_unused=True)
+        norms.append(torch.cat([g.flatten() for g in found_ if g is not None]).norm().item())
+    assert shares["span"].item() == pytest.approx(norms[0] / norms[1], rel=1e-5)
+    heads.config = CONFIG.model_copy(update={"span_contrastive_weight": 0.0, "value_weight": 1e-9})
+    assert idle(gradient_shares(model, heads, given, START)) == ["value", "value_imagined", "span"]
+    assert IDLE == 0.001
+
+
+def test_measures_are_against_what_needs_no_learning() -> None:
+    model, heads = made()
+    found = measure(model, heads, [batch(seed=s) for s in range(3)])
+    assert found["span_chance"] == pytest.approx(1 / 3, abs=0.1), "one of four rows has no span that is scored whole"
+    assert len(found["latent_cosine"]) == len(found["latent_copying"]) == 2
+    assert found["value_r2"] < 0.1
+    assert all(0 <= share <= 1 for share in found["multi_token_accuracy"])
+    one = Batch(*(getattr(batch(), f)[:, :2] if f != "source" else batch().source for f in Batch.__slots__))
+    assert measure(model, heads, [one]) == {}, "a window too short for the heads"
+    last = replace(batch(), weight=torch.zeros(4, T, dtype=torch.float64).index_fill(1, torch.tensor([T - 1]), 1.0))
+    assert measure(model, heads, [last]).keys() <= {"policy_kl", "policy_kl_of_model"}, "nothing else can be measured"
+    assert all(loss.item() == 0 for name, loss in losses(model, heads, last).items() if name != "policy")
+
+
+def trained(preset: dict[str, Any], out: Path) -> list[Any]:
+    for _ in lab.train(resolve(preset), out):
+        pass
+    return read_events(out / "events.jsonl")
+
+
+@pytest.fixture
+def preset(tiny: Any, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    (tmp_path / "other.txt").write_text("another text of quite other words, again and again\n" * 200)
+    made = tiny(
+        auxiliary={**ALL, "value_horizon": 4},
+        train={"steps": 10, "batch_size": 8, "accumulation": 2},
+        sample={"tokens": 0},
+    )
+    made["data"]["sources"] = [made["data"]["sources"], str(tmp_path / "other.txt")]
+    return made
+
+
+def test_a_resume_ends_alike(preset: dict[str, Any], tmp_path: Path, resumes_exactly: Any) -> None:
+    record = resumes_exactly(preset, tmp_path, [("step", 6), ("auxiliary", 1)])
+    told = [line for line in record if line["kind"] == "auxiliary"]
+    assert [line["step"] for line in told] == [5, 10]
+    assert told[0]["shares"].keys() == {"value", "value_imagined", "dynamics_latent", "dynamics_token"} | {
+        "span",
+        "multi_token",
+        "policy",
+    }
+    step = next(line for line in record if line["kind"] == "step")
+    assert told[0]["shares"].keys() | {"next_token"} <= step.keys()
+    assert [line["kind"] for line in record if line["kind"] == "sources"], "losses by source are told beside them"
+    run = tmp_path / "whole"
+    page = (run / "report.html").read_text()
+    assert "Auxiliary heads" in page
+    assert "Gradient in the trunk" in page
+    lm = nanogrove.load(run)
+    assert isinstance(lm.generate("the", tokens=3), str)
+    best = load_checkpoint(run / "checkpoints/best")
+    assert best.model.keys() == GPT(best.config).state_dict().keys()
+    assert {key.partition(".")[0] for key in best.heads} >= {"value", "step", "query", "ahead", "policy"}
+    damaged = bytearray((run / "checkpoints/best/heads.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (run / "checkpoints/best/heads.safetensors").write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=r"heads.safetensors: damaged"):
+        load_checkpoint(run / "checkpoints/best")
+
+
+def test_heads_of_no_weight_leave_the_model_as_it_would_be(tiny: Any, tmp_path: Path) -> None:
+    weights = {f"{name}_weight": 0.0 for name in ("policy_kl", "value", "dynamics", "span_contrastive", "multi_token")}
+    plain = tiny(train={"steps": 6, "clip": None}, sample={"tokens": 0})
+    events = trained({**plain, "auxiliary": {**ALL, **weights}}, tmp_path / "heads")
+    trained(plain, tmp_path / "plain")
+    files = [tmp_path / name / "checkpoints/current/model.safetensors" for name in ("heads", "plain")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not (tmp_path / "plain/checkpoints/current/heads.safetensors").exists()
+    told = [event.values for event in events if event.kind == "auxiliary"]
+    assert len(told[-1]["idle"]) == 7
+
+
+def test_idle_heads_are_told_on_the_screen(tiny: Any, tmp_path: Path, command: Any) -> None:
+    preset = tiny(auxiliary={"enable_value": True, "value_weight": 0.0}, train={"steps": 5}, sample={"tokens": 0})
+    (tmp_path / "preset.json").write_text(json.dumps(preset))
+    said = command("train", tmp_path / "preset.json", "--out", tmp_path / "run").out
+    assert "value R²" in said
+    assert "idle: value, whose gradient is below 0.1% of the main loss's" in said
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"auxiliary": {"enable_value": True, "value_horizon": 17}}, "auxiliary.value_horizon 17 reaches beyond"),
+        ({"auxiliary": {"enable_policy": True}}, "set enable_value and enable_dynamics"),
+        ({"auxiliary": {"dynamics_weight": -1}}, "auxiliary.dynamics_weight"),
+        ({"auxiliary": {"span_mask_fraction": 1}}, "auxiliary.span_mask_fraction"),
+        ({"auxiliary": {"enable_valeu": True}}, "did you mean auxiliary.enable_value"),
+        (
+            {"auxiliary": {"enable_value": True}, "method": "evolution_strategies"},
+            "heads train with method pretrain only, and this is evolution_strategies",
+        ),
+        ({"auxiliary": {"enable_span_contrastive": True, "span_mask_fraction": 0.98}}, "leaves no token ahead"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(sections: dict[str, Any], said: str, tiny: Any) -> None:
+    with pytest.raises(NanogroveError) as error:
+        resolve(tiny(**sections))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)

@@ -6,6 +6,7 @@ Times are those of the processor, so that other work on the machine disturbs the
 rounds of a step with heads over the plain step of the same round, with its quartiles.
 """
 
+import argparse
 import statistics
 import time
 
@@ -20,7 +21,6 @@ from nanogrove.train.optim import OptimizerConfig, make_optimizer
 from nanogrove.train.state import TrainState
 from side_by_side import Work, tokens
 
-ROUNDS = 40
 HEADS = {
     "value": ["value"],
     "dynamics": ["dynamics"],
@@ -47,11 +47,14 @@ def step_with(names: list[str], vocabulary: int) -> Work:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=40)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     for vocabulary in (65, 2048):
         contenders = {"plain": step_with([], vocabulary)} | {k: step_with(n, vocabulary) for k, n in HEADS.items()}
         seconds: dict[str, list[float]] = {label: [] for label in contenders}
-        for _ in range(ROUNDS):
+        for _ in range(options.rounds):
             for label, work in contenders.items():
                 began = time.process_time()
                 work()

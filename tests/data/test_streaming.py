@@ -356,3 +356,23 @@ def test_a_kill_in_the_middle_of_a_large_stream_and_a_resume_end_alike(tiny: Any
     records = [(tmp_path / name / "events.jsonl").read_text().splitlines() for name in ("whole", "cut")]
     losses = [[json.loads(line).get("loss") for line in lines] for lines in records]
     assert losses[0] == losses[1]
+
+
+def test_what_other_versions_left_incomplete_is_begun_anew(
+    slowly: None, source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings, tokenizer = config(source), byte_tokenizer()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    writer = write(settings, settings.all_sources[0], folder, tokenizer)
+    next(writer)
+    writer.close()
+    assert read_index(folder) is not None
+    monkeypatch.setattr(shards, "versions", lambda: {"tokenizers": "another"})
+    assert read_index(folder) is None, "neither a reader nor a writer goes on from it"
+    for _ in write(settings, settings.all_sources[0], folder, tokenizer):
+        pass
+    index = read_index(folder)
+    assert index is not None
+    assert index["made_by"] == {"tokenizers": "another"}
+    assert (folder / "train-00000.bin").stat().st_size == 2 * index["splits"]["train"]["tokens"]

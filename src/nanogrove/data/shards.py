@@ -8,6 +8,7 @@ yet. So a reader never sees half a document's tokens, and a writer that was kill
 import hashlib
 import json
 import os
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,6 @@ class Writer:
         self.waiting: dict[Path, list[bytes]] = {}  # opening a file for each row would cost a fifth of the time
         self.digest = hashlib.blake2b(digest_size=16)
         found = read_index(folder) if streamed else None  # the rest is soon written anew, its digest is of all tokens
-        if found is not None and found["made_by"] != versions():  # which may read or cut otherwise
-            found = None
         trim(folder, found)
         if found is None:
             splits = {split: {"documents": 0, "tokens": 0, "bytes": 0, "shards": [], "full": False} for split in SPLITS}
@@ -85,6 +84,7 @@ class Writer:
         os.replace(aside, self.folder / "index.json")
 
 
+@cache
 def versions() -> dict[str, str | None]:
     """Versions of the libraries that read and tokenise."""
 
@@ -98,14 +98,17 @@ def versions() -> dict[str, str | None]:
 
 
 def read_index(folder: Path) -> dict[str, Any] | None:
-    """The index in a folder; None where there is none, or files are shorter than it says."""
+    """The index in a folder; None where there is none, or files are shorter than it says.
+
+    Nor is there one that other versions of what reads and tokenises left incomplete: they may cut otherwise.
+    """
     try:
         index: dict[str, Any] = json.loads((folder / "index.json").read_text())
         size = np.dtype(index["dtype"]).itemsize
         for split in SPLITS:
             if any(path.stat().st_size < count * size for path, count in files(folder, index, split)):
                 return None
-        return index
+        return index if index["complete"] or index["made_by"] == versions() else None
     except (OSError, ValueError, KeyError):
         return None
 

@@ -9,10 +9,7 @@ the step alone, apart from figures under `time`, so a resumed run leaves the rec
 """
 
 import platform
-import signal
-import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
@@ -42,6 +39,7 @@ from nanogrove.train.fit import Plan
 from nanogrove.train.optim import make_optimizer
 from nanogrove.train.precision import Precision, pick_device
 from nanogrove.train.schedule import schedule
+from nanogrove.train.signals import stop_signals
 from nanogrove.train.state import TrainState
 
 FINAL_TOKENS = 2_000_000  # scored at the end; all of a validation split that holds no more
@@ -208,7 +206,7 @@ def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = Fa
             if checkpoint is None:
                 folder.write_preset(settings)
                 yield run.write(run.start())
-            with _stop_signals() as stopped:
+            with stop_signals() as stopped:
                 yield from run.drive(stopped)
         finally:
             for tracker in run.trackers:
@@ -405,30 +403,6 @@ class _Run:
 def _score(preset: Preset) -> Callable[..., dict[str, Any]]:
     """What scores a model on a split: the method's own, or the loss of the next token."""
     return getattr(load_method(preset.method["name"]), "score", evaluate_split)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; the second ends the process as it always would."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # only the main thread may set handlers
-        return
-    names = (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.getsignal(name) for name in names}
-
-    def receive(number: int, frame: object) -> None:
-        received.append(number)
-        for name in names:
-            signal.signal(name, before[name])
-
-    for name in names:
-        signal.signal(name, receive)
-    try:
-        yield received
-    finally:
-        for name in names:
-            signal.signal(name, before[name])
 
 
 def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrate: bool = False) -> dict[str, Any]:

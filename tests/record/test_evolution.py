@@ -1,21 +1,13 @@
 """The pictures of an evolution, from a made-up record and from damaged ones."""
 
-import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nanogrove.record import page, report
 from nanogrove.record.events import Event
 
 HOSTILE = "</script><script>alert(1)</script>"
-
-
-@pytest.fixture(autouse=True)
-def _short_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "get_plotlyjs", lambda: "var Plotly;")
 
 
 def generation(number: int, members: list[int], score: list[Any], births: list[dict], **more: Any) -> Event:
@@ -40,16 +32,7 @@ def run() -> list[Event]:
     ]
 
 
-def drawn(folder: Path, events: list[Event]) -> tuple[str, dict[str, dict[str, Any]]]:
-    folder.mkdir()
-    (folder / "preset.json").write_text("{}")
-    (folder / "events.jsonl").write_text("".join(event.line() for event in events))
-    text = report.write_report(folder).read_text()
-    found = re.findall(r'<figcaption>(.*?)</figcaption>.*?<script type="application/json">(.*?)</script>', text)
-    return text, {caption: json.loads(code) for caption, code in found}
-
-
-def test_scores_descent_hyperparameters_and_diversity(tmp_path: Path) -> None:
+def test_scores_descent_hyperparameters_and_diversity(tmp_path: Path, drawn: Any) -> None:
     text, shown = drawn(tmp_path / "run", run())
     scores = shown["Score: best, median, worst (lower is better)"]["lines"]
     assert (scores[0]["low"], scores[0]["y"], scores[0]["high"]) == ([2.0, 1.8], [2.5, 1.9], [3.0, 2.5])
@@ -83,7 +66,7 @@ def test_scores_descent_hyperparameters_and_diversity(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_damaged_record_makes_a_page_that_says_so(values: dict, tmp_path: Path) -> None:
+def test_a_damaged_record_makes_a_page_that_says_so(values: dict, tmp_path: Path, drawn: Any) -> None:
     first, second = run()
     damaged = Event("generation", 20, {**second.values, **values} if values else {})
     text, _ = drawn(tmp_path / "run", [first, damaged, generation(3, [0, 1, 3], [1.0, 1.0, 1.0], [])])
@@ -92,7 +75,7 @@ def test_a_damaged_record_makes_a_page_that_says_so(values: dict, tmp_path: Path
         assert "the record is damaged" in text
 
 
-def test_hostile_names_of_hyperparameters_are_text(tmp_path: Path) -> None:
+def test_hostile_names_of_hyperparameters_are_text(tmp_path: Path, drawn: Any) -> None:
     events = run()
     for event in events:
         event.values["values"] = {HOSTILE: [1.0, 2.0, 3.0]}
@@ -100,7 +83,7 @@ def test_hostile_names_of_hyperparameters_are_text(tmp_path: Path) -> None:
     assert HOSTILE not in text
 
 
-def test_many_births_are_thinned(tmp_path: Path) -> None:
+def test_many_births_are_thinned(tmp_path: Path, drawn: Any) -> None:
     events = [generation(n, list(range(100)), [1.0] * 100, []) for n in range(1, 60)]
     _, shown = drawn(tmp_path / "run", events)
     assert len(shown["Genealogy"]["lines"][0]["x"]) <= 2000

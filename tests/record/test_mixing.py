@@ -1,32 +1,16 @@
 """The pictures of a mixture, from a made-up record: one line a source, and names that stay text."""
 
-import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nanogrove.record import page, report
 from nanogrove.record.events import Event
 
 HOSTILE = "</script><script>alert(1)</script>"
 
 
-@pytest.fixture(autouse=True)
-def _short_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "get_plotlyjs", lambda: "var Plotly;")
-
-
-def drawn(folder: Path, events: list[Event]) -> tuple[str, dict[str, dict[str, Any]]]:
-    (folder / "preset.json").write_text("{}")
-    (folder / "events.jsonl").write_text("".join(event.line() for event in events))
-    text = report.write_report(folder).read_text()
-    found = re.findall(r'<figcaption>(.*?)</figcaption>.*?<script type="application/json">(.*?)</script>', text)
-    return text, {caption: json.loads(code) for caption, code in found}
-
-
-def test_a_line_for_each_source(tmp_path: Path) -> None:
+def test_a_line_for_each_source(tmp_path: Path, drawn: Any) -> None:
     told = {"names": ["a", HOSTILE], "share": [0.5, 0.5], "passes": [0.25, None]}
     events = [
         Event("start", 0, {"data": {"left_out": {HOSTILE: 3}, "for_example": {HOSTILE: HOSTILE}}}),
@@ -47,6 +31,6 @@ def test_a_line_for_each_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("told", [{}, {"names": HOSTILE}, {"names": ["a"], "loss": HOSTILE, "seen": HOSTILE}], ids=str)
-def test_a_damaged_record_makes_a_page(told: dict, tmp_path: Path) -> None:
+def test_a_damaged_record_makes_a_page(told: dict, tmp_path: Path, drawn: Any) -> None:
     text, _ = drawn(tmp_path, [Event("sources", 1, told)])
     assert HOSTILE not in text

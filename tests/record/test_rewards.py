@@ -1,30 +1,14 @@
 """The pictures of learning from scored texts, from a made-up record and from damaged ones."""
 
-import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nanogrove.record import page, report
 from nanogrove.record.events import Event
 
 HOSTILE = "</script><script>alert(1)</script>"
 TOLD = {"texts": 1200, "effective_sample_size": 300.4, "histogram": {"edges": [0.0, 1.0, 2.0], "counts": [5, 7]}}
-
-
-@pytest.fixture(autouse=True)
-def _short_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "get_plotlyjs", lambda: "var Plotly;")
-
-
-def drawn(folder: Path, events: list[Event]) -> tuple[str, dict[str, dict[str, Any]]]:
-    (folder / "preset.json").write_text("{}")
-    (folder / "events.jsonl").write_text("".join(event.line() for event in events))
-    text = report.write_report(folder).read_text()
-    found = re.findall(r'<figcaption>(.*?)</figcaption>.*?<script type="application/json">(.*?)</script>', text)
-    return text, {caption: json.loads(code) for caption, code in found}
 
 
 def scored(step: int, **values: Any) -> Event:
@@ -35,7 +19,7 @@ def said(text: str) -> dict[str, Any]:
     return {"prompt": "once", "text": text, "reward": 0.5}
 
 
-def test_distribution_objective_and_kl(tmp_path: Path) -> None:
+def test_distribution_objective_and_kl(tmp_path: Path, drawn: Any) -> None:
     events = [
         Event("rewards", 10, TOLD),
         scored(5),
@@ -52,7 +36,7 @@ def test_distribution_objective_and_kl(tmp_path: Path) -> None:
     assert "1,200 texts weigh as much as 300 equal ones; training ended: KL 2.000 exceeds" in text
 
 
-def test_rewards_of_fresh_texts_by_round(tmp_path: Path) -> None:
+def test_rewards_of_fresh_texts_by_round(tmp_path: Path, drawn: Any) -> None:
     events = [
         Event("reward", 10, {"round": 0, "mean": 0.2, "error": 0.05, "texts": [said("dull")]}),
         Event("reward", 20, {"round": 1, "mean": 0.6, "error": 0.1, "texts": [said(f"bright {HOSTILE}")]}),
@@ -76,7 +60,7 @@ def test_rewards_of_fresh_texts_by_round(tmp_path: Path) -> None:
     [{}, {"texts": HOSTILE}, {"histogram": HOSTILE}, {"histogram": {"edges": [HOSTILE, 1], "counts": [2]}}],
     ids=str,
 )
-def test_a_damaged_record_makes_a_page(told: dict, tmp_path: Path) -> None:
+def test_a_damaged_record_makes_a_page(told: dict, tmp_path: Path, drawn: Any) -> None:
     text, _ = drawn(tmp_path, [Event("rewards", 0, told), scored(3, kl=HOSTILE, score=HOSTILE, ended=HOSTILE)])
     assert HOSTILE not in text
     assert "<h2>Rewards</h2>" in text

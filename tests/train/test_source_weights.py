@@ -188,3 +188,20 @@ def test_mixtures_that_make_no_sense(change: dict, said: str, preset: dict, tmp_
         run(preset, tmp_path / "run")
     assert said in str(error.value)
     assert not (tmp_path / "run/preset.json").exists()
+
+
+def test_excess_is_over_what_was_measured_at_the_start(preset: dict, tmp_path: Path) -> None:
+    """A reference that goes on training, or is gone, changes nothing for a run that has begun."""
+    plain = json.loads(json.dumps(preset))
+    plain["method"] = {"name": "pretrain"}
+    run(plain, tmp_path / "reference", "optimizer.lr=0.02", "train.steps=40")
+    preset["method"]["adaptive"] |= {"strategy": "excess_loss", "reference": str(tmp_path / "reference")}
+    whole = run(preset, tmp_path / "whole")
+    for event in lab.train(resolve(preset), tmp_path / "cut"):
+        if event.kind == "step" and event.step == 7:
+            break
+    (tmp_path / "reference").rename(tmp_path / "elsewhere")
+    for _ in lab.train(resolve(preset), tmp_path / "cut", resume=True):
+        pass
+    cut = read_events(tmp_path / "cut/events.jsonl")
+    assert [e.values for e in cut if e.kind == "sources"] == [e.values for e in whole if e.kind == "sources"]

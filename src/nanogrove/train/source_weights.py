@@ -142,7 +142,7 @@ class Mixing:
         return [size and given / size for given, size in zip(self.told["given"], known, strict=True)]
 
     def _proposed(self, weights: np.ndarray, losses: list[float | None], config: AdaptiveConfig) -> np.ndarray:
-        """The weights of the next interval; a source that was not seen keeps its share of what is proposed."""
+        """The weights of the next interval, smoothed and within bounds."""
         told = self.told
         before = told["before"] or losses
         known = np.array([math.nan if loss is None else loss for loss in losses])

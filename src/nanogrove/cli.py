@@ -81,6 +81,7 @@ def train(
     from nanogrove.display import show
     from nanogrove.preset import read_preset_file, resolve
     from nanogrove.record.run import read_preset
+    from nanogrove.train.distributed import Ranks
 
     values = None
     if resume and Path(preset).is_dir():
@@ -92,7 +93,8 @@ def train(
         _print_estimate(lab.estimate(chosen, allow_code))
         return
     out = out or Path("runs") / chosen.name
-    stopped = show(lab.train(chosen, out, resume, allow_code), console, out)
+    shown = console if Ranks.from_environment().first else Console(quiet=True)
+    stopped = show(lab.train(chosen, out, resume, allow_code), shown, out)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
 

@@ -6,14 +6,15 @@ and are not written.
 
 The record is cut back to the position a checkpoint names when a run is resumed from it. All that is written depends on
 the step alone, apart from figures under `time`, so a resumed run leaves the record of an uninterrupted one.
+
+Where several ranks train together (`train/distributed.py`), all of this is rank 0's; the others train along, write
+nothing and show nothing.
 """
 
 import platform
-import signal
-import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -36,11 +37,21 @@ from nanogrove.record.report import write_report
 from nanogrove.record.run import RunFolder, read_preset
 from nanogrove.record.trackers import Tracker, open_trackers
 from nanogrove.train.auto import AUTO, Decoding, activation_bytes, cores, keep_freed_memory, machine, settle
-from nanogrove.train.checkpoint import Checkpoint, load_best, load_latest, model_of, read_checkpoint, save_checkpoint
+from nanogrove.train.checkpoint import (
+    Checkpoint,
+    load_best,
+    load_checkpoint,
+    load_latest,
+    model_of,
+    read_checkpoint,
+    save_checkpoint,
+)
+from nanogrove.train.distributed import ALONE, Ranks, joined, restarted
 from nanogrove.train.fit import Plan
 from nanogrove.train.optim import make_optimizer
 from nanogrove.train.precision import Precision, pick_device
 from nanogrove.train.schedule import schedule
+from nanogrove.train.signals import stop_signals
 from nanogrove.train.state import TrainState
 
 FINAL_TOKENS = 2_000_000  # scored at the end; all of a validation split that holds no more
@@ -59,15 +70,24 @@ class Parts:
     timings: dict[str, float]
 
 
-def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool = False) -> Parts:
+def build(
+    preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool = False, ranks: Ranks = ALONE
+) -> Parts:
     """Prepares the data and settles what the preset leaves open: vocabulary, steps, precision.
 
     Raises PresetError and DataError for what cannot be, CheckpointError when the data or its vocabulary is not what
     `checkpoint` was trained on.
     """
-    device = pick_device(preset.train.device)
-    train = preset.train
-    corpus = preset.data.corpus(preset.model.block_size, train.batch_size, preset.seed)
+    train, config = preset.train, preset.method_config()
+    if ranks.world > 1 and not getattr(config, "spreads", False):
+        raise PresetError(f"method {preset.method['name']} trains in one process; start it without torchrun")
+    if ranks.world > train.batch_size:
+        raise PresetError(
+            f"train.batch_size={train.batch_size} is fewer sequences than the {ranks.world} ranks; raise it, or start "
+            f"{train.batch_size} ranks at most"
+        )
+    device = pick_device(train.device)
+    corpus: Corpus = ranks.in_turn(lambda: preset.data.corpus(preset.model.block_size, train.batch_size, preset.seed))
     if checkpoint is not None:
         if checkpoint.tokenizer.to_json() != corpus.tokenizer.to_json():
             raise CheckpointError(
@@ -112,9 +132,12 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool
     steps = getattr(config, "total_steps", lambda steps: steps)(steps)
     timings: dict[str, float] = {}
     if any(getattr(train, key) == "auto" for key in AUTO):
-        found = settle(model, train.batch_size, steps, device)
-        chosen = {key: getattr(found, key) for key in AUTO if getattr(train, key) == "auto"}
-        train, timings = train.model_copy(update=chosen), found.times
+        rows = -(-train.batch_size // ranks.world)
+        found = ranks.told(lambda: asdict(settle(model, rows, steps, device)))
+        if ranks.world > 1:
+            found["threads"] = min(found["threads"], ranks.threads)
+        chosen = {key: found[key] for key in AUTO if getattr(train, key) == "auto"}
+        train, timings = train.model_copy(update=chosen), found["times"]
     if train.threads != "auto":
         torch.set_num_threads(train.threads)
     plan = Plan(
@@ -131,6 +154,7 @@ def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool
         evaluate_early=preset.evaluate.early,
         evaluate_tokens=preset.evaluate.tokens,
         allow_code=allow_code,
+        ranks=ranks,
     )
     resolved = preset.model_copy(update={"model": settings, "train": train})
     return Parts(resolved, corpus, model, plan, device, timings)
@@ -169,38 +193,79 @@ def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = Fa
 
     Ctrl-C and SIGTERM end the run behind the current step, saved, with a `stop` event that names the signal; a
     second one ends it at once. Raises RunError when `out` holds a run and `resume` is not set, or is in use.
+
+    Started by torchrun, it is one of the ranks that train together, of which all but rank 0 yield `stop` at most, and
+    one that torchrun started again resumes. What fails on one rank before training fails on all.
     """
     keep_freed_memory()
-    with RunFolder(out) as folder:
-        checkpoint = None
-        stored = folder.preset()
-        if stored is not None:
-            checkpoint = yield from _find_checkpoint(folder, stored, preset, resume)
-            preset = resolve(stored)
-        parts = build(preset, checkpoint, allow_code)
-        population = getattr(preset.method_config(), "population", None)
-        seeds = range(preset.seed, preset.seed + (population or 1))
-        model = GPT(parts.model, population).initialize(*seeds)
-        precision = torch.bfloat16 if parts.plan.precision == "bfloat16" else torch.float32
-        state = TrainState(model.to(parts.device), make_optimizer(model, preset.optimizer, precision))
-        run = _Run(folder, replace(parts, plan=replace(parts.plan, made=folder.read_rows)), state)
-        settings = parts.preset.model_dump(mode="json")
-        if checkpoint is None:
-            folder.rewind(0)
+    with joined(preset.train.device) as ranks, ExitStack() as held:
+        with ranks.agreement():
+            ranks.same_everywhere("preset", preset.model_dump(mode="json"))
+            checkpoint, stored, folder = None, None, None
+            if ranks.first:
+                folder = held.enter_context(RunFolder(out))
+                stored = folder.preset()
+                if stored is not None:
+                    checkpoint = yield from _find_checkpoint(folder, stored, preset, resume or restarted())
+            stored = ranks.told(lambda: stored)
+            name = ranks.told(lambda: checkpoint and checkpoint.folder.name)
+            if name and not ranks.first:
+                checkpoint = load_checkpoint(out / "checkpoints" / name)
+            ranks.same_everywhere("checkpoint", checkpoint and checkpoint.state["checksum"])
+            preset = preset if stored is None else resolve(stored)
+            parts = build(preset, checkpoint, allow_code, ranks)
+            fingerprint = parts.corpus.describe()["fingerprint"]
+            ranks.same_everywhere("data", {"fingerprint": fingerprint, "steps": parts.plan.steps})
+            population = getattr(preset.method_config(), "population", None)
+            seeds = range(preset.seed, preset.seed + (population or 1))
+            model = GPT(parts.model, population).initialize(*seeds)
+            precision = torch.bfloat16 if parts.plan.precision == "bfloat16" else torch.float32
+            state = TrainState(model.to(parts.device), make_optimizer(model, preset.optimizer, precision))
+            if checkpoint is not None:
+                if checkpoint.config != parts.model:
+                    raise CheckpointError(f"{checkpoint.folder}: config.json is not the model of preset.json")
+                checkpoint.restore(state)
+        ranks.copy_first([p.data for p in model.parameters()])  # processors of two kinds may begin with other roundings
+        if folder is None:
+            with stop_signals() as stopped:
+                yield from _follow(parts, state, stopped)
         else:
-            run.restore(checkpoint)
-        track = preset.track
-        run.trackers = open_trackers(track.trackers, out, settings, project=track.project, name=track.name)
-        try:
-            if checkpoint is None:
-                folder.write_preset(settings)
-                yield run.write(run.start())
-            with _stop_signals() as stopped:
-                yield from run.drive(stopped)
-        finally:
-            for tracker in run.trackers:
-                tracker.close()
-        write_report(out)
+            yield from _lead(folder, parts, state, checkpoint)
+        ranks.say()  # torchrun ends those that are left when one ends
+
+
+def _lead(folder: RunFolder, parts: Parts, state: TrainState, checkpoint: Checkpoint | None) -> Iterator[Event]:
+    """A run from the start or from a checkpoint to its end, with all that is written."""
+    run = _Run(folder, replace(parts, plan=replace(parts.plan, made=folder.read_rows)), state)
+    settings = parts.preset.model_dump(mode="json")
+    if checkpoint is None:
+        folder.rewind(0)
+    else:
+        run.resume(checkpoint)
+    track = parts.preset.track
+    run.trackers = open_trackers(track.trackers, folder.path, settings, project=track.project, name=track.name)
+    try:
+        if checkpoint is None:
+            folder.write_preset(settings)
+            yield run.write(run.start())
+        with stop_signals() as stopped:
+            yield from run.drive(stopped)
+    finally:
+        for tracker in run.trackers:
+            tracker.close()
+    write_report(folder.path)
+
+
+def _follow(parts: Parts, state: TrainState, stopped: list[int]) -> Iterator[Event]:
+    """What every rank but the first does: it trains along, and stops with the others."""
+    plan = parts.plan
+    method = load_method(parts.preset.method["name"])
+    for event in method.run(state, parts.corpus, plan, parts.preset.method_config()):
+        if event.kind == "step":
+            number = plan.ranks.highest(stopped[0] if stopped else 0)
+            if number and event.step < plan.steps:
+                yield Event("stop", event.step, {"signal": number})
+                return
 
 
 def _find_checkpoint(
@@ -248,6 +313,7 @@ class _Run:
             "micro_batches": plan.accumulation,
             "compile": plan.compile,
             "device": str(self.parts.device),
+            **({"ranks": plan.ranks.world} if plan.ranks.world > 1 else {}),
             "versions": {
                 "nanogrove": metadata.version("nanogrove"),
                 "torch": torch.__version__,
@@ -262,11 +328,8 @@ class _Run:
         }
         return Event("start", 0, values, self.parts.timings)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes the state a checkpoint holds, and cuts the record back to it. Raises CheckpointError for a misfit."""
-        if checkpoint.config != self.parts.model:
-            raise CheckpointError(f"{checkpoint.folder}: config.json is not the model of preset.json")
-        checkpoint.restore(self.state)
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Goes on from what a checkpoint knows of the run, and cuts the record back to it."""
         self.best, self.saved = checkpoint.state["best"], self.state.step
         self.folder.rewind(checkpoint.state["position"])
 
@@ -305,9 +368,10 @@ class _Run:
                     self.keep_best(event)
                 if event.kind == "step":
                     yield from self.after_step(event.step)
-                    if stopped and event.step < self.parts.plan.steps:
+                    number = self.parts.plan.ranks.highest(stopped[0] if stopped else 0)
+                    if number and event.step < self.parts.plan.steps:
                         self.save("current")
-                        yield Event("stop", event.step, {"signal": stopped[0]})
+                        yield Event("stop", event.step, {"signal": number})
                         return
         except DivergedError as error:
             write_report(self.folder.path)
@@ -391,30 +455,6 @@ class _Run:
 def _score(preset: Preset) -> Callable[..., dict[str, Any]]:
     """What scores a model on a split: the method's own, or the loss of the next token."""
     return getattr(load_method(preset.method["name"]), "score", evaluate_split)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; the second ends the process as it always would."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # only the main thread may set handlers
-        return
-    names = (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.getsignal(name) for name in names}
-
-    def receive(number: int, frame: object) -> None:
-        received.append(number)
-        for name in names:
-            signal.signal(name, before[name])
-
-    for name in names:
-        signal.signal(name, receive)
-    try:
-        yield received
-    finally:
-        for name in names:
-            signal.signal(name, before[name])
 
 
 def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrate: bool = False) -> dict[str, Any]:

@@ -7,9 +7,10 @@ the line of its winner. Of text from several sources their losses are told, and 
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, ClassVar, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -45,6 +46,7 @@ class Config(BaseModel):
     """Pretraining has few settings beyond those of every method."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    spreads: ClassVar[bool] = True
 
     follow: dict[Literal["lr", "weight_decay", "dropout"], Points] = Field(
         {}, description="[step, value] points by hyperparameter; the schedule's factor comes on top of lr"
@@ -92,7 +94,8 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     batches, objective = corpus.batches, cast(Objective, next_token)
     if isinstance(corpus, TextCorpus) and len(corpus.names) > 1:
         saved = config.adaptive and config.adaptive.reference
-        mixing = Mixing(state, corpus, config.adaptive, _reference(saved, corpus) if saved else None)
+        reference = plan.ranks.told(partial(_reference, saved, corpus)) if saved else None
+        mixing = Mixing(state, corpus, config.adaptive, reference)
         batches, objective = mixing.batches, next_token_by_source(len(corpus.names))
 
     def evaluation() -> Event:
@@ -111,6 +114,6 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
                 mixing.observe(event)
                 if mixing.due or (config.adaptive is None and plan.evaluates(state.step)):
                     yield mixing.update()
-            if plan.evaluates(state.step):
+            if plan.evaluates(state.step) and plan.ranks.first:
                 yield evaluation()
             yield event

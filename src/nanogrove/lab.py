@@ -11,6 +11,7 @@ Where several ranks train together (`train/distributed.py`), all of this is rank
 nothing and show nothing.
 """
 
+import hashlib
 import platform
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -214,8 +215,9 @@ def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = Fa
             ranks.same_everywhere("checkpoint", checkpoint and checkpoint.state["checksum"])
             preset = preset if stored is None else resolve(stored)
             parts = build(preset, checkpoint, allow_code, ranks)
-            fingerprint = parts.corpus.describe()["fingerprint"]
-            ranks.same_everywhere("data", {"fingerprint": fingerprint, "steps": parts.plan.steps})
+            told = {"vocabulary": parts.corpus.tokenizer.to_json(), "tokens": parts.corpus.describe()["fingerprint"]}
+            digests = {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in told.items()}
+            ranks.same_everywhere("data", {**digests, "steps": parts.plan.steps})
             population = getattr(preset.method_config(), "population", None)
             seeds = range(preset.seed, preset.seed + (population or 1))
             model = GPT(parts.model, population).initialize(*seeds)

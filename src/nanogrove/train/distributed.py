@@ -12,6 +12,8 @@ it says that a rank has failed, so that an error of one rank ends all of them, w
 import json
 import os
 import socket
+import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,12 +24,14 @@ from typing import Any, Self, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from nanogrove.errors import NanogroveError, PresetError, RunError
 from nanogrove.train.auto import cores
 from nanogrove.train.precision import pick_device
 
 T = TypeVar("T")
+COMING = timedelta(minutes=10)  # from the first rank's start to the last one's
 PATIENCE = timedelta(days=1)  # for ranks that wait while rank 0 scores, samples or saves; a dead peer is told at once
 BUCKET = 1 << 24  # numbers added at once, at most, unless one tensor has more
 MISSING = "nothing"
@@ -189,7 +193,8 @@ def joined(device: str) -> Iterator[Ranks]:
         if "lo" in [name for _, name in socket.if_nameindex()]:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=_meeting(found), rank=found.rank, world_size=found.world)
         talk = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         reason = str(error).split("\n")[0]
@@ -198,6 +203,35 @@ def joined(device: str) -> Iterator[Ranks]:
         yield Ranks(found.rank, found.world, found.local, found.local_world, talk)
     finally:
         dist.destroy_process_group()
+
+
+def _meeting(ranks: Ranks) -> Store:
+    """A store for the ranks that live now, in the one that torchrun keeps over restarts.
+
+    What a dead rank left there would lead the others to its closed port. So rank 0 draws a new name, and gives it to
+    those who ask; who confirms it is alive. Raises RuntimeError where they do not all come.
+    """
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, ranks.world, hosted and ranks.first, timeout=COMING)
+    name = uuid.uuid4().hex
+    if ranks.rank:
+        store.set(f"nanogrove/asks/{ranks.rank}", name)
+        store.wait([f"nanogrove/answer/{name}"])
+        name = store.get(f"nanogrove/answer/{name}").decode()
+        store.set(f"nanogrove/{name}/{ranks.rank}", "here")
+        return PrefixStore(name, store)
+    missing, until = set(range(1, ranks.world)), time.monotonic() + COMING.total_seconds()
+    while missing:
+        for rank in sorted(missing):
+            if store.check([f"nanogrove/{name}/{rank}"]):
+                missing.remove(rank)
+            elif store.check([f"nanogrove/asks/{rank}"]):
+                store.set(f"nanogrove/answer/{store.get(f'nanogrove/asks/{rank}').decode()}", name)
+        if time.monotonic() > until:
+            raise RuntimeError(f"ranks {', '.join(map(str, sorted(missing)))} did not come")
+        time.sleep(0.01)
+    return PrefixStore(name, store)
 
 
 def restarted() -> bool:

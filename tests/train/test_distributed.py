@@ -20,7 +20,7 @@ from nanogrove.preset import resolve
 from nanogrove.train import distributed
 from nanogrove.train.distributed import ALONE, Ranks
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
 PLAIN = {"model": {"dropout": 0.0}, "train": {"batch_size": 6, "accumulation": 2}, "sample": {"tokens": 0}}
 
 

@@ -2,7 +2,7 @@
 
 What is computed is what one process computes: every rank takes its rows of the global batch, the sums of gradients and
 losses over all ranks are divided by the scored tokens of all, and each rank then makes the same update. Gradients are
-added in flat pieces behind the last micro-batch; see docs/decisions/010-many-devices.md for why no wrapper does it.
+added in flat pieces behind the last micro-batch; see docs/decisions/011-many-devices.md for why no wrapper does it.
 
 Two channels: gradients go by NCCL between GPUs and by gloo between processors; all else, a few bytes of text, always
 goes by gloo, where waiting for a long evaluation of rank 0 is no fault. Every message is of one shape, and one kind of

@@ -16,6 +16,7 @@ from nanogrove import lab
 from nanogrove.language_model import load
 from nanogrove.methods.align import written
 from nanogrove.model.gpt import GPT
+from nanogrove.parts import build
 from nanogrove.preset import read_preset_file, resolve
 from nanogrove.record.events import read_events
 from nanogrove.train.checkpoint import load_latest
@@ -44,7 +45,7 @@ def main() -> None:
         checkpoint, _ = load_latest(out / "checkpoints")
         assert checkpoint is not None
         reference.load_state_dict(checkpoint.kept)
-        corpus, config = lab.build(preset).corpus, preset.method_config().model_copy(update={"texts": TEXTS})
+        corpus, config = build(preset).corpus, preset.method_config().model_copy(update={"texts": TEXTS})
         means, errors = [], []
         for model in (reference.eval(), aligned):
             scores = config.reward.find(False)(written(model, corpus, config, seed, "benchmark")[1])

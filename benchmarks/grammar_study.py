@@ -18,6 +18,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from nanogrove import lab
+from nanogrove.parts import build
 from nanogrove.preset import read_preset_file, resolve
 from nanogrove.record.events import Event
 from nanogrove.synthetic.rhm import RandomHierarchyModel
@@ -39,7 +40,7 @@ def rlm(figure: go.Figure, steps: int, overrides: list[str], preset: str = "rlm-
     for depth in (1, 2, 3):
         settings = (f"data.L={depth}", "data.v=32", f"model.block_size={2**depth}", f"train.steps={steps}", *overrides)
         evaluations, score, seconds = train(preset, *settings)
-        data = lab.build(resolve(read_preset_file(preset), settings)).corpus.describe()
+        data = build(resolve(read_preset_file(preset), settings)).corpus.describe()
         seen = [event.values["seen"] for event in evaluations]
         excess = [event.values["excess"] for event in evaluations]
         print(

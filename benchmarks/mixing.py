@@ -18,6 +18,7 @@ import numpy as np
 
 from nanogrove import lab
 from nanogrove.language_model import load
+from nanogrove.parts import build
 from nanogrove.preset import resolve
 from nanogrove.record.events import read_events
 from nanogrove.train.source_weights import reference_losses
@@ -54,7 +55,7 @@ def trained(values: dict[str, Any], out: Path, overrides: list[str]) -> tuple[fl
     seen = np.diff([0, *(values["seen"] for values in told)])
     shares = [float(np.average([v["share"][n] for v in told], weights=seen)) for n in range(3)] if told else [1.0]
     model = load(out).model
-    corpus = lab.build(chosen).corpus
+    corpus = build(chosen).corpus
     loss = reference_losses(model, corpus, 300_000)[0]  # type: ignore[arg-type]
     return loss, shares
 

@@ -21,6 +21,7 @@ import torch
 from nanogrove import lab
 from nanogrove.evaluate import committee
 from nanogrove.model.gpt import GPT
+from nanogrove.parts import build
 from nanogrove.preset import read_preset_file, resolve
 from nanogrove.record.events import Event, read_events
 from nanogrove.synthetic.tasks import examples
@@ -71,7 +72,7 @@ def accuracy(preset: str, seeds: list[int], out: Path, overrides: list[str]) -> 
         ]
         print(f"  labels           {'; '.join(labels)}")
         print(f"  decoding takes {decode / seconds:.1%} of the rounds' time", flush=True)
-        parts = lab.build(resolve(read_preset_file(preset), overrides))
+        parts = build(resolve(read_preset_file(preset), overrides))
         config = parts.preset.method_config()
         a_step = parts.preset.train.batch_size * parts.corpus.length
         steps = round(step.values["tokens"] / a_step) - config.si_rounds * config.si_iter
@@ -124,7 +125,7 @@ def one_by_one(model: GPT, corpus: Any, prompts: list[str], difficulty: int) -> 
 def decoding(run: Path) -> None:
     events = read_events(run / "events.jsonl")
     preset = resolve(read_preset_file(str(run / "preset.json")))
-    parts = lab.build(preset)
+    parts = build(preset)
     checkpoint, _ = load_latest(run / "checkpoints")
     assert checkpoint is not None
     model = GPT(parts.model, preset.method_config().population).eval()

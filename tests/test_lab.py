@@ -11,6 +11,7 @@ import torch
 import nanogrove
 from nanogrove import cli, lab
 from nanogrove.errors import NanogroveError
+from nanogrove.parts import build
 from nanogrove.preset import resolve
 from nanogrove.record.events import read_events
 from nanogrove.train.checkpoint import load_checkpoint
@@ -137,11 +138,11 @@ def test_it_goes_to_transformers_and_back(preset: dict, tmp_path: Path) -> None:
 
 def test_the_budget_in_tokens_and_epochs(preset: dict) -> None:
     def steps(**budget: float) -> int:
-        return lab.build(resolve({**preset, "train": {**preset["train"], "steps": None, **budget}})).plan.steps
+        return build(resolve({**preset, "train": {**preset["train"], "steps": None, **budget}})).plan.steps
 
     assert steps(tokens=8 * 32 * 10) == 10
     assert steps(tokens=8 * 32 * 10 + 1) == 11
-    parts = lab.build(resolve({**preset, "train": {**preset["train"], "steps": None, "epochs": 2}}))
+    parts = build(resolve({**preset, "train": {**preset["train"], "steps": None, "epochs": 2}}))
     assert parts.plan.steps == round(2 * parts.corpus.windows_per_epoch / 8)
 
 

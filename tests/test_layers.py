@@ -18,6 +18,7 @@ LAYERS = [  # from the ground up; parts of one layer do not know each other
     {"evaluate"},
     {"methods"},
     {"preset", "language_model"},
+    {"parts"},
     {"lab", "display", "proposal"},
     {"explored"},
     {"api", "cli"},

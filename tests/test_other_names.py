@@ -10,6 +10,7 @@ import pytest
 
 from nanogrove import lab
 from nanogrove.errors import PresetError
+from nanogrove.parts import build
 from nanogrove.preset import resolve
 
 THEIRS: dict[str, Any] = {
@@ -76,7 +77,7 @@ def test_their_preset_runs_on_data_sets_laid_out_as_on_the_hub(tmp_path: Path, m
     assert told[0]["names"] == ["sentence-transformers/natural-questions", "wikimedia/wikipedia"]
     data = events[0].values["data"]
     assert data["left_out"] == {"shorter than 50 characters": 20}, "articles of one sentence"
-    corpus = lab.build(preset).corpus
+    corpus = build(preset).corpus
     text = corpus.tokenizer.decode(corpus.sources[0].read("train", np.array([0]), 100)[0].tolist())  # type: ignore[attr-defined]
     assert text.startswith("Q: is this question number 0 about a number, and which\nA: it is 0")
 

@@ -85,8 +85,10 @@ def train(
     """Train a preset in a run folder."""
     from nanogrove import lab
     from nanogrove.display import show
+    from nanogrove.parts import estimate
     from nanogrove.preset import read_preset_file, resolve
     from nanogrove.record.run import read_preset
+    from nanogrove.train.distributed import Ranks
 
     values = None
     if resume and Path(preset).is_dir():
@@ -95,10 +97,11 @@ def train(
             raise RunError(f"{preset}: no run here; start one with `nanogrove train PRESET --out {preset}`")
     chosen = resolve(read_preset_file(preset) if values is None else values, overrides or [])
     if dry_run:
-        _print_estimate(lab.estimate(chosen, allow_code))
+        _print_estimate(estimate(chosen, allow_code))
         return
     out = out or Path("runs") / chosen.name
-    stopped = show(lab.train(chosen, out, resume, allow_code), console, out)
+    shown = console if Ranks.from_environment().first else Console(quiet=True)
+    stopped = show(lab.train(chosen, out, resume, allow_code), shown, out)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
 

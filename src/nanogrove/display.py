@@ -105,10 +105,11 @@ def _described(event: Event) -> str:
         amount = f"{data['train_tokens']:,} training tokens of {data['documents']:,} documents"
     elif data.get("streams"):
         amount = "text that is read as training goes on"
+    together = f", {v['ranks']} ranks" if "ranks" in v else ""
     return _left_out(data) + (
         f"{escape(v['name'])}: {v['parameters']:,} parameters, {amount}, {v['steps']:,} steps\n"
         f"{v['device']}: {v['precision']}, threads {v['machine']['threads']}, micro-batches {v['micro_batches']}"
-        f"{', compiled' if v['compile'] else ''}"
+        f"{', compiled' if v['compile'] else ''}{together}"
     )
 
 

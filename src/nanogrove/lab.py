@@ -6,19 +6,23 @@ and are not written.
 
 The record is cut back to the position a checkpoint names when a run is resumed from it. All that is written depends on
 the step alone, apart from figures under `time`, so a resumed run leaves the record of an uninterrupted one.
+
+Where several ranks train together (`train/distributed.py`), all of this is rank 0's; the others train along, write
+nothing and show nothing.
 """
 
+import hashlib
 import platform
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from nanogrove.data.batch import Corpus, derived_seed
+from nanogrove.data.batch import derived_seed
 from nanogrove.data.corpus import TextCorpus
 from nanogrove.data.text import SPLITS
 from nanogrove.errors import CheckpointError, DataError, DivergedError, PresetError, RunError
@@ -26,19 +30,25 @@ from nanogrove.evaluate import calibration
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.language_model import LanguageModel
 from nanogrove.methods import load_method
-from nanogrove.model.gpt import GPT, ModelConfig, unstack
-from nanogrove.model.heads import Heads
+from nanogrove.model.gpt import GPT, unstack
+from nanogrove.parts import Parts, build
 from nanogrove.preset import Preset, difference, resolve
 from nanogrove.record.events import Event
 from nanogrove.record.report import write_report
 from nanogrove.record.run import RunFolder, read_preset
 from nanogrove.record.trackers import Tracker, open_trackers
-from nanogrove.train.auto import AUTO, Decoding, activation_bytes, cores, keep_freed_memory, machine, settle
-from nanogrove.train.checkpoint import Checkpoint, load_best, load_latest, model_of, read_checkpoint, save_checkpoint
-from nanogrove.train.fit import Plan
-from nanogrove.train.optim import make_optimizer
-from nanogrove.train.precision import Precision, pick_device
-from nanogrove.train.schedule import schedule
+from nanogrove.train.auto import Decoding, cores, keep_freed_memory, machine
+from nanogrove.train.checkpoint import (
+    Checkpoint,
+    load_best,
+    load_checkpoint,
+    load_latest,
+    model_of,
+    read_checkpoint,
+    save_checkpoint,
+)
+from nanogrove.train.distributed import joined, restarted
+from nanogrove.train.precision import pick_device
 from nanogrove.train.signals import stop_signals
 from nanogrove.train.state import TrainState
 
@@ -46,172 +56,82 @@ FINAL_TOKENS = 2_000_000  # scored at the end; all of a validation split that ho
 RECORDED_STEPS = 10_000  # `step` events in a record, about; a longer run records evenly spaced ones
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a preset describes, built: nothing random, nothing trained."""
-
-    preset: Preset  # resolved, no `auto` left that would change a result
-    corpus: Corpus
-    model: ModelConfig
-    plan: Plan
-    device: torch.device
-    timings: dict[str, float]
-
-
-def build(preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool = False) -> Parts:
-    """Prepares the data and settles what the preset leaves open: vocabulary, steps, precision.
-
-    Raises PresetError and DataError for what cannot be, CheckpointError when the data or its vocabulary is not what
-    `checkpoint` was trained on.
-    """
-    device = pick_device(preset.train.device)
-    train = preset.train
-    corpus = preset.data.corpus(preset.model.block_size, train.batch_size, preset.seed)
-    if checkpoint is not None:
-        if checkpoint.tokenizer.to_json() != corpus.tokenizer.to_json():
-            raise CheckpointError(
-                f"{checkpoint.folder}: has another vocabulary than the data; use the data of this run"
-            )
-        if checkpoint.state.get("data") != corpus.describe()["fingerprint"]:
-            raise CheckpointError(f"{checkpoint.folder}: the data has changed since; bring it back, or start anew")
-    config = preset.method_config()
-    scalar = getattr(config, "scalar", False)
-    if preset.model.scalar != scalar:
-        raise PresetError(
-            f"method {preset.method['name']} needs model.scalar={str(scalar).lower()}; only a reward model is scalar"
-        )
-    try:
-        preset.auxiliary.refuse(corpus.length)
-    except ValueError as error:
-        raise PresetError(f"{error}, of which this data has no longer ones") from None
-    vocabulary = preset.model.vocab_size or corpus.tokenizer.vocab_size
-    if vocabulary < corpus.tokenizer.vocab_size:
-        raise PresetError(
-            f"model.vocab_size={vocabulary} is smaller than the tokenizer's {corpus.tokenizer.vocab_size}; leave it out"
-        )
-    settings, end = preset.model.model_copy(update={"vocab_size": vocabulary}), corpus.tokenizer.end
-    if settings.document_mark not in (None, end):
-        raise PresetError(f"model.document_mark is not the end of text of the tokenizer, which is {end}; leave it out")
-    if settings.within_documents and scalar:
-        raise PresetError("model.within_documents: a reward model judges by the end mark, which would see itself alone")
-    model = settings.model_copy(update={"document_mark": end if settings.within_documents else None})
-    tokens_a_step = train.batch_size * corpus.length
-    if train.epochs and corpus.windows_per_epoch is None:
-        raise PresetError(
-            "train.epochs: this data never ends or is still being read; set train.steps or train.tokens, epochs to null"
-        )
-    if not train.budgets:
-        steps = config.steps  # type: ignore[attr-defined]  # of a method that counts its own
-    elif train.epochs and corpus.windows_per_epoch:
-        steps = max(round(train.epochs * corpus.windows_per_epoch / train.batch_size), 1)
-    else:
-        steps = train.steps or -(-(train.tokens or 0) // tokens_a_step)
-    split = getattr(config, "final_split", "validation")
-    if getattr(preset.data, split, None) == 0:
-        raise PresetError(f"method {preset.method['name']} ends on the {split} split, which is empty; set data.{split}")
-    check = getattr(load_method(preset.method["name"]), "check", None)
-    if check is not None and checkpoint is None:
-        check(config, corpus, model, allow_code)
-    steps = getattr(config, "total_steps", lambda steps: steps)(steps)
-    timings: dict[str, float] = {}
-    if any(getattr(train, key) == "auto" for key in AUTO):
-        found = settle(model, train.batch_size, steps, device)
-        chosen = {key: getattr(found, key) for key in AUTO if getattr(train, key) == "auto"}
-        train, timings = train.model_copy(update=chosen), found.times
-    if train.threads != "auto":
-        torch.set_num_threads(train.threads)
-    plan = Plan(
-        seed=preset.seed,
-        steps=steps,
-        rate=schedule(preset.schedule, steps),
-        schedule=partial(schedule, preset.schedule),
-        accumulation=cast(int, train.accumulation),
-        clip=train.clip,
-        precision=cast(Precision, train.precision),
-        compile=train.compile is True,
-        divergence=torch.tensor(float(vocabulary)).log().item() + train.divergence,
-        evaluate_every=preset.evaluate.every,
-        evaluate_early=preset.evaluate.early,
-        evaluate_tokens=preset.evaluate.tokens,
-        allow_code=allow_code,
-    )
-    data = corpus.config if isinstance(corpus, TextCorpus) else preset.data
-    resolved = preset.model_copy(update={"model": settings, "train": train, "data": data})
-    return Parts(resolved, corpus, model, plan, device, timings)
-
-
-def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
-    """What a run would take: parameters and tokens of one member; operations and bytes of memory of all members.
-
-    Memory counts weights, those of auxiliary heads too, gradients, moments and, roughly, what one micro-batch keeps for
-    its backward pass.
-    """
-    parts = build(preset, allow_code=allow_code)
-    c, plan, train, corpus = parts.model, parts.plan, parts.preset.train, parts.corpus
-    with torch.device("meta"):
-        model = GPT(c)
-        beside = Heads(preset.auxiliary, c).parameter_count()
-    parameters = model.parameter_count()
-    tokens = plan.steps * train.batch_size * corpus.length
-    moments = {"adamw": 2, "muon": 2, "sgd": 1}[preset.optimizer.name]
-    members = getattr(preset.method_config(), "population", None) or 1
-    activations = activation_bytes(c, -(-train.batch_size // plan.accumulation))
-    return {
-        "parameters": parameters,
-        "steps": plan.steps,
-        "tokens": tokens,
-        "epochs": corpus.windows_per_epoch and tokens / (corpus.windows_per_epoch * corpus.length),
-        "members": members,
-        "flops": members * tokens * model.flops_per_token(corpus.length),
-        "memory_bytes": members * (4 * (parameters + beside) * (2 + moments) + activations),
-        "precision": plan.precision,
-        "device": str(parts.device),
-        "data": corpus.describe(),
-    }
-
-
 def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = False) -> Iterator[Event]:
     """Runs a preset in the folder `out`, yielding every event; with `allow_code` functions it names are run.
 
     Ctrl-C and SIGTERM end the run behind the current step, saved, with a `stop` event that names the signal; a
     second one ends it at once. Raises RunError when `out` holds a run and `resume` is not set, or is in use.
+
+    Started by torchrun, it is one of the ranks that train together, of which all but rank 0 yield `stop` at most, and
+    one that torchrun started again resumes. What fails on one rank before training fails on all.
     """
     keep_freed_memory()
-    with RunFolder(out) as folder:
-        checkpoint = None
-        stored = folder.preset()
-        if stored is not None:
-            checkpoint = yield from _find_checkpoint(folder, stored, preset, resume)
-            preset = resolve(stored)
-        parts = build(preset, checkpoint, allow_code)
-        population = getattr(preset.method_config(), "population", None)
-        seeds = range(preset.seed, preset.seed + (population or 1))
-        model = GPT(parts.model, population).initialize(*seeds)
-        precision = torch.bfloat16 if parts.plan.precision == "bfloat16" else torch.float32
-        heads = None
-        if preset.auxiliary.enabled:
-            heads = Heads(preset.auxiliary, parts.model, population)
-            heads = heads.initialize(*(derived_seed(seed, "heads") for seed in seeds)).to(parts.device)
-        optimizer = make_optimizer(model, preset.optimizer, precision, heads)
-        state = TrainState(model.to(parts.device), optimizer, heads=heads)
-        run = _Run(folder, replace(parts, plan=replace(parts.plan, made=folder.read_rows)), state)
-        settings = parts.preset.model_dump(mode="json")
-        if checkpoint is None:
-            folder.rewind(0)
-        else:
-            run.restore(checkpoint)
-        track = preset.track
-        run.trackers = open_trackers(track.trackers, out, settings, project=track.project, name=track.name)
-        try:
-            if checkpoint is None:
-                folder.write_preset(settings)
-                yield run.write(run.start())
+    with joined(preset.train.device) as ranks, ExitStack() as held:
+        with ranks.agreement():
+            ranks.same_everywhere("preset", preset.model_dump(mode="json"))
+            checkpoint, stored, folder = None, None, None
+            if ranks.first:
+                folder = held.enter_context(RunFolder(out))
+                stored = folder.preset()
+                if stored is not None:
+                    checkpoint = yield from _find_checkpoint(folder, stored, preset, resume or restarted())
+            stored = ranks.told(lambda: stored)
+            name = ranks.told(lambda: checkpoint and checkpoint.folder.name)
+            if name and not ranks.first:
+                checkpoint = load_checkpoint(out / "checkpoints" / name)
+            ranks.same_everywhere("checkpoint", checkpoint and checkpoint.state["checksum"])
+            preset = preset if stored is None else resolve(stored)
+            parts = build(preset, checkpoint, allow_code, ranks)
+            told = {"vocabulary": parts.corpus.tokenizer.to_json(), "tokens": parts.corpus.describe()["fingerprint"]}
+            digests = {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in told.items()}
+            ranks.same_everywhere("data", {**digests, "steps": parts.plan.steps})
+            state = parts.new_state()
+            if checkpoint is not None:
+                if checkpoint.config != parts.model:
+                    raise CheckpointError(f"{checkpoint.folder}: config.json is not the model of preset.json")
+                checkpoint.restore(state)
+        # processors of two kinds may begin with other roundings
+        ranks.copy_first([p.data for _, p in state.named_parameters()])
+        if folder is None:
             with stop_signals() as stopped:
-                yield from run.drive(stopped)
-        finally:
-            for tracker in run.trackers:
-                tracker.close()
-        write_report(out)
+                yield from _follow(parts, state, stopped)
+        else:
+            yield from _lead(folder, parts, state, checkpoint)
+        ranks.say()  # torchrun ends those that are left when one ends
+
+
+def _lead(folder: RunFolder, parts: Parts, state: TrainState, checkpoint: Checkpoint | None) -> Iterator[Event]:
+    """A run from the start or from a checkpoint to its end, with all that is written."""
+    run = _Run(folder, replace(parts, plan=replace(parts.plan, made=folder.read_rows)), state)
+    settings = parts.preset.model_dump(mode="json")
+    if checkpoint is None:
+        folder.rewind(0)
+    else:
+        run.resume(checkpoint)
+    track = parts.preset.track
+    run.trackers = open_trackers(track.trackers, folder.path, settings, project=track.project, name=track.name)
+    try:
+        if checkpoint is None:
+            folder.write_preset(settings)
+            yield run.write(run.start())
+        with stop_signals() as stopped:
+            yield from run.drive(stopped)
+    finally:
+        for tracker in run.trackers:
+            tracker.close()
+    write_report(folder.path)
+
+
+def _follow(parts: Parts, state: TrainState, stopped: list[int]) -> Iterator[Event]:
+    """What every rank but the first does: it trains along, and stops with the others."""
+    plan = parts.plan
+    method = load_method(parts.preset.method["name"])
+    for event in method.run(state, parts.corpus, plan, parts.preset.method_config()):
+        if event.kind == "step":
+            number = plan.ranks.highest(stopped[0] if stopped else 0)
+            if number and event.step < plan.steps:
+                yield Event("stop", event.step, {"signal": number})
+                return
 
 
 def _find_checkpoint(
@@ -260,6 +180,7 @@ class _Run:
             "micro_batches": plan.accumulation,
             "compile": plan.compile,
             "device": str(self.parts.device),
+            **({"ranks": plan.ranks.world} if plan.ranks.world > 1 else {}),
             "versions": {
                 "nanogrove": metadata.version("nanogrove"),
                 "torch": torch.__version__,
@@ -274,11 +195,8 @@ class _Run:
         }
         return Event("start", 0, values, self.parts.timings)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes the state a checkpoint holds, and cuts the record back to it. Raises CheckpointError for a misfit."""
-        if checkpoint.config != self.parts.model:
-            raise CheckpointError(f"{checkpoint.folder}: config.json is not the model of preset.json")
-        checkpoint.restore(self.state)
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Goes on from what a checkpoint knows of the run, and cuts the record back to it."""
         self.best, self.saved = checkpoint.state["best"], self.state.step
         self.folder.rewind(checkpoint.state["position"])
 
@@ -317,9 +235,10 @@ class _Run:
                     self.keep_best(event)
                 if event.kind == "step":
                     yield from self.after_step(event.step)
-                    if stopped and event.step < self.parts.plan.steps:
+                    number = self.parts.plan.ranks.highest(stopped[0] if stopped else 0)
+                    if number and event.step < self.parts.plan.steps:
                         self.save("current")
-                        yield Event("stop", event.step, {"signal": stopped[0]})
+                        yield Event("stop", event.step, {"signal": number})
                         return
         except DivergedError as error:
             write_report(self.folder.path)

@@ -16,10 +16,11 @@ from nanogrove.evaluate.calibration import load_calibration
 from nanogrove.evaluate.reward import Reward, RewardModel, checked_reward, load_reward
 from nanogrove.model.decode import PACK, Sampling, Transform, generate, pad
 from nanogrove.model.gpt import GPT
+from nanogrove.model.heads import Heads
 from nanogrove.model.layers import packed_weights
 from nanogrove.model.steer import TOP_K, model_score, reward_augmented, sequence_score
 from nanogrove.train.auto import Decoding, fastest_decoding
-from nanogrove.train.checkpoint import Checkpoint, model_of, read_checkpoint
+from nanogrove.train.checkpoint import Checkpoint, heads_of, model_of, read_checkpoint
 
 AnyReward = RewardModel | Callable[[Sequence[str]], Sequence[float]] | str | Path  # a path is that of a run
 BETA = 5.0  # what a reward counts, in nats, unless told
@@ -39,14 +40,16 @@ class Continuation(NamedTuple):
 
 
 class LanguageModel:
-    """A model and its tokenizer.
+    """A model, its tokenizer, and the auxiliary heads that trained beside it, if any.
 
     `temperature` is what its logits are to be divided by for calibrated probabilities, 1.0 where it has not been
     calibrated, as `calibrated` tells.
     """
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, temperature: float | None = None) -> None:
-        self.model, self.tokenizer = model.eval(), tokenizer
+    def __init__(
+        self, model: GPT, tokenizer: Tokenizer, temperature: float | None = None, heads: Heads | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.heads = model.eval(), tokenizer, heads
         self.calibrated = temperature is not None
         self.temperature = 1.0 if temperature is None else temperature
 
@@ -275,12 +278,17 @@ def _watch(temperature: float) -> tuple[Transform, Callable[[Tensor], Tensor]]:
 
 
 def from_checkpoint(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> LanguageModel:
-    """The model a checkpoint holds. Raises CheckpointError for one that predicts no tokens."""
+    """The model a checkpoint holds, with its temperature where it was calibrated.
+
+    Raises CheckpointError for one that predicts no tokens.
+    """
     if checkpoint.config.scalar:
         raise CheckpointError(
             f"{checkpoint.folder}: is a reward model and writes nothing; give it as the reward of a model that does"
         )
-    return LanguageModel(model_of(checkpoint, device), checkpoint.tokenizer)
+    found = load_calibration(checkpoint)
+    temperature = None if found is None else found["temperature"]
+    return LanguageModel(model_of(checkpoint, device), checkpoint.tokenizer, temperature, heads_of(checkpoint, device))
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> LanguageModel:
@@ -288,6 +296,4 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> LanguageModel:
 
     No code in either is ever run. Raises CheckpointError, in one line, when there is none or it is damaged.
     """
-    checkpoint = read_checkpoint(Path(path))
-    lm, found = from_checkpoint(checkpoint, device), load_calibration(checkpoint)
-    return lm if found is None else LanguageModel(lm.model, lm.tokenizer, found["temperature"])
+    return from_checkpoint(read_checkpoint(Path(path)), device)

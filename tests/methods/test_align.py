@@ -12,6 +12,7 @@ from nanogrove import lab
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.reward import RewardConfig, load_reward
 from nanogrove.methods import align
+from nanogrove.parts import build
 from nanogrove.preset import resolve
 from nanogrove.record.events import Event, read_events
 
@@ -48,7 +49,7 @@ def test_the_best_texts_are_kept_and_only_what_the_model_wrote_is_scored(preset:
     rows = [json.loads(line) for line in (tmp_path / "run/data/round-1.jsonl").read_text().splitlines()]
     assert len(rows) == 6
     assert all(row["reward"] == -abs(len(row["text"]) - 4) for row in rows)
-    parts = lab.build(resolve(preset))
+    parts = build(resolve(preset))
     batch = align.Mixed(parts.corpus, rows, 0.5, 0, 0).batches(7)
     assert batch.source.tolist() == [0, 0, 1, 1]
     texts = {row["text"] for row in rows}

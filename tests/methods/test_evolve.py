@@ -15,6 +15,7 @@ from nanogrove.errors import PresetError
 from nanogrove.language_model import load
 from nanogrove.methods import evolve
 from nanogrove.model.gpt import GPT
+from nanogrove.parts import build
 from nanogrove.preset import resolve
 from nanogrove.record.events import Event, read_events
 from nanogrove.record.lineage import genealogy, replay, schedule, winning_line
@@ -148,7 +149,7 @@ def test_the_winner_s_schedule_replayed_on_one_model_is_the_winner(preset: dict,
     assert [life.generation for life in line] == list(range(1, line[-1].generation + 1))
     one = replay(json.loads((tmp_path / "run/preset.json").read_text()), line)
     assert one["method"]["follow"] == schedule(line)
-    parts = lab.build(resolve(one))
+    parts = build(resolve(one))
     from nanogrove.methods import pretrain
     from nanogrove.train.optim import make_optimizer
     from nanogrove.train.state import TrainState

@@ -14,6 +14,7 @@ from nanogrove.data.batch import Batch
 from nanogrove.errors import NanogroveError
 from nanogrove.methods.offline_rl import joined
 from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.parts import build
 from nanogrove.preset import resolve
 from nanogrove.record.events import read_events
 from nanogrove.train.checkpoint import load_latest
@@ -90,7 +91,7 @@ def test_weighted_imitation_reaches_mu_exp_r_over_beta(algorithm: str, toy: Path
     mu, rewards = (np.array(column) for column in zip(*ITEMS.values(), strict=True))
     wanted = mu * np.exp(rewards / 1.5)
     wanted /= wanted.sum()
-    corpus = lab.build(resolve(preset(toy, algorithm))).corpus
+    corpus = build(resolve(preset(toy, algorithm))).corpus
     seen = {corpus.tokenizer.decode(corpus.tokens[row, :1].tolist()) for row in corpus.members("train")}
     assert len(seen) > 4
     for prompt in seen:

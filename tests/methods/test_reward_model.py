@@ -18,6 +18,7 @@ from nanogrove.evaluate.reward import RewardModel, load_reward
 from nanogrove.language_model import LanguageModel, load
 from nanogrove.methods.reward_model import batch, objective, scaled, score
 from nanogrove.model.gpt import GPT
+from nanogrove.parts import build
 from nanogrove.preset import resolve
 from nanogrove.record.events import read_events
 from nanogrove.train.checkpoint import load_latest
@@ -81,7 +82,7 @@ def test_the_loss_is_its_equation(texts: Path, block_size: int) -> None:
     lines = [json.dumps({"q": row["text"][:1] * 2, "text": row["text"], "reward": row["reward"]}) for row in rows]
     Path(made["data"]["path"]).write_text("\n".join(lines))
     made["data"]["prompt"], made["model"]["block_size"] = "q", block_size
-    parts = lab.build(resolve(made))
+    parts = build(resolve(made))
     corpus: Any = parts.corpus
     model = GPT(parts.model).initialize(0).double()
     model.head.weight.data *= 20
@@ -130,12 +131,12 @@ def test_it_learns_the_reward_of_texts_it_has_not_seen(judge: Path, texts: Path)
 
 
 def known_rewards(texts: Path) -> list[float]:
-    corpus: Any = lab.build(resolve(preset(texts))).corpus
+    corpus: Any = build(resolve(preset(texts))).corpus
     return corpus.rewards[corpus.members("train")].tolist()
 
 
 def test_no_correlation_is_told_of_one_text(texts: Path) -> None:
-    parts = lab.build(resolve(preset(texts)))
+    parts = build(resolve(preset(texts)))
     found = score(GPT(parts.model).initialize(0), parts.corpus, "validation", 1)
     assert (found["texts"], found["correlation"]) == (1, None)
 

@@ -18,6 +18,7 @@ from nanogrove.errors import CheckpointError, DataError, NanogroveError, PresetE
 from nanogrove.evaluate import committee
 from nanogrove.evaluate.committee import Labels
 from nanogrove.methods import self_improve
+from nanogrove.parts import build
 from nanogrove.preset import list_presets, read_preset_file, resolve
 from nanogrove.record.events import Event
 from nanogrove.synthetic.copying import Copying
@@ -548,7 +549,7 @@ TINY = {
 @pytest.mark.parametrize("name", [name for name in list_presets() if name.startswith("self-improve")])
 def test_presets_fit_their_context_and_take_their_first_steps(name: str, tmp_path: Path) -> None:
     settled = [f"train.{key}={json.dumps(PRESET['train'][key])}" for key in ("threads", "precision", "accumulation")]
-    parts = lab.build(resolve(read_preset_file(name), [*settled, "train.compile=false", "train.device=cpu"]))
+    parts = build(resolve(read_preset_file(name), [*settled, "train.compile=false", "train.device=cpu"]))
     wanted = parts.preset.method
     assert parts.plan.steps == parts.preset.train.steps + wanted["si_rounds"] * wanted["si_iter"]
     overrides = [f"{key}={json.dumps(value)}" for key, value in TINY.items()]

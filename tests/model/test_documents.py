@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 import nanogrove
-from nanogrove import lab
 from nanogrove.errors import PresetError
 from nanogrove.model import layers
 from nanogrove.model.decode import generate, pad
@@ -16,6 +15,7 @@ from nanogrove.model.documents import document_mask, document_starts
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.huggingface import export_model
 from nanogrove.model.steer import model_score
+from nanogrove.parts import build
 from nanogrove.preset import resolve
 from nanogrove.train.checkpoint import read_checkpoint
 
@@ -311,16 +311,16 @@ def test_a_run_fills_in_the_mark_and_a_loaded_model_has_it(preset: dict[str, Any
     with torch.no_grad():
         assert torch.equal(model(tokens)[:, 3:], model(changed)[:, 3:])
     again = {**preset, "data": {**preset["data"], "tokenizer": "byte"}}
-    assert lab.build(resolve(again)).model.mark == 256  # of the data, whatever a stored preset was trained on
+    assert build(resolve(again)).model.mark == 256  # of the data, whatever a stored preset was trained on
     nanogrove.run(str(tmp_path / "a" / "preset.json"), tmp_path / "b")
     nanogrove.run(preset, tmp_path / "a", resume=True)
     off = {**preset, "model": {**preset["model"], "within_documents": False}}
-    assert lab.build(resolve(off)).model.document_mark is None
+    assert build(resolve(off)).model.document_mark is None
 
 
 def test_what_a_run_refuses(preset: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(PresetError, match="document_mark is not the end of text of the tokenizer"):
-        lab.build(resolve(preset, ["model.document_mark=1"]))
+        build(resolve(preset, ["model.document_mark=1"]))
     (tmp_path / "rated.csv").write_text("text,reward\n" + "".join(f"a{n},{n}\n" for n in range(40)))
     rated = {
         "data": {"type": "rewarded", "path": str(tmp_path / "rated.csv"), "tokenizer": "byte"},
@@ -329,4 +329,4 @@ def test_what_a_run_refuses(preset: dict[str, Any], tmp_path: Path) -> None:
         "train": preset["train"],
     }
     with pytest.raises(PresetError, match="a reward model judges by the end mark"):
-        lab.build(resolve(rated))
+        build(resolve(rated))

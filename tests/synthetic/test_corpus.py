@@ -12,6 +12,7 @@ from nanogrove import lab
 from nanogrove.errors import DataError, NanogroveError, PresetError
 from nanogrove.evaluate.loss import against_truth, evaluate_split
 from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.parts import build
 from nanogrove.preset import read_preset_file, resolve
 from nanogrove.synthetic.corpus import GrammarCorpus, RHMConfig, RLMConfig
 
@@ -172,16 +173,16 @@ def test_a_run_on_a_grammar_tells_the_excess(tmp_path: Path) -> None:
 )
 def test_bad_settings_are_told_in_one_line(override: str, said: str) -> None:
     with pytest.raises(NanogroveError) as caught:
-        lab.build(resolve(read_preset_file("rlm"), [override]))
+        build(resolve(read_preset_file("rlm"), [override]))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_an_endless_source_has_no_epochs() -> None:
     with pytest.raises(PresetError, match="never ends"):
-        lab.build(resolve(read_preset_file("rlm"), ["train.epochs=2", "train.steps=null"]))
+        build(resolve(read_preset_file("rlm"), ["train.epochs=2", "train.steps=null"]))
 
 
 def test_too_many_synonyms_are_refused() -> None:
     with pytest.raises(DataError, match="m of at most"):
-        lab.build(resolve(read_preset_file("rhm"), ["data.m=300"]))
+        build(resolve(read_preset_file("rhm"), ["data.m=300"]))

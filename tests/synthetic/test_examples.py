@@ -9,6 +9,7 @@ import torch
 from nanogrove import lab
 from nanogrove.data.batch import random
 from nanogrove.errors import NanogroveError
+from nanogrove.parts import build
 from nanogrove.preset import resolve
 from nanogrove.synthetic.examples import Mixture, TaskConfig, TaskCorpus
 
@@ -146,15 +147,15 @@ PRESET = {
 )
 def test_bad_settings_are_told_in_one_line(override: str, said: str) -> None:
     with pytest.raises(NanogroveError) as caught:
-        lab.build(resolve(PRESET, [override]))
+        build(resolve(PRESET, [override]))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_what_just_fits_is_taken() -> None:
-    assert lab.build(resolve(PRESET, ["data.base=[1, 7]", "model.block_size=15"])).corpus.length == 15
+    assert build(resolve(PRESET, ["data.base=[1, 7]", "model.block_size=15"])).corpus.length == 15
     with pytest.raises(NanogroveError, match=r"set model\.block_size=15"):
-        lab.build(resolve(PRESET, ["data.base=[1, 7]", "model.block_size=14"]))
+        build(resolve(PRESET, ["data.base=[1, 7]", "model.block_size=14"]))
 
 
 def test_pretraining_learns_a_task(tmp_path: Any) -> None:

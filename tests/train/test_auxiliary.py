@@ -22,7 +22,7 @@ from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.preset import resolve
 from nanogrove.record.events import read_events
 from nanogrove.train.auxiliary import head_losses, policy_target, span_start, weight_of, with_heads
-from nanogrove.train.checkpoint import load_checkpoint
+from nanogrove.train.checkpoint import heads_of, load_checkpoint
 from nanogrove.train.objective import weighted
 from nanogrove.train.optim import OptimizerConfig, make_optimizer
 from nanogrove.train.state import TrainState
@@ -344,6 +344,11 @@ def test_a_resume_ends_alike(preset: dict[str, Any], tmp_path: Path, resumes_exa
     best = load_checkpoint(run / "checkpoints/best")
     assert best.model.keys() == GPT(best.config).state_dict().keys()
     assert {key.partition(".")[0] for key in best.heads} >= {"value", "step", "query", "ahead", "policy"}
+    assert lm.heads is not None
+    assert lm.heads.config == resolve(preset).auxiliary
+    assert all(torch.equal(tensor, best.heads[key]) for key, tensor in lm.heads.state_dict().items())
+    with pytest.raises(CheckpointError, match=r"state.json does not tell what its heads are"):
+        heads_of(replace(best, state={}))
     damaged = bytearray((run / "checkpoints/best/heads.safetensors").read_bytes())
     damaged[-1] ^= 1
     (run / "checkpoints/best/heads.safetensors").write_bytes(damaged)

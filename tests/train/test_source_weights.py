@@ -12,6 +12,7 @@ import pytest
 from nanogrove import lab
 from nanogrove.errors import NanogroveError
 from nanogrove.model.gpt import GPT
+from nanogrove.parts import build
 from nanogrove.preset import resolve
 from nanogrove.record.events import Event, read_events
 from nanogrove.record.report import write_report
@@ -89,7 +90,7 @@ def test_bounds_hold_and_shares_sum_to_one(weights: list, least: float, most: fl
 
 
 def test_the_loss_of_each_source_is_that_of_its_own_tokens(preset: dict) -> None:
-    parts = lab.build(resolve(preset))
+    parts = build(resolve(preset))
     batch = parts.corpus.batches(0)
     batch.weight[0, :5] = 0
     model = GPT(parts.model).initialize(0)
@@ -109,7 +110,7 @@ def test_what_is_hard_is_shown_more_and_the_record_says_so(preset: dict, tmp_pat
     told = [event.values for event in events if event.kind == "sources"]
     assert len(told) == 6
     assert told[0]["share"] == [0.5, 0.5]
-    parts = lab.build(resolve(preset))
+    parts = build(resolve(preset))
     sizes = [source.count("train") for source in parts.corpus.sources]  # type: ignore[attr-defined]
     assert told[0]["passes"] == pytest.approx([4096 / 2 / size for size in sizes])
     given = [sum(values["share"][n] for values in told) * 4096 for n in (0, 1)]
@@ -153,7 +154,7 @@ def test_excess_is_over_a_reference_of_the_same_vocabulary(preset: dict, tmp_pat
     assert [event.values["share"] for event in events if event.kind == "sources"] == [[0.5, 0.5]] * 10
     preset["method"]["adaptive"] |= {"strategy": "excess_loss", "reference": str(tmp_path / "reference")}
     told = [event.values for event in run(preset, tmp_path / "run") if event.kind == "sources"]
-    parts = lab.build(resolve(preset))
+    parts = build(resolve(preset))
     model = GPT(parts.model).initialize(0)
     held = reference_losses(model, parts.corpus, 10_000)  # type: ignore[arg-type]
     mine = (batch for batch in parts.corpus.windows("validation") if batch.source[0] == 0)

@@ -47,6 +47,15 @@ class Batch:
         parts = [getattr(self, f.name).split(size, dim=-1 if f.name == "source" else -2) for f in fields(self)]
         return [type(self)(*tensors) for tensors in zip(*parts, strict=True)]
 
+    def part(self, number: int, of: int) -> Self:
+        """Part `number` of `of` parts along B, whose sizes differ by one sequence at most; the only one is itself."""
+        if of == 1:
+            return self
+        count = self.tokens.shape[-2]
+        begin, end = number * count // of, (number + 1) * count // of
+        parts = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return type(self)(*(t[..., begin:end] if name == "source" else t[..., begin:end, :] for name, t in parts))
+
 
 Batches = Callable[[int], Batch]  # step -> batch, pure
 

@@ -5,7 +5,8 @@ bars. Behind each `step` event the state is whole, and the lab may save it, or s
 
 A `Config` may say `population`, how many models the method trains at once; `total_steps(steps)`, what becomes of the
 steps a preset asks for, or `steps`, where the method counts them itself; `final_split`, to be scored at the end where
-validation will not do; `scalar`, where its model gives numbers instead of logits. A module may offer
+validation will not do; `scalar`, where its model gives numbers instead of logits; `spreads`, where ranks may train
+together: all run the method, `fit` alone changes the model, and rank 0 alone scores. A module may offer
 `check(config, corpus, model, allow_code)`, which refuses what cannot be trained before a run begins, and
 `score(model, corpus, split, limit)`, the values of an `eval` event, where the loss is not that of the next token. Two
 kinds of event do something: `eval` names the best model so far, by its `score` or else its `loss`, the lower the

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, ClassVar, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
@@ -51,6 +51,7 @@ class Config(BaseModel):
     """Pretraining has few settings beyond those of every method."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    spreads: ClassVar[bool] = True
 
     follow: dict[Literal["lr", "weight_decay", "dropout"], Points] = Field(
         {}, description="[step, value] points by hyperparameter; the schedule's factor comes on top of lr"
@@ -100,7 +101,8 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     main: Callable[[Tensor, Batch], Loss] = weighted
     if isinstance(corpus, TextCorpus) and len(corpus.names) > 1:
         saved = config.adaptive and "sources" not in state.notes and config.adaptive.reference
-        mixing = Mixing(state, corpus, config.adaptive, _reference(saved, corpus) if saved else None)
+        reference = plan.ranks.told(partial(_reference, saved, corpus)) if saved else None
+        mixing = Mixing(state, corpus, config.adaptive, reference)
         batches, objective = mixing.batches, next_token_by_source(len(corpus.names))
         main = partial(by_source, sources=len(corpus.names))
     if state.heads is not None:
@@ -114,7 +116,8 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         """Measured on held-out text; gradients are those of the micro-batch trained on last."""
         tokens = min(plan.evaluate_tokens or auxiliary.TOKENS, auxiliary.TOKENS)
         device = state.model.embed.weight.device
-        batch = batches(state.step - 1).to(device).expand(state.model.population).split(plan.accumulation)[0]
+        batch = batches(state.step - 1).part(plan.ranks.rank, plan.ranks.world).split(plan.accumulation)[0]
+        batch = batch.to(device).expand(state.model.population)
         start = span_start(heads.config, batch.tokens.shape[-1], plan.seed, "span", state.step - 1)
         with autocast(device, plan.precision):
             shares = auxiliary.gradient_shares(state.model, heads, batch, start)
@@ -139,7 +142,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
                 mixing.observe(event)
                 if mixing.due or (config.adaptive is None and plan.evaluates(state.step)):
                     yield mixing.update()
-            if plan.evaluates(state.step):
+            if plan.evaluates(state.step) and plan.ranks.first:
                 yield evaluation()
                 if state.heads is not None:
                     yield told_of_heads(state.heads)

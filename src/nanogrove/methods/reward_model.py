@@ -31,6 +31,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     final_split: ClassVar[str] = "test"
     scalar: ClassVar[bool] = True
+    spreads: ClassVar[bool] = True
 
 
 def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
@@ -94,7 +95,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         yield Event("rewards", 0, {**told, "low": low, "high": high})
     learned = objective(scaled(corpus).to(device))
     for event in fit(state, lambda step: batch(corpus, corpus.drawn(step), size), learned, plan):
-        if plan.evaluates(event.step):
+        if plan.evaluates(event.step) and plan.ranks.first:
             values = score(state.model, corpus, "validation", plan.evaluate_tokens)
             yield Event("eval", state.step, {**values, "seen": state.tokens}, {"seconds": state.seconds})
         yield event

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import CheckpointError, DataError
 from nanogrove.model.gpt import GPT, ModelConfig, unstack
+from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
 
 FORMAT = 1
@@ -108,6 +109,7 @@ def save_checkpoint(
         "round": state.round,
         "seconds": state.seconds,
         "notes": state.notes,
+        **({} if state.heads is None else {"auxiliary": state.heads.config.model_dump()}),
         **extra,
         "files": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
     }
@@ -279,6 +281,21 @@ def model_of(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> GPT:
     model = GPT(checkpoint.config)
     load_weights(model, weights, checkpoint.folder)
     return model.to(device)
+
+
+def heads_of(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Heads | None:
+    """The auxiliary heads that trained beside the model of `model_of`, where there were any."""
+    if not checkpoint.heads:
+        return None
+    weights = checkpoint.heads
+    if checkpoint.model["embed.weight"].dim() == 3:
+        weights = unstack(weights, 0)
+    try:
+        heads = Heads(AuxiliaryConfig.model_validate(checkpoint.state.get("auxiliary")), checkpoint.config)
+    except ValidationError:
+        raise CheckpointError(f"{checkpoint.folder}: state.json does not tell what its heads are; train anew") from None
+    load_weights(heads, weights, checkpoint.folder / "heads.safetensors")
+    return heads.to(device)
 
 
 def load_population(

@@ -2,6 +2,9 @@
 
 Step n reads batch n, sets the rates of step n and draws its dropout from a seed that is a function of n; nothing
 depends on how the loop came there, so a resumed run is the uninterrupted one, bit for bit on a CPU.
+
+Of several ranks (`Plan.ranks`) each trains on its rows of the batch and draws its own dropout; gradients, losses and
+their parts are summed over all, so that every rank makes the same update and yields the same figures.
 """
 
 import time
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 from nanogrove.data.batch import Batches, derived_seed
 from nanogrove.errors import DivergedError
 from nanogrove.record.events import Event
+from nanogrove.train.distributed import ALONE, Ranks
 from nanogrove.train.objective import Objective, scored
 from nanogrove.train.optim import Rate
 from nanogrove.train.precision import Precision, autocast
@@ -71,6 +75,7 @@ class Plan:
     evaluate_every: int = 250
     evaluate_early: bool = False  # also behind step 1, 2, 4, 8, …
     evaluate_tokens: int | None = None  # all of the split when None
+    ranks: Ranks = ALONE  # the processes that train this model, of which this is one
 
     def evaluates(self, step: int) -> bool:
         """Whether the model is to be scored behind `step`."""
@@ -81,24 +86,26 @@ class Plan:
 def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -> Iterator[Event]:
     """Trains from `state.step` to `plan.steps`, yielding a `step` event behind each update.
 
-    Micro-batches are weighted by their scored tokens, so accumulation changes memory and nothing else. Raises
-    DivergedError, before the update, when a loss or gradient norm is no number or the loss exceeds
-    `plan.divergence`: that of any member, or with `plan.survivors` of all.
+    Micro-batches, and ranks, are weighted by their scored tokens, so either changes memory and time and nothing else.
+    Raises PeerError where another rank is gone, and DivergedError, before the update, when a loss or gradient norm is
+    no number or the loss exceeds `plan.divergence`: that of any member, or with `plan.survivors` of all.
     """
     parameters = [parameter for _, parameter in state.named_parameters()]
     device = parameters[0].device
     forward = cast(nn.Module, torch.compile(state.model)) if plan.compile else state.model
+    ranks = plan.ranks
+    ours = [ranks.rank] if ranks.rank else []  # rank 0 draws what one process draws
     while state.step < plan.steps:
         began = time.perf_counter()
         state.model.train()
         state.optimizer.set_rate(plan.rate(state.step))
         if state.model.drops:
-            torch.manual_seed(derived_seed(plan.seed, "dropout", state.step))
+            torch.manual_seed(derived_seed(plan.seed, "dropout", state.step, *ours))
         batch = batches(state.step).to(device).expand(state.model.population)
         count = scored(batch)
         totals: list[Tensor] = []
         parts: dict[str, list[Tensor]] = defaultdict(list)
-        for micro in batch.split(plan.accumulation):
+        for micro in batch.part(ranks.rank, ranks.world).split(plan.accumulation):
             with autocast(device, plan.precision):
                 loss = objective(forward, micro)
             share = scored(micro).to(loss.total.dtype) / count
@@ -107,7 +114,10 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
             for name, part in loss.parts.items():
                 parts[name].append((part * share).detach())
         total = torch.stack(totals).sum(0)
-        norm = clip_gradients([p.grad for p in parameters if p.grad is not None], count.shape, plan.clip)
+        told = {name: torch.stack(part).sum(0) for name, part in parts.items()}
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        ranks.sum([*gradients, total, *told.values()])
+        norm = clip_gradients(gradients, count.shape, plan.clip)
         lr = state.optimizer.groups[0].lr
         sound = (total <= plan.divergence) & norm.isfinite()
         if not bool(sound.any() if plan.survivors else sound.all()):
@@ -129,7 +139,7 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
             "grad_norm": norm.tolist(),
             "tokens": state.tokens,
         }
-        values |= {name: torch.stack(part).sum(0).tolist() for name, part in parts.items()}
+        values |= {name: part.tolist() for name, part in told.items()}
         rate = tokens * (state.model.population or 1) / elapsed
         yield Event("step", state.step, values, {"seconds": state.seconds, "tokens_per_second": rate})
 

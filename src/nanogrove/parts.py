@@ -1,0 +1,174 @@
+"""A preset's parts, built: data prepared, and all settled that it leaves open. Nothing random, nothing trained."""
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+
+from nanogrove.data.batch import Corpus, derived_seed
+from nanogrove.data.corpus import TextCorpus
+from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.methods import load_method
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.heads import Heads
+from nanogrove.preset import Preset
+from nanogrove.train.auto import AUTO, activation_bytes, settle
+from nanogrove.train.checkpoint import Checkpoint
+from nanogrove.train.distributed import ALONE, Ranks
+from nanogrove.train.fit import Plan
+from nanogrove.train.optim import make_optimizer
+from nanogrove.train.precision import Precision, pick_device
+from nanogrove.train.schedule import schedule
+from nanogrove.train.state import TrainState
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a preset describes, built."""
+
+    preset: Preset  # resolved, no `auto` left that would change a result
+    corpus: Corpus
+    model: ModelConfig
+    plan: Plan
+    device: torch.device
+    timings: dict[str, float]
+
+    def new_state(self) -> TrainState:
+        """The state of step 0: a function of the preset and its seed."""
+        preset = self.preset
+        population = getattr(preset.method_config(), "population", None)
+        seeds = range(preset.seed, preset.seed + (population or 1))
+        model = GPT(self.model, population).initialize(*seeds)
+        heads = None
+        if preset.auxiliary.enabled:
+            heads = Heads(preset.auxiliary, self.model, population)
+            heads = heads.initialize(*(derived_seed(seed, "heads") for seed in seeds)).to(self.device)
+        precision = torch.bfloat16 if self.plan.precision == "bfloat16" else torch.float32
+        optimizer = make_optimizer(model, preset.optimizer, precision, heads)
+        return TrainState(model.to(self.device), optimizer, heads=heads)
+
+
+def build(
+    preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool = False, ranks: Ranks = ALONE
+) -> Parts:
+    """Prepares the data and settles what the preset leaves open: vocabulary, steps, precision.
+
+    Raises PresetError and DataError for what cannot be, CheckpointError when the data or its vocabulary is not what
+    `checkpoint` was trained on.
+    """
+    train, config = preset.train, preset.method_config()
+    if ranks.world > 1 and not getattr(config, "spreads", False):
+        raise PresetError(f"method {preset.method['name']} trains in one process; start it without torchrun")
+    if ranks.world > train.batch_size:
+        raise PresetError(
+            f"train.batch_size={train.batch_size} is fewer sequences than the {ranks.world} ranks; raise it, or start "
+            f"{train.batch_size} ranks at most"
+        )
+    device = pick_device(train.device)
+    corpus: Corpus = ranks.in_turn(lambda: preset.data.corpus(preset.model.block_size, train.batch_size, preset.seed))
+    if checkpoint is not None:
+        if checkpoint.tokenizer.to_json() != corpus.tokenizer.to_json():
+            raise CheckpointError(
+                f"{checkpoint.folder}: has another vocabulary than the data; use the data of this run"
+            )
+        if checkpoint.state.get("data") != corpus.describe()["fingerprint"]:
+            raise CheckpointError(f"{checkpoint.folder}: the data has changed since; bring it back, or start anew")
+    config = preset.method_config()
+    scalar = getattr(config, "scalar", False)
+    if preset.model.scalar != scalar:
+        raise PresetError(
+            f"method {preset.method['name']} needs model.scalar={str(scalar).lower()}; only a reward model is scalar"
+        )
+    try:
+        preset.auxiliary.refuse(corpus.length)
+    except ValueError as error:
+        raise PresetError(f"{error}, of which this data has no longer ones") from None
+    vocabulary = preset.model.vocab_size or corpus.tokenizer.vocab_size
+    if vocabulary < corpus.tokenizer.vocab_size:
+        raise PresetError(
+            f"model.vocab_size={vocabulary} is smaller than the tokenizer's {corpus.tokenizer.vocab_size}; leave it out"
+        )
+    settings, end = preset.model.model_copy(update={"vocab_size": vocabulary}), corpus.tokenizer.end
+    if settings.document_mark not in (None, end):
+        raise PresetError(f"model.document_mark is not the end of text of the tokenizer, which is {end}; leave it out")
+    if settings.within_documents and scalar:
+        raise PresetError("model.within_documents: a reward model judges by the end mark, which would see itself alone")
+    model = settings.model_copy(update={"document_mark": end if settings.within_documents else None})
+    tokens_a_step = train.batch_size * corpus.length
+    if train.epochs and corpus.windows_per_epoch is None:
+        raise PresetError(
+            "train.epochs: this data never ends or is still being read; set train.steps or train.tokens, epochs to null"
+        )
+    if not train.budgets:
+        steps = config.steps  # type: ignore[attr-defined]  # of a method that counts its own
+    elif train.epochs and corpus.windows_per_epoch:
+        steps = max(round(train.epochs * corpus.windows_per_epoch / train.batch_size), 1)
+    else:
+        steps = train.steps or -(-(train.tokens or 0) // tokens_a_step)
+    split = getattr(config, "final_split", "validation")
+    if getattr(preset.data, split, None) == 0:
+        raise PresetError(f"method {preset.method['name']} ends on the {split} split, which is empty; set data.{split}")
+    check = getattr(load_method(preset.method["name"]), "check", None)
+    if check is not None and checkpoint is None:
+        check(config, corpus, model, allow_code)
+    steps = getattr(config, "total_steps", lambda steps: steps)(steps)
+    timings: dict[str, float] = {}
+    if any(getattr(train, key) == "auto" for key in AUTO):
+        rows = -(-train.batch_size // ranks.world)
+        found = ranks.told(lambda: asdict(settle(model, rows, steps, device)))
+        if ranks.world > 1:
+            found["threads"] = min(found["threads"], ranks.threads)
+        chosen = {key: found[key] for key in AUTO if getattr(train, key) == "auto"}
+        train, timings = train.model_copy(update=chosen), found["times"]
+    if train.threads != "auto":
+        torch.set_num_threads(train.threads)
+    plan = Plan(
+        seed=preset.seed,
+        steps=steps,
+        rate=schedule(preset.schedule, steps),
+        schedule=partial(schedule, preset.schedule),
+        accumulation=cast(int, train.accumulation),
+        clip=train.clip,
+        precision=cast(Precision, train.precision),
+        compile=train.compile is True,
+        divergence=torch.tensor(float(vocabulary)).log().item() + train.divergence,
+        evaluate_every=preset.evaluate.every,
+        evaluate_early=preset.evaluate.early,
+        evaluate_tokens=preset.evaluate.tokens,
+        allow_code=allow_code,
+        ranks=ranks,
+    )
+    data = corpus.config if isinstance(corpus, TextCorpus) else preset.data
+    resolved = preset.model_copy(update={"model": settings, "train": train, "data": data})
+    return Parts(resolved, corpus, model, plan, device, timings)
+
+
+def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
+    """What a run would take: parameters and tokens of one member; operations and bytes of memory of all members.
+
+    Memory counts weights, those of auxiliary heads too, gradients, moments and, roughly, what one micro-batch keeps for
+    its backward pass.
+    """
+    parts = build(preset, allow_code=allow_code)
+    c, plan, train, corpus = parts.model, parts.plan, parts.preset.train, parts.corpus
+    with torch.device("meta"):
+        model = GPT(c)
+        beside = Heads(preset.auxiliary, c).parameter_count()
+    parameters = model.parameter_count()
+    tokens = plan.steps * train.batch_size * corpus.length
+    moments = {"adamw": 2, "muon": 2, "sgd": 1}[preset.optimizer.name]
+    members = getattr(preset.method_config(), "population", None) or 1
+    activations = activation_bytes(c, -(-train.batch_size // plan.accumulation))
+    return {
+        "parameters": parameters,
+        "steps": plan.steps,
+        "tokens": tokens,
+        "epochs": corpus.windows_per_epoch and tokens / (corpus.windows_per_epoch * corpus.length),
+        "members": members,
+        "flops": members * tokens * model.flops_per_token(corpus.length),
+        "memory_bytes": members * (4 * (parameters + beside) * (2 + moments) + activations),
+        "precision": plan.precision,
+        "device": str(parts.device),
+        "data": corpus.describe(),
+    }

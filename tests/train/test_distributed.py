@@ -1,0 +1,273 @@
+"""Ranks that torchrun starts train what one process trains; one writes, all stop and fail together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanogrove import lab
+from nanogrove.data.batch import Batch
+from nanogrove.errors import PresetError, RunError
+from nanogrove.methods import METHODS, load_method
+from nanogrove.parts import build
+from nanogrove.preset import resolve
+from nanogrove.train import distributed
+from nanogrove.train.distributed import ALONE, Ranks
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+PLAIN = {"model": {"dropout": 0.0}, "train": {"batch_size": 6, "accumulation": 2}, "sample": {"tokens": 0}}
+
+
+def started(ranks: int, *arguments: object, options: tuple[str, ...] = (), **request: Any) -> subprocess.Popen[str]:
+    """`nanogrove train` on so many ranks."""
+    command = [*TORCHRUN, f"--nproc_per_node={ranks}", *options, "-m", "nanogrove", "train", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **request)
+
+
+def trained(ranks: int, *arguments: object) -> str:
+    """Trains to the end, and gives what was shown."""
+    process = started(ranks, *arguments)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return said
+
+
+def record(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "events.jsonl").read_text("utf-8").splitlines()]
+    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+
+
+def losses(run: Path, kind: str) -> list[float]:
+    return [event["loss"] for event in record(run) if event["kind"] == kind]
+
+
+def tensors(run: Path) -> dict[str, bytes]:
+    folder = run / "checkpoints" / "current"
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def preset(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("preset") / "preset.json"
+    path.write_text(json.dumps(tiny(**PLAIN)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process, as it always was."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    for _ in lab.train(resolve(json.loads(preset.read_text())), run):
+        pass
+    return run
+
+
+def same_course(run: Path, other: Path) -> None:
+    for kind, count in (("step", 30), ("eval", 6), ("end", 1)):
+        ours, theirs = losses(run, kind), losses(other, kind)
+        assert len(ours) == len(theirs) == count
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_train_what_one_process_trains_and_one_of_them_writes(
+    ranks: int, preset: Path, alone: Path, tmp_path: Path
+) -> None:
+    """Four ranks have one and two rows each, in at most two micro-batches."""
+    run = tmp_path / "run"
+    said = trained(ranks, preset, "--out", run)
+    same_course(run, alone)
+    assert said.count(f"{ranks} ranks\n") == 1
+    assert said.count("held out for validation") == 1
+    ours, theirs = record(run), record(alone)
+    assert ours[0].pop("ranks") == ranks
+    assert [(e["kind"], e["step"]) for e in ours] == [(e["kind"], e["step"]) for e in theirs]
+    assert ours[0]["data"] == theirs[0]["data"]
+    assert {p.relative_to(run) for p in run.rglob("*")} == {p.relative_to(alone) for p in alone.rglob("*")}
+
+
+def test_heads_train_on_ranks_too_and_only_the_contrast_has_other_negatives(tiny: Any, tmp_path: Path) -> None:
+    heads = {f"enable_{name}": True for name in ("policy", "value", "dynamics", "multi_token", "span_contrastive")}
+    values = tiny(**PLAIN, auxiliary={**heads, "value_horizon": 4, "span_contrastive_weight": 0.0})
+    (tmp_path / "preset.json").write_text(json.dumps(values))
+    trained(2, tmp_path / "preset.json", "--out", tmp_path / "two")
+    for _ in lab.train(resolve(values), tmp_path / "one"):
+        pass
+    same_course(tmp_path / "two", tmp_path / "one")
+    (ours, theirs) = ([e for e in record(tmp_path / run) if e["kind"] == "step"][-1] for run in ("two", "one"))
+    for part in ("next_token", "value", "value_imagined", "dynamics_latent", "dynamics_token", "multi_token", "policy"):
+        assert ours[part] == pytest.approx(theirs[part], abs=1e-5), part
+    assert ours["span"] < theirs["span"], "three rows have fewer negatives than six, in micro-batches of two and three"
+    assert sum(e["kind"] == "auxiliary" for e in record(tmp_path / "two")) == 6
+
+
+def test_one_rank_is_one_process_bit_for_bit(preset: Path, alone: Path, tmp_path: Path) -> None:
+    trained(1, preset, "--out", tmp_path / "run")
+    assert record(tmp_path / "run") == record(alone)
+    assert tensors(tmp_path / "run") == tensors(alone)
+
+
+def rank_of(pid: int) -> str | None:
+    """The rank of a process, None where it is none or is gone."""
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    return next((v.decode().removeprefix("RANK=") for v in variables if v.startswith(b"RANK=")), None)
+
+
+def workers(torchrun: int) -> dict[str, int]:
+    """Process ids of the ranks below a torchrun."""
+    children = Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()
+    return {rank: int(child) for child in children if (rank := rank_of(int(child))) is not None}
+
+
+def wait_for(run: Path, lines: int, process: subprocess.Popen[str]) -> None:
+    """Until the record of a run has more than so many lines."""
+    path, until = run / "events.jsonl", time.monotonic() + 60
+    while not (path.exists() and path.read_bytes().count(b"\n") > lines):
+        assert time.monotonic() < until
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def slower(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preset with dropout whose steps take some milliseconds, so that a signal finds it at work."""
+    values = tiny(train={"steps": 80, "batch_size": 8}, model={"block_size": 64, "n_embd": 32}, sample={"tokens": 0})
+    path = tmp_path_factory.mktemp("slower") / "preset.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+@pytest.mark.parametrize("victim", ["1", pytest.param("0", marks=pytest.mark.slow)])
+def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_left_alone(
+    victim: str, slower: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Bit for bit: gloo adds in an order that follows from sizes and ranks alone. The writer's death is no other."""
+    run = tmp_path / "run"
+    process = started(2, slower, "--out", run, options=("--max-restarts=1",))
+    wait_for(run, 30, process)
+    os.kill(workers(process.pid)[victim], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert record(run) == record(undisturbed)
+    assert tensors(run) == tensors(undisturbed)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(slower: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    trained(2, slower, "--out", run)
+    return run
+
+
+@pytest.mark.parametrize("to", ["torchrun", pytest.param("1", marks=pytest.mark.slow)])
+def test_a_signal_stops_all_ranks_saved_and_another_number_of_ranks_goes_on(
+    to: str, slower: Path, tmp_path: Path
+) -> None:
+    """The signal reaches all of them through torchrun, or one, which tells the others."""
+    preset, run = tmp_path / "preset.json", tmp_path / "run"
+    values = json.loads(slower.read_text())
+    preset.write_text(json.dumps({**values, "model": {**values["model"], "dropout": 0.0}}))
+    process = started(2, preset, "--out", run)
+    wait_for(run, 30, process)
+    os.kill(process.pid if to == "torchrun" else workers(process.pid)[to], signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert said.count("stopped and saved at step") == 1
+    stopped_at = json.loads((run / "checkpoints" / "current" / "state.json").read_text())["step"]
+    assert f"stopped and saved at step {stopped_at};" in said
+    assert losses(run, "step")[stopped_at:] == []
+    trained(1 if to == "torchrun" else 4, run, "--resume")
+    for _ in lab.train(resolve(json.loads(preset.read_text())), tmp_path / "alone"):
+        pass
+    ours, theirs = losses(run, "step"), losses(tmp_path / "alone", "step")
+    assert len(ours) == 80
+    assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("command", "place", "says"),
+    [
+        (
+            "train preset.json optimizer.lr=0.0$((RANK+1))",
+            "",
+            "preset.optimizer.lr is 0.02 on rank 1 and 0.01 on rank 0",
+        ),
+        ("train ../preset.json data.sources=text.txt", "$RANK", "data.vocabulary is "),
+        ("train ../preset.json data.sources=only-0.txt", "$RANK", "only-0.txt: no such file or folder"),
+    ],
+)
+def test_what_differs_between_ranks_is_named_by_all_before_training(
+    command: str, place: str, says: str, preset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "preset.json").write_text(preset.read_text())
+    for rank in "01":
+        (tmp_path / rank).mkdir()
+        (tmp_path / rank / "text.txt").write_text(f"Of two machines, machine {rank} has another text. " * 50)
+    (tmp_path / "0" / "only-0.txt").write_text("Only one of two machines has this text. " * 50)
+    script = (
+        f"cd ./{place}; exec {sys.executable} -m nanogrove {command} --out {tmp_path}/run 2>> {tmp_path}/said-$RANK"
+    )
+    done = subprocess.run(
+        [*TORCHRUN, "--nproc_per_node=2", "--no-python", "bash", "-c", script],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    for rank in "01":
+        said = (tmp_path / f"said-{rank}").read_text().strip()
+        assert said.startswith("error: "), said
+        assert says in said
+        assert len(said.splitlines()) == 1
+    assert "exitcode  : 2" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_ranks_cannot_do_is_refused_in_a_line(tiny: Any) -> None:
+    with pytest.raises(PresetError, match=r"train.batch_size=4 is fewer sequences than the 8 ranks"):
+        build(resolve(tiny()), ranks=Ranks(0, 8))
+    with pytest.raises(PresetError, match="method evolve trains in one process; start it without torchrun"):
+        build(resolve(tiny(method="evolve", train={"steps": None})), ranks=Ranks(0, 2))
+    spreading = {name for name in METHODS if getattr(load_method(name).Config, "spreads", False)}
+    assert spreading == {"pretrain", "reward_model"}
+
+
+def test_ranks_are_what_torchrun_says() -> None:
+    torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": "29500"}
+    assert Ranks.from_environment(torchrun) == Ranks(3, 4, 1, 2)
+    assert Ranks.from_environment({}) is not None
+    assert Ranks.from_environment({"WORLD_SIZE": "8"}) == ALONE, "of another program"
+    assert Ranks.from_environment({**torchrun, "WORLD_SIZE": "1"}) == ALONE
+    for broken in ({"RANK": "4"}, {"LOCAL_RANK": "x"}, {"MASTER_PORT": ""}):
+        with pytest.raises(RunError, match="start with `torchrun"):
+            Ranks.from_environment({**torchrun, **broken})
+
+
+@pytest.mark.parametrize("population", [None, 3])
+@pytest.mark.parametrize("of", [1, 2, 3, 4, 7])
+def test_parts_of_a_batch_are_its_rows_in_order(of: int, population: int | None) -> None:
+    tokens = torch.arange(35).view(7, 5)
+    batch = Batch(tokens, tokens + 1, tokens.float(), torch.arange(7)).expand(population)
+    parts = [batch.part(number, of) for number in range(of)]
+    sizes = [part.tokens.shape[-2] for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+    for name, dim in (("tokens", -2), ("targets", -2), ("weight", -2), ("source", -1)):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts], dim), getattr(batch, name))
+
+
+def test_buckets_hold_all_tensors_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "BUCKET", 10)
+    sizes = [3, 4, 3, 1, 40, 0, 10]
+    made = [torch.zeros(size) for size in sizes] + [torch.zeros(2, dtype=torch.float64)]
+    buckets = list(distributed._buckets(made))
+    assert [[t.numel() for t in bucket] for bucket in buckets] == [[3, 4, 3], [1], [40], [0, 10], [2]]
+    assert [id(t) for bucket in buckets for t in bucket] == [id(t) for t in made]

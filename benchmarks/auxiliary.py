@@ -9,6 +9,7 @@ rounds of a step with heads over the plain step of the same round, with its quar
 import argparse
 import statistics
 import time
+from typing import Any
 
 import torch
 
@@ -31,19 +32,38 @@ HEADS = {
 }
 
 
-def step_with(names: list[str], vocabulary: int) -> Work:
+def step_with(names: list[str], model: ModelConfig, rows: int, settings: dict[str, Any]) -> Work:
     """A step of training with these heads."""
-    config = ModelConfig(vocab_size=vocabulary, block_size=64, n_layer=4, n_head=4, n_embd=128)
-    model = GPT(config).initialize(0)
-    heads = None
+    gpt, heads = GPT(model).initialize(0), None
     if names:
-        enabled = AuxiliaryConfig.model_validate({f"enable_{name}": True for name in names})
-        heads = Heads(enabled, config).initialize(0)
-    state = TrainState(model, make_optimizer(model, OptimizerConfig(), heads=heads), heads=heads)
+        enabled = AuxiliaryConfig.model_validate({**settings, **{f"enable_{name}": True for name in names}})
+        heads = Heads(enabled, model).initialize(0)
+    state = TrainState(gpt, make_optimizer(gpt, OptimizerConfig(), heads=heads), heads=heads)
     objective: Objective = next_token if heads is None else with_heads(state, 0, weighted, False)
-    batch = tokens(12, 64, vocabulary)
+    batch = tokens(rows, model.block_size, model.vocab_size or 1)
     events = fit(state, lambda step: batch, objective, Plan(seed=0, steps=1 << 40, rate=lambda step: 1.0))
     return lambda: next(events) and None
+
+
+def costs(
+    heads: dict[str, list[str]], model: ModelConfig, rows: int, rounds: int, **settings: Any
+) -> tuple[float, dict[str, list[float]]]:
+    """Median seconds of a plain step, and over it a step with each choice of heads: quartiles over the rounds."""
+    plain = step_with([], model, rows, settings)
+    contenders = {name: step_with(names, model, rows, settings) for name, names in heads.items()}
+    baseline, seconds = [], {label: [] for label in heads}  # type: ignore[var-annotated]
+    for _ in range(rounds):
+        baseline.append(processor_time(plain))
+        for label, work in contenders.items():
+            seconds[label].append(processor_time(work) / baseline[-1])
+    return statistics.median(baseline), {label: statistics.quantiles(ratios, n=4) for label, ratios in seconds.items()}
+
+
+def processor_time(work: Work) -> float:
+    """Seconds of the processor that it takes."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
 
 
 def main() -> None:
@@ -52,17 +72,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     for vocabulary in (65, 2048):
-        contenders = {"plain": step_with([], vocabulary)} | {k: step_with(n, vocabulary) for k, n in HEADS.items()}
-        seconds: dict[str, list[float]] = {label: [] for label in contenders}
-        for _ in range(options.rounds):
-            for label, work in contenders.items():
-                began = time.process_time()
-                work()
-                seconds[label].append(time.process_time() - began)
-        print(f"vocabulary {vocabulary:,}: a plain step {1000 * statistics.median(seconds['plain']):.1f} ms")
-        for label in HEADS:
-            ratios = [ours / plain for ours, plain in zip(seconds[label], seconds["plain"], strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
+        model = ModelConfig(vocab_size=vocabulary, block_size=64, n_layer=4, n_head=4, n_embd=128)
+        plain, found = costs(HEADS, model, 12, options.rounds)
+        print(f"vocabulary {vocabulary:,}: a plain step {1000 * plain:.1f} ms")
+        for label, (low, middle, high) in found.items():
             print(f"  {label:<26}{middle:.2f} ({low:.2f} to {high:.2f})")
 
 

@@ -15,9 +15,8 @@ import torch
 
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig, Heads
-from nanogrove.train.auxiliary import with_heads
+from nanogrove.train.auxiliary import objective_of
 from nanogrove.train.fit import Plan, fit
-from nanogrove.train.objective import Objective, next_token, weighted
 from nanogrove.train.optim import OptimizerConfig, make_optimizer
 from nanogrove.train.state import TrainState
 from side_by_side import Work, tokens
@@ -39,9 +38,9 @@ def step_with(names: list[str], model: ModelConfig, rows: int, settings: dict[st
         enabled = AuxiliaryConfig.model_validate({**settings, **{f"enable_{name}": True for name in names}})
         heads = Heads(enabled, model).initialize(0)
     state = TrainState(gpt, make_optimizer(gpt, OptimizerConfig(), heads=heads), heads=heads)
-    objective: Objective = next_token if heads is None else with_heads(state, 0, weighted, False)
+    plan = Plan(seed=0, steps=1 << 40, rate=lambda step: 1.0)
     batch = tokens(rows, model.block_size, model.vocab_size or 1)
-    events = fit(state, lambda step: batch, objective, Plan(seed=0, steps=1 << 40, rate=lambda step: 1.0))
+    events = fit(state, lambda step: batch, objective_of(state, plan), plan)
     return lambda: next(events) and None
 
 

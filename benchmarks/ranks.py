@@ -1,6 +1,7 @@
-"""Two ranks of one thread each against one process of two threads, at 4 x 128 and 12 x 64 tokens, in turn.
+"""Two ranks of one thread each against one process of two threads, in turn: one model, or a population.
 
-python benchmarks/ranks.py
+python benchmarks/ranks.py                one model of 4 x 128, 12 x 64 tokens: each rank has half of the rows
+python benchmarks/ranks.py --members 8    so many models of 2 x 64, on the same tokens: each rank trains half of them
 
 Prints tokens a second of both, their ratio, and the share of a step in which rank 0 waits for and adds gradients.
 """
@@ -45,12 +46,21 @@ finally:
 """
 
 
-def seconds_a_step(folder: Path, name: str, ranks: int, steps: int) -> tuple[float, float]:
+def settings(steps: int, threads: int, members: int | None) -> dict[str, Any]:
+    """The preset of one model, or of a population that breeds once, in the middle."""
+    train: dict[str, Any] = {**SETTINGS["train"], "threads": threads}
+    if members is None:
+        return {"name": "ranks", **SETTINGS, "train": {**train, "steps": steps}}
+    method = {"name": "evolve", "population_size": members, "generations": 2, "steps_per_generation": steps // 2}
+    model = {**SETTINGS["model"], "n_layer": 2, "n_embd": 64}
+    return {"name": "ranks", **SETTINGS, "method": method, "model": model, "train": train}
+
+
+def seconds_a_step(folder: Path, name: str, ranks: int, steps: int, members: int | None) -> tuple[float, float]:
     """Median seconds of a step, and of the sums in it."""
     preset, out, script = folder / "preset.json", folder / name, folder / "clocked.py"
     threads = 2 // ranks
-    train = {**SETTINGS["train"], "steps": steps, "threads": threads}
-    preset.write_text(json.dumps({"name": "ranks", **SETTINGS, "train": train}))
+    preset.write_text(json.dumps(settings(steps, threads, members)))
     script.write_text(CLOCKED)
     subprocess.run(
         [sys.executable, *(TORCHRUN if ranks == 2 else []), str(script), "train", str(preset), "--out", str(out)],
@@ -68,16 +78,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--members", type=int)
     options = parser.parse_args()
+    tokens = TOKENS * (options.members or 1)
     ratios, shares = [], []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.rounds):
-            one, _ = seconds_a_step(Path(folder), f"one-{number}", 1, options.steps)
-            two, sums = seconds_a_step(Path(folder), f"two-{number}", 2, options.steps)
+            one, _ = seconds_a_step(Path(folder), f"one-{number}", 1, options.steps, options.members)
+            two, sums = seconds_a_step(Path(folder), f"two-{number}", 2, options.steps, options.members)
             ratios.append(one / two)
             shares.append(sums / two)
             print(
-                f"1 process {TOKENS / one:,.0f} tokens/s, 2 ranks {TOKENS / two:,.0f}, sums {sums / two:.0%}",
+                f"1 process {tokens / one:,.0f} tokens/s, 2 ranks {tokens / two:,.0f}, sums {sums / two:.0%}",
                 flush=True,
             )
     print(f"2 ranks / 1 process {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")

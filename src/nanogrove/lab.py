@@ -128,8 +128,11 @@ def _follow(parts: Parts, state: TrainState, stopped: list[int]) -> Iterator[Eve
     method = load_method(parts.preset.method["name"])
     for event in method.run(state, parts.corpus, plan, parts.preset.method_config()):
         if event.kind == "step":
+            if any(_due(parts.preset, event.step).values()):
+                state.gather()
             number = plan.ranks.highest(stopped[0] if stopped else 0)
             if number and event.step < plan.steps:
+                state.gather()
                 yield Event("stop", event.step, {"signal": number})
                 return
 
@@ -147,6 +150,15 @@ def _find_checkpoint(
     for problem in damaged:
         yield _note(f"{problem}; going on from {checkpoint.folder if checkpoint else 'the start'} instead")
     return checkpoint
+
+
+def _due(preset: Preset, step: int) -> dict[str, bool]:
+    """What is to be done behind a step, with the whole state."""
+    return {
+        "sample": bool(preset.sample.tokens) and not preset.model.scalar and step % preset.sample.every == 0,
+        "snapshot": preset.save.snapshots and step & (step - 1) == 0,
+        "save": step % preset.save.every == 0,
+    }
 
 
 def _note(text: str) -> Event:
@@ -234,9 +246,12 @@ class _Run:
                 if event.kind == "eval":
                     self.keep_best(event)
                 if event.kind == "step":
+                    if any(_due(preset, event.step).values()):
+                        self.state.gather()
                     yield from self.after_step(event.step)
                     number = self.parts.plan.ranks.highest(stopped[0] if stopped else 0)
                     if number and event.step < self.parts.plan.steps:
+                        self.state.gather()
                         self.save("current")
                         yield Event("stop", event.step, {"signal": number})
                         return
@@ -266,13 +281,12 @@ class _Run:
 
     def after_step(self, step: int) -> Iterator[Event]:
         """Samples and saves, where step says so; the state is whole here."""
-        preset = self.parts.preset
-        writes = preset.sample.tokens and not preset.model.scalar
-        if step % preset.sample.every == 0 and writes and step < self.parts.plan.steps:
+        due = _due(self.parts.preset, step)
+        if due["sample"] and step < self.parts.plan.steps:
             yield from self.samples(LanguageModel(self.one_model(), self.parts.corpus.tokenizer), step)
-        if preset.save.snapshots and step & (step - 1) == 0:
+        if due["snapshot"]:
             self.save(f"step-{step}")
-        if step % preset.save.every == 0:
+        if due["save"]:
             self.save("current")
             self.saved = step
 

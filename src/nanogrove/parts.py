@@ -58,9 +58,12 @@ def build(
     `checkpoint` was trained on.
     """
     train, config = preset.train, preset.method_config()
-    if ranks.world > 1 and not getattr(config, "spreads", False):
+    spreads, members = getattr(config, "spreads", None), getattr(config, "population", None) or 1
+    if ranks.world > 1 and spreads is None:
         raise PresetError(f"method {preset.method['name']} trains in one process; start it without torchrun")
-    if ranks.world > train.batch_size:
+    if spreads == "members" and ranks.world > members:
+        raise PresetError(f"{members} members are fewer than the {ranks.world} ranks; start {members} at most")
+    if spreads == "rows" and ranks.world > train.batch_size:
         raise PresetError(
             f"train.batch_size={train.batch_size} is fewer sequences than the {ranks.world} ranks; raise it, or start "
             f"{train.batch_size} ranks at most"
@@ -115,7 +118,7 @@ def build(
     steps = getattr(config, "total_steps", lambda steps: steps)(steps)
     timings: dict[str, float] = {}
     if any(getattr(train, key) == "auto" for key in AUTO):
-        rows = -(-train.batch_size // ranks.world)
+        rows = -(-train.batch_size // ranks.world) if spreads == "rows" else train.batch_size
         found = ranks.told(lambda: asdict(settle(model, rows, steps, device)))
         if ranks.world > 1:
             found["threads"] = min(found["threads"], ranks.threads)

@@ -157,8 +157,11 @@ class Preset(BaseModel):
 
     @model_validator(mode="after")
     def _check_auxiliary(self) -> Self:
-        if self.auxiliary.enabled and self.method["name"] != "pretrain":
-            raise ValueError(f"auxiliary: heads train with method pretrain only, and this is {self.method['name']}")
+        if self.auxiliary.enabled and not getattr(self.method_config(), "heads", False):
+            raise ValueError(
+                f"auxiliary: {self.method['name']} does not learn from the NLL of each token, which heads need; "
+                "leave enable_… out"
+            )
         self.auxiliary.refuse(self.model.block_size)
         return self
 

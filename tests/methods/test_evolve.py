@@ -166,7 +166,7 @@ def test_the_winner_s_schedule_replayed_on_one_model_is_the_winner(preset: dict,
 
 def poison(monkeypatch: pytest.MonkeyPatch, members: list[int]) -> None:
     """Spoils members' weights behind step 2."""
-    original = evolve.fit
+    original = evolve.fit_members
 
     def fit(state: Any, *rest: Any) -> Any:
         for event in original(state, *rest):
@@ -176,7 +176,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, members: list[int]) -> None:
                         state.model.embed.weight[member, 0, 0] = math.nan
             yield event
 
-    monkeypatch.setattr(evolve, "fit", fit)
+    monkeypatch.setattr(evolve, "fit_members", fit)
 
 
 def test_a_member_that_is_no_number_is_replaced_by_a_survivor_and_the_run_goes_on(

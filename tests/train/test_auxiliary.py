@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,9 @@ from nanogrove.model.gpt import GPT, ModelConfig, unstack
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.preset import resolve
 from nanogrove.record.events import read_events
-from nanogrove.train.auxiliary import head_losses, policy_target, span_start, weight_of, with_heads
+from nanogrove.train.auxiliary import head_losses, objective_of, policy_target, span_start, weight_of
 from nanogrove.train.checkpoint import heads_of, load_checkpoint
+from nanogrove.train.fit import Plan
 from nanogrove.train.objective import weighted
 from nanogrove.train.optim import OptimizerConfig, make_optimizer
 from nanogrove.train.state import TrainState
@@ -269,7 +271,7 @@ def test_the_total_is_the_weighted_sum_and_idle_parts_are_told() -> None:
     model, heads = made()
     state = TrainState(model, make_optimizer(model, OptimizerConfig(), heads=heads), heads=heads)
     given = batch()
-    loss = with_heads(state, 3, weighted, False)(model, given)
+    loss = objective_of(state, Plan(seed=3, steps=1, rate=lambda step: 1.0))(model, given)
     start = span_start(CONFIG, T, 3, "span", 0)
     found = losses(model, heads, given, start)
     wanted = weighted(model(given.tokens, given.targets), given).total
@@ -356,6 +358,49 @@ def test_a_resume_ends_alike(preset: dict[str, Any], tmp_path: Path, resumes_exa
         load_checkpoint(run / "checkpoints/best")
 
 
+METHODS: dict[str, dict[str, Any]] = {
+    "evolve": {"population_size": 4, "generations": 2, "steps_per_generation": 4, "noise": 0.1, "significance": None},
+    "self_improve": {"si_rounds": 2, "si_iter": 4, "examples": 30, "guard_agreement": 0.0, "guard_fit": 0.0},
+    "align": {"reward": {"terms": {"moon": 1.0}}, "rounds": 1, "steps_per_round": 4, "texts": 24, "tokens": 10},
+    "offline_rl": {"algorithm": "rwr", "base_steps": 4},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_heads_train_with_every_method_that_learns_from_each_token(
+    method: str, tiny: Any, tmp_path: Path, resumes_exactly: Any
+) -> None:
+    """Members breed, copied, mutated and crossed with their heads; a round that is undone undoes heads too."""
+    task = method == "self_improve"
+    values = tiny(
+        method={"name": method, **METHODS[method]},
+        model={"dropout": 0.0, "block_size": 24},
+        auxiliary={**ALL, "value_horizon": 3, "span_mask_fraction": 0.3, "policy_every": 1},
+        train={"steps": None if method == "evolve" else 8, "batch_size": 8},
+        evaluate={"every": 4, "tokens": 200},
+        sample={"tokens": 0},
+    )
+    if task:
+        values["data"] = {"type": "task", "task": "copy", "base": [2, 3], "held_out": 20}
+    if method == "offline_rl":
+        rows = [{"prompt": f"so {n}", "text": f"many words of {n} kinds", "reward": n / 9} for n in range(40)]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        values["data"] = {"type": "rewarded", "path": str(tmp_path / "rows.jsonl"), "prompt": "prompt"}
+    record = resumes_exactly(values, tmp_path, [("step", 6)])
+    told = [line for line in record if line["kind"] == "auxiliary"]
+    assert len(told) >= 2
+    assert told[-1]["measures"].keys() >= {"value_r2", "latent_cosine", "multi_token_loss", "policy_kl"}
+    shape = {"evolve": (4,), "self_improve": (3,)}.get(method, ())
+    for name, share in told[-1]["shares"].items():
+        assert np.shape(share) == shape
+        assert (np.array(share) > 0).any() or (task and name == "span"), "an answer is seldom long enough for a span"
+    lm = nanogrove.load(tmp_path / "whole")
+    assert lm.heads is not None
+    fresh = Heads(lm.heads.config, lm.model.config).initialize(0)
+    assert not torch.equal(lm.heads.value.up.weight, fresh.value.up.weight)  # type: ignore[union-attr]
+    assert [line["kind"] for line in record].count("alarm") == (2 if task else 0)
+
+
 def test_heads_of_no_weight_leave_the_model_as_it_would_be(tiny: Any, tmp_path: Path) -> None:
     weights = {f"{name}_weight": 0.0 for name in ("policy_kl", "value", "dynamics", "span_contrastive", "multi_token")}
     plain = tiny(train={"steps": 6, "clip": None}, sample={"tokens": 0})
@@ -386,7 +431,7 @@ def test_idle_heads_are_told_on_the_screen(tiny: Any, tmp_path: Path, command: A
         ({"auxiliary": {"enable_valeu": True}}, "did you mean auxiliary.enable_value"),
         (
             {"auxiliary": {"enable_value": True}, "method": "evolution_strategies"},
-            "heads train with method pretrain only, and this is evolution_strategies",
+            "auxiliary: evolution_strategies does not learn from the NLL of each token, which heads need",
         ),
         ({"auxiliary": {"enable_span_contrastive": True, "span_mask_fraction": 0.98}}, "leaves no token ahead"),
     ],

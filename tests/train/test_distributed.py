@@ -1,4 +1,4 @@
-"""Ranks that torchrun starts train what one process trains; one writes, all stop and fail together."""
+"""Ranks that torchrun starts train what one process trains, rows or members each; one writes, all stop together."""
 
 import json
 import os
@@ -232,13 +232,126 @@ def test_what_differs_between_ranks_is_named_by_all_before_training(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture(scope="module")
+def bred(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five members of rates of their own, with heads, bred three times."""
+    method = {
+        "name": "evolve",
+        "population_size": 5,
+        "generations": 4,
+        "steps_per_generation": 5,
+        "significance": None,
+        "parents": 0.4,
+        "noise": 0.01,
+        "crossover": "layers",
+        "vary": {"lr": {"low": 1e-3, "high": 0.1}, "weight_decay": {"values": [0.0, 0.1]}},
+    }
+    values = tiny(
+        method=method,
+        auxiliary={"enable_value": True, "enable_dynamics": True, "value_horizon": 4},
+        evaluate={"every": 3, "tokens": 300},
+        **{**PLAIN, "train": {**PLAIN["train"], "steps": None}},
+    )
+    path = tmp_path_factory.mktemp("bred") / "preset.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def alike(ours: Any, theirs: Any) -> None:
+    """The same, and numbers that are no whole ones to 1e-4."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            alike(ours[key], theirs[key])
+    elif isinstance(ours, list):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            alike(one, other)
+    else:
+        assert ours == (pytest.approx(theirs, abs=1e-4, rel=1e-4) if isinstance(ours, float) else theirs)
+
+
+def test_a_population_on_two_ranks_is_the_population_of_one_process(bred: Path, tmp_path: Path) -> None:
+    """One rank has two members, the other three. All is the same: figures of each step, scores, births, heads."""
+    trained(2, bred, "--out", tmp_path / "two")
+    for _ in lab.train(resolve(json.loads(bred.read_text())), tmp_path / "one"):
+        pass
+    ours, theirs = record(tmp_path / "two"), record(tmp_path / "one")
+    assert ours[0].pop("ranks") == 2
+    assert [(e["kind"], e["step"]) for e in ours] == [(e["kind"], e["step"]) for e in theirs]
+    for one, other in zip(ours[1:], theirs[1:], strict=True):
+        alike(one, other)
+        if one["kind"] == "step":
+            assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+    assert sum(len(e["births"]) for e in ours if e["kind"] == "generation" and "births" in e) == 3
+
+
+@pytest.mark.parametrize("victim", [pytest.param("1", marks=pytest.mark.slow), "0"])
+def test_members_of_a_killed_rank_go_on_bit_for_bit(victim: str, bred: Path, tmp_path: Path) -> None:
+    longer = json.loads(bred.read_text())
+    longer["method"]["steps_per_generation"] = 15
+    longer["save"] = {"every": 7}
+    (tmp_path / "preset.json").write_text(json.dumps(longer))
+    trained(2, tmp_path / "preset.json", "--out", tmp_path / "undisturbed")
+    process = started(2, tmp_path / "preset.json", "--out", tmp_path / "run", options=("--max-restarts=1",))
+    wait_for(tmp_path / "run", 20, process)
+    os.kill(workers(process.pid)[victim], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert record(tmp_path / "run") == record(tmp_path / "undisturbed")
+    assert tensors(tmp_path / "run") == tensors(tmp_path / "undisturbed")
+
+
+def test_a_population_stopped_on_two_ranks_goes_on_alone(bred: Path, tmp_path: Path) -> None:
+    longer = json.loads(bred.read_text())
+    longer["method"]["steps_per_generation"] = 30
+    longer["save"] = {"every": 1000}
+    (tmp_path / "preset.json").write_text(json.dumps(longer))
+    process = started(2, tmp_path / "preset.json", "--out", tmp_path / "run")
+    wait_for(tmp_path / "run", 40, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    trained(1, tmp_path / "run", "--resume")
+    for _ in lab.train(resolve(longer), tmp_path / "alone"):
+        pass
+    ours, theirs = losses(tmp_path / "run", "step"), losses(tmp_path / "alone", "step")
+    assert len(ours) == 120
+    assert [loss for row in ours for loss in row] == pytest.approx([loss for row in theirs for loss in row], abs=1e-4)
+
+
+def test_a_committee_on_three_ranks_labels_and_learns_as_in_one_process(tiny: Any, tmp_path: Path) -> None:
+    values = tiny(
+        method={"name": "self_improve", "si_rounds": 2, "si_iter": 4, "examples": 30, "guard_agreement": 0.0},
+        data=None,
+        model={"family": "llama", "position": "none", "dropout": 0.0},
+        auxiliary={"enable_multi_token": True},
+        train={"steps": 20, "batch_size": 16},
+        sample={"tokens": 0},
+    )
+    values["data"] = {"type": "task", "task": "copy", "base": [1, 2], "held_out": 20}
+    (tmp_path / "preset.json").write_text(json.dumps(values))
+    trained(3, tmp_path / "preset.json", "--out", tmp_path / "three")
+    for _ in lab.train(resolve(values), tmp_path / "one"):
+        pass
+    ours, theirs = record(tmp_path / "three"), record(tmp_path / "one")
+    assert [(e["kind"], e["step"]) for e in ours] == [(e["kind"], e["step"]) for e in theirs]
+    for one, other in zip(ours[1:], theirs[1:], strict=True):
+        alike(one, other)
+    made = sorted(path.name for path in (tmp_path / "one/data").iterdir())
+    assert made
+    for name in made:
+        assert (tmp_path / "three/data" / name).read_bytes() == (tmp_path / "one/data" / name).read_bytes()
+
+
 def test_what_ranks_cannot_do_is_refused_in_a_line(tiny: Any) -> None:
     with pytest.raises(PresetError, match=r"train.batch_size=4 is fewer sequences than the 8 ranks"):
         build(resolve(tiny()), ranks=Ranks(0, 8))
-    with pytest.raises(PresetError, match="method evolve trains in one process; start it without torchrun"):
-        build(resolve(tiny(method="evolve", train={"steps": None})), ranks=Ranks(0, 2))
-    spreading = {name for name in METHODS if getattr(load_method(name).Config, "spreads", False)}
-    assert spreading == {"pretrain", "reward_model"}
+    with pytest.raises(PresetError, match="8 members are fewer than the 9 ranks; start 8 at most"):
+        build(resolve(tiny(method="evolve", train={"steps": None})), ranks=Ranks(0, 9))
+    with pytest.raises(PresetError, match="method evolution_strategies trains in one process; start it without"):
+        build(resolve(tiny(method="evolution_strategies")), ranks=Ranks(0, 2))
+    spreading = {name: spreads for name in METHODS if (spreads := getattr(load_method(name).Config, "spreads", None))}
+    assert spreading == {"pretrain": "rows", "reward_model": "rows", "evolve": "members", "self_improve": "members"}
 
 
 def test_ranks_are_what_torchrun_says() -> None:

@@ -17,7 +17,7 @@ from nanogrove.preset import resolve
 from nanogrove.record.events import Event, read_events
 from nanogrove.record.report import write_report
 from nanogrove.train.objective import next_token
-from nanogrove.train.source_weights import bounded, next_token_by_source, propose, reference_losses
+from nanogrove.train.source_weights import bounded, by_source, propose, reference_losses
 
 HARD, EASY = "abcdefghijklmnop", "z"
 
@@ -94,7 +94,7 @@ def test_the_loss_of_each_source_is_that_of_its_own_tokens(preset: dict) -> None
     batch = parts.corpus.batches(0)
     batch.weight[0, :5] = 0
     model = GPT(parts.model).initialize(0)
-    found = next_token_by_source(2)(model, batch)
+    found = by_source(model(batch.tokens, batch.targets), batch, 2)
     assert found.total.equal(next_token(model, batch).total)
     nll = model(batch.tokens, batch.targets).detach()
     for source in (0, 1):

@@ -47,6 +47,12 @@ class Batch:
         parts = [getattr(self, f.name).split(size, dim=-1 if f.name == "source" else -2) for f in fields(self)]
         return [type(self)(*tensors) for tensors in zip(*parts, strict=True)]
 
+    def members(self, some: slice) -> Self:
+        """The batches of some members of a population, `[P, B, T]`; itself where all see the same, `[B, T]`."""
+        if self.tokens.dim() == 2:
+            return self
+        return type(self)(*(getattr(self, f.name)[some] for f in fields(self)))
+
     def part(self, number: int, of: int) -> Self:
         """Part `number` of `of` parts along B, whose sizes differ by one sequence at most; the only one is itself."""
         if of == 1:

@@ -14,16 +14,17 @@ has learned what it can.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogrove.data.batch import Batch
+from nanogrove.data.batch import Batch, Batches, Corpus
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
+from nanogrove.record.events import Event
 from nanogrove.train.auxiliary import (
     cosine,
     head_losses,
@@ -36,10 +37,40 @@ from nanogrove.train.auxiliary import (
     value_targets,
     weight_of,
 )
+from nanogrove.train.fit import Plan
 from nanogrove.train.objective import weighted
+from nanogrove.train.precision import autocast
+from nanogrove.train.state import TrainState
 
 IDLE = 1e-3  # of the main loss's gradient norm
 TOKENS = 20_000  # of held-out text, at most
+
+
+def told(state: TrainState, corpus: Corpus, batches: Batches, plan: Plan) -> Iterator[Event]:
+    """An `auxiliary` event behind a step, where heads train: measures on held-out text, and shares of the gradient.
+
+    The gradient is that of the micro-batch trained on last.
+    """
+    model, heads = state.model, state.heads
+    if heads is None:
+        return
+    tokens = min(plan.evaluate_tokens or TOKENS, TOKENS)
+    batch = batches(state.step - 1)
+    if model.population is None:  # of which ranks share the members, else the rows
+        batch = batch.part(plan.ranks.rank, plan.ranks.world)
+    batch = batch.split(plan.accumulation)[0]
+    batch = batch.to(model.embed.weight.device).expand(model.population)
+    start = span_start(heads.config, batch.tokens.shape[-1], plan.seed, "span", state.step - 1)
+    with autocast(model.embed.weight.device, plan.precision):
+        shares = gradient_shares(model, heads, batch, start)
+    values = {
+        "measures": measure(model, heads, corpus.windows("validation", tokens)),
+        "shares": {name: share.tolist() for name, share in shares.items()},
+        "idle": idle(shares),
+        "idle_below": IDLE,
+        "seen": state.tokens,
+    }
+    yield Event("auxiliary", state.step, values)
 
 
 def gradient_shares(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nanogrove.data.batch import Batch, Corpus, derived_seed, random
 from nanogrove.errors import PresetError
+from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig
@@ -27,8 +28,8 @@ from nanogrove.methods.warm_start import pretrained, reference_model, saved_weig
 from nanogrove.model import decode as decoding
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
+from nanogrove.train.auxiliary import objective_of
 from nanogrove.train.fit import Plan, fit
-from nanogrove.train.objective import next_token
 from nanogrove.train.state import TrainState
 
 SHOWN = 6  # fresh texts of each round in the record
@@ -39,6 +40,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     final_split: ClassVar[str] = "test"
+    heads: ClassVar[bool] = True
 
     reward: RewardConfig = Field(description="what is wanted of a text")
     base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
@@ -98,9 +100,10 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
             steps=start + config.steps_per_round,
             rate=lambda step, start=start: config.rate * rate(step - start),  # type: ignore[misc]
         )
-        for event in fit(state, mixed.batches, next_token, phase):
+        for event in fit(state, mixed.batches, objective_of(state, plan), phase):
             if event.step == phase.steps:
                 yield from _judged(state, corpus, plan, config, reference, name)
+                yield from auxiliary.told(state, corpus, mixed.batches, plan)
             yield event
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from nanogrove.data.batch import Corpus, derived_seed, random
 from nanogrove.errors import DivergedError, PresetError
+from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess
 from nanogrove.evaluate.selection import exceeds_noise, ranked, significant, tournament, truncation
 from nanogrove.model.gpt import LOGITS, ModelConfig
@@ -41,9 +42,9 @@ from nanogrove.train.breeding import (
     prediction_distance,
     weight_distance,
 )
-from nanogrove.train.fit import Plan, fit
+from nanogrove.train.fit import Plan
 from nanogrove.train.hyperparameters import Name, Range, apply
-from nanogrove.train.objective import next_token
+from nanogrove.train.members import fit_members
 from nanogrove.train.state import TrainState
 
 COMPARED = 256  # next tokens on which predictions are compared, about
@@ -54,6 +55,8 @@ class Config(FitnessConfig):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     final_split: ClassVar[str] = "test"
+    spreads: ClassVar[str] = "members"
+    heads: ClassVar[bool] = True
 
     population_size: int = Field(8, ge=2, description="members, of all islands together")
     generations: int = Field(10, ge=1)
@@ -163,37 +166,47 @@ class _Evolution:
             rate: Any = lambda step, factor=factor: factor * self.plan.rate(step)  # noqa: E731
             began = state.seconds
             phase = replace(self.plan, steps=end, rate=rate, survivors=True)
-            for event in fit(state, self.corpus.batches, next_token, phase):
+            for event in fit_members(state, self.corpus.batches, phase):
                 if event.step == end:
                     yield from self.generation(state.seconds - began)
                 elif self.plan.evaluates(event.step):
-                    yield self.assessed()[0]
+                    yield from self.assessed()[0]
                 yield event
 
-    def assessed(self) -> tuple[Event, Tensor]:
-        """An `eval` event, and the fitness `[P, N]` of N sequences."""
+    def assessed(self) -> tuple[list[Event], Tensor]:
+        """An `eval` event, one of the heads if there are any, and the fitness `[P, N]` of N sequences; by rank 0."""
         state, plan = self.state, self.plan
-        values, samples = assess(state.model, self.corpus, self.fitness, plan.evaluate_tokens, plan.seed)
+        state.gather()
+
+        def found() -> tuple[dict[str, Any], list[list[float]]]:
+            values, samples = assess(state.model, self.corpus, self.fitness, plan.evaluate_tokens, plan.seed)
+            return values, samples.tolist()
+
+        values, rows = plan.ranks.told(found)
+        samples = torch.tensor(rows, dtype=torch.float64)
         scores = samples.mean(1).nan_to_num(torch.inf, torch.inf).tolist()
         told = {**values, "score": scores, "seen": state.tokens}
-        return Event("eval", state.step, told, {"seconds": state.seconds}), samples
+        events = [Event("eval", state.step, told, {"seconds": state.seconds})]
+        if plan.ranks.first:
+            events += auxiliary.told(state, self.corpus, self.corpus.batches, plan)
+        return events, samples
 
     def generation(self, trained: float) -> Iterator[Event]:
         """Scores all members and, unless it is the last generation, breeds the next."""
         state, notes = self.state, self.notes
         clock = [time.perf_counter()]
-        event, samples = self.assessed()
+        events, samples = self.assessed()
         if self.config.significance is not None and samples.shape[1] < 2:
             raise PresetError("evaluate.tokens leaves one sequence to score, whose noise nobody knows; set it higher")
-        yield event  # the best is kept as it was scored
+        yield from events  # the best is kept as it was scored
         clock.append(time.perf_counter())
-        apart = self.diversity()
+        apart = self.diversity() if self.plan.ranks.first else {}
         clock.append(time.perf_counter())
         state.round += 1
         told = {
             "generation": state.round,
             "members": list(notes["members"]),
-            "score": event.values["score"],
+            "score": events[0].values["score"],
             "error": (samples.std(1) / samples.shape[1] ** 0.5).tolist(),
             "values": {name: list(values) for name, values in notes["values"].items()},
             "distance": apart,
@@ -288,7 +301,7 @@ class _Evolution:
             others = [member for member in pools[child] if member not in (child, parents[child])]
             if config.crossover and others and generator.random() < config.crossover_rate:
                 second = others[int(generator.integers(len(others)))]
-                weights = {name: p[second].detach().clone() for name, p in state.model.named_parameters()}
+                weights = {name: p[second].detach().clone() for name, p in state.named_parameters()}
                 seconds[child] = second, weights, generator
         copy_members(state, list(parents), list(parents.values()))
         if config.moments == "reset":

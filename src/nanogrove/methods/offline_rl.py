@@ -23,12 +23,14 @@ from torch import Tensor
 from nanogrove.data.batch import Batch, Corpus
 from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.errors import PresetError
+from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import distribution
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
+from nanogrove.train.auxiliary import objective_of
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.objective import Objective, next_token
 from nanogrove.train.preference import dpo, kto
@@ -60,6 +62,11 @@ class Config(BaseModel):
     wanted: float = Field(1.0, gt=0, allow_inf_nan=False, description="kto: what a wanted text counts")
     unwanted: float = Field(1.0, gt=0, allow_inf_nan=False, description="kto: what an unwanted text counts")
     kl_cap: float | None = Field(None, gt=0, description="nats a token from the reference at which training ends")
+
+    @property
+    def heads(self) -> bool:
+        """Whether auxiliary heads may train beside the model: not where texts are compared, pair by pair."""
+        return self.algorithm not in ("dpo", "kto")
 
     def total_steps(self, steps: int) -> int:
         """Steps of the base, none behind a saved one, and of the algorithm."""
@@ -97,9 +104,11 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     phase = replace(plan, accumulation=1, rate=lambda step: rate(step - begin), divergence=torch.inf)
     if state.notes.get("ended"):
         return
-    for event in fit(state, learner.batches, learner.objective, phase):
+    objective = learner.objective if state.heads is None else objective_of(state, phase)
+    for event in fit(state, learner.batches, objective, phase):
         if plan.evaluates(event.step):
             yield learner.evaluation()
+            yield from auxiliary.told(state, corpus, learner.batches, phase)
         yield event
         if state.notes.get("ended"):
             return

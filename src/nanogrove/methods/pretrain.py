@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self, cast
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
@@ -22,15 +22,14 @@ from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.model.gpt import ModelConfig
-from nanogrove.model.heads import Heads
 from nanogrove.record.events import Event
-from nanogrove.train.auxiliary import span_start, with_heads
+from nanogrove.train.auxiliary import objective_of
 from nanogrove.train.checkpoint import model_of, read_checkpoint
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.hyperparameters import apply
-from nanogrove.train.objective import Loss, Objective, next_token, weighted
-from nanogrove.train.precision import autocast, pick_device
-from nanogrove.train.source_weights import AdaptiveConfig, Mixing, by_source, next_token_by_source, reference_losses
+from nanogrove.train.objective import Loss, weighted
+from nanogrove.train.precision import pick_device
+from nanogrove.train.source_weights import AdaptiveConfig, Mixing, by_source, reference_losses
 from nanogrove.train.state import TrainState
 
 REFERENCE_TOKENS = 200_000  # of held-out text on which a reference is scored, all sources together
@@ -51,7 +50,8 @@ class Config(BaseModel):
     """Pretraining has few settings beyond those of every method."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    spreads: ClassVar[bool] = True
+    spreads: ClassVar[str] = "rows"
+    heads: ClassVar[bool] = True
 
     follow: dict[Literal["lr", "weight_decay", "dropout"], Points] = Field(
         {}, description="[step, value] points by hyperparameter; the schedule's factor comes on top of lr"
@@ -97,38 +97,18 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     heads train an `auxiliary` event follows it.
     """
     mixing: Mixing | None = None
-    batches, objective = corpus.batches, cast(Objective, next_token)
+    batches = corpus.batches
     main: Callable[[Tensor, Batch], Loss] = weighted
     if isinstance(corpus, TextCorpus) and len(corpus.names) > 1:
         saved = config.adaptive and "sources" not in state.notes and config.adaptive.reference
         reference = plan.ranks.told(partial(_reference, saved, corpus)) if saved else None
         mixing = Mixing(state, corpus, config.adaptive, reference)
-        batches, objective = mixing.batches, next_token_by_source(len(corpus.names))
-        main = partial(by_source, sources=len(corpus.names))
-    if state.heads is not None:
-        objective = with_heads(state, plan.seed, main, plan.compile)
+        batches, main = mixing.batches, partial(by_source, sources=len(corpus.names))
+    objective = objective_of(state, plan, main)
 
     def evaluation() -> Event:
         values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
         return Event("eval", state.step, {**values, "seen": state.tokens}, {"seconds": state.seconds})
-
-    def told_of_heads(heads: Heads) -> Event:
-        """Measured on held-out text; gradients are those of the micro-batch trained on last."""
-        tokens = min(plan.evaluate_tokens or auxiliary.TOKENS, auxiliary.TOKENS)
-        device = state.model.embed.weight.device
-        batch = batches(state.step - 1).part(plan.ranks.rank, plan.ranks.world).split(plan.accumulation)[0]
-        batch = batch.to(device).expand(state.model.population)
-        start = span_start(heads.config, batch.tokens.shape[-1], plan.seed, "span", state.step - 1)
-        with autocast(device, plan.precision):
-            shares = auxiliary.gradient_shares(state.model, heads, batch, start)
-        values = {
-            "measures": auxiliary.measure(state.model, heads, corpus.windows("validation", tokens)),
-            "shares": {name: share.tolist() for name, share in shares.items()},
-            "idle": auxiliary.idle(shares),
-            "idle_below": auxiliary.IDLE,
-            "seen": state.tokens,
-        }
-        return Event("auxiliary", state.step, values)
 
     changes = {step for points in config.follow.values() for step, _ in points if step < plan.steps}
     for end in sorted(changes | {plan.steps}):
@@ -144,6 +124,5 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
                     yield mixing.update()
             if plan.evaluates(state.step) and plan.ranks.first:
                 yield evaluation()
-                if state.heads is not None:
-                    yield told_of_heads(state.heads)
+                yield from auxiliary.told(state, corpus, batches, plan)
             yield event

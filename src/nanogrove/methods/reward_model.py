@@ -31,7 +31,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     final_split: ClassVar[str] = "test"
     scalar: ClassVar[bool] = True
-    spreads: ClassVar[bool] = True
+    spreads: ClassVar[str] = "rows"
 
 
 def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:

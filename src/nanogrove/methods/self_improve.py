@@ -18,9 +18,10 @@ ours.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -29,15 +30,15 @@ from torch import Tensor
 
 from nanogrove.data.batch import Corpus, derived_seed, random
 from nanogrove.errors import PresetError
-from nanogrove.evaluate import committee
+from nanogrove.evaluate import auxiliary, committee
 from nanogrove.evaluate.loss import evaluate_split, mean_nll
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.synthetic.examples import Mixture, Rows, TaskCorpus
 from nanogrove.synthetic.tasks import examples
 from nanogrove.train.checkpoint import load_population
-from nanogrove.train.fit import Plan, fit
-from nanogrove.train.objective import next_token
+from nanogrove.train.fit import Plan
+from nanogrove.train.members import fit_members
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
 
 AHEAD = 2  # difficulties past the hardest opened one that are measured too
@@ -49,6 +50,8 @@ class Config(BaseModel):
     """`train.steps` are base steps; each of `si_rounds` rounds adds `si_iter`, also one that is undone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    spreads: ClassVar[str] = "members"
+    heads: ClassVar[bool] = True
 
     voters: int = Field(3, ge=1, description="models trained at once, from seeds seed, seed + 1, …")
     si_rounds: int = Field(7, ge=0, description="rounds, retries included; 0 trains the base only")
@@ -185,13 +188,17 @@ class _Rounds:
         """Trains on true answers of base difficulties; the control does so to the end of the run."""
         phase = replace(self.plan, steps=end, rate=self.plan.schedule(max(end, 1)))
         taught = Mixture(self.corpus, self.config.voters, self.corpus.length, [], None, 0.0)
-        for event in fit(self.state, taught.batches, next_token, phase):
+        for event in fit_members(self.state, taught.batches, phase):
             past = event.step - self.begin
             if past >= 0 and past % self.config.si_iter == 0:
                 hardest = self.config.target(self.corpus.base[1]) if past else self.corpus.base[1]
+                self.state.gather()
                 yield from self.settle(*self.survey(hardest, past // self.config.si_iter), self.losses([]))
+                yield from self.heads(taught)
             elif self.plan.evaluates(event.step):
+                self.state.gather()
                 yield self.evaluation(self.losses([])[0])
+                yield from self.heads(taught)
             yield event
 
     def train_round(self) -> Iterator[Event]:
@@ -211,10 +218,16 @@ class _Rounds:
         mixed = Mixture(self.corpus, config.voters, width, older, newest, config.newest)
         rate = self.plan.schedule(config.si_iter)
         phase = replace(self.plan, steps=start + config.si_iter, rate=lambda step: config.si_rate * rate(step - start))
-        for event in fit(state, mixed.batches, next_token, phase):
+        for event in fit_members(state, mixed.batches, phase):
             if event.step == phase.steps:
+                yield from self.heads(mixed)
                 yield from self.judge([*older, newest] if newest else older)
             yield event
+
+    def heads(self, taught: Mixture) -> Iterator[Event]:
+        """What auxiliary heads have learned, if there are any."""
+        if self.plan.ranks.first:
+            yield from auxiliary.told(self.state, self.corpus, taught.batches, self.plan)
 
     # Labels.
 
@@ -236,7 +249,7 @@ class _Rounds:
         rows: list[dict[str, Any]] = []
         figures = []
         for difficulty, share in zip(difficulties, shares, strict=False):
-            kept, figure = self.answered(difficulty, len(share), slot)
+            kept, figure = self.plan.ranks.told(partial(self.answered, difficulty, len(share), slot))
             rows += [{"prompt": prompt, "answer": answer, "difficulty": difficulty} for prompt, answer in kept]
             figures.append(figure)
         current = {
@@ -265,7 +278,9 @@ class _Rounds:
         if config.reset_moments:
             state.optimizer.state.clear()
         if config.guard and current["rows"]:
-            kept_tensors = {f"model/{key}": value for key, value in state.model.state_dict().items()}
+            kept_tensors: dict[str, Tensor] = {
+                f"weights/{name}": parameter for name, parameter in state.named_parameters()
+            }
             kept_tensors |= {f"moments/{key}": value for key, value in optimizer_tensors(state).items()}
             state.kept = {key: value.detach().clone() for key, value in kept_tensors.items()}
 
@@ -318,7 +333,7 @@ class _Rounds:
     def read(self, name: str) -> Rows:
         """The labels of a round, from the run folder where they were not made just now."""
         if name not in self.labels:
-            self.labels[name] = self.tokens(self.plan.made(name))
+            self.labels[name] = self.tokens(self.plan.ranks.told(partial(self.plan.made, name)))
         return self.labels[name]
 
     def tokens(self, rows: list[dict[str, Any]]) -> Rows:
@@ -334,12 +349,17 @@ class _Rounds:
         ahead = max(AHEAD, config.lengths)
         if not number:  # what the base can do without rounds, as far as they are to reach
             ahead = max(ahead, config.target(self.corpus.base[1]) - frontier)
-        found = committee.survey(self.state.model, self.corpus, frontier, ahead, self.plan.seed, config.decode_batch)
+        model, seed = self.state.model, self.plan.seed
+        look = partial(committee.survey, model, self.corpus, frontier, ahead, seed, config.decode_batch)
+        found = committee.Survey(*self.plan.ranks.told(look))
         values = {"round": number, "frontier": frontier, **found._asdict()}
         return Event("exact", self.state.step, values, {"survey": time.perf_counter() - began}), found
 
     def losses(self, rounds: list[Rows]) -> list[Any]:
         """Figures of held-out base examples, as `evaluate_split` has them, then the loss `[P]` on labels of rounds."""
+        return self.plan.ranks.told(partial(self._losses, rounds))
+
+    def _losses(self, rounds: list[Rows]) -> list[Any]:
         base = evaluate_split(self.state.model, self.corpus, "validation", self.plan.evaluate_tokens)
         some = [rows[:: -(-len(rows) // REPLAYED)] for rows in rounds]  # of all its difficulties
         return [base, *(mean_nll(self.state.model, [rows.batch()]).loss.tolist() for rows in some)]
@@ -398,9 +418,10 @@ class _Rounds:
             yield from self.settle(event, survey, losses)
         else:
             yield event
-            model = {k.removeprefix("model/"): v for k, v in state.kept.items() if k.startswith("model/")}
+            with torch.no_grad():
+                for name, parameter in state.named_parameters():
+                    parameter.copy_(state.kept[f"weights/{name}"])
             moments = {k.removeprefix("moments/"): v for k, v in state.kept.items() if k.startswith("moments/")}
-            state.model.load_state_dict(model)
             load_optimizer_tensors(state, moments)
             notes["strict"] += 1
             more = notes["strict"] <= config.retries and config.voters > 1 and state.step < self.plan.steps

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from nanogrove.data.batch import Corpus
+from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
+from nanogrove.train.auxiliary import objective_of
 from nanogrove.train.checkpoint import load_population
 from nanogrove.train.fit import Plan, fit
-from nanogrove.train.objective import next_token
 from nanogrove.train.state import TrainState
 
 
@@ -34,11 +35,13 @@ def pretrained(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None,
     """
     if saved is not None and state.step == 0:
         state.model.load_state_dict(saved_weights(saved, corpus, state.model.config))
-    for event in fit(state, corpus.batches, next_token, replace(plan, steps=steps, rate=plan.schedule(max(steps, 1)))):
+    phase = replace(plan, steps=steps, rate=plan.schedule(max(steps, 1)))
+    for event in fit(state, corpus.batches, objective_of(state, plan), phase):
         if plan.evaluates(event.step):
             values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
             told = {**values, "score": torch.inf, "seen": state.tokens}
             yield Event("eval", state.step, told, {"seconds": state.seconds})
+            yield from auxiliary.told(state, corpus, corpus.batches, plan)
         yield event
 
 

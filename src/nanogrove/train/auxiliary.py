@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from nanogrove.data.batch import Batch, random
 from nanogrove.model.gpt import GPT, LOGITS
 from nanogrove.model.heads import AuxiliaryConfig, Heads
-from nanogrove.train.objective import Loss, Objective, scored
+from nanogrove.train.fit import Plan
+from nanogrove.train.objective import Loss, Objective, scored, weighted
 from nanogrove.train.state import TrainState
 
 WEIGHTS = {  # of each part, in the configuration
@@ -51,22 +52,23 @@ def weight_of(config: AuxiliaryConfig, part: str) -> float:
     return float(getattr(config, WEIGHTS[part]))
 
 
-def with_heads(state: TrainState, seed: int, main: Callable[[Tensor, Batch], Loss], compiled: bool) -> Objective:
-    """The objective `main`, a function of the NLL `[*P, B, T]`, plus the weighted parts of the state's heads.
+def objective_of(state: TrainState, plan: Plan, main: Callable[[Tensor, Batch], Loss] = weighted) -> Objective:
+    """The objective `main`, a function of the NLL `[*P, B, T]`, plus the weighted parts of the state's heads, if any.
 
     All parts are recorded without their weights, `main` among them as `next_token`. Spans are a function of
     (seed, step).
     """
-    model, heads = state.model, state.heads
-    assert heads is not None
-    hidden_states = cast(Callable[[Tensor], Tensor], torch.compile(model.hidden)) if compiled else model.hidden
+    gpt, heads = state.model, state.heads
+    if heads is None:
+        return lambda model, batch: main(model(batch.tokens, batch.targets), batch)
+    hidden_states = cast(Callable[[Tensor], Tensor], torch.compile(gpt.hidden)) if plan.compile else gpt.hidden
 
     def objective(_: nn.Module, batch: Batch) -> Loss:
         hidden = hidden_states(batch.tokens)
-        nll = model.nll(hidden, batch.targets)
+        nll = gpt.nll(hidden, batch.targets)
         loss = main(nll, batch)
-        start = span_start(heads.config, batch.tokens.shape[-1], seed, "span", state.step)
-        found = head_losses(heads, model, hidden, nll, batch, start)
+        start = span_start(heads.config, batch.tokens.shape[-1], plan.seed, "span", state.step)
+        found = head_losses(heads, gpt, hidden, nll, batch, start)
         total = loss.total
         for name, part in found.items():
             total = total + weight_of(heads.config, name) * part

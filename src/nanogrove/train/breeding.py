@@ -19,7 +19,7 @@ Crossover = Literal["layers", "interpolation", "spherical"]
 
 def moments(state: TrainState) -> Iterator[Tensor]:
     """The optimizer's moments, each with the population axis, and their ages `[P]`."""
-    for parameter in state.model.parameters():
+    for _, parameter in state.named_parameters():
         yield from (tensor for tensor in state.optimizer.state.get(parameter, {}).values() if tensor.dim())
 
 
@@ -31,7 +31,7 @@ def copy_members(state: TrainState, children: Sequence[int], parents: Sequence[i
     """
     if not children:
         return
-    for parameter in state.model.parameters():
+    for _, parameter in state.named_parameters():
         parameter[list(children)] = parameter[list(parents)]
     for moment in moments(state):
         moment[list(children)] = moment[list(parents)]
@@ -55,7 +55,7 @@ def cross(
     """
     share = generator.random()
     second: dict[str, bool] = {}
-    for name, parameter in state.model.named_parameters():
+    for name, parameter in state.named_parameters():
         mine, other = parameter[child], weights[name]
         layer = ".".join(name.split(".")[: 2 if name.startswith("blocks.") else 1])
         if kind == "layers":
@@ -81,7 +81,7 @@ def mutate(state: TrainState, child: int, size: float, seed: int) -> None:
     """Adds to each of a member's tensors normal noise of `size` times its root mean square; a tensor of zeros stays."""
     device = state.model.embed.weight.device
     generator = torch.Generator(device).manual_seed(seed)
-    for parameter in state.model.parameters():
+    for _, parameter in state.named_parameters():
         mine = parameter[child]
         noise = torch.randn(mine.shape, generator=generator, device=device, dtype=mine.dtype)
         mine.add_(noise * (size * mine.square().mean().sqrt()))

@@ -1,8 +1,9 @@
-"""Several processes that train one model together, each on its rows of the same batches, as torchrun starts them.
+"""Several processes that train together, as torchrun starts them: one model, or the members of a population.
 
-What is computed is what one process computes: every rank takes its rows of the global batch, the sums of gradients and
-losses over all ranks are divided by the scored tokens of all, and each rank then makes the same update. Gradients are
-added in flat pieces behind the last micro-batch; see docs/decisions/011-many-devices.md for why no wrapper does it.
+What is computed is what one process computes. Of one model every rank takes its rows of the global batch, the sums of
+gradients and losses over all ranks are divided by the scored tokens of all, and each rank then makes the same update.
+Gradients are added in flat pieces behind the last micro-batch; see docs/decisions/011-many-devices.md for why no
+wrapper does it. Members of a population are trained by a rank each, or several (`train/members.py`).
 
 Two channels: gradients go by NCCL between GPUs and by gloo between processors; all else, a few bytes of text, always
 goes by gloo, where waiting for a long evaluation of rank 0 is no fault. Every message is of one shape, and one kind of
@@ -78,6 +79,10 @@ class Ranks:
     def threads(self) -> int:
         """This rank's share of the machine's cores."""
         return max(cores() // self.local_world, 1)
+
+    def share(self, count: int) -> slice:
+        """Which of `count` members are this rank's, as evenly as they divide."""
+        return slice(self.rank * count // self.world, (self.rank + 1) * count // self.world)
 
     def sum(self, tensors: list[Tensor]) -> None:
         """Replaces each tensor by its sum over all ranks, bit for bit the same on all; none when alone.

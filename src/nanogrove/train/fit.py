@@ -4,7 +4,9 @@ Step n reads batch n, sets the rates of step n and draws its dropout from a seed
 depends on how the loop came there, so a resumed run is the uninterrupted one, bit for bit on a CPU.
 
 Of several ranks (`Plan.ranks`) each trains on its rows of the batch and draws its own dropout; gradients, losses and
-their parts are summed over all, so that every rank makes the same update and yields the same figures.
+their parts are summed over all, so that every rank makes the same update and yields the same figures. Where they share
+a population instead (`Plan.spread`, see `members.py`), a rank's state holds its members alone, and only the figures are
+brought together.
 """
 
 import time
@@ -75,7 +77,8 @@ class Plan:
     evaluate_every: int = 250
     evaluate_early: bool = False  # also behind step 1, 2, 4, 8, …
     evaluate_tokens: int | None = None  # all of the split when None
-    ranks: Ranks = ALONE  # the processes that train this model, of which this is one
+    ranks: Ranks = ALONE  # the processes that train together, of which this is one
+    spread: int | None = None  # members of the population that ranks share; else they share the rows of a batch
 
     def evaluates(self, step: int) -> bool:
         """Whether the model is to be scored behind `step`."""
@@ -94,18 +97,19 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
     device = parameters[0].device
     forward = cast(nn.Module, torch.compile(state.model)) if plan.compile else state.model
     ranks = plan.ranks
-    ours = [ranks.rank] if ranks.rank else []  # rank 0 draws what one process draws
+    apart = [ranks.rank] if ranks.rank else []  # rank 0 draws what one process draws
     while state.step < plan.steps:
         began = time.perf_counter()
         state.model.train()
         state.optimizer.set_rate(plan.rate(state.step))
         if state.model.drops:
-            torch.manual_seed(derived_seed(plan.seed, "dropout", state.step, *ours))
+            torch.manual_seed(derived_seed(plan.seed, "dropout", state.step, *apart))
         batch = batches(state.step).to(device).expand(state.model.population)
         count = scored(batch)
         totals: list[Tensor] = []
         parts: dict[str, list[Tensor]] = defaultdict(list)
-        for micro in batch.part(ranks.rank, ranks.world).split(plan.accumulation):
+        rows = batch if plan.spread else batch.part(ranks.rank, ranks.world)
+        for micro in rows.split(plan.accumulation):
             with autocast(device, plan.precision):
                 loss = objective(forward, micro)
             share = scored(micro).to(loss.total.dtype) / count
@@ -116,9 +120,14 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         total = torch.stack(totals).sum(0)
         told = {name: torch.stack(part).sum(0) for name, part in parts.items()}
         gradients = [p.grad for p in parameters if p.grad is not None]
-        ranks.sum([*gradients, total, *told.values()])
+        if plan.spread is None:
+            ranks.sum([*gradients, total, *told.values()])
         norm = clip_gradients(gradients, count.shape, plan.clip)
         lr = state.optimizer.groups[0].lr
+        if plan.spread is not None:
+            by_member = {"loss": total, "norm": norm, "lr": lr, **told}
+            total, norm, lr, *others = _of_all(list(by_member.values()), plan.spread, ranks)
+            told = dict(zip(told, others, strict=True))
         sound = (total <= plan.divergence) & norm.isfinite()
         if not bool(sound.any() if plan.survivors else sound.all()):
             state.optimizer.zero_grad()
@@ -140,8 +149,20 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
             "tokens": state.tokens,
         }
         values |= {name: part.tolist() for name, part in told.items()}
-        rate = tokens * (state.model.population or 1) / elapsed
+        rate = tokens * len(total.view(-1)) / elapsed
         yield Event("step", state.step, values, {"seconds": state.seconds, "tokens_per_second": rate})
+
+
+def _of_all(figures: list[Any], population: int, ranks: Ranks) -> list[Any]:
+    """Figures of all members, `[P]`, from those of each rank's; a number is that of all already."""
+    whole: list[Any] = []
+    for figure in figures:
+        if isinstance(figure, Tensor):
+            own, figure = figure, figure.new_zeros(population)
+            figure[ranks.share(population)] = own
+        whole.append(figure)
+    ranks.sum([figure for figure in whole if isinstance(figure, Tensor)])
+    return whole
 
 
 def clip_gradients(gradients: list[Tensor], members: torch.Size, limit: float | None) -> Tensor:

@@ -27,7 +27,7 @@ from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import TextCorpus
 from nanogrove.data.mixture import Phase, Weighted
 from nanogrove.record.events import Event
-from nanogrove.train.objective import Loss, Objective, scored, weighted
+from nanogrove.train.objective import Loss, scored, weighted
 from nanogrove.train.state import TrainState
 
 ETA = 1.0  # step size of excess_loss, as published
@@ -65,11 +65,6 @@ def by_source(nll: Tensor, batch: Batch, sources: int) -> Loss:
         parts[f"nll {source}"] = (mine * told).sum((-2, -1)) / scored(batch)
         parts[f"share {source}"] = mine.sum((-2, -1)) / scored(batch)
     return Loss(weighted(nll, batch).total, parts)
-
-
-def next_token_by_source(sources: int) -> Objective:
-    """`next_token` with the parts of `by_source`."""
-    return lambda model, batch: by_source(model(batch.tokens, batch.targets), batch, sources)
 
 
 class Mixing:

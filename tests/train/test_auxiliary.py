@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import Categorical
 
 import nanogrove
 from nanogrove import lab
@@ -22,7 +23,15 @@ from nanogrove.model.gpt import GPT, ModelConfig, unstack
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.preset import resolve
 from nanogrove.record.events import read_events
-from nanogrove.train.auxiliary import head_losses, objective_of, policy_target, span_start, weight_of
+from nanogrove.train.auxiliary import (
+    head_losses,
+    objective_of,
+    policy_target,
+    span_start,
+    stretches,
+    value_targets,
+    weight_of,
+)
 from nanogrove.train.checkpoint import heads_of, load_checkpoint
 from nanogrove.train.fit import Plan
 from nanogrove.train.objective import weighted
@@ -299,11 +308,29 @@ def test_measures_are_against_what_needs_no_learning() -> None:
     assert found["span_chance"] == pytest.approx(1 / 3, abs=0.1), "one of four rows has no span that is scored whole"
     assert len(found["latent_cosine"]) == len(found["latent_copying"]) == 2
     assert found["value_r2"] < 0.1
+    assert heads.value is not None
+    assert heads.policy is not None
+    errors, entropies = [], []
+    for given in (batch(seed=s) for s in range(3)):
+        hidden = model.hidden(given.tokens)
+        targets, there = (
+            value_targets(model.nll(hidden, given.targets), CONFIG),
+            stretches(given, None, CONFIG.value_horizon),
+        )
+        errors += (heads.value(hidden[..., : there.shape[-1], :]) - targets)[there].tolist()
+        policy = Categorical(logits=model.logits(heads.policy(hidden)))
+        entropies.append(policy.entropy()[given.weight != 0])
+    assert found["value_error"] == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+    heads.config = CONFIG.model_copy(update={"policy_every": 1})
+    found = measure(model, heads, [batch(seed=s) for s in range(3)])
+    assert found["policy_entropy"] == pytest.approx(torch.cat(entropies).mean().item(), rel=1e-5)
     assert all(0 <= share <= 1 for share in found["multi_token_accuracy"])
     one = Batch(*(getattr(batch(), f)[:, :2] if f != "source" else batch().source for f in Batch.__slots__))
     assert measure(model, heads, [one]) == {}, "a window too short for the heads"
     last = replace(batch(), weight=torch.zeros(4, T, dtype=torch.float64).index_fill(1, torch.tensor([T - 1]), 1.0))
-    assert measure(model, heads, [last]).keys() <= {"policy_kl", "policy_kl_of_model"}, "nothing else can be measured"
+    assert measure(model, heads, [last]).keys() <= {"policy_kl", "policy_kl_of_model", "policy_entropy"}, (
+        "nothing else can be measured"
+    )
     assert all(loss.item() == 0 for name, loss in losses(model, heads, last).items() if name != "policy")
 
 

@@ -1,5 +1,6 @@
 """What heads have learned, on held-out text and against what needs no learning; and what their losses weigh.
 
+    value_error           root mean square error of the value, nats a token
     value_r2              share of the variance of the next K tokens' mean NLL that the value explains
     latent_cosine         of guessed and true projected states k steps on, k = 1, …; `latent_copying` takes the last
                           state for all that follow
@@ -7,6 +8,7 @@
     span_accuracy         how often a span is told from the others of its batch; `span_chance` is the mean of 1/B
     multi_token_loss      NLL of the tokens 2, 3, … ahead, `multi_token_accuracy` how often the likeliest is right
     policy_kl             of the improved target and the policy; `policy_kl_of_model` of the target and the model
+    policy_entropy        of the policy, nats
 
 `gradient_shares` is the norm of a weighted part's gradient in the trunk over that of the main loss's. The trunk is the
 model without an output map of its own. Below `IDLE` a head teaches the model nothing: its weight is too small, or it
@@ -128,6 +130,7 @@ def measure(model: GPT, heads: Heads, batches: Iterable[Batch]) -> dict[str, Any
     c, values = heads.config, {}
     if found["value places"].sum():
         spread = found["target²"] - found["target"].square() / found["value places"].clamp(min=1)
+        values["value_error"] = (found["value error²"] / found["value places"].clamp(min=1)).sqrt()
         values["value_r2"] = 1 - found["value error²"] / spread
     for name in ("latent_cosine", "latent_copying", "dynamics_loss", "multi_token_loss", "multi_token_accuracy"):
         steps = c.dynamics_rollouts if name.startswith(("latent", "dynamics")) else len(heads.ahead)
@@ -137,7 +140,7 @@ def measure(model: GPT, heads: Heads, batches: Iterable[Batch]) -> dict[str, Any
     if found["spans"].sum():
         values["span_accuracy"] = found["span hits"] / found["spans"]
         values["span_chance"] = found["span chance"] / found["spans"]
-    for name in ("policy_kl", "policy_kl_of_model"):
+    for name in ("policy_kl", "policy_kl_of_model", "policy_entropy"):
         if found["policy places"].sum():
             values[name] = found[name] / found["policy places"]
     return {name: value.tolist() for name, value in values.items()}
@@ -187,5 +190,6 @@ def _sums(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[str, Tenso
         guess = F.log_softmax(model.logits(heads.policy(hidden)).float(), -1)
         add("policy_kl", policy_divergence(target, guess), there)
         add("policy_kl_of_model", policy_divergence(target, own), there)
+        add("policy_entropy", -(guess.exp() * guess).sum(-1), there)
         add("policy places", torch.ones_like(there, dtype=torch.float64), there)
     return found

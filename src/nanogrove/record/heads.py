@@ -13,11 +13,13 @@ PARTS = ("value", "value_imagined", "dynamics_latent", "dynamics_token", "span",
 BASELINES = {"latent_copying", "span_chance", "policy_kl_of_model"}
 MEASURES = {
     "Value: share of the variance explained": ("value_r2",),
+    "Value: error, nats a token": ("value_error",),
     "Dynamics: cosine with the true state, k steps on": ("latent_cosine", "latent_copying"),
     "Spans told from the batch's others": ("span_accuracy", "span_chance"),
     "Tokens ahead: accuracy": ("multi_token_accuracy",),
     "Tokens ahead: loss": ("multi_token_loss",),
     "Policy: KL from its target": ("policy_kl", "policy_kl_of_model"),
+    "Policy: entropy, nats": ("policy_entropy",),
 }
 
 

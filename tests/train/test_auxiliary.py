@@ -385,6 +385,30 @@ def test_a_resume_ends_alike(preset: dict[str, Any], tmp_path: Path, resumes_exa
         load_checkpoint(run / "checkpoints/best")
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_all_heads_train_in_bfloat16_as_in_float32(device: str, tiny: Any, tmp_path: Path) -> None:
+    said = {}
+    for precision in ("float32", "bfloat16"):
+        values = tiny(
+            model={"dropout": 0.0},
+            auxiliary={**ALL, "value_horizon": 4},
+            train={"steps": 8, "batch_size": 8, "device": device, "precision": precision},
+        )
+        said[precision] = [event for event in trained(values, tmp_path / precision) if event.kind == "step"]
+    for ours, theirs in zip(said["bfloat16"], said["float32"], strict=True):
+        for part in (
+            "loss",
+            "next_token",
+            "value",
+            "dynamics_latent",
+            "dynamics_token",
+            "span",
+            "multi_token",
+            "policy",
+        ):
+            assert ours.values[part] == pytest.approx(theirs.values[part], rel=0.03, abs=0.03), part
+
+
 METHODS: dict[str, dict[str, Any]] = {
     "evolve": {"population_size": 4, "generations": 2, "steps_per_generation": 4, "noise": 0.1, "significance": None},
     "self_improve": {"si_rounds": 2, "si_iter": 4, "examples": 30, "guard_agreement": 0.0, "guard_fit": 0.0},

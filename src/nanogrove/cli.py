@@ -174,17 +174,22 @@ def generate(
     best_of: Annotated[
         int | None, typer.Option(help="Write so many texts a prompt; print that of most reward.")
     ] = None,
+    speculative: Annotated[
+        bool, typer.Option("--speculative", help="Draft with multi-token heads; the same texts in fewer steps.")
+    ] = False,
 ) -> None:
     """Continue prompts with a run's best model."""
     if reward is None and (beta is not None or best_of is not None):
         raise PresetError(f"--{'best-of' if beta is None else 'beta'} needs a reward; name a run with --reward")
     if best_of is not None and (beta is not None or confidence):
         raise PresetError(f"--best-of goes without --{'confidence' if beta is None else 'beta'}; leave one of them out")
+    if speculative and (confidence or best_of is not None):
+        raise PresetError(f"--speculative goes without --{'confidence' if confidence else 'best-of'}; leave one out")
     from nanogrove.display import printable
     from nanogrove.language_model import BETA, load
 
     lm = load(run)
-    write: Any = lm.continuations if confidence else lm.generate
+    write: Any = lm.continuations if confidence else partial(lm.generate, speculative=speculative)
     if best_of is not None:
         write = partial(lm.best_of, best_of)
     steer = {} if best_of is not None else {"beta": BETA if beta is None else beta}

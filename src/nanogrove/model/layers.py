@@ -238,12 +238,13 @@ class Cache:
         self.last = torch.zeros(rows, dtype=torch.int64, device=like.device)  # each row's latest token
         self.start = torch.zeros(rows, dtype=torch.int64, device=like.device)  # and where its document begins
         self.mark = mark
+        self.before = self.last, self.start  # the two, ahead of the latest reading
         self.longest = 0
         self.ragged = False
 
     def advance(self, tokens: Tensor, lengths: Tensor | None = None) -> None:
         """Counts `tokens [R, T]` more in every row, or, after a first read of padded prompts, `lengths [R]` of them."""
-        starts = self.starts(tokens)
+        starts, self.before = self.starts(tokens), (self.last, self.start)
         if starts is not None:
             self.start = starts[:, -1] if lengths is None else starts.gather(1, lengths[:, None] - 1)[:, 0]
         if lengths is None:
@@ -255,6 +256,19 @@ class Cache:
             self.last = tokens.gather(1, lengths[:, None] - 1)[:, 0]
             self.longest = int(lengths.max())
             self.ragged = bool((lengths != self.longest).any())
+
+    def keep(self, tokens: Tensor, counts: Tensor) -> None:
+        """Takes back all but the first `counts [R]` of the `tokens [R, T]` read last, which were no first reading."""
+        last, start = self.before
+        first = self.lengths - tokens.shape[1]
+        self.lengths = first + counts
+        self.longest = int(self.lengths.max())
+        self.ragged = bool((self.lengths != self.longest).any())
+        self.last = torch.where(counts > 0, tokens.gather(1, (counts - 1).clamp(min=0)[:, None])[:, 0], last)
+        if self.mark is not None:
+            step = torch.arange(tokens.shape[1], device=tokens.device)
+            marks = (tokens == self.mark) & (step < counts[:, None])
+            self.start = torch.where(marks, first[:, None] + step, start[:, None]).amax(1)
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Stores `[R, G, T, D]` behind each row's tokens; returns all keys and values up to the longest row."""

@@ -177,19 +177,23 @@ def generate(
     speculative: Annotated[
         bool, typer.Option("--speculative", help="Draft with multi-token heads; the same texts in fewer steps.")
     ] = False,
+    lookahead: Annotated[
+        int | None, typer.Option(help="Search with value and dynamics heads, so many model calls a token.")
+    ] = None,
 ) -> None:
     """Continue prompts with a run's best model."""
     if reward is None and (beta is not None or best_of is not None):
         raise PresetError(f"--{'best-of' if beta is None else 'beta'} needs a reward; name a run with --reward")
     if best_of is not None and (beta is not None or confidence):
         raise PresetError(f"--best-of goes without --{'confidence' if beta is None else 'beta'}; leave one of them out")
-    if speculative and (confidence or best_of is not None):
-        raise PresetError(f"--speculative goes without --{'confidence' if confidence else 'best-of'}; leave one out")
+    if (speculative or lookahead is not None) and (confidence or best_of is not None):
+        way, other = "speculative" if speculative else "lookahead", "confidence" if confidence else "best-of"
+        raise PresetError(f"--{way} goes without --{other}; leave one out")
     from nanogrove.display import printable
     from nanogrove.language_model import BETA, load
 
     lm = load(run)
-    write: Any = lm.continuations if confidence else partial(lm.generate, speculative=speculative)
+    write: Any = lm.continuations if confidence else partial(lm.generate, speculative=speculative, lookahead=lookahead)
     if best_of is not None:
         write = partial(lm.best_of, best_of)
     steer = {} if best_of is not None else {"beta": BETA if beta is None else beta}

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -18,6 +19,7 @@ from nanogrove.model.decode import PACK, Sampling, Transform, generate, pad
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
 from nanogrove.model.layers import packed_weights
+from nanogrove.model.lookahead import look_ahead
 from nanogrove.model.speculative import speculate
 from nanogrove.model.steer import TOP_K, model_score, reward_augmented, sequence_score
 from nanogrove.train.auto import Decoding, fastest_decoding
@@ -66,6 +68,7 @@ class LanguageModel:
         reward: AnyReward | None = None,
         beta: float = BETA,
         speculative: bool = False,
+        lookahead: int | None = None,
         **sampling: Any,
     ) -> str: ...
 
@@ -81,6 +84,7 @@ class LanguageModel:
         reward: AnyReward | None = None,
         beta: float = BETA,
         speculative: bool = False,
+        lookahead: int | None = None,
         **sampling: Any,
     ) -> list[str]: ...
 
@@ -95,6 +99,7 @@ class LanguageModel:
         reward: AnyReward | None = None,
         beta: float = BETA,
         speculative: bool = False,
+        lookahead: int | None = None,
         **sampling: Any,
     ) -> str | list[str]:
         """Prompt plus continuation: a string for one prompt, a list for a list, decoded as one batch.
@@ -110,15 +115,16 @@ class LanguageModel:
         whose numbers are clamped to [0, 1], or a function from texts, prompts included, to numbers.
 
         With `speculative` the model's multi-token heads draft and the model verifies (`model/speculative.py`): texts
-        are distributed as without, in fewer calls of the model; greedily they are the same texts.
+        are distributed as without, in fewer calls of the model; greedily they are the same texts. With `lookahead` each
+        token is searched for with value and dynamics heads, in so many calls of the model (`model/lookahead.py`).
 
-        Raises PresetError for a setting out of range or a reward beside `speculative`, CheckpointError for a model that
-        has not been calibrated and should be, one without such heads or a reward model of another vocabulary, and
-        DataError for a prompt the vocabulary cannot express.
+        Raises PresetError for a setting out of range or two ways to write at once, CheckpointError for a model that has
+        not been calibrated and should be, one without the heads or a reward model of another vocabulary, and DataError
+        for a prompt the vocabulary cannot express.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        drafting = self._drafting(reward) if speculative else None
-        texts, _ = self._written(prompts, tokens, seed, precision, calibrated, sampling, reward, beta, heads=drafting)
+        write = self._way(reward, speculative, lookahead)
+        texts, _ = self._written(prompts, tokens, seed, precision, calibrated, sampling, reward, beta, write=write)
         return texts[0] if isinstance(prompt, str) else texts
 
     def continuations(
@@ -185,11 +191,11 @@ class LanguageModel:
         reward: AnyReward | None,
         beta: float,
         *before: Transform,
-        heads: Heads | None = None,
+        write: Callable[..., Tensor] | None = None,
     ) -> tuple[list[str], Tensor]:
         """Each prompt with its continuation, and the new tokens `[R, tokens]`, −1 behind the end of a text.
 
-        `before` are transforms that see the logits as the model made them; `heads` draft.
+        `before` are transforms that see the logits as the model made them; `write` decodes, plainly if left out.
         """
         try:
             settings = Sampling(**sampling)
@@ -222,19 +228,18 @@ class LanguageModel:
                 told = judge
                 score = sequence_score(lambda found: told([self.tokenizer.decode(row) for row in found]))
             steering = [reward_augmented(score, beta, k)]
-        settled: dict[str, Any] = {
-            "new_tokens": tokens,
-            "transforms": [*before, *settings.transforms(steering)],
-            "greedy": settings.temperature == 0,
-            "stop": [self.tokenizer.end],
-            "generator": torch.Generator(device).manual_seed(seed),
-            "dtype": dtype,
-        }
         with packed:
-            if heads is None:
-                new = generate(self.model, rows, lengths, **settled)
-            else:
-                new = speculate(self.model, heads, rows, lengths, **settled).tokens
+            new = (write or _plainly)(
+                self.model,
+                rows,
+                lengths,
+                new_tokens=tokens,
+                transforms=[*before, *settings.transforms(steering)],
+                temperature=settings.temperature,
+                stop=[self.tokenizer.end],
+                generator=torch.Generator(device).manual_seed(seed),
+                dtype=dtype,
+            )
         texts = [
             text + self.tokenizer.decode([token for token in row if token >= 0])
             for text, row in zip(prompts, new.tolist(), strict=True)
@@ -244,16 +249,28 @@ class LanguageModel:
     def _prompt(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text)) or [self.tokenizer.end]
 
-    def _drafting(self, reward: AnyReward | None) -> Heads:
-        """The heads, if they can draft."""
-        if reward is not None:
-            raise PresetError("speculative: a reward steers token by token, which nothing drafts; leave one out")
-        if self.heads is None or not len(self.heads.ahead):
+    def _way(self, reward: AnyReward | None, speculative: bool, lookahead: int | None) -> Callable[..., Tensor]:
+        """What writes: plain decoding, or one of those that heads make possible."""
+        ways = [name for name, on in (("speculative", speculative), ("lookahead", lookahead is not None)) if on]
+        if not ways:
+            return _plainly
+        if reward is not None or len(ways) > 1:
+            raise PresetError(f"{' and '.join(ways)}{' and a reward' if reward else ''} do not go together; take one")
+        if speculative:
+            if self.heads is None or not len(self.heads.ahead):
+                raise CheckpointError(
+                    "speculative: this model has no multi-token heads to draft; train one with "
+                    "auxiliary.enable_multi_token=true"
+                )
+            return partial(_drafted, self.heads)
+        if self.heads is None or self.heads.value is None or self.heads.step is None:
             raise CheckpointError(
-                "speculative: this model has no multi-token heads to draft; train one with "
-                "auxiliary.enable_multi_token=true"
+                "lookahead: this model has no value and dynamics heads; train one with auxiliary.enable_value=true "
+                "auxiliary.enable_dynamics=true"
             )
-        return self.heads
+        if lookahead is None or lookahead < 1:
+            raise PresetError(f"lookahead: {lookahead} model calls a token write nothing; give 1 or more")
+        return partial(_searched, self.heads, lookahead)
 
     def _judge(self, reward: AnyReward) -> RewardModel | Reward:
         """The reward model that is given or lies in a run, or a function that is checked as it is used."""
@@ -272,6 +289,18 @@ class LanguageModel:
     def precision(self, asked: Decoding = "auto") -> Decoding:
         """The format `generate` multiplies in when `asked` is given."""
         return fastest_decoding(self.model) if asked == "auto" else asked
+
+
+def _plainly(*given: Any, temperature: float, **settled: Any) -> Tensor:
+    return generate(*given, greedy=not temperature, **settled)
+
+
+def _drafted(heads: Heads, model: GPT, *given: Any, temperature: float, **settled: Any) -> Tensor:
+    return speculate(model, heads, *given, greedy=not temperature, **settled).tokens
+
+
+def _searched(heads: Heads, budget: int, model: GPT, *given: Any, **settled: Any) -> Tensor:
+    return look_ahead(model, heads, *given, budget=budget, **settled)
 
 
 def _watch(temperature: float) -> tuple[Transform, Callable[[Tensor], Tensor]]:

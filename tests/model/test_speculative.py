@@ -166,7 +166,7 @@ def test_the_language_model_writes_the_same_texts_and_refuses_what_cannot_draft(
     assert lm.generate(prompts, 12, speculative=True, **greedy) == lm.generate(prompts, 12, **greedy)
     drawn = lm.generate("ab", 12, seed=3, speculative=True)
     assert drawn == lm.generate("ab", 12, seed=3, speculative=True)
-    with pytest.raises(PresetError, match="a reward steers token by token"):
+    with pytest.raises(PresetError, match="speculative and a reward do not go together; take one"):
         lm.generate("a", 3, speculative=True, reward=lambda texts: [0.0 for _ in texts])
     for other in (None, Heads(AuxiliaryConfig(enable_value=True), model.config)):
         with pytest.raises(CheckpointError, match="no multi-token heads to draft; train one with"):

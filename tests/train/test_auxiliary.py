@@ -231,18 +231,32 @@ def test_targets_are_not_taught() -> None:
         assert {n.partition(".")[0] for n in learning} == {name}
 
 
-def test_a_policy_is_tilted_towards_easier_text() -> None:
+@pytest.mark.parametrize(("target", "rollouts"), [("value", 2), ("search", 1), ("search", 2), ("search", 3)])
+def test_a_policy_is_tilted_towards_easier_text(target: str, rollouts: int) -> None:
+    """A search follows the likeliest text as far as the dynamics are trained to, one state at a time here."""
     model, heads = made()
+    heads.config = CONFIG.model_copy(update={"policy_target": target, "dynamics_rollouts": rollouts})
     hidden = model.hidden(batch().tokens)
-    own, target = policy_target(heads, model, hidden)
-    assert torch.allclose(target.exp().sum(-1), torch.ones(4, T, dtype=torch.float64))
+    own, improved = policy_target(heads, model, hidden)
+    assert torch.allclose(improved.exp().sum(-1), torch.ones(4, T, dtype=torch.float64))
     tried = own.topk(3).indices
     assert heads.step is not None
     assert heads.value is not None
-    values = heads.value(heads.step(hidden[..., None, :], heads.seen(model.embed(tried))))
-    moved = (target - own).gather(-1, tried)
-    assert (moved.argmax(-1) == values.argmin(-1)).all()
-    others = (target - own).scatter(-1, tried, torch.nan)
+    values = torch.zeros(tried.shape, dtype=torch.float64)
+    discounts = [CONFIG.value_discount**k for k in range(CONFIG.value_horizon)]
+    for place in np.ndindex(*tried.shape):
+        state = heads.step(hidden[place[:-1]], heads.seen(model.embed(tried[place])))
+        for discount in discounts[: rollouts - 1] if target == "search" else []:
+            best, token = model.logits(state).log_softmax(-1).max(-1)
+            values[place] -= discount * best
+            state = heads.step(state, heads.seen(model.embed(token)))
+        values[place] += sum(discounts[rollouts - 1 :] if target == "search" else discounts) * heads.value(state)
+        values[place] /= sum(discounts)
+    moved = (improved - own).gather(-1, tried)
+    mean = (own.gather(-1, tried).softmax(-1) * values).sum(-1, keepdim=True)
+    wanted = CONFIG.policy_beta * (mean - values)
+    assert torch.allclose(moved - moved.mean(-1, keepdim=True), wanted - wanted.mean(-1, keepdim=True))
+    others = (improved - own).scatter(-1, tried, torch.nan)
     assert (others.nan_to_num(-torch.inf).amax(-1) - others.nan_to_num(torch.inf).amin(-1)).abs().max() < 1e-12
 
 

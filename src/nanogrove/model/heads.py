@@ -46,7 +46,9 @@ class AuxiliaryConfig(BaseModel):
     dynamics_weight: float = Weight
     span_contrastive_weight: float = Weight
     multi_token_weight: float = Weight
-    policy_target: Literal["value"] = Field("value", description="the values of imagined next states improve it")
+    policy_target: Literal["value", "search"] = Field(
+        "value", description="what improves it: values of imagined next states, or of the likeliest texts behind these"
+    )
     policy_candidates: int = Field(4, ge=2, description="likeliest tokens that are tried in imagination")
     policy_beta: float = Field(1.0, gt=0, allow_inf_nan=False, description="how much a nat of value counts")
     policy_every: int = Field(4, ge=1, description="it learns at every so-manieth place, others from step to step")

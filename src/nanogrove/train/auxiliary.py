@@ -13,8 +13,10 @@ h_t has seen the tokens up to t, nll_t is that of the token t + 1 from it, x̂ m
 
 The policy's target is one step of policy improvement with a penalty on the KL (Grill 2020), where what was not tried
 counts as average (completed values, Danihelka 2022): the model's distribution, tilted towards tokens behind which, in
-imagination, text is easier to predict. It is sg throughout. A deeper search would be a better teacher; without value
-and dynamics there is none, and a policy is refused. It learns at every so-manieth place, scaled up to all.
+imagination, text is easier to predict. With `policy_target` search, v is not the value of the imagined state but the
+outlook of `model/lookahead.py`, which follows the likeliest text as far as the dynamics are trained to. The target is
+sg throughout. Without value and dynamics there is none, and a policy is refused. It learns at every so-manieth place,
+scaled up to all.
 
 A part at t counts where all predictions it spans are scored and, with `within_documents`, made in one document; no
 part reaches beyond the window. Sums are divided by the scored tokens of the batch, as the main loss is, so that
@@ -32,6 +34,7 @@ from torch import Tensor, nn
 from nanogrove.data.batch import Batch, random
 from nanogrove.model.gpt import GPT, LOGITS
 from nanogrove.model.heads import AuxiliaryConfig, Heads
+from nanogrove.model.lookahead import outlook
 from nanogrove.train.fit import Plan
 from nanogrove.train.objective import Loss, Objective, scored, weighted
 from nanogrove.train.state import TrainState
@@ -127,11 +130,11 @@ def policy_places(heads: Heads, model: GPT, batch: Batch, start: int) -> slice:
 def policy_target(heads: Heads, model: GPT, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """Logarithms of the model's own distribution and of the improved one, `[*P, …, V]`, at states `[*P, …, C]`."""
     assert heads.step is not None
-    assert heads.value is not None
     own = F.log_softmax(_wide(model.logits(hidden)), -1)
     likely, tokens = own.topk(min(heads.config.policy_candidates, own.shape[-1]), -1)
     imagined = heads.step(hidden[..., None, :], heads.seen(model.embed(tokens)))
-    value = heads.value(imagined).to(own.dtype)
+    steps = heads.config.dynamics_rollouts - 1 if heads.config.policy_target == "search" else 0
+    value = outlook(model, heads, imagined, steps).to(own.dtype)
     mean = (likely.softmax(-1) * value).sum(-1, keepdim=True)
     tilted = own.scatter_add(-1, tokens, heads.config.policy_beta * (mean - value))
     return own, tilted.log_softmax(-1)

@@ -1,0 +1,187 @@
+"""Value head and lookahead against the truth, on a random grammar where both are computed exactly.
+
+    python benchmarks/lookahead.py --out FOLDER [--seeds 0 1 2] [--steps 2000]
+
+A Random Language Model of 8 symbols and 16 tokens a sequence; a model of 3 x 96 with value, dynamics and policy heads.
+
+1. The value against the exact expectation of what it predicts, the mean loss of the next 4 tokens: over all 8^4
+   continuations, weighted by the grammar, of the model's own loss (`model`) and of the best loss there is (`grammar`).
+   Told are correlations over held-out prefixes of 1 to 12 tokens, and what is left of the first when the mean of each
+   position is taken away.
+2. Ten tokens written behind every prompt of two, and what the grammar says of them: log-probability, nats, the mean
+   over prompts weighted by theirs. At N model calls a token: lookahead, and of N samples the one that is likeliest to
+   the model. Beside them greedy decoding, by the model and by the grammar, and the grammar's own beam of 512.
+
+Figures are means over seeds with the smallest and the largest. Runs lie in FOLDER; one that is there is only read.
+"""
+
+import argparse
+import itertools
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanogrove import lab
+from nanogrove.language_model import load
+from nanogrove.model.decode import generate
+from nanogrove.model.gpt import GPT
+from nanogrove.model.lookahead import look_ahead
+from nanogrove.parts import build
+from nanogrove.preset import resolve
+from nanogrove.synthetic.tree import TreeGrammar
+
+V, HORIZON, PROMPT, NEW = 8, 4, 2, 10
+PREFIXES = 24  # of each length
+BUDGETS = (1, 2, 4, 8)
+BEAM = 512
+PRESET: dict[str, Any] = {
+    "name": "lookahead",
+    "data": {"type": "rlm", "v": V, "L": 4, "beta": 1.5, "targets": "all"},
+    "model": {"family": "llama", "n_layer": 3, "n_head": 4, "n_embd": 96, "block_size": 16},
+    "auxiliary": {
+        "enable_value": True,
+        "enable_dynamics": True,
+        "enable_policy": True,
+        "policy_target": "search",
+        "value_horizon": HORIZON,
+        "dynamics_rollouts": 3,
+    },
+    "train": {"batch_size": 128, "threads": 1, "precision": "float32", "accumulation": 1, "compile": False},
+    "optimizer": {"name": "muon", "lr": 0.02, "adamw_lr": 0.005, "weight_decay": 0.0},
+    "schedule": {"name": "wsd", "warmup": 20, "decay": 0.5, "final": 0.0},
+    "evaluate": {"every": 500, "tokens": 16384},
+    "sample": {"tokens": 0},
+    "save": {"every": 1000},
+}
+
+
+def begun(sequences: Tensor) -> Tensor:
+    """Inputs of a model that read these sequences: the mark of a beginning stands ahead."""
+    return torch.cat([torch.full_like(sequences[:, :1], V), sequences], 1)
+
+
+def nll(model: GPT, sequences: Tensor) -> Tensor:
+    """The model's loss `[N, T]` on each token of sequences."""
+    pieces = torch.split(sequences, 8192)
+    return torch.cat([model(begun(piece)[:, :-1], piece).double() for piece in pieces])
+
+
+def expected(model: GPT, grammar: TreeGrammar, prefix: Tensor) -> tuple[float, float]:
+    """Expected mean loss of the HORIZON tokens behind a prefix `[t]`: the model's, and the least there is."""
+    ahead = torch.cartesian_prod(*[torch.arange(V)] * HORIZON)
+    whole = torch.cat([prefix.expand(len(ahead), -1), ahead], 1)
+    filled = torch.cat([whole, torch.zeros(len(whole), grammar.T - whole.shape[1], dtype=torch.int64)], 1)
+    span = slice(len(prefix), len(prefix) + HORIZON)
+    truth = grammar.next_token_log_probs(filled)[:, span]
+    weight = truth.sum(1).exp()
+    own = nll(model, whole)[:, span].mean(1)
+    entropy = torch.where(weight > 0, -truth.sum(1) / HORIZON, 0.0)
+    return float(weight @ own), float(weight @ entropy)
+
+
+def correlation(a: list[float], b: list[float]) -> float:
+    return statistics.correlation(a, b)
+
+
+def values(lm: Any, grammar: TreeGrammar, held_out: Tensor) -> dict[str, float]:
+    """The correlations of the header."""
+    told, own, best, places = [], [], [], []
+    for length in range(1, grammar.T - HORIZON + 1):
+        prefixes = held_out[:PREFIXES, :length]
+        states = lm.model.hidden(begun(prefixes))[:, -1]
+        told += lm.heads.value(states).tolist()
+        for prefix in prefixes:
+            mine, least = expected(lm.model, grammar, prefix)
+            own.append(mine)
+            best.append(least)
+        places += [length] * PREFIXES
+
+    def apart(figures: list[float]) -> list[float]:
+        means = {p: statistics.mean(f for f, q in zip(figures, places, strict=True) if q == p) for p in set(places)}
+        return [figure - means[place] for figure, place in zip(figures, places, strict=True)]
+
+    return {
+        "value and model": correlation(told, own),
+        "value and grammar": correlation(told, best),
+        "value and model, position apart": correlation(apart(told), apart(own)),
+    }
+
+
+def likeliest(grammar: TreeGrammar, prompts: Tensor, beam: int) -> Tensor:
+    """What a beam of the exact distribution writes behind each prompt; of one text it is greedy."""
+    found = []
+    for prompt in prompts:
+        texts, scores = prompt[None], torch.zeros(1, dtype=torch.float64)
+        for _ in range(NEW):
+            filled = torch.cat([texts, torch.zeros(len(texts), grammar.T - texts.shape[1], dtype=torch.int64)], 1)
+            following = grammar.next_token_distributions(filled)[:, texts.shape[1]].log()
+            scores, places = (scores[:, None] + following).flatten().topk(min(beam, following.numel()))
+            texts = torch.cat([texts[places // V], places[:, None] % V], 1)
+        found.append(texts[0])
+    return torch.stack(found)
+
+
+def texts(lm: Any, grammar: TreeGrammar, prompts: Tensor, seed: int) -> dict[str, Tensor]:
+    """What each way writes behind the prompts, prompts included."""
+    given = begun(prompts)
+    written = {"greedy": generate(lm.model, given, new_tokens=NEW, greedy=True)}
+    for budget in BUDGETS:
+        written[f"lookahead, {budget}"] = look_ahead(lm.model, lm.heads, given, budget=budget, new_tokens=NEW)
+        generator = torch.Generator().manual_seed(seed)
+        many = given.repeat_interleave(budget, 0)
+        drawn = torch.cat([many[:, 1:], generate(lm.model, many, new_tokens=NEW, generator=generator)], 1)
+        scores = -nll(lm.model, drawn)[:, PROMPT:].sum(1)
+        best = scores.view(-1, budget).argmax(1) + torch.arange(len(prompts)) * budget
+        written[f"best of {budget}"] = drawn[best, PROMPT:]
+    return {name: torch.cat([prompts, new], 1) for name, new in written.items()}
+
+
+def shown(figures: list[float]) -> str:
+    return f"{statistics.mean(figures):>8.3f} ({min(figures):.3f} to {max(figures):.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=2000)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found: dict[str, list[float]] = defaultdict(list)
+    scored: dict[str, list[float]] = defaultdict(list)
+    prompts = torch.tensor(list(itertools.product(range(V), repeat=PROMPT)))
+    for seed in options.seeds:
+        chosen = resolve({**PRESET, "seed": seed, "train": {**PRESET["train"], "steps": options.steps}})
+        out = options.out / f"seed-{seed}"
+        if not (out / "report.html").exists():
+            for _ in lab.train(chosen, out, resume=(out / "preset.json").exists()):
+                pass
+        lm, corpus = load(out), build(chosen).corpus
+        grammar: TreeGrammar = corpus.grammar  # type: ignore[attr-defined]
+        padded = torch.cat([prompts, torch.zeros(len(prompts), grammar.T - PROMPT, dtype=torch.int64)], 1)
+        weight = grammar.next_token_log_probs(padded)[:, :PROMPT].sum(1).exp()
+        with torch.inference_mode():
+            for name, figure in values(lm, grammar, next(corpus.windows("validation")).targets).items():
+                found[name].append(figure)
+            written = texts(lm, grammar, prompts, seed)
+        written["greedy by the grammar"] = likeliest(grammar, prompts, 1)
+        written[f"beam of {BEAM} by the grammar"] = likeliest(grammar, prompts, BEAM)
+        for name, whole in written.items():
+            filled = torch.cat([whole, torch.zeros(len(whole), grammar.T - whole.shape[1], dtype=torch.int64)], 1)
+            truth = grammar.next_token_log_probs(filled)[:, PROMPT : PROMPT + NEW].sum(1)
+            possible = weight > 0
+            scored[name].append(float(weight[possible] @ truth[possible] / weight.sum()))
+    print("correlation of the value with the exact expected loss of the next 4 tokens")
+    for name, figures in found.items():
+        print(f"  {name:<36}{shown(figures)}")
+    print(f"exact log-probability of {NEW} tokens, nats")
+    for name, figures in scored.items():
+        print(f"  {name:<36}{shown(figures)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -25,7 +25,7 @@ from nanogrove.parts import build
 from nanogrove.preset import read_preset_file, resolve
 from nanogrove.record.events import read_events
 
-LENGTHS = (1.0, 1.3, 1.75, 2.4)  # of plain runs, over the steps of those with heads
+LENGTHS = (1.0, 1.3, 1.75, 2.4, 3.0)  # of plain runs, over the steps of those with heads
 SETTLED = {"threads": 1, "precision": "float32", "accumulation": 1, "compile": False}
 HORIZON = {"python": 8, "grammar": 4}
 

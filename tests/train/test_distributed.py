@@ -108,6 +108,17 @@ def test_heads_train_on_ranks_too_and_only_the_contrast_has_other_negatives(tiny
     assert sum(e["kind"] == "auxiliary" for e in record(tmp_path / "two")) == 6
 
 
+def test_ranks_share_the_rows_that_a_curriculum_leaves(tiny: Any, tmp_path: Path) -> None:
+    values = tiny(**PLAIN, method={"name": "pretrain", "curriculum": {"start": 0.2, "until": 0.8}})
+    (tmp_path / "preset.json").write_text(json.dumps(values))
+    trained(2, tmp_path / "preset.json", "--out", tmp_path / "two")
+    for _ in lab.train(resolve(values), tmp_path / "one"):
+        pass
+    ours, theirs = ([e for e in record(tmp_path / run) if e["kind"] == "step"] for run in ("two", "one"))
+    assert ours[0]["tokens"] == theirs[0]["tokens"] == 2 * 16, "two rows of six, one for each rank"
+    same_course(tmp_path / "two", tmp_path / "one")
+
+
 def test_one_rank_is_one_process_bit_for_bit(preset: Path, alone: Path, tmp_path: Path) -> None:
     trained(1, preset, "--out", tmp_path / "run")
     assert record(tmp_path / "run") == record(alone)

@@ -1,8 +1,9 @@
 """Pretraining: next-token prediction by gradient descent, scored on validation text as it goes.
 
 Hyperparameters may `follow` points, each a step and the value from there on, such as those that evolution found along
-the line of its winner. Of text from several sources their losses are told, and weights may adapt to them. Heads that
-the preset's `auxiliary` enables train beside the model; see `nanogrove.train.auxiliary`.
+the line of its winner. Of text from several sources their losses are told, and weights may adapt to them. A
+`curriculum` begins with the easiest rows of each batch. Heads that the preset's `auxiliary` enables train beside the
+model; see `nanogrove.train.auxiliary`.
 """
 
 import math
@@ -25,6 +26,7 @@ from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.auxiliary import objective_of
 from nanogrove.train.checkpoint import model_of, read_checkpoint
+from nanogrove.train.curriculum import CurriculumConfig, easiest
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.hyperparameters import apply
 from nanogrove.train.objective import Loss, weighted
@@ -58,6 +60,7 @@ class Config(BaseModel):
     )
 
     adaptive: AdaptiveConfig | None = Field(None, description="weights of several sources that follow their losses")
+    curriculum: CurriculumConfig | None = Field(None, description="the easiest rows of each batch first")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -94,7 +97,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     """Yields a `step` event a step and, ahead of those that `plan.evaluates` names, an `eval` event.
 
     Of several sources a `sources` event comes with it, or ahead of each step that ends an adaptive interval. Where
-    heads train an `auxiliary` event follows it.
+    heads train an `auxiliary` event follows it. Under a curriculum a `step` event tells the `share` of rows trained on.
     """
     mixing: Mixing | None = None
     batches = corpus.batches
@@ -105,6 +108,8 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         mixing = Mixing(state, corpus, config.adaptive, reference)
         batches, main = mixing.batches, partial(by_source, sources=len(corpus.names))
     objective = objective_of(state, plan, main)
+    curriculum = config.curriculum
+    taught = batches if curriculum is None else easiest(batches, state, curriculum, plan)
 
     def evaluation() -> Event:
         values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
@@ -117,7 +122,9 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         begun = state.step
         factor = apply(state, {n: max(p for p in points if p[0] <= begun)[1] for n, points in config.follow.items()})
         phase = replace(plan, steps=end, rate=lambda step, factor=factor: factor * plan.rate(step))  # type: ignore[misc]
-        for event in fit(state, batches, objective, phase):
+        for event in fit(state, taught, objective, phase):
+            if curriculum is not None:
+                event.values["share"] = curriculum.share(event.step - 1, plan.steps)
             if mixing is not None:
                 mixing.observe(event)
                 if mixing.due or (config.adaptive is None and plan.evaluates(state.step)):

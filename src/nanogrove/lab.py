@@ -191,7 +191,7 @@ class _Run:
             "precision": plan.precision,
             "micro_batches": plan.accumulation,
             "compile": plan.compile,
-            "device": str(self.parts.device),
+            "device": str(plan.shard or self.parts.device),
             **({"ranks": plan.ranks.world} if plan.ranks.world > 1 else {}),
             "versions": {
                 "nanogrove": metadata.version("nanogrove"),

@@ -69,6 +69,8 @@ def build(
             f"{train.batch_size} ranks at most"
         )
     device = pick_device(train.device)
+    if train.shard:
+        _refuse_pieces(preset, ranks)
     corpus: Corpus = ranks.in_turn(lambda: preset.data.corpus(preset.model.block_size, train.batch_size, preset.seed))
     if checkpoint is not None:
         if checkpoint.tokenizer.to_json() != corpus.tokenizer.to_json():
@@ -122,6 +124,7 @@ def build(
         found = ranks.told(lambda: asdict(settle(model, rows, steps, device)))
         if ranks.world > 1:
             found["threads"] = min(found["threads"], ranks.threads)
+        found["compile"] = found["compile"] and not train.shard
         chosen = {key: found[key] for key in AUTO if getattr(train, key) == "auto"}
         train, timings = train.model_copy(update=chosen), found["times"]
     if train.threads != "auto":
@@ -141,10 +144,26 @@ def build(
         evaluate_tokens=preset.evaluate.tokens,
         allow_code=allow_code,
         ranks=ranks,
+        shard=device if train.shard else None,
     )
     data = corpus.config if isinstance(corpus, TextCorpus) else preset.data
     resolved = preset.model_copy(update={"model": settings, "train": train, "data": data})
-    return Parts(resolved, corpus, model, plan, device, timings)
+    # In pieces on its device, the whole model lies on the processor.
+    return Parts(resolved, corpus, model, plan, torch.device("cpu") if train.shard else device, timings)
+
+
+def _refuse_pieces(preset: Preset, ranks: Ranks) -> None:
+    """Raises PresetError where weights cannot be cut in pieces."""
+    reasons = {
+        "there is one rank; start several with torchrun": ranks.world == 1,
+        "it goes with method pretrain alone": preset.method["name"] != "pretrain",
+        "muon needs whole matrices; set optimizer.name=adamw": preset.optimizer.name == "muon",
+        "auxiliary heads are not cut; leave enable_… out": preset.auxiliary.enabled,
+        "set train.compile=false": preset.train.compile is True,
+    }
+    for reason, so in reasons.items():
+        if so:
+            raise PresetError(f"train.shard: {reason}")
 
 
 def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:

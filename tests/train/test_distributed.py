@@ -19,6 +19,7 @@ from nanogrove.methods import METHODS, load_method
 from nanogrove.parts import build
 from nanogrove.preset import resolve
 from nanogrove.train import distributed
+from nanogrove.train.checkpoint import load_checkpoint
 from nanogrove.train.distributed import ALONE, Ranks
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
@@ -34,7 +35,10 @@ def started(ranks: int, *arguments: object, options: tuple[str, ...] = (), **req
 def trained(ranks: int, *arguments: object) -> str:
     """Trains to the end, and gives what was shown."""
     process = started(ranks, *arguments)
-    said, errors = process.communicate(timeout=120)
+    try:
+        said, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 0, errors
     return said
 
@@ -241,6 +245,100 @@ def test_what_differs_between_ranks_is_named_by_all_before_training(
         assert len(said.splitlines()) == 1
     assert "exitcode  : 2" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("sgd", marks=pytest.mark.slow)])
+def test_a_model_in_pieces_trains_as_a_whole_one_and_leaves_the_same_folder(
+    optimizer: str, tiny: Any, tmp_path: Path
+) -> None:
+    """Three ranks, of which some have nothing of the shortest tensors; then one process goes on from their folder."""
+    values = tiny(**PLAIN, optimizer={"name": optimizer, "lr": 0.01}, method={"name": "pretrain", "curriculum": {}})
+    values["model"]["bias"] = False  # a key's bias has no gradient but rounding
+    (tmp_path / "preset.json").write_text(json.dumps(values))
+    trained(3, tmp_path / "preset.json", "train.shard=true", "--out", tmp_path / "pieces")
+    for _ in lab.train(resolve(values), tmp_path / "whole"):
+        pass
+    same_course(tmp_path / "pieces", tmp_path / "whole")
+    kinds = [[(e["kind"], e["step"]) for e in record(tmp_path / run)] for run in ("pieces", "whole")]
+    assert kinds[0] == kinds[1]
+    one, other = (load_checkpoint(tmp_path / run / "checkpoints/current") for run in ("pieces", "whole"))
+    assert one.optimizer is not None
+    assert other.optimizer is not None
+    assert one.optimizer.keys() == other.optimizer.keys()
+    for ours, theirs in ((one.model, other.model), (one.optimizer, other.optimizer)):
+        for name, tensor in ours.items():
+            torch.testing.assert_close(tensor, theirs[name], atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_a_run_in_pieces_stops_and_goes_on_in_one_whole_and_back(slower: Path, tmp_path: Path) -> None:
+    """Two ranks in pieces, stopped; then in pieces again to the end, and beside it the same from one process."""
+    values = json.loads(slower.read_text())
+    values["model"]["dropout"] = 0.0
+    values["train"]["shard"] = True
+    preset, run = tmp_path / "preset.json", tmp_path / "run"
+    preset.write_text(json.dumps(values))
+    process = started(2, preset, "--out", run)
+    wait_for(run, 30, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    trained(2, run, "--resume")
+    values["train"]["shard"] = False
+    for _ in lab.train(resolve(values), tmp_path / "alone"):
+        pass
+    ours, theirs = losses(run, "step"), losses(tmp_path / "alone", "step")
+    assert len(ours) == 80
+    assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+PIECES = """
+import os, sys, torch
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.train.distributed import joined
+from nanogrove.train.optim import OptimizerConfig, make_optimizer
+from nanogrove.train.sharding import sharded
+from nanogrove.train.state import TrainState
+with joined("cpu") as ranks:
+    config = ModelConfig(vocab_size=50, block_size=8, n_layer=3, n_head=2, n_embd=32)
+    model = GPT(config).initialize(0)
+    own = sharded(TrainState(model, make_optimizer(model, OptimizerConfig())), ranks, torch.device("cpu"))
+    tokens = torch.randint(0, 50, (4, 8), generator=torch.Generator().manual_seed(ranks.rank))
+    own.model(tokens, tokens).mean().backward()
+    own.gradients()
+    own.optimizer.step()
+    held = sum(p.numel() for _, p in own.named_parameters())
+    moments = sum(t.numel() for s in own.optimizer.state.values() for t in s.values() if t.dim())
+    print("held", held, moments, sum(p.numel() for p in model.parameters()), flush=True)
+"""
+
+
+def test_a_rank_holds_its_share_of_weights_and_moments(tmp_path: Path) -> None:
+    (tmp_path / "pieces.py").write_text(PIECES)
+    done = subprocess.run(
+        [*TORCHRUN, "--nproc_per_node=4", str(tmp_path / "pieces.py")], capture_output=True, text=True, timeout=120
+    )
+    told = [list(map(int, line.split()[1:])) for line in done.stdout.splitlines() if line.startswith("held")]
+    assert len(told) == 4, done.stderr
+    whole = told[0][2]
+    assert sum(held for held, _, _ in told) == whole
+    assert all(moments == 2 * held for held, moments, _ in told)
+    assert all(abs(held / whole - 0.25) < 0.01 for held, _, _ in told)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "reward_model", "model": {"scalar": True}}, "it goes with method pretrain alone"),
+        ({"optimizer": {"name": "muon"}}, "muon needs whole matrices; set optimizer.name=adamw"),
+        ({"auxiliary": {"enable_value": True}}, "auxiliary heads are not cut"),
+        ({"train": {"compile": True}}, "set train.compile=false"),
+    ],
+)
+def test_what_cannot_be_cut_is_refused_in_a_line(changes: dict, said: str, tiny: Any) -> None:
+    with pytest.raises(PresetError, match=f"train.shard: {said}"):
+        build(resolve(tiny(**changes), ["train.shard=true"]), ranks=Ranks(0, 2))
+    with pytest.raises(PresetError, match="train.shard: there is one rank; start several with torchrun"):
+        build(resolve(tiny(), ["train.shard=true"]))
 
 
 @pytest.fixture(scope="module")

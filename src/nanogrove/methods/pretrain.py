@@ -107,12 +107,18 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         reference = plan.ranks.told(partial(_reference, saved, corpus)) if saved else None
         mixing = Mixing(state, corpus, config.adaptive, reference)
         batches, main = mixing.batches, partial(by_source, sources=len(corpus.names))
-    objective = objective_of(state, plan, main)
+    own = state
+    if plan.shard is not None:
+        from nanogrove.train.sharding import sharded  # which imports the compiler, and takes seconds
+
+        own = sharded(state, plan.ranks, plan.shard)
+    objective = objective_of(own, plan, main)
     curriculum = config.curriculum
-    taught = batches if curriculum is None else easiest(batches, state, curriculum, plan)
+    taught = batches if curriculum is None else easiest(batches, own, curriculum, plan)
 
     def evaluation() -> Event:
-        values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
+        state.gather()
+        values = evaluate_split(own.model, corpus, "validation", plan.evaluate_tokens)
         return Event("eval", state.step, {**values, "seen": state.tokens}, {"seconds": state.seconds})
 
     changes = {step for points in config.follow.values() for step, _ in points if step < plan.steps}
@@ -120,16 +126,17 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         if end <= state.step:
             continue
         begun = state.step
-        factor = apply(state, {n: max(p for p in points if p[0] <= begun)[1] for n, points in config.follow.items()})
+        factor = apply(own, {n: max(p for p in points if p[0] <= begun)[1] for n, points in config.follow.items()})
         phase = replace(plan, steps=end, rate=lambda step, factor=factor: factor * plan.rate(step))  # type: ignore[misc]
-        for event in fit(state, taught, objective, phase):
+        for event in fit(own, taught, objective, phase):
+            state.step, state.tokens, state.seconds = own.step, own.tokens, own.seconds
             if curriculum is not None:
                 event.values["share"] = curriculum.share(event.step - 1, plan.steps)
             if mixing is not None:
                 mixing.observe(event)
                 if mixing.due or (config.adaptive is None and plan.evaluates(state.step)):
                     yield mixing.update()
-            if plan.evaluates(state.step) and plan.ranks.first:
+            if plan.evaluates(state.step) and (plan.ranks.first or plan.shard):
                 yield evaluation()
                 yield from auxiliary.told(state, corpus, batches, plan)
             yield event

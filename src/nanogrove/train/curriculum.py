@@ -41,7 +41,8 @@ def easiest(batches: Batches, state: TrainState, config: CurriculumConfig, plan:
         count = min(max(math.ceil(share * len(batch.tokens) - 1e-9), plan.ranks.world), len(batch.tokens))
         if count == len(batch.tokens):
             return batch
-        losses = torch.tensor(plan.ranks.told(lambda: row_losses(state, batch, plan)))
+        found = row_losses(state, batch, plan) if plan.ranks.first or plan.shard else []  # pieces compute together
+        losses = torch.tensor(plan.ranks.told(lambda: found))
         rows = losses.argsort(stable=True)[:count].sort().values
         return Batch(batch.tokens[rows], batch.targets[rows], batch.weight[rows], batch.source[rows])
 

@@ -12,7 +12,7 @@ brought together.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self, cast
 
 import torch
@@ -43,6 +43,7 @@ class TrainConfig(BaseModel):
     precision: Literal["auto"] | Precision = "auto"
     compile: Literal["auto"] | bool = "auto"
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    shard: bool = Field(False, description="cut weights and moments in pieces, one for each rank")
     device: str = "auto"
     divergence: float = Field(5.0, gt=0, description="nats above a uniform guess at which a run is stopped")
 
@@ -78,6 +79,7 @@ class Plan:
     evaluate_early: bool = False  # also behind step 1, 2, 4, 8, …
     evaluate_tokens: int | None = None  # all of the split when None
     ranks: Ranks = ALONE  # the processes that train together, of which this is one
+    shard: torch.device | None = None  # where ranks hold pieces of the model, whose gradients come added
     spread: int | None = None  # members of the population that ranks share; else they share the rows of a batch
 
     def evaluates(self, step: int) -> bool:
@@ -109,7 +111,11 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         totals: list[Tensor] = []
         parts: dict[str, list[Tensor]] = defaultdict(list)
         rows = batch if plan.spread else batch.part(ranks.rank, ranks.world)
-        for micro in rows.split(plan.accumulation):
+        micros = rows.split(plan.accumulation)
+        if plan.shard:  # pieces meet at each micro-batch, so all ranks go through as many
+            most = max(len(batch.part(n, ranks.world).split(plan.accumulation)) for n in (0, ranks.world - 1))
+            micros += [replace(micros[0], weight=0 * micros[0].weight)] * (most - len(micros))
+        for micro in micros:
             with autocast(device, plan.precision):
                 loss = objective(forward, micro)
             share = scored(micro).to(loss.total.dtype) / count
@@ -119,10 +125,10 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
                 parts[name].append((part * share).detach())
         total = torch.stack(totals).sum(0)
         told = {name: torch.stack(part).sum(0) for name, part in parts.items()}
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = state.gradients()
         if plan.spread is None:
-            ranks.sum([*gradients, total, *told.values()])
-        norm = clip_gradients(gradients, count.shape, plan.clip)
+            ranks.sum([*(() if plan.shard else gradients), total, *told.values()])
+        norm = clip_gradients(gradients, count.shape, plan.clip, ranks if plan.shard else ALONE)
         lr = state.optimizer.groups[0].lr
         if plan.spread is not None:
             by_member = {"loss": total, "norm": norm, "lr": lr, **told}
@@ -165,10 +171,17 @@ def _of_all(figures: list[Any], population: int, ranks: Ranks) -> list[Any]:
     return whole
 
 
-def clip_gradients(gradients: list[Tensor], members: torch.Size, limit: float | None) -> Tensor:
-    """Scales the gradients `[*P, …]` in place so that no member's norm exceeds `limit`; the norms before, `[*P]`."""
+def clip_gradients(gradients: list[Tensor], members: torch.Size, limit: float | None, ranks: Ranks = ALONE) -> Tensor:
+    """Scales the gradients `[*P, …]` in place so that no member's norm exceeds `limit`; the norms before, `[*P]`.
+
+    Of a model in pieces each of the `ranks` gives the gradients of its own.
+    """
     if not members:
         norm = torch.nn.utils.get_total_norm(gradients)
+        if ranks.world > 1:
+            square = norm.square()
+            ranks.sum([square])
+            norm = square.sqrt()
     else:
         norm = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
     if limit is not None:

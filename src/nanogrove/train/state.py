@@ -35,6 +35,10 @@ class TrainState:
         if self.heads is not None:
             yield from self.heads.named_parameters(prefix="heads")
 
+    def gradients(self) -> list[Tensor]:
+        """Those there are, in the order of the parameters."""
+        return [p.grad for _, p in self.named_parameters() if p.grad is not None]
+
 
 def optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
     """The optimizer's moments by parameter and name, as in `blocks.0.mlp.up.weight/exp_avg`."""

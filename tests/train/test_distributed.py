@@ -337,7 +337,7 @@ def test_a_rank_holds_its_share_of_weights_and_moments(tmp_path: Path) -> None:
 def test_what_cannot_be_cut_is_refused_in_a_line(changes: dict, said: str, tiny: Any) -> None:
     with pytest.raises(PresetError, match=f"train.shard: {said}"):
         build(resolve(tiny(**changes), ["train.shard=true"]), ranks=Ranks(0, 2))
-    with pytest.raises(PresetError, match="train.shard: there is one rank; start several with torchrun"):
+    with pytest.raises(PresetError, match=r"train.shard: there is one rank; start several with torchrun"):
         build(resolve(tiny(), ["train.shard=true"]))
 
 

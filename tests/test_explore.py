@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from nanogrove import lab, proposal
+from nanogrove import parts, proposal
 from nanogrove.data import sample
 from nanogrove.data.explore import Findings, explore
 from nanogrove.explored import described
@@ -36,7 +36,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is timed."""
     monkeypatch.setattr(proposal, "seconds", lambda *_: 420.0)
-    monkeypatch.setattr(lab, "settle", lambda *_: Settings(1, "float32", 1, False, {}))
+    monkeypatch.setattr(parts, "settle", lambda *_: Settings(1, "float32", 1, False, {}))
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ def value(key: str, *given: str, base: dict[str, Any] = BASE) -> Any:
         ("data.tokenizer=1e5", "1e5"),
         ('sample.prompts=["1", "null"]', ["1", "null"]),
         ("seed=9223372036854775807", 2**63 - 1),
-        ("method=pretrain", {"name": "pretrain", "follow": {}, "adaptive": None}),
+        ("method=pretrain", {"name": "pretrain", "follow": {}, "adaptive": None, "curriculum": None}),
     ],
 )
 def test_an_override_is_read_as_its_field_wants(override: str, expected: Any) -> None:

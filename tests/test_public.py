@@ -49,6 +49,8 @@ VERBS = {
         "reward",
         "beta",
         "best_of",
+        "speculative",
+        "lookahead",
     },
     "evaluate": {"run", "split", "calibrate"},
     "report": {"run"},

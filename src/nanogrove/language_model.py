@@ -140,6 +140,8 @@ class LanguageModel:
         **sampling: Any,
     ) -> list[Continuation]:
         """The texts that `generate` writes for the same arguments, each with the confidence of its new tokens."""
+        if self.model.memory is not None and len(prompts) > 1:
+            raise PresetError("confidence: a model with a memory tells it of one prompt at a time")
         watch, log_probabilities = _watch(self.temperature if calibrated else 1.0)
         texts, new = self._written(prompts, tokens, seed, precision, calibrated, sampling, reward, beta, watch)
         found = []
@@ -252,6 +254,8 @@ class LanguageModel:
     def _way(self, reward: AnyReward | None, speculative: bool, lookahead: int | None) -> Callable[..., Tensor]:
         """What writes: plain decoding, or one of those that heads make possible."""
         ways = [name for name, on in (("speculative", speculative), ("lookahead", lookahead is not None)) if on]
+        if self.model.memory is not None and (ways or reward is not None):
+            raise PresetError(f"{'a reward' if not ways else ways[0]}: a model with a memory is decoded plainly only")
         if not ways:
             return _plainly
         if reward is not None or len(ways) > 1:

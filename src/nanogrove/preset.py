@@ -162,6 +162,10 @@ class Preset(BaseModel):
                 f"auxiliary: {self.method['name']} does not learn from the NLL of each token, which heads need; "
                 "leave enable_… out"
             )
+        if self.auxiliary.enable_memory and not self.model.memory_tokens:
+            raise ValueError("auxiliary.enable_memory reconstructs from a memory; set model.memory_tokens too")
+        if self.model.memory_tokens and self.method["name"] != "pretrain":
+            raise ValueError(f"model.memory_tokens goes with method pretrain, and this is {self.method['name']}")
         self.auxiliary.refuse(self.model.block_size)
         return self
 

@@ -9,6 +9,7 @@
     multi_token_loss      NLL of the tokens 2, 3, … ahead, `multi_token_accuracy` how often the likeliest is right
     policy_kl             of the improved target and the policy; `policy_kl_of_model` of the target and the model
     policy_entropy        of the policy, nats
+    memory_loss           NLL of a segment's tokens from the memory behind it, `memory_accuracy` how often it is right
 
 `gradient_shares` is the norm of a weighted part's gradient in the trunk over that of the main loss's. The trunk is the
 model without an output map of its own. Below `IDLE` a head teaches the model nothing: its weight is too small, or it
@@ -33,8 +34,10 @@ from nanogrove.train.auxiliary import (
     policy_divergence,
     policy_places,
     policy_target,
+    recalled,
     span_losses,
     span_start,
+    states_and_memories,
     stretches,
     value_targets,
     weight_of,
@@ -80,9 +83,9 @@ def gradient_shares(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[
     was_training = model.training
     model.eval()
     trunk = [parameter for name, parameter in model.named_parameters() if not name.startswith("head.")]
-    hidden = model.hidden(batch.tokens)
+    hidden, memories = states_and_memories(model, heads, batch.tokens)
     nll = model.nll(hidden, batch.targets)
-    parts = head_losses(heads, model, hidden, nll, batch, start)
+    parts = head_losses(heads, model, hidden, nll, batch, start, memories)
     main = _norm(weighted(nll, batch).total, trunk, model.population)
     shares = {
         name: weight_of(heads.config, name) * _norm(part, trunk, model.population) / main
@@ -143,13 +146,16 @@ def measure(model: GPT, heads: Heads, batches: Iterable[Batch]) -> dict[str, Any
     for name in ("policy_kl", "policy_kl_of_model", "policy_entropy"):
         if found["policy places"].sum():
             values[name] = found[name] / found["policy places"]
+    for name in ("memory_loss", "memory_accuracy"):
+        if found["memory places"].sum():
+            values[name] = found[name] / found["memory places"]
     return {name: value.tolist() for name, value in values.items()}
 
 
 def _sums(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[str, Tensor]:
     """Sums over one batch's places, each `[*P]`."""
     c, mark, found = heads.config, model.config.mark, {}
-    hidden = model.hidden(batch.tokens)
+    hidden, memories = states_and_memories(model, heads, batch.tokens)
 
     def add(name: str, values: Tensor, there: Tensor) -> None:
         found[name] = (values.double() * there).sum((-2, -1))
@@ -192,4 +198,10 @@ def _sums(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[str, Tenso
         add("policy_kl_of_model", policy_divergence(target, own), there)
         add("policy_entropy", -(guess.exp() * guess).sum(-1), there)
         add("policy places", torch.ones_like(there, dtype=torch.float64), there)
+    if memories is not None and memories.numel():
+        states, wanted, there = recalled(heads, memories, batch, start)
+        scores = F.log_softmax(model.logits(states).float(), -1)
+        add("memory_loss", -scores.gather(-1, wanted[..., None])[..., 0], there)
+        add("memory_accuracy", scores.argmax(-1) == wanted, there)
+        add("memory places", torch.ones_like(there, dtype=torch.float64), there)
     return found

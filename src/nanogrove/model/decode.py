@@ -184,9 +184,10 @@ def generate(
     was_training = model.training
     model.eval()
     packed = packed_weights(model, tokens.shape[-2], dtype) if new_tokens >= PACK else nullcontext()
+    way = _continue if model.memory is None else _continue_by_length
     try:
         with packed:
-            return _continue(model, tokens, lengths, new_tokens, transforms, greedy, stop, generator)
+            return way(model, tokens, lengths, new_tokens, transforms, greedy, stop, generator)
     finally:
         model.train(was_training)
 
@@ -230,3 +231,60 @@ def _continue(
             hidden = model.hidden(step, cache)
     at = start[:, None] + torch.arange(new_tokens, device=rows.device)
     return history.gather(1, at).view(*tokens.shape[:-1], new_tokens)
+
+
+def _continue_by_length(
+    model: GPT,
+    tokens: Tensor,
+    lengths: Tensor | None,
+    new_tokens: int,
+    transforms: Sequence[Transform],
+    greedy: bool,
+    stop: Sequence[int],
+    generator: torch.Generator | None,
+) -> Tensor:
+    """`_continue` of a model with a memory: rows of one length together, so that their segments end together."""
+    assert model.population is None
+    if lengths is None:
+        lengths = torch.full(tokens.shape[:1], tokens.shape[1], device=tokens.device)
+    found = tokens.new_full((len(tokens), new_tokens), -1)
+    for length in sorted(set(lengths.tolist())):
+        rows = (lengths == length).nonzero()[:, 0]
+        found[rows] = _roll(model, tokens[rows, :length], new_tokens, transforms, greedy, stop, generator)
+    return found
+
+
+def _roll(
+    model: GPT,
+    tokens: Tensor,
+    new_tokens: int,
+    transforms: Sequence[Transform],
+    greedy: bool,
+    stop: Sequence[int],
+    generator: torch.Generator | None,
+) -> Tensor:
+    """New tokens `[R, new_tokens]` behind `tokens [R, T]`; the cache holds one segment, behind the memory it reads."""
+    assert model.memory is not None
+    (rows, width), segment, size = tokens.shape, model.config.memory_segment, model.config.memory_tokens
+    history = torch.nn.functional.pad(tokens, (0, new_tokens), value=-1)
+    stops = torch.tensor(list(stop), device=tokens.device, dtype=torch.int64)
+    done = torch.zeros(rows, dtype=torch.bool, device=tokens.device)
+    full = (width - 1) // segment * segment  # a segment is closed when the token behind it is known
+    memory = model.memory.first(rows)
+    if full:
+        memory = model.remember(tokens[:, :full], write_last=True)[1][:, -1]
+    cache, given = model.cache(rows), torch.cat([memory, model.embed(tokens[:, full:])], 1)
+    for length in range(width, width + new_tokens):
+        scores = model.logits(model.through(given, cache)[:, -1]).float()
+        for transform in transforms:
+            scores = transform(scores, history, torch.full((rows,), length, device=tokens.device))
+        chosen = scores.argmax(-1) if greedy else draw(scores, generator)
+        history[:, length] = chosen.masked_fill(done, -1)
+        done = done | torch.isin(chosen, stops)
+        if len(stop) and bool(done.all()):
+            break
+        given = model.embed(chosen[:, None])
+        if cache.longest == size + segment:
+            memory = model.through(model.memory.places(memory), cache)
+            cache, given = model.cache(rows), torch.cat([memory, given], 1)
+    return history[:, width:]

@@ -28,6 +28,7 @@ from nanogrove.model.layers import (
     dropout,
     rotary_table,
 )
+from nanogrove.model.memory import Memory
 
 LOGITS = 1 << 25  # numbers in the logits of one piece of the loss, 128 MB in float32
 
@@ -98,6 +99,8 @@ class ModelConfig(BaseModel):
     scalar: bool = Field(False, description="one number a position instead of logits: a reward model")
     within_documents: bool = Field(False, description="attend to tokens of the same document only")
     document_mark: int | None = Field(None, ge=0, description="token that begins a document; from the tokenizer")
+    memory_tokens: int = Field(0, ge=0, description="vectors carried from segment to segment; 0 is no memory")
+    memory_segment: int = Field(64, ge=1, description="tokens of a segment, where there is a memory")
 
     @model_validator(mode="before")
     @classmethod
@@ -114,6 +117,14 @@ class ModelConfig(BaseModel):
             raise ValueError(f"n_head {self.n_head} is not divisible by n_kv_head {self.kv_heads}")
         if self.position == "rotary" and self.head_size % 2:
             raise ValueError(f"rotary positions need an even head size, and n_embd / n_head is {self.head_size}")
+        if self.memory_tokens:
+            if self.block_size % self.memory_segment:
+                raise ValueError(
+                    f"block_size {self.block_size} is not a whole number of segments of {self.memory_segment}"
+                )
+            for name in ("within_documents", "token_shift", "scalar"):
+                if getattr(self, name):
+                    raise ValueError(f"memory_tokens and {name} do not go together; leave one out")
         return self
 
     @property
@@ -123,6 +134,11 @@ class ModelConfig(BaseModel):
     @property
     def kv_heads(self) -> int:
         return self.n_kv_head or self.n_head
+
+    @property
+    def context(self) -> int:
+        """Places that attention reaches: the window, or with a memory a segment with what is read and written."""
+        return self.memory_segment + 2 * self.memory_tokens if self.memory_tokens else self.block_size
 
     @property
     def mark(self) -> int | None:
@@ -182,12 +198,13 @@ class GPT(nn.Module):
         self.embed = Embedding(config.vocab_size, config.n_embd, population)
         self.position = None
         if config.position == "learned":
-            self.position = Embedding(config.block_size, config.n_embd, population)
+            self.position = Embedding(config.context, config.n_embd, population)
         rotary = None
         if config.position == "rotary":
-            rotary = rotary_table(config.block_size, config.head_size, config.rope_theta)
+            rotary = rotary_table(config.context, config.head_size, config.rope_theta)
         self.register_buffer("rotary", rotary, persistent=False)
         self.shift = TokenShift(config.n_embd, population) if config.token_shift else None
+        self.memory = Memory(config.memory_tokens, config.n_embd, population) if config.memory_tokens else None
         self.embed_norm = None
         if config.embed_norm:
             self.embed_norm = Norm(config.norm, config.n_embd, config.bias, config.norm_eps, population)
@@ -210,6 +227,10 @@ class GPT(nn.Module):
         the same position, and none counts as read until `Cache.take` says which.
         Raises ValueError when the tokens reach past `block_size`.
         """
+        if self.memory is not None:
+            if cache is not None:
+                raise ValueError("a model with a memory is decoded by `generate`, segment by segment")
+            return self.remember(tokens)[0]
         new = tokens.shape[-1]
         seen = cache.longest if cache else 0
         reach = seen + (1 if rivals else new)
@@ -250,6 +271,41 @@ class GPT(nn.Module):
             x = block(x, rotary, cache, layer, mask)
         if cache is not None and not rivals:
             cache.advance(rows, lengths)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def remember(self, tokens: Tensor, write_last: bool = False) -> tuple[Tensor, Tensor]:
+        """Of a model with a memory the states `[*P, B, T, C]` of `tokens [*P, B, T]`, and the memories in between.
+
+        These are `[*P, B, n, m, C]`, one behind each segment but the last, or with `write_last` behind that one too.
+        """
+        assert self.memory is not None
+        memory, size = self.memory.first(tokens.shape[-2]), self.config.memory_tokens
+        states, memories = [], []
+        segments = torch.split(self.embed(tokens), self.config.memory_segment, -2)
+        for number, segment in enumerate(segments, 1):
+            writes = write_last or number < len(segments)
+            y = self.through(torch.cat([memory, segment, *([self.memory.places(memory)] if writes else [])], -2))
+            states.append(y[..., size : size + segment.shape[-2], :])
+            if writes:
+                memory = y[..., -size:, :]
+                memories.append(memory)
+        return torch.cat(states, -2), torch.stack(memories, -3) if memories else tokens.new_empty(0)
+
+    def through(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """Final states `[*P, B, T, C]` of embedded inputs `x`, which stand behind those that the cache holds."""
+        new, seen = x.shape[-2], cache.longest if cache else 0
+        places = torch.arange(seen, seen + new, device=x.device)
+        if self.position is not None:
+            x = x + self.position(places.expand(*x.shape[:-1]))
+        x = dropout(x, self.dropout if self.training else 0.0)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        rotary = None if self.rotary is None else self.rotary[:, places]
+        mask = cache.mask(new) if cache is not None and cache.longest else None
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotary, cache, layer, mask)
+        if cache is not None:
+            cache.advance(places.expand(x[..., 0, 0].numel(), new))  # which tokens they are no cache of these asks
         return self.norm(x)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -298,10 +354,10 @@ class GPT(nn.Module):
         return self.logits(hidden) if targets is None else self.nll(hidden, targets)
 
     def cache(self, batch: int, size: int | None = None) -> Cache:
-        """An empty cache for `batch` sequences a member of `size` tokens (`block_size` when left out)."""
+        """An empty cache for `batch` sequences a member of `size` tokens (all that attention reaches if left out)."""
         c = self.config
         rows = batch * (self.population or 1)
-        return Cache(c.n_layer, rows, c.kv_heads, size or c.block_size, c.head_size, self.embed.weight, c.mark)
+        return Cache(c.n_layer, rows, c.kv_heads, size or c.context, c.head_size, self.embed.weight, c.mark)
 
     @torch.no_grad()
     def initialize(self, *seeds: int) -> Self:
@@ -351,13 +407,15 @@ class GPT(nn.Module):
     def flops_per_token(self, tokens: int) -> int:
         """Floating-point operations a trained token costs one member, forward and backward, at context `tokens`.
 
-        6 for each weight of a matrix product and 12·n_layer·n_embd·tokens for attention (Chowdhery 2022, app. B).
+        6 for each weight of a matrix product and 12·n_layer·n_embd·tokens for attention (Chowdhery 2022, app. B). With
+        a memory attention reaches through one segment, and what is read and written is computed beside its tokens.
         """
         c = self.config
         matrices = sum(m.weight.numel() for m in self.modules() if isinstance(m, Linear))
         if self.head is None:
             matrices += self.embed.weight.numel()
-        return 6 * matrices // (self.population or 1) + 12 * c.n_layer * c.n_embd * tokens
+        each = 6 * matrices // (self.population or 1) + 12 * c.n_layer * c.n_embd * min(tokens, c.context)
+        return each * c.context // c.memory_segment if c.memory_tokens else each
 
 
 def stack(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -5,16 +5,18 @@
     span     a query for the text that follows, and a key of such a text
     ahead    multi-token prediction: for each further offset a state that the shared output map reads
     policy   such a state for the policy
+    recall   from a model's rolling memory the tokens of the segment behind which it was written
 
 All read h_t, which has seen the tokens up to t and none behind, so no head sees what it predicts; what each one learns
 is in `nanogrove.train.auxiliary`. They are a module of their own: without them the GPT is what it is, with them too.
 
 Sources: MuZero (Schrittwieser 2020), whose latent dynamics halve the gradient at each step; EfficientZero (Ye 2021),
 from which the cosine of a projected and predicted state comes; SimSiam (Chen & He 2021); CPC (van den Oord 2018);
-multi-token prediction (Gloeckle 2024). Here the maps `down` begin at zero, so dynamics begin as a copy of the last
-state and predictions further ahead as that of the next token; the value begins at ln V, a uniform guess; queries and
-keys begin in different halves of the space where they are compared, so the contrast begins at chance, ln B. Shapes are
-named in `layers.py`.
+multi-token prediction (Gloeckle 2024); a memory's reconstruction, from it alone and at all places at once, is after the
+Compressive Transformer's (Rae 2020) and the in-context autoencoder (Ge 2023). Here the maps `down` begin at zero, so
+dynamics begin as a copy of the last state and predictions further ahead as that of the next token; the value begins at
+ln V, a uniform guess; queries and keys begin in different halves of the space where they are compared, so the contrast
+begins at chance, ln B. Shapes are named in `layers.py`.
 """
 
 import math
@@ -26,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from nanogrove.model.gpt import ModelConfig
-from nanogrove.model.layers import Linear, Norm
+from nanogrove.model.layers import Embedding, Linear, Norm
 
 Weight = Field(0.05, ge=0, allow_inf_nan=False)
 
@@ -41,11 +43,14 @@ class AuxiliaryConfig(BaseModel):
     enable_dynamics: bool = Field(False, description="the states behind the next tokens, imagined")
     enable_span_contrastive: bool = Field(False, description="tell the text that follows from that of other rows")
     enable_multi_token: bool = Field(False, description="predict tokens behind the next one")
+    enable_memory: bool = Field(False, description="reconstruct a segment from the memory; needs model.memory_tokens")
     policy_kl_weight: float = Weight
     value_weight: float = Weight
     dynamics_weight: float = Weight
     span_contrastive_weight: float = Weight
     multi_token_weight: float = Weight
+    memory_weight: float = Weight
+    memory_every: int = Field(4, ge=1, description="every so-manieth token of a segment is reconstructed")
     policy_target: Literal["value", "search"] = Field(
         "value", description="what improves it: values of imagined next states, or of the likeliest texts behind these"
     )
@@ -128,6 +133,24 @@ class Value(nn.Module):
         return found.float() if found.dtype.itemsize < 4 else found
 
 
+class Recall(nn.Module):
+    """States for the tokens of a segment: each place asks the memory written behind it, by attention of one head."""
+
+    def __init__(self, model: ModelConfig, inner: int, population: int | None) -> None:
+        super().__init__()
+        self.place = Embedding(model.memory_segment, model.n_embd, population)
+        self.key = Linear(model.n_embd, (model.n_embd,), False, population)
+        self.content = Linear(model.n_embd, (model.n_embd,), False, population)
+        self.bend = Step(model, inner, population)
+
+    def forward(self, memories: Tensor, places: Tensor) -> Tensor:
+        """`memories [*P, B, n, m, C]` to states `[*P, B, n, K, C]` for the `places [K]` of each segment."""
+        axes = memories.shape[:-4]
+        asked = self.place(places.expand(*axes, len(places)))[..., None, None, :, :]
+        scores = asked @ self.key(memories).mT / memories.shape[-1] ** 0.5
+        return self.bend(asked + scores.softmax(-1) @ self.content(memories))  # type: ignore[no-any-return]
+
+
 class Heads(nn.Module):
     """The heads that a configuration enables, for one model or a population. Parameters are left unset."""
 
@@ -149,6 +172,7 @@ class Heads(nn.Module):
         further = config.multi_token_count - 1 if config.enable_multi_token else 0
         self.ahead = nn.ModuleList(Step(model, inner, population) for _ in range(further))
         self.policy = Step(model, inner, population) if config.enable_policy else None
+        self.recall = Recall(model, inner, population) if config.enable_memory else None
 
     @torch.no_grad()
     def initialize(self, *seeds: int) -> Self:

@@ -163,6 +163,8 @@ def family_of(config: ModelConfig) -> str:
     """
     if config.scalar:
         raise PresetError("this is a reward model (scalar=true): it gives numbers, and transformers' families logits")
+    if config.memory_tokens:
+        raise PresetError(f"no transformers family has memory_tokens={config.memory_tokens}; theirs carry nothing on")
     if config.within_documents:
         raise PresetError("no transformers family has within_documents=true; theirs attend to all that came before")
     asked_for = ("norm", "mlp", "position", "qk_norm", "embed_norm", "logit_softcap", "token_shift", "bias")

@@ -9,7 +9,7 @@ from nanogrove.record.figures import escaped, line, plot
 if TYPE_CHECKING:
     from nanogrove.record.report import Run
 
-PARTS = ("value", "value_imagined", "dynamics_latent", "dynamics_token", "span", "multi_token", "policy")
+PARTS = ("value", "value_imagined", "dynamics_latent", "dynamics_token", "span", "multi_token", "policy", "memory")
 BASELINES = {"latent_copying", "span_chance", "policy_kl_of_model"}
 MEASURES = {
     "Value: share of the variance explained": ("value_r2",),
@@ -20,6 +20,8 @@ MEASURES = {
     "Tokens ahead: loss": ("multi_token_loss",),
     "Policy: KL from its target": ("policy_kl", "policy_kl_of_model"),
     "Policy: entropy, nats": ("policy_entropy",),
+    "Memory: loss of the segment before": ("memory_loss",),
+    "Memory: accuracy on the segment before": ("memory_accuracy",),
 }
 
 

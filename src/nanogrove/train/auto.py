@@ -107,7 +107,8 @@ def activation_bytes(config: ModelConfig, rows: int) -> int:
     """Bytes that `rows` sequences of the whole context keep for the backward pass, roughly, in float32."""
     per_token = config.n_layer * (14 * config.n_embd + 3 * config.inner_size)
     logits = min(3 * (config.vocab_size or 0) * config.block_size * rows, 3 * LOGITS)  # made a piece at a time
-    return 4 * (per_token * config.block_size * rows + logits)
+    beside = config.context / config.memory_segment if config.memory_tokens else 1  # what is read and written
+    return int(4 * (beside * per_token * config.block_size * rows + logits))
 
 
 def fewest_micro_batches(config: ModelConfig, batch_size: int, room: int) -> int:

@@ -7,6 +7,7 @@ h_t has seen the tokens up to t, nll_t is that of the token t + 1 from it, x̂ m
     dynamics_latent  −cos(predict(project ĥ_{t+k}), sg project h_{t+k}), ĥ_{t+k} = g(ĥ_{t+k−1}, x_{t+k})
     dynamics_token   NLL of the token t + k + 1 from ĥ_{t+k} through the shared output map
     span             InfoNCE over the batch: the state before a span finds the mean state of its own row's, chance ln B
+    memory           NLL of a segment's tokens, from the memory written behind it alone
     multi_token      NLL of the tokens t + 2 … t + n from states that further maps make of h_t
     policy           KL(target ‖ policy), target ∝ p(a)·exp(β·(v̄ − v(g(h_t, a)))) for the likeliest tokens a, p(a) for
                      the others, v̄ the mean under p of those tried
@@ -25,7 +26,7 @@ equal spans are not negatives; two windows of one document may be, as a batch do
 """
 
 from collections.abc import Callable
-from typing import cast
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,7 @@ WEIGHTS = {  # of each part, in the configuration
     "span": "span_contrastive_weight",
     "multi_token": "multi_token_weight",
     "policy": "policy_kl_weight",
+    "memory": "memory_weight",
 }
 
 
@@ -64,20 +66,44 @@ def objective_of(state: TrainState, plan: Plan, main: Callable[[Tensor, Batch], 
     gpt, heads = state.model, state.heads
     if heads is None:
         return lambda model, batch: main(model(batch.tokens, batch.targets), batch)
-    hidden_states = cast(Callable[[Tensor], Tensor], torch.compile(gpt.hidden)) if plan.compile else gpt.hidden
+    read = partial(states_and_memories, gpt, heads)
+    if plan.compile:
+        read = torch.compile(read)  # type: ignore[assignment]
 
     def objective(_: nn.Module, batch: Batch) -> Loss:
-        hidden = hidden_states(batch.tokens)
+        hidden, memories = read(batch.tokens)
         nll = gpt.nll(hidden, batch.targets)
         loss = main(nll, batch)
         start = span_start(heads.config, batch.tokens.shape[-1], plan.seed, "span", state.step)
-        found = head_losses(heads, gpt, hidden, nll, batch, start)
+        found = head_losses(heads, gpt, hidden, nll, batch, start, memories)
         total = loss.total
         for name, part in found.items():
             total = total + weight_of(heads.config, name) * part
         return Loss(total, {**loss.parts, "next_token": loss.total, **found})
 
     return objective
+
+
+def states_and_memories(model: GPT, heads: Heads, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The states `[*P, B, T, C]` and, where a head recalls them, the memories `[*P, B, n, m, C]` behind segments."""
+    return (model.hidden(tokens), None) if heads.recall is None else model.remember(tokens)
+
+
+def recalled(heads: Heads, memories: Tensor, batch: Batch, start: int) -> tuple[Tensor, Tensor, Tensor]:
+    """States `[*P, B, N, C]` for tokens `[*P, B, N]` of the segments behind which there is a memory, and which count.
+
+    At every so-manieth place of a segment, from `start` on; a token counts if it was scored when it was predicted.
+    """
+    assert heads.recall is not None
+    length, every = heads.recall.place.weight.shape[-2], heads.config.memory_every
+    places = torch.arange(start % min(every, length), length, every, device=memories.device)
+    told = F.pad(batch.weight != 0, (1, 0))[..., :-1]
+    axes, count = batch.tokens.shape[:-1], memories.shape[-3]
+
+    def at_places(x: Tensor) -> Tensor:
+        return x[..., : count * length].reshape(*axes, count, length)[..., places].flatten(-2)
+
+    return heads.recall(memories, places).flatten(-3, -2), at_places(batch.tokens), at_places(told)
 
 
 def span_start(config: AuxiliaryConfig, tokens: int, seed: int, purpose: str, step: int) -> int:
@@ -145,8 +171,19 @@ def policy_divergence(target: Tensor, guess: Tensor) -> Tensor:
     return (target.exp() * (target - guess)).sum(-1)
 
 
-def head_losses(heads: Heads, model: GPT, hidden: Tensor, nll: Tensor, batch: Batch, start: int) -> dict[str, Tensor]:
-    """Each part of the header, `[*P]` and without its weight, from states `[*P, B, T, C]` and NLL `[*P, B, T]`."""
+def head_losses(
+    heads: Heads,
+    model: GPT,
+    hidden: Tensor,
+    nll: Tensor,
+    batch: Batch,
+    start: int,
+    memories: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Each part of the header, `[*P]` and without its weight, from states `[*P, B, T, C]` and NLL `[*P, B, T]`.
+
+    `memories [*P, B, n, m, C]` are those of `states_and_memories`.
+    """
     c, mark, count = heads.config, model.config.mark, scored(batch)
     parts: dict[str, Tensor] = {}
     none = torch.zeros_like(count, dtype=nll.dtype)
@@ -194,6 +231,11 @@ def head_losses(heads: Heads, model: GPT, hidden: Tensor, nll: Tensor, batch: Ba
         scale = there.sum((-2, -1)) / there[..., places].sum((-2, -1)).clamp(min=1)
         _, target = policy_target(heads, model, some.detach())
         parts["policy"] = scale * mean(policy_divergence(target, guess), there[..., places])
+    if heads.recall is not None:
+        parts["memory"] = none
+        if memories is not None and memories.numel():
+            recall, told, there = recalled(heads, memories, batch, start)
+            parts["memory"] = heads.config.memory_every * mean(model.nll(recall, told), there)
     return parts
 
 

@@ -159,6 +159,7 @@ def _refuse_pieces(preset: Preset, ranks: Ranks) -> None:
         "it goes with method pretrain alone": preset.method["name"] != "pretrain",
         "muon needs whole matrices; set optimizer.name=adamw": preset.optimizer.name == "muon",
         "auxiliary heads are not cut; leave enable_… out": preset.auxiliary.enabled,
+        "a memory is not cut; set model.memory_tokens=0": bool(preset.model.memory_tokens),
         "set train.compile=false": preset.train.compile is True,
     }
     for reason, so in reasons.items():

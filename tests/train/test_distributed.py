@@ -332,6 +332,7 @@ def test_a_rank_holds_its_share_of_weights_and_moments(tmp_path: Path) -> None:
         ({"optimizer": {"name": "muon"}}, "muon needs whole matrices; set optimizer.name=adamw"),
         ({"auxiliary": {"enable_value": True}}, "auxiliary heads are not cut"),
         ({"train": {"compile": True}}, "set train.compile=false"),
+        ({"model": {"memory_tokens": 2, "memory_segment": 8}}, "a memory is not cut; set model.memory_tokens=0"),
     ],
 )
 def test_what_cannot_be_cut_is_refused_in_a_line(changes: dict, said: str, tiny: Any) -> None:

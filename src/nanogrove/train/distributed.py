@@ -103,8 +103,8 @@ class Ranks:
         """Replaces each tensor by that of rank 0. Raises PeerError."""
         if self.world > 1:
             with _contact(self.rank):
-                for tensor in tensors:
-                    dist.broadcast(tensor, 0)
+                for tensor in tensors:  # NCCL moves nothing that lies on the processor
+                    dist.broadcast(tensor, 0, group=self.talk if tensor.device.type == "cpu" else None)
 
     def highest(self, number: int) -> int:
         """The greatest number that any rank gives."""

@@ -83,7 +83,7 @@ _DRAW = """
         const upper = { ...edge, y: high, fill: "tonexty", fillcolor: color + "33" };
         return [...(low ? [{ ...edge, y: low }, upper] : []), { x, y, name,
           mode: few && !reference ? "lines+markers" : "lines",
-          line: { color, width: few ? 2 : 1.3, dash: reference ? "dot" : "solid" },
+          line: { color, width: few ? 2 : 1.3, dash: reference ? "dot" : i < ways.length ? "solid" : "dash" },
           marker: { color, size: 5 } }];
       });
       if (spec.heat) traces.push({ type: "heatmap", ...spec.heat, zmin: 0, zmax: 1, xgap: 1, ygap: 1,

@@ -19,7 +19,6 @@ from ablation import interval, preset, trained
 CHOICES: dict[str, dict[str, float]] = {
     "half of the rows, all at half the run": {"start": 0.5, "until": 0.5},
     "a quarter, all at half the run": {"start": 0.25, "until": 0.5},
-    "half of the rows, all at the end": {"start": 0.5, "until": 1.0},
 }
 
 

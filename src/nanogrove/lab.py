@@ -260,7 +260,9 @@ class _Run:
             last = f"{self.folder.checkpoints / 'current'} (step {self.saved})" if self.saved >= 0 else "none yet"
             raise DivergedError(f"{error}; last good checkpoint: {last}") from None
         except DataError as error:  # of text that is still being read
-            if event is not None and event.kind == "step" and event.step == self.state.step > self.saved:
+            plan, apart = self.parts.plan, self.state.model.population is not None or self.parts.plan.shard is not None
+            whole = plan.ranks.world == 1 or not apart  # else it would take all ranks to make it so
+            if whole and event is not None and event.kind == "step" and event.step == self.state.step > self.saved:
                 self.save("current")
                 self.saved = event.step
             last = f"the run is saved at step {self.saved}" if self.saved >= 0 else "nothing is saved yet"

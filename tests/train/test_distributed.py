@@ -412,6 +412,7 @@ def test_members_of_a_killed_rank_go_on_bit_for_bit(victim: str, bred: Path, tmp
     assert tensors(tmp_path / "run") == tensors(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_a_population_stopped_on_two_ranks_goes_on_alone(bred: Path, tmp_path: Path) -> None:
     longer = json.loads(bred.read_text())
     longer["method"]["steps_per_generation"] = 30

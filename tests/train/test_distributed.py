@@ -270,6 +270,7 @@ def test_a_model_in_pieces_trains_as_a_whole_one_and_leaves_the_same_folder(
             torch.testing.assert_close(tensor, theirs[name], atol=2e-5, rtol=1e-3, msg=name)
 
 
+@pytest.mark.slow
 def test_a_run_in_pieces_stops_and_goes_on_in_one_whole_and_back(slower: Path, tmp_path: Path) -> None:
     """Two ranks in pieces, stopped; then in pieces again to the end, and beside it the same from one process."""
     values = json.loads(slower.read_text())
@@ -396,7 +397,8 @@ def test_a_population_on_two_ranks_is_the_population_of_one_process(bred: Path, 
     assert sum(len(e["births"]) for e in ours if e["kind"] == "generation" and "births" in e) == 3
 
 
-@pytest.mark.parametrize("victim", [pytest.param("1", marks=pytest.mark.slow), "0"])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["1", "0"])
 def test_members_of_a_killed_rank_go_on_bit_for_bit(victim: str, bred: Path, tmp_path: Path) -> None:
     longer = json.loads(bred.read_text())
     longer["method"]["steps_per_generation"] = 15

@@ -293,7 +293,8 @@ def test_a_run_in_pieces_stops_and_goes_on_in_one_whole_and_back(slower: Path, t
 
 
 PIECES = """
-import os, sys, torch
+import json, sys, torch
+from pathlib import Path
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train.distributed import joined
 from nanogrove.train.optim import OptimizerConfig, make_optimizer
@@ -309,16 +310,20 @@ with joined("cpu") as ranks:
     own.optimizer.step()
     held = sum(p.numel() for _, p in own.named_parameters())
     moments = sum(t.numel() for s in own.optimizer.state.values() for t in s.values() if t.dim())
-    print("held", held, moments, sum(p.numel() for p in model.parameters()), flush=True)
+    figures = [held, moments, sum(p.numel() for p in model.parameters())]
+    Path(sys.argv[1], f"rank-{ranks.rank}.json").write_text(json.dumps(figures))
 """
 
 
 def test_a_rank_holds_its_share_of_weights_and_moments(tmp_path: Path) -> None:
     (tmp_path / "pieces.py").write_text(PIECES)
     done = subprocess.run(
-        [*TORCHRUN, "--nproc_per_node=4", str(tmp_path / "pieces.py")], capture_output=True, text=True, timeout=120
+        [*TORCHRUN, "--nproc_per_node=4", str(tmp_path / "pieces.py"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    told = [list(map(int, line.split()[1:])) for line in done.stdout.splitlines() if line.startswith("held")]
+    told = [json.loads(path.read_text()) for path in tmp_path.glob("rank-*.json")]
     assert len(told) == 4, done.stderr
     whole = told[0][2]
     assert sum(held for held, _, _ in told) == whole

@@ -50,7 +50,7 @@ class Ranks:
     world: int = 1
     local: int = 0
     local_world: int = 1
-    talk: Any = None  # the process group for words
+    talk: Callable[[], Any] = lambda: None  # the process group for words, while it lasts
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -104,7 +104,7 @@ class Ranks:
         if self.world > 1:
             with _contact(self.rank):
                 for tensor in tensors:  # NCCL moves nothing that lies on the processor
-                    dist.broadcast(tensor, 0, group=self.talk if tensor.device.type == "cpu" else None)
+                    dist.broadcast(tensor, 0, group=self.talk() if tensor.device.type == "cpu" else None)
 
     def highest(self, number: int) -> int:
         """The greatest number that any rank gives."""
@@ -163,11 +163,11 @@ class Ranks:
         data = text.encode()
         with _contact(self.rank):
             sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
-            dist.all_gather(sizes, torch.tensor([len(data)]), group=self.talk)
+            dist.all_gather(sizes, torch.tensor([len(data)]), group=self.talk())
             longest = max(int(size) for size in sizes)
             texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
             padded = torch.tensor(list(data.ljust(longest, b"\0")), dtype=torch.uint8)
-            dist.all_gather(texts, padded, group=self.talk)
+            dist.all_gather(texts, padded, group=self.talk())
         return [bytes(t.tolist()[: int(size)]).decode() for t, size in zip(texts, sizes, strict=True)]
 
 
@@ -200,14 +200,17 @@ def joined(device: str) -> Iterator[Ranks]:
     try:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=_meeting(found), rank=found.rank, world_size=found.world)
-        talk = dist.new_group(backend="gloo", timeout=PATIENCE)
+        talk: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise RunError(f"rank {found.rank}: the {found.world} ranks cannot meet ({reason})") from None
     try:
-        yield Ranks(found.rank, found.world, found.local, found.local_world, talk)
+        yield Ranks(found.rank, found.world, found.local, found.local_world, lambda: talk)
     finally:
         dist.destroy_process_group()
+        # Its threads are joined once nothing holds the group any more. One may not have let go of the last message yet,
+        # for which it needs Python, and at Python's end that would abort the process.
+        talk = None
 
 
 def _meeting(ranks: Ranks) -> Store:

@@ -1,4 +1,4 @@
-"""Value head and lookahead against the truth, on a random grammar where both are computed exactly.
+"""Value head and lookahead against the truth, on random grammars where both are computed exactly.
 
     python benchmarks/lookahead.py --out FOLDER [--seeds 0 1 2 3 4 5] [--steps 2000]
 

@@ -38,7 +38,7 @@ class Parts:
         """The state of step 0: a function of the preset and its seed."""
         preset = self.preset
         population = getattr(preset.method_config(), "population", None)
-        seeds = range(preset.seed, preset.seed + (population or 1))
+        seeds = [derived_seed(preset.seed, "member", member) for member in range(population or 1)]
         model = GPT(self.model, population).initialize(*seeds)
         heads = None
         if preset.auxiliary.enabled:

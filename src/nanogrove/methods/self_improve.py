@@ -53,7 +53,7 @@ class Config(BaseModel):
     spreads: ClassVar[str] = "members"
     heads: ClassVar[bool] = True
 
-    voters: int = Field(3, ge=1, description="models trained at once, from seeds seed, seed + 1, …")
+    voters: int = Field(3, ge=1, description="models trained at once, each from a seed of its own")
     si_rounds: int = Field(7, ge=0, description="rounds, retries included; 0 trains the base only")
     si_iter: int = Field(100, ge=1, description="steps of a round")
     si_rate: float = Field(1.0, gt=0, allow_inf_nan=False, description="rates of a round over those of the base")

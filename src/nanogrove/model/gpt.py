@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nanogrove.model.documents import document_mask, document_starts
+from nanogrove.model.elementwise import Dropout
 from nanogrove.model.layers import (
     MLP,
     Attention,
     Cache,
-    Dropout,
     Embedding,
     Linear,
     MLPKind,
     Norm,
     NormKind,
     TokenShift,
-    dropout,
+    linear,
     rotary_table,
 )
 from nanogrove.model.memory import Memory
@@ -156,7 +156,7 @@ class ModelConfig(BaseModel):
 class Block(nn.Module):
     """One pre-norm transformer block."""
 
-    def __init__(self, config: ModelConfig, population: int | None) -> None:
+    def __init__(self, config: ModelConfig, dropout: Dropout, population: int | None) -> None:
         super().__init__()
         c = config
         self.attention_norm = Norm(c.norm, c.n_embd, c.bias, c.norm_eps, population)
@@ -165,12 +165,12 @@ class Block(nn.Module):
             c.n_head,
             c.kv_heads,
             c.bias,
-            c.dropout,
+            dropout,
             (c.norm, c.norm_eps) if c.qk_norm else None,
             population,
         )
         self.mlp_norm = Norm(c.norm, c.n_embd, c.bias, c.norm_eps, population)
-        self.mlp = MLP(c.mlp, c.n_embd, c.inner_size, c.bias, c.dropout, population)
+        self.mlp = MLP(c.mlp, c.n_embd, c.inner_size, c.bias, dropout, population)
 
     def forward(self, x: Tensor, rotary: Tensor | None, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
         """`[*P, B, T, C]` to the same."""
@@ -194,7 +194,7 @@ class GPT(nn.Module):
         if config.within_documents and config.document_mark is None:
             raise ValueError("within_documents needs document_mark; it usually comes from the tokenizer")
         self.config, self.population = config, population
-        self.dropout: Dropout = config.dropout
+        self.dropout = Dropout(config.dropout)
         self.embed = Embedding(config.vocab_size, config.n_embd, population)
         self.position = None
         if config.position == "learned":
@@ -208,7 +208,7 @@ class GPT(nn.Module):
         self.embed_norm = None
         if config.embed_norm:
             self.embed_norm = Norm(config.norm, config.n_embd, config.bias, config.norm_eps, population)
-        self.blocks = nn.ModuleList(Block(config, population) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, self.dropout, population) for _ in range(config.n_layer))
         self.norm = Norm(config.norm, config.n_embd, config.bias, config.norm_eps, population)
         self.head = None
         if config.scalar:
@@ -259,7 +259,7 @@ class GPT(nn.Module):
             rotary = self.rotary[:, places]
             if own_places:
                 rotary = rotary[:, :, None]
-        x = dropout(x, self.dropout if self.training else 0.0)
+        x = self.dropout(x)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         rows, mask = tokens.flatten(0, -2), None
@@ -297,7 +297,7 @@ class GPT(nn.Module):
         places = torch.arange(seen, seen + new, device=x.device)
         if self.position is not None:
             x = x + self.position(places.expand(*x.shape[:-1]))
-        x = dropout(x, self.dropout if self.training else 0.0)
+        x = self.dropout(x)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         rotary = None if self.rotary is None else self.rotary[:, places]
@@ -310,7 +310,9 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores `[*P, …, V]` of the next token from states `[*P, …, C]`, softcapped if so configured."""
-        scores = self.embed.scores(hidden) if self.head is None else self.head(hidden)
+        return self._capped(self.embed.scores(hidden) if self.head is None else self.head(hidden))
+
+    def _capped(self, scores: Tensor) -> Tensor:
         cap = self.config.logit_softcap
         return scores if cap is None else cap * torch.tanh(scores.float() / cap)
 
@@ -324,22 +326,37 @@ class GPT(nn.Module):
         """Negative log-likelihood in nats `[*P, B, T]` of `targets [*P, B, T]` behind states `[*P, B, T, C]`.
 
         In at least float32. Where the logits of all positions would be large they are made a piece at a time, and
-        again for the backward pass, so that they never exist whole.
+        again for the backward pass, so that they never exist whole: positions of each member as in a single model, and
+        of several members as many at once as fit.
         """
         axes = () if self.population is None else (self.population,)
         rows, wanted = hidden.reshape(*axes, -1, hidden.shape[-1]), targets.reshape(*axes, -1)
         vocabulary, members = self.config.vocab_size or 1, self.population or 1
-        piece = max(LOGITS // (vocabulary * members), 1)
-        if piece >= rows.shape[-2]:
-            return self._piece_nll(rows, wanted).view(targets.shape)
-        pieces = [
-            checkpoint(self._piece_nll, h, t, use_reentrant=False) if torch.is_grad_enabled() else self._piece_nll(h, t)
-            for h, t in zip(torch.split(rows, piece, -2), torch.split(wanted, piece, -1), strict=True)
-        ]
-        return torch.cat(pieces, -1).view(targets.shape)
+        piece = max(LOGITS // vocabulary, 1)
+        together = max(LOGITS // (vocabulary * min(piece, rows.shape[-2])), 1)
+        if self.population is None or together >= members:
+            return self._nll(rows, wanted, piece).view(targets.shape)
+        weight = self.embed.weight if self.head is None else self.head.weight
+        groups = zip(*(torch.split(tensor, together) for tensor in (rows, wanted, weight)), strict=True)
+        return torch.cat([self._nll(h, t, piece, w) for h, t, w in groups]).view(targets.shape)
 
-    def _piece_nll(self, rows: Tensor, targets: Tensor) -> Tensor:
-        logits = self.logits(rows)
+    def _nll(self, rows: Tensor, targets: Tensor, piece: int, weight: Tensor | None = None) -> Tensor:
+        """The NLL `[*P, N]` of `targets [*P, N]` after `rows [*P, N, C]`, `piece` of the N at a time.
+
+        `weight [P, V, C]` is the output map of these members where they are not all.
+        """
+        if piece >= rows.shape[-2] and weight is None:
+            return self._piece_nll(rows, targets)
+        pieces = [
+            checkpoint(self._piece_nll, h, t, weight, use_reentrant=False)
+            if torch.is_grad_enabled()
+            else self._piece_nll(h, t, weight)
+            for h, t in zip(torch.split(rows, piece, -2), torch.split(targets, piece, -1), strict=True)
+        ]
+        return torch.cat(pieces, -1)
+
+    def _piece_nll(self, rows: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+        logits = self.logits(rows) if weight is None else self._capped(linear(rows, weight))
         logits = logits.float() if logits.dtype.itemsize < 4 else logits
         return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
 
@@ -388,17 +405,6 @@ class GPT(nn.Module):
                         drawn = torch.randn(member.shape, generator=generator, dtype=torch.float32)
                         member.copy_(drawn * std)
         return self
-
-    def set_dropout(self, share: Dropout) -> None:
-        """Drops out another share than the configuration's, of all members or, `[P]`, of each its own."""
-        for module in self.modules():
-            if isinstance(module, (GPT, Attention, MLP)):
-                module.dropout = share
-
-    @property
-    def drops(self) -> bool:
-        """Whether training draws random numbers."""
-        return isinstance(self.dropout, Tensor) or self.dropout > 0
 
     def parameter_count(self) -> int:
         """Parameters of one member."""

@@ -10,6 +10,10 @@ Letters used in shapes, here and in the rest of nanogrove:
 Only this file knows about the axis. A stacked linear map is one batched matrix product; attention folds P into
 the batch, because the fast kernels take 4-D inputs only. Fan-in is never guessed from a tensor's shape, since
 torch reads a 3-D weight as a convolution's: `GPT.initialize` draws each member by itself.
+
+In float32 on a CPU a member of a population has the bits of the same model alone. For that each sum is split into the
+same parts in both (`per_member`, `total`), and what depends on sizes depends on those of one member. A shape in which a
+processor's matrix products differ all the same is found by `train/members.py` when a run begins.
 """
 
 from collections.abc import Iterator
@@ -21,11 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogrove.model.documents import document_starts
+from nanogrove.model.elementwise import Dropout, gelu, silu
+from nanogrove.model.products import LINE, transposed_product
 
 NormKind = Literal["layernorm", "rmsnorm", "rmsnorm-unscaled"]
 MLPKind = Literal["gelu", "swiglu", "relu2"]
-Dropout = float | Tensor  # a share for all members, or `[P]`
-SCORES = 1 << 21  # attention scores of a layer that a CPU writes out, 8 MB in float32; above, they are made in pieces
+SCORES = 1 << 21  # attention scores of a member's layer that a CPU writes out, 8 MB in float32; else made in pieces
 PACKS = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
@@ -35,19 +40,23 @@ def leading(population: int | None) -> tuple[int, ...]:
 
 
 def per_member(vector: Tensor, like: Tensor) -> Tensor:
-    """`[*P, C]` viewed as `[*P, 1, …, 1, C]`, ready to broadcast against `like`, `[*P, …, C]`."""
-    if vector.dim() == 1:
-        return vector
-    return vector.view(vector.shape[0], *[1] * (like.dim() - 2), vector.shape[1])
+    """`[*P, C]` as `[*P, B, …, 1, C]`, ready to broadcast against `like`, `[*P, B, …, T, C]`.
+
+    It is expanded axis by axis so that its gradient is summed axis by axis, the last first: a single sum over all rows
+    would be divided among threads in one model otherwise than in many.
+    """
+    members = vector.dim() - 1
+    shape = [*vector.shape[:-1], *[1] * (like.dim() - vector.dim()), vector.shape[-1]]
+    expanded = vector.view(shape)
+    for axis in range(members, like.dim() - 2):
+        shape[axis] = like.shape[axis]
+        expanded = expanded.expand(shape)
+    return expanded
 
 
-def dropout(x: Tensor, share: Dropout) -> Tensor:
-    """Zeroes a share of `x [*P, …]`, whose first axis may be folded with others, and scales up the rest."""
-    if not isinstance(share, Tensor):
-        return F.dropout(x, share) if share else x
-    members, kept = x.reshape(len(share), -1), 1 - share.float()[:, None]
-    drawn = torch.rand_like(members, dtype=torch.float32) < kept
-    return (members * (drawn / kept).to(x.dtype)).view_as(x)
+def total(x: Tensor) -> Tensor:
+    """The sum `[*P]` of `x [*P, B, T]`, T first: one sum over both would be split between threads."""
+    return x.sum(-1).sum(-1)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, packed: Tensor | None = None) -> Tensor:
@@ -58,10 +67,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, packed: Tensor
     if packed is not None:
         return _packed_product(x, packed, bias, "none")
     if weight.dim() == 2:
-        return F.linear(x, weight, bias)
-    rows = x.flatten(1, -2)
-    product = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias[:, None], rows, weight.mT)
-    return product.view(*x.shape[:-1], weight.shape[1])
+        product = F.linear(x, weight)
+    else:
+        product = transposed_product(x.flatten(1, -2), weight).view(*x.shape[:-1], weight.shape[1])
+    return product if bias is None else product + per_member(bias.to(product.dtype), product)
 
 
 def _packed_product(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str) -> Tensor:
@@ -100,7 +109,7 @@ class Linear(nn.Module):
     def gelu(self, x: Tensor) -> Tensor:
         """GELU (Hendrycks 2016) of the map, in its tanh form; one kernel does both where weights are packed."""
         if self.packed is None:
-            return F.gelu(self(x), approximate="tanh")
+            return gelu(self(x))
         return _packed_product(x, self.packed, self.bias, "gelu")
 
 
@@ -158,18 +167,12 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises the last axis of `[*P, …, size]`."""
-        shape = (self.size,)
-        weight: Tensor | None = self.weight
-        bias = self.bias
-        if weight is not None and not self.centred:
-            weight = weight.to(x.dtype)  # autocast leaves it in float32, and the fused kernel wants one type
-        if weight is None or weight.dim() == 1:
-            if self.centred:
-                return F.layer_norm(x, shape, weight, bias, self.eps)
-            return F.rms_norm(x, shape, weight, self.eps)
-        y = F.layer_norm(x, shape, eps=self.eps) if self.centred else F.rms_norm(x, shape, eps=self.eps)
-        y = y * per_member(weight, y)
-        return y if bias is None else y + per_member(bias, y)
+        normalise = F.layer_norm if self.centred else F.rms_norm
+        y = normalise(x, (self.size,), eps=self.eps)
+        if self.weight is None:
+            return y
+        scale = per_member(self.weight.to(y.dtype), y)  # autocast leaves it in float32
+        return y * scale if self.bias is None else torch.addcmul(per_member(self.bias.to(y.dtype), y), y, scale)
 
 
 class TokenShift(nn.Module):
@@ -204,7 +207,9 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return x * cosine + x.roll(x.shape[-1] // 2, -1) * sine
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, share: Dropout = 0.0, mask: Tensor | None = None) -> Tensor:
+def causal_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: Dropout | None = None
+) -> Tensor:
     """Attention of `q [R, H, T, D]` over `k, v [R, G, T, D]` with all scores written out: two batched products.
 
     On a CPU and for short contexts faster than the fused kernel: 1.1 to 2 times in float32, forward and backward, and
@@ -212,13 +217,19 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, share: Dropout = 0.0, mask
     """
     rows, heads, tokens, size = q.shape
     k, v = (part.repeat_interleave(heads // k.shape[1], 1) if k.shape[1] < heads else part for part in (k, v))
-    q, k, v = (part.reshape(rows * heads, tokens, size) for part in (q, k, v))
+    q, k, v = (part.reshape(rows * heads, tokens, size).contiguous() for part in (q, k, v))  # a view if rows is 1
     if mask is None:
         unseen = torch.full((tokens, tokens), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
     else:
         unseen = mask.expand(rows, heads, tokens, tokens).reshape(-1, tokens, tokens)
-    seen = torch.baddbmm(unseen, q, k.mT, alpha=size**-0.5).softmax(-1)
-    return torch.bmm(dropout(seen, share), v).view(rows, heads, tokens, size)
+    whole_lines = tokens * tokens % LINE == 0 and tokens * size % LINE == 0
+    if whole_lines:
+        scores = torch.baddbmm(unseen, q, k.mT, alpha=size**-0.5)
+    else:
+        scores = transposed_product(q, k) * size**-0.5 + unseen
+    seen = scores.softmax(-1) if dropout is None else dropout(scores.softmax(-1))
+    y = torch.bmm(seen, v) if whole_lines else transposed_product(seen, v.mT)
+    return y.view(rows, heads, tokens, size)
 
 
 class Cache:
@@ -326,13 +337,13 @@ class Attention(nn.Module):
         n_head: int,
         n_kv_head: int,
         bias: bool,
-        dropout: float,
+        dropout: Dropout,
         qk_norm: tuple[NormKind, float] | None,
         population: int | None = None,
     ) -> None:
         super().__init__()
         self.n_head, self.n_kv_head, self.head_size = n_head, n_kv_head, n_embd // n_head
-        self.dropout: Dropout = dropout
+        self.dropout = dropout
         parts = tuple(heads * self.head_size for heads in (n_head, n_kv_head, n_kv_head))
         self.qkv = Linear(n_embd, parts, bias, population)
         self.out = Linear(n_embd, (n_embd,), bias, population, residual=True)
@@ -363,7 +374,6 @@ class Attention(nn.Module):
         if rotary is not None:
             qk = rotate(qk, rotary)
         q, k = qk.split((self.n_head, self.n_kv_head), 1)
-        share = self.dropout if self.training else 0.0
         grouped = self.n_kv_head != self.n_head
         if cache is not None and cache.longest:
             k, v = cache.write(layer, k, v)
@@ -371,15 +381,16 @@ class Attention(nn.Module):
         else:  # a first read sees its own tokens only
             if cache is not None:
                 cache.write(layer, k, v)
-            small = q.device.type == "cpu" and q[..., 0].numel() * q.shape[-2] <= SCORES
-            if small or isinstance(share, Tensor):  # the fused kernel takes one share for all
-                y = causal_attention(q, k, v, share, mask)
-            else:
+            share = self.dropout.share if self.dropout.active else 0.0
+            scores = x.shape[-3] * q.shape[1] * q.shape[-2] ** 2  # of a member
+            on_cpu = q.device.type == "cpu"
+            if isinstance(share, float) and not (on_cpu and (share or scores <= SCORES)):
                 y = F.scaled_dot_product_attention(
                     q, k, v, attn_mask=mask, dropout_p=share, is_causal=mask is None, enable_gqa=grouped
                 )
-        y = self.out(y.transpose(1, 2).reshape(x.shape))
-        return dropout(y, share)
+            else:  # the fused kernel draws from one stream for all members, and drops one share
+                y = causal_attention(q, k, v, mask, self.dropout)
+        return self.dropout(self.out(y.transpose(1, 2).reshape(x.shape)))  # type: ignore[no-any-return]
 
 
 class MLP(nn.Module):
@@ -391,12 +402,12 @@ class MLP(nn.Module):
         n_embd: int,
         n_inner: int,
         bias: bool,
-        dropout: float,
+        dropout: Dropout,
         population: int | None = None,
     ) -> None:
         super().__init__()
         self.kind = kind
-        self.dropout: Dropout = dropout
+        self.dropout = dropout
         self.up = Linear(n_embd, (n_inner, n_inner) if kind == "swiglu" else (n_inner,), bias, population)
         self.down = Linear(n_inner, (n_embd,), bias, population, residual=True)
 
@@ -409,5 +420,5 @@ class MLP(nn.Module):
             y = y * y  # autocast would take a power in float32
         else:
             gate, value = self.up(x).chunk(2, dim=-1)
-            y = F.silu(gate) * value
-        return dropout(self.down(y), self.dropout if self.training else 0.0)
+            y = silu(gate) * value
+        return self.dropout(self.down(y))  # type: ignore[no-any-return]

@@ -3,7 +3,8 @@
 Step n reads batch n, sets the rates of step n and draws its dropout from a seed that is a function of n; nothing
 depends on how the loop came there, so a resumed run is the uninterrupted one, bit for bit on a CPU.
 
-Of several ranks (`Plan.ranks`) each trains on its rows of the batch and draws its own dropout; gradients, losses and
+Dropout of a member is a function of (seed, step, member). Of several ranks (`Plan.ranks`) each trains on its rows of
+the batch and draws its own dropout; gradients, losses and
 their parts are summed over all, so that every rank makes the same update and yields the same figures. Where they share
 a population instead (`Plan.spread`, see `members.py`), a rank's state holds its members alone, and only the figures are
 brought together.
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self, cast
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
@@ -27,6 +29,8 @@ from nanogrove.train.objective import Objective, scored
 from nanogrove.train.optim import Rate
 from nanogrove.train.precision import Precision, autocast
 from nanogrove.train.state import TrainState
+
+RUN = 4096  # numbers of a gradient whose squares are added by one thread
 
 
 class TrainConfig(BaseModel):
@@ -80,6 +84,7 @@ class Plan:
     evaluate_tokens: int | None = None  # all of the split when None
     ranks: Ranks = ALONE  # the processes that train together, of which this is one
     shard: torch.device | None = None  # where ranks hold pieces of the model, whose gradients come added
+    first_member: int = 0  # the number of the first member here, of a population that ranks share
     spread: int | None = None  # members of the population that ranks share; else they share the rows of a batch
 
     def evaluates(self, step: int) -> bool:
@@ -104,8 +109,11 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         began = time.perf_counter()
         state.model.train()
         state.optimizer.set_rate(plan.rate(state.step))
-        if state.model.drops:
-            torch.manual_seed(derived_seed(plan.seed, "dropout", state.step, *apart))
+        if state.model.dropout.active:
+            members = range(plan.first_member, plan.first_member + (state.model.population or 1))
+            seeds = [derived_seed(plan.seed, "dropout", state.step, member, *apart) for member in members]
+            state.model.dropout.seed(seeds, device)
+            torch.manual_seed(seeds[0])  # of kernels that draw for themselves
         batch = batches(state.step).to(device).expand(state.model.population)
         count = scored(batch)
         totals: list[Tensor] = []
@@ -176,18 +184,25 @@ def clip_gradients(gradients: list[Tensor], members: torch.Size, limit: float | 
 
     Of a model in pieces each of the `ranks` gives the gradients of its own.
     """
-    if not members:
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if ranks.world > 1:
-            square = norm.square()
-            ranks.sum([square])
-            norm = square.sqrt()
-    else:
-        norm = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+    norms = [_norm(gradient.flatten(len(members))) for gradient in gradients]
+    norm = _norm(torch.stack(norms, -1))
+    if ranks.world > 1:
+        square = norm.square()
+        ranks.sum([square])
+        norm = square.sqrt()
     if limit is not None:
         scale = (limit / (norm + 1e-6)).clamp(max=1.0)
         for gradient in gradients:
             gradient.mul_(scale.view(*members, *[1] * (gradient.dim() - len(members))))
+    return norm
+
+
+def _norm(x: Tensor) -> Tensor:
+    """The 2-norm `[*P]` of `x [*P, N]`, by runs of RUN numbers, which no two threads divide between them."""
+    while x.shape[-1] > RUN:
+        runs = F.pad(x, (0, -x.shape[-1] % RUN)).view(*x.shape[:-1], -1, RUN)
+        x = torch.linalg.vector_norm(runs, dim=-1)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1)
     return norm
 
 

@@ -94,6 +94,6 @@ def apply(state: TrainState, values: Mapping[str, float | Sequence[float]]) -> R
     if "weight_decay" in values:
         state.optimizer.set_decay(typed(values["weight_decay"]))
     if "dropout" in values:
-        state.model.set_dropout(typed(values["dropout"]))
+        state.model.dropout.share = typed(values["dropout"])
     config = state.optimizer.config
     return typed(values["lr"]) / config.lr if "lr" in values else 1.0

@@ -35,7 +35,7 @@ def fit_members(state: TrainState, batches: Batches, plan: Plan) -> Iterator[Eve
         return
     mine = ranks.share(population)
     own = _taken(state, mine)
-    phase = replace(plan, spread=population, rate=lambda step: _of(plan.rate(step), mine))
+    phase = replace(plan, spread=population, first_member=mine.start, rate=lambda step: _of(plan.rate(step), mine))
     state.gather = lambda: _gather(state, own, mine, ranks)
     for event in fit(own, lambda step: batches(step).members(mine), objective_of(own, plan), phase):
         state.step, state.tokens, state.seconds = own.step, own.tokens, own.seconds
@@ -55,7 +55,7 @@ def _taken(state: TrainState, mine: slice) -> TrainState:
     model, heads = state.model, state.heads
     count = mine.stop - mine.start
     gpt = GPT(model.config, count).to(model.embed.weight.device)
-    gpt.set_dropout(_of(model.dropout, mine))
+    gpt.dropout.share = _of(model.dropout.share, mine)
     beside = None if heads is None else Heads(heads.config, model.config, count).to(model.embed.weight.device)
     optimizer = make_optimizer(gpt, state.optimizer.config, state.optimizer.precision, beside)
     for group, theirs in zip(optimizer.groups, state.optimizer.groups, strict=True):

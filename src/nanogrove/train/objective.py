@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from nanogrove.data.batch import Batch
+from nanogrove.model.layers import total
 
 
 class Loss(NamedTuple):
@@ -28,7 +29,7 @@ def scored(batch: Batch) -> Tensor:
 
 def weighted(nll: Tensor, batch: Batch) -> Loss:
     """The weighted mean of the NLL `[*P, B, T]`, a member at a time; members never mix."""
-    return Loss((batch.weight * nll).sum((-2, -1)) / scored(batch), {})
+    return Loss(total(batch.weight * nll) / scored(batch), {})
 
 
 def next_token(model: nn.Module, batch: Batch) -> Loss:

@@ -6,8 +6,12 @@ layers and all members of a population, are orthogonalised as one batched produc
 and value) part by part. It differs from `torch.optim.Muon` in that it works in the precision asked for: bfloat16 is
 a hundred times slower than float32 on processors that lack it.
 
-A population may have rates of its own for each member, tensors `[P]`: torch's kernels then write the direction of a
-step, and each member goes its own length along it (`set_rate`, `set_decay`).
+A population may have rates of its own for each member, tensors `[P]` (`set_rate`, `set_decay`); torch's kernels then
+take one member after the other.
+
+A member is updated as the same model alone is, bit for bit. On a CPU torch's kernels round what does not fill a vector
+register in another way than the rest, and what that is differs between one model and several; so tensors are filled up
+where a member's numbers do not fill registers.
 
 Weight decay touches matrices and embeddings by what they are, never by their number of axes. AdamW's is decoupled and
 SGD's joins the gradient, as in torch, whose fused kernels do the work. `Optimizer` is no `torch.optim.Optimizer`: that
@@ -19,13 +23,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
+from nanogrove.model.gpt import GPT
 from nanogrove.model.layers import Embedding, Linear
 
+REGISTER = 16  # float32 numbers in the widest vector register
 Rule = Literal["adamw", "sgd", "muon"]
 Rate = float | Tensor  # one for all members, or `[P]`
 
@@ -45,7 +52,7 @@ class OptimizerConfig(BaseModel):
 
 
 def make_optimizer(
-    model: nn.Module,
+    model: GPT,
     config: OptimizerConfig,
     precision: torch.dtype = torch.float32,
     heads: nn.Module | None = None,
@@ -73,7 +80,7 @@ def make_optimizer(
         for parts, parameters in matrices.items()
     ]
     groups += [Group(tables, rule, rate, config.weight_decay, True), Group(vectors, rule, rate, 0.0, False)]
-    return Optimizer([group for group in groups if group.parameters], config, precision)
+    return Optimizer([group for group in groups if group.parameters], config, precision, model.population)
 
 
 @dataclass
@@ -92,8 +99,10 @@ class Group:
 class Optimizer:
     """Updates groups of parameters; `state` holds each parameter's moments by name."""
 
-    def __init__(self, groups: list[Group], config: OptimizerConfig, precision: torch.dtype) -> None:
-        self.groups, self.config, self.precision = groups, config, precision
+    def __init__(
+        self, groups: list[Group], config: OptimizerConfig, precision: torch.dtype, population: int | None
+    ) -> None:
+        self.groups, self.config, self.precision, self.population = groups, config, precision, population
         self.state: dict[nn.Parameter, dict[str, Tensor]] = defaultdict(dict)
 
     def set_rate(self, factor: Rate) -> None:
@@ -122,9 +131,7 @@ class Optimizer:
             gradients = [p.grad for p in parameters if p.grad is not None]
             if group.rule == "muon":
                 fused.append((group, list(parameters), self._directions(parameters, gradients)))
-            elif parameters and (isinstance(group.lr, Tensor) or isinstance(group.weight_decay, Tensor)):
-                self._by_member(group, parameters, gradients)
-            else:
+            elif parameters:
                 self._update(group, parameters, gradients)
         self._muon(fused)
 
@@ -135,65 +142,74 @@ class Optimizer:
         return [self.state[parameter][name] for parameter in parameters]
 
     def _update(self, group: Group, parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:
-        """Torch's kernel, with one rate for all."""
-        lr, decay = group.lr, group.weight_decay
-        assert not isinstance(lr, Tensor)
-        assert not isinstance(decay, Tensor)
-        if group.rule == "sgd":
-            self._sgd(list(parameters), gradients, self._moments(parameters, "momentum_buffer"), lr, decay)
+        """AdamW or SGD on all parameters of a group."""
+        names = ("momentum_buffer",) if group.rule == "sgd" else ("exp_avg", "exp_avg_sq")
+        tensors = [list[Tensor](parameters), gradients, *(self._moments(parameters, name) for name in names)]
+        if isinstance(group.lr, Tensor) or isinstance(group.weight_decay, Tensor):
+            self._update_by_member(group, parameters, tensors)
             return
-        for parameter in parameters:
-            self.state[parameter].setdefault("step", torch.zeros((), device=parameter.device))
-        first, second = self._moments(parameters, "exp_avg"), self._moments(parameters, "exp_avg_sq")
-        ages = [self.state[parameter]["step"] for parameter in parameters]
-        self._adamw(list(parameters), gradients, first, second, ages, lr, decay)
+        members = self.population or 1
+        odd = [n for n, p in enumerate(parameters) if p.numel() // members % REGISTER and p.device.type == "cpu"]
+        filled = [list(column) for column in tensors]
+        for column, rows in zip(tensors, filled, strict=True):
+            for n in odd:
+                rows[n] = _filled(column[n], members)
+        self._kernel(group.rule, filled, self._steps(group, parameters, ()), group.lr, group.weight_decay)
+        for column, rows in zip(tensors, filled, strict=True):
+            for n in odd:
+                _take_back(column[n], rows[n])
 
-    def _by_member(self, group: Group, parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:
-        """The same with a rate for each member: the kernel moves zeros at a rate of 1, and that is the direction."""
-        directions, decay = [torch.zeros_like(p) for p in parameters], group.weight_decay
-        lr = torch.as_tensor(group.lr).to(parameters[0]).expand(len(parameters[0]))
+    def _update_by_member(self, group: Group, parameters: list[nn.Parameter], tensors: list[list[Tensor]]) -> None:
+        """The same with a rate for each member, whose numbers are laid side by side for it."""
+        members = self.population or 1
+        rates, decays = (
+            torch.as_tensor(rate, dtype=torch.float64).expand(members).tolist()
+            for rate in (group.lr, group.weight_decay)
+        )
+        steps = self._steps(group, parameters, (members,))
+        filled = [[_filled(tensor, members) for tensor in column] for column in tensors]
+        rows = [torch.cat(column, 1) for column in filled]
+        for member, (rate, decay) in enumerate(zip(rates, decays, strict=True)):
+            step = [steps[0][member].clone()] if steps else []  # moments of a member are equally old
+            self._kernel(group.rule, [[row[member]] for row in rows], step, rate, decay)
+        for step_of_all in steps:
+            step_of_all.add_(1)
+        sizes = [tensor.shape[1] for tensor in filled[0]]
+        for column, row in zip(tensors, rows, strict=True):
+            for tensor, values in zip(column, torch.split(row, sizes, 1), strict=True):
+                _take_back(tensor, values)
+
+    def _steps(self, group: Group, parameters: list[nn.Parameter], shape: tuple[int, ...]) -> list[Tensor]:
+        """How many updates AdamW's moments have seen, of all members alike or of each, `shape`; none for SGD."""
         if group.rule == "sgd":
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                _move(gradient, parameter, torch.ones_like(lr) * decay, 0.0)  # SGD's decay joins the gradient
-            self._sgd(directions, gradients, self._moments(parameters, "momentum_buffer"), 1.0, 0.0)
-            decay = 0.0
-        else:
-            for parameter in parameters:
-                self.state[parameter].setdefault("step", torch.zeros(len(lr), device=lr.device))
-            first, second = self._moments(parameters, "exp_avg"), self._moments(parameters, "exp_avg_sq")
-            ages = self.state[parameters[0]]["step"].clone()
-            for age in (found := torch.unique(ages)):  # members whose moments are equally old go together
-                rows = (ages == age).nonzero().flatten()
-                parts = [directions, gradients, first, second]
-                some = parts if len(found) == 1 else [[tensor[rows] for tensor in part] for part in parts]
-                moved, picked, one, two = some
-                self._adamw(moved, picked, one, two, [age.clone() for _ in parameters], 1.0, 0.0)
-                if len(found) > 1:
-                    for part, changed in zip((directions, first, second), (moved, one, two), strict=True):
-                        for tensor, values in zip(part, changed, strict=True):
-                            tensor[rows] = values
-            for parameter in parameters:
-                self.state[parameter]["step"].add_(1)
-        for parameter, direction in zip(parameters, directions, strict=True):
-            _move(parameter, direction, lr, lr * decay)
+            return []
+        return [self.state[p].setdefault("step", torch.zeros(shape, device=p.device)) for p in parameters]
 
-    def _adamw(
-        self,
-        moved: list[Tensor],
-        gradients: list[Tensor],
-        first: list[Tensor],
-        second: list[Tensor],
-        ages: list[Tensor],
-        lr: float,
-        decay: float,
-    ) -> None:
+    def _kernel(self, rule: Rule, tensors: list[list[Tensor]], steps: list[Tensor], lr: float, decay: float) -> None:
+        """Torch's fused update of lists of weights, gradients and moments; it counts `steps` up."""
+        if rule == "sgd":
+            weights, gradients, momenta = tensors
+            sgd(
+                weights,
+                gradients,
+                list(momenta),
+                fused=True,
+                weight_decay=decay,
+                momentum=self.config.momentum,
+                lr=lr,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+            )
+            return
+        weights, gradients, first, second = tensors
         adamw(
-            moved,
+            weights,
             gradients,
             first,
             second,
             [],
-            ages,  # which it counts up
+            steps,
             fused=True,
             amsgrad=False,
             beta1=self.config.betas[0],
@@ -201,22 +217,6 @@ class Optimizer:
             lr=lr,
             weight_decay=decay,
             eps=self.config.eps,
-            maximize=False,
-        )
-
-    def _sgd(
-        self, moved: list[Tensor], gradients: list[Tensor], momenta: list[Tensor], lr: float, decay: float
-    ) -> None:
-        sgd(
-            moved,
-            gradients,
-            list(momenta),
-            fused=True,
-            weight_decay=decay,
-            momentum=self.config.momentum,
-            lr=lr,
-            dampening=0.0,
-            nesterov=False,
             maximize=False,
         )
 
@@ -247,11 +247,24 @@ class Optimizer:
                 _move(piece, direction, -scale * group.lr, group.lr * group.weight_decay)
 
 
+def _filled(tensor: Tensor, members: int) -> Tensor:
+    """A parameter's numbers as a row for each member, `[P, n]`, n filled up with zeros to whole registers."""
+    rows = tensor.detach().reshape(members, -1)
+    return F.pad(rows, (0, -rows.shape[1] % REGISTER))
+
+
+def _take_back(tensor: Tensor, filled: Tensor) -> None:
+    """Sets a parameter's numbers to those of `_filled`."""
+    rows = tensor.detach().view(len(filled), -1)
+    rows.copy_(filled[:, : rows.shape[1]])
+
+
 def _move(weight: Tensor, direction: Tensor, length: Rate, decay: Rate) -> None:
-    """`weight ← (1 − decay)·weight + length·direction` in place, each `[*P, …]`."""
+    """`weight ← (1 − decay)·weight + length·direction` in place, each `[*P, …]`; rates are float64 until then."""
     if isinstance(length, Tensor) or isinstance(decay, Tensor):
-        length, decay = (torch.as_tensor(x).to(weight).view(-1, *[1] * (weight.dim() - 1)) for x in (length, decay))
-        weight.mul_(1 - decay).addcmul_(direction, length)
+        axes = [-1, *[1] * (weight.dim() - 1)]
+        length, kept = (torch.as_tensor(x, dtype=torch.float64).to(weight).view(axes) for x in (length, 1 - decay))
+        weight.mul_(kept).addcmul_(direction, length)
     else:
         weight.mul_(1 - decay).add_(direction, alpha=length)
 
@@ -266,8 +279,11 @@ def orthogonalise(matrices: Tensor, precision: torch.dtype = torch.float32) -> T
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    rows, columns = x.shape[-2:]
+    x = F.pad(x, (0, -columns % 4, 0, -rows % 4))  # so that each product fills lines of the cache; zeros change nothing
+    x = x / (x.norm(dim=-1).norm(dim=-1)[:, None, None] + 1e-7)
     for _ in range(5):
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x[:, :rows, :columns]
     return (x.mT if tall else x).to(matrices.dtype)

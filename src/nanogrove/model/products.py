@@ -1,0 +1,42 @@
+"""Matrix products whose bits do not depend on how many there are.
+
+A CPU's library picks its kernel for a small product by where the result lies in memory too, so the second of two
+stacked products may be rounded in another way than the first. Here each result begins at a multiple of a cache line.
+The products of the backward pass are those of `F.linear`: the gradient of b is gᵀa, not (aᵀg)ᵀ.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LINE = 16  # float32 numbers of a cache line
+
+
+def transposed_product(a: Tensor, b: Tensor) -> Tensor:
+    """`a [N, m, k]` times `b [N, n, k]` transposed: `[N, m, n]`. In other formats than float32, plain `torch.bmm`."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(a.device.type) or a.device.type != "cpu":
+        return torch.bmm(a, b.mT)
+    return _TransposedProduct.apply(a, b)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _TransposedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return _bmm(a, b.mT)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (a, b), (g,) = ctx.saved_tensors, (gradient.contiguous() for gradient in gradients)
+        return _bmm(g, b), _bmm(g.mT, a)
+
+
+def _bmm(a: Tensor, b: Tensor) -> Tensor:
+    """`torch.bmm`, each result of which begins a line of the cache."""
+    count, rows, columns = len(a), a.shape[1], b.shape[2]
+    size = rows * columns
+    if size % LINE == 0:
+        return torch.bmm(a, b)
+    result = a.new_empty(count, size + -size % LINE)[:, :size].view(count, rows, columns)
+    return torch.bmm(a, b, out=result)

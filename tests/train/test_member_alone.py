@@ -1,0 +1,125 @@
+"""A member of a population is the same model trained alone, bit for bit: weights, moments and losses, in float32.
+
+Settings are drawn at random; `python -m pytest -m slow tests/train/test_member_alone.py` draws 500 of them.
+"""
+
+import math
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from nanogrove.data.batch import Batch, derived_seed
+from nanogrove.model.gpt import GPT, ModelConfig, unstack
+from nanogrove.train.fit import Plan, fit
+from nanogrove.train.hyperparameters import apply
+from nanogrove.train.objective import next_token
+from nanogrove.train.optim import OptimizerConfig, make_optimizer
+from nanogrove.train.state import TrainState, optimizer_tensors
+
+FAMILIES: list[dict[str, Any]] = [
+    {"family": "gpt2"},
+    {"family": "gpt2", "tie_embeddings": False},
+    {"family": "llama"},
+    {"family": "llama", "qk_norm": True, "tie_embeddings": True},
+    {"family": "llama", "position": "none", "norm": "layernorm", "bias": True},
+    {"family": "nanochat"},
+    {"family": "nanochat", "token_shift": True, "zero_init": False},
+]
+
+
+def drawn(seed: int, steps: int) -> dict[str, Any]:
+    """Settings of a run: everything that a member's bits could depend on."""
+    rng = random.Random(seed)
+    heads = rng.choice([1, 2, 3, 4])
+    kv_heads = rng.choice([d for d in range(1, heads + 1) if heads % d == 0])
+    width = rng.choice([w for w in range(16, 65) if w % (2 * heads) == 0])
+    members = round(math.exp(rng.uniform(0, math.log(64))))
+    context = rng.randint(4, 24)
+    model = {**rng.choice(FAMILIES), "n_embd": width, "n_head": heads, "n_kv_head": kv_heads, "block_size": context}
+    model |= {"n_layer": rng.choice([1, 1, 2]), "vocab_size": rng.randint(11, 90), "dropout": rng.choice([0, 0, 0.2])}
+    by_member = {
+        name: [rng.uniform(low, high) for _ in range(members)]
+        for name, low, high in (("lr", 0.001, 0.02), ("weight_decay", 0.0, 0.2), ("dropout", 0.0, 0.3))
+        if rng.random() < 0.3
+    }
+    rows = rng.randint(1, 9)
+    return {
+        "model": model,
+        "members": members,
+        "member": rng.randrange(members),
+        "optimizer": rng.choice(["adamw", "sgd", "muon"]),
+        "by_member": by_member,
+        "clip": rng.choice([None, 0.05, 0.5]),
+        "accumulation": rng.randint(1, min(rows, 3)),
+        "rows": rows,
+        "tokens": rng.randint(2, context),
+        "own_batches": rng.random() < 0.5,
+        "steps": steps,
+        "seed": seed,
+    }
+
+
+def train(settings: dict[str, Any], member: int | None) -> tuple[TrainState, list[dict[str, Any]]]:
+    """All members, or one alone."""
+    model = ModelConfig(**settings["model"])
+    population = settings["members"] if member is None else None
+    chosen = range(settings["members"]) if member is None else [member]
+    gpt = GPT(model, population).initialize(*(derived_seed(settings["seed"], "member", p) for p in chosen))
+    state = TrainState(gpt, make_optimizer(gpt, OptimizerConfig(name=settings["optimizer"], lr=0.01)))
+    own = {name: values if member is None else values[member] for name, values in settings["by_member"].items()}
+    factor = apply(state, own)
+    plan = Plan(
+        seed=settings["seed"],
+        steps=settings["steps"],
+        rate=lambda step: factor * (1 - step / 100),
+        clip=settings["clip"],
+        accumulation=settings["accumulation"],
+        first_member=chosen[0],
+    )
+
+    def batches(step: int) -> Batch:
+        generator = torch.Generator().manual_seed(settings["seed"] + 1000 * step)
+        shape = (settings["members"], settings["rows"], settings["tokens"] + 1)
+        tokens = torch.randint(settings["model"]["vocab_size"], shape, generator=generator)
+        mask = torch.rand(*shape[:-1], shape[-1] - 1, generator=generator) < 0.8
+        rows = tokens if settings["own_batches"] else tokens[:1].expand(shape)
+        scored = mask if settings["own_batches"] else mask[:1].expand(mask.shape)
+        batch = Batch(rows[..., :-1], rows[..., 1:], scored.float(), torch.zeros(shape[:-1], dtype=torch.int64))
+        return batch if member is None else Batch(*(getattr(batch, f)[member] for f in Batch.__slots__))
+
+    return state, [event.values for event in fit(state, batches, next_token, plan)]
+
+
+def differences(settings: dict[str, Any]) -> list[str]:
+    """What of a member is not that of the model alone."""
+    (together, losses), (alone, own) = train(settings, None), train(settings, settings["member"])
+    p = settings["member"]
+    weights = unstack(together.model.state_dict(), p)
+    found = [name for name, tensor in alone.model.state_dict().items() if not torch.equal(tensor, weights[name])]
+    stacked = optimizer_tensors(together)
+    for name, moment in optimizer_tensors(alone).items():
+        whole = stacked[name]
+        if not torch.equal(moment, whole[p] if whole.dim() > moment.dim() else whole):
+            found.append(name)
+    for name in ("loss", "grad_norm"):
+        found += [f"{name} of step {n + 1}" for n, (a, b) in enumerate(zip(losses, own, strict=True)) if a[name][p] != b[name]]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_member_is_the_run_alone(seed: int) -> None:
+    settings = drawn(seed, steps=4)
+    assert differences(settings) == [], settings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+def test_five_hundred_members_are_the_runs_alone(threads: int) -> None:
+    torch.set_num_threads(threads)
+    try:
+        bad = {seed: what[:3] for seed in range(500) if (what := differences(drawn(seed, steps=50)))}
+    finally:
+        torch.set_num_threads(1)
+    assert bad == {}

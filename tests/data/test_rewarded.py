@@ -62,7 +62,7 @@ def test_prompts_and_filling_have_no_weight(tmp_path: Path) -> None:
     batch = corpus.batch(rows)
     for place, row in enumerate(rows):
         prompt, text, _ = ROWS[row]
-        counted = batch.targets[place][batch.weight[place] != 0].tolist()
+        counted = batch.targets[place][batch.mask[place]].tolist()
         assert corpus.tokenizer.decode(counted[:-1]) == text
         assert counted[-1] == corpus.tokenizer.end
         seen = batch.tokens[place][: len(prompt)].tolist()
@@ -87,7 +87,7 @@ def test_mismatched_rows_have_the_next_row_s_text(tmp_path: Path) -> None:
     batch = corpus.mismatched(rows)
     assert batch.source.tolist() == [1, 1, 1]
     for place, other in enumerate((50, 90, 3)):
-        counted = batch.targets[place][batch.weight[place] != 0].tolist()
+        counted = batch.targets[place][batch.mask[place]].tolist()
         assert corpus.tokenizer.decode(counted[:-1]) == ROWS[other][1]
         assert (
             corpus.tokenizer.decode(batch.tokens[place][: len(ROWS[rows[place]][0])].tolist()) == ROWS[rows[place]][0]
@@ -153,6 +153,6 @@ def test_a_prompt_that_fills_the_context_is_no_example_and_mismatched_texts_are_
     assert corpus.describe()["first_problem"] == "a prompt of more than 7 tokens"
     assert (corpus.stop > corpus.start).all()
     row = corpus.mismatched(np.array([0, 1]))
-    assert corpus.tokenizer.decode(row.targets[0][row.weight[0] != 0].tolist()) == "cdcdcd"
+    assert corpus.tokenizer.decode(row.targets[0][row.mask[0]].tolist()) == "cdcdcd"
     with pytest.raises(DataError, match="no prompt leaves room for a text in 1 tokens"):
         RewardedConfig(type="rewarded", path=str(path), prompt="q").corpus(1, 4, 0)

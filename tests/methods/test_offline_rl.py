@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,8 @@ def pair() -> tuple[GPT, GPT, Batch]:
     config = ModelConfig(vocab_size=20, block_size=8, n_layer=1, n_head=2, n_embd=16)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 20, (6, 9), generator=generator)
-    weight = (torch.rand(6, 8, generator=generator) > 0.3).float()
-    batch = Batch(tokens[:, :-1], tokens[:, 1:], weight, torch.zeros(6, dtype=torch.int64))
+    mask = torch.rand(6, 8, generator=generator) > 0.3
+    batch = Batch.uniform(tokens[:, :-1], tokens[:, 1:], mask, torch.zeros(6, dtype=torch.int64))
     models = [GPT(config).initialize(seed).double() for seed in (0, 1)]
     for model in models:
         for parameter in model.parameters():
@@ -163,7 +164,7 @@ def by_hand(model: GPT, batch: Batch) -> np.ndarray:
     """Log-probabilities of the rows' scored tokens, summed one by one."""
     logs = model(batch.tokens).detach().log_softmax(-1)
     sums = [
-        sum(float(logs[b, t, batch.targets[b, t]]) for t in range(batch.tokens.shape[1]) if batch.weight[b, t])
+        sum(float(logs[b, t, batch.targets[b, t]]) for t in range(batch.tokens.shape[1]) if batch.mask[b, t])
         for b in range(len(batch.tokens))
     ]
     return np.array(sums)
@@ -187,9 +188,9 @@ def test_kto_is_its_equation(pair: tuple[GPT, GPT, Batch], flip: int) -> None:
     """With z clamped at 0 in one of the two cases."""
     model, reference, batch = pair if flip > 0 else (pair[1], pair[0], pair[2])
     sign = np.array([1, -1, -1, 1, -1, 1])
-    signed = Batch(batch.tokens, batch.targets, batch.weight * torch.tensor(sign)[:, None], batch.source)
+    signed = replace(batch, weight=batch.weight * torch.tensor(sign)[:, None])
     other = torch.arange(6).roll(1)
-    wrong = Batch(batch.tokens[other], batch.targets[other], batch.weight[other], torch.ones(6, dtype=torch.int64))
+    wrong = replace(batch.take(other), source=torch.ones(6, dtype=torch.int64))
     z = max((by_hand(model, wrong) - by_hand(reference, wrong)).mean(), 0.0)
     ratio = by_hand(model, batch) - by_hand(reference, batch)
     share = np.where(sign > 0, 1.5, 0.7)
@@ -201,11 +202,11 @@ def test_kto_is_its_equation(pair: tuple[GPT, GPT, Batch], flip: int) -> None:
 
 def test_prompts_and_filling_get_exactly_no_gradient(pair: tuple[GPT, GPT, Batch]) -> None:
     model, reference, batch = pair
-    quiet = (batch.weight == 0).nonzero()
+    quiet = (~batch.mask).nonzero()
     other = batch.targets.clone()
     for b, t in quiet.tolist():
         other[b, t] = (other[b, t] + 7) % 20  # what stands at a place that does not count
-    changed = Batch(batch.tokens, other, batch.weight, batch.source)
+    changed = replace(batch, targets=other)
     for objective in (next_token, dpo(reference, 0.3)):
         gradients = []
         for shown in (batch, changed):

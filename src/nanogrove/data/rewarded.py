@@ -265,14 +265,15 @@ class RewardedCorpus:
         return rows
 
     def batch(self, rows: np.ndarray, weight: Tensor | None = None) -> Batch:
-        """The batch `[B, W]` of some rows, each token of a text of its row's `weight [B]`, 1 when left out."""
+        """The batch `[B, W]` of some rows, texts scored, each by its `weight [B]`, 1 when left out."""
         chosen = torch.from_numpy(rows)
         tokens = self.tokens[chosen]
+        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
         target = torch.arange(1, tokens.shape[1])
-        scored = ((target >= self.start[chosen, None]) & (target < self.stop[chosen, None])).float()
-        if weight is not None:
-            scored = scored * weight.float()[:, None]
-        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), scored, torch.zeros_like(chosen))
+        mask = (target >= self.start[chosen, None]) & (target < self.stop[chosen, None])
+        if weight is None:
+            return Batch.uniform(inputs, targets, mask, torch.zeros_like(chosen))
+        return Batch(inputs, targets, mask, weight.float()[:, None].expand(mask.shape), torch.zeros_like(chosen))
 
     def mismatched(self, rows: np.ndarray) -> Batch:
         """Each row's prompt with the text of the next one, the last row's with the first's; of source 1.
@@ -287,8 +288,8 @@ class RewardedCorpus:
         width = max(int(stops.max()), self.tokens.shape[1])
         filled = [torch.nn.functional.pad(w, (0, width - len(w)), value=self.tokenizer.end) for w in made]
         tokens, target = torch.stack(filled), torch.arange(1, width)
-        scored = ((target >= starts[:, None]) & (target < stops[:, None])).float()
-        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), scored, torch.ones_like(starts))
+        mask = (target >= starts[:, None]) & (target < stops[:, None])
+        return Batch.uniform(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), mask, torch.ones_like(starts))
 
     def batches(self, step: int) -> Batch:
         """Batch number `step`, all texts alike: what imitates the data."""

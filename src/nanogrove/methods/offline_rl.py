@@ -195,7 +195,7 @@ class _Learner:
 
 
 def joined(first: Batch, second: Batch) -> Batch:
-    """The rows of two batches, of which the second is at least as wide; the first is filled up with what counts 0."""
+    """The rows of two batches, the second at least as wide; the first is padded with positions that are not scored."""
     more = second.tokens.shape[1] - first.tokens.shape[1]
 
     def rows(above: Tensor, below: Tensor) -> Tensor:
@@ -204,6 +204,7 @@ def joined(first: Batch, second: Batch) -> Batch:
     return Batch(
         rows(first.tokens, second.tokens),
         rows(first.targets, second.targets),
+        rows(first.mask, second.mask),
         rows(first.weight, second.weight),
         torch.cat([first.source, second.source]),
     )

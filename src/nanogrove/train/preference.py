@@ -6,8 +6,8 @@
 Δ is log π(text | prompt) − log π_ref(text | prompt), summed over scored tokens. z ≥ 0 is the mean Δ of texts behind
 prompts that are not theirs, without a gradient: an estimate of KL(π ‖ π_ref) that all of a batch share.
 
-A batch for DPO holds pairs, the chosen row ahead of the rejected one. In one for KTO the sign of a row's weights says
-whether its text is wanted, and `source` is 1 for mismatched rows.
+A batch for DPO holds pairs, the chosen row ahead of the rejected one. In one for KTO a row's weights are 1 where
+its text is wanted and −1 where it is not, and `source` is 1 for mismatched rows.
 """
 
 import torch
@@ -20,7 +20,7 @@ from nanogrove.train.objective import Loss, Objective
 
 def log_ratio(model: nn.Module, reference: nn.Module, batch: Batch) -> Tensor:
     """Δ of each row, `[B]`, nats."""
-    counted = (batch.weight != 0).float()
+    counted = batch.mask.float()
     with torch.no_grad():
         theirs: Tensor = reference(batch.tokens, batch.targets)
     ours: Tensor = model(batch.tokens, batch.targets)
@@ -43,7 +43,7 @@ def kto(reference: nn.Module, beta: float, wanted: float = 1.0, unwanted: float 
     """The mean over texts, of which the wanted ones count `wanted` and the others `unwanted`; the part is z."""
 
     def objective(model: nn.Module, batch: Batch) -> Loss:
-        ratio, sign = log_ratio(model, reference, batch), batch.weight.sum(-1).sign()
+        ratio, sign = log_ratio(model, reference, batch), batch.weight[:, 0]
         mismatched = batch.source == 1
         z = ratio[mismatched].mean().detach().clamp(min=0)
         ratio, sign = ratio[~mismatched], sign[~mismatched]

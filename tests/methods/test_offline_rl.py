@@ -19,7 +19,7 @@ from nanogrove.parts import build
 from nanogrove.preset import resolve
 from nanogrove.record.events import read_events
 from nanogrove.train.checkpoint import load_latest
-from nanogrove.train.objective import next_token
+from nanogrove.train.objective import Loss, next_token
 from nanogrove.train.preference import dpo, kto
 
 ITEMS = {"a": (0.4, 1.0), "b": (0.3, 0.0), "c": (0.2, 2.0), "d": (0.1, -3.0)}  # share under μ, reward
@@ -115,6 +115,36 @@ def test_a_constant_added_to_all_rewards_changes_no_weight(toy: Path, tmp_path: 
 def test_the_best_fraction_alone_is_imitated(toy: Path, tmp_path: Path) -> None:
     train(preset(toy, "filter", fraction=0.2), tmp_path / "run")
     assert probabilities(tmp_path / "run", "3")[2] > 0.99
+
+
+def test_filter_is_the_plain_loss_of_the_texts_it_keeps(toy: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Exactly 1 where every NLL is 1, with the gradient of one mean over the kept texts; no other text is computed."""
+    batches: list[Batch] = []
+
+    def watched(model: Any, batch: Batch) -> Loss:
+        if torch.is_grad_enabled():  # a step, not an evaluation
+            batches.append(batch)
+        return next_token(model, batch)
+
+    monkeypatch.setattr("nanogrove.methods.offline_rl.next_token", watched)
+    values = preset(toy, "filter", 4, fraction=0.2)
+    values["train"]["batch_size"] = 16
+    train(values, tmp_path / "run")
+    corpus = build(resolve(values)).corpus
+    best = np.flatnonzero(corpus.rewards == 2.0)
+    model = GPT(ModelConfig(vocab_size=corpus.tokenizer.vocab_size, block_size=4, n_layer=1, n_head=1, n_embd=16))
+    model.initialize(0)
+    assert len(batches) == 4
+    for batch in batches:
+        assert {corpus.tokenizer.decode(row[:1].tolist()) for row in batch.targets} == {"c"}
+        assert next_token(lambda tokens, targets: torch.ones(tokens.shape), batch).total.item() == 1.0  # type: ignore[arg-type]
+        scores = -model(batch.tokens).log_softmax(-1)[:, :2]  # an item and its end mark
+        wanted = torch.autograd.grad(scores.gather(-1, batch.targets[:, :2, None]).mean(), model.embed.weight)[0]
+        found = torch.autograd.grad(next_token(model, batch).total, model.embed.weight)[0]
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+    drawn = [corpus.drawn(step, best) for step in range(9)]
+    assert set(np.concatenate(drawn).tolist()) <= set(best.tolist())
+    assert np.array_equal(drawn[7], corpus.drawn(7, best)), "a function of the step"
 
 
 def test_dpo_recovers_reward_gaps_of_bradley_terry_pairs(tmp_path: Path) -> None:

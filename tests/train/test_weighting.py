@@ -36,7 +36,7 @@ def test_weights_are_finite_whatever_the_rewards(rewards: list[float]) -> None:
     known = np.array(rewards)
     for how in ("none", "whiten", "rank"):
         made = scaled(known, how)  # type: ignore[arg-type]
-        for weights in (exponential(made, 0.1, None), exponential(made, 0.1, 20.0), best_fraction(made, 0.4)):
+        for weights in (exponential(made, 0.1, None), exponential(made, 0.1, 20.0)):
             assert np.isfinite(weights).all()
             assert (weights >= 0).all()
             assert weights.mean() == pytest.approx(1.0)
@@ -48,9 +48,11 @@ def test_ranks_are_those_of_scipy() -> None:
 
 
 def test_the_best_fraction_counts_and_the_rest_does_not() -> None:
-    weights = best_fraction(REWARDS, 0.2)
-    assert (weights > 0).sum() == 100
-    assert REWARDS[weights > 0].min() > REWARDS[weights == 0].max()
+    best = best_fraction(REWARDS, 0.2)
+    assert best.sum() == 100
+    assert REWARDS[best].min() > REWARDS[~best].max()
+    assert best_fraction(REWARDS, 1e-9).sum() == 1
+    assert best_fraction(np.array([0.0, 1.0, 1.0, 1.0]), 0.25).tolist() == [False, True, True, True], "ties are kept"
 
 
 def test_other_rows_are_weighted_by_what_the_training_rows_are() -> None:

@@ -250,9 +250,13 @@ class RewardedCorpus:
         rows: np.ndarray = (self.groups[split][:, None] * self.size + np.arange(self.size)).ravel()
         return rows
 
-    def drawn(self, step: int) -> np.ndarray:
-        """The rows of batch number `step`, `batch_size` of them, group by group: each group once an epoch."""
-        groups, count = self.groups["train"], max(self.batch_size // self.size, 1)
+    def drawn(self, step: int, rows: np.ndarray | None = None) -> np.ndarray:
+        """The rows of batch number `step`, `batch_size` of them, group by group: each group once an epoch.
+
+        `rows` are the ones to draw from, whole groups as `members` gives them; the training split when left out.
+        """
+        groups = self.groups["train"] if rows is None else rows[:: self.size] // self.size
+        count = max(self.batch_size // self.size, 1)
         place = np.arange(step * count, (step + 1) * count)
         epochs, within = np.divmod(place, len(groups))
         index = np.concatenate(
@@ -261,8 +265,8 @@ class RewardedCorpus:
                 for epoch in np.unique(epochs)
             ]
         )
-        rows: np.ndarray = (groups[index][:, None] * self.size + np.arange(self.size)).ravel()
-        return rows
+        drawn: np.ndarray = (groups[index][:, None] * self.size + np.arange(self.size)).ravel()
+        return drawn
 
     def batch(self, rows: np.ndarray, weight: Tensor | None = None) -> Batch:
         """The batch `[B, W]` of some rows, texts scored, each by its `weight [B]`, 1 when left out."""

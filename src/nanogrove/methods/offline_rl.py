@@ -1,8 +1,9 @@
 """Learning from scored texts: weighted imitation, and preferences against a frozen reference.
 
 1. A saved run, or `base_steps` of plain imitation of all texts, is the policy to begin from, and the reference.
-2. `train.steps` steps of one algorithm: `rwr`, `awr` and `filter` imitate texts by weights that follow from rewards
-   (`train/weighting.py`); `dpo` and `kto` compare with the reference (`train/preference.py`).
+2. `train.steps` steps of one algorithm: `rwr` and `awr` imitate texts by weights that follow from rewards
+   (`train/weighting.py`), `filter` imitates the best ones, and batches hold no others; `dpo` and `kto` compare
+   with the reference (`train/preference.py`).
 3. On held-out texts the objective, the plain loss and KL(policy ‖ reference) are measured; the best model is that of
    the lowest objective among those within `kl_cap`, and training ends where the KL exceeds it.
 
@@ -32,7 +33,7 @@ from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.auxiliary import objective_of
 from nanogrove.train.fit import Plan, fit
-from nanogrove.train.objective import Objective, next_token
+from nanogrove.train.objective import Objective, next_token, scored
 from nanogrove.train.preference import dpo, kto
 from nanogrove.train.state import TrainState
 from nanogrove.train.weighting import (
@@ -122,12 +123,21 @@ class _Learner:
         self.train = corpus.members("train")
         known = corpus.rewards[self.train]
         self.scaled = scaled(corpus.rewards, config.scale, known)
+        self.kept = {split: self._kept(split) for split in ("train", "validation")}  # rows that are learned from
         self.weights = self._weights()  # [N], of all rows, by what the training rows are
         self.objective: Objective = next_token
         if config.algorithm == "dpo":
             self.objective = dpo(reference, config.beta)
         elif config.algorithm == "kto":
             self.objective = kto(reference, config.beta, config.wanted, config.unwanted)
+
+    def _kept(self, split: str) -> np.ndarray:
+        """The rows of a split that count: all, or for `filter` its best ones."""
+        rows = self.corpus.members(split)
+        if self.config.algorithm != "filter":
+            return rows
+        best: np.ndarray = rows[best_fraction(self.corpus.rewards[rows], self.config.fraction)]
+        return best
 
     def _weights(self) -> np.ndarray:
         config, rewards, train = self.config, self.scaled, self.train
@@ -138,8 +148,6 @@ class _Learner:
             value = value_baseline(features[train], rewards[train])
             advantages = rewards - features @ value[:-1] - value[-1]
             return exponential(advantages, config.beta, config.clip, advantages[train])
-        if config.algorithm == "filter":
-            return best_fraction(rewards, config.fraction, rewards[train])
         if config.algorithm == "kto":
             raw = self.corpus.rewards
             least = float(np.median(raw[train])) if config.threshold is None else config.threshold
@@ -160,7 +168,7 @@ class _Learner:
 
     def batches(self, step: int) -> Batch:
         """Batch number `step` of the algorithm."""
-        return self.batch(self.corpus.drawn(step))
+        return self.batch(self.corpus.drawn(step, self.kept["train"]))
 
     def batch(self, rows: np.ndarray) -> Batch:
         """Rows with their weights; for kto, with mismatched ones behind them."""
@@ -172,7 +180,7 @@ class _Learner:
         rewards = self.corpus.rewards[self.train]
         values = distribution(rewards)
         if self.config.algorithm in ("rwr", "awr", "filter"):
-            values["effective_sample_size"] = effective_sample_size(self.weights[self.train])
+            values["effective_sample_size"] = effective_sample_size(self.weights[self.kept["train"]])
         return Event("rewards", self.state.step, values)
 
     @torch.inference_mode()
@@ -182,11 +190,15 @@ class _Learner:
         values = evaluate_split(state.model, corpus, "validation", self.plan.evaluate_tokens)
         values["kl"] = divergence(state.model, self.reference, corpus.windows("validation", self.plan.evaluate_tokens))
         state.model.eval()
-        rows, device = corpus.members("validation"), state.model.embed.weight.device
+        rows, device = self.kept["validation"], state.model.embed.weight.device
         size = max(corpus.batch_size // 2 * 2, 2)
         pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
-        losses = [float(self.objective(state.model, self.batch(piece).to(device)).total) for piece in pieces]
-        score = float(np.average(losses, weights=[len(piece) for piece in pieces]))
+        losses, counts = [], []
+        for piece in pieces:
+            batch = self.batch(piece).to(device)
+            losses.append(float(self.objective(state.model, batch).total))
+            counts.append(int(scored(batch)) if self.objective is next_token else len(piece))  # what it is a mean over
+        score = float(np.average(losses, weights=counts))
         if config.kl_cap is not None and values["kl"] > config.kl_cap:
             state.notes["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
             values["ended"], score = state.notes["ended"], float("inf")

@@ -1,8 +1,8 @@
-"""How much each text counts, from its reward: weights whose mean over the training texts is 1.
+"""How much each text counts, from its reward: weights whose mean over the training texts is 1, or whether it counts.
 
     rwr     exp(r/β)                     Peters & Schaal 2007; Dayan & Hinton 1997
     awr     min(exp((r − V)/β), clip)    Peng et al. 2019, arXiv 1910.00177; V a baseline for each prompt
-    filter  1 for the best fraction, else 0
+    filter  the best fraction is learned from, each text alike; the rest is not
 
 Trained to its optimum on texts of a policy μ, `rwr` gives π ∝ μ·exp(r/β). All work is in float64, and the largest
 exponent is taken out first, so weights are finite whatever the rewards, and the same when a constant is added to all.
@@ -42,12 +42,11 @@ def exponential(advantages: np.ndarray, beta: float, clip: float | None, like: n
     return weights
 
 
-def best_fraction(rewards: np.ndarray, fraction: float, like: np.ndarray | None = None) -> np.ndarray:
-    """1/fraction for rewards of the best fraction of the training rewards `like`, ties included, else 0."""
-    known = rewards if like is None else like
-    least = np.sort(known)[::-1][max(round(fraction * len(known)), 1) - 1]
-    weights: np.ndarray = (rewards >= least) / (known >= least).mean()
-    return weights
+def best_fraction(rewards: np.ndarray, fraction: float) -> np.ndarray:
+    """Which rewards `[N]`, N ≥ 1, are the best fraction of them: at least one, and ties with the least of these."""
+    least = np.sort(rewards)[::-1][max(round(fraction * len(rewards)), 1) - 1]
+    best: np.ndarray = rewards >= least
+    return best
 
 
 def effective_sample_size(weights: np.ndarray) -> float:

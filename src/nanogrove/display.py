@@ -49,6 +49,8 @@ def show(events: Iterable[Event], console: Console, out: Path) -> int | None:
                     say(f"step {event.step}{of}  loss {loss}  {rate}")
             elif event.kind == "eval":
                 say(f"step {event.step}  {_score(event)}")
+            elif event.kind == "rewards":
+                say(_rewards(values))
             elif event.kind == "sources" and "weights" in values:
                 shares = zip(values["names"], values["weights"], strict=True)
                 say("weights from here on: " + escape(", ".join(f"{printable(n)} {w:.2f}" for n, w in shares)))
@@ -124,6 +126,19 @@ def _left_out(told: dict[str, Any]) -> str:
 
 def _score(event: Event) -> str:
     return f"{event.values['split']} {described_score(event.values)}"
+
+
+def _rewards(values: dict[str, Any]) -> str:
+    """One line of the rewards to learn from, and of what the algorithm makes of them."""
+    line = (
+        f"rewards of {values['texts']:,} texts: mean {values['mean']:.4g}, standard deviation {values['deviation']:.4g}"
+    )
+    if "wanted" in values:
+        sides = (f"{values[side]:,} {side} (weight {values[f'{side}_weight']:.3g})" for side in ("wanted", "unwanted"))
+        line += f"; above {values['threshold']:.4g} wanted: {', '.join(sides)}"
+    if "effective_sample_size" in values:
+        line += f"; effective sample size {values['effective_sample_size']:,.0f}"
+    return line
 
 
 def _heads(values: dict[str, Any]) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from nanogrove import lab
 from nanogrove.data.batch import Batch
+from nanogrove.display import show
 from nanogrove.errors import NanogroveError
 from nanogrove.methods.offline_rl import joined
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -20,7 +22,7 @@ from nanogrove.preset import resolve
 from nanogrove.record.events import read_events
 from nanogrove.train.checkpoint import load_latest
 from nanogrove.train.objective import Loss, next_token
-from nanogrove.train.preference import dpo, kto
+from nanogrove.train.preference import dpo, kto, log_ratio
 
 ITEMS = {"a": (0.4, 1.0), "b": (0.3, 0.0), "c": (0.2, 2.0), "d": (0.1, -3.0)}  # share under μ, reward
 PROMPTS = "0123456789"
@@ -276,6 +278,17 @@ def test_training_ends_where_the_kl_passes_its_cap(toy: Path, tmp_path: Path) ->
         ("dpo", ["data.type=rewarded"], "method.algorithm=dpo needs data.type=preferences"),
         ("kto", [], "needs a policy to begin from; set method.base or method.base_steps"),
         ("kto", ["method.base_steps=3", "train.batch_size=1"], "set train.batch_size to 2 or more"),
+        (
+            "kto",
+            ["method.base_steps=3", "method.threshold=2"],
+            "threshold=2.0: no training text is wanted; their rewards",
+        ),
+        ("kto", ["method.base_steps=3", "method.threshold=-3.5"], "is unwanted; their rewards go from -3.0 to 2.0, so"),
+        (
+            "kto",
+            ["method.base_steps=3", "method.threshold=nan"],
+            "method.threshold=nan: input should be a finite number",
+        ),
         ("rwr", ["method.base=nowhere"], "nowhere: neither a run nor a checkpoint"),
         ("rwr", ["method.beta=0"], "method.beta=0: input should be greater than 0"),
     ],
@@ -289,6 +302,70 @@ def test_what_makes_no_sense_is_refused(
     with pytest.raises(NanogroveError) as error:
         train(made, tmp_path / "run", *overrides)
     assert said in str(error.value)
+
+
+def test_kto_with_one_side_is_refused_in_a_line(command: Any, toy: Path, tmp_path: Path) -> None:
+    path, thumbs = tmp_path / "kto.json", tmp_path / "thumbs.csv"
+    thumbs.write_text("prompt,text,reward\n" + "".join(f"{n},yes,1\n" for n in range(20)))
+    path.write_text(json.dumps(preset(thumbs, "kto", base_steps=3)))
+    error = command("train", path, "--out", tmp_path / "run").error()
+    assert (
+        "thumbs.csv: all training texts have the reward 1.0; method.algorithm=kto learns from wanted and unw" in error
+    )
+    path.write_text(json.dumps(preset(toy, "kto", base_steps=3, threshold=2)))
+    error = command("train", path, "--out", tmp_path / "run").error()
+    assert (
+        "method.threshold=2.0: no training text is wanted; their rewards go from -3.0 to 2.0, so set it to at l"
+        in error
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def thumbs(tmp_path: Path) -> Path:
+    """Two hundred texts of which 90 % are wanted, these of one alphabet and the others of another."""
+    generator, path = np.random.default_rng(0), tmp_path / "thumbs.jsonl"
+    rows = []
+    for n in range(200):
+        liked = n % 10 > 0
+        text = "".join(generator.choice(list("abcd" if liked else "wxyz"), size=6))
+        rows.append({"prompt": f"{n:03}", "text": text, "reward": float(liked)})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kto_raises_the_likelihood_of_wanted_texts_where_most_are_wanted(
+    seed: int, thumbs: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """By log π − log π_ref of held-out texts; the counts are in the record, on the terminal and in the report."""
+    values = preset(thumbs, "kto", 40, beta=0.1, base_steps=60) | {"seed": seed}
+    values["model"]["block_size"], values["train"]["batch_size"], values["optimizer"]["lr"] = 12, 32, 0.003
+    out = tmp_path / "run"
+    show(lab.train(resolve(values), out), Console(force_terminal=False, width=500), out)
+    checkpoint, _ = load_latest(out / "checkpoints")
+    assert checkpoint is not None
+    corpus = build(resolve(values)).corpus
+    held_out = np.concatenate([corpus.members("validation"), corpus.members("test")])
+    models = [GPT(checkpoint.config).eval(), GPT(checkpoint.config).eval()]
+    for model, weights in zip(models, (checkpoint.model, checkpoint.kept), strict=True):
+        model.load_state_dict(weights)
+    with torch.no_grad():
+        gained = log_ratio(*models, corpus.batch(held_out)).numpy()
+    wanted = corpus.rewards[held_out] == 1
+    assert (~wanted).sum() >= 5
+    assert gained[wanted].mean() > 0
+    assert gained[~wanted].mean() < gained[wanted].mean()
+    train_rows = corpus.rewards[corpus.members("train")]
+    event = next(event for event in read_events(out / "events.jsonl") if event.kind == "rewards").values
+    assert (event["wanted"], event["unwanted"]) == ((train_rows == 1).sum(), (train_rows == 0).sum())
+    assert event["wanted"] * event["wanted_weight"] == pytest.approx(
+        event["unwanted"] * event["unwanted_weight"] * 4 / 3
+    )
+    assert f"{event['wanted']} wanted (weight 1), {event['unwanted']} unwanted (weight " in capsys.readouterr().out
+    report = (out / "report.html").read_text()
+    assert f"{event['wanted']} wanted, of weight 1" in report
+    assert f"{event['unwanted']} unwanted, of weight {event['unwanted_weight']:.4f}" in report
 
 
 def test_text_that_is_not_scored_is_refused(tiny: Any, tmp_path: Path) -> None:

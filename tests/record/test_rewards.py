@@ -33,7 +33,7 @@ def test_distribution_objective_and_kl(tmp_path: Path, drawn: Any) -> None:
     against = shown["Objective against KL"]["lines"][0]
     assert (against["x"], against["y"]) == ([0.1, 0.3], [0.9, 0.8])
     assert shown["KL from the reference, nats a token"]["lines"][0]["x"] == [20, 30, 40]
-    assert "1,200 texts weigh as much as 300 equal ones; training ended: KL 2.000 exceeds" in text
+    assert "effective sample size: 300 of 1,200 texts; training ended: KL 2.000 exceeds" in text
 
 
 def test_rewards_of_fresh_texts_by_round(tmp_path: Path, drawn: Any) -> None:

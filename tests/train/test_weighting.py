@@ -5,11 +5,13 @@ import pytest
 from scipy import stats
 
 from nanogrove.train.weighting import (
+    balance,
     best_fraction,
     effective_sample_size,
     exponential,
     scaled,
     value_baseline,
+    wanted_above,
 )
 
 REWARDS = np.random.default_rng(0).normal(2.0, 3.0, 500)
@@ -53,6 +55,28 @@ def test_the_best_fraction_counts_and_the_rest_does_not() -> None:
     assert REWARDS[best].min() > REWARDS[~best].max()
     assert best_fraction(REWARDS, 1e-9).sum() == 1
     assert best_fraction(np.array([0.0, 1.0, 1.0, 1.0]), 0.25).tolist() == [False, True, True, True], "ties are kept"
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.99])
+def test_of_two_rewards_the_higher_is_wanted_and_no_side_is_empty(share: float) -> None:
+    thumbs = (np.arange(200) < share * 200).astype(float)
+    assert ((thumbs > wanted_above(thumbs)) == (thumbs == 1)).all()
+    stars = np.array([5.0] * 120 + [4.0] * 50 + [1.0] * 30)
+    assert ((stars > wanted_above(stars)) == (stars == 5)).all(), "the median is the highest, and still some are wanted"
+    assert (wanted_above(REWARDS) < REWARDS).sum() == len(REWARDS) // 2
+
+
+@pytest.mark.parametrize("given", [(None, None), (2.0, None), (None, 0.3), (1.5, 0.7)])
+def test_both_sides_count_alike_whatever_their_sizes(given: tuple[float | None, float | None]) -> None:
+    for wanted, unwanted in [(9, 1), (1, 9), (900, 100), (1, 1), (5, 4), (4, 3), (7, 5), (3, 4), (1, 100_000)]:
+        first, second = balance(wanted, unwanted, given)
+        assert all(g in (None, w) for g, w in zip(given, (first, second), strict=True)), "what is given stands"
+        ratio = wanted * first / (unwanted * second)
+        if None in given:
+            assert 1 - 1e-9 <= ratio <= 4 / 3 + 1e-9
+        if given == (None, None):
+            assert min(first, second) == 1
+    assert balance(5, 4, (None, None)) == (1, 1), "sides that are balanced already stay as they are"
 
 
 def test_other_rows_are_weighted_by_what_the_training_rows_are() -> None:

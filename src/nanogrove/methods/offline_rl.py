@@ -13,7 +13,7 @@ rates mean what they mean elsewhere. AWR's baseline V is a ridge regression on t
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -38,11 +38,13 @@ from nanogrove.train.preference import dpo, kto
 from nanogrove.train.state import TrainState
 from nanogrove.train.weighting import (
     Scaling,
+    balance,
     best_fraction,
     effective_sample_size,
     exponential,
     scaled,
     value_baseline,
+    wanted_above,
 )
 
 
@@ -59,9 +61,15 @@ class Config(BaseModel):
     beta: float = Field(0.5, gt=0, allow_inf_nan=False, description="temperature of rewards; of dpo and kto, of Δ")
     clip: float = Field(20.0, ge=1, allow_inf_nan=False, description="awr: largest exp((r − V)/β)")
     fraction: float = Field(0.25, gt=0, le=1, description="filter: share of the texts to imitate, the best")
-    threshold: float | None = Field(None, description="kto: rewards above are wanted; their median when left out")
-    wanted: float = Field(1.0, gt=0, allow_inf_nan=False, description="kto: what a wanted text counts")
-    unwanted: float = Field(1.0, gt=0, allow_inf_nan=False, description="kto: what an unwanted text counts")
+    threshold: float | None = Field(
+        None, allow_inf_nan=False, description="kto: rewards above are wanted; when left out the median, or next lower"
+    )
+    wanted: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="kto: weight of a wanted text; balances the sides when left out"
+    )
+    unwanted: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="kto: weight of an unwanted text; balances the sides when left out"
+    )
     kl_cap: float | None = Field(None, gt=0, description="nats a token from the reference at which training ends")
 
     @property
@@ -88,8 +96,27 @@ def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) 
         raise PresetError(
             f"method.algorithm={config.algorithm} needs a policy to begin from; set method.base or method.base_steps"
         )
+    if config.algorithm == "kto":
+        _check_sides(config, corpus)
     if config.base is not None:
         saved_weights(config.base, corpus, model)
+
+
+def _check_sides(config: Config, corpus: RewardedCorpus) -> None:
+    """Raises PresetError where no training text would be wanted, or none unwanted."""
+    rewards = corpus.rewards[corpus.members("train")]
+    low, high = float(rewards.min()), float(rewards.max())
+    if low == high:
+        raise PresetError(
+            f"{corpus.config.path}: all training texts have the reward {low!r}; method.algorithm=kto learns from "
+            "wanted and unwanted texts, so give texts of different rewards, or take method.algorithm=rwr"
+        )
+    if config.threshold is not None and not low <= config.threshold < high:
+        side = "unwanted" if config.threshold < low else "wanted"
+        raise PresetError(
+            f"method.threshold={config.threshold!r}: no training text is {side}; their rewards go from {low!r} to "
+            f"{high!r}, so set it to at least {low!r} and less than {high!r}, or leave it out"
+        )
 
 
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
@@ -100,7 +127,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     reference = reference_model(state)
     learner = _Learner(state, corpus, plan, config, reference)
     if state.step == begin:
-        yield learner.told()
+        yield learner.described()
     rate = plan.schedule(plan.steps - begin)
     phase = replace(plan, accumulation=1, rate=lambda step: rate(step - begin), divergence=torch.inf)
     if state.notes.get("ended"):
@@ -124,12 +151,9 @@ class _Learner:
         known = corpus.rewards[self.train]
         self.scaled = scaled(corpus.rewards, config.scale, known)
         self.kept = {split: self._kept(split) for split in ("train", "validation")}  # rows that are learned from
+        self.figures: dict[str, Any] = distribution(known)  # of the training rows, for the record
         self.weights = self._weights()  # [N], of all rows, by what the training rows are
-        self.objective: Objective = next_token
-        if config.algorithm == "dpo":
-            self.objective = dpo(reference, config.beta)
-        elif config.algorithm == "kto":
-            self.objective = kto(reference, config.beta, config.wanted, config.unwanted)
+        self.objective = self._objective()
 
     def _kept(self, split: str) -> np.ndarray:
         """The rows of a split that count: all, or for `filter` its best ones."""
@@ -149,10 +173,27 @@ class _Learner:
             advantages = rewards - features @ value[:-1] - value[-1]
             return exponential(advantages, config.beta, config.clip, advantages[train])
         if config.algorithm == "kto":
-            raw = self.corpus.rewards
-            least = float(np.median(raw[train])) if config.threshold is None else config.threshold
-            return np.where(raw > least, 1.0, -1.0)
+            return self._sides()
         return np.ones(len(rewards))
+
+    def _sides(self) -> np.ndarray:
+        """1 for wanted rows and −1 for the others, `[N]`."""
+        config, rewards = self.config, self.corpus.rewards
+        threshold = wanted_above(rewards[self.train]) if config.threshold is None else config.threshold
+        wanted = int((rewards[self.train] > threshold).sum())
+        unwanted = len(self.train) - wanted
+        weights = balance(wanted, unwanted, (config.wanted, config.unwanted))
+        self.figures |= {"threshold": threshold, "wanted": wanted, "unwanted": unwanted}
+        self.figures |= dict(zip(("wanted_weight", "unwanted_weight"), weights, strict=True))
+        return np.where(rewards > threshold, 1.0, -1.0)
+
+    def _objective(self) -> Objective:
+        if self.config.algorithm == "dpo":
+            return dpo(self.reference, self.config.beta)
+        if self.config.algorithm == "kto":
+            weights = self.figures["wanted_weight"], self.figures["unwanted_weight"]
+            return kto(self.reference, self.config.beta, *weights)
+        return next_token
 
     @torch.inference_mode()
     def _features(self) -> np.ndarray:
@@ -175,13 +216,12 @@ class _Learner:
         made = self.corpus.batch(rows, torch.from_numpy(self.weights[rows]))
         return made if self.config.algorithm != "kto" else joined(made, self.corpus.mismatched(rows))
 
-    def told(self) -> Event:
-        """The rewards' distribution, and how many texts the weights amount to."""
-        rewards = self.corpus.rewards[self.train]
-        values = distribution(rewards)
+    def described(self) -> Event:
+        """The rewards' distribution, and what the algorithm makes of them, such as the effective sample size."""
+        figures = dict(self.figures)
         if self.config.algorithm in ("rwr", "awr", "filter"):
-            values["effective_sample_size"] = effective_sample_size(self.weights[self.kept["train"]])
-        return Event("rewards", self.state.step, values)
+            figures["effective_sample_size"] = effective_sample_size(self.weights[self.kept["train"]])
+        return Event("rewards", self.state.step, figures)
 
     @torch.inference_mode()
     def evaluation(self) -> Event:

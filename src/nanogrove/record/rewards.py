@@ -71,9 +71,14 @@ def _correlations(run: Run) -> list[dict[str, Any]]:
 
 def _told(told: dict[str, Any], evaluations: list[Event]) -> str:
     count, size = finite(told.get("texts")), finite(told.get("effective_sample_size"))
-    said = (
-        [f"{count:,.0f} texts" + ("" if size is None else f" weigh as much as {size:,.0f} equal ones")] if count else []
-    )
+    said = []
+    if count:
+        said += [f"{count:,.0f} texts" if size is None else f"effective sample size: {size:,.0f} of {count:,.0f} texts"]
+    for side in ("wanted", "unwanted"):
+        number = finite(told.get(side))
+        said += (
+            [] if number is None else [f"{number:,.0f} {side}, of weight {quantity(told.get(f'{side}_weight'))} each"]
+        )
     said += [f"training ended: {event.values['ended']}" for event in evaluations if event.values.get("ended")]
     return "; ".join(said)
 

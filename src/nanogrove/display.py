@@ -136,6 +136,8 @@ def _rewards(values: dict[str, Any]) -> str:
     if "wanted" in values:
         sides = (f"{values[side]:,} {side} (weight {values[f'{side}_weight']:.3g})" for side in ("wanted", "unwanted"))
         line += f"; above {values['threshold']:.4g} wanted: {', '.join(sides)}"
+    if values.get("value_r2") is not None:
+        line += f"; V explains {values['value_r2']:.1%} of their variance, held out"
     if "effective_sample_size" in values:
         line += f"; effective sample size {values['effective_sample_size']:,.0f}"
     return line

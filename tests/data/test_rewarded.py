@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -156,3 +157,21 @@ def test_a_prompt_that_fills_the_context_is_no_example_and_mismatched_texts_are_
     assert corpus.tokenizer.decode(row.targets[0][row.mask[0]].tolist()) == "cdcdcd"
     with pytest.raises(DataError, match="no prompt leaves room for a text in 1 tokens"):
         RewardedConfig(type="rewarded", path=str(path), prompt="q").corpus(1, 4, 0)
+
+
+def test_functions_at_hand_are_whole_or_divided_after_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "def first(self, x=(1, 2)):\n    def second_one(*, key: int) -> int:\nclass No:\n" + "".join(
+        f"def function_{n}(a, b):\n" for n in range(20)
+    )
+    pieces = [SimpleNamespace(text=text)]
+    monkeypatch.setattr("nanogrove.data.rewarded.PythonStandardLibrary.pieces", lambda self, problems: iter(pieces))
+    whole = RewardedConfig(type="rewarded", path="python-defs").corpus(80, 4, 0)
+    divided = RewardedConfig(type="rewarded", path="python-defs", prompt="prompt").corpus(80, 4, 0)
+    assert [p + t for p, t in zip(divided.prompts, divided.texts, strict=True)] == whole.texts
+    assert divided.prompts[:3] == ["def first(", "def second_one(", "def function_0("]
+    assert divided.rewards.tolist() == whole.rewards.tolist() == [-len(text) for text in whole.texts]
+    assert divided.tokenizer.to_json() == whole.tokenizer.to_json(), "a reward model of whole ones fits"
+    pairs = PreferencesConfig(type="preferences", path="python-defs").corpus(80, 4, 0)
+    assert pairs.size == 2
+    with pytest.raises(DataError, match="no column 'question'; there are 'prompt', 'text', 'reward'"):
+        RewardedConfig(type="rewarded", path="python-defs", prompt="question").corpus(80, 4, 0)

@@ -10,7 +10,6 @@ from nanogrove.train.weighting import (
     effective_sample_size,
     exponential,
     scaled,
-    value_baseline,
     wanted_above,
 )
 
@@ -88,14 +87,3 @@ def test_other_rows_are_weighted_by_what_the_training_rows_are() -> None:
 def test_effective_sample_size() -> None:
     assert effective_sample_size(np.ones(40)) == pytest.approx(40)
     assert effective_sample_size(np.array([1.0, 0, 0, 0])) == pytest.approx(1)
-
-
-def test_the_baseline_is_the_least_squares_fit() -> None:
-    generator = np.random.default_rng(1)
-    features, slope = generator.normal(size=(400, 5)), np.array([1.0, -2.0, 0.0, 3.0, 0.5])
-    rewards = features @ slope + 4 + generator.normal(0, 0.1, 400)
-    value = value_baseline(features, rewards, ridge=1e-9)
-    solved = np.linalg.lstsq(np.column_stack([features, np.ones(400)]), rewards, rcond=None)[0]
-    assert value == pytest.approx(solved, abs=1e-6)
-    alike = value_baseline(np.ones((400, 5)), rewards)
-    assert np.ones(5) @ alike[:-1] + alike[-1] == pytest.approx(rewards.mean())

@@ -6,7 +6,8 @@ JSONL or Parquet with named columns; `preferences` reads prompt, chosen and reje
 none, in the order of a hash, so equal prompts fall on one side.
 
 The path `python-defs` stands for the first lines of functions in Python's own library, each with minus its length as
-the reward, or in pairs of which the shorter is preferred: data that is at hand everywhere.
+the reward, or in pairs of which the shorter is preferred: data that is at hand everywhere. With `prompt` it is divided
+after `def NAME(`, which is the prompt.
 
 Rows that cannot be used stop the run where they are all of them, and else are counted in `describe`.
 """
@@ -149,14 +150,21 @@ def _rows(config: _Options, columns: Sequence[str], problems: list[str]) -> Iter
 
 
 def _functions(columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """Different first lines of functions, 20 to 100 characters long, by column as `rewarded` or `preferences` wants."""
+    """Different first lines of functions, 20 to 100 characters long, by column as `rewarded` or `preferences` wants.
+
+    As `rewarded` wants them with prompts, the prompt is the line up to its first parenthesis, and the text the rest.
+    """
+    scored = "reward" in columns
+    check_columns(columns, ("prompt", "text", "reward") if scored else ("prompt", "chosen", "rejected"))
     pattern = re.compile(r"^ *(def \w+\(.*\).*:)$", re.MULTILINE)
     pieces = PythonStandardLibrary().pieces(Problems())
     lines = list(
         dict.fromkeys(m[1] for piece in pieces for m in pattern.finditer(piece.text) if 20 <= len(m[1]) <= 100)
     )
-    if "reward" in columns:
-        yield from ({"text": line, "reward": -len(line)} for line in lines)
+    if scored:
+        for line in lines:
+            begin = line.index("(") + 1 if "prompt" in columns else 0
+            yield {"prompt": line[:begin], "text": line[begin:], "reward": -len(line)}
         return
     order = random(0, "python-defs").permutation(len(lines))
     for first, second in order[: len(order) // 2 * 2].reshape(-1, 2):
@@ -222,6 +230,7 @@ class RewardedCorpus:
         self.stop = torch.tensor([min(len(row), self.length + 1) for row in whole])
         self.rewards = np.array([example.reward for example in flat])
         self.texts = [example.text for example in flat]
+        self.prompts = [example.prompt for example in flat]
         sides = self._sides([group[0].prompt or group[0].text for group in groups])
         self.groups = {
             split: np.array([n for n, side in enumerate(sides) if side == split], dtype=np.int64)

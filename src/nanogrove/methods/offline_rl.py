@@ -8,7 +8,8 @@
    the lowest objective among those within `kl_cap`, and training ends where the KL exceeds it.
 
 Prompts and filling never count. Rewards are whitened or ranked by the training texts; weights have mean 1, so learning
-rates mean what they mean elsewhere. AWR's baseline V is a ridge regression on the reference's state behind the prompt.
+rates mean what they mean elsewhere. AWR's baseline V is a ridge regression on the reference's state at the end of
+the prompt, cross-fitted by prompt (`train/value_baseline.py`).
 """
 
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ from nanogrove.train.fit import Plan, fit
 from nanogrove.train.objective import Objective, next_token, scored
 from nanogrove.train.preference import dpo, kto
 from nanogrove.train.state import TrainState
+from nanogrove.train.value_baseline import cross_fitted
 from nanogrove.train.weighting import (
     Scaling,
     balance,
@@ -43,7 +45,6 @@ from nanogrove.train.weighting import (
     effective_sample_size,
     exponential,
     scaled,
-    value_baseline,
     wanted_above,
 )
 
@@ -168,9 +169,9 @@ class _Learner:
         if config.algorithm == "rwr":
             return exponential(rewards, config.beta, None, rewards[train])
         if config.algorithm == "awr":
-            features = self._features()
-            value = value_baseline(features[train], rewards[train])
-            advantages = rewards - features @ value[:-1] - value[-1]
+            baseline = cross_fitted(self._features(), rewards, self.corpus.prompts, train, self.plan.seed)
+            self.figures["value_r2"] = baseline.r2
+            advantages = rewards - baseline.values
             return exponential(advantages, config.beta, config.clip, advantages[train])
         if config.algorithm == "kto":
             return self._sides()

@@ -74,6 +74,8 @@ def _told(told: dict[str, Any], evaluations: list[Event]) -> str:
     said = []
     if count:
         said += [f"{count:,.0f} texts" if size is None else f"effective sample size: {size:,.0f} of {count:,.0f} texts"]
+    explained = finite(told.get("value_r2"))
+    said += [] if explained is None else [f"V explains {explained:.1%} of the variance of rewards, held out"]
     for side in ("wanted", "unwanted"):
         number = finite(told.get(side))
         said += (

@@ -1,7 +1,7 @@
 """How much each text counts, from its reward: weights whose mean over the training texts is 1, or whether it counts.
 
     rwr     exp(r/β)                     Peters & Schaal 2007; Dayan & Hinton 1997
-    awr     min(exp((r − V)/β), clip)    Peng et al. 2019, arXiv 1910.00177; V a baseline for each prompt
+    awr     min(exp((r − V)/β), clip)    Peng et al. 2019, arXiv 1910.00177; V in `value_baseline.py`
     filter  the best fraction is learned from, each text alike; the rest is not
     kto     a text is wanted or not; `wanted_above` and `balance` say which, and how much the two sides count
 
@@ -78,14 +78,3 @@ def balance(wanted: int, unwanted: int, weights: tuple[float | None, float | Non
 def effective_sample_size(weights: np.ndarray) -> float:
     """(Σw)² / Σw²: how many equal weights tell as much (Kish 1965)."""
     return float(weights.sum() ** 2 / np.square(weights).sum())
-
-
-def value_baseline(features: np.ndarray, rewards: np.ndarray, ridge: float = 1.0) -> np.ndarray:
-    """V as ridge coefficients `[C + 1]` of centred features, the last one the mean: the least squares fit to rewards.
-
-    `features [N, C]` are states behind the prompts; where all are alike, V is the mean reward.
-    """
-    centre = features.mean(0)
-    x, y = features - centre, rewards - rewards.mean()
-    slope = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y)
-    return np.append(slope, rewards.mean() - centre @ slope)

@@ -205,6 +205,9 @@ def described_score(values: dict[str, Any]) -> str:
         found = "none" if values["correlation"] is None else _number(values["correlation"])
         return f"loss {_number(values['loss'])}, correlation {found} with the true reward"
     loss = f"loss {_number(values['loss'])} nats a token"
+    if "chosen_log_prob" in values:
+        chosen, rejected = values["chosen_log_prob"], values["rejected_log_prob"]
+        return f"{loss}, log-probability of chosen texts {chosen:.2f} and of rejected ones {rejected:.2f} nats per text"
     if "bits_per_byte" in values:
         return f"{loss}, {_number(values['bits_per_byte'])} bits per byte"
     if "bayes_loss" not in values:

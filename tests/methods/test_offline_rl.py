@@ -213,6 +213,42 @@ def test_dpo_is_its_equation(pair: tuple[GPT, GPT, Batch]) -> None:
     found = dpo(reference, 0.3)(model, batch)
     assert found.total.item() == pytest.approx(wanted, abs=1e-5)
     assert found.parts["in_order"].item() == pytest.approx((ratio[:, 0] > ratio[:, 1]).mean())
+    log_probs, lengths = by_hand(model, batch).reshape(3, 2), batch.mask.sum(-1).numpy().reshape(3, 2)
+    for column, side in enumerate(("chosen", "rejected")):
+        assert found.parts[f"{side}_log_prob"].item() == pytest.approx(log_probs[:, column].mean())
+        per_token = (log_probs / lengths)[:, column].mean()
+        assert found.parts[f"{side}_log_prob_per_token"].item() == pytest.approx(per_token)
+    both = dpo(reference, 0.3, length_normalised=True, nll_weight=0.2)(model, batch).total.item()
+    normalised = ratio / lengths
+    wanted = -np.log(sigmoid(0.3 * (normalised[:, 0] - normalised[:, 1]))).mean()
+    assert both == pytest.approx(wanted - 0.2 * log_probs[:, 0].sum() / lengths[:, 0].sum(), abs=1e-5)
+
+
+def test_log_probabilities_of_held_out_pairs_are_in_the_record(tmp_path: Path) -> None:
+    """Those of the reference when pairs begin, those of the policy with each evaluation, over all pairs held out."""
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"{n:02}", "chosen": "ab" * (n % 3 + 1), "rejected": "cb" * (n % 4 + 1)} for n in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = preset(path, "dpo", 6, base_steps=5, nll_weight=0.5)
+    values["train"]["batch_size"], values["evaluate"]["every"], values["model"]["block_size"] = 8, 3, 12
+    events = train(values, tmp_path / "run")
+    corpus = build(resolve(values)).corpus
+    batch = corpus.batch(corpus.members("validation"))
+    assert len(batch.tokens) > 8, "more than one batch"
+    checkpoint, _ = load_latest(tmp_path / "run/checkpoints")
+    assert checkpoint is not None
+    evaluations = [event for event in events if event.kind == "eval" and "kl" in event.values]
+    for weights, event in (
+        (checkpoint.kept, next(e for e in events if e.kind == "rewards")),
+        (checkpoint.model, evaluations[-1]),
+    ):
+        model = GPT(checkpoint.config).eval()
+        model.load_state_dict(weights)
+        sums, lengths = by_hand(model, batch), batch.mask.sum(-1).numpy()
+        for first, side in enumerate(("chosen", "rejected")):
+            assert event.values[f"{side}_log_prob"] == pytest.approx(sums[first::2].mean(), rel=1e-4)
+            found = event.values[f"{side}_log_prob_per_token"]
+            assert found == pytest.approx((sums / lengths)[first::2].mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize("flip", [1, -1])

@@ -14,6 +14,7 @@ the prompt, cross-fitted by prompt (`train/value_baseline.py`).
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -70,6 +71,13 @@ class Config(BaseModel):
     )
     unwanted: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="kto: weight of an unwanted text; balances the sides when left out"
+    )
+    length_normalised: bool = Field(False, description="dpo: Δ per token, so that longer texts gain nothing by it")
+    nll_weight: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="dpo: weight of the chosen texts' NLL per token, which holds them up",
     )
     kl_cap: float | None = Field(None, gt=0, description="nats a token from the reference at which training ends")
 
@@ -190,7 +198,7 @@ class _Learner:
 
     def _objective(self) -> Objective:
         if self.config.algorithm == "dpo":
-            return dpo(self.reference, self.config.beta)
+            return dpo(self.reference, self.config.beta, self.config.length_normalised, self.config.nll_weight)
         if self.config.algorithm == "kto":
             weights = self.figures["wanted_weight"], self.figures["unwanted_weight"]
             return kto(self.reference, self.config.beta, *weights)
@@ -222,7 +230,24 @@ class _Learner:
         figures = dict(self.figures)
         if self.config.algorithm in ("rwr", "awr", "filter"):
             figures["effective_sample_size"] = effective_sample_size(self.weights[self.kept["train"]])
+        if self.config.algorithm == "dpo":  # where the log-probabilities of held-out pairs begin
+            figures |= {name: part for name, part in self.measured(self.reference)[1].items() if "log_prob" in name}
         return Event("rewards", self.state.step, figures)
+
+    @torch.inference_mode()
+    def measured(self, model: GPT) -> tuple[float, dict[str, float]]:
+        """The objective of a model in evaluation mode on all held-out texts that count, and the objective's parts."""
+        rows, device = self.kept["validation"], model.embed.weight.device
+        size = max(self.corpus.batch_size // 2 * 2, 2)
+        losses, parts, counts = [], [], []
+        for first in range(0, len(rows), size):
+            batch = self.batch(rows[first : first + size]).to(device)
+            loss = self.objective(model, batch)
+            losses.append(float(loss.total))
+            parts.append({name: float(part) for name, part in loss.parts.items()})
+            counts.append(int(scored(batch)) if self.objective is next_token else len(rows[first : first + size]))
+        mean = partial(np.average, weights=counts)  # by what each is a mean over
+        return float(mean(losses)), {name: float(mean([part[name] for part in parts])) for name in parts[0]}
 
     @torch.inference_mode()
     def evaluation(self) -> Event:
@@ -231,20 +256,13 @@ class _Learner:
         values = evaluate_split(state.model, corpus, "validation", self.plan.evaluate_tokens)
         values["kl"] = divergence(state.model, self.reference, corpus.windows("validation", self.plan.evaluate_tokens))
         state.model.eval()
-        rows, device = self.kept["validation"], state.model.embed.weight.device
-        size = max(corpus.batch_size // 2 * 2, 2)
-        pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
-        losses, counts = [], []
-        for piece in pieces:
-            batch = self.batch(piece).to(device)
-            losses.append(float(self.objective(state.model, batch).total))
-            counts.append(int(scored(batch)) if self.objective is next_token else len(piece))  # what it is a mean over
-        score = float(np.average(losses, weights=counts))
+        score, parts = self.measured(state.model)
+        values |= parts
         if config.kl_cap is not None and values["kl"] > config.kl_cap:
             state.notes["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
             values["ended"], score = state.notes["ended"], float("inf")
-        told = {**values, "score": score, "seen": state.tokens}
-        return Event("eval", state.step, told, {"seconds": state.seconds})
+        values |= {"score": score, "seen": state.tokens}
+        return Event("eval", state.step, values, {"seconds": state.seconds})
 
 
 def joined(first: Batch, second: Batch) -> Batch:

@@ -72,9 +72,8 @@ def race(checkout: Path, path: Path, device: str, tiny: bool) -> None:
 
     def batches(step: int) -> Batch:
         rows = rows_of(training, step, count, length, device)
-        return Batch(
-            rows[:, :-1], rows[:, 1:], torch.ones(count, length, device=device), torch.zeros(count, dtype=torch.int64)
-        )
+        everywhere = torch.ones(count, length, dtype=torch.bool, device=device)
+        return Batch.uniform(rows[:, :-1], rows[:, 1:], everywhere, torch.zeros(count, dtype=torch.int64))
 
     def our_score() -> float:
         model.eval()

@@ -15,6 +15,7 @@ Runs of 2 lie in FOLDER; one that is there is only read.
 
 import argparse
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,15 @@ def texts(step: int, segments: int, rows: int = ROWS) -> Batch:
     windows = noise + torch.randint(0, NOISE, (rows, length + 1), generator=generator)
     values = torch.randint(0, VALUES, (rows, KEYS), generator=generator)
     order = torch.rand(rows, KEYS, generator=generator).argsort(1)
-    weight = torch.zeros(rows, length)
+    mask = torch.zeros(rows, length, dtype=torch.bool)
     for n in range(KEYS):
         windows[:, 2 * n] = key + n
         windows[:, 2 * n + 1] = values[:, n]
         asked = length - SEGMENT + 3 * n + 1
         windows[:, asked] = key + order[:, n]
         windows[:, asked + 1] = values.gather(1, order[:, n : n + 1])[:, 0]
-        weight[:, asked] = 1.0
-    return Batch(windows[:, :-1], windows[:, 1:], weight, torch.zeros(rows, dtype=torch.int64))
+        mask[:, asked] = True
+    return Batch.uniform(windows[:, :-1], windows[:, 1:], mask, torch.zeros(rows, dtype=torch.int64))
 
 
 def recall_state(name: str, seed: int, segments: int) -> TrainState:
@@ -87,13 +88,14 @@ def seen(name: str, batch: Batch) -> Batch:
     """What a model is shown: all, or the last segment alone."""
     if name != "segments alone":
         return batch
-    return Batch(*(t[:, -SEGMENT:] for t in (batch.tokens, batch.targets, batch.weight)), batch.source)
+    shown = (batch.tokens, batch.targets, batch.mask, batch.weight)
+    return Batch(*(t[:, -SEGMENT:] for t in shown), batch.source)
 
 
 def accuracy(model: GPT, batch: Batch) -> float:
     with torch.inference_mode():
         right: Tensor = model.eval()(batch.tokens).argmax(-1) == batch.targets
-    return (right & (batch.weight != 0)).sum().item() / (batch.weight != 0).sum().item()
+    return (right & batch.mask).sum().item() / batch.mask.sum().item()
 
 
 def recall(name: str, seed: int, steps: int, segments: int) -> float:
@@ -104,8 +106,8 @@ def recall(name: str, seed: int, steps: int, segments: int) -> float:
     def batches(step: int) -> Batch:
         batch = texts(seed * 1_000_000 + step, segments)
         if state.heads is not None:  # reconstruction counts what is scored, so all of the text is, a little
-            weight = torch.where(batch.weight > 0, 8.0, 1e-3)
-            batch = Batch(batch.tokens, batch.targets, weight, batch.source)
+            weight = torch.where(batch.mask, 8.0, 1e-3)
+            batch = replace(batch, mask=torch.ones_like(batch.mask), weight=weight)
         return seen(name, batch)
 
     for _ in fit(state, batches, objective_of(state, plan), plan):

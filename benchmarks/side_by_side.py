@@ -86,10 +86,10 @@ def tokens(rows: int, length: int, vocabulary: int, population: int | None = Non
     """A batch of random tokens, all of them scored."""
     axes = () if population is None else (population,)
     drawn = torch.randint(0, vocabulary, (*axes, rows, length + 1))
-    return Batch(
+    return Batch.uniform(
         drawn[..., :-1].contiguous(),
         drawn[..., 1:].contiguous(),
-        torch.ones(*axes, rows, length),
+        torch.ones(*axes, rows, length, dtype=torch.bool),
         torch.zeros(*axes, rows, dtype=torch.int64),
     )
 

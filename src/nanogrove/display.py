@@ -49,6 +49,8 @@ def show(events: Iterable[Event], console: Console, out: Path) -> int | None:
                     say(f"step {event.step}{of}  loss {loss}  {rate}")
             elif event.kind == "eval":
                 say(f"step {event.step}  {_score(event)}")
+            elif event.kind == "rewards":
+                say(_rewards(values))
             elif event.kind == "sources" and "weights" in values:
                 shares = zip(values["names"], values["weights"], strict=True)
                 say("weights from here on: " + escape(", ".join(f"{printable(n)} {w:.2f}" for n, w in shares)))
@@ -126,6 +128,21 @@ def _score(event: Event) -> str:
     return f"{event.values['split']} {described_score(event.values)}"
 
 
+def _rewards(values: dict[str, Any]) -> str:
+    """One line of the rewards to learn from, and of what the algorithm makes of them."""
+    line = (
+        f"rewards of {values['texts']:,} texts: mean {values['mean']:.4g}, standard deviation {values['deviation']:.4g}"
+    )
+    if "wanted" in values:
+        sides = (f"{values[side]:,} {side} (weight {values[f'{side}_weight']:.3g})" for side in ("wanted", "unwanted"))
+        line += f"; above {values['threshold']:.4g} wanted: {', '.join(sides)}"
+    if values.get("value_r2") is not None:
+        line += f"; V explains {values['value_r2']:.1%} of their variance, held out"
+    if "effective_sample_size" in values:
+        line += f"; effective sample size {values['effective_sample_size']:,.0f}"
+    return line
+
+
 def _heads(values: dict[str, Any]) -> str:
     """One line of what heads have learned, and the parts that teach the model nothing."""
     found, said = values["measures"], []
@@ -188,6 +205,9 @@ def described_score(values: dict[str, Any]) -> str:
         found = "none" if values["correlation"] is None else _number(values["correlation"])
         return f"loss {_number(values['loss'])}, correlation {found} with the true reward"
     loss = f"loss {_number(values['loss'])} nats a token"
+    if "chosen_log_prob" in values:
+        chosen, rejected = values["chosen_log_prob"], values["rejected_log_prob"]
+        return f"{loss}, log-probability of chosen texts {chosen:.2f} and of rejected ones {rejected:.2f} nats per text"
     if "bits_per_byte" in values:
         return f"{loss}, {_number(values['bits_per_byte'])} bits per byte"
     if "bayes_loss" not in values:

@@ -99,11 +99,11 @@ def seconds(proposal: Proposal, vocabulary: int) -> float:
     model = GPT(config).initialize(0).to(device)
     precision = torch.bfloat16 if found.precision == "bfloat16" else torch.float32
     state = TrainState(model, make_optimizer(model, preset.optimizer, precision))
-    draw = torch.Generator().manual_seed(0)
+    draw, everywhere = torch.Generator().manual_seed(0), torch.ones(shape, dtype=torch.bool)
 
     def batches(step: int) -> Batch:
         tokens = torch.randint(vocabulary, shape, generator=draw)
-        return Batch(tokens, tokens, torch.ones(shape), torch.zeros(shape[0], dtype=torch.int64))
+        return Batch.uniform(tokens, tokens, everywhere, torch.zeros(shape[0], dtype=torch.int64))
 
     plan = Plan(0, 1 + STEPS, lambda step: 0.0, accumulation=found.accumulation, precision=found.precision)
     before = torch.get_num_threads()

@@ -127,6 +127,6 @@ def test_validation_covers_every_source_and_says_which(corpus: partial[TextCorpu
     assert found == {0, 1, 2}
     whole = list(made.windows("validation"))
     tokens = [source.count("validation") for source in made.sources]
-    assert sum(int(batch.weight.sum()) for batch in whole) == sum(tokens) - 3
+    assert sum(int(batch.mask.sum()) for batch in whole) == sum(tokens) - 3
     for batch in whole:
         assert len(set(batch.source.tolist())) == 1

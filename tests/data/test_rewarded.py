@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_prompts_and_filling_have_no_weight(tmp_path: Path) -> None:
     batch = corpus.batch(rows)
     for place, row in enumerate(rows):
         prompt, text, _ = ROWS[row]
-        counted = batch.targets[place][batch.weight[place] != 0].tolist()
+        counted = batch.targets[place][batch.mask[place]].tolist()
         assert corpus.tokenizer.decode(counted[:-1]) == text
         assert counted[-1] == corpus.tokenizer.end
         seen = batch.tokens[place][: len(prompt)].tolist()
@@ -87,7 +88,7 @@ def test_mismatched_rows_have_the_next_row_s_text(tmp_path: Path) -> None:
     batch = corpus.mismatched(rows)
     assert batch.source.tolist() == [1, 1, 1]
     for place, other in enumerate((50, 90, 3)):
-        counted = batch.targets[place][batch.weight[place] != 0].tolist()
+        counted = batch.targets[place][batch.mask[place]].tolist()
         assert corpus.tokenizer.decode(counted[:-1]) == ROWS[other][1]
         assert (
             corpus.tokenizer.decode(batch.tokens[place][: len(ROWS[rows[place]][0])].tolist()) == ROWS[rows[place]][0]
@@ -153,6 +154,24 @@ def test_a_prompt_that_fills_the_context_is_no_example_and_mismatched_texts_are_
     assert corpus.describe()["first_problem"] == "a prompt of more than 7 tokens"
     assert (corpus.stop > corpus.start).all()
     row = corpus.mismatched(np.array([0, 1]))
-    assert corpus.tokenizer.decode(row.targets[0][row.weight[0] != 0].tolist()) == "cdcdcd"
+    assert corpus.tokenizer.decode(row.targets[0][row.mask[0]].tolist()) == "cdcdcd"
     with pytest.raises(DataError, match="no prompt leaves room for a text in 1 tokens"):
         RewardedConfig(type="rewarded", path=str(path), prompt="q").corpus(1, 4, 0)
+
+
+def test_functions_at_hand_are_whole_or_divided_after_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "def first(self, x=(1, 2)):\n    def second_one(*, key: int) -> int:\nclass No:\n" + "".join(
+        f"def function_{n}(a, b):\n" for n in range(20)
+    )
+    pieces = [SimpleNamespace(text=text)]
+    monkeypatch.setattr("nanogrove.data.rewarded.PythonStandardLibrary.pieces", lambda self, problems: iter(pieces))
+    whole = RewardedConfig(type="rewarded", path="python-defs").corpus(80, 4, 0)
+    divided = RewardedConfig(type="rewarded", path="python-defs", prompt="prompt").corpus(80, 4, 0)
+    assert [p + t for p, t in zip(divided.prompts, divided.texts, strict=True)] == whole.texts
+    assert divided.prompts[:3] == ["def first(", "def second_one(", "def function_0("]
+    assert divided.rewards.tolist() == whole.rewards.tolist() == [-len(text) for text in whole.texts]
+    assert divided.tokenizer.to_json() == whole.tokenizer.to_json(), "a reward model of whole ones fits"
+    pairs = PreferencesConfig(type="preferences", path="python-defs").corpus(80, 4, 0)
+    assert pairs.size == 2
+    with pytest.raises(DataError, match="no column 'question'; there are 'prompt', 'text', 'reward'"):
+        RewardedConfig(type="rewarded", path="python-defs", prompt="question").corpus(80, 4, 0)

@@ -118,6 +118,7 @@ def test_a_batch_is_a_function_of_seed_and_step(folder: Path) -> None:
     assert not one.batches(0).tokens.equal(one.batches(1).tokens)
     batch = one.batches(3)
     assert batch.tokens[:, 1:].equal(batch.targets[:, :-1])
+    assert batch.mask.all()
     assert batch.weight.eq(1).all()
 
 
@@ -131,7 +132,7 @@ def test_windows_cover_a_split_without_overlap(folder: Path) -> None:
     made = corpus(folder)
     targets = [t for batch in made.windows("validation") for row in batch.targets.tolist() for t in row]
     assert targets == everything(made, "validation")[1:].tolist()
-    some = sum(int(batch.weight.sum()) for batch in made.windows("validation", 100))
+    some = sum(int(batch.mask.sum()) for batch in made.windows("validation", 100))
     assert 100 <= some <= 220
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ def learn(model: GPT, corpus: Any, steps: int, rate: float = 1e-2) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     for step in range(steps):
         batch = corpus.batches(step)
-        loss = (model(batch.tokens, batch.targets) * batch.weight).sum() / batch.weight.sum()
+        loss = (model(batch.tokens, batch.targets) * batch.mask).sum() / batch.mask.sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -204,9 +205,7 @@ def small(tiny: Tiny) -> Any:
 def flat(model: GPT, corpus: Any, split: str) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """All logits and targets of a split, and the tokens of each sequence."""
     with torch.no_grad():
-        found = [
-            (model(b.tokens)[b.weight != 0], b.targets[b.weight != 0], b.tokens.shape) for b in corpus.windows(split)
-        ]
+        found = [(model(b.tokens)[b.mask], b.targets[b.mask], b.tokens.shape) for b in corpus.windows(split)]
     return (
         torch.cat([logits for logits, _, _ in found]),
         torch.cat([targets for _, targets, _ in found]),
@@ -301,7 +300,7 @@ def test_the_greedy_answers_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     expected: list[list[tuple[float, float, float]]] = [[], []]
     for batch in corpus.windows("test"):
         whole = torch.cat([batch.tokens[:, :1], batch.targets], 1)
-        for row, scored in zip(whole, batch.weight != 0, strict=True):
+        for row, scored in zip(whole, batch.mask, strict=True):
             start = int(scored.nonzero()[0]) + 1
             truth = row[1:][scored].tolist()
             text, sure = row[:start].tolist(), [1.0, 1.0]
@@ -519,7 +518,7 @@ def test_a_split_without_a_scored_token(small: Any) -> None:
 
         def windows(self, split: str, limit: int | None = None) -> Iterator[Any]:
             for batch in corpus.windows(split, limit):
-                yield type(batch)(batch.tokens, batch.targets, batch.weight * (split == "validation"), batch.source)
+                yield replace(batch, mask=batch.mask & (split == "validation"))
 
     with pytest.raises(PresetError, match="the test split has no token that is scored"):
         calibration.calibrate(model, Silent())  # type: ignore[arg-type]

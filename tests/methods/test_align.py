@@ -54,7 +54,7 @@ def test_the_best_texts_are_kept_and_only_what_the_model_wrote_is_scored(preset:
     assert batch.source.tolist() == [0, 0, 1, 1]
     texts = {row["text"] for row in rows}
     for place in (2, 3):
-        counted = batch.targets[place][batch.weight[place] != 0].tolist()
+        counted = batch.targets[place][batch.mask[place]].tolist()
         assert counted[-1] == parts.corpus.tokenizer.end
         assert parts.corpus.tokenizer.decode(counted[:-1]) in texts
     assert torch.equal(batch.tokens[:2], parts.corpus.batches(7).tokens[:2])

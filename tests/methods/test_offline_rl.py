@@ -2,15 +2,18 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from nanogrove import lab
 from nanogrove.data.batch import Batch
+from nanogrove.display import show
 from nanogrove.errors import NanogroveError
 from nanogrove.methods.offline_rl import joined
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -18,8 +21,8 @@ from nanogrove.parts import build
 from nanogrove.preset import resolve
 from nanogrove.record.events import read_events
 from nanogrove.train.checkpoint import load_latest
-from nanogrove.train.objective import next_token
-from nanogrove.train.preference import dpo, kto
+from nanogrove.train.objective import Loss, next_token
+from nanogrove.train.preference import dpo, kto, log_ratio
 
 ITEMS = {"a": (0.4, 1.0), "b": (0.3, 0.0), "c": (0.2, 2.0), "d": (0.1, -3.0)}  # share under μ, reward
 PROMPTS = "0123456789"
@@ -116,6 +119,36 @@ def test_the_best_fraction_alone_is_imitated(toy: Path, tmp_path: Path) -> None:
     assert probabilities(tmp_path / "run", "3")[2] > 0.99
 
 
+def test_filter_is_the_plain_loss_of_the_texts_it_keeps(toy: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Exactly 1 where every NLL is 1, with the gradient of one mean over the kept texts; no other text is computed."""
+    batches: list[Batch] = []
+
+    def watched(model: Any, batch: Batch) -> Loss:
+        if torch.is_grad_enabled():  # a step, not an evaluation
+            batches.append(batch)
+        return next_token(model, batch)
+
+    monkeypatch.setattr("nanogrove.methods.offline_rl.next_token", watched)
+    values = preset(toy, "filter", 4, fraction=0.2)
+    values["train"]["batch_size"] = 16
+    train(values, tmp_path / "run")
+    corpus = build(resolve(values)).corpus
+    best = np.flatnonzero(corpus.rewards == 2.0)
+    model = GPT(ModelConfig(vocab_size=corpus.tokenizer.vocab_size, block_size=4, n_layer=1, n_head=1, n_embd=16))
+    model.initialize(0)
+    assert len(batches) == 4
+    for batch in batches:
+        assert {corpus.tokenizer.decode(row[:1].tolist()) for row in batch.targets} == {"c"}
+        assert next_token(lambda tokens, targets: torch.ones(tokens.shape), batch).total.item() == 1.0  # type: ignore[arg-type]
+        scores = -model(batch.tokens).log_softmax(-1)[:, :2]  # an item and its end mark
+        wanted = torch.autograd.grad(scores.gather(-1, batch.targets[:, :2, None]).mean(), model.embed.weight)[0]
+        found = torch.autograd.grad(next_token(model, batch).total, model.embed.weight)[0]
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+    drawn = [corpus.drawn(step, best) for step in range(9)]
+    assert set(np.concatenate(drawn).tolist()) <= set(best.tolist())
+    assert np.array_equal(drawn[7], corpus.drawn(7, best)), "a function of the step"
+
+
 def test_dpo_recovers_reward_gaps_of_bradley_terry_pairs(tmp_path: Path) -> None:
     """β log(π/π_ref) of items against their true rewards, from pairs drawn by σ(r − r′), as many as say so."""
     rewards = dict(zip("abcdef", [1.5, 0.3, -0.7, 0.9, -1.6, 0.0], strict=True))
@@ -150,8 +183,8 @@ def pair() -> tuple[GPT, GPT, Batch]:
     config = ModelConfig(vocab_size=20, block_size=8, n_layer=1, n_head=2, n_embd=16)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 20, (6, 9), generator=generator)
-    weight = (torch.rand(6, 8, generator=generator) > 0.3).float()
-    batch = Batch(tokens[:, :-1], tokens[:, 1:], weight, torch.zeros(6, dtype=torch.int64))
+    mask = torch.rand(6, 8, generator=generator) > 0.3
+    batch = Batch.uniform(tokens[:, :-1], tokens[:, 1:], mask, torch.zeros(6, dtype=torch.int64))
     models = [GPT(config).initialize(seed).double() for seed in (0, 1)]
     for model in models:
         for parameter in model.parameters():
@@ -163,7 +196,7 @@ def by_hand(model: GPT, batch: Batch) -> np.ndarray:
     """Log-probabilities of the rows' scored tokens, summed one by one."""
     logs = model(batch.tokens).detach().log_softmax(-1)
     sums = [
-        sum(float(logs[b, t, batch.targets[b, t]]) for t in range(batch.tokens.shape[1]) if batch.weight[b, t])
+        sum(float(logs[b, t, batch.targets[b, t]]) for t in range(batch.tokens.shape[1]) if batch.mask[b, t])
         for b in range(len(batch.tokens))
     ]
     return np.array(sums)
@@ -180,6 +213,42 @@ def test_dpo_is_its_equation(pair: tuple[GPT, GPT, Batch]) -> None:
     found = dpo(reference, 0.3)(model, batch)
     assert found.total.item() == pytest.approx(wanted, abs=1e-5)
     assert found.parts["in_order"].item() == pytest.approx((ratio[:, 0] > ratio[:, 1]).mean())
+    log_probs, lengths = by_hand(model, batch).reshape(3, 2), batch.mask.sum(-1).numpy().reshape(3, 2)
+    for column, side in enumerate(("chosen", "rejected")):
+        assert found.parts[f"{side}_log_prob"].item() == pytest.approx(log_probs[:, column].mean())
+        per_token = (log_probs / lengths)[:, column].mean()
+        assert found.parts[f"{side}_log_prob_per_token"].item() == pytest.approx(per_token)
+    both = dpo(reference, 0.3, length_normalised=True, nll_weight=0.2)(model, batch).total.item()
+    normalised = ratio / lengths
+    wanted = -np.log(sigmoid(0.3 * (normalised[:, 0] - normalised[:, 1]))).mean()
+    assert both == pytest.approx(wanted - 0.2 * log_probs[:, 0].sum() / lengths[:, 0].sum(), abs=1e-5)
+
+
+def test_log_probabilities_of_held_out_pairs_are_in_the_record(tmp_path: Path) -> None:
+    """Those of the reference when pairs begin, those of the policy with each evaluation, over all pairs held out."""
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"{n:02}", "chosen": "ab" * (n % 3 + 1), "rejected": "cb" * (n % 4 + 1)} for n in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = preset(path, "dpo", 6, base_steps=5, nll_weight=0.5)
+    values["train"]["batch_size"], values["evaluate"]["every"], values["model"]["block_size"] = 8, 3, 12
+    events = train(values, tmp_path / "run")
+    corpus = build(resolve(values)).corpus
+    batch = corpus.batch(corpus.members("validation"))
+    assert len(batch.tokens) > 8, "more than one batch"
+    checkpoint, _ = load_latest(tmp_path / "run/checkpoints")
+    assert checkpoint is not None
+    evaluations = [event for event in events if event.kind == "eval" and "kl" in event.values]
+    for weights, event in (
+        (checkpoint.kept, next(e for e in events if e.kind == "rewards")),
+        (checkpoint.model, evaluations[-1]),
+    ):
+        model = GPT(checkpoint.config).eval()
+        model.load_state_dict(weights)
+        sums, lengths = by_hand(model, batch), batch.mask.sum(-1).numpy()
+        for first, side in enumerate(("chosen", "rejected")):
+            assert event.values[f"{side}_log_prob"] == pytest.approx(sums[first::2].mean(), rel=1e-4)
+            found = event.values[f"{side}_log_prob_per_token"]
+            assert found == pytest.approx((sums / lengths)[first::2].mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize("flip", [1, -1])
@@ -187,9 +256,9 @@ def test_kto_is_its_equation(pair: tuple[GPT, GPT, Batch], flip: int) -> None:
     """With z clamped at 0 in one of the two cases."""
     model, reference, batch = pair if flip > 0 else (pair[1], pair[0], pair[2])
     sign = np.array([1, -1, -1, 1, -1, 1])
-    signed = Batch(batch.tokens, batch.targets, batch.weight * torch.tensor(sign)[:, None], batch.source)
+    signed = replace(batch, weight=batch.weight * torch.tensor(sign)[:, None])
     other = torch.arange(6).roll(1)
-    wrong = Batch(batch.tokens[other], batch.targets[other], batch.weight[other], torch.ones(6, dtype=torch.int64))
+    wrong = replace(batch.take(other), source=torch.ones(6, dtype=torch.int64))
     z = max((by_hand(model, wrong) - by_hand(reference, wrong)).mean(), 0.0)
     ratio = by_hand(model, batch) - by_hand(reference, batch)
     share = np.where(sign > 0, 1.5, 0.7)
@@ -201,11 +270,11 @@ def test_kto_is_its_equation(pair: tuple[GPT, GPT, Batch], flip: int) -> None:
 
 def test_prompts_and_filling_get_exactly_no_gradient(pair: tuple[GPT, GPT, Batch]) -> None:
     model, reference, batch = pair
-    quiet = (batch.weight == 0).nonzero()
+    quiet = (~batch.mask).nonzero()
     other = batch.targets.clone()
     for b, t in quiet.tolist():
         other[b, t] = (other[b, t] + 7) % 20  # what stands at a place that does not count
-    changed = Batch(batch.tokens, other, batch.weight, batch.source)
+    changed = replace(batch, targets=other)
     for objective in (next_token, dpo(reference, 0.3)):
         gradients = []
         for shown in (batch, changed):
@@ -245,6 +314,17 @@ def test_training_ends_where_the_kl_passes_its_cap(toy: Path, tmp_path: Path) ->
         ("dpo", ["data.type=rewarded"], "method.algorithm=dpo needs data.type=preferences"),
         ("kto", [], "needs a policy to begin from; set method.base or method.base_steps"),
         ("kto", ["method.base_steps=3", "train.batch_size=1"], "set train.batch_size to 2 or more"),
+        (
+            "kto",
+            ["method.base_steps=3", "method.threshold=2"],
+            "threshold=2.0: no training text is wanted; their rewards",
+        ),
+        ("kto", ["method.base_steps=3", "method.threshold=-3.5"], "is unwanted; their rewards go from -3.0 to 2.0, so"),
+        (
+            "kto",
+            ["method.base_steps=3", "method.threshold=nan"],
+            "method.threshold=nan: input should be a finite number",
+        ),
         ("rwr", ["method.base=nowhere"], "nowhere: neither a run nor a checkpoint"),
         ("rwr", ["method.beta=0"], "method.beta=0: input should be greater than 0"),
     ],
@@ -258,6 +338,70 @@ def test_what_makes_no_sense_is_refused(
     with pytest.raises(NanogroveError) as error:
         train(made, tmp_path / "run", *overrides)
     assert said in str(error.value)
+
+
+def test_kto_with_one_side_is_refused_in_a_line(command: Any, toy: Path, tmp_path: Path) -> None:
+    path, thumbs = tmp_path / "kto.json", tmp_path / "thumbs.csv"
+    thumbs.write_text("prompt,text,reward\n" + "".join(f"{n},yes,1\n" for n in range(20)))
+    path.write_text(json.dumps(preset(thumbs, "kto", base_steps=3)))
+    error = command("train", path, "--out", tmp_path / "run").error()
+    assert (
+        "thumbs.csv: all training texts have the reward 1.0; method.algorithm=kto learns from wanted and unw" in error
+    )
+    path.write_text(json.dumps(preset(toy, "kto", base_steps=3, threshold=2)))
+    error = command("train", path, "--out", tmp_path / "run").error()
+    assert (
+        "method.threshold=2.0: no training text is wanted; their rewards go from -3.0 to 2.0, so set it to at l"
+        in error
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def thumbs(tmp_path: Path) -> Path:
+    """Two hundred texts of which 90 % are wanted, these of one alphabet and the others of another."""
+    generator, path = np.random.default_rng(0), tmp_path / "thumbs.jsonl"
+    rows = []
+    for n in range(200):
+        liked = n % 10 > 0
+        text = "".join(generator.choice(list("abcd" if liked else "wxyz"), size=6))
+        rows.append({"prompt": f"{n:03}", "text": text, "reward": float(liked)})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kto_raises_the_likelihood_of_wanted_texts_where_most_are_wanted(
+    seed: int, thumbs: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """By log π − log π_ref of held-out texts; the counts are in the record, on the terminal and in the report."""
+    values = preset(thumbs, "kto", 40, beta=0.1, base_steps=60) | {"seed": seed}
+    values["model"]["block_size"], values["train"]["batch_size"], values["optimizer"]["lr"] = 12, 32, 0.003
+    out = tmp_path / "run"
+    show(lab.train(resolve(values), out), Console(force_terminal=False, width=500), out)
+    checkpoint, _ = load_latest(out / "checkpoints")
+    assert checkpoint is not None
+    corpus = build(resolve(values)).corpus
+    held_out = np.concatenate([corpus.members("validation"), corpus.members("test")])
+    models = [GPT(checkpoint.config).eval(), GPT(checkpoint.config).eval()]
+    for model, weights in zip(models, (checkpoint.model, checkpoint.kept), strict=True):
+        model.load_state_dict(weights)
+    with torch.no_grad():
+        gained = log_ratio(*models, corpus.batch(held_out)).numpy()
+    wanted = corpus.rewards[held_out] == 1
+    assert (~wanted).sum() >= 5
+    assert gained[wanted].mean() > 0
+    assert gained[~wanted].mean() < gained[wanted].mean()
+    train_rows = corpus.rewards[corpus.members("train")]
+    event = next(event for event in read_events(out / "events.jsonl") if event.kind == "rewards").values
+    assert (event["wanted"], event["unwanted"]) == ((train_rows == 1).sum(), (train_rows == 0).sum())
+    assert event["wanted"] * event["wanted_weight"] == pytest.approx(
+        event["unwanted"] * event["unwanted_weight"] * 4 / 3
+    )
+    assert f"{event['wanted']} wanted (weight 1), {event['unwanted']} unwanted (weight " in capsys.readouterr().out
+    report = (out / "report.html").read_text()
+    assert f"{event['wanted']} wanted, of weight 1" in report
+    assert f"{event['unwanted']} unwanted, of weight {event['unwanted_weight']:.4f}" in report
 
 
 def test_text_that_is_not_scored_is_refused(tiny: Any, tmp_path: Path) -> None:

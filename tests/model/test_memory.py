@@ -130,10 +130,10 @@ def test_reconstruction_is_its_equation_and_what_was_not_scored_has_no_say(start
     with torch.no_grad():
         for parameter in heads.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
-    weight = torch.ones(3, T, dtype=torch.float64)
-    weight[1, 9:] = 0
-    weight[2, :3] = 0
-    batch = Batch(given[:, :-1], given[:, 1:], weight, torch.zeros(3, dtype=torch.int64))
+    mask = torch.ones(3, T, dtype=torch.bool)
+    mask[1, 9:] = False
+    mask[2, :3] = False
+    batch = Batch.uniform(given[:, :-1], given[:, 1:], mask, torch.zeros(3, dtype=torch.int64))
     hidden, memories = states_and_memories(model, heads, batch.tokens)
     assert memories is not None
     assert memories.shape == (3, T // S - 1, M, 16), "none behind the last segment"
@@ -146,13 +146,13 @@ def test_reconstruction_is_its_equation_and_what_was_not_scored_has_no_say(start
             keys, contents = heads.recall.key(memory), heads.recall.content(memory)
             for place in range(start % 3, S, 3):
                 t = segment * S + place
-                if t == 0 or weight[row, t - 1] == 0:
+                if t == 0 or not mask[row, t - 1]:
                     continue
                 asked = heads.recall.place.weight[place]
                 attended = torch.tensor([(asked @ key).item() / 4 for key in keys], dtype=torch.float64).softmax(0)
                 state = heads.recall.bend(asked + sum(a * c for a, c in zip(attended, contents, strict=True)))
                 total += F.cross_entropy(model.logits(state)[None], batch.tokens[row, t][None]).item()
-    assert found.item() == pytest.approx(3 * total / (weight != 0).sum().item())
+    assert found.item() == pytest.approx(3 * total / mask.sum().item())
     gradient = torch.autograd.grad(found, model.memory.write)[0]  # type: ignore[union-attr]
     assert gradient.abs().sum() > 0, "it teaches the model to write"
     whole = states_and_memories(model, Heads(AuxiliaryConfig(enable_value=True), model.config), batch.tokens)

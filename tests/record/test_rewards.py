@@ -33,7 +33,29 @@ def test_distribution_objective_and_kl(tmp_path: Path, drawn: Any) -> None:
     against = shown["Objective against KL"]["lines"][0]
     assert (against["x"], against["y"]) == ([0.1, 0.3], [0.9, 0.8])
     assert shown["KL from the reference, nats a token"]["lines"][0]["x"] == [20, 30, 40]
-    assert "1,200 texts weigh as much as 300 equal ones; training ended: KL 2.000 exceeds" in text
+    assert "effective sample size: 300 of 1,200 texts; training ended: KL 2.000 exceeds" in text
+
+
+def test_log_probabilities_of_pairs_begin_at_the_reference(tmp_path: Path, drawn: Any) -> None:
+    def sides(chosen: float, rejected: float) -> dict[str, float]:
+        sums = {"chosen_log_prob": chosen, "rejected_log_prob": rejected}
+        return {**sums, **{f"{name}_per_token": value / 10 for name, value in sums.items()}}
+
+    events = [
+        Event("rewards", 10, {**TOLD, **sides(-20.0, -30.0)}),
+        scored(15, kl=0.1, score=0.6, **sides(-19.0, -31.0)),
+        scored(20, kl=0.3, score=0.5, **sides(-23.5, -60.0)),
+    ]
+    text, shown = drawn(tmp_path, events)
+    chosen, rejected = shown["Log-probability of held-out texts, nats per text"]["lines"]
+    assert (chosen["x"], chosen["y"]) == ([10, 15, 20], [-20, -19, -23.5])
+    assert (rejected["name"], rejected["y"]) == ("rejected", [-30, -31, -60])
+    assert shown["Log-probability of held-out texts, nats per token"]["lines"][1]["y"] == [-3, -3.1, -6]
+    assert (
+        "held-out chosen texts went from -20.00 to -23.50 nats per text; chosen texts are less likely than to" in text
+    )
+    text, _ = drawn(tmp_path, events[:2])
+    assert "less likely" not in text
 
 
 def test_rewards_of_fresh_texts_by_round(tmp_path: Path, drawn: Any) -> None:

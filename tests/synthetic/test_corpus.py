@@ -31,8 +31,9 @@ def test_a_batch_is_the_sequence_behind_an_end_of_text() -> None:
     assert torch.equal(batch.targets, made.grammar.sample(8, 7))
     assert torch.equal(made.batches(7).tokens, batch.tokens)
     assert not torch.equal(made.batches(8).tokens, batch.tokens)
+    assert batch.mask.all()
     assert (batch.weight == 1).all()
-    assert corpus(targets="last").batches(0).weight.tolist() == [[0, 0, 0, 1]] * 8
+    assert corpus(targets="last").batches(0).mask.tolist() == [[0, 0, 0, 1]] * 8
 
 
 def test_a_fixed_training_set_is_read_once_an_epoch_in_new_orders() -> None:

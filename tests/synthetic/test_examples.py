@@ -38,15 +38,15 @@ def test_answers_and_their_end_are_scored_and_nothing_else(task: str) -> None:
     made = corpus(task, options=TASKS[task])
     for batch in (made.batches(5), next(made.windows("validation"))):
         assert batch.tokens.shape == (8, made.length)
-        for tokens, targets, weight in zip(batch.tokens, batch.targets, batch.weight, strict=True):
+        for tokens, targets, mask in zip(batch.tokens, batch.targets, batch.mask, strict=True):
             row = spelled(made, torch.cat([tokens[:1], targets]))
             prompt, _, rest = row.partition("=")
             answer, _, filling = rest.partition("|")
             assert made.task.correct(f"{prompt}=", answer)
             assert set(filling) <= {"|"}
-            scored = "".join(symbol for symbol, w in zip(row[1:], weight.tolist(), strict=True) if w)
+            scored = "".join(symbol for symbol, counts in zip(row[1:], mask.tolist(), strict=True) if counts)
             assert scored == f"{answer}|"
-        assert set(batch.weight.unique().tolist()) <= {0.0, 1.0}
+        assert batch.weight.eq(1).all()
         assert torch.equal(batch.tokens[:, 1:], batch.targets[:, :-1])
 
 
@@ -77,7 +77,7 @@ def test_splits_are_fixed_and_of_all_difficulties() -> None:
         assert torch.equal(rows, torch.cat([batch.tokens for batch in made.windows(split)]))
         seen[split] = {spelled(made, row) for row in rows[20:]}  # of three and four digits, which seldom coincide
     assert seen["validation"] != seen["test"]
-    few = torch.cat([batch.weight for batch in made.windows("validation", limit=4 * made.length)])
+    few = torch.cat([batch.mask for batch in made.windows("validation", limit=4 * made.length)])
     assert (few != 0).sum(1).tolist() == [2, 3, 4, 5], "a limit takes evenly from all difficulties"
 
 
@@ -121,7 +121,7 @@ def test_labels_are_not_cut_where_they_join_a_wider_batch() -> None:
     made = corpus()
     batch = Mixture(made, 1, 20, [], made.rows([("98=", "98")], 5), 1.0).batches(0)
     assert {spelled(made, row) for row in batch.tokens[0]} == {"98=98" + "|" * 15}
-    assert batch.weight[0].sum(1).tolist() == [3.0] * 8
+    assert batch.mask[0].sum(1).tolist() == [3] * 8
 
 
 PRESET = {

@@ -79,10 +79,11 @@ def batch(rows: int = 4, seed: int = 0) -> Batch:
     windows = torch.randint(1, V, (rows, T + 1), generator=generator)
     windows[0, 7] = MARK
     weight = torch.ones(rows, T, dtype=torch.float64)
-    weight[1, :3] = 0
-    weight[2, 9:] = 0
+    mask = torch.ones(rows, T, dtype=torch.bool)
+    mask[1, :3] = False
+    mask[2, 9:] = False
     weight[3, 5:8] = 2
-    return Batch(windows[:, :-1], windows[:, 1:], weight, torch.zeros(rows, dtype=torch.int64))
+    return Batch(windows[:, :-1], windows[:, 1:], mask, weight, torch.zeros(rows, dtype=torch.int64))
 
 
 def losses(model: GPT, heads: Heads, given: Batch, start: int = START) -> dict[str, Tensor]:
@@ -101,7 +102,7 @@ def slowly(model: GPT, heads: Heads, given: Batch) -> dict[str, Any]:
     assert heads.policy is not None
     hidden = model.hidden(given.tokens)
     nll = model.nll(hidden, given.targets)
-    count = int((given.weight != 0).sum())
+    count = int(given.mask.sum())
     parts: dict[str, Any] = dict.fromkeys(("value", "value_imagined", "dynamics_latent", "dynamics_token"), 0.0)
     parts |= {"multi_token": 0.0, "policy": 0.0}
     discounts = [c.value_discount**k for k in range(c.value_horizon)]
@@ -109,7 +110,7 @@ def slowly(model: GPT, heads: Heads, given: Batch) -> dict[str, Any]:
 
     def allowed(b: int, first: int, last: int) -> bool:
         """Whether the predictions at `first` … `last` are in the window, scored and of one document."""
-        inside = last < T and all(given.weight[b, i] != 0 for i in range(first, last + 1))
+        inside = last < T and all(bool(given.mask[b, i]) for i in range(first, last + 1))
         return inside and (mark is None or mark not in given.tokens[b, first + 1 : last + 1].tolist())
 
     def ahead(b: int, t: int) -> Tensor:
@@ -180,7 +181,7 @@ def test_a_population_is_a_loop_over_its_members() -> None:
     model, heads = made(population=3)
     batches = [batch(seed=p) for p in range(3)]
     together = Batch(
-        *(torch.stack([getattr(b, f) for b in batches]) for f in ("tokens", "targets", "weight", "source"))
+        *(torch.stack([getattr(b, f) for b in batches]) for f in ("tokens", "targets", "mask", "weight", "source"))
     )
     found = losses(model, heads, together)
     torch.stack(list(found.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -206,7 +207,7 @@ def test_what_is_not_scored_has_no_gradient_and_no_say() -> None:
     nll = model.nll(hidden, given.targets)
     for name, part in head_losses(heads, model, hidden, nll, given, START).items():
         (gradient,) = torch.autograd.grad(part, hidden, retain_graph=True)
-        assert (gradient[given.weight == 0] == 0).all(), name
+        assert (gradient[~given.mask] == 0).all(), name
         assert gradient.abs().sum() > 0, name
     before = losses(model, heads, given)
     tokens, targets = given.tokens.clone(), given.targets.clone()
@@ -265,7 +266,9 @@ def test_contrast_begins_at_chance_and_equal_spans_are_no_negatives(rows: int) -
     config = ModelConfig(vocab_size=200, block_size=64)
     model, heads = GPT(config).initialize(0), Heads(AuxiliaryConfig(enable_span_contrastive=True), config).initialize(0)
     windows = torch.randint(200, (rows, 65), generator=torch.Generator().manual_seed(0))
-    given = Batch(windows[:, :-1], windows[:, 1:], torch.ones(rows, 64), torch.zeros(rows, dtype=torch.int64))
+    given = Batch.uniform(
+        windows[:, :-1], windows[:, 1:], torch.ones(rows, 64, dtype=torch.bool), torch.zeros(rows, dtype=torch.int64)
+    )
     found = losses(model, heads, given, 20)["span"].item()
     assert found == pytest.approx(math.log(rows), rel=0.05)
     same = windows.clone()
@@ -284,8 +287,8 @@ def test_accumulation_changes_no_part_but_the_contrast() -> None:
     model, heads = made()
     given = batch(6)
     whole = losses(model, heads, given)
-    count = (given.weight != 0).sum()
-    pieces = [(losses(model, heads, b), (b.weight != 0).sum() / count) for b in given.split(3)]
+    count = given.mask.sum()
+    pieces = [(losses(model, heads, b), b.mask.sum() / count) for b in given.split(3)]
     for name in whole.keys() - {"span", "policy"}:
         assert sum(share * found[name] for found, share in pieces).item() == pytest.approx(whole[name].item()), name
 
@@ -333,7 +336,7 @@ def test_measures_are_against_what_needs_no_learning() -> None:
         )
         errors += (heads.value(hidden[..., : there.shape[-1], :]) - targets)[there].tolist()
         policy = Categorical(logits=model.logits(heads.policy(hidden)))
-        entropies.append(policy.entropy()[given.weight != 0])
+        entropies.append(policy.entropy()[given.mask])
     assert found["value_error"] == pytest.approx(np.sqrt(np.mean(np.square(errors))))
     heads.config = CONFIG.model_copy(update={"policy_every": 1})
     found = measure(model, heads, [batch(seed=s) for s in range(3)])
@@ -341,7 +344,7 @@ def test_measures_are_against_what_needs_no_learning() -> None:
     assert all(0 <= share <= 1 for share in found["multi_token_accuracy"])
     one = Batch(*(getattr(batch(), f)[:, :2] if f != "source" else batch().source for f in Batch.__slots__))
     assert measure(model, heads, [one]) == {}, "a window too short for the heads"
-    last = replace(batch(), weight=torch.zeros(4, T, dtype=torch.float64).index_fill(1, torch.tensor([T - 1]), 1.0))
+    last = replace(batch(), mask=torch.arange(T).eq(T - 1).expand(4, T))
     assert measure(model, heads, [last]).keys() <= {"policy_kl", "policy_kl_of_model", "policy_entropy"}, (
         "nothing else can be measured"
     )

@@ -28,7 +28,9 @@ def state(request: pytest.FixtureRequest) -> TrainState:
     model = GPT(CONFIG, population=5).initialize(*range(5))
     made = TrainState(model, make_optimizer(model, OptimizerConfig(name=request.param)))
     tokens = torch.randint(0, 31, (4, 13), generator=torch.Generator().manual_seed(0))
-    batch = Batch(tokens[:, :-1], tokens[:, 1:], torch.ones(4, 12), torch.zeros(4, dtype=torch.int64))
+    batch = Batch.uniform(
+        tokens[:, :-1], tokens[:, 1:], torch.ones(4, 12, dtype=torch.bool), torch.zeros(4, dtype=torch.int64)
+    )
     rates = torch.tensor([0.1, 0.2, 0.5, 1.0, 2.0], dtype=torch.float64)
     list(fit(made, lambda step: batch, next_token, Plan(seed=0, steps=3, rate=lambda step: rates)))
     return made

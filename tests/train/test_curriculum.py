@@ -30,10 +30,10 @@ def state() -> TrainState:
 
 def batch(step: int) -> Batch:
     windows = torch.randint(0, V, (B, T + 1), generator=torch.Generator().manual_seed(step))
-    weight = torch.ones(B, T)
-    weight[1, :4] = 0
+    mask, weight = torch.ones(B, T, dtype=torch.bool), torch.ones(B, T)
+    mask[1, :4] = False
     weight[3] = 2
-    return Batch(windows[:, :-1], windows[:, 1:], weight, torch.arange(B))
+    return Batch(windows[:, :-1], windows[:, 1:], mask, weight, torch.arange(B))
 
 
 def plan(**changes: Any) -> Plan:
@@ -52,10 +52,10 @@ def test_what_stays_are_the_rows_of_the_lowest_loss_in_the_order_they_had(accumu
         nll = exact(given.tokens, given.targets)
         losses = []
         for row in range(B):
-            losses.append(nll[row][given.weight[row] != 0].mean().item())
+            losses.append(nll[row][given.mask[row]].mean().item())
         rows = sorted(sorted(range(B), key=losses.__getitem__)[:count])
         assert kept.source.tolist() == rows, step
-        for name in ("tokens", "targets", "weight"):
+        for name in ("tokens", "targets", "mask", "weight"):
             assert torch.equal(getattr(kept, name), getattr(given, name)[rows])
     assert made.model.training, "as it was found"
 

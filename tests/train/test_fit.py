@@ -1,6 +1,7 @@
 """The loop: accumulation, clipping, schedules, weights, divergence."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,8 +22,8 @@ def uneven(step: int) -> Batch:
     """A batch whose sequences have very different numbers of scored tokens."""
     generator = torch.Generator().manual_seed(step)
     tokens = torch.randint(0, 31, (8, 13), generator=generator)
-    weight = (torch.arange(12) < torch.tensor([12, 1, 2, 12, 3, 0, 1, 9])[:, None]).float()
-    return Batch(tokens[:, :-1], tokens[:, 1:], weight, torch.zeros(8, dtype=torch.int64))
+    mask = torch.arange(12) < torch.tensor([12, 1, 2, 12, 3, 0, 1, 9])[:, None]
+    return Batch.uniform(tokens[:, :-1], tokens[:, 1:], mask, torch.zeros(8, dtype=torch.int64))
 
 
 def train(plan: Plan, optimizer: str = "adamw", lr: float = 0.01) -> tuple[GPT, list]:
@@ -42,22 +43,23 @@ def test_accumulation_counts_tokens_not_micro_batches(accumulation: int) -> None
         torch.testing.assert_close(p, q, atol=1e-8, rtol=0)
 
 
-def test_objective_is_the_weighted_sum_over_the_number_of_scored_tokens() -> None:
+def test_objective_is_the_weighted_sum_over_the_number_of_scored_positions() -> None:
     model, batch = GPT(CONFIG).initialize(0), uneven(0)
-    batch.weight[0, 0] = -2.5
+    batch.weight[0, 0], batch.weight[0, 1], batch.weight[1, 5] = -2.5, 0.0, 9.0  # of the last nothing is scored
     log_probs = model(batch.tokens).log_softmax(-1).detach()
     expected, count = 0.0, 0
     for b in range(8):
         for t in range(12):
-            w = float(batch.weight[b, t])
-            expected -= w * float(log_probs[b, t, batch.targets[b, t]])
-            count += w != 0
+            if batch.mask[b, t]:
+                expected -= float(batch.weight[b, t]) * float(log_probs[b, t, batch.targets[b, t]])
+                count += 1
+    assert count == 40
     assert next_token(model, batch).total.item() == pytest.approx(expected / count, rel=1e-5)
 
 
 def test_unscored_tokens_have_no_gradient() -> None:
     model, batch = GPT(CONFIG).initialize(0), uneven(0)
-    silent = Batch(batch.tokens, batch.targets, torch.zeros_like(batch.weight), batch.source)
+    silent = replace(batch, mask=torch.zeros_like(batch.mask))
     next_token(model, silent).total.backward()
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 

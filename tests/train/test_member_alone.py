@@ -44,7 +44,7 @@ def drawn(seed: int, steps: int) -> dict[str, Any]:
         for name, low, high in (("lr", 0.001, 0.02), ("weight_decay", 0.0, 0.2), ("dropout", 0.0, 0.3))
         if rng.random() < 0.3
     }
-    rows = rng.randint(1, 9)
+    rows, accumulation = rng.randint(1, 9), rng.randint(1, 3)
     return {
         "model": model,
         "members": members,
@@ -52,10 +52,10 @@ def drawn(seed: int, steps: int) -> dict[str, Any]:
         "optimizer": rng.choice(["adamw", "sgd", "muon"]),
         "by_member": by_member,
         "clip": rng.choice([None, 0.05, 0.5]),
-        "accumulation": rng.randint(1, min(rows, 3)),
+        "accumulation": min(accumulation, rows),
         "rows": rows,
         "tokens": rng.randint(2, context),
-        "own_batches": rng.random() < 0.5,
+        "batch_each": rng.random() < 0.5,
         "steps": steps,
         "seed": seed,
     }
@@ -68,8 +68,8 @@ def train(settings: dict[str, Any], member: int | None) -> tuple[TrainState, lis
     chosen = range(settings["members"]) if member is None else [member]
     gpt = GPT(model, population).initialize(*(derived_seed(settings["seed"], "member", p) for p in chosen))
     state = TrainState(gpt, make_optimizer(gpt, OptimizerConfig(name=settings["optimizer"], lr=0.01)))
-    own = {name: values if member is None else values[member] for name, values in settings["by_member"].items()}
-    factor = apply(state, own)
+    each = settings["by_member"].items()
+    factor = apply(state, {name: values if member is None else values[member] for name, values in each})
     plan = Plan(
         seed=settings["seed"],
         steps=settings["steps"],
@@ -84,28 +84,28 @@ def train(settings: dict[str, Any], member: int | None) -> tuple[TrainState, lis
         shape = (settings["members"], settings["rows"], settings["tokens"] + 1)
         tokens = torch.randint(settings["model"]["vocab_size"], shape, generator=generator)
         mask = torch.rand(*shape[:-1], shape[-1] - 1, generator=generator) < 0.8
-        rows = tokens if settings["own_batches"] else tokens[:1].expand(shape)
-        scored = mask if settings["own_batches"] else mask[:1].expand(mask.shape)
-        batch = Batch(rows[..., :-1], rows[..., 1:], scored.float(), torch.zeros(shape[:-1], dtype=torch.int64))
-        return batch if member is None else Batch(*(getattr(batch, f)[member] for f in Batch.__slots__))
+        rows = tokens if settings["batch_each"] else tokens[:1].expand(shape)
+        scored = mask if settings["batch_each"] else mask[:1].expand(mask.shape)
+        batch = Batch.uniform(rows[..., :-1], rows[..., 1:], scored, torch.zeros(shape[:-1], dtype=torch.int64))
+        return batch if member is None else batch.member(member)
 
     return state, [event.values for event in fit(state, batches, next_token, plan)]
 
 
 def differences(settings: dict[str, Any]) -> list[str]:
     """What of a member is not that of the model alone."""
-    (together, losses), (alone, own) = train(settings, None), train(settings, settings["member"])
     p = settings["member"]
-    weights = unstack(together.model.state_dict(), p)
-    found = [name for name, tensor in alone.model.state_dict().items() if not torch.equal(tensor, weights[name])]
-    stacked = optimizer_tensors(together)
+    together, events = train(settings, None)
+    alone, events_alone = train(settings, p)
+    weights, moments = unstack(together.model.state_dict(), p), optimizer_tensors(together)
+    different = [name for name, tensor in alone.model.state_dict().items() if not torch.equal(tensor, weights[name])]
     for name, moment in optimizer_tensors(alone).items():
-        whole = stacked[name]
+        whole = moments[name]
         if not torch.equal(moment, whole[p] if whole.dim() > moment.dim() else whole):
-            found.append(name)
-    for name in ("loss", "grad_norm"):
-        found += [f"{name} of step {n + 1}" for n, (a, b) in enumerate(zip(losses, own, strict=True)) if a[name][p] != b[name]]
-    return found
+            different.append(name)
+    for step, (event, event_alone) in enumerate(zip(events, events_alone, strict=True), start=1):
+        different += [f"{name} of step {step}" for name in ("loss", "grad_norm") if event[name][p] != event_alone[name]]
+    return different
 
 
 @pytest.mark.parametrize("seed", range(12))

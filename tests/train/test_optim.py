@@ -1,5 +1,7 @@
 """Optimizers: a population against single models, Muon against its definition, AdamW against torch."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -17,12 +19,12 @@ FAMILIES = ({"family": "gpt2"}, {"family": "llama", "n_kv_head": 2}, {"family": 
 def batches(step: int, members: int = 4) -> Batch:
     generator = torch.Generator().manual_seed(step)
     tokens = torch.randint(0, 31, (members, 6, 13), generator=generator)
-    weight = (torch.rand(members, 6, 12, generator=generator) > 0.3).float()
-    return Batch(tokens[..., :-1], tokens[..., 1:], weight, torch.zeros(members, 6, dtype=torch.int64))
+    mask = torch.rand(members, 6, 12, generator=generator) > 0.3
+    return Batch.uniform(tokens[..., :-1], tokens[..., 1:], mask, torch.zeros(members, 6, dtype=torch.int64))
 
 
 def member(batch: Batch, p: int) -> Batch:
-    return Batch(batch.tokens[p], batch.targets[p], batch.weight[p], batch.source[p])
+    return Batch(*(getattr(batch, field.name)[p] for field in fields(batch)))
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])

@@ -81,8 +81,19 @@ def agree(found: Loss, policy: GPT, trainer: Any) -> None:
         torch.testing.assert_close(ours[name] / scale, gradient / scale, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("beta", [0.1, 0.7])
-def test_dpo_is_that_of_trl(beta: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("beta", "normalised", "anchor", "theirs"),
+    [
+        (0.1, False, 0.0, {}),
+        (0.7, False, 0.0, {}),
+        (0.7, True, 0.0, {"loss_type": ["sigmoid_norm"]}),
+        (0.7, False, 0.3, {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.3]}),
+        (0.7, True, 0.3, {"loss_type": ["sigmoid_norm", "sft"], "loss_weights": [1.0, 0.3]}),
+    ],
+)
+def test_dpo_is_that_of_trl(
+    beta: float, normalised: bool, anchor: float, theirs: dict[str, Any], tmp_path: Path
+) -> None:
     """Also of rows longer than the context."""
     from trl import DPOConfig, DPOTrainer
 
@@ -94,16 +105,19 @@ def test_dpo_is_that_of_trl(beta: float, tmp_path: Path) -> None:
     corpus = PreferencesConfig(type="preferences", path=path).corpus(8, 2 * len(rows), 0)
     assert corpus.cut == 3
     (policy, reference), (their_policy, their_reference), tokenizer = models(corpus, tmp_path)
-    found = dpo(reference, beta)(policy, corpus.batch(np.arange(2 * len(rows))))
+    found = dpo(reference, beta, normalised, anchor)(policy, corpus.batch(np.arange(2 * len(rows))))
     trainer = DPOTrainer(
         their_policy,
         their_reference,
-        DPOConfig(**settings(tmp_path, beta=beta, max_length=9)),
+        DPOConfig(**settings(tmp_path, beta=beta, max_length=9, **theirs)),
         train_dataset=told(rows),
         processing_class=tokenizer,
     )
     agree(found, policy, trainer)
     assert abs(found.total.item() - np.log(2)) > 0.01
+    for side in ("chosen", "rejected"):
+        logged = trainer._metrics["eval"][f"logps/{side}"][-1]
+        assert found.parts[f"{side}_log_prob"].item() == pytest.approx(logged, abs=1e-4)
 
 
 @pytest.mark.parametrize(

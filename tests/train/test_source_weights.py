@@ -92,16 +92,16 @@ def test_bounds_hold_and_shares_sum_to_one(weights: list, least: float, most: fl
 def test_the_loss_of_each_source_is_that_of_its_own_tokens(preset: dict) -> None:
     parts = build(resolve(preset))
     batch = parts.corpus.batches(0)
-    batch.weight[0, :5] = 0
+    batch.mask[0, :5] = False
     model = GPT(parts.model).initialize(0)
     found = by_source(model(batch.tokens, batch.targets), batch, 2)
     assert found.total.equal(next_token(model, batch).total)
     nll = model(batch.tokens, batch.targets).detach()
     for source in (0, 1):
-        mine = (batch.source == source)[:, None] & (batch.weight != 0)
+        mine = (batch.source == source)[:, None] & batch.mask
         loss = found.parts[f"nll {source}"] / found.parts[f"share {source}"]
         assert float(loss) == pytest.approx(float(nll[mine].mean()), rel=1e-5)
-        assert float(found.parts[f"share {source}"]) == pytest.approx(float(mine.sum() / (batch.weight != 0).sum()))
+        assert float(found.parts[f"share {source}"]) == pytest.approx(float(mine.sum() / batch.mask.sum()))
 
 
 def test_what_is_hard_is_shown_more_and_the_record_says_so(preset: dict, tmp_path: Path) -> None:

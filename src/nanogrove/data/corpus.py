@@ -157,5 +157,5 @@ class TextCorpus:
 def batch_of(windows: np.ndarray, sources: np.ndarray) -> Batch:
     """Windows `[B, T + 1]` of `sources [B]` as a batch `[B, T]` whose every token is scored."""
     tokens = torch.from_numpy(windows)
-    weight = torch.ones(windows.shape[0], windows.shape[1] - 1)
-    return Batch(tokens[:, :-1], tokens[:, 1:], weight, torch.from_numpy(sources))
+    mask = torch.ones(windows.shape[0], windows.shape[1] - 1, dtype=torch.bool)
+    return Batch.uniform(tokens[:, :-1], tokens[:, 1:], mask, torch.from_numpy(sources))

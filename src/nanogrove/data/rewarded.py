@@ -6,7 +6,8 @@ JSONL or Parquet with named columns; `preferences` reads prompt, chosen and reje
 none, in the order of a hash, so equal prompts fall on one side.
 
 The path `python-defs` stands for the first lines of functions in Python's own library, each with minus its length as
-the reward, or in pairs of which the shorter is preferred: data that is at hand everywhere.
+the reward, or in pairs of which the shorter is preferred: data that is at hand everywhere. With `prompt` it is divided
+after `def NAME(`, which is the prompt.
 
 Rows that cannot be used stop the run where they are all of them, and else are counted in `describe`.
 """
@@ -149,14 +150,21 @@ def _rows(config: _Options, columns: Sequence[str], problems: list[str]) -> Iter
 
 
 def _functions(columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """Different first lines of functions, 20 to 100 characters long, by column as `rewarded` or `preferences` wants."""
+    """Different first lines of functions, 20 to 100 characters long, by column as `rewarded` or `preferences` wants.
+
+    As `rewarded` wants them with prompts, the prompt is the line up to its first parenthesis, and the text the rest.
+    """
+    scored = "reward" in columns
+    check_columns(columns, ("prompt", "text", "reward") if scored else ("prompt", "chosen", "rejected"))
     pattern = re.compile(r"^ *(def \w+\(.*\).*:)$", re.MULTILINE)
     pieces = PythonStandardLibrary().pieces(Problems())
     lines = list(
         dict.fromkeys(m[1] for piece in pieces for m in pattern.finditer(piece.text) if 20 <= len(m[1]) <= 100)
     )
-    if "reward" in columns:
-        yield from ({"text": line, "reward": -len(line)} for line in lines)
+    if scored:
+        for line in lines:
+            begin = line.index("(") + 1 if "prompt" in columns else 0
+            yield {"prompt": line[:begin], "text": line[begin:], "reward": -len(line)}
         return
     order = random(0, "python-defs").permutation(len(lines))
     for first, second in order[: len(order) // 2 * 2].reshape(-1, 2):
@@ -222,6 +230,7 @@ class RewardedCorpus:
         self.stop = torch.tensor([min(len(row), self.length + 1) for row in whole])
         self.rewards = np.array([example.reward for example in flat])
         self.texts = [example.text for example in flat]
+        self.prompts = [example.prompt for example in flat]
         sides = self._sides([group[0].prompt or group[0].text for group in groups])
         self.groups = {
             split: np.array([n for n, side in enumerate(sides) if side == split], dtype=np.int64)
@@ -250,9 +259,13 @@ class RewardedCorpus:
         rows: np.ndarray = (self.groups[split][:, None] * self.size + np.arange(self.size)).ravel()
         return rows
 
-    def drawn(self, step: int) -> np.ndarray:
-        """The rows of batch number `step`, `batch_size` of them, group by group: each group once an epoch."""
-        groups, count = self.groups["train"], max(self.batch_size // self.size, 1)
+    def drawn(self, step: int, rows: np.ndarray | None = None) -> np.ndarray:
+        """The rows of batch number `step`, `batch_size` of them, group by group: each group once an epoch.
+
+        `rows` are the ones to draw from, whole groups as `members` gives them; the training split when left out.
+        """
+        groups = self.groups["train"] if rows is None else rows[:: self.size] // self.size
+        count = max(self.batch_size // self.size, 1)
         place = np.arange(step * count, (step + 1) * count)
         epochs, within = np.divmod(place, len(groups))
         index = np.concatenate(
@@ -261,18 +274,19 @@ class RewardedCorpus:
                 for epoch in np.unique(epochs)
             ]
         )
-        rows: np.ndarray = (groups[index][:, None] * self.size + np.arange(self.size)).ravel()
-        return rows
+        drawn: np.ndarray = (groups[index][:, None] * self.size + np.arange(self.size)).ravel()
+        return drawn
 
     def batch(self, rows: np.ndarray, weight: Tensor | None = None) -> Batch:
-        """The batch `[B, W]` of some rows, each token of a text of its row's `weight [B]`, 1 when left out."""
+        """The batch `[B, W]` of some rows, texts scored, each by its `weight [B]`, 1 when left out."""
         chosen = torch.from_numpy(rows)
         tokens = self.tokens[chosen]
+        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
         target = torch.arange(1, tokens.shape[1])
-        scored = ((target >= self.start[chosen, None]) & (target < self.stop[chosen, None])).float()
-        if weight is not None:
-            scored = scored * weight.float()[:, None]
-        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), scored, torch.zeros_like(chosen))
+        mask = (target >= self.start[chosen, None]) & (target < self.stop[chosen, None])
+        if weight is None:
+            return Batch.uniform(inputs, targets, mask, torch.zeros_like(chosen))
+        return Batch(inputs, targets, mask, weight.float()[:, None].expand(mask.shape), torch.zeros_like(chosen))
 
     def mismatched(self, rows: np.ndarray) -> Batch:
         """Each row's prompt with the text of the next one, the last row's with the first's; of source 1.
@@ -287,8 +301,8 @@ class RewardedCorpus:
         width = max(int(stops.max()), self.tokens.shape[1])
         filled = [torch.nn.functional.pad(w, (0, width - len(w)), value=self.tokenizer.end) for w in made]
         tokens, target = torch.stack(filled), torch.arange(1, width)
-        scored = ((target >= starts[:, None]) & (target < stops[:, None])).float()
-        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), scored, torch.ones_like(starts))
+        mask = (target >= starts[:, None]) & (target < stops[:, None])
+        return Batch.uniform(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), mask, torch.ones_like(starts))
 
     def batches(self, step: int) -> Batch:
         """Batch number `step`, all texts alike: what imitates the data."""

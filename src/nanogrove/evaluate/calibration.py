@@ -181,7 +181,7 @@ def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: i
     tokens: list[list[Tensor]] = [[], []]
     sequences: list[list[Tensor]] = [[], []]
     for batch, states, targets in _scored(model, corpus.windows(split, limit)):
-        length = (batch.weight != 0).sum(-1)
+        length = batch.mask.sum(-1)
         row = torch.arange(len(length)).repeat_interleave(length)
         found = _outcomes(model, states, targets, temperatures)
         own = _answers(model, batch, corpus.tokenizer.end, temperatures) if answers else None
@@ -211,7 +211,7 @@ def _scored(model: GPT, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tenso
     """Each batch with the last states `[N, C]` and the targets `[N]` of its scored tokens, where it has any."""
     for batch in batches:
         shown = batch.to(model.embed.weight.device)
-        scored = shown.weight != 0
+        scored = shown.mask
         if scored.any():
             yield batch, model.hidden(shown.tokens)[scored], shown.targets[scored]
 
@@ -236,7 +236,7 @@ def _answers(model: GPT, batch: Batch, end: int, temperatures: tuple[float, ...]
     """
     device = model.embed.weight.device
     whole = torch.cat([batch.tokens[:, :1], batch.targets], -1).to(device)
-    scored = (batch.weight != 0).to(device)
+    scored = batch.mask.to(device)
     start = scored.int().argmax(-1) + 1  # tokens of the prompt
     new = whole.shape[-1] - int(start.min())
     written = generate(model, whole[:, : int(start.max())], start, new_tokens=new, greedy=True, stop=[end])

@@ -154,7 +154,7 @@ def log_probability(model: GPT, corpus: TaskCorpus, pairs: Sequence[tuple[str, s
     found = [torch.empty(0)]
     for first in range(0, len(pairs), at_once):
         batch = corpus.rows(pairs[first : first + at_once], width).batch().to(device).expand(model.population)
-        scored = -(model(batch.tokens, batch.targets) * batch.weight).sum(-1) / batch.weight.sum(-1)
+        scored = -(model(batch.tokens, batch.targets) * batch.mask).sum(-1) / batch.mask.sum(-1)
         found.append((scored if model.population is None else scored.mean(0)).cpu())
     model.train(was_training)
     return torch.cat(found)

@@ -18,7 +18,7 @@ def divergence(model: GPT, reference: GPT, batches: Iterable[Batch]) -> float:
     for batch in batches:
         shown = batch.to(device)
         ours, theirs = (F.log_softmax(m(shown.tokens).double(), -1) for m in (model, reference))
-        counted = shown.weight != 0
+        counted = shown.mask
         total += float(((ours.exp() * (ours - theirs)).sum(-1) * counted).sum())
         tokens += int(counted.sum())
     model.train(was_training)

@@ -25,7 +25,7 @@ Fitness = Callable[[GPT, Batch, torch.Generator], Tensor]
 
 def loss(model: GPT, batch: Batch, generator: torch.Generator) -> Tensor:
     """The mean NLL of each sequence's scored tokens, nats."""
-    counted = (batch.weight != 0).float()
+    counted = batch.mask.float()
     nll: Tensor = model(batch.tokens, batch.targets)
     return (nll * counted).sum(-1) / counted.sum(-1).clamp(min=1)
 
@@ -33,7 +33,7 @@ def loss(model: GPT, batch: Batch, generator: torch.Generator) -> Tensor:
 def exact_match(model: GPT, batch: Batch, generator: torch.Generator) -> Tensor:
     """0 where every scored token is the likeliest one, which is what greedy decoding would write; else 1."""
     logits: Tensor = model(batch.tokens)
-    right = (logits.argmax(-1) == batch.targets) | (batch.weight == 0)
+    right = (logits.argmax(-1) == batch.targets) | ~batch.mask
     return 1 - right.all(-1).float()
 
 

@@ -33,9 +33,9 @@ def mean_nll(model: GPT, batches: Iterable[Batch]) -> Score:
     tokens = 0
     for batch in batches:
         shown = batch.to(device).expand(model.population)
-        nll = model(shown.tokens, shown.targets) * (shown.weight != 0)
+        nll = model(shown.tokens, shown.targets) * shown.mask
         sums.append(nll.double().sum(-1).cpu())
-        tokens += int((batch.weight != 0).sum())
+        tokens += int(batch.mask.sum())
     model.train(was_training)
     found = torch.cat(sums, -1)
     return Score(found.sum(-1) / max(tokens, 1), tokens, found * (found.shape[-1] / max(tokens, 1)))
@@ -58,7 +58,7 @@ def against_truth(model: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]
     weights = torch.zeros(())
     for batch, truth in zip(batches, truths, strict=True):
         shown, truth = batch.to(device).expand(model.population), truth.to(device)
-        counted = (batch.weight != 0).to(device).double()
+        counted = batch.mask.to(device).double()
         scores = F.log_softmax(model(shown.tokens).double(), -1)
         nll = -scores.gather(-1, shown.targets[..., None])[..., 0]
         best = -truth.double().gather(-1, batch.targets.to(device)[..., None])[..., 0].log()

@@ -139,11 +139,11 @@ class Mixed:
         prompts, texts = encode([row["prompt"] for row in rows]), encode([row["text"] for row in rows])
         width = corpus.length + 1
         self.tokens = torch.full((len(rows), width), end)
-        self.weight = torch.zeros(len(rows), width - 1)
+        self.mask = torch.zeros(len(rows), width - 1, dtype=torch.bool)
         for place, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
             whole = torch.tensor([*prompt, *text, end])[:width]
             self.tokens[place, : len(whole)] = whole
-            self.weight[place, max(len(prompt) - 1, 0) : len(whole) - 1] = 1.0
+            self.mask[place, max(len(prompt) - 1, 0) : len(whole) - 1] = True
 
     def batches(self, step: int) -> Batch:
         """Batch number `step`: its last rows are kept texts, drawn evenly."""
@@ -151,10 +151,10 @@ class Mixed:
         count = len(batch.tokens) - round(self.replay * len(batch.tokens))
         drawn = torch.from_numpy(random(self.seed, "kept", self.number, step).integers(len(self.tokens), size=count))
         kept, old = self.tokens[drawn], len(batch.tokens) - count
-        return Batch(
+        return Batch.uniform(
             torch.cat([batch.tokens[:old], kept[:, :-1]]),
             torch.cat([batch.targets[:old], kept[:, 1:]]),
-            torch.cat([batch.weight[:old], self.weight[drawn]]),
+            torch.cat([batch.mask[:old], self.mask[drawn]]),
             torch.cat([batch.source[:old], torch.ones(count, dtype=torch.int64)]),
         )
 

@@ -226,7 +226,7 @@ class _Evolution:
         shown = batch.split(-(-len(batch.tokens) // rows))[0].expand(self.state.model.population)
         self.state.model.eval()
         probabilities = self.state.model(shown.tokens).softmax(-1).flatten(1, -2)
-        scored = (shown.weight[0] != 0).flatten()
+        scored = shown.mask[0].flatten()
         return {"weights": weight_distance(self.state), "predictions": prediction_distance(probabilities[:, scored])}
 
     # Breeding.

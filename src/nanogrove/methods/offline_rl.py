@@ -1,18 +1,21 @@
 """Learning from scored texts: weighted imitation, and preferences against a frozen reference.
 
 1. A saved run, or `base_steps` of plain imitation of all texts, is the policy to begin from, and the reference.
-2. `train.steps` steps of one algorithm: `rwr`, `awr` and `filter` imitate texts by weights that follow from rewards
-   (`train/weighting.py`); `dpo` and `kto` compare with the reference (`train/preference.py`).
+2. `train.steps` steps of one algorithm: `rwr` and `awr` imitate texts by weights that follow from rewards
+   (`train/weighting.py`), `filter` imitates the best ones, and batches hold no others; `dpo` and `kto` compare
+   with the reference (`train/preference.py`).
 3. On held-out texts the objective, the plain loss and KL(policy ‖ reference) are measured; the best model is that of
    the lowest objective among those within `kl_cap`, and training ends where the KL exceeds it.
 
 Prompts and filling never count. Rewards are whitened or ranked by the training texts; weights have mean 1, so learning
-rates mean what they mean elsewhere. AWR's baseline V is a ridge regression on the reference's state behind the prompt.
+rates mean what they mean elsewhere. AWR's baseline V is a ridge regression on the reference's state at the end of
+the prompt, cross-fitted by prompt (`train/value_baseline.py`).
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -32,16 +35,18 @@ from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.auxiliary import objective_of
 from nanogrove.train.fit import Plan, fit
-from nanogrove.train.objective import Objective, next_token
+from nanogrove.train.objective import Objective, next_token, scored
 from nanogrove.train.preference import dpo, kto
 from nanogrove.train.state import TrainState
+from nanogrove.train.value_baseline import cross_fitted
 from nanogrove.train.weighting import (
     Scaling,
+    balance,
     best_fraction,
     effective_sample_size,
     exponential,
     scaled,
-    value_baseline,
+    wanted_above,
 )
 
 
@@ -58,9 +63,22 @@ class Config(BaseModel):
     beta: float = Field(0.5, gt=0, allow_inf_nan=False, description="temperature of rewards; of dpo and kto, of Δ")
     clip: float = Field(20.0, ge=1, allow_inf_nan=False, description="awr: largest exp((r − V)/β)")
     fraction: float = Field(0.25, gt=0, le=1, description="filter: share of the texts to imitate, the best")
-    threshold: float | None = Field(None, description="kto: rewards above are wanted; their median when left out")
-    wanted: float = Field(1.0, gt=0, allow_inf_nan=False, description="kto: what a wanted text counts")
-    unwanted: float = Field(1.0, gt=0, allow_inf_nan=False, description="kto: what an unwanted text counts")
+    threshold: float | None = Field(
+        None, allow_inf_nan=False, description="kto: rewards above are wanted; when left out the median, or next lower"
+    )
+    wanted: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="kto: weight of a wanted text; balances the sides when left out"
+    )
+    unwanted: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="kto: weight of an unwanted text; balances the sides when left out"
+    )
+    length_normalised: bool = Field(False, description="dpo: Δ per token, so that longer texts gain nothing by it")
+    nll_weight: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="dpo: weight of the chosen texts' NLL per token, which holds them up",
+    )
     kl_cap: float | None = Field(None, gt=0, description="nats a token from the reference at which training ends")
 
     @property
@@ -87,8 +105,27 @@ def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) 
         raise PresetError(
             f"method.algorithm={config.algorithm} needs a policy to begin from; set method.base or method.base_steps"
         )
+    if config.algorithm == "kto":
+        _check_sides(config, corpus)
     if config.base is not None:
         saved_weights(config.base, corpus, model)
+
+
+def _check_sides(config: Config, corpus: RewardedCorpus) -> None:
+    """Raises PresetError where no training text would be wanted, or none unwanted."""
+    rewards = corpus.rewards[corpus.members("train")]
+    low, high = float(rewards.min()), float(rewards.max())
+    if low == high:
+        raise PresetError(
+            f"{corpus.config.path}: all training texts have the reward {low!r}; method.algorithm=kto learns from "
+            "wanted and unwanted texts, so give texts of different rewards, or take method.algorithm=rwr"
+        )
+    if config.threshold is not None and not low <= config.threshold < high:
+        side = "unwanted" if config.threshold < low else "wanted"
+        raise PresetError(
+            f"method.threshold={config.threshold!r}: no training text is {side}; their rewards go from {low!r} to "
+            f"{high!r}, so set it to at least {low!r} and less than {high!r}, or leave it out"
+        )
 
 
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
@@ -99,7 +136,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     reference = reference_model(state)
     learner = _Learner(state, corpus, plan, config, reference)
     if state.step == begin:
-        yield learner.told()
+        yield learner.described()
     rate = plan.schedule(plan.steps - begin)
     phase = replace(plan, accumulation=1, rate=lambda step: rate(step - begin), divergence=torch.inf)
     if state.notes.get("ended"):
@@ -122,29 +159,50 @@ class _Learner:
         self.train = corpus.members("train")
         known = corpus.rewards[self.train]
         self.scaled = scaled(corpus.rewards, config.scale, known)
+        self.kept = {split: self._kept(split) for split in ("train", "validation")}  # rows that are learned from
+        self.figures: dict[str, Any] = distribution(known)  # of the training rows, for the record
         self.weights = self._weights()  # [N], of all rows, by what the training rows are
-        self.objective: Objective = next_token
-        if config.algorithm == "dpo":
-            self.objective = dpo(reference, config.beta)
-        elif config.algorithm == "kto":
-            self.objective = kto(reference, config.beta, config.wanted, config.unwanted)
+        self.objective = self._objective()
+
+    def _kept(self, split: str) -> np.ndarray:
+        """The rows of a split that count: all, or for `filter` its best ones."""
+        rows = self.corpus.members(split)
+        if self.config.algorithm != "filter":
+            return rows
+        best: np.ndarray = rows[best_fraction(self.corpus.rewards[rows], self.config.fraction)]
+        return best
 
     def _weights(self) -> np.ndarray:
         config, rewards, train = self.config, self.scaled, self.train
         if config.algorithm == "rwr":
             return exponential(rewards, config.beta, None, rewards[train])
         if config.algorithm == "awr":
-            features = self._features()
-            value = value_baseline(features[train], rewards[train])
-            advantages = rewards - features @ value[:-1] - value[-1]
+            baseline = cross_fitted(self._features(), rewards, self.corpus.prompts, train, self.plan.seed)
+            self.figures["value_r2"] = baseline.r2
+            advantages = rewards - baseline.values
             return exponential(advantages, config.beta, config.clip, advantages[train])
-        if config.algorithm == "filter":
-            return best_fraction(rewards, config.fraction, rewards[train])
         if config.algorithm == "kto":
-            raw = self.corpus.rewards
-            least = float(np.median(raw[train])) if config.threshold is None else config.threshold
-            return np.where(raw > least, 1.0, -1.0)
+            return self._sides()
         return np.ones(len(rewards))
+
+    def _sides(self) -> np.ndarray:
+        """1 for wanted rows and −1 for the others, `[N]`."""
+        config, rewards = self.config, self.corpus.rewards
+        threshold = wanted_above(rewards[self.train]) if config.threshold is None else config.threshold
+        wanted = int((rewards[self.train] > threshold).sum())
+        unwanted = len(self.train) - wanted
+        weights = balance(wanted, unwanted, (config.wanted, config.unwanted))
+        self.figures |= {"threshold": threshold, "wanted": wanted, "unwanted": unwanted}
+        self.figures |= dict(zip(("wanted_weight", "unwanted_weight"), weights, strict=True))
+        return np.where(rewards > threshold, 1.0, -1.0)
+
+    def _objective(self) -> Objective:
+        if self.config.algorithm == "dpo":
+            return dpo(self.reference, self.config.beta, self.config.length_normalised, self.config.nll_weight)
+        if self.config.algorithm == "kto":
+            weights = self.figures["wanted_weight"], self.figures["unwanted_weight"]
+            return kto(self.reference, self.config.beta, *weights)
+        return next_token
 
     @torch.inference_mode()
     def _features(self) -> np.ndarray:
@@ -160,20 +218,36 @@ class _Learner:
 
     def batches(self, step: int) -> Batch:
         """Batch number `step` of the algorithm."""
-        return self.batch(self.corpus.drawn(step))
+        return self.batch(self.corpus.drawn(step, self.kept["train"]))
 
     def batch(self, rows: np.ndarray) -> Batch:
         """Rows with their weights; for kto, with mismatched ones behind them."""
         made = self.corpus.batch(rows, torch.from_numpy(self.weights[rows]))
         return made if self.config.algorithm != "kto" else joined(made, self.corpus.mismatched(rows))
 
-    def told(self) -> Event:
-        """The rewards' distribution, and how many texts the weights amount to."""
-        rewards = self.corpus.rewards[self.train]
-        values = distribution(rewards)
+    def described(self) -> Event:
+        """The rewards' distribution, and what the algorithm makes of them, such as the effective sample size."""
+        figures = dict(self.figures)
         if self.config.algorithm in ("rwr", "awr", "filter"):
-            values["effective_sample_size"] = effective_sample_size(self.weights[self.train])
-        return Event("rewards", self.state.step, values)
+            figures["effective_sample_size"] = effective_sample_size(self.weights[self.kept["train"]])
+        if self.config.algorithm == "dpo":  # where the log-probabilities of held-out pairs begin
+            figures |= {name: part for name, part in self.measured(self.reference)[1].items() if "log_prob" in name}
+        return Event("rewards", self.state.step, figures)
+
+    @torch.inference_mode()
+    def measured(self, model: GPT) -> tuple[float, dict[str, float]]:
+        """The objective of a model in evaluation mode on all held-out texts that count, and the objective's parts."""
+        rows, device = self.kept["validation"], model.embed.weight.device
+        size = max(self.corpus.batch_size // 2 * 2, 2)
+        losses, parts, counts = [], [], []
+        for first in range(0, len(rows), size):
+            batch = self.batch(rows[first : first + size]).to(device)
+            loss = self.objective(model, batch)
+            losses.append(float(loss.total))
+            parts.append({name: float(part) for name, part in loss.parts.items()})
+            counts.append(int(scored(batch)) if self.objective is next_token else len(rows[first : first + size]))
+        mean = partial(np.average, weights=counts)  # by what each is a mean over
+        return float(mean(losses)), {name: float(mean([part[name] for part in parts])) for name in parts[0]}
 
     @torch.inference_mode()
     def evaluation(self) -> Event:
@@ -182,20 +256,17 @@ class _Learner:
         values = evaluate_split(state.model, corpus, "validation", self.plan.evaluate_tokens)
         values["kl"] = divergence(state.model, self.reference, corpus.windows("validation", self.plan.evaluate_tokens))
         state.model.eval()
-        rows, device = corpus.members("validation"), state.model.embed.weight.device
-        size = max(corpus.batch_size // 2 * 2, 2)
-        pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
-        losses = [float(self.objective(state.model, self.batch(piece).to(device)).total) for piece in pieces]
-        score = float(np.average(losses, weights=[len(piece) for piece in pieces]))
+        score, parts = self.measured(state.model)
+        values |= parts
         if config.kl_cap is not None and values["kl"] > config.kl_cap:
             state.notes["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
             values["ended"], score = state.notes["ended"], float("inf")
-        told = {**values, "score": score, "seen": state.tokens}
-        return Event("eval", state.step, told, {"seconds": state.seconds})
+        values |= {"score": score, "seen": state.tokens}
+        return Event("eval", state.step, values, {"seconds": state.seconds})
 
 
 def joined(first: Batch, second: Batch) -> Batch:
-    """The rows of two batches, of which the second is at least as wide; the first is filled up with what counts 0."""
+    """The rows of two batches, the second at least as wide; the first is padded with positions that are not scored."""
     more = second.tokens.shape[1] - first.tokens.shape[1]
 
     def rows(above: Tensor, below: Tensor) -> Tensor:
@@ -204,6 +275,7 @@ def joined(first: Batch, second: Batch) -> Batch:
     return Batch(
         rows(first.tokens, second.tokens),
         rows(first.targets, second.targets),
+        rows(first.mask, second.mask),
         rows(first.weight, second.weight),
         torch.cat([first.source, second.source]),
     )

@@ -71,7 +71,7 @@ def batch(corpus: RewardedCorpus, rows: np.ndarray, size: int) -> Batch:
     counted = (place >= corpus.start[chosen, None]) & (place < corpus.stop[chosen, None])
     n = counted.sum(1, keepdim=True).clamp(min=1)
     weight = counted.cumsum(1) * counted * 2 / (n * (n + 1))
-    return Batch(tokens, tokens, weight * (counted.sum() / len(rows)), chosen)
+    return Batch(tokens, tokens, counted, weight * (counted.sum() / len(rows)), chosen)
 
 
 def objective(rewards: Tensor) -> Objective:
@@ -79,7 +79,7 @@ def objective(rewards: Tensor) -> Objective:
 
     def weighted_square_error(model: nn.Module, batch: Batch) -> Loss:
         error = model(batch.tokens) - rewards[batch.source, None]
-        return Loss((batch.weight * error.square()).sum((-2, -1)) / scored(batch), {})
+        return Loss((batch.mask * batch.weight * error.square()).sum((-2, -1)) / scored(batch), {})
 
     return weighted_square_error
 

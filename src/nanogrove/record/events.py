@@ -7,7 +7,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | kind   | values                                                     | when                              |
 |--------|------------------------------------------------------------|-----------------------------------|
 | start  | name, seed, parameters, vocabulary, data, precision, …     | once, before the first step       |
-| eval   | split, loss, bits_per_byte, tokens (scored), seen          | before the `step` event it follows |
+| eval   | split, loss, bits_per_byte, tokens (scored), seen; of dpo log_prob | before the `step` event it follows |
 | step   | loss, lr, grad_norm, tokens; where heads train their losses | last of its step: a safe point    |
 | sources | names; loss, share, passes, weights of each, seen        | behind an interval, before its `step` event |
 | auxiliary | shares of gradients, idle parts, measures, seen        | where heads train, behind an `eval` |
@@ -17,7 +17,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | round  | round, difficulties, labels, rows, accepted, frontier      | behind a round                    |
 | generation | generation, members, score, error, values, births      | behind a generation               |
 | reward | round, mean, error, texts, of fresh texts                  | before and behind each alignment round |
-| rewards | mean, deviation, histogram, effective_sample_size         | before learning from them begins  |
+| rewards | mean, deviation, histogram, effective_sample_size; wanted, unwanted | before learning from them begins  |
 | alarm  | round, difficulties, reason, retry                         | when a round is undone            |
 | end    | split, loss, bits_per_byte, scored, tokens, best_step      | once, when the budget is spent    |
 

@@ -34,9 +34,13 @@ def rewards(run: Run) -> str:
             plot("KL from the reference, nats a token", "step", line("KL", steps, kl)),
             plot("Correlation with the true reward", "step", _correlations(run)),
         ],
+        [
+            plot("Log-probability of held-out texts, nats per text", "step", _log_probs(run, "log_prob")),
+            plot("Log-probability of held-out texts, nats per token", "step", _log_probs(run, "log_prob_per_token")),
+        ],
     ]
     body = "".join(f'<div class="row">{"".join(row)}</div>' for row in rows if any(row))
-    said = f'<p class="made">{escaped(_told(told, evaluations))}</p>'
+    said = f'<p class="made">{escaped(_summary(told, evaluations))}</p>'
     return f"<h2>Rewards</h2>{body}{said}{_side_by_side(run, rounds)}"
 
 
@@ -69,11 +73,42 @@ def _correlations(run: Run) -> list[dict[str, Any]]:
     return line("correlation", [event.step for event in known], [event.values["correlation"] for event in known])
 
 
-def _told(told: dict[str, Any], evaluations: list[Event]) -> str:
+def _log_probs(run: Run, figure: str) -> list[dict[str, Any]]:
+    """The mean log-probabilities of chosen and of rejected texts, those of the reference first."""
+    known = [event for event in (*run.of("rewards"), *run.of("eval")) if f"chosen_{figure}" in event.values]
+    steps = [event.step for event in known]
+    return [
+        part
+        for side in ("chosen", "rejected")
+        for part in line(side, steps, [event.values.get(f"{side}_{figure}") for event in known])
+    ]
+
+
+def _displacement(told: dict[str, Any], evaluations: list[Event]) -> list[str]:
+    """What became of the likelihood of chosen and rejected texts from the reference to the last evaluation."""
+    sentences, last = [], evaluations[-1].values if evaluations else {}
+    for side in ("chosen", "rejected"):
+        first, now = finite(told.get(f"{side}_log_prob")), finite(last.get(f"{side}_log_prob"))
+        if first is not None and now is not None:
+            sentences.append(f"held-out {side} texts went from {first:.2f} to {now:.2f} nats per text")
+            if side == "chosen" and now < first:
+                sentences.append("chosen texts are less likely than to the reference; method.nll_weight holds them up")
+    return sentences
+
+
+def _summary(told: dict[str, Any], evaluations: list[Event]) -> str:
     count, size = finite(told.get("texts")), finite(told.get("effective_sample_size"))
-    said = (
-        [f"{count:,.0f} texts" + ("" if size is None else f" weigh as much as {size:,.0f} equal ones")] if count else []
-    )
+    said = []
+    if count:
+        said += [f"{count:,.0f} texts" if size is None else f"effective sample size: {size:,.0f} of {count:,.0f} texts"]
+    explained = finite(told.get("value_r2"))
+    said += [] if explained is None else [f"V explains {explained:.1%} of the variance of rewards, held out"]
+    for side in ("wanted", "unwanted"):
+        number = finite(told.get(side))
+        said += (
+            [] if number is None else [f"{number:,.0f} {side}, of weight {quantity(told.get(f'{side}_weight'))} each"]
+        )
+    said += _displacement(told, evaluations)
     said += [f"training ended: {event.values['ended']}" for event in evaluations if event.values.get("ended")]
     return "; ".join(said)
 

@@ -125,11 +125,11 @@ class GrammarCorpus:
 
     def _batch(self, sequences: Tensor) -> Batch:
         start = torch.full_like(sequences[:, :1], self.tokenizer.end)
-        weight = torch.ones(sequences.shape)
+        mask = torch.ones(sequences.shape, dtype=torch.bool)
         if self.config.targets == "last":
-            weight[:, :-1] = 0
+            mask[:, :-1] = False
         inputs = torch.cat([start, sequences[:, :-1]], 1)
-        return Batch(inputs, sequences, weight, torch.zeros(len(sequences), dtype=torch.int64))
+        return Batch.uniform(inputs, sequences, mask, torch.zeros(len(sequences), dtype=torch.int64))
 
     def _sequences(self, split: str, limit: int | None) -> Tensor:
         count = self.config.held_out if split != "train" else self.windows_per_epoch or self.config.held_out

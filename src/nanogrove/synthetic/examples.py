@@ -88,7 +88,7 @@ class Rows:
         target = torch.arange(1, tokens.shape[-1])
         scored = (target >= self.start[..., None]) & (target < self.stop[..., None])
         source = torch.zeros_like(self.start) if source is None else source
-        return Batch(tokens[..., :-1].contiguous(), tokens[..., 1:].contiguous(), scored.float(), source)
+        return Batch.uniform(tokens[..., :-1].contiguous(), tokens[..., 1:].contiguous(), scored, source)
 
 
 class TaskCorpus:

@@ -97,7 +97,7 @@ def recalled(heads: Heads, memories: Tensor, batch: Batch, start: int) -> tuple[
     assert heads.recall is not None
     length, every = heads.recall.place.weight.shape[-2], heads.config.memory_every
     places = torch.arange(start % min(every, length), length, every, device=memories.device)
-    told = F.pad(batch.weight != 0, (1, 0))[..., :-1]
+    told = F.pad(batch.mask, (1, 0))[..., :-1]
     axes, count = batch.tokens.shape[:-1], memories.shape[-3]
 
     def at_places(x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def span_start(config: AuxiliaryConfig, tokens: int, seed: int, purpose: str, st
 def stretches(batch: Batch, mark: int | None, length: int) -> Tensor:
     """Where the `length` predictions from t on are all scored and made in one document: `[*P, B, T − length + 1]`."""
     places = batch.tokens.shape[-1] - length + 1
-    counted = F.pad((batch.weight != 0).cumsum(-1), (1, 0))
+    counted = F.pad(batch.mask.cumsum(-1), (1, 0))
     whole = counted[..., length:] - counted[..., :places] == length
     if mark is None:
         return whole

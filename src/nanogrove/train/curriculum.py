@@ -44,7 +44,7 @@ def easiest(batches: Batches, state: TrainState, config: CurriculumConfig, plan:
         found = row_losses(state, batch, plan) if plan.ranks.first or plan.shard else []  # pieces compute together
         losses = torch.tensor(plan.ranks.told(lambda: found))
         rows = losses.argsort(stable=True)[:count].sort().values
-        return Batch(batch.tokens[rows], batch.targets[rows], batch.weight[rows], batch.source[rows])
+        return batch.take(rows)
 
     return some
 
@@ -59,7 +59,6 @@ def row_losses(state: TrainState, batch: Batch, plan: Plan) -> list[float]:
     for part in batch.to(device).split(plan.accumulation):
         with autocast(device, plan.precision):
             nll = model(part.tokens, part.targets)
-        there = part.weight != 0
-        found += ((nll * there).sum(-1) / there.sum(-1).clamp(min=1)).tolist()
+        found += ((nll * part.mask).sum(-1) / part.mask.sum(-1).clamp(min=1)).tolist()
     model.train(was_training)
     return found

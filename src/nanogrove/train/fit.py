@@ -122,7 +122,7 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         micros = rows.split(plan.accumulation)
         if plan.shard:  # pieces meet at each micro-batch, so all ranks go through as many
             most = max(len(batch.part(n, ranks.world).split(plan.accumulation)) for n in (0, ranks.world - 1))
-            micros += [replace(micros[0], weight=0 * micros[0].weight)] * (most - len(micros))
+            micros += [replace(micros[0], mask=torch.zeros_like(micros[0].mask))] * (most - len(micros))
         for micro in micros:
             with autocast(device, plan.precision):
                 loss = objective(forward, micro)

@@ -12,15 +12,33 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from nanogrove.data.batch import Batches
-from nanogrove.model.gpt import GPT
+from nanogrove.data.batch import Batch, Batches
+from nanogrove.model.gpt import GPT, unstack
 from nanogrove.model.heads import Heads
 from nanogrove.record.events import Event
 from nanogrove.train.auxiliary import objective_of
 from nanogrove.train.distributed import Ranks
 from nanogrove.train.fit import Plan, fit
+from nanogrove.train.objective import next_token
 from nanogrove.train.optim import Rate, make_optimizer
+from nanogrove.train.precision import autocast
 from nanogrove.train.state import TrainState
+
+
+def equals_alone(state: TrainState, batch: Batch, plan: Plan) -> bool:
+    """Whether a step gives the last member of a population the gradients of the same model alone, bit for bit."""
+    member, device = (state.model.population or 1) - 1, state.model.embed.weight.device
+    alone = GPT(state.model.config).to(device)
+    alone.load_state_dict(unstack(state.model.state_dict(), member))
+    everyone = batch.to(device).expand(state.model.population)
+    gradients = []
+    for model, rows in ((state.model, everyone), (alone, everyone.member(member))):
+        model.eval()  # dropout, too, would draw the same
+        with autocast(device, plan.precision):
+            loss = next_token(model, rows.split(plan.accumulation)[0]).total.sum()
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+        model.train()
+    return all(torch.equal(whole[member], single) for whole, single in zip(*gradients, strict=True))
 
 
 def fit_members(state: TrainState, batches: Batches, plan: Plan) -> Iterator[Event]:

@@ -1,6 +1,7 @@
-"""What is minimised: one weighted next-token objective, `Σ w·nll / #(w ≠ 0)`.
+"""What is minimised: one weighted next-token objective, `Σ mask·w·nll / Σ mask`.
 
-Padding, prompts that are not scored, last-token targets, rewards and advantages are all weights of a batch.
+The mask of a batch says which positions are scored: not padding, nor prompts, nor all but the last where that alone is
+the target. Its weight says how much: rewards and advantages.
 """
 
 from collections.abc import Callable
@@ -23,13 +24,13 @@ Objective = Callable[[nn.Module, Batch], Loss]
 
 
 def scored(batch: Batch) -> Tensor:
-    """How many tokens of each member count, `[*P]`, at least 1."""
-    return (batch.weight != 0).sum((-2, -1)).clamp(min=1)
+    """How many positions of each member are scored, `[*P]`, at least 1."""
+    return batch.mask.sum((-2, -1)).clamp(min=1)
 
 
 def weighted(nll: Tensor, batch: Batch) -> Loss:
     """The weighted mean of the NLL `[*P, B, T]`, a member at a time; members never mix."""
-    return Loss(total(batch.weight * nll) / scored(batch), {})
+    return Loss(total(batch.mask * batch.weight * nll) / scored(batch), {})
 
 
 def next_token(model: nn.Module, batch: Batch) -> Loss:

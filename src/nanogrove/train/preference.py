@@ -1,13 +1,19 @@
 """Objectives that compare a policy with a frozen reference: DPO and KTO.
 
     DPO   −log σ(β(Δ chosen − Δ rejected))               Rafailov et al. 2023, arXiv 2305.18290, eq. 7
+          with Δ/n for Δ of a text of n tokens           length-normalised; Meng et al. 2024, arXiv 2405.14734
+          − w log π(chosen) per token                    anchored; Pang et al. 2024, arXiv 2404.19733
     KTO   w₊(1 − σ(β(Δ − z))) or w₋(1 − σ(β(z − Δ)))     Ethayarajh et al. 2024, arXiv 2402.01306, eq. 8
 
 Δ is log π(text | prompt) − log π_ref(text | prompt), summed over scored tokens. z ≥ 0 is the mean Δ of texts behind
 prompts that are not theirs, without a gradient: an estimate of KL(π ‖ π_ref) that all of a batch share.
 
-A batch for DPO holds pairs, the chosen row ahead of the rejected one. In one for KTO the sign of a row's weights says
-whether its text is wanted, and `source` is 1 for mismatched rows.
+DPO learns a difference, which may grow while both of its texts become less likely, so their log-probabilities are parts
+of it for the record. Where one side is longer the difference is one of lengths as well; dividing each Δ by its length
+takes that out, and unlike the cited method keeps the reference. The anchor is the next-token loss of the chosen texts.
+
+A batch for DPO holds pairs, the chosen row ahead of the rejected one. In one for KTO a row's weights are 1 where
+its text is wanted and −1 where it is not, and `source` is 1 for mismatched rows.
 """
 
 import torch
@@ -17,24 +23,45 @@ from torch import Tensor, nn
 from nanogrove.data.batch import Batch
 from nanogrove.train.objective import Loss, Objective
 
+SIDES = ("chosen", "rejected")  # of a pair, in its order
+
 
 def log_ratio(model: nn.Module, reference: nn.Module, batch: Batch) -> Tensor:
     """Δ of each row, `[B]`, nats."""
-    counted = (batch.weight != 0).float()
+    ours, theirs = _losses(model, reference, batch)
+    return (theirs - ours).sum(-1)
+
+
+def _losses(model: nn.Module, reference: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The NLL `[B, T]` of scored positions by the model and by its reference, the latter without a gradient; else 0."""
     with torch.no_grad():
         theirs: Tensor = reference(batch.tokens, batch.targets)
     ours: Tensor = model(batch.tokens, batch.targets)
-    return ((theirs - ours) * counted).sum(-1)
+    return ours * batch.mask, theirs * batch.mask
 
 
-def dpo(reference: nn.Module, beta: float) -> Objective:
-    """The mean over pairs; parts are the reward margin and the share of pairs in the right order."""
+def dpo(reference: nn.Module, beta: float, length_normalised: bool = False, nll_weight: float = 0.0) -> Objective:
+    """The mean over pairs, and `nll_weight` times the mean NLL of the chosen texts' tokens.
+
+    Parts are the reward margin, the share of pairs in the right order, and for each side the mean over texts of log π,
+    summed over a text and per token.
+    """
 
     def objective(model: nn.Module, batch: Batch) -> Loss:
-        chosen, rejected = log_ratio(model, reference, batch).view(-1, 2).unbind(-1)
+        ours, theirs = _losses(model, reference, batch)
+        ratio, lengths = (theirs - ours).sum(-1), batch.mask.sum(-1).clamp(min=1)
+        chosen, rejected = (ratio / lengths if length_normalised else ratio).view(-1, 2).unbind(-1)
         margin = beta * (chosen - rejected)
-        parts = {"margin": margin.detach().mean(), "in_order": (margin.detach() > 0).float().mean()}
-        return Loss(-F.logsigmoid(margin).mean(), parts)
+        total = -F.logsigmoid(margin).mean()
+        if nll_weight:
+            total = total + nll_weight * ours[::2].sum() / lengths[::2].sum()
+        with torch.no_grad():
+            parts = {"margin": margin.mean(), "in_order": (margin > 0).float().mean()}
+            log_probs = -ours.sum(-1)
+            for first, side in enumerate(SIDES):
+                parts[f"{side}_log_prob"] = log_probs[first::2].mean()
+                parts[f"{side}_log_prob_per_token"] = (log_probs / lengths)[first::2].mean()
+        return Loss(total, parts)
 
     return objective
 
@@ -43,7 +70,7 @@ def kto(reference: nn.Module, beta: float, wanted: float = 1.0, unwanted: float 
     """The mean over texts, of which the wanted ones count `wanted` and the others `unwanted`; the part is z."""
 
     def objective(model: nn.Module, batch: Batch) -> Loss:
-        ratio, sign = log_ratio(model, reference, batch), batch.weight.sum(-1).sign()
+        ratio, sign = log_ratio(model, reference, batch), batch.weight[:, 0]
         mismatched = batch.source == 1
         z = ratio[mismatched].mean().detach().clamp(min=0)
         ratio, sign = ratio[~mismatched], sign[~mismatched]

@@ -58,7 +58,7 @@ class AdaptiveConfig(BaseModel):
 
 def by_source(nll: Tensor, batch: Batch, sources: int) -> Loss:
     """`weighted`, with each source's part of the loss and of the scored tokens among the parts."""
-    told, counted = nll.detach(), (batch.weight != 0).float()
+    told, counted = nll.detach(), batch.mask.float()
     parts = {}
     for source in range(sources):
         mine = (batch.source == source)[..., None] * counted

@@ -1,8 +1,9 @@
-"""How much each text counts, from its reward: weights whose mean over the training texts is 1.
+"""How much each text counts, from its reward: weights whose mean over the training texts is 1, or whether it counts.
 
     rwr     exp(r/β)                     Peters & Schaal 2007; Dayan & Hinton 1997
-    awr     min(exp((r − V)/β), clip)    Peng et al. 2019, arXiv 1910.00177; V a baseline for each prompt
-    filter  1 for the best fraction, else 0
+    awr     min(exp((r − V)/β), clip)    Peng et al. 2019, arXiv 1910.00177; V in `value_baseline.py`
+    filter  the best fraction is learned from, each text alike; the rest is not
+    kto     a text is wanted or not; `wanted_above` and `balance` say which, and how much the two sides count
 
 Trained to its optimum on texts of a policy μ, `rwr` gives π ∝ μ·exp(r/β). All work is in float64, and the largest
 exponent is taken out first, so weights are finite whatever the rewards, and the same when a constant is added to all.
@@ -12,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+BALANCE = (1.0, 4 / 3)  # Σ of wanted weights over Σ of unwanted ones; Ethayarajh et al. 2024, arXiv 2402.01306, § 4.2
 Scaling = Literal["none", "whiten", "rank"]
 
 
@@ -42,25 +44,37 @@ def exponential(advantages: np.ndarray, beta: float, clip: float | None, like: n
     return weights
 
 
-def best_fraction(rewards: np.ndarray, fraction: float, like: np.ndarray | None = None) -> np.ndarray:
-    """1/fraction for rewards of the best fraction of the training rewards `like`, ties included, else 0."""
-    known = rewards if like is None else like
-    least = np.sort(known)[::-1][max(round(fraction * len(known)), 1) - 1]
-    weights: np.ndarray = (rewards >= least) / (known >= least).mean()
-    return weights
+def best_fraction(rewards: np.ndarray, fraction: float) -> np.ndarray:
+    """Which rewards `[N]`, N ≥ 1, are the best fraction of them: at least one, and ties with the least of these."""
+    least = np.sort(rewards)[::-1][max(round(fraction * len(rewards)), 1) - 1]
+    best: np.ndarray = rewards >= least
+    return best
+
+
+def wanted_above(rewards: np.ndarray) -> float:
+    """The median, or, where no reward is greater, the next lower one: of rewards that differ both sides have some.
+
+    Of two different rewards the higher is wanted, whatever their shares.
+    """
+    middle = np.median(rewards)
+    return float(middle if rewards.max() > middle else rewards[rewards < middle].max())
+
+
+def balance(wanted: int, unwanted: int, weights: tuple[float | None, float | None]) -> tuple[float, float]:
+    """Weights of `wanted` and of `unwanted` texts; where one is None it is what keeps their totals in `BALANCE`.
+
+    With both None the side that is short of it counts more, and the other 1.
+    """
+    first, second = (1.0 if weight is None else weight for weight in weights)
+    ratio = wanted * first / (unwanted * second)
+    nearest = min(max(ratio, BALANCE[0]), BALANCE[1])
+    if weights[0] is None and (weights[1] is not None or ratio < nearest):
+        return first * nearest / ratio, second
+    if weights[1] is None:
+        return first, second * ratio / nearest
+    return first, second
 
 
 def effective_sample_size(weights: np.ndarray) -> float:
     """(Σw)² / Σw²: how many equal weights tell as much (Kish 1965)."""
     return float(weights.sum() ** 2 / np.square(weights).sum())
-
-
-def value_baseline(features: np.ndarray, rewards: np.ndarray, ridge: float = 1.0) -> np.ndarray:
-    """V as ridge coefficients `[C + 1]` of centred features, the last one the mean: the least squares fit to rewards.
-
-    `features [N, C]` are states behind the prompts; where all are alike, V is the mean reward.
-    """
-    centre = features.mean(0)
-    x, y = features - centre, rewards - rewards.mean()
-    slope = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y)
-    return np.append(slope, rewards.mean() - centre @ slope)

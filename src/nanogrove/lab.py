@@ -117,10 +117,8 @@ def _lead(folder: RunFolder, parts: Parts, state: TrainState, checkpoint: Checkp
             yield run.write(run.start())
         if changed:
             yield run.write(Event("resume", state.step, {"changed": changed, **run.circumstances()}))
-            differences = ", ".join(f"{name} {now}, before {before}" for name, (before, now) in changed.items())
-            yield _note(
-                f"resumed with {differences}; from here on the run may differ in rounding from an uninterrupted one"
-            )
+            differences = "; ".join(f"{name} {now}, before {before}" for name, (before, now) in changed.items())
+            yield _note(f"resumed with {differences}: from here on it may round otherwise than an uninterrupted run")
         with stop_signals() as stopped:
             yield from run.drive(stopped)
     finally:

@@ -1,4 +1,4 @@
-"""What the CPU can do with bfloat16: asked of it and of the operators, never of a clock, so the same machine answers alike.
+"""What the CPU can do with bfloat16: asked of it and of the operators, never of a clock.
 
 Two questions, since either may be yes where the other is no. *Products*: does the CPU multiply bfloat16 by instructions
 of its own? Without them torch emulates, at a tenth to a hundredth of float32's speed. *Packing*: does oneDNN take

@@ -25,8 +25,7 @@ from nanogrove.train.precision import Precision
 
 Decoding = Literal["auto", "float32", "bfloat16"]
 AUTO = ("threads", "precision", "accumulation", "compile")  # the settings of `train` that may be left to it
-THREADS_FLOPS = 1e8  # of a step; below, the threads of a CPU wait for each other longer than they save
-BFLOAT16_FLOPS = 2e8  # of a step; below, casting costs a CPU more than bfloat16 products save
+SMALL_STEP_FLOPS = 2e8  # below, a CPU's threads wait for each other and numbers are cast for longer than that saves
 BFLOAT16_PARAMETERS = 500_000  # of a model that decodes on a CPU; below, its weights are read fast enough in float32
 MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.8}  # of the device's memory that a step may take
 COMPILE_FLOPS = {"cpu": 4e13, "cuda": 8e15}  # of a run, on a CPU for each thread; below, compiling costs half its gain
@@ -60,9 +59,8 @@ class Work:
     @property
     def flops(self) -> float:
         """Floating-point operations of the step, forward and backward."""
-        return float(
-            self.members * self.rows * self.config.block_size * self._model().flops_per_token(self.config.context)
-        )
+        tokens = self.members * self.rows * self.config.block_size
+        return float(tokens * self._model().flops_per_token(self.config.context))
 
     def bytes(self, rows: int) -> int:
         """Memory that weights, gradients, two moments and what `rows` rows keep for the backward pass take, roughly."""
@@ -76,7 +74,7 @@ class Work:
 def resolve_auto(work: Work, steps: int, device: torch.device) -> Settings:
     """The settings for `steps` steps of such work on this machine."""
     flops = work.flops
-    threads = physical_cores() if device.type != "cpu" or flops >= THREADS_FLOPS else 1
+    threads = physical_cores() if device.type != "cpu" or flops >= SMALL_STEP_FLOPS else 1
     enough = steps * flops >= COMPILE_FLOPS.get(device.type, float("inf")) * (threads if device.type == "cpu" else 1)
     return Settings(
         threads=threads,
@@ -95,7 +93,7 @@ def auto_precision(flops: float, device: torch.device) -> Choice:
     missing = bfloat16_missing()
     if missing is not None:
         return Choice("float32", missing)
-    if flops < BFLOAT16_FLOPS:
+    if flops < SMALL_STEP_FLOPS:
         return Choice("float32", "so small a step gains nothing from bfloat16")
     return Choice("bfloat16", "this processor has bfloat16 products")
 
@@ -130,7 +128,7 @@ def decoding(model: GPT, asked: Decoding = "auto") -> Choice:
     return Choice("bfloat16", "this processor has bfloat16 products")
 
 
-def unpacked(precision: Precision) -> str:
+def unpacked(precision: Decoding) -> str:
     """What decoding does where oneDNN does not pack weights for it on this CPU; nothing where it does."""
     missing = packing_missing(torch.bfloat16 if precision == "bfloat16" else torch.float32)
     if missing is None:

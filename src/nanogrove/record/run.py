@@ -113,7 +113,7 @@ class RunFolder:
     def close(self) -> None:
         """Gives the folder back, and takes away one in which nothing has begun.
 
-        The lock's file goes while the lock is held: a process that waits at it then sees that it is gone, and asks anew.
+        The lock's file goes while the lock is held: one that has opened it sees that it is gone, and asks anew.
         """
         self._events.close()
         begun = (self.path / "preset.json").exists()

@@ -1,4 +1,4 @@
-"""CPUs that cannot pack weights, or not in bfloat16: every way to decode works there, says so, and writes the same text.
+"""CPUs that pack no weights, or none in bfloat16: every way to decode works there, and says so.
 
 The operators are made to raise as they do on such a CPU, whatever the one that runs the tests can do.
 """

@@ -5,7 +5,8 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ TINY: dict[str, Any] = {
     "model.n_layer": 1,
     "model.n_embd": 16,
     "model.n_head": 2,
+    "model.n_inner": None,
     "evaluate.every": 2,
     "evaluate.tokens": 200,
     "sample.every": 2,
@@ -35,12 +37,12 @@ TINY_DATA: dict[str, dict[str, Any]] = {
     "text": {"data.vocab_size": 300, "sample.tokens": 20},
     "rlm": {"data.v": 16},
     "rhm": {"data.v": 8, "data.training_set": 64},
-    "task": {"data.base": [1, 2], "data.held_out": 5, "sample.tokens": 20},
-    "rewarded": {"model.block_size": 104},
-    "preferences": {"model.block_size": 104, "sample.tokens": 20},
+    "task": {"data.base": [1, 1], "data.held_out": 2, "sample.tokens": 20},
+    "rewarded": {"data.prompt": "prompt", "sample.prompts": ["1"], "sample.tokens": 20},
+    "preferences": {"sample.prompts": ["1"], "sample.tokens": 20},
 }
 TINY_METHOD: dict[str, dict[str, Any]] = {
-    "self_improve": {"method.si_rounds": 1, "method.si_iter": 2, "method.examples": 8, "method.to": 3},
+    "self_improve": {"method.si_rounds": 1, "method.si_iter": 2, "method.examples": 4, "method.to": 2},
     "evolve": {"train.steps": None, "method.generations": 2, "method.steps_per_generation": 2},
     "align": {"method.rounds": 1, "method.steps_per_round": 2, "method.prompt": 4, "method.tokens": 20},
     "offline_rl": {"method.base_steps": 2},
@@ -57,8 +59,26 @@ def left(run: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     return record, {str(path.relative_to(run)): path.read_bytes() for path in tensors}
 
 
-def overrides(name: str, text_file: Path) -> list[str]:
-    """What makes a preset tiny, and leaves to `auto` all that it leaves."""
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts with rewards, and pairs of them, of which the shorter is preferred."""
+    rows = [
+        {"prompt": f"{n}", "text": "ab" * (n % 7 + 1), "reward": -n % 7, "chosen": "ab", "rejected": "ab" * (n % 5 + 2)}
+        for n in range(200)
+    ]
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def overrides(text_file: Path, rows_file: Path) -> Callable[..., list[str]]:
+    """Makes a preset tiny, on small files, and leaves to `auto` all that it leaves; see `made_tiny`."""
+    return partial(made_tiny, text_file, rows_file)
+
+
+def made_tiny(text_file: Path, rows_file: Path, name: str) -> list[str]:
+    """What makes a preset tiny."""
     preset = read_preset_file(name)
     data = preset["data"].get("type", "text")
     small = {**TINY, **TINY_DATA[data], **TINY_METHOD.get(preset.get("method", {}).get("name", "pretrain"), {})}
@@ -66,6 +86,8 @@ def overrides(name: str, text_file: Path) -> list[str]:
         small.pop("model.block_size")  # of the longest example
     if preset["data"].get("task") == "maze":
         small |= {"data.options": {"nodes": 5}}
+    if data in ("rewarded", "preferences"):
+        small |= {"data.path": str(rows_file)}
     if data == "text":
         small |= {"data.sources": str(text_file)}
     if "at_once" in preset.get("method", {}):
@@ -103,9 +125,9 @@ def short_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_leaves_the_same_bits_whatever_the_clock_says(
-    name: str, text_file: Path, tmp_path: Path, wild_clock: None, short_end: None
+    name: str, overrides: Callable[..., list[str]], tmp_path: Path, wild_clock: None, short_end: None
 ) -> None:
-    settings = overrides(name, text_file)
+    settings = overrides(name)
     for run in ("one", "two"):
         train(name, settings, tmp_path / run)
     (record, tensors), again = left(tmp_path / "one"), left(tmp_path / "two")
@@ -128,13 +150,13 @@ def load() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_leaves_the_same_bits_under_load(
-    name: str, text_file: Path, tmp_path: Path, request: pytest.FixtureRequest, short_end: None
+    name: str, overrides: Callable[..., list[str]], tmp_path: Path, request: pytest.FixtureRequest, short_end: None
 ) -> None:
     """Steps large enough for all cores, and for bfloat16 where the CPU has it."""
     grown = {"model.n_embd": 64, "model.n_layer": 2, "train.batch_size": 64, "train.steps": 2, "evaluate.every": 1}
     if read_preset_file(name).get("method", {}).get("name") == "evolve":
         grown |= {"train.steps": None}
-    settings = [*overrides(name, text_file), *(f"{key}={json.dumps(value)}" for key, value in grown.items())]
+    settings = [*overrides(name), *(f"{key}={json.dumps(value)}" for key, value in grown.items())]
     train(name, settings, tmp_path / "one")
     request.getfixturevalue("load")
     train(name, settings, tmp_path / "two")

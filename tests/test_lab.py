@@ -186,3 +186,70 @@ def test_what_a_model_writes_cannot_steer_a_terminal(capsys) -> None:
     assert "\x07" not in told
     assert "\r" not in told
     assert "[red]not markup[/]" in told
+
+
+def cut(preset: dict, out: Path, step: int) -> None:
+    """Trains a preset until it goes on from a step, as if it were killed there."""
+    for event in lab.train(resolve(preset), out, resume=out.exists()):
+        if event.kind == "step" and event.step == step:
+            return
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "now"),
+    [
+        ("instructions", "instructions", "AVX2"),
+        ("processor", "processor", "another processor"),
+        ("torch", "torch.__version__", "2.99.0"),
+        ("threads", "torch.get_num_threads", 3),
+    ],
+)
+def test_a_run_that_goes_on_elsewhere_says_so_once(
+    preset: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str, now: object
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "cut"
+    cut(preset, whole, 41)
+    cut(preset, out, 14)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"nanogrove.lab.{place}", now if name == "torch" else lambda *_: now)
+        events = []
+        for event in lab.train(resolve(preset), out, resume=True):
+            events.append(event)
+            if event.kind == "step" and event.step == 24:
+                break
+        note = next(event for event in events if event.kind == "note")
+        assert f"resumed with {name} {now}, before " in note.values["text"]
+        assert "it may round otherwise than an uninterrupted run" in note.values["text"]
+        assert [event.kind for event in lab_events(preset, out)][:1] != ["note"], "it is said of each change once"
+    record = [event for event in without_time(out / "events.jsonl") if event["kind"] != "resume"]
+    changes = [event for event in without_time(out / "events.jsonl") if event["kind"] == "resume"]
+    assert record == without_time(whole / "events.jsonl")
+    (change,) = changes
+    assert change["step"] == 10
+    assert list(change["changed"]) == [name]
+    assert change["changed"][name][1] == now
+
+
+def lab_events(preset: dict, out: Path) -> list:
+    """All events of a resume to the end."""
+    return list(lab.train(resolve(preset), out, resume=True))
+
+
+def test_what_a_run_goes_on_is_compared_with_what_it_last_went_on(
+    preset: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(preset, tmp_path / "run", 14)
+    with monkeypatch.context() as patch:
+        patch.setattr(lab, "instructions", lambda: "AVX2")
+        cut(preset, tmp_path / "run", 24)
+    lab_events(preset, tmp_path / "run")
+    here = lab.instructions()
+    events = read_events(tmp_path / "run" / "events.jsonl")
+    changes = [event.values["changed"] for event in events if event.kind == "resume"]
+    assert changes == [{"instructions": [here, "AVX2"]}, {"instructions": ["AVX2", here]}]
+
+
+def test_ranks_count_among_what_changes() -> None:
+    old = {"versions": {"torch": "1"}, "machine": {"threads": 1}}
+    machine = {"threads": 1, "processor": "x", "instructions": "y"}
+    assert lab._changes(old, {"ranks": 2, "versions": {"torch": "1"}, "machine": machine}) == {"ranks": [1, 2]}

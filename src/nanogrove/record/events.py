@@ -8,6 +8,8 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 |--------|------------------------------------------------------------|-----------------------------------|
 | start  | name, seed, parameters, vocabulary, data, precision, …     | once, before the first step       |
 | eval   | split, loss, bits_per_byte, tokens (scored), seen; of dpo log_prob | before the `step` event it follows |
+| resume | changed; ranks, versions, machine as they are now          | when what bits depend on changed  |
+| eval   | split, loss, bits_per_byte, tokens (scored), seen          | before the `step` event it follows |
 | step   | loss, lr, grad_norm, tokens; where heads train their losses | last of its step: a safe point    |
 | sources | names; loss, share, passes, weights of each, seen        | behind an interval, before its `step` event |
 | auxiliary | shares of gradients, idle parts, measures, seen        | where heads train, behind an `eval` |

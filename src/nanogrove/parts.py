@@ -1,6 +1,6 @@
 """A preset's parts, built: data prepared, and all settled that it leaves open. Nothing random, nothing trained."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from nanogrove.data.batch import Corpus, derived_seed
 from nanogrove.data.corpus import TextCorpus
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.methods import load_method
+from nanogrove.methods.rehearsal import rehearse
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import Heads
 from nanogrove.preset import Preset
@@ -103,7 +104,8 @@ def build(
     tokens_a_step = train.batch_size * corpus.length
     if train.epochs and corpus.windows_per_epoch is None:
         raise PresetError(
-            "train.epochs: this data never ends or is still being read; set train.steps or train.tokens, epochs to null"
+            "train.epochs: this data never ends or is still being read; set train.steps, train.tokens or train.minutes "
+            "instead"
         )
     if not train.budgets:
         steps = config.steps  # type: ignore[attr-defined]  # of a method that counts its own
@@ -111,13 +113,44 @@ def build(
         steps = max(round(train.epochs * corpus.windows_per_epoch / train.batch_size), 1)
     else:
         steps = train.steps or -(-(train.tokens or 0) // tokens_a_step)
+    total = getattr(config, "total_steps", lambda steps: steps)
     split = getattr(config, "final_split", "validation")
     if getattr(preset.data, split, None) == 0:
         raise PresetError(f"method {preset.method['name']} ends on the {split} split, which is empty; set data.{split}")
     check = getattr(load_method(preset.method["name"]), "check", None)
     if check is not None and checkpoint is None:
         check(config, corpus, model, allow_code)
-    steps = getattr(config, "total_steps", lambda steps: steps)(steps)
+    settled = partial(_settled, corpus, settings, model, device, allow_code, ranks)
+    if train.minutes is None:
+        return settled(preset, total(steps))
+    parts = settled(preset, total(1))
+    timings = parts.timings
+    for _ in range(2):  # again where so many steps are worth compiling for
+        found = rehearse(train.minutes, preset.method["name"], config, corpus, parts.plan, parts.new_state)
+        budget = {"steps": found.steps, "minutes": None, "compile": train.compile}
+        again = parts.preset.model_copy(update={"train": parts.preset.train.model_copy(update=budget)})
+        before, parts = parts, settled(again, total(found.steps))
+        if parts.plan.compile == before.plan.compile:
+            break
+    return replace(parts, timings={**timings, **found.times})
+
+
+def _settled(
+    corpus: Corpus,
+    settings: ModelConfig,
+    model: ModelConfig,
+    device: torch.device,
+    allow_code: bool,
+    ranks: Ranks,
+    preset: Preset,
+    steps: int,
+) -> Parts:
+    """The parts of a run of `steps` steps, with what the preset leaves to `auto` chosen.
+
+    `settings` are those of the model in the resolved preset, and `model` those on this data.
+    """
+    train, vocabulary = preset.train, model.vocab_size or 0
+    spreads = getattr(preset.method_config(), "spreads", None)
     timings: dict[str, float] = {}
     if any(getattr(train, key) == "auto" for key in AUTO):
         rows = -(-train.batch_size // ranks.world) if spreads == "rows" else train.batch_size
@@ -194,4 +227,5 @@ def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
         "precision": plan.precision,
         "device": str(parts.device),
         "data": corpus.describe(),
+        "times": parts.timings,
     }

@@ -57,18 +57,25 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def event_of(line: str) -> Event:
+    """The event of a line of a record. Raises ValueError where it is none."""
+    try:
+        record = json.loads(line)
+        return Event(record.pop("kind"), record.pop("step"), time=record.pop("time"), values=record)
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("not an event") from None
+
+
 def read_events(path: Path) -> list[Event]:
     """All events of an `events.jsonl`; a last line cut short by a kill is left out.
 
     Raises RunError when a line before the last is not an event.
     """
-    events = []
+    events: list[Event] = []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            record = json.loads(line)
-            kind, step, time = record.pop("kind"), record.pop("step"), record.pop("time")
-        except (ValueError, KeyError, TypeError, AttributeError):
+            events.append(event_of(line))
+        except ValueError:
             raise RunError(f"{path}: line {number} is not an event; the record is damaged") from None
-        events.append(Event(kind, step, record, time))
     return events

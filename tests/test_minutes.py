@@ -120,7 +120,7 @@ METHODS: dict[str, dict[str, Any]] = {
 def test_minutes_become_steps_for_every_method_that_takes_them(case: str, of_method: Any) -> None:
     settings = METHODS[case]
     built = build(resolve(of_method(case.split()[0], 0.02, **settings)))
-    train, times = built.preset.train, built.timings
+    train, times = built.preset.train, built.budget
     assert train.minutes is None
     assert train.steps is not None
     total = getattr(built.preset.method_config(), "total_steps", lambda steps: steps)
@@ -345,7 +345,7 @@ def test_minutes_too_short_for_a_step_name_some_that_are_not(command: Any, tiny:
     path.write_text(json.dumps(tiny()))
     error = command("train", path, "train.minutes=1e-7", "--out", tmp_path / "out").error()
     advice = re.search(
-        r"train\.minutes=1e-07 is too short: a step takes .* minutes here; set (train\.minutes=\S+) or", error
+        r"train\.minutes=1e-07 is too short: a step takes .* seconds here; set (train\.minutes=\S+) or", error
     )
     assert advice, error
     assert command("train", path, advice[1], "--out", tmp_path / "out").code == 0

@@ -116,7 +116,7 @@ def _print_estimate(figures: dict[str, Any], replaced: str | None) -> None:
     passes = f", {figures['epochs']:.2f} epochs" if figures["epochs"] else ""
     print(f"tokens      {figures['tokens']:,} in {figures['steps']:,} steps{passes}")
     instead = f"in place of {printable(replaced)}" if replaced else ""
-    if budget := " ".join(filter(None, (described_minutes(figures["times"]), instead))):
+    if budget := " ".join(filter(None, (described_minutes(figures["budget"]), instead))):
         print(f"budget      {figures['steps']:,} steps {budget}")
     print(f"memory      about {figures['memory_bytes'] / 1e6:,.0f} MB of weights, moments and activations")
     print(f"FLOPs       {figures['flops']:.3g}, in {figures['precision']} on {figures['device']}")

@@ -87,7 +87,7 @@ def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = Fa
             parts = build(preset, checkpoint, allow_code, ranks)
             start = folder.start() if folder is not None and stored is not None else None
             if start is not None:  # what was measured then holds on, should the run begin again from its first step
-                parts = replace(parts, timings=start.time)
+                parts = replace(parts, budget=start.time)
             told = {"vocabulary": parts.corpus.tokenizer.to_json(), "tokens": parts.corpus.describe()["fingerprint"]}
             digests = {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in told.items()}
             ranks.same_everywhere("data", {**digests, "steps": parts.plan.steps})
@@ -223,7 +223,7 @@ class _Run:
                 "threads": torch.get_num_threads(),
             },
         }
-        return Event("start", 0, values, self.parts.timings)
+        return Event("start", 0, values, {**self.parts.timings, **self.parts.budget})
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Goes on from what a checkpoint knows of the run, and cuts the record back to it."""

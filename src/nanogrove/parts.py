@@ -1,6 +1,6 @@
 """A preset's parts, built: data prepared, and all settled that it leaves open. Nothing random, nothing trained."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
@@ -34,6 +34,7 @@ class Parts:
     plan: Plan
     device: torch.device
     timings: dict[str, float]
+    budget: dict[str, float] = field(default_factory=dict)  # minutes that became steps, and the times of a step
 
     def new_state(self) -> TrainState:
         """The state of step 0: a function of the preset and its seed."""
@@ -124,7 +125,6 @@ def build(
     if train.minutes is None:
         return settled(preset, total(steps))
     parts = settled(preset, total(1))
-    timings = parts.timings
     for _ in range(2):  # again where so many steps are worth compiling for
         found = rehearse(train.minutes, preset.method["name"], config, corpus, parts.plan, parts.new_state)
         budget = {"steps": found.steps, "minutes": None, "compile": train.compile}
@@ -132,7 +132,7 @@ def build(
         before, parts = parts, settled(again, total(found.steps))
         if parts.plan.compile == before.plan.compile:
             break
-    return replace(parts, timings={**timings, **found.times})
+    return replace(parts, budget=found.times)
 
 
 def _settled(
@@ -227,5 +227,5 @@ def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
         "precision": plan.precision,
         "device": str(parts.device),
         "data": corpus.describe(),
-        "times": parts.timings,
+        "budget": parts.budget,
     }

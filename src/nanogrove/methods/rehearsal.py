@@ -94,8 +94,8 @@ def rehearse(
         names = " × ".join(f"method.{name}" for name in getattr(config, "counted_by", ()))
         first = f"the {count:,} steps of {names} and the first one that train.steps would count" if count else "a step"
         raise PresetError(
-            f"train.minutes={minutes:g} is too short: {first} take{'' if count else 's'} "
-            f"{(aside + main.step) / 60:.2g} minutes here; set train.minutes={enough:g} or more"
+            f"train.minutes={minutes:g} is too short: {first} take{'' if count else 's'} {_duration(aside + main.step)} "
+            f"here; set train.minutes={enough:g} or more"
         )
 
     return Rehearsal(plan.ranks.told(steps), times)
@@ -118,6 +118,10 @@ def pace(events: Iterator[Event], wanted: float, ranks: Ranks = ALONE) -> Pace:
 def steps_in(minutes: float, step: float, aside: float = 0.0) -> int:
     """How many steps of `step` seconds fit in the minutes, of which `aside` seconds are taken."""
     return max(int((60 * minutes - aside) / step), 0)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2g} seconds" if seconds < 99 else f"{seconds / 60:,.1f} minutes"
 
 
 def rounded_up(value: float) -> float:

@@ -93,9 +93,9 @@ def rehearse(
         enough = rounded_up((aside + USEFUL_STEPS * main.step) / 60)
         names = " × ".join(f"method.{name}" for name in getattr(config, "counted_by", ()))
         first = f"the {count:,} steps of {names} and the first one that train.steps would count" if count else "a step"
+        takes = f"{'take' if count else 'takes'} {_duration(aside + main.step)} here"
         raise PresetError(
-            f"train.minutes={minutes:g} is too short: {first} take{'' if count else 's'} {_duration(aside + main.step)} "
-            f"here; set train.minutes={enough:g} or more"
+            f"train.minutes={minutes:g} is too short: {first} {takes}; set train.minutes={enough:g} or more"
         )
 
     return Rehearsal(plan.ranks.told(steps), times)

@@ -125,7 +125,8 @@ def described_minutes(times: dict[str, float]) -> str:
     further = ""
     if "further_steps" in times:
         further = f", of which the method adds {times['further_steps']:,} at {_milliseconds(times['further_step_ms'])}"
-    return f"for {times['minutes']:g} minutes at {_milliseconds(times['step_ms'])} per step{further}"
+    unit = "minute" if times["minutes"] == 1 else "minutes"
+    return f"for {times['minutes']:g} {unit} at {_milliseconds(times['step_ms'])} per step{further}"
 
 
 def _milliseconds(value: float) -> str:

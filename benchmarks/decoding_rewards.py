@@ -17,7 +17,7 @@ from nanogrove.model.decode import generate
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.layers import packed_weights
 from nanogrove.model.steer import TOP_K, model_score, reward_augmented
-from nanogrove.train.auto import fastest_decoding
+from nanogrove.train.auto import decoding
 from side_by_side import in_turn
 
 PROMPT = 16
@@ -51,7 +51,7 @@ def main() -> None:
         name: GPT(ModelConfig(**size, scalar=True)).initialize(1).to(options.device)
         for name, size in {"same": sizes, "small": small}.items()
     }
-    precision = fastest_decoding(lm) if options.precision == "auto" else options.precision  # as `generate` does
+    precision = decoding(lm, options.precision).format  # as `generate` does
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     print(
         f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {dtype}, medians and ratios"

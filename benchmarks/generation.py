@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from nanogrove.model.decode import generate
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.train.auto import fastest_decoding
+from nanogrove.train.auto import decoding
 from side_by_side import in_turn, nanogpt, quietly
 
 NEW = 128
@@ -34,7 +34,7 @@ def main() -> None:
     ours = {
         family: GPT(ModelConfig(vocab_size=65, family=family, **sizes)).initialize(0) for family in ("gpt2", "nanochat")
     }
-    fastest = fastest_decoding(ours["gpt2"])  # what `nanogrove generate` takes unless told
+    fastest = decoding(ours["gpt2"]).format  # what `nanogrove generate` takes unless told
     dtype = torch.bfloat16 if fastest == "bfloat16" else torch.float32
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; tokens a second, and ratios to it")
     for batch, asked in ((16, "20 and 2"), (1, "5 and 1.5")):

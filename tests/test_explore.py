@@ -36,7 +36,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is timed."""
     monkeypatch.setattr(proposal, "seconds", lambda *_: 420.0)
-    monkeypatch.setattr(parts, "settle", lambda *_: Settings(1, "float32", 1, False, {}))
+    monkeypatch.setattr(parts, "resolve_auto", lambda *_: Settings(1, "float32", 1, False))
 
 
 @pytest.fixture

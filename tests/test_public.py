@@ -58,7 +58,7 @@ VERBS = {
 }
 # written; note and stop are for the one who watches
 KINDS = {"reward", "rewards", "generation", "start", "eval", "step", "sample", "end", "data", "exact", "round", "alarm"}
-KINDS |= {"sources", "auxiliary"}
+KINDS |= {"sources", "auxiliary", "resume"}
 
 
 def test_the_names() -> None:

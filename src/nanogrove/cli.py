@@ -168,7 +168,8 @@ def generate(
     no_repeat_ngram: Annotated[int | None, typer.Option(min=1, help="Never write an n-gram twice.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="Of matrix products; auto takes the faster here.")
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(help="Of products; auto takes bfloat16 where the CPU multiplies it."),
     ] = "auto",
     calibrated: Annotated[
         bool, typer.Option("--calibrated", help="Multiply the temperature by that of evaluate --calibrate.")
@@ -225,6 +226,8 @@ def generate(
             for token, probability in zip(each.tokens, each.probabilities, strict=True):
                 print(f"{probability:.4f}  {printable(repr(token))}")
             print(f"mean log-probability {each.mean_log_probability:.4f} nats a token of {len(each.tokens)} new tokens")
+    choice = lm.precision(precision)
+    print(f"decoded in {choice.format}: {choice.reason}", file=sys.stderr)
 
 
 @app.command()

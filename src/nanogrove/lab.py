@@ -33,11 +33,11 @@ from nanogrove.methods import load_method
 from nanogrove.model.gpt import GPT, unstack
 from nanogrove.parts import Parts, build
 from nanogrove.preset import Preset, difference, resolve
-from nanogrove.record.events import Event
+from nanogrove.record.events import Event, read_events
 from nanogrove.record.report import write_report
 from nanogrove.record.run import RunFolder, read_preset
 from nanogrove.record.trackers import Tracker, open_trackers
-from nanogrove.train.auto import Decoding, cores, keep_freed_memory, machine
+from nanogrove.train.auto import Decoding, cores, instructions, keep_freed_memory, processor, unpacked
 from nanogrove.train.checkpoint import (
     Checkpoint,
     load_best,
@@ -54,6 +54,8 @@ from nanogrove.train.signals import stop_signals
 from nanogrove.train.state import TrainState
 
 FINAL_TOKENS = 2_000_000  # scored at the end; all of a validation split that holds no more
+PLACES = ("start", "resume")  # the events that say on what a run goes on
+BIT_DEPENDENCIES = {"versions": ("nanogrove", "torch"), "machine": ("processor", "instructions", "threads")}
 RECORDED_STEPS = 10_000  # `step` events in a record, about; a longer run records evenly spaced ones
 
 
@@ -110,16 +112,19 @@ def _lead(folder: RunFolder, parts: Parts, state: TrainState, checkpoint: Checkp
     """A run from the start or from a checkpoint to its end, with all that is written."""
     run = _Run(folder, replace(parts, plan=replace(parts.plan, made=folder.read_rows)), state)
     settings = parts.preset.model_dump(mode="json")
+    changed = {} if checkpoint is None else run.resume(checkpoint)
     if checkpoint is None:
         folder.rewind(0)
-    else:
-        run.resume(checkpoint)
     track = parts.preset.track
     run.trackers = open_trackers(track.trackers, folder.path, settings, project=track.project, name=track.name)
     try:
         if checkpoint is None:
             folder.write_preset(settings)
             yield run.write(run.start())
+        if changed:
+            yield run.write(Event("resume", state.step, {"changed": changed, **run.circumstances()}))
+            differences = "; ".join(f"{name} {now}, before {before}" for name, (before, now) in changed.items())
+            yield _note(f"resumed with {differences}: from here on it may round otherwise than an uninterrupted run")
         with stop_signals() as stopped:
             yield from run.drive(stopped)
     finally:
@@ -207,10 +212,27 @@ class _Run:
             "steps": plan.steps,
             "data": self.parts.corpus.describe(),
             "precision": plan.precision,
+            "precision_reason": self.parts.precision_reason,
+            "decoding": self.sample_precision,
+            "decoding_reason": "the format of training" + unpacked(self.sample_precision),
             "micro_batches": plan.accumulation,
             "compile": plan.compile,
             "device": str(plan.shard or self.parts.device),
-            **({"ranks": plan.ranks.world} if plan.ranks.world > 1 else {}),
+            **self.circumstances(),
+        }
+        return Event("start", 0, values, self.parts.budget)
+
+    @property
+    def sample_precision(self) -> Decoding:
+        """The format in which samples are drawn: that of training, where a model decodes in it."""
+        rounded = self.parts.plan.precision == "bfloat16" and self.parts.device.type == "cpu"
+        return "bfloat16" if rounded else "float32"
+
+    def circumstances(self) -> dict[str, Any]:
+        """Ranks, versions and machine: what bits may depend on beside the preset."""
+        ranks = self.parts.plan.ranks.world
+        return {
+            **({"ranks": ranks} if ranks > 1 else {}),
             "versions": {
                 "nanogrove": metadata.version("nanogrove"),
                 "torch": torch.__version__,
@@ -218,17 +240,22 @@ class _Run:
             },
             "machine": {
                 "system": platform.platform(),
-                "processor": machine(self.parts.device),
+                "processor": processor(self.parts.device),
+                "instructions": instructions(),
                 "cores": cores(),
                 "threads": torch.get_num_threads(),
             },
         }
-        return Event("start", 0, values, {**self.parts.timings, **self.parts.budget})
 
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Goes on from what a checkpoint knows of the run, and cuts the record back to it."""
+    def resume(self, checkpoint: Checkpoint) -> dict[str, list[Any]]:
+        """Goes on from what a checkpoint knows of the run, and cuts the record back to it.
+
+        Returns what bits may depend on and is no longer as it was, by name: what it was, and what it is.
+        """
         self.best, self.saved = checkpoint.state["best"], self.state.step
         self.folder.rewind(checkpoint.state["position"])
+        before = [event.values for event in read_events(self.folder.path / "events.jsonl") if event.kind in PLACES]
+        return _changes(before[-1], self.circumstances()) if before else {}
 
     def write(self, event: Event) -> Event:
         """Adds an event to the record and to every tracker."""
@@ -324,8 +351,7 @@ class _Run:
         settings = self.parts.preset.sample
         sampling = settings.model_dump(exclude={"every", "prompts", "tokens"})
         seed = derived_seed(self.parts.preset.seed, "sample", step)
-        precision: Decoding = "bfloat16" if self.parts.plan.precision == "bfloat16" else "float32"
-        texts = lm.generate(settings.prompts, settings.tokens, seed=seed, precision=precision, **sampling)
+        texts = lm.generate(settings.prompts, settings.tokens, seed=seed, precision=self.sample_precision, **sampling)
         for prompt, text in zip(settings.prompts, texts, strict=True):
             yield self.write(Event("sample", step, {"prompt": prompt, "text": text}))
 
@@ -351,6 +377,15 @@ class _Run:
             for kind, count in counts.items():
                 yield _note(f"left out: {count:,} times {kind}" + (f", as in {places[kind]}" if kind in places else ""))
         yield self.write(Event("end", self.state.step, values, time))
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
+    """What differs, by name, of two `circumstances` that bits may depend on; what the older does not know is left."""
+    found = {"ranks": [before.get("ranks", 1), now.get("ranks", 1)]}
+    for section, names in BIT_DEPENDENCIES.items():
+        known = before.get(section, {})
+        found |= {name: [known[name], now[section][name]] for name in names if name in known}
+    return {name: pair for name, pair in found.items() if pair[0] != pair[1]}
 
 
 def _score(preset: Preset) -> Callable[..., dict[str, Any]]:

@@ -22,7 +22,7 @@ from nanogrove.model.layers import packed_weights
 from nanogrove.model.lookahead import look_ahead
 from nanogrove.model.speculative import speculate
 from nanogrove.model.steer import TOP_K, model_score, reward_augmented, sequence_score
-from nanogrove.train.auto import Decoding, fastest_decoding
+from nanogrove.train.auto import Choice, Decoding, decoding
 from nanogrove.train.checkpoint import Checkpoint, heads_of, model_of, read_checkpoint
 
 AnyReward = RewardModel | Callable[[Sequence[str]], Sequence[float]] | str | Path  # a path is that of a run
@@ -107,8 +107,8 @@ class LanguageModel:
         A text ends at the end-of-text token or after `tokens` new tokens; an empty prompt starts a document.
         `sampling` takes the settings of `Sampling`: temperature, top_k, top_p, min_p, repetition_penalty,
         no_repeat_ngram. With `calibrated` the temperature is multiplied by the model's own. `precision` is that of
-        matrix products, `auto` the one measured to be the faster on this machine; equal seeds give equal texts in equal
-        precision.
+        matrix products; `auto` takes bfloat16 where the processor has such products and the model is large enough to
+        gain, as the method `precision` says. Equal seeds give equal texts in equal precision.
 
         A `reward` steers: of the `top_k` likeliest tokens, 20 when left out, each gets `beta` times the reward of the
         text that ends with it, ahead of the temperature (`model/steer.py`). It is a `RewardModel` or the run of one,
@@ -214,7 +214,7 @@ class LanguageModel:
         settings = settings.model_copy(update={"temperature": settings.temperature * scale})
         device = self.model.embed.weight.device
         rows, lengths = pad([self._prompt(text) for text in prompts], device)
-        dtype = torch.bfloat16 if self.precision(precision) == "bfloat16" else torch.float32
+        dtype = torch.bfloat16 if self.precision(precision).format == "bfloat16" else torch.float32
         steering: list[Transform] = []
         packed: AbstractContextManager[None] = nullcontext()
         if reward is not None:
@@ -290,9 +290,9 @@ class LanguageModel:
             )
         return found
 
-    def precision(self, asked: Decoding = "auto") -> Decoding:
-        """The format `generate` multiplies in when `asked` is given."""
-        return fastest_decoding(self.model) if asked == "auto" else asked
+    def precision(self, asked: Decoding = "auto") -> Choice:
+        """The format that `generate` multiplies in when `asked` is given, and why. Raises PresetError as it does."""
+        return decoding(self.model, asked)
 
 
 def _plainly(*given: Any, temperature: float, **settled: Any) -> Tensor:

@@ -14,7 +14,7 @@ from nanogrove.methods.rehearsal import rehearse
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import Heads
 from nanogrove.preset import Preset
-from nanogrove.train.auto import AUTO, activation_bytes, settle
+from nanogrove.train.auto import AUTO, Work, activation_bytes, auto_precision, reason_for, resolve_auto
 from nanogrove.train.checkpoint import Checkpoint
 from nanogrove.train.distributed import ALONE, Ranks
 from nanogrove.train.fit import Plan
@@ -33,7 +33,7 @@ class Parts:
     model: ModelConfig
     plan: Plan
     device: torch.device
-    timings: dict[str, float]
+    precision_reason: str
     budget: dict[str, float] = field(default_factory=dict)  # minutes that became steps, and the times of a step
 
     def new_state(self) -> TrainState:
@@ -149,17 +149,16 @@ def _settled(
 
     `settings` are those of the model in the resolved preset, and `model` those on this data.
     """
-    train, vocabulary = preset.train, model.vocab_size or 0
-    spreads = getattr(preset.method_config(), "spreads", None)
-    timings: dict[str, float] = {}
+    train, config, vocabulary = preset.train, preset.method_config(), model.vocab_size or 0
+    spreads, members = getattr(config, "spreads", None), getattr(config, "population", None) or 1
+    work = Work(model, members, -(-train.batch_size // ranks.world) if spreads == "rows" else train.batch_size)
     if any(getattr(train, key) == "auto" for key in AUTO):
-        rows = -(-train.batch_size // ranks.world) if spreads == "rows" else train.batch_size
-        found = ranks.told(lambda: asdict(settle(model, rows, steps, device)))
+        found = ranks.told(lambda: asdict(resolve_auto(work, steps, device)))
         if ranks.world > 1:
             found["threads"] = min(found["threads"], ranks.threads)
         found["compile"] = found["compile"] and not train.shard
         chosen = {key: found[key] for key in AUTO if getattr(train, key) == "auto"}
-        train, timings = train.model_copy(update=chosen), found["times"]
+        train = train.model_copy(update=chosen)
     if train.threads != "auto":
         torch.set_num_threads(train.threads)
     plan = Plan(
@@ -182,7 +181,8 @@ def _settled(
     data = corpus.config if isinstance(corpus, TextCorpus) else preset.data
     resolved = preset.model_copy(update={"model": settings, "train": train, "data": data})
     # In pieces on its device, the whole model lies on the processor.
-    return Parts(resolved, corpus, model, plan, torch.device("cpu") if train.shard else device, timings)
+    reason = reason_for(plan.precision, auto_precision(work.flops, device))
+    return Parts(resolved, corpus, model, plan, torch.device("cpu") if train.shard else device, reason)
 
 
 def _refuse_pieces(preset: Preset, ranks: Ranks) -> None:

@@ -74,16 +74,13 @@ def _every(steps: int, times: int) -> int:
 
 
 def seconds(proposal: Proposal, vocabulary: int) -> float:
-    """How long training would take here, with the scoring on the way: some steps are made and timed.
-
-    What is measured to settle `auto` is kept for the training itself.
-    """
+    """How long training would take here, with the scoring on the way: some steps are made and timed."""
     import torch
 
     from nanogrove.data.batch import Batch
     from nanogrove.model.gpt import GPT
     from nanogrove.preset import resolve
-    from nanogrove.train.auto import settle
+    from nanogrove.train.auto import Work, resolve_auto
     from nanogrove.train.fit import Plan, fit
     from nanogrove.train.objective import next_token
     from nanogrove.train.optim import make_optimizer
@@ -95,7 +92,7 @@ def seconds(proposal: Proposal, vocabulary: int) -> float:
     config = preset.model.model_copy(update={"vocab_size": vocabulary})
     shape = train.batch_size, config.block_size
     steps = -(-(train.tokens or 0) // math.prod(shape))
-    found = settle(config, train.batch_size, steps, device)
+    found = resolve_auto(Work(config, 1, train.batch_size), steps, device)
     model = GPT(config).initialize(0).to(device)
     precision = torch.bfloat16 if found.precision == "bfloat16" else torch.float32
     state = TrainState(model, make_optimizer(model, preset.optimizer, precision))

@@ -1,110 +1,136 @@
-"""What `auto` settles: measured, kept for the machine, and never asked twice."""
+"""What `auto` chooses: rules of sizes and capabilities, which hear nothing of clocks or load."""
 
+import ast
 import json
 import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+import nanogrove
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train import auto
+from nanogrove.train.auto import Choice, Work
 
-CONFIG = ModelConfig(vocab_size=31, block_size=12, n_layer=2, n_head=2, n_embd=16)
-CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def measured(tmp_path: Path, monkeypatch) -> list[tuple[int, str, int]]:
-    """Makes every measurement a made-up figure and lists what was asked: threads, format, micro-batches."""
-    monkeypatch.setenv("NANOGROVE_CACHE", str(tmp_path))
-    monkeypatch.setattr(auto, "cores", lambda: 2)
-    monkeypatch.setattr(auto.os, "getloadavg", lambda: (0.1, 0.1, 0.1))
-    monkeypatch.setattr(auto, "_bfloat16_is_hopeless", lambda device: False)
-    asked: list[tuple[int, str, int]] = []
-
-    def block_ms(config, batch_size: int, accumulation: int, device, precision: str) -> float:
-        asked.append((torch.get_num_threads(), precision, accumulation))
-        return {"float32": 10.0, "bfloat16": 9.5}[precision] / torch.get_num_threads() / (2 if accumulation == 2 else 1)
-
-    monkeypatch.setattr(auto, "_block_ms", block_ms)
-    return asked
+SMALL = ModelConfig(vocab_size=31, block_size=12, n_layer=2, n_head=2, n_embd=16)
+LARGE = ModelConfig(vocab_size=31, block_size=64, n_layer=4, n_head=4, n_embd=128)
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def test_the_faster_is_taken_only_where_it_is_worth_it(measured: list) -> None:
-    threads = torch.get_num_threads()
-    found = auto.settle(CONFIG, 8, 100, CPU)
-    assert (found.threads, found.precision, found.accumulation) == (2, "float32", 2)
-    assert measured == [(2, "float32", 1), (1, "float32", 1), (2, "bfloat16", 1), (2, "float32", 2), (2, "float32", 4)]
-    assert torch.get_num_threads() == threads
+@pytest.fixture(params=[None, "this processor has no bfloat16 products"])
+def missing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """A machine of eight cores, with bfloat16 products and without."""
+    monkeypatch.setattr(auto, "physical_cores", lambda: 8)
+    monkeypatch.setattr(auto, "bfloat16_missing", lambda: request.param)
+    return request.param  # type: ignore[no-any-return]
 
 
-def test_it_is_measured_once_a_machine_and_model(measured: list, tmp_path: Path) -> None:
-    first = auto.settle(CONFIG, 8, 100, CPU)
-    count = len(measured)
-    assert auto.settle(CONFIG, 8, 100, CPU) == first
-    assert len(measured) == count
-    auto.settle(CONFIG.model_copy(update={"n_embd": 32}), 8, 100, CPU)
-    assert len(measured) == 2 * count
-    for path in (tmp_path / "auto").iterdir():
-        path.write_text("damaged")
-    assert auto.settle(CONFIG, 8, 100, CPU) == first
+def test_a_small_step_takes_one_thread_and_float32(missing: str | None) -> None:
+    found = auto.resolve_auto(Work(SMALL, 1, 8), 100, CPU)
+    assert found == auto.Settings(threads=1, precision="float32", accumulation=1, compile=False)
+    assert auto.auto_precision(0, CPU).reason == (missing or "so small a step gains nothing from bfloat16")
 
 
-def test_compiling_waits_for_a_run_that_pays_it_back(measured: list, monkeypatch) -> None:
+@pytest.mark.parametrize(("members", "config"), [(1, LARGE), (200, SMALL)])
+def test_a_large_step_takes_all_cores_and_bfloat16_where_it_is(
+    missing: str | None, members: int, config: ModelConfig
+) -> None:
+    found = auto.resolve_auto(Work(config, members, 12), 100, CPU)
+    assert found == auto.Settings(8, "float32" if missing else "bfloat16", 1, False)
+
+
+def test_the_operations_of_a_step_are_those_of_all_members() -> None:
+    alone = GPT(LARGE).flops_per_token(64)
+    assert Work(LARGE, 1, 1).flops == 64 * alone
+    assert Work(LARGE, 3, 5).flops == 15 * 64 * alone
+
+
+def test_compiling_waits_for_a_run_that_pays_it_back(missing: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work(LARGE, 1, 12)
+    enough = int(8 * auto.COMPILE_FLOPS["cpu"] / work.flops) + 1
     monkeypatch.setattr(auto.shutil, "which", lambda name: "/usr/bin/c++")
-    assert not auto.settle(CONFIG, 8, 100, CPU).compile
-    assert auto.settle(CONFIG, 8, 10_000_000, CPU).compile
+    assert not auto.resolve_auto(work, enough - 1, CPU).compile
+    assert auto.resolve_auto(work, enough, CPU).compile
     monkeypatch.setattr(auto.shutil, "which", lambda name: None)
-    assert not auto.settle(CONFIG, 8, 10_000_000, CPU).compile
+    assert not auto.resolve_auto(work, enough, CPU).compile
 
 
-def test_what_a_busy_machine_measures_is_not_kept(measured: list, monkeypatch) -> None:
-    monkeypatch.setattr(auto.os, "getloadavg", lambda: (1.5, 0.0, 0.0))
-    auto.settle(CONFIG, 8, 100, CPU)
-    count = len(measured)
-    auto.settle(CONFIG, 8, 100, CPU)
-    assert len(measured) == 2 * count
+def test_little_memory_takes_more_micro_batches(missing: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work(LARGE, 2, 32)
+    fixed = 2 * 16 * GPT(LARGE).parameter_count()
+    each = work.bytes(32) - fixed
+    assert each == 2 * auto.activation_bytes(LARGE, 32)
+    assert auto.fewest_micro_batches(work, fixed + each) == 1
+    assert auto.fewest_micro_batches(work, fixed + each - 1) == 2
+    assert auto.fewest_micro_batches(work, fixed + each // 8) == 8
+    assert auto.fewest_micro_batches(Work(LARGE, 2, 6), 0) == 4  # a row cannot be cut; the run will say what is missing
+    memory = SimpleNamespace(total=2 * (fixed + each // 4))
+    monkeypatch.setattr(auto.psutil, "virtual_memory", lambda: memory)
+    assert auto.resolve_auto(work, 1, CPU).accumulation == 4
 
 
-def test_a_real_measurement_gives_settings_and_figures(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("NANOGROVE_CACHE", str(tmp_path))
-    monkeypatch.setattr(auto.os, "getloadavg", lambda: (0.1, 0.1, 0.1))
-    found = auto.settle(CONFIG, 4, 10, CPU)
-    assert found.precision in ("float32", "bfloat16")
-    assert all(ms > 0 for ms in found.times.values())
-    (path,) = (tmp_path / "auto").iterdir()
-    assert json.loads(path.read_text())["times"] == found.times
+@pytest.mark.parametrize("products", [True, False])
+def test_a_gpu_goes_by_its_whole_memory_and_its_own_products(products: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=1000))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: products)
+    assert auto.memory_bytes(CUDA) == 800
+    assert auto.auto_precision(0, CUDA).format == ("bfloat16" if products else "float32")
 
 
-def test_a_gpu_with_little_memory_gets_more_micro_batches() -> None:
-    whole = auto.activation_bytes(CONFIG, 32)
-    assert auto.fewest_micro_batches(CONFIG, 32, whole) == 1
-    assert auto.fewest_micro_batches(CONFIG, 32, whole - 1) == 2
-    assert auto.fewest_micro_batches(CONFIG, 32, whole // 8) == 8
-    assert auto.fewest_micro_batches(CONFIG, 6, 0) == 4  # a row cannot be cut; the run will say what is missing
-    assert auto.activation_bytes(CONFIG, 1) * 32 == whole
+def test_the_reason_of_a_format_does_not_depend_on_who_chose_it() -> None:
+    choice = Choice("float32", "there is nothing else")
+    assert auto.reason_for("float32", choice) == "there is nothing else"
+    asked = "the preset asks for it; auto takes float32, since there is nothing else"
+    assert auto.reason_for("bfloat16", choice) == asked
 
 
-def test_decoding_takes_the_faster_format_and_asks_once(measured: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = GPT(CONFIG).initialize(0)
-    times = iter([3.0, 3.0, 3.0, 1.0, 1.0, 1.0])
-    monkeypatch.setattr(auto, "_timed", lambda work, device: next(times))
-    assert auto.fastest_decoding(model) == "bfloat16"
-    assert auto.fastest_decoding(model) == "bfloat16", "it was measured again"
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_decoding_takes_bfloat16_where_it_is_and_the_model_is_large(
+    missing: str | None, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "BFLOAT16_PARAMETERS", limit)
+    choice = auto.decoding(GPT(SMALL).initialize(0))
+    assert choice.format == ("bfloat16" if missing is None and limit == 0 else "float32")
+    assert auto.decoding(GPT(SMALL).initialize(0), "float32").format == "float32"
 
 
-def test_where_bfloat16_is_hopeless_it_is_not_tried(measured: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto, "_bfloat16_is_hopeless", lambda device: True)
-    monkeypatch.setattr(auto, "generate", None)
-    assert auto.fastest_decoding(GPT(CONFIG).initialize(0)) == "float32"
+@pytest.mark.parametrize(("physical", "expected"), [(4, 4), (16, 6), (None, 6)])
+def test_affinity_and_shared_units_count(physical: int | None, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto.os, "sched_getaffinity", lambda process: set(range(6)))
+    monkeypatch.setattr(auto.psutil, "cpu_count", lambda logical: physical)
+    assert auto.physical_cores() == expected
+    monkeypatch.delattr(auto.os, "sched_getaffinity")
+    monkeypatch.setattr(auto.os, "cpu_count", lambda: 3)
+    assert auto.cores() == 3
 
 
-def test_a_population_and_other_formats_decode_as_they_are() -> None:
-    assert auto.fastest_decoding(GPT(CONFIG, 2).initialize(0, 1)) == "float32"
-    assert auto.fastest_decoding(GPT(CONFIG).initialize(0).double()) == "float32"
+def test_the_start_says_which_format_was_taken_and_why(tiny: Any, tmp_path: Path) -> None:
+    from nanogrove import lab
+    from nanogrove.preset import resolve
+
+    for _ in lab.train(resolve(tiny(train={"steps": 1, "precision": "auto", "threads": "auto"})), tmp_path / "run"):
+        pass
+    start = json.loads((tmp_path / "run" / "events.jsonl").read_text("utf-8").splitlines()[0])
+    expected = auto.auto_precision(0, CPU)
+    assert (start["precision"], start["precision_reason"]) == expected
+    assert start["machine"]["threads"] == 1
+    assert start["machine"]["instructions"].startswith(torch.backends.cpu.get_cpu_capability())
+
+
+CLOCKS = {"perf_counter", "process_time", "monotonic", "thread_time", "getloadavg", "time_ns", "mem_get_info"}
+
+
+def test_no_module_that_decides_what_is_computed_reads_a_clock() -> None:
+    """Figures for the record may be timed, in `fit` and in methods; nothing in these may be."""
+    sources = Path(nanogrove.__file__).parent
+    for path in (*(sources / "model").glob("*.py"), *(sources / "train" / f"{n}.py" for n in ("auto", "precision"))):
+        names = {n.attr for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Attribute)}
+        assert not names & CLOCKS, path
 
 
 FAULTS = """

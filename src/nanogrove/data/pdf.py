@@ -8,7 +8,6 @@ of JSON.
 
 import json
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -42,6 +41,10 @@ class PdfSource(FileSource):
         files = self.files()
         if find_spec("pypdfium2") is None:
             raise DataError(f"{self.path}: PDF needs pypdfium2; pip install 'nanogrove[data]'")
+        if find_spec("resource") is None:
+            raise DataError(
+                f"{self.path}: this system cannot limit the memory and time of a PDF reader; make text of it first"
+            )
         with Reader() as reader:
             for path in files:
                 yield from whole(_texts(reader, path, problems))
@@ -171,6 +174,8 @@ def clean(text: str) -> str:
 
 def main() -> None:
     """Reads the PDFs named on standard input, until a limit or a crash ends it."""
+    import resource  # Windows has none, and imports this module all the same
+
     import pypdfium2  # noqa: F401  before `ready`, so that what keeps it from loading is no file's fault
 
     seconds = float(sys.argv[1])

@@ -7,7 +7,6 @@ again from its start, but what is sealed is not tokenised again.
 `python -m nanogrove.data.prepare` is that process: it reads its work as a line of JSON and prints what goes wrong.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,12 +18,13 @@ import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from nanogrove.data.documents import PIECE, Documents, Piece, Problems
 from nanogrove.data.hub import HubSource
@@ -168,10 +168,10 @@ def _writing(folder: Path, wait: bool = True) -> Iterator[bool]:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_suffix(".lock").open("w") as lock:
+        with ExitStack() as held:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                held.enter_context(FileLock(folder.with_suffix(".lock")).acquire(timeout=-1 if wait else 0))
+            except Timeout:
                 yield False
                 return
             folder.mkdir(exist_ok=True)

@@ -14,19 +14,19 @@ torch reads a 3-D weight as a convolution's: `GPT.initialize` draws each member 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogrove.model.documents import document_starts
+from nanogrove.model.processor import packing_missing
 
 NormKind = Literal["layernorm", "rmsnorm", "rmsnorm-unscaled"]
 MLPKind = Literal["gelu", "swiglu", "relu2"]
 Dropout = float | Tensor  # a share for all members, or `[P]`
 SCORES = 1 << 21  # attention scores of a layer that a CPU writes out, 8 MB in float32; above, they are made in pieces
-PACKS = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def leading(population: int | None) -> tuple[int, ...]:
@@ -50,7 +50,14 @@ def dropout(x: Tensor, share: Dropout) -> Tensor:
     return (members * (drawn / kept).to(x.dtype)).view_as(x)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, packed: Tensor | None = None) -> Tensor:
+class Packed(NamedTuple):
+    """Weights for products alone, whose operands and results are rounded to `dtype`."""
+
+    weight: Tensor  # in oneDNN's own order where that can be had
+    dtype: torch.dtype
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, packed: Packed | None = None) -> Tensor:
     """`x [*P, …, n_in]` times `weight [*P, n_out, n_in]` transposed, plus `bias [*P, n_out]`: `[*P, …, n_out]`.
 
     `packed` is the same weight in the processor's own layout, if `packed_weights` is in force.
@@ -64,11 +71,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, packed: Tensor
     return product.view(*x.shape[:-1], weight.shape[1])
 
 
-def _packed_product(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-    """`linear` by oneDNN, in the format of `packed`; the result has that of `x`. The activation is in its tanh form."""
-    rows, offset = x.to(packed.dtype), None if bias is None else bias.to(packed.dtype)
-    product = torch.ops.mkldnn._linear_pointwise(rows, packed, offset, activation, [], "tanh")
-    return product.to(x.dtype)  # type: ignore[no-any-return]
+def _packed_product(x: Tensor, packed: Packed, bias: Tensor | None, activation: Literal["none", "gelu"]) -> Tensor:
+    """`linear` of packed weights; the result has the format of `x`. The activation is in its tanh form."""
+    weight, dtype = packed
+    rows = x.to(dtype).to(weight.dtype)
+    offset = None if bias is None else bias.to(dtype).to(weight.dtype)
+    if weight.is_mkldnn:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, offset, activation, [], "tanh")
+    else:
+        product = F.linear(rows, weight, offset)
+        product = F.gelu(product, approximate="tanh") if activation == "gelu" else product
+    return product.to(dtype).to(x.dtype)
 
 
 class Linear(nn.Module):
@@ -89,7 +102,7 @@ class Linear(nn.Module):
         super().__init__()
         self.parts = parts
         self.residual = residual
-        self.packed: Tensor | None = None
+        self.packed: Packed | None = None
         self.weight = nn.Parameter(torch.empty(*leading(population), sum(parts), n_in))
         self.bias = nn.Parameter(torch.empty(*leading(population), sum(parts))) if bias else None
 
@@ -109,7 +122,7 @@ class Embedding(nn.Module):
 
     def __init__(self, rows: int, n_embd: int, population: int | None = None) -> None:
         super().__init__()
-        self.packed: Tensor | None = None
+        self.packed: Packed | None = None
         self.weight = nn.Parameter(torch.empty(*leading(population), rows, n_embd))
 
     def forward(self, index: Tensor) -> Tensor:
@@ -138,12 +151,25 @@ def packed_weights(model: nn.Module, rows: int, dtype: torch.dtype = torch.float
     try:
         for module in maps:
             weight = module.weight.detach()
-            if (weight.device.type, weight.dtype, weight.dim()) == ("cpu", torch.float32, 2) and PACKS:
-                module.packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype), rows)
+            if (weight.device.type, weight.dtype, weight.dim()) == ("cpu", torch.float32, 2):
+                module.packed = _packed(weight, rows, dtype)
         yield
     finally:
         for module in maps:
             module.packed = None
+
+
+def _packed(weight: Tensor, rows: int, dtype: torch.dtype) -> Packed | None:
+    """A float32 weight packed for products in `dtype`; None where the weight itself is as good.
+
+    Where oneDNN refuses bfloat16 the rounded weight stays in float32: equal operands, and sums in float32 as in its
+    kernels, so that the format asked for is the one that is had.
+    """
+    held = torch.float32 if packing_missing(dtype) else dtype
+    rounded = weight.to(dtype).to(held)
+    if not packing_missing(held):
+        return Packed(torch.ops.mkldnn._reorder_linear_weight(rounded, rows), dtype)
+    return None if dtype == torch.float32 else Packed(rounded, dtype)
 
 
 class Norm(nn.Module):

@@ -7,6 +7,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | kind   | values                                                     | when                              |
 |--------|------------------------------------------------------------|-----------------------------------|
 | start  | name, seed, parameters, vocabulary, data, precision, …     | once, before the first step       |
+| resume | changed; ranks, versions, machine as they are now          | when what bits depend on changed  |
 | eval   | split, loss, bits_per_byte, tokens (scored), seen          | before the `step` event it follows |
 | step   | loss, lr, grad_norm, tokens; where heads train their losses | last of its step: a safe point    |
 | sources | names; loss, share, passes, weights of each, seen        | behind an interval, before its `step` event |

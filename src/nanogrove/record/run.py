@@ -3,12 +3,13 @@
 preset.json   events.jsonl   checkpoints/   report.html   .lock
 """
 
-import fcntl
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
+
+from filelock import FileLock, Timeout
 
 from nanogrove.errors import RunError
 from nanogrove.record.events import Event, event_of
@@ -26,23 +27,27 @@ class RunFolder:
         for name in (".lock", "preset.json", "events.jsonl", "checkpoints", "data"):
             if (path / name).is_symlink():
                 raise RunError(f"{path / name}: is a link, and would be written through; put a plain one in its place")
+        self._lock = FileLock(path / ".lock", thread_local=False)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / ".lock").open("ab+", buffering=0)
+            self._lock.acquire(timeout=0)
             self._events = (path / "events.jsonl").open("ab", buffering=0)
+        except Timeout:
+            raise RunError(
+                f"{path}: in use by {self._owner()}; wait for it, stop it, or choose another --out"
+            ) from None
         except OSError as error:
+            self._lock.release()
             raise RunError(f"{path}: no run folder can be made here ({error.strerror}); choose another --out") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            owner = self._lock.read().decode().strip() or "another process"
-            self._lock.close()
-            self._events.close()
-            raise RunError(f"{path}: in use by {owner}; wait for it, stop it, or choose another --out") from None
         with suppress(OSError):  # a full disk keeps the lock, and only leaves its owner unnamed
-            self._lock.truncate(0)
-            self._lock.write(f"process {os.getpid()}".encode())
+            (path / ".lock").write_text(f"process {os.getpid()}", encoding="utf-8")
+
+    def _owner(self) -> str:
+        """What the lock says of the process that holds it; Windows lets nobody read it meanwhile."""
+        try:
+            return (self.path / ".lock").read_text(encoding="utf-8", errors="replace").strip() or "another process"
+        except OSError:
+            return "another process"
 
     @property
     def checkpoints(self) -> Path:
@@ -115,16 +120,22 @@ class RunFolder:
         os.truncate(self._events.fileno(), position)
 
     def close(self) -> None:
-        """Gives the folder back, and takes away one in which nothing has begun."""
+        """Gives the folder back, and takes away one in which nothing has begun.
+
+        The lock's file goes while the lock is held: one that has opened it sees that it is gone, and asks anew.
+        """
         self._events.close()
-        if not (self.path / "preset.json").exists():
-            with suppress(OSError):  # it holds something that is not ours
+        begun = (self.path / "preset.json").exists()
+        if not begun:
+            with suppress(OSError):
                 if not (self.path / "events.jsonl").stat().st_size:
                     (self.path / "events.jsonl").unlink()
-                (self.path / ".lock").unlink()
                 (self.path / ".preset.json.part").unlink(missing_ok=True)
+                (self.path / ".lock").unlink()
+        self._lock.release()
+        if not begun:
+            with suppress(OSError):  # it holds something that is not ours
                 self.path.rmdir()
-        self._lock.close()
 
     def __enter__(self) -> Self:
         return self

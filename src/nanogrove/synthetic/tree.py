@@ -14,11 +14,11 @@ is float64 or int64 on the CPU, natural logarithms, entropies in nats.
 """
 
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 
+import psutil
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,7 +40,7 @@ def whole(name: str, value: int, least: int) -> int:
 
 def within_memory(what: str, size: int) -> None:
     """Raises DataError, before anything is allocated, where `size` bytes are over half of this machine's memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = psutil.virtual_memory().total
     if size > memory // 2:
         raise DataError(f"{what} take {size:,} bytes, more than half of this machine's {memory:,}")
 

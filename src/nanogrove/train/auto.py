@@ -1,106 +1,140 @@
-"""What a preset leaves to `auto`: threads, number format, micro-batches, compilation, chosen by short measurements.
+"""What a preset leaves to `auto`: threads, number format, micro-batches, compilation, by rules and never by a clock.
 
-bfloat16 products are several times faster than float32 on some processors and a hundred times slower on others, and
-two threads can lose to one where matrices are small, so nothing is assumed: one block of the model at hand is timed,
-forward and backward. The choice is kept for this machine, torch and model, unless the machine was busy with other
-work, so that only the first run pays for it. On a GPU micro-batches are as few as its free memory allows; on a CPU
-they are what is fastest. A resumed run takes what its `preset.json` says, because other threads or formats would round
-differently.
+Each of them changes how sums are rounded, so each follows from what does not vary on one machine: what the processor
+can do, its cores, the memory it has, and the floating-point operations of a step. The same preset so gives the same
+bits, whatever else the machine does meanwhile. A rule is right about as often as a stopwatch: docs/systems.md has the
+measurements that its limits come from. A resumed run takes what its `preset.json` says.
 """
 
 import ctypes
-import hashlib
-import json
-import math
 import os
 import platform
 import shutil
 import sys
-import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, NamedTuple
 
+import psutil
 import torch
 
-from nanogrove.data.prepare import cache_folder
-from nanogrove.model.decode import PACK, generate
+from nanogrove.errors import PresetError
 from nanogrove.model.gpt import GPT, LOGITS, ModelConfig
-from nanogrove.model.layers import PACKS
-from nanogrove.train.precision import Precision, autocast
+from nanogrove.model.processor import bfloat16_missing, packing_missing
+from nanogrove.train.precision import Precision
 
-T = TypeVar("T")
 Decoding = Literal["auto", "float32", "bfloat16"]
 AUTO = ("threads", "precision", "accumulation", "compile")  # the settings of `train` that may be left to it
-WORTH = 1.1  # how many times faster a choice must be than the plainer one before it
-MEMORY_SHARE = 0.8  # of a GPU's free memory that what a micro-batch keeps may take
-COMPILE_SECONDS = 40.0  # what compiling takes, about
-COMPILE_GAIN = {"cpu": 0.1, "cuda": 0.3}  # share of a step it saves, about: docs/speed.md
+SMALL_STEP_FLOPS = 2e8  # below, a CPU's threads wait for each other and numbers are cast for longer than that saves
+BFLOAT16_PARAMETERS = 500_000  # of a model that decodes on a CPU; below, its weights are read fast enough in float32
+MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.8}  # of the device's memory that a step may take
+COMPILE_FLOPS = {"cpu": 4e13, "cuda": 8e15}  # of a run, on a CPU for each thread; below, compiling costs half its gain
+
+
+class Choice(NamedTuple):
+    """A number format, and why it is this one."""
+
+    format: Precision
+    reason: str
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The choice, and the milliseconds a block took under each alternative."""
+    """What the rules choose."""
 
     threads: int
     precision: Precision
     accumulation: int
     compile: bool
-    times: dict[str, float]
 
 
-def settle(config: ModelConfig, batch_size: int, steps: int, device: torch.device) -> Settings:
-    """The fastest settings for `steps` steps of this model on this machine, measured unless they are known."""
-    asked = [machine(device), torch.__version__, config.model_dump(), batch_size, str(device)]
-    known = _remembered(asked, lambda: asdict(_measure(config, batch_size, device)), lambda found: Settings(**found))
+@dataclass(frozen=True)
+class Work:
+    """A step of training: members of one configuration, each on as many rows of the whole context."""
+
+    config: ModelConfig
+    members: int
+    rows: int
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the step, forward and backward."""
+        tokens = self.members * self.rows * self.config.block_size
+        return float(tokens * self._model().flops_per_token(self.config.context))
+
+    def bytes(self, rows: int) -> int:
+        """Memory that weights, gradients, two moments and what `rows` rows keep for the backward pass take, roughly."""
+        return self.members * (16 * self._model().parameter_count() + activation_bytes(self.config, rows))
+
+    def _model(self) -> GPT:
+        with torch.device("meta"):
+            return GPT(self.config)
+
+
+def resolve_auto(work: Work, steps: int, device: torch.device) -> Settings:
+    """The settings for `steps` steps of such work on this machine."""
+    flops = work.flops
+    threads = physical_cores() if device.type != "cpu" or flops >= SMALL_STEP_FLOPS else 1
+    enough = steps * flops >= COMPILE_FLOPS.get(device.type, float("inf")) * (threads if device.type == "cpu" else 1)
+    return Settings(
+        threads=threads,
+        precision=auto_precision(flops, device).format,
+        accumulation=fewest_micro_batches(work, memory_bytes(device)),
+        compile=enough and (device.type != "cpu" or shutil.which("c++") is not None),
+    )
+
+
+def auto_precision(flops: float, device: torch.device) -> Choice:
+    """The format of training where a step takes so many floating-point operations."""
     if device.type == "cuda":
-        room = int(MEMORY_SHARE * torch.cuda.mem_get_info(device)[0])
-        known = replace(known, accumulation=fewest_micro_batches(config, batch_size, room))
-    saved = steps * config.n_layer * min(known.times.values()) / 1000 * COMPILE_GAIN.get(device.type, 0.0)
-    can = device.type != "cpu" or shutil.which("c++") is not None
-    return replace(known, compile=can and saved > 2 * COMPILE_SECONDS)
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Choice("bfloat16", "this GPU has bfloat16 products")
+        return Choice("float32", "this GPU has no bfloat16 products")
+    missing = bfloat16_missing()
+    if missing is not None:
+        return Choice("float32", missing)
+    if flops < SMALL_STEP_FLOPS:
+        return Choice("float32", "so small a step gains nothing from bfloat16")
+    return Choice("bfloat16", "this processor has bfloat16 products")
 
 
-def fastest_decoding(model: GPT) -> Decoding:
-    """The format in which a single model on a CPU decodes the faster, measured unless it is known."""
+def reason_for(precision: Precision, auto: Choice) -> str:
+    """Why a run trains in `precision`; it depends on nothing else, so that a resumed run says the same."""
+    if precision == auto.format:
+        return auto.reason
+    return f"the preset asks for it; auto takes {auto.format}, since {auto.reason}"
+
+
+def decoding(model: GPT, asked: Decoding = "auto") -> Choice:
+    """The format in which `model` decodes where `asked` is given.
+
+    Raises PresetError where bfloat16 is asked of one whose products are never rounded.
+    """
     weight = model.embed.weight
-    if model.population is not None or (weight.device.type, weight.dtype) != ("cpu", torch.float32) or not PACKS:
-        return "float32"
-    asked = ["decoding", machine(weight.device), torch.__version__, torch.get_num_threads(), model.config.model_dump()]
+    single = weight.dim() == 2 and weight.dtype == torch.float32 and weight.device.type == "cpu"
+    if not single and asked == "bfloat16":
+        raise PresetError(
+            "precision bfloat16: only a single model in float32 on a CPU decodes in it; leave it out, or take cpu"
+        )
+    if not single:
+        return Choice("float32", "only a single model in float32 on a CPU decodes in bfloat16")
+    if asked != "auto":
+        return Choice(asked, "asked for" + unpacked(asked))
+    missing = bfloat16_missing()
+    if missing is not None:
+        return Choice("float32", missing + unpacked("float32"))
+    if model.parameter_count() < BFLOAT16_PARAMETERS:
+        return Choice("float32", "so small a model gains nothing from bfloat16" + unpacked("float32"))
+    return Choice("bfloat16", "this processor has bfloat16 products")
 
-    def measure() -> dict[str, float]:
-        if _bfloat16_is_hopeless(weight.device):
-            return {"float32": 1.0, "bfloat16": math.inf}
-        prompt = torch.zeros(1, 1, dtype=torch.int64)
-        times = {}
-        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-            work = partial(generate, model, prompt, new_tokens=PACK, greedy=True, dtype=dtype)
-            times[name] = min(_timed(work, weight.device) for _ in range(3))
-        return times
 
-    times = _remembered(asked, measure, lambda found: {name: float(found[name]) for name in ("float32", "bfloat16")})
-    return "bfloat16" if times["bfloat16"] * WORTH < times["float32"] else "float32"
-
-
-def _remembered(asked: list[Any], measure: Callable[[], dict[str, Any]], read: Callable[[dict[str, Any]], T]) -> T:
-    """What was measured for `asked` on this machine; now, if it is not known, and kept unless the machine is busy."""
-    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
-    path = cache_folder() / "auto" / f"{key}.json"
-    try:
-        return read(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, KeyError):
-        busy = os.getloadavg()[0] > cores() / 2  # other work would be measured too
-        found = measure()
-    if not busy:
-        with suppress(OSError):  # a cache that cannot be written costs the next run its second, and no more
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_suffix(f".{os.getpid()}.part")
-            aside.write_text(json.dumps(found))
-            aside.replace(path)
-    return read(found)
+def unpacked(precision: Decoding) -> str:
+    """What decoding does where oneDNN does not pack weights for it on this CPU; nothing where it does."""
+    missing = packing_missing(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    if missing is None:
+        return ""
+    instead = "are rounded and multiplied in float32" if precision == "bfloat16" else "are read in their plain order"
+    return f"; {missing}, so weights {instead}"
 
 
 def activation_bytes(config: ModelConfig, rows: int) -> int:
@@ -111,29 +145,45 @@ def activation_bytes(config: ModelConfig, rows: int) -> int:
     return int(4 * (beside * per_token * config.block_size * rows + logits))
 
 
-def fewest_micro_batches(config: ModelConfig, batch_size: int, room: int) -> int:
-    """The smallest power of two, at most `batch_size`, that cuts a batch into pieces that fit in `room` bytes."""
+def fewest_micro_batches(work: Work, room: int) -> int:
+    """The smallest power of two, at most the rows, that cuts a batch into pieces that fit in `room` bytes."""
     count = 1
-    while 2 * count <= batch_size and activation_bytes(config, -(-batch_size // count)) > room:
+    while 2 * count <= work.rows and work.bytes(-(-work.rows // count)) > room:
         count *= 2
     return count
 
 
-def machine(device: torch.device) -> str:
-    """What computes: the GPU's name, or the processor's and how many of its cores this process may use."""
+def memory_bytes(device: torch.device) -> int:
+    """The share of the device's whole memory that a step may take. What is free varies, and is not asked."""
+    if device.type == "cuda":
+        return int(MEMORY_SHARE["cuda"] * torch.cuda.get_device_properties(device).total_memory)
+    return int(MEMORY_SHARE["cpu"] * psutil.virtual_memory().total)
+
+
+def processor(device: torch.device) -> str:
+    """The name of what computes: a GPU's, or the CPU's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {cores()} cores"
+        return platform.processor() or platform.machine()
+
+
+def instructions() -> str:
+    """The widest instructions that torch uses of this CPU, and whether bfloat16 products are among them."""
+    return torch.backends.cpu.get_cpu_capability() + ("" if bfloat16_missing() else ", bfloat16")
 
 
 def cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def physical_cores() -> int:
+    """Cores this process may run on, of which two that share one set of arithmetic units count once."""
+    return min(cores(), psutil.cpu_count(logical=False) or cores())
 
 
 def keep_freed_memory() -> None:
@@ -146,68 +196,3 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: blocks below 32 MB come from the heap …
         mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: … whose end is not given back
-
-
-def _measure(config: ModelConfig, batch_size: int, device: torch.device) -> Settings:
-    before = torch.get_num_threads()
-    times: dict[str, float] = {}
-    best: tuple[int, Precision, int] = (before, "float32", 1)
-
-    def attempt(threads: int, precision: Precision, accumulation: int) -> None:
-        nonlocal best
-        torch.set_num_threads(threads)
-        name = f"{precision}_{threads}_threads_{accumulation}_micro_ms"
-        times[name] = round(_block_ms(config, batch_size, accumulation, device, precision), 3)
-        chosen = f"{best[1]}_{best[0]}_threads_{best[2]}_micro_ms"
-        if chosen not in times or times[name] * WORTH < times[chosen]:
-            best = (threads, precision, accumulation)
-
-    try:
-        for threads in (cores(), 1) if device.type == "cpu" and cores() > 1 else (before,):
-            attempt(threads, "float32", 1)
-        if device.type == "cuda":
-            attempt(best[0], "tf32", 1)
-        if not _bfloat16_is_hopeless(device):
-            attempt(best[0], "bfloat16", 1)
-        for accumulation in (2, 4):
-            if accumulation <= batch_size and device.type == "cpu":
-                attempt(best[0], best[1], accumulation)
-    finally:
-        torch.set_num_threads(before)
-    threads, precision, accumulation = best
-    return Settings(threads, precision, accumulation, False, times)
-
-
-def _bfloat16_is_hopeless(device: torch.device) -> bool:
-    """Whether one small bfloat16 product takes over three times as long as in float32; then a block is not tried."""
-    elapsed = []
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.randn(256, 256, device=device).to(dtype)
-        elapsed.append(min(_timed(partial(torch.mm, a, a), device) for _ in range(3)))
-    return elapsed[1] > 3 * elapsed[0]
-
-
-def _block_ms(
-    config: ModelConfig, batch_size: int, accumulation: int, device: torch.device, precision: Precision
-) -> float:
-    """Milliseconds of one block, forward and backward, on a batch cut into micro-batches; at most 8,192 tokens."""
-    model = GPT(config.model_copy(update={"n_layer": 1, "vocab_size": 8})).initialize(0).to(device)
-    rows = max(accumulation, min(batch_size, 8192 // config.block_size))
-    tokens = torch.zeros(rows, config.block_size, dtype=torch.int64, device=device)
-
-    def step() -> None:
-        for micro in tokens.chunk(accumulation):
-            with autocast(device, precision):
-                loss = model(micro).float().square().mean()
-            loss.backward()
-
-    step()
-    return 1000 * min(_timed(step, device) for _ in range(4))
-
-
-def _timed(work: Callable[[], object], device: torch.device) -> float:
-    began = time.perf_counter()
-    work()
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter() - began

@@ -11,12 +11,16 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 def pick_device(name: str) -> torch.device:
-    """The device a preset names; `auto` takes a GPU where there is one. Raises PresetError for one not here."""
+    """The device a preset names; `auto` takes a GPU of CUDA or ROCm, where there is one, and else the CPU.
+
+    Raises PresetError for one that is not here, and for kinds of devices on which nothing was ever tried.
+    """
     if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device("cpu") if accelerator is None else accelerator
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise PresetError(f"train.device={name} has not been tried; take train.device=cpu, cuda or auto")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]

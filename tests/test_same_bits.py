@@ -1,0 +1,141 @@
+"""Two fresh runs of one preset leave the same bits, whatever a clock says and whatever else the machine does."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanogrove import lab
+from nanogrove.preset import list_presets, read_preset_file, resolve
+from nanogrove.train.auto import cores
+
+NETWORK = {"games-csv", "general", "muzero-general", "qa"}  # their sources are on the hub or on Kaggle
+PRESETS = sorted(set(list_presets()) - NETWORK)
+TINY: dict[str, Any] = {
+    "train.steps": 3,
+    "train.tokens": None,
+    "train.batch_size": 4,
+    "train.device": "cpu",
+    "model.block_size": 32,
+    "model.n_layer": 1,
+    "model.n_embd": 16,
+    "model.n_head": 2,
+    "evaluate.every": 2,
+    "evaluate.tokens": 200,
+    "sample.every": 2,
+    "save.every": 2,
+}
+TINY_DATA: dict[str, dict[str, Any]] = {
+    "text": {"data.vocab_size": 300, "sample.tokens": 20},
+    "rlm": {"data.v": 16},
+    "rhm": {"data.v": 8, "data.training_set": 64},
+    "task": {"data.base": [1, 2], "data.held_out": 5, "sample.tokens": 20},
+    "rewarded": {"model.block_size": 104},
+    "preferences": {"model.block_size": 104, "sample.tokens": 20},
+}
+TINY_METHOD: dict[str, dict[str, Any]] = {
+    "self_improve": {"method.si_rounds": 1, "method.si_iter": 2, "method.examples": 8, "method.to": 3},
+    "evolve": {"train.steps": None, "method.generations": 2, "method.steps_per_generation": 2},
+    "align": {"method.rounds": 1, "method.steps_per_round": 2, "method.prompt": 4, "method.tokens": 20},
+    "offline_rl": {"method.base_steps": 2},
+    "evolution_strategies": {"method.generations": 2, "method.population_size": 4},
+}
+BUSY = "while True: sum(range(100_000))"
+
+
+def left(run: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """The record less what lies under `time`, and every file of every checkpoint that holds tensors."""
+    lines = [json.loads(line) for line in (run / "events.jsonl").read_text("utf-8").splitlines()]
+    record = [{key: value for key, value in line.items() if key != "time"} for line in lines]
+    tensors = sorted((run / "checkpoints").rglob("*.safetensors"))
+    return record, {str(path.relative_to(run)): path.read_bytes() for path in tensors}
+
+
+def overrides(name: str, text_file: Path) -> list[str]:
+    """What makes a preset tiny, and leaves to `auto` all that it leaves."""
+    preset = read_preset_file(name)
+    data = preset["data"].get("type", "text")
+    small = {**TINY, **TINY_DATA[data], **TINY_METHOD.get(preset.get("method", {}).get("name", "pretrain"), {})}
+    if data == "task":
+        small.pop("model.block_size")  # of the longest example
+    if preset["data"].get("task") == "maze":
+        small |= {"data.options": {"nodes": 5}}
+    if data == "text":
+        small |= {"data.sources": str(text_file)}
+    if "at_once" in preset.get("method", {}):
+        small |= {"method.at_once": 4}
+    if preset.get("sample", {}).get("tokens") == 0:
+        small.pop("sample.tokens", None)
+    return [f"{key}={json.dumps(value)}" for key, value in small.items()]
+
+
+def train(name: str, settings: list[str], out: Path) -> None:
+    """Runs a preset to its end."""
+    for _ in lab.train(resolve(read_preset_file(name), settings), out):
+        pass
+
+
+@pytest.fixture
+def wild_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopwatch that goes forward by anything between a nanosecond and minutes."""
+    rng, elapsed = random.Random(0), 0.0
+
+    def perf_counter() -> float:
+        nonlocal elapsed
+        elapsed += 10 ** rng.uniform(-9, 2)
+        return elapsed
+
+    monkeypatch.setattr(time, "perf_counter", perf_counter)
+
+
+@pytest.fixture
+def short_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends on few tokens and without its report."""
+    monkeypatch.setattr(lab, "FINAL_TOKENS", 400)
+    monkeypatch.setattr(lab, "write_report", lambda run: None)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_leaves_the_same_bits_whatever_the_clock_says(
+    name: str, text_file: Path, tmp_path: Path, wild_clock: None, short_end: None
+) -> None:
+    settings = overrides(name, text_file)
+    for run in ("one", "two"):
+        train(name, settings, tmp_path / run)
+    (record, tensors), again = left(tmp_path / "one"), left(tmp_path / "two")
+    assert record == again[0]
+    assert tensors == again[1]
+    assert any(event["kind"] == "step" for event in record)
+    assert "checkpoints/current/optimizer.safetensors" in tensors
+
+
+@pytest.fixture
+def load() -> Iterator[None]:
+    """Two busy processes for each core."""
+    processes = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(2 * cores())]
+    yield
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_leaves_the_same_bits_under_load(
+    name: str, text_file: Path, tmp_path: Path, request: pytest.FixtureRequest, short_end: None
+) -> None:
+    """Steps large enough for all cores, and for bfloat16 where the CPU has it."""
+    grown = {"model.n_embd": 64, "model.n_layer": 2, "train.batch_size": 64, "train.steps": 2, "evaluate.every": 1}
+    if read_preset_file(name).get("method", {}).get("name") == "evolve":
+        grown |= {"train.steps": None}
+    settings = [*overrides(name, text_file), *(f"{key}={json.dumps(value)}" for key, value in grown.items())]
+    train(name, settings, tmp_path / "one")
+    request.getfixturevalue("load")
+    train(name, settings, tmp_path / "two")
+    assert left(tmp_path / "one") == left(tmp_path / "two")

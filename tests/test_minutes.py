@@ -37,9 +37,9 @@ def timed(*seconds: float) -> Iterator[Event]:
 @pytest.mark.parametrize("minutes", [0.01, 1 / 3, 3.0, 600.0])
 @pytest.mark.parametrize(("step", "aside"), [(0.01, 0.0), (0.07, 0.4), (0.31, 0.0)])
 def test_as_many_steps_as_fit_in_the_minutes(minutes: float, step: float, aside: float) -> None:
-    found, seconds = steps_in(minutes, step, aside), 60 * minutes - aside
-    assert found * step <= seconds * (1 + 1e-9)
-    assert (found + 1) * step >= seconds * (1 - 1e-9)
+    result, seconds = steps_in(minutes, step, aside), 60 * minutes - aside
+    assert result * step <= seconds * (1 + 1e-9)
+    assert (result + 1) * step >= seconds * (1 - 1e-9)
 
 
 def test_minutes_that_are_used_up_hold_no_step() -> None:
@@ -47,9 +47,9 @@ def test_minutes_that_are_used_up_hold_no_step() -> None:
 
 
 def test_the_pace_is_the_median_of_all_steps_but_the_first() -> None:
-    found = pace(timed(5.0, 0.2, 9.0, 0.1, 0.3, 0.2, 7.0, 7.0), wanted=9.75)
-    assert found.step == pytest.approx(0.2)
-    assert found.start == pytest.approx(4.8)
+    result = pace(timed(5.0, 0.2, 9.0, 0.1, 0.3, 0.2, 7.0, 7.0), wanted=9.75)
+    assert result.step == pytest.approx(0.2)
+    assert result.start == pytest.approx(4.8)
 
 
 def test_a_slow_step_is_timed_twice_and_no_more() -> None:
@@ -64,8 +64,8 @@ def test_ranks_stop_together() -> None:
             return int(len(asked) == 5)
 
     asked: list[int] = []
-    found = pace(timed(1.0, 0.1, 0.1, 0.1, 0.3), wanted=0.3, ranks=Slower(0, 2))
-    assert (asked, round(found.step, 6)) == ([0, 0, 0, 1, 1], 0.1), "another rank asked for one more"
+    result = pace(timed(1.0, 0.1, 0.1, 0.1, 0.3), wanted=0.3, ranks=Slower(0, 2))
+    assert (asked, round(result.step, 6)) == ([0, 0, 0, 1, 1], 0.1), "another rank asked for one more"
 
 
 @pytest.mark.parametrize(
@@ -196,15 +196,15 @@ def test_a_rehearsal_leaves_the_generators_and_the_corpus_as_they_were(of_method
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Puts a measurement of `STEPS` steps in place of the real one; the minutes of each that is made."""
-    made: list[float] = []
+    """Puts a measurement of `STEPS` steps in place of the real one; the minutes that each one was asked for."""
+    calls: list[float] = []
 
     def instead(minutes: float, *given: Any) -> Rehearsal:
-        made.append(minutes)
+        calls.append(minutes)
         return Rehearsal(STEPS, {"minutes": minutes, "step_ms": 1000 * 60 * minutes / STEPS})
 
     monkeypatch.setattr(parts, "rehearse", instead)
-    return made
+    return calls
 
 
 def left(run: Path) -> tuple[list[dict[str, Any]], bytes]:
@@ -405,6 +405,6 @@ def test_two_budgets_in_one_file_are_refused_and_one_on_the_command_line_replace
 @pytest.mark.parametrize("name", ["steps", "tokens", "epochs", "minutes"])
 def test_a_budget_on_the_command_line_replaces_any_other(tiny: Any, name: str) -> None:
     for other in ("steps", "tokens", "epochs", "minutes"):
-        found = resolve(tiny(train={"steps": None, other: 7}), [f"train.{name}=5"]).train
-        assert (found.budgets, getattr(found, name)) == ([name], 5)
+        result = resolve(tiny(train={"steps": None, other: 7}), [f"train.{name}=5"]).train
+        assert (result.budgets, getattr(result, name)) == ([name], 5)
     assert resolve(tiny(), [f"train.{name}=5", f"train.{name}=6"]).train.model_dump()[name] == 6

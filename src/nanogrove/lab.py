@@ -88,7 +88,7 @@ def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = Fa
                 yield _note(f"train.minutes={preset.train.minutes:g} becomes steps: a few are timed first")
             parts = build(preset, checkpoint, allow_code, ranks)
             start = folder.start() if folder is not None and stored is not None else None
-            if start is not None:  # what was measured then holds on, should the run begin again from its first step
+            if start is not None:  # its budget in minutes, for a run that begins again from its first step
                 parts = replace(parts, budget=start.time)
             told = {"vocabulary": parts.corpus.tokenizer.to_json(), "tokens": parts.corpus.describe()["fingerprint"]}
             digests = {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in told.items()}
@@ -164,7 +164,7 @@ def _find_checkpoint(
 
 
 def _changed(stored: Preset, asked: Preset, start: Event | None) -> str | None:
-    """The first setting in which the preset asked for differs from that of the run, said as a clause, or None.
+    """The first setting in which the preset asked for differs from that of the run, as a clause, or None.
 
     A budget in minutes has become steps; what it was is in the `start` event. Without that event it counts as the same.
     """

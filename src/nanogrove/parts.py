@@ -126,13 +126,13 @@ def build(
         return settled(preset, total(steps))
     parts = settled(preset, total(1))
     for _ in range(2):  # again where so many steps are worth compiling for
-        found = rehearse(train.minutes, preset.method["name"], config, corpus, parts.plan, parts.new_state)
-        budget = {"steps": found.steps, "minutes": None, "compile": train.compile}
+        rehearsal = rehearse(train.minutes, preset.method["name"], config, corpus, parts.plan, parts.new_state)
+        budget = {"steps": rehearsal.steps, "minutes": None, "compile": train.compile}
         again = parts.preset.model_copy(update={"train": parts.preset.train.model_copy(update=budget)})
-        before, parts = parts, settled(again, total(found.steps))
+        before, parts = parts, settled(again, total(rehearsal.steps))
         if parts.plan.compile == before.plan.compile:
             break
-    return replace(parts, budget=found.times)
+    return replace(parts, budget=rehearsal.times)
 
 
 def _settled(

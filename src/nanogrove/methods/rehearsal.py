@@ -36,7 +36,7 @@ MEASURED_SECONDS = 2.0  # of timed steps, unless the budget is a short one
 MEASURED_SHARE = 1 / 30  # of the budget that timed steps take, where that is less
 LEAST_STEPS = 2  # that are timed, after the first one
 USEFUL_STEPS = 10  # for which the budget that an error proposes has room, so that it holds when measured again
-ENDLESS = 1 << 40  # steps of a rehearsal: more than are ever made, so that nothing is scored and no phase ends
+ENDLESS = 1 << 40  # steps of a rehearsal, which no rehearsal reaches, so that nothing is scored and no phase ends
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ def rehearse(
         times |= {"further_steps": count, "further_step_ms": round(1000 * further.step, 3)}
 
     def steps() -> int:
-        found = steps_in(minutes, main.step, aside)
-        if found:
-            return found
+        fitting = steps_in(minutes, main.step, aside)
+        if fitting:
+            return fitting
         enough = rounded_up((aside + USEFUL_STEPS * main.step) / 60)
         names = " × ".join(f"method.{name}" for name in getattr(config, "counted_by", ()))
         first = f"the {count:,} steps of {names} and the first one that train.steps would count" if count else "a step"

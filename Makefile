@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 demo: .venv/.installed
-	$(BIN)/nanogrove train quickstart --out runs/demo-$$(date +%Y%m%d-%H%M%S)
+	$(BIN)/nanogrove train quickstart train.minutes=3 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest

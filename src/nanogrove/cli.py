@@ -86,7 +86,7 @@ def train(
     from nanogrove import lab
     from nanogrove.display import show
     from nanogrove.parts import estimate
-    from nanogrove.preset import read_preset_file, resolve
+    from nanogrove.preset import read_preset_file, replaced_budget, resolve
     from nanogrove.record.run import read_preset
     from nanogrove.train.distributed import Ranks
 
@@ -95,23 +95,30 @@ def train(
         values, out = read_preset(Path(preset)), out or Path(preset)
         if values is None:
             raise RunError(f"{preset}: no run here; start one with `nanogrove train PRESET --out {preset}`")
-    chosen = resolve(read_preset_file(preset) if values is None else values, overrides or [])
+    values = read_preset_file(preset) if values is None else values
+    chosen = resolve(values, overrides or [])
+    replaced = replaced_budget(values, chosen)
     if dry_run:
-        _print_estimate(estimate(chosen, allow_code))
+        _print_estimate(estimate(chosen, allow_code), replaced)
         return
     out = out or Path("runs") / chosen.name
     shown = console if Ranks.from_environment().first else Console(quiet=True)
-    stopped = show(lab.train(chosen, out, resume, allow_code), shown, out)
+    stopped = show(lab.train(chosen, out, resume, allow_code), shown, out, replaced)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
 
 
-def _print_estimate(figures: dict[str, object]) -> None:
+def _print_estimate(figures: dict[str, Any], replaced: str | None) -> None:
+    from nanogrove.display import described_minutes, printable
+
     members = f", {figures['members']} members" if figures["members"] != 1 else ""
     print(f"parameters  {figures['parameters']:,}{members}")
     passes = f", {figures['epochs']:.2f} epochs" if figures["epochs"] else ""
     print(f"tokens      {figures['tokens']:,} in {figures['steps']:,} steps{passes}")
-    print(f"memory      about {figures['memory_bytes'] / 1e6:,.0f} MB of weights, moments and activations")  # type: ignore[operator]
+    instead = f"in place of {printable(replaced)}" if replaced else ""
+    if budget := " ".join(filter(None, (described_minutes(figures["budget"]), instead))):
+        print(f"budget      {figures['steps']:,} steps {budget}")
+    print(f"memory      about {figures['memory_bytes'] / 1e6:,.0f} MB of weights, moments and activations")
     print(f"FLOPs       {figures['flops']:.3g}, in {figures['precision']} on {figures['device']}")
 
 

@@ -22,8 +22,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
-def show(events: Iterable[Event], console: Console, out: Path) -> int | None:
-    """Shows a run's events as they come; returns the number of the signal that stopped it, None for a full run."""
+def show(events: Iterable[Event], console: Console, out: Path, replaced: str | None = None) -> int | None:
+    """Shows a run's events as they come; returns the number of the signal that stopped it, None for a full run.
+
+    `replaced` is the preset's budget where the command line gave another.
+    """
     with _progress(console) as progress:
         task = progress.add_task("", total=None, loss="", rate="") if progress else None
         shown, steps, signal_number = 0.0, 0, None
@@ -35,7 +38,7 @@ def show(events: Iterable[Event], console: Console, out: Path) -> int | None:
             values, spent = event.values, event.time
             if event.kind == "start":
                 steps = values["steps"]
-                say(_described(event))
+                say(_described(event, replaced))
             elif event.kind == "note":
                 say(f"[yellow]note[/]: {escape(printable(values['text']))}")
             elif event.kind == "step":
@@ -99,7 +102,7 @@ def _progress(console: Console) -> Iterator[Progress | None]:
         yield progress
 
 
-def _described(event: Event) -> str:
+def _described(event: Event, replaced: str | None) -> str:
     v = event.values
     data = v["data"]
     amount = "fresh data at every step"
@@ -107,12 +110,29 @@ def _described(event: Event) -> str:
         amount = f"{data['train_tokens']:,} training tokens of {data['documents']:,} documents"
     elif data.get("streams"):
         amount = "text that is read as training goes on"
+    minutes = described_minutes(event.time)
+    budget = (f" {minutes}" if minutes else "") + (f" in place of {escape(printable(replaced))}" if replaced else "")
     together = f", {v['ranks']} ranks" if "ranks" in v else ""
     return _left_out(data) + (
-        f"{escape(v['name'])}: {v['parameters']:,} parameters, {amount}, {v['steps']:,} steps\n"
+        f"{escape(v['name'])}: {v['parameters']:,} parameters, {amount}, {v['steps']:,} steps{budget}\n"
         f"{v['device']}: {v['precision']}, threads {v['machine']['threads']}, micro-batches {v['micro_batches']}"
         f"{', compiled' if v['compile'] else ''}{together}"
     )
+
+
+def described_minutes(times: dict[str, float]) -> str:
+    """The budget in minutes that became steps, and the times of these; nothing where there was none."""
+    if "minutes" not in times:
+        return ""
+    further = ""
+    if "further_steps" in times:
+        further = f", of which the method adds {times['further_steps']:,} at {_milliseconds(times['further_step_ms'])}"
+    unit = "minute" if times["minutes"] == 1 else "minutes"
+    return f"for {times['minutes']:g} {unit} at {_milliseconds(times['step_ms'])} per step{further}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:,.0f} ms" if value >= 10 else f"{value:.2g} ms"
 
 
 def _left_out(told: dict[str, Any]) -> str:

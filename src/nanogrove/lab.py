@@ -48,6 +48,7 @@ from nanogrove.train.checkpoint import (
     save_checkpoint,
 )
 from nanogrove.train.distributed import joined, restarted
+from nanogrove.train.fit import BUDGETS
 from nanogrove.train.precision import pick_device
 from nanogrove.train.signals import stop_signals
 from nanogrove.train.state import TrainState
@@ -83,7 +84,12 @@ def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = Fa
                 checkpoint = load_checkpoint(out / "checkpoints" / name)
             ranks.same_everywhere("checkpoint", checkpoint and checkpoint.state["checksum"])
             preset = preset if stored is None else resolve(stored)
+            if preset.train.minutes is not None and ranks.first:
+                yield _note(f"train.minutes={preset.train.minutes:g} becomes steps: a few are timed first")
             parts = build(preset, checkpoint, allow_code, ranks)
+            start = folder.start() if folder is not None and stored is not None else None
+            if start is not None:  # its budget in minutes, for a run that begins again from its first step
+                parts = replace(parts, budget=start.time)
             told = {"vocabulary": parts.corpus.tokenizer.to_json(), "tokens": parts.corpus.describe()["fingerprint"]}
             digests = {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in told.items()}
             ranks.same_everywhere("data", {**digests, "steps": parts.plan.steps})
@@ -148,13 +154,25 @@ def _find_checkpoint(
     """The checkpoint to go on from, None when the run ended before it saved one."""
     if not resume:
         raise RunError(f"{folder.path}: holds a run; continue it with --resume, or choose another --out")
-    changed = difference(resolve(stored).model_dump(mode="json"), preset.model_dump(mode="json"))
+    changed = _changed(resolve(stored), preset, folder.start())
     if changed:
         raise RunError(f"{folder.path}: a resumed run keeps its preset, and {changed}; start anew with another --out")
     checkpoint, damaged = load_latest(folder.checkpoints)
     for problem in damaged:
         yield _note(f"{problem}; going on from {checkpoint.folder if checkpoint else 'the start'} instead")
     return checkpoint
+
+
+def _changed(stored: Preset, asked: Preset, start: Event | None) -> str | None:
+    """The first setting in which the preset asked for differs from that of the run, as a clause, or None.
+
+    A budget in minutes has become steps; what it was is in the `start` event. Without that event it counts as the same.
+    """
+    was, now = stored.model_dump(mode="json"), asked.model_dump(mode="json")
+    if asked.train.minutes is not None:
+        minutes = asked.train.minutes if start is None else start.time.get("minutes")
+        was["train"] |= {**dict.fromkeys(BUDGETS), "minutes": minutes}
+    return difference(was, now)
 
 
 def _due(preset: Preset, step: int) -> dict[str, bool]:
@@ -202,7 +220,7 @@ class _Run:
             "device": str(plan.shard or self.parts.device),
             **self.circumstances(),
         }
-        return Event("start", 0, values)
+        return Event("start", 0, values, self.parts.budget)
 
     @property
     def sample_precision(self) -> Decoding:

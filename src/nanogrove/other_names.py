@@ -48,7 +48,7 @@ def translated(values: Mapping[str, Any]) -> dict[str, Any]:
         theirs = True
         _adaptive(preset, *(auxiliary.pop(key, None) for key in ADAPTIVE))
     train = preset.setdefault("train", {}) if theirs else None
-    if isinstance(train, dict) and not {"steps", "tokens", "epochs"} & train.keys():
+    if isinstance(train, dict) and not {"steps", "tokens", "epochs", "minutes"} & train.keys():
         train["tokens"] = TOKENS
     return preset
 

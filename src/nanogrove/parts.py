@@ -1,6 +1,6 @@
 """A preset's parts, built: data prepared, and all settled that it leaves open. Nothing random, nothing trained."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from nanogrove.data.batch import Corpus, derived_seed
 from nanogrove.data.corpus import TextCorpus
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.methods import load_method
+from nanogrove.methods.rehearsal import rehearse
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import Heads
 from nanogrove.preset import Preset
@@ -33,6 +34,7 @@ class Parts:
     plan: Plan
     device: torch.device
     precision_reason: str
+    budget: dict[str, float] = field(default_factory=dict)  # minutes that became steps, and the times of a step
 
     def new_state(self) -> TrainState:
         """The state of step 0: a function of the preset and its seed."""
@@ -103,7 +105,8 @@ def build(
     tokens_a_step = train.batch_size * corpus.length
     if train.epochs and corpus.windows_per_epoch is None:
         raise PresetError(
-            "train.epochs: this data never ends or is still being read; set train.steps or train.tokens, epochs to null"
+            "train.epochs: this data never ends or is still being read; set train.steps, train.tokens or train.minutes "
+            "instead"
         )
     if not train.budgets:
         steps = config.steps  # type: ignore[attr-defined]  # of a method that counts its own
@@ -111,13 +114,43 @@ def build(
         steps = max(round(train.epochs * corpus.windows_per_epoch / train.batch_size), 1)
     else:
         steps = train.steps or -(-(train.tokens or 0) // tokens_a_step)
+    total = getattr(config, "total_steps", lambda steps: steps)
     split = getattr(config, "final_split", "validation")
     if getattr(preset.data, split, None) == 0:
         raise PresetError(f"method {preset.method['name']} ends on the {split} split, which is empty; set data.{split}")
     check = getattr(load_method(preset.method["name"]), "check", None)
     if check is not None and checkpoint is None:
         check(config, corpus, model, allow_code)
-    steps = getattr(config, "total_steps", lambda steps: steps)(steps)
+    settled = partial(_settled, corpus, settings, model, device, allow_code, ranks)
+    if train.minutes is None:
+        return settled(preset, total(steps))
+    parts = settled(preset, total(1))
+    for _ in range(2):  # again where so many steps are worth compiling for
+        rehearsal = rehearse(train.minutes, preset.method["name"], config, corpus, parts.plan, parts.new_state)
+        budget = {"steps": rehearsal.steps, "minutes": None, "compile": train.compile}
+        again = parts.preset.model_copy(update={"train": parts.preset.train.model_copy(update=budget)})
+        before, parts = parts, settled(again, total(rehearsal.steps))
+        if parts.plan.compile == before.plan.compile:
+            break
+    return replace(parts, budget=rehearsal.times)
+
+
+def _settled(
+    corpus: Corpus,
+    settings: ModelConfig,
+    model: ModelConfig,
+    device: torch.device,
+    allow_code: bool,
+    ranks: Ranks,
+    preset: Preset,
+    steps: int,
+) -> Parts:
+    """The parts of a run of `steps` steps, with what the preset leaves to `auto` chosen.
+
+    `settings` are those of the model in the resolved preset, and `model` those on this data.
+    """
+    train, config, vocabulary = preset.train, preset.method_config(), model.vocab_size or 0
+    spreads, members = getattr(config, "spreads", None), getattr(config, "population", None) or 1
     work = Work(model, members, -(-train.batch_size // ranks.world) if spreads == "rows" else train.batch_size)
     if any(getattr(train, key) == "auto" for key in AUTO):
         found = ranks.told(lambda: asdict(resolve_auto(work, steps, device)))
@@ -194,4 +227,5 @@ def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
         "precision": plan.precision,
         "device": str(parts.device),
         "data": corpus.describe(),
+        "budget": parts.budget,
     }

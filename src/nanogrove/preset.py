@@ -38,7 +38,7 @@ from nanogrove.other_names import translated
 from nanogrove.synthetic.corpus import RHMConfig, RLMConfig
 from nanogrove.synthetic.examples import TaskConfig
 from nanogrove.train.auto import AUTO
-from nanogrove.train.fit import TrainConfig
+from nanogrove.train.fit import BUDGETS, TrainConfig
 from nanogrove.train.optim import OptimizerConfig
 from nanogrove.train.schedule import ScheduleConfig
 
@@ -147,12 +147,23 @@ class Preset(BaseModel):
 
     @model_validator(mode="after")
     def _check_budget(self) -> Self:
-        own, given = getattr(self.method_config(), "steps", None), self.train.budgets
-        said = " and ".join(given) + (" is set" if len(given) == 1 else " are set") if given else "no budget is set"
-        if own is not None and given:
-            raise ValueError(f"train: {said}, and method {self.method['name']} counts its own steps; leave it out")
-        if own is None and len(given) != 1:
-            raise ValueError(f"train: {said}; set one of steps, tokens and epochs, and the others to null")
+        config, method, given = self.method_config(), self.method["name"], self.train.budgets
+        counts = " and ".join(f"method.{name}" for name in getattr(config, "counted_by", ()))
+        listed = " and ".join(given) + (" is set" if len(given) == 1 else " are set") if given else "no budget is set"
+        if hasattr(config, "steps"):
+            if given:
+                raise ValueError(
+                    f"train: {listed}, and method {method} counts its own steps; leave it out, set {counts}"
+                )
+            return self
+        if len(given) != 1:
+            raise ValueError(f"train: {listed}; {'keep' if given else 'set'} one of steps, tokens, epochs and minutes")
+        total = getattr(config, "total_steps", lambda steps: steps)
+        if self.train.minutes is not None and total(1) == total(0):
+            raise ValueError(
+                f"train.minutes: with method.base, method {method} counts its own steps; set {counts}, and "
+                "train.steps=1 in place of minutes"
+            )
         return self
 
     @model_validator(mode="after")
@@ -199,17 +210,46 @@ def list_presets() -> dict[str, str]:
 
 
 def resolve(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Preset:
-    """A preset from its JSON and overrides `a.b=c`. Raises PresetError naming the key that is wrong."""
+    """A preset from its JSON and overrides `a.b=c`. Raises PresetError naming the key that is wrong.
+
+    Of budgets, which exclude each other, the one that an override gives replaces the preset's.
+    """
     raw: dict[str, Any] = translated(json.loads(json.dumps(values)))
+    keys = set()
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise PresetError(f"{override!r} is no override; write section.key=value, as in train.steps=500")
         _set(raw, key.strip(), text.strip())
+        keys.add(key.strip())
+    _keep_one_budget(raw, keys)
     try:
         return Preset.model_validate(raw)
     except ValidationError as error:
         raise PresetError(_explain(error, raw)) from None
+
+
+def _keep_one_budget(raw: dict[str, Any], keys: set[str]) -> None:
+    """Where one of the overridden `keys` is a budget, sets all others to null. Raises PresetError where several are."""
+    train = raw.get("train")
+    if not isinstance(train, dict):
+        return
+    given = [name for name in BUDGETS if {"train", f"train.{name}"} & keys and train.get(name) is not None]
+    if len(given) > 1:
+        listed = " and ".join(f"train.{name}={train[name]}" for name in given)
+        raise PresetError(f"{listed} exclude each other; give one of them")
+    if given:
+        train |= {name: None for name in BUDGETS if name not in given}
+
+
+def replaced_budget(values: Mapping[str, Any], preset: Preset) -> str | None:
+    """The budget of a preset's JSON where the resolved preset has another one, as in `train.tokens=10000000`."""
+    train = translated(values).get("train")
+    train = train if isinstance(train, dict) else {}
+    given = [name for name in BUDGETS if train.get(name) is not None]
+    if not given or given == preset.train.budgets:
+        return None
+    return " and ".join(f"train.{name}={json.dumps(train[name])}" for name in given)
 
 
 def _set(raw: dict[str, Any], key: str, text: str) -> None:

@@ -41,6 +41,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     final_split: ClassVar[str] = "test"
     heads: ClassVar[bool] = True
+    counted_by: ClassVar[tuple[str, ...]] = ("rounds", "steps_per_round")
 
     reward: RewardConfig = Field(description="what is wanted of a text")
     base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")

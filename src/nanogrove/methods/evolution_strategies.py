@@ -38,6 +38,7 @@ class Config(FitnessConfig):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     final_split: ClassVar[str] = "test"
+    counted_by: ClassVar[tuple[str, ...]] = ("generations",)
 
     population_size: int = Field(32, ge=2, description="members scored a generation, in pairs")
     generations: int = Field(500, ge=1)
@@ -87,15 +88,24 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     if state.step == begin:
         state.optimizer.state.clear()  # moments of true gradients say nothing of estimates
     rate = plan.schedule(config.generations)
-    phase = replace(
-        plan,
-        rate=lambda step: config.rate * rate(step - begin),
-        accumulation=1,
-        compile=False,
-        divergence=plan.divergence if fitness is loss else torch.inf,
-    )
-    for event in fit(state, corpus.batches, estimated(state, fitness, plan.seed, config), phase):
+    phase = replace(plan, rate=lambda step: config.rate * rate(step - begin))
+    for event in _generations(state, corpus, phase, config, fitness):
         yield from scored(event)
+
+
+def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, further: bool) -> Iterator[Event]:
+    """Yields `step` events of the base, or of generations."""
+    if further:
+        fitness = config.find_fitness(corpus, state.model.config.block_size, plan.allow_code)
+        return _generations(state, corpus, plan, config, fitness)
+    return fit(state, corpus.batches, next_token, plan)
+
+
+def _generations(state: TrainState, corpus: Corpus, plan: Plan, config: Config, fitness: Fitness) -> Iterator[Event]:
+    """Yields a `step` event a generation, to the end of the plan."""
+    divergence = plan.divergence if fitness is loss else torch.inf
+    phase = replace(plan, accumulation=1, compile=False, divergence=divergence)
+    return fit(state, corpus.batches, estimated(state, fitness, plan.seed, config), phase)
 
 
 def estimated(state: TrainState, fitness: Fitness, seed: int, config: Config) -> Any:

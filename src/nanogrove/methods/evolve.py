@@ -57,6 +57,7 @@ class Config(FitnessConfig):
     final_split: ClassVar[str] = "test"
     spreads: ClassVar[str] = "members"
     heads: ClassVar[bool] = True
+    counted_by: ClassVar[tuple[str, ...]] = ("generations", "steps_per_generation")
 
     population_size: int = Field(8, ge=2, description="members, of all islands together")
     generations: int = Field(10, ge=1)

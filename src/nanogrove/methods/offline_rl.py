@@ -55,6 +55,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     final_split: ClassVar[str] = "test"
+    counted_by: ClassVar[tuple[str, ...]] = ("base_steps",)
 
     algorithm: Literal["rwr", "awr", "filter", "dpo", "kto"] = "rwr"
     base: str | None = Field(None, description="a saved run or checkpoint to begin from; base_steps when left out")
@@ -149,6 +150,14 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         yield event
         if state.notes.get("ended"):
             return
+
+
+def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, further: bool) -> Iterator[Event]:
+    """Yields the events of imitating all texts, or of the algorithm from its first step on."""
+    if further:
+        return fit(state, corpus.batches, objective_of(state, plan), plan)
+    state.step = config.total_steps(0)
+    return run(state, corpus, plan, config)
 
 
 class _Learner:

@@ -93,6 +93,11 @@ def _reference(saved: str, corpus: TextCorpus) -> list[float]:
     return losses
 
 
+def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, further: bool) -> Iterator[Event]:
+    """Yields the events of a run without a curriculum: rows that it leaves out now are trained on later."""
+    return run(state, corpus, plan, config.model_copy(update={"curriculum": None}))
+
+
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
     """Yields a `step` event a step and, ahead of those that `plan.evaluates` names, an `eval` event.
 

@@ -52,6 +52,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     spreads: ClassVar[str] = "members"
     heads: ClassVar[bool] = True
+    counted_by: ClassVar[tuple[str, ...]] = ("si_rounds", "si_iter")
 
     voters: int = Field(3, ge=1, description="models trained at once, each from a seed of its own")
     si_rounds: int = Field(7, ge=0, description="rounds, retries included; 0 trains the base only")
@@ -139,6 +140,20 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     A `data` event carries the labels of a round before they are used, and an `alarm` tells of a round undone.
     """
     yield from _Rounds(state, cast(TaskCorpus, corpus), plan, config).events()
+
+
+def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, further: bool) -> Iterator[Event]:
+    """Yields `step` events of the base, or of a round half way to the hardest difficulty that can be opened.
+
+    Batches of a round are as wide as its longest example, which grows about evenly from round to round.
+    """
+    assert isinstance(corpus, TaskCorpus)
+    width, base = corpus.length, corpus.base[1]
+    if further and config.labels == "committee":
+        reached = min(config.target(base), config.model_copy(update={"to": None}).target(base))
+        width = corpus.task.longest((base + 1 + reached) // 2)
+    mixed = Mixture(corpus, config.voters, width, [], None, 0.0)
+    return fit_members(state, mixed.batches, plan)
 
 
 def agreements(survey: committee.Survey) -> dict[str, float]:

@@ -7,9 +7,8 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | kind   | values                                                     | when                              |
 |--------|------------------------------------------------------------|-----------------------------------|
 | start  | name, seed, parameters, vocabulary, data, precision, …     | once, before the first step       |
-| eval   | split, loss, bits_per_byte, tokens (scored), seen; of dpo log_prob | before the `step` event it follows |
 | resume | changed; ranks, versions, machine as they are now          | when what bits depend on changed  |
-| eval   | split, loss, bits_per_byte, tokens (scored), seen          | before the `step` event it follows |
+| eval   | split, loss, bits_per_byte, tokens (scored), seen; of dpo log_prob | before the `step` event it follows |
 | step   | loss, lr, grad_norm, tokens; where heads train their losses | last of its step: a safe point    |
 | sources | names; loss, share, passes, weights of each, seen        | behind an interval, before its `step` event |
 | auxiliary | shares of gradients, idle parts, measures, seen        | where heads train, behind an `eval` |
@@ -19,7 +18,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | round  | round, difficulties, labels, rows, accepted, frontier      | behind a round                    |
 | generation | generation, members, score, error, values, births      | behind a generation               |
 | reward | round, mean, error, texts, of fresh texts                  | before and behind each alignment round |
-| rewards | mean, deviation, histogram, effective_sample_size; wanted, unwanted | before learning from them begins  |
+| rewards | mean, deviation, histogram, effective_sample_size         | before learning from them begins  |
 | alarm  | round, difficulties, reason, retry                         | when a round is undone            |
 | end    | split, loss, bits_per_byte, scored, tokens, best_step      | once, when the budget is spent    |
 
@@ -59,18 +58,25 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def event_of(line: str) -> Event:
+    """The event of a line of a record. Raises ValueError where it is none."""
+    try:
+        record = json.loads(line)
+        return Event(record.pop("kind"), record.pop("step"), time=record.pop("time"), values=record)
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("not an event") from None
+
+
 def read_events(path: Path) -> list[Event]:
     """All events of an `events.jsonl`; a last line cut short by a kill is left out.
 
     Raises RunError when a line before the last is not an event.
     """
-    events = []
+    events: list[Event] = []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            record = json.loads(line)
-            kind, step, time = record.pop("kind"), record.pop("step"), record.pop("time")
-        except (ValueError, KeyError, TypeError, AttributeError):
+            events.append(event_of(line))
+        except ValueError:
             raise RunError(f"{path}: line {number} is not an event; the record is damaged") from None
-        events.append(Event(kind, step, record, time))
     return events

@@ -12,7 +12,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from nanogrove.errors import RunError
-from nanogrove.record.events import Event
+from nanogrove.record.events import Event, event_of
 
 
 class RunFolder:
@@ -66,6 +66,15 @@ class RunFolder:
             aside.replace(self.path / "preset.json")
         except OSError as error:
             raise RunError(f"{self.path}: the preset cannot be written ({error.strerror}); free some space") from None
+
+    def start(self) -> Event | None:
+        """The first event of the record; None where there is no such, or one that is damaged."""
+        try:
+            with (self.path / "events.jsonl").open(encoding="utf-8", errors="replace") as file:
+                event = event_of(file.readline())
+        except (OSError, ValueError, RecursionError):
+            return None
+        return event if event.kind == "start" and isinstance(event.time, dict) else None
 
     def append(self, event: Event) -> None:
         """Adds an event to the record. Raises RunError when the disk refuses."""

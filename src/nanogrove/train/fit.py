@@ -31,16 +31,20 @@ from nanogrove.train.precision import Precision, autocast
 from nanogrove.train.state import TrainState
 
 RUN = 4096  # numbers of a gradient whose squares are added by one thread
+BUDGETS = ("steps", "tokens", "epochs", "minutes")  # settings of `train` of which one is given
 
 
 class TrainConfig(BaseModel):
-    """How much to train, and how. `steps`, `tokens` or `epochs` is the budget, where the method does not count it."""
+    """How much to train, and how. One of `BUDGETS` says how much, where the method does not count its steps."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int | None = Field(None, ge=1)
     tokens: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
+    minutes: float | None = Field(
+        None, gt=0, le=10_000_000, allow_inf_nan=False, description="of training; timed steps turn it into `steps`"
+    )
     batch_size: int = Field(16, ge=1, description="sequences a step, all micro-batches together")
     accumulation: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="micro-batches a step")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm, for each member by itself")
@@ -60,7 +64,7 @@ class TrainConfig(BaseModel):
     @property
     def budgets(self) -> list[str]:
         """Which of the budgets are given."""
-        return [name for name in ("steps", "tokens", "epochs") if getattr(self, name) is not None]
+        return [name for name in BUDGETS if getattr(self, name) is not None]
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def _described(event: Event) -> str:
     elif data.get("streams"):
         amount = "text that is read as training goes on"
     together = f", {v['ranks']} ranks" if "ranks" in v else ""
-    return _left_out(data) + (
+    return _left_out(data) + "".join(f"{line}\n" for line in described_overlap(data)) + (
         f"{escape(v['name'])}: {v['parameters']:,} parameters, {amount}, {v['steps']:,} steps\n"
         f"{v['device']}: {v['precision']}, threads {v['machine']['threads']}, micro-batches {v['micro_batches']}"
         f"{', compiled' if v['compile'] else ''}{together}"
@@ -120,6 +120,20 @@ def _left_out(told: dict[str, Any]) -> str:
         place = told["for_example"].get(kind)
         lines += f"left out: {count:,} times {kind}" + (f", as in {place}\n" if place else "\n")
     return escape(printable(lines))
+
+
+def described_overlap(data: dict[str, Any]) -> Iterator[str]:
+    """A line where a grammar's test sequences, or their prefixes, are trained on; none where that is negligible."""
+    shares = data.get("overlap", {})
+    if max(shares.values(), default=0) > 0:
+        yield (
+            f"overlap: {shares['sequences']:.1%} of the test sequences, and {shares['prefixes']:.1%} of their prefixes "
+            "of all but the last token, are in the training set"
+        )
+    expected = data.get("expected_overlap", {})
+    if max(expected.values(), default=0) >= 0.001:
+        after = ", ".join(f"{share:.1%} of {int(count):,}" for count, share in expected.items())
+        yield f"overlap: the share of test sequences expected among fresh training sequences is {after}"
 
 
 def _score(event: Event) -> str:

@@ -100,7 +100,7 @@ def overlap(train: Tensor, held_out: Tensor) -> dict[str, float]:
     shares = {}
     for name, by_prefix in (("sequences", False), ("prefixes", True)):
         seen = set(_keys(train, by_prefix))
-        shares[name] = sum(key in seen for key in _keys(held_out, by_prefix)) / len(held_out)
+        shares[name] = round(sum(key in seen for key in _keys(held_out, by_prefix)) / len(held_out), 6)
     return shares
 
 
@@ -108,4 +108,4 @@ def expected_overlap(grammar: TreeGrammar, held_out: Tensor, fresh: int) -> floa
     """The share of held-out sequences that are expected among `fresh` independent sequences of the grammar."""
     log_probs = grammar.next_token_log_probs(held_out[:ESTIMATED_FROM]).sum(1)
     missed = torch.log1p(-log_probs.exp().clamp(max=1 - 1e-12)) * fresh
-    return float(-torch.expm1(missed).mean())
+    return round(float(-torch.expm1(missed).mean()), 6)

@@ -102,7 +102,8 @@ def rhm(figure: go.Figure, steps: int, sizes: list[int], rule_seeds: int, record
     scales = RandomHierarchyModel(v, m, s, depth).sample_complexity()
     print(f"v={v} m={m} s={s} L={depth}: P_l = {', '.join(f'{scale:,.0f}' for scale in scales)}")
     print(f"{steps} steps, {rule_seeds} rule seeds: means, and t intervals of 95 % over rule seeds")
-    print(f"| training sequences P | {' | '.join(f'P/P_{n + 1}' for n in range(depth))} | test loss | excess | accuracy |")
+    levels = " | ".join(f"P/P_{level}" for level in range(1, depth + 1))
+    print(f"| training sequences P | {levels} | test loss | excess | accuracy |")
     print("|---" * (4 + depth) + "|")
     for size in sizes:
         mine = [run for run in runs if run.size == size]

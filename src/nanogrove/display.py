@@ -106,10 +106,14 @@ def _described(event: Event) -> str:
     elif data.get("streams"):
         amount = "text that is read as training goes on"
     together = f", {v['ranks']} ranks" if "ranks" in v else ""
-    return _left_out(data) + "".join(f"{line}\n" for line in described_overlap(data)) + (
-        f"{escape(v['name'])}: {v['parameters']:,} parameters, {amount}, {v['steps']:,} steps\n"
-        f"{v['device']}: {v['precision']}, threads {v['machine']['threads']}, micro-batches {v['micro_batches']}"
-        f"{', compiled' if v['compile'] else ''}{together}"
+    return (
+        _left_out(data)
+        + "".join(f"{line}\n" for line in described_held_out(data))
+        + (
+            f"{escape(v['name'])}: {v['parameters']:,} parameters, {amount}, {v['steps']:,} steps\n"
+            f"{v['device']}: {v['precision']}, threads {v['machine']['threads']}, micro-batches {v['micro_batches']}"
+            f"{', compiled' if v['compile'] else ''}{together}"
+        )
     )
 
 
@@ -122,14 +126,25 @@ def _left_out(told: dict[str, Any]) -> str:
     return escape(printable(lines))
 
 
-def described_overlap(data: dict[str, Any]) -> Iterator[str]:
-    """A line where a grammar's test sequences, or their prefixes, are trained on; none where that is negligible."""
+def described_held_out(data: dict[str, Any]) -> Iterator[str]:
+    """A line where a grammar's test sequences, or their prefixes, are trained on; none where that is negligible.
+
+    And one where a task has so few prompts of a difficulty that a split repeats them.
+    """
     shares = data.get("overlap", {})
     if max(shares.values(), default=0) > 0:
         yield (
             f"overlap: {shares['sequences']:.1%} of the test sequences, and {shares['prefixes']:.1%} of their prefixes "
             "of all but the last token, are in the training set"
         )
+    few = {  # a task's base difficulties by how many prompts they test
+        data["base"][0] + n: count
+        for n, count in enumerate(data.get("held_out_prompts", {}).get("test", []))
+        if count < data["held_out_examples"] / 2
+    }
+    if few:
+        counts = ", ".join(f"{count} of difficulty {difficulty}" for difficulty, count in few.items())
+        yield f"held out: few different prompts, {counts}, come again in {data['held_out_examples']} test examples each"
     expected = data.get("expected_overlap", {})
     if max(expected.values(), default=0) >= 0.001:
         after = ", ".join(f"{share:.1%} of {int(count):,}" for count, share in expected.items())

@@ -365,7 +365,8 @@ def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrat
         raise CheckpointError(f"{run}: the data has changed since; scores on it could include what it was trained on")
     model, scored = model_of(checkpoint, pick_device(device)), _score(preset)
     chosen = split or ("validation" if preset.data.type == "text" and not calibrate else "test")
-    known = {key: data[key] for key in ("overlap", "expected_overlap") if key in data and chosen == "test"}
+    overlaps = ("overlap", "expected_overlap")
+    known: dict[str, Any] = {key: data[key] for key in overlaps if key in data and chosen == "test"}
     if not calibrate:
         return {**scored(model, corpus, chosen), **known, "step": checkpoint.state["step"]}
     if preset.model.scalar:

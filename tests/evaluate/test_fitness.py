@@ -13,7 +13,6 @@ from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig, find_reward
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.synthetic.examples import TaskConfig, TaskCorpus
-from nanogrove.synthetic.tasks import examples
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim import OptimizerConfig, make_optimizer
@@ -57,8 +56,7 @@ def test_exact_match_is_what_greedy_decoding_gives(model: GPT, corpus: TaskCorpu
     for member in range(3):
         found = 0
         for difficulty in (1, 2):
-            asked = examples(corpus.task, difficulty, 0, "validation", range(40))
-            prompts = [prompt for prompt, _ in asked]
+            prompts = [prompt for prompt, _ in corpus.held_out(difficulty, "validation")]
             answers = committee.decode(model, corpus, prompts, difficulty)[member]
             found += sum(committee.correct(corpus.task, prompts, answers))
         right.append(found / 80)

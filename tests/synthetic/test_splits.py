@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanogrove.display import described_overlap
+from nanogrove.display import described_held_out
 from nanogrove.errors import DataError
 from nanogrove.preset import list_presets, read_preset_file
 from nanogrove.synthetic import RandomHierarchyModel, RandomLanguageModel
@@ -62,7 +62,7 @@ def test_no_preset_tests_what_it_was_trained_on(name: str) -> None:
     epoch = [made.batches(step).targets for step in range(config.training_set // preset["train"]["batch_size"])]
     assert sorted(rows(torch.cat(epoch))) == sorted(rows(splits["train"]))
     assert torch.equal(torch.cat([batch.targets for batch in made.windows("test")]), splits["test"])
-    assert list(described_overlap(made.describe())) == []
+    assert list(described_held_out(made.describe())) == []
 
 
 def test_a_training_set_of_all_that_is_left_is_all_that_is_left() -> None:
@@ -72,7 +72,7 @@ def test_a_training_set_of_all_that_is_left_is_all_that_is_left() -> None:
     share = sum(prefix in trained for prefix in rows(made.sequences["test"], -1)) / 40
     assert 0 < share < 1, "prefixes cannot all be kept apart"
     assert made.describe()["overlap"] == {"sequences": 0.0, "prefixes": share}
-    [line] = described_overlap(made.describe())
+    [line] = described_held_out(made.describe())
     assert line.startswith(f"overlap: 0.0% of the test sequences, and {share:.1%} of their prefixes")
 
 
@@ -161,7 +161,7 @@ def test_a_random_language_model_is_sampled_independently_and_its_overlap_told()
     share = sum(row in trained for row in rows(made.sequences["test"])) / 60
     assert share > 0
     assert made.describe()["overlap"]["sequences"] == pytest.approx(share, abs=1e-6)
-    assert list(described_overlap(made.describe()))[0].startswith(f"overlap: {share:.1%} of the test sequences")
+    assert next(described_held_out(made.describe())).startswith(f"overlap: {share:.1%} of the test sequences")
 
 
 @pytest.mark.parametrize("fresh", [5, 100])
@@ -177,6 +177,6 @@ def test_expected_overlap_is_that_of_a_simulation(fresh: int) -> None:
 def test_fresh_sequences_meet_held_out_ones_by_chance_and_the_record_tells() -> None:
     expected = corpus().describe()["expected_overlap"]
     assert expected["10000"] == pytest.approx(1 - (1 - 1 / 512) ** 10_000, abs=1e-6)
-    [line] = described_overlap(corpus().describe())
+    [line] = described_held_out(corpus().describe())
     assert "100.0% of 10,000, 100.0% of 100,000, 100.0% of 1,000,000" in line
-    assert list(described_overlap({"expected_overlap": {"1000000": 0.0004}})) == []
+    assert list(described_held_out({"expected_overlap": {"1000000": 0.0004}})) == []

@@ -35,7 +35,6 @@ from nanogrove.evaluate.loss import evaluate_split, mean_nll
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.synthetic.examples import Mixture, Rows, TaskCorpus
-from nanogrove.synthetic.tasks import examples
 from nanogrove.train.checkpoint import load_population
 from nanogrove.train.fit import Plan
 from nanogrove.train.members import fit_members
@@ -295,7 +294,7 @@ class _Rounds:
     def answered(self, difficulty: int, count: int, slot: int) -> tuple[Pairs, dict[str, Any]]:
         """Labels for `count` new prompts of a difficulty: those kept, and how all of them did, for the record."""
         config, model, seed = self.config, self.state.model, self.plan.seed
-        questions = examples(self.corpus.task, difficulty, seed, f"round-{slot + 1}", range(count))
+        questions = self.corpus.examples(difficulty, "train", f"round-{slot + 1}", range(count))
         prompts = [prompt for prompt, _ in questions]  # the true answers are not looked at
         samples = []
         for sample in range(config.self_consistency or 1):
@@ -349,8 +348,7 @@ class _Rounds:
         ahead = max(AHEAD, config.lengths)
         if not number:  # what the base can do without rounds, as far as they are to reach
             ahead = max(ahead, config.target(self.corpus.base[1]) - frontier)
-        model, seed = self.state.model, self.plan.seed
-        look = partial(committee.survey, model, self.corpus, frontier, ahead, seed, config.decode_batch)
+        look = partial(committee.survey, self.state.model, self.corpus, frontier, ahead, config.decode_batch)
         found = committee.Survey(*self.plan.ranks.told(look))
         values = {"round": number, "frontier": frontier, **found._asdict()}
         return Event("exact", self.state.step, values, {"survey": time.perf_counter() - began}), found

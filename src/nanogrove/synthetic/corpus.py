@@ -146,6 +146,10 @@ class GrammarCorpus:
         for rows in torch.split(self._sequences(split, limit), self.batch_size):
             yield self._batch(rows)
 
+    def documents(self, split: str, limit: int | None = None) -> Tensor:
+        """Each sequence is drawn by itself."""
+        return torch.arange(len(self._sequences(split, limit)))
+
     def truth(self, split: str, limit: int | None = None) -> Iterator[Tensor]:
         """The exact p(x_t | x_<t) `[B, T, V]` for each batch of `windows`; computed once a split, kept in float32."""
         sequences = self._sequences(split, limit)
@@ -180,7 +184,7 @@ class GrammarCorpus:
     def describe(self) -> dict[str, Any]:
         """Sequences and tokens, a digest, overlaps of splits, and the losses every curve is held against, nats.
 
-        The latter are those of predictors that know their position and see no token, or one, over the tokens that are scored.
+        The latter are those of predictors that know their position and see no token, or one, over the scored tokens.
         """
         grammar, last = self.grammar, self.config.targets == "last"
         scored = [grammar.T - 1] if last else list(range(grammar.T))

@@ -79,7 +79,7 @@ class RandomHierarchyModel(TreeGrammar):
 
         Where these are beyond 2^62, the derivations of as many nodes from the root down as stay below.
         """
-        return self.v * self.m**self._num_numbered
+        return int(self.v * self.m**self._num_numbered)
 
     @cached_property
     def _num_numbered(self) -> int:

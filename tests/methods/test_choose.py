@@ -75,7 +75,7 @@ def test_islands_are_tested_together() -> None:
         samples = torch.from_numpy(generator.normal(0, 1, (16, 60)))
         islands = settings(population_size=16, islands=4)
         found += bool(choose(islands, samples, torch.arange(60), 0, generation).parents)
-    assert found / 400 <= 0.06
+    assert found / 400 <= 0.083, "three standard errors above .05; islands tested one by one come to .19"
 
 
 def test_members_without_a_score_are_replaced_untested() -> None:

@@ -160,7 +160,8 @@ def check_documents(config: Config, corpus: Corpus, limit: int | None) -> None:
     def count(limit: int | None) -> int:
         return len(np.unique(corpus.documents("validation", limit).numpy()))
 
-    if count(limit) >= needed:
+    scored = count(limit)
+    if scored >= needed:
         return
     cure = "method.significance=null, which replaces without a test, or give more validation data"
     if limit is not None and count(None) >= needed:
@@ -169,7 +170,7 @@ def check_documents(config: Config, corpus: Corpus, limit: int | None) -> None:
         cure = f"evaluate.tokens={limit}"
     raise PresetError(
         f"method.significance={config.significance:g} needs {needed} documents to rank and to test members on, and "
-        f"{count(limit)} are scored; set {cure}"
+        f"{scored} are scored; set {cure}"
     )
 
 

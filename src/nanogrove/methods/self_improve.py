@@ -41,6 +41,7 @@ from nanogrove.train.members import fit_members
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
 
 AHEAD = 2  # difficulties past the hardest opened one that are measured too
+FEW = 5  # validation prompts of a difficulty, on which agreement may fall by one prompt alone
 REPLAYED = 200  # labels of each round, at most, on which the guard watches the loss
 Pairs = list[tuple[str, str]]
 
@@ -383,8 +384,9 @@ class _Rounds:
         config, notes, now = self.config, self.notes, agreements(survey)
         new = [d for d in notes["current"]["difficulties"] if d > notes["frontier"]]
         for difficulty, before in notes["firmest"].items():
-            after = now.get(difficulty, before)
-            if int(difficulty) <= notes["frontier"] and before - after > config.guard_drop:
+            after, prompts = now.get(difficulty, before), self.corpus.held_out(int(difficulty), "validation")
+            opened = int(difficulty) <= notes["frontier"]
+            if opened and before - after > config.guard_drop and len(set(prompts)) >= FEW:
                 return f"agreement at difficulty {difficulty} fell from {before:.2f} to {after:.2f}"
         for difficulty in new:
             after = now.get(str(difficulty), 1.0)

@@ -5,17 +5,21 @@
 `rlm`: excess loss over the number of training tokens for depths 1, 2 and 3 of a Random Language Model with v = 32,
 beta = 2, all tokens scored, by the preset `rlm-deep`. `source`: the same depths by the recipe of the preset `rlm` (1
 layer, width 64, SGD), last token scored. `rhm`: the test loss and accuracy of a Random Hierarchy Model's last token,
-over the size P of a fixed training set in units of its sample complexities P_l.
+over the size P of a fixed training set in units of its sample complexities P_l, over several sets of rules. Each of its
+runs is added to `--record` when it ends and is not done again where it stands there.
 """
 
 import argparse
+import json
 import math
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from statistics import mean, stdev
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
+from scipy import stats
 
 from nanogrove import lab
 from nanogrove.parts import build
@@ -55,47 +59,94 @@ def rlm(figure: go.Figure, steps: int, overrides: list[str], preset: str = "rlm-
     figure.update_yaxes(type="log")
 
 
-def rhm(figure: go.Figure, steps: int, sizes: list[int], overrides: list[str]) -> None:
+class Trained(NamedTuple):
+    """The best model of a run on a Random Hierarchy Model, on its test split."""
+
+    rule_seed: int
+    size: int
+    steps: int
+    loss: float
+    bayes_loss: float
+    excess: float
+    accuracy: float
+    bayes_accuracy: float
+    overlap: dict[str, float]
+    seconds: float
+
+
+def rhm_run(rule_seed: int, size: int, steps: int, overrides: list[str]) -> Trained:
+    """Rules, initial weights and the order of the training set differ from one rule seed to the next."""
+    settings = (
+        f"data.training_set={size}",
+        f"data.seed_rules={12345 + rule_seed}",
+        f"seed={rule_seed}",
+        f"train.steps={steps}",
+        "evaluate.every=100",
+        *overrides,
+    )
+    _, score, seconds = train("rhm", *settings)
+    figures = {name: score[name] for name in ("loss", "bayes_loss", "excess", "accuracy", "bayes_accuracy")}
+    return Trained(rule_seed, size, steps, **figures, overlap=score["overlap"], seconds=seconds)
+
+
+def rhm(figure: go.Figure, steps: int, sizes: list[int], rule_seeds: int, record: Path, overrides: list[str]) -> None:
+    done = [Trained(**json.loads(line)) for line in record.read_text().splitlines()] if record.exists() else []
+    for rule_seed in range(rule_seeds):
+        for size in sizes:
+            if not any((run.rule_seed, run.size, run.steps) == (rule_seed, size, steps) for run in done):
+                done.append(rhm_run(rule_seed, size, steps, overrides))
+                with record.open("a") as file:
+                    file.write(json.dumps(done[-1]._asdict()) + "\n")
+    runs = [run for run in done if run.steps == steps and run.rule_seed < rule_seeds]
     v, m, s, depth = 16, 4, 2, 3
     scales = RandomHierarchyModel(v, m, s, depth).sample_complexity()
-    print(
-        f"v={v} m={m} s={s} L={depth}: P_l = {', '.join(f'{scale:,.0f}' for scale in scales)}; ln v {math.log(v):.3f}"
-    )
-    print("      P   P/P_1   P/P_2   P/P_3   test loss   best    excess   accuracy  best   seconds")
-    losses = []
+    print(f"v={v} m={m} s={s} L={depth}: P_l = {', '.join(f'{scale:,.0f}' for scale in scales)}")
+    print(f"{steps} steps, {rule_seeds} rule seeds: means, and t intervals of 95 % over rule seeds")
+    levels = " | ".join(f"P/P_{level}" for level in range(1, depth + 1))
+    print(f"| training sequences P | {levels} | test loss | excess | accuracy |")
+    print("|---" * (4 + depth) + "|")
     for size in sizes:
-        settings = (f"data.training_set={size}", f"train.steps={steps}", "evaluate.every=100", *overrides)
-        _, score, seconds = train("rhm", *settings)
-        losses.append(score["loss"])
-        print(
-            f"{size:>7} {'  '.join(f'{size / scale:6.2f}' for scale in scales)}   {score['loss']:.4f}    "
-            f"{score['bayes_loss']:.4f}  {score['excess']:.4f}   {score['accuracy']:.3f}    "
-            f"{score['bayes_accuracy']:.3f}   {seconds:.0f}",
-            flush=True,
-        )
-        best = score["bayes_loss"]
-    figure.add_scatter(x=sizes, y=losses, name="test loss at the best step")
-    figure.add_hline(y=best, line_dash="dot", annotation_text="best")
+        mine = [run for run in runs if run.size == size]
+        shares = " | ".join(f"{size / scale:.2g}" for scale in scales)
+        figures = " | ".join(interval([getattr(run, name) for run in mine]) for name in ("loss", "excess", "accuracy"))
+        print(f"| {size:,} | {shares} | {figures} |")
+    print(f"best loss {interval([run.bayes_loss for run in runs if run.size == sizes[0]])}, ", end="")
+    print(f"best accuracy {interval([run.bayes_accuracy for run in runs if run.size == sizes[0]])}; ", end="")
+    print(f"overlap of test and training set at most {max(max(run.overlap.values()) for run in runs):.3f}; ", end="")
+    print(f"{sum(run.seconds for run in runs):,.0f} s")
+    for rule_seed in range(rule_seeds):
+        mine = sorted((run.size, run.excess) for run in runs if run.rule_seed == rule_seed)
+        figure.add_scatter(x=[size for size, _ in mine], y=[excess for _, excess in mine], name=f"rules {rule_seed}")
     for level, scale in enumerate(scales, start=1):
         figure.add_vline(x=scale, line_dash="dash")  # an annotation's place on a logarithmic axis is a logarithm
         figure.add_annotation(
             x=math.log10(scale), y=1, yref="paper", xanchor="left", text=f"P_{level}", showarrow=False
         )
-    figure.update_layout(xaxis_title="training sequences P", yaxis_title="loss of the last token, nats")
+    figure.update_layout(xaxis_title="training sequences P", yaxis_title="excess loss of the last token, nats")
+
+
+def interval(values: list[float]) -> str:
+    """A mean with half the width of its t interval of 95 %."""
+    if len(values) < 2:
+        return f"{mean(values):.3f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return f"{mean(values):.3f} ± {half:.3f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=("rlm", "source", "rhm"))
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of every run")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[4**n for n in range(3, 9)], help="of rhm: P")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[4**n for n in range(4, 9)], help="of rhm: P")
     parser.add_argument("--picture", type=Path, help="also draw it, as a page")
     parser.add_argument("--steps", type=int, help="steps of each run of ours; 4,000 of rlm and 800 of rhm if left out")
+    parser.add_argument("--rule-seeds", type=int, default=4, help="of rhm: sets of rules, each with a seed of its own")
+    parser.add_argument("--record", type=Path, default=Path("rhm.jsonl"), help="of rhm: the runs so far, one a line")
     options = parser.parse_args()
     figure = go.Figure()
     steps = options.steps or {"rlm": 4000, "source": 30000, "rhm": 800}[options.study]
     if options.study == "rhm":
-        rhm(figure, steps, options.sizes, options.overrides)
+        rhm(figure, steps, options.sizes, options.rule_seeds, options.record, options.overrides)
     else:
         rlm(figure, steps, options.overrides, {"rlm": "rlm-deep", "source": "rlm"}[options.study])
     figure.update_xaxes(type="log")

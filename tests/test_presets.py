@@ -46,7 +46,12 @@ SMALL_DATA: dict[str, dict[str, Any]] = {
 }
 SMALL_METHOD: dict[str, dict[str, Any]] = {
     "self_improve": {"method.si_rounds": 0},
-    "evolve": {"train.steps": None, "method.generations": 2, "method.steps_per_generation": 1},
+    "evolve": {
+        "train.steps": None,
+        "method.generations": 2,
+        "method.steps_per_generation": 1,
+        "evaluate.tokens": 1000,  # of documents enough to test a difference
+    },
     "align": {
         "method.rounds": 1,
         "method.steps_per_round": 1,

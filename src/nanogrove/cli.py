@@ -244,12 +244,14 @@ def evaluate(
     if split not in (None, "validation", "test", "train"):
         raise PresetError(f"--split {split}: no such split; it is validation, test or train")
     from nanogrove import lab
-    from nanogrove.display import described_calibration, described_score
+    from nanogrove.display import described_calibration, described_held_out, described_score
 
     score = lab.evaluate(run, split, calibrate=calibrate)
     print(f"{score['split']} {described_score(score)}, on {score['tokens']:,} tokens; model of step {score['step']}")
     for position, divergence in zip(score.get("positions", []), score.get("kl", []), strict=True):
         print(f"position {position:>3}  KL(best || model) {divergence:.4f}")
+    for line in described_held_out(score):
+        print(line)
     for line in described_calibration(score["calibration"]) if calibrate else ():
         print(line)
 

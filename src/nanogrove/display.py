@@ -113,10 +113,14 @@ def _described(event: Event, replaced: str | None) -> str:
     minutes = described_minutes(event.time)
     budget = (f" {minutes}" if minutes else "") + (f" in place of {escape(printable(replaced))}" if replaced else "")
     together = f", {v['ranks']} ranks" if "ranks" in v else ""
-    return _left_out(data) + (
-        f"{escape(v['name'])}: {v['parameters']:,} parameters, {amount}, {v['steps']:,} steps{budget}\n"
-        f"{v['device']}: {v['precision']}, threads {v['machine']['threads']}, micro-batches {v['micro_batches']}"
-        f"{', compiled' if v['compile'] else ''}{together}"
+    return (
+        _left_out(data)
+        + "".join(f"{line}\n" for line in described_held_out(data))
+        + (
+            f"{escape(v['name'])}: {v['parameters']:,} parameters, {amount}, {v['steps']:,} steps{budget}\n"
+            f"{v['device']}: {v['precision']}, threads {v['machine']['threads']}, micro-batches {v['micro_batches']}"
+            f"{', compiled' if v['compile'] else ''}{together}"
+        )
     )
 
 
@@ -142,6 +146,31 @@ def _left_out(told: dict[str, Any]) -> str:
         place = told["for_example"].get(kind)
         lines += f"left out: {count:,} times {kind}" + (f", as in {place}\n" if place else "\n")
     return escape(printable(lines))
+
+
+def described_held_out(data: dict[str, Any]) -> Iterator[str]:
+    """A line where a grammar's test sequences, or their prefixes, are trained on; none where that is negligible.
+
+    And one where a task has so few prompts of a difficulty that a split repeats them.
+    """
+    shares = data.get("overlap", {})
+    if max(shares.values(), default=0) > 0:
+        yield (
+            f"overlap: {shares['sequences']:.1%} of the test sequences, and {shares['prefixes']:.1%} of their prefixes "
+            "of all but the last token, are in the training set"
+        )
+    few = {  # a task's base difficulties by how many prompts they test
+        data["base"][0] + n: count
+        for n, count in enumerate(data.get("held_out_prompts", {}).get("test", []))
+        if count < data["held_out_examples"] / 2
+    }
+    if few:
+        counts = ", ".join(f"{count} of difficulty {difficulty}" for difficulty, count in few.items())
+        yield f"held out: few different prompts, {counts}, come again in {data['held_out_examples']} test examples each"
+    expected = data.get("expected_overlap", {})
+    if max(expected.values(), default=0) >= 0.001:
+        after = ", ".join(f"{share:.1%} of {int(count):,}" for count, share in expected.items())
+        yield f"overlap: the share of test sequences expected among fresh training sequences is {after}"
 
 
 def _score(event: Event) -> str:

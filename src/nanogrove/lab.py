@@ -413,12 +413,15 @@ def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrat
     checkpoint = read_checkpoint(run)
     preset = resolve(stored)
     corpus = preset.data.corpus(checkpoint.config.block_size, preset.train.batch_size, preset.seed)
-    if checkpoint.state.get("data") != corpus.describe()["fingerprint"]:
+    data = corpus.describe()
+    if checkpoint.state.get("data") != data["fingerprint"]:
         raise CheckpointError(f"{run}: the data has changed since; scores on it could include what it was trained on")
     model, scored = model_of(checkpoint, pick_device(device)), _score(preset)
     chosen = split or ("validation" if preset.data.type == "text" and not calibrate else "test")
+    overlaps = ("overlap", "expected_overlap")
+    known: dict[str, Any] = {key: data[key] for key in overlaps if key in data and chosen == "test"}
     if not calibrate:
-        return {**scored(model, corpus, chosen), "step": checkpoint.state["step"]}
+        return {**scored(model, corpus, chosen), **known, "step": checkpoint.state["step"]}
     if preset.model.scalar:
         raise PresetError(f"{run}: is a reward model; a temperature is for one that predicts tokens")
     if getattr(preset.data, "test", None) == 0:
@@ -427,4 +430,4 @@ def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrat
         raise PresetError(f"{run}: no member of its population was scored yet; a temperature belongs to one model")
     found = calibration.calibrate(model, corpus)
     calibration.save_calibration(checkpoint, found)
-    return {**scored(model, corpus, chosen), "step": checkpoint.state["step"], "calibration": found}
+    return {**scored(model, corpus, chosen), **known, "step": checkpoint.state["step"], "calibration": found}

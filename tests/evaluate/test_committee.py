@@ -210,7 +210,7 @@ def test_a_survey_tells_apart_what_is_right_and_what_is_common() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(committee, "decode", answers)
-        found = committee.survey(model, made, 3, 2, seed=0)
+        found = committee.survey(model, made, 3, 2)
     assert found.difficulties == [1, 2, 3, 4, 5]
     assert found.exact == [[1, 1], [1, 1], [1, 0], [1, 0], [1, 0]]
     assert found.agreement == [1, 1, 0, 0, 0]

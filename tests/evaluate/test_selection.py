@@ -1,4 +1,4 @@
-"""Selection: against hand-made orders, and the test of noise against scipy."""
+"""Selection: against hand-made orders, and the test of significance against scipy and simulations."""
 
 import math
 
@@ -7,7 +7,17 @@ import pytest
 import torch
 from scipy import stats
 
-from nanogrove.evaluate.selection import exceeds_noise, ranked, significant, tournament, truncation
+from nanogrove.evaluate.selection import (
+    documents_needed,
+    halves,
+    holm,
+    ranked,
+    sign_flips,
+    significant,
+    standard_error,
+    tournament,
+    truncation,
+)
 
 
 def test_ranks_put_what_is_no_number_last() -> None:
@@ -39,31 +49,67 @@ def test_a_tournament_replaces_by_better_ones_only_and_never_an_elite() -> None:
     assert everyone == {1: 3, 4: 3, 0: 3, 2: 3}
 
 
-@pytest.mark.parametrize("gap", [0.0, 0.02, 0.05, 0.08, 0.2, -0.2])
-def test_the_test_of_noise_is_the_paired_t_test(gap: float) -> None:
-    """Hard sequences are hard for both, so the pairs tell what the two means do not."""
+def test_holm_rejects_as_its_definition_says() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005], 0.05) == [True, False, False, True]  # .005 ≤ .05/4, .01 ≤ .05/3, .03 > .05/2
+    assert holm([0.2, 0.02, 0.02], 0.05) == [False, False, False]
+    assert holm([0.04], 0.05) == [True]
+    assert holm([], 0.05) == []
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3, 0.6, -0.5])
+def test_sign_flips_are_the_permutation_test_of_pairs(shift: float) -> None:
+    """scipy goes through all 2^12 signs; 100,000 random ones come as near as they must."""
+    rows = np.random.default_rng(1).standard_t(3, (3, 12)) * np.arange(1, 13) + shift * 6
+    found = sign_flips(torch.from_numpy(rows), 100_000, np.random.default_rng(0))
+    for row, p in zip(rows, found, strict=True):
+        exact = stats.permutation_test((row,), np.sum, permutation_type="samples", alternative="greater").pvalue
+        assert p == pytest.approx(exact, abs=4 * (exact * (1 - exact) / 100_000) ** 0.5 + 2e-5)
+
+
+def test_equal_scores_are_no_difference() -> None:
+    p_values = sign_flips(torch.zeros(2, 30), 500, np.random.default_rng(0))
+    assert p_values == [1.0, 1.0]
+
+
+def test_a_document_is_on_one_side_and_sides_are_halves() -> None:
+    documents = torch.tensor([3, 3, 0, 7, 7, 7, 1, 0, 5, 2])
+    for seed in range(20):
+        ranking, tests = halves(documents, np.random.default_rng(seed))
+        assert torch.equal(ranking, ~tests)
+        assert len(documents[tests].unique()) == len(documents[ranking].unique()) == 3
+        assert not set(documents[tests].tolist()) & set(documents[ranking].tolist())
+
+
+def test_the_error_of_a_score_is_that_of_independent_documents() -> None:
+    """Where each sequence is its own document it is the usual one, else that of means over many simulated samples."""
     generator = np.random.default_rng(0)
-    hard = generator.normal(3, 1, 300)
-    samples = torch.tensor(np.stack([hard + generator.normal(0, 0.3, 300), hard + gap + generator.normal(0, 0.3, 300)]))
-    p = stats.ttest_rel(samples[1].numpy(), samples[0].numpy(), alternative="greater").pvalue
-    for level in (0.01, 0.05, 0.2):
-        if abs(p - level) > 0.002:
-            assert exceeds_noise(samples, better=0, worse=1, significance=level) == (p < level)
+    samples = torch.from_numpy(generator.normal(0, 1, (2, 50)))
+    usual = samples.std(1) / 50**0.5
+    assert torch.allclose(standard_error(samples, torch.arange(50)), usual)
+    documents = torch.arange(40).repeat_interleave(torch.arange(40) % 5 + 1)
+    shape = 3000, 1, len(documents)
+    drawn = generator.normal(0, 1, (3000, 1, 40))[..., documents.numpy()] + generator.normal(0, 0.3, shape)
+    errors = [float(standard_error(torch.from_numpy(one), documents)) for one in drawn]
+    assert np.mean(errors) == pytest.approx(drawn.mean(2).std(), rel=0.05)
 
 
-def test_equal_members_replace_nobody_and_a_sure_difference_does() -> None:
-    same = torch.ones(2, 50).double()
-    assert not exceeds_noise(same, 0, 1, 0.05)
-    assert exceeds_noise(torch.stack([same[0], same[1] + 0.1]), 0, 1, 0.05)
-    assert not exceeds_noise(torch.stack([same[0] + 0.1, same[1]]), 0, 1, 0.05)
+@pytest.mark.parametrize(("replacements", "level"), [(1, 0.05), (4, 0.05), (15, 0.01)])
+def test_so_many_documents_can_show_a_difference_and_fewer_cannot(replacements: int, level: float) -> None:
+    needed = documents_needed(replacements, level) // 2
+    assert 2.0**-needed <= level / replacements < 2.0 ** -(needed - 1)
+    chosen = dict.fromkeys(range(1, replacements + 1), 0)
+    for count, kept in ((needed, chosen), (needed - 2, {})):
+        samples = torch.ones(replacements + 1, count).double()
+        samples[0] = 0
+        found, _ = significant(chosen, samples, torch.arange(count), level, np.random.default_rng(0))
+        assert found == kept
 
 
 def test_who_is_not_beaten_is_spared() -> None:
-    assert significant({5: 0, 6: 1, 7: 0}, lambda better, worse: worse != 6) == ({5: 0, 7: 0}, [6])
-
-
-def test_false_alarms_are_as_rare_as_said() -> None:
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(2000, 2, 200, generator=generator, dtype=torch.float64)
-    found = sum(exceeds_noise(pair, 0, 1, 0.05) for pair in noise) / 2000
-    assert found == pytest.approx(0.05, abs=0.015)
+    generator = np.random.default_rng(0)
+    samples = torch.from_numpy(generator.normal(0, 0.1, (8, 60)))
+    samples[5] += 1
+    samples[7] += 1
+    kept, spared = significant({5: 0, 6: 1, 7: 0}, samples, torch.arange(60), 0.05, generator)
+    assert (kept, spared) == ({5: 0, 7: 0}, [6])
+    assert significant({}, samples, torch.arange(60), 0.05, generator) == ({}, [])

@@ -19,8 +19,10 @@ def flat(tensors: dict[str, Any]) -> torch.Tensor:
     return torch.cat([tensors[name].flatten() for name in SHAPES])
 
 
-@pytest.mark.parametrize(("shaping", "rank"), [("none", 1), ("none", 4), ("zscore", 1), ("rank", 1), ("sign", 1)])
-def test_the_estimate_points_along_the_true_gradient_of_a_quadratic(shaping: Any, rank: int) -> None:
+@pytest.mark.parametrize(
+    ("shaping", "rank"), [("none", 1), ("none", 4), ("none", None), ("zscore", 1), ("rank", None), ("sign", 1)]
+)
+def test_the_estimate_points_along_the_true_gradient_of_a_quadratic(shaping: Any, rank: int | None) -> None:
     """150 dimensions, 1,500 pairs: for n pairs in d dimensions the cosine is about √(n / (n + d)), here .95.
 
     Signs and ranks throw the size of each difference away and keep less: √(2n / (2n + πd)) for signs, .93.
@@ -37,6 +39,51 @@ def test_the_estimate_points_along_the_true_gradient_of_a_quadratic(shaping: Any
     assert float(torch.cosine_similarity(estimate, true, dim=0)) > 0.9
     if shaping == "none":
         assert float(estimate @ true / true.square().sum()) == pytest.approx(1.0, abs=0.1), "it is unbiased"
+
+
+def estimates(
+    score: Any, rank: int | None, theta: float, sigma: float, pairs: int
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Of a score Σ f(w) the mean estimate of a matrix entry with its standard error, and of an entry of a vector."""
+    drawn = [direction(SHAPES, rank, 0, 0, pair) for pair in range(pairs)]
+    noise = torch.stack([flat({name: full(n) for name, n in one.items()}) for one in drawn]).double()
+    scores = torch.stack([score(theta + way * sigma * noise).sum(1) for way in (1, -1)])
+    mean = flat(combined(iter(drawn), coefficients(scores, "none", sigma)))
+    each = (scores[0] - scores[1])[:, None] * noise / (2 * sigma)
+    torch.testing.assert_close(mean.double(), each.mean(0), atol=1e-4, rtol=1e-4)
+    by_draw = [part.mean(1) for part in (each[:, :120], each[:, 120:])]  # entries of one draw depend on each other
+    matrix, vector = ((float(draws.mean()), float(draws.std() / pairs**0.5)) for draws in by_draw)
+    return matrix, vector
+
+
+@pytest.mark.parametrize(("rank", "kurtosis"), [(1, 9.0), (4, 4.5), (None, 3.0)])
+def test_the_estimate_of_a_quartic_is_as_far_from_the_smoothed_gradient_as_its_noise_from_normal(
+    rank: int | None, kurtosis: float
+) -> None:
+    """(f₊ − f₋) ε / 2σ of w⁴ has the mean 4θ³ + 4θσ² E ε⁴, and other entries add nothing to it.
+
+    With normal noise that is the gradient 4θ³ + 12θσ² of E (θ + σε)⁴ = θ⁴ + 6θ²σ² + 3σ⁴; a vector's noise is normal.
+    """
+    theta, sigma = 0.5, 0.5
+    (mean, error), (vector, error_of_vector) = estimates(lambda w: w**4, rank, theta, sigma, 3000)
+    assert mean == pytest.approx(4 * theta**3 + 4 * theta * sigma**2 * kurtosis, abs=4 * error)
+    assert error < 0.5
+    smoothed = 4 * theta**3 + 12 * theta * sigma**2
+    assert (abs(mean - smoothed) < 4 * error) == (rank is None), "and no other rank passes for it"
+    assert vector == pytest.approx(smoothed, abs=4 * error_of_vector)
+
+
+@pytest.mark.parametrize("rank", [1, 4, None])
+def test_the_estimate_of_a_quadratic_is_its_gradient_at_every_rank(rank: int | None) -> None:
+    (mean, error), _ = estimates(lambda w: w**2, rank, 0.5, 0.5, 3000)
+    assert mean == pytest.approx(1.0, abs=4 * error)
+
+
+def test_full_rank_estimates_the_smoothed_gradient_of_what_is_no_polynomial() -> None:
+    """E exp(θ + σε) = exp(θ + σ²/2), its own gradient; at rank 1 the estimate is another."""
+    smoothed = float(torch.tensor(0.5 + 0.5**2 / 2).exp())
+    (mean, error), _ = estimates(torch.exp, None, 0.5, 0.5, 3000)
+    assert mean == pytest.approx(smoothed, abs=4 * error)
 
 
 def test_noise_of_low_rank_has_the_identity_for_its_covariance() -> None:

@@ -227,11 +227,21 @@ def test_without_selection_the_dead_stay_dead(preset: dict, tmp_path: Path, monk
         assert event.values["births"] == []
 
 
-def test_one_sequence_to_score_is_too_few_to_know_its_noise(preset: dict, tmp_path: Path) -> None:
+def test_too_few_documents_for_a_test_are_refused_and_the_advice_is_enough(
+    preset: dict, tmp_path: Path, forked: Any
+) -> None:
     preset["method"]["significance"] = 0.05
     preset["evaluate"]["tokens"] = 16
-    with pytest.raises(PresetError, match="leaves one sequence to score"):
-        run(preset, tmp_path / "run")
+    (tmp_path / "few.json").write_text(json.dumps(preset))
+    line = forked("train", tmp_path / "few.json", "--out", tmp_path / "run").error()
+    assert "method.significance=0.05 needs 12 documents to rank and to test members on, and 1 are scored" in line
+    advice = line.rpartition("set ")[2].strip()
+    assert advice.startswith("evaluate.tokens=")
+    assert of(run(preset, tmp_path / "enough", advice), "generation")
+    again = forked("train", tmp_path / "few.json", "data.validation=0.002", "--out", tmp_path / "small").error()
+    assert "set method.significance=null, which replaces without a test, or give more validation data" in again
+    small = [advice, "data.validation=0.002", "method.significance=null"]
+    assert of(run(preset, tmp_path / "untested", *small), "generation")
 
 
 def test_when_all_are_no_numbers_the_run_stops_with_an_error(
@@ -263,7 +273,8 @@ def test_islands_breed_among_their_own_and_migrants_move_on(preset: dict, tmp_pa
 
 
 def test_tournament_with_a_strict_test_spares_members(preset: dict, tmp_path: Path) -> None:
-    preset["method"] |= {"selection": "tournament", "significance": 1e-9, "vary": {}, "noise": 0.0}
+    preset["method"] |= {"selection": "tournament", "significance": 0.001, "vary": {}, "noise": 0.0}
+    preset["evaluate"]["tokens"] = 1000
     events = run(preset, tmp_path / "run")
     spared = [len(event.values["spared"]) for event in of(events, "generation")[:-1]]
     births = [len(event.values["births"]) for event in of(events, "generation")[:-1]]

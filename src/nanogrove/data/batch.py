@@ -102,6 +102,9 @@ class Corpus(Protocol):
     def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """Fixed batches that cover a split without overlap, or about `limit` evenly spread tokens of it."""
 
+    def documents(self, split: str, limit: int | None = None) -> Tensor:
+        """Which document each sequence of `windows` is from, `[N]` int64: scores on two documents are independent."""
+
     def truth(self, split: str, limit: int | None = None) -> Iterator[Tensor] | None:
         """The exact distribution of each target `[B, T, V]` for each batch of `windows`; None where nobody knows it."""
 

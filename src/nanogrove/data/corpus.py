@@ -17,6 +17,8 @@ from nanogrove.data.text import SPLITS, DataConfig
 from nanogrove.data.windows import Shards
 from nanogrove.errors import DataError
 
+STRETCHES = 64  # of a held-out text, taken for independent
+
 
 class TextCorpus:
     """Prepared text as batches of `batch_size` windows of `block_size` tokens; see `Corpus`.
@@ -86,21 +88,46 @@ class TextCorpus:
         with `limit`, evenly spread windows of about that many tokens in all. Of a training split that is still being
         read, what is there. Raises DataError for a split that holds nothing."""
         size = self.length
-        tokens = [source.count(split, 0 if split == "train" else None) for source in self.sources]
-        if max(tokens) < 2:
-            raise DataError(f"the {split} split is empty; this run was made with data.{split}=0")
-        for number, (source, count) in enumerate(zip(self.sources, tokens, strict=True)):
-            chosen = np.arange(-(-max(count - 1, 0) // size))
-            share = None if limit is None else limit * count // sum(tokens)
-            if share is not None and share < len(chosen) * size:
-                whole = max((count - 1) // size, 1)
-                chosen = np.arange(whole)[:: max(1, whole * size // max(share, 1))]
+        for number, (count, chosen) in enumerate(self._chosen(split, limit)):
+            source = self.sources[number]
             for rows in np.split(chosen, range(self.batch_size, len(chosen), self.batch_size)):
                 full = rows[(rows + 1) * size + 1 <= count]
                 if len(full):
                     yield batch_of(source.read(split, full * size, size + 1), np.full(len(full), number))
                 for row in rows[len(full) :].tolist():
                     yield batch_of(source.read(split, np.array([row * size]), count - row * size), np.array([number]))
+
+    def _chosen(self, split: str, limit: int | None) -> list[tuple[int, np.ndarray]]:
+        """Of each source the tokens of a split, and the numbers of the windows that `windows` reads."""
+        size = self.length
+        tokens = [source.count(split, 0 if split == "train" else None) for source in self.sources]
+        if max(tokens) < 2:
+            raise DataError(f"the {split} split is empty; this run was made with data.{split}=0")
+        found = []
+        for count in tokens:
+            chosen = np.arange(-(-max(count - 1, 0) // size))
+            share = None if limit is None else limit * count // sum(tokens)
+            if share is not None and share < len(chosen) * size:
+                whole = max((count - 1) // size, 1)
+                chosen = np.arange(whole)[:: max(1, whole * size // max(share, 1))]
+            found.append((count, chosen))
+        return found
+
+    def documents(self, split: str, limit: int | None = None) -> torch.Tensor:
+        """The document in which each sequence of `windows` begins, numbered through all sources.
+
+        A source that was split by position holds out a stretch of text of few documents, of which others were trained
+        on from their beginning: there it is one of `STRETCHES` equal stretches, longer than what neighbours share.
+        """
+        numbers, before = [], 0
+        for source, (count, chosen) in zip(self.sources, self._chosen(split, limit), strict=True):
+            if source.by_document(self.config.split):
+                number = source.documents(split, chosen * self.length, self.tokenizer.end)
+            else:
+                number = chosen * self.length * STRETCHES // max(count, 1)
+            numbers.append(number + before)
+            before = int(numbers[-1].max(initial=before)) + 1
+        return torch.from_numpy(np.concatenate(numbers))
 
     def truth(self, split: str, limit: int | None = None) -> None:
         """Nobody knows the distribution of a text."""

@@ -310,12 +310,27 @@ class RewardedCorpus:
 
     def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The rows of a split, or evenly spread ones of about `limit` tokens."""
+        rows = self._spread(split, limit)
+        for first in range(0, len(rows), self.batch_size):
+            yield self.batch(rows[first : first + self.batch_size])
+
+    def _spread(self, split: str, limit: int | None) -> np.ndarray:
         rows = self.members(split)
         if limit is not None and limit < len(rows) * self.length:
             count = max(limit // self.length, 1)
             rows = rows[np.arange(count) * len(rows) // count]
-        for first in range(0, len(rows), self.batch_size):
-            yield self.batch(rows[first : first + self.batch_size])
+        return rows
+
+    def documents(self, split: str, limit: int | None = None) -> Tensor:
+        """The prompt of each row, numbered; a row without one is its own, and so are the texts of a pair."""
+        numbers: dict[bytes, int] = {}
+        alone = np.array([self.tokenizer.end]).tobytes()
+        found = []
+        for row in self._spread(split, limit).tolist():
+            prompt = self.tokens[row, : self.start[row]].numpy().tobytes()
+            key = b"row %d" % (row // self.size) if prompt == alone else prompt
+            found.append(numbers.setdefault(key, len(numbers)))
+        return torch.tensor(found)
 
     def truth(self, split: str, limit: int | None = None) -> None:
         """Nobody writes down the distribution of texts."""

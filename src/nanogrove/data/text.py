@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 STREAM = 1 << 25  # bytes of a source from which on it streams
 HELD_OUT = 1 << 17  # tokens of a held-out split of a source that streams
+MANY = 100  # documents from which on `auto` splits by document
 RECENT = 1 << 20  # hashes of documents in a set, ahead of the sorted array that takes less memory
 
 
@@ -98,7 +99,7 @@ def characters_to_split(config: DataConfig, source: Documents) -> int | None:
     documents = characters = 0
     for piece in accepted(config, source, Problems()):
         documents, characters = documents + piece.first, characters + len(piece.text)
-        if config.split == "auto" and documents >= 100:
+        if config.split == "auto" and documents >= MANY:
             return None
     return characters
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from nanogrove.data.batch import permuted, random
 from nanogrove.data.shards import files, read_index
-from nanogrove.data.text import SPLITS
+from nanogrove.data.text import MANY, SPLITS
 from nanogrove.errors import DataError
 
 BLOCK = 1 << 21  # tokens whose windows are shuffled among each other
@@ -72,6 +72,22 @@ class Shards:
                 out[row, filled : filled + len(part)] = part
                 filled += len(part)
         return out
+
+    def by_document(self, split: str) -> bool:
+        """Whether the setting `data.split` let a hash of each document decide, as `characters_to_split` has it."""
+        documents = sum(self.index["splits"][name]["documents"] for name in SPLITS)
+        return split == "document" or (split == "auto" and (self.index["streamed"] or documents >= MANY))
+
+    def documents(self, split: str, starts: np.ndarray, end: int) -> np.ndarray:
+        """How many documents of a split begin at or before each of the rising places `starts [N]`; each begins with
+        `end`."""
+        numbers, before, place = [], 0, 0
+        for chunk in np.split(starts, np.searchsorted(starts, range(BLOCK, int(starts.max(initial=0)) + 1, BLOCK))):
+            stop = int(chunk.max(initial=place - 1)) + 1
+            marks = np.cumsum(self.read(split, np.array([place]), stop - place)[0] == end)
+            numbers.append(before + marks[chunk - place])
+            before, place = before + int(marks[-1]) if len(marks) else before, stop
+        return np.concatenate(numbers)
 
     def epoch(self, size: int) -> int:
         """Training windows of `size` tokens in one pass. Waits for all tokens."""

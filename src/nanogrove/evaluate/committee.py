@@ -19,7 +19,7 @@ from torch import Tensor
 from nanogrove.model import decode as decoding
 from nanogrove.model.gpt import GPT
 from nanogrove.synthetic.examples import Answer, TaskCorpus
-from nanogrove.synthetic.tasks import Task, examples
+from nanogrove.synthetic.tasks import Task
 
 ROUNDING = 0.01  # .67 of three voters are two
 
@@ -250,10 +250,10 @@ class Survey(NamedTuple):
     vote: list[float]
 
 
-def survey(model: GPT, corpus: TaskCorpus, frontier: int, ahead: int, seed: int, at_once: int = 1024) -> Survey:
-    """Greedy answers to `held_out` prompts of each difficulty, from the easiest to `ahead` past the frontier.
+def survey(model: GPT, corpus: TaskCorpus, frontier: int, ahead: int, at_once: int = 1024) -> Survey:
+    """Greedy answers to the validation prompts of each difficulty, from the easiest to `ahead` past the frontier.
 
-    As far as the context holds them. The prompts depend on the seed alone.
+    As far as the context holds them.
     """
     count, task = corpus.config.held_out, corpus.task
     found = Survey([], [], [], [], [])
@@ -261,7 +261,7 @@ def survey(model: GPT, corpus: TaskCorpus, frontier: int, ahead: int, seed: int,
     for difficulty in range(corpus.base[0], frontier + ahead + 1):
         if not corpus.fits(difficulty):
             break
-        prompts = [prompt for prompt, _ in examples(task, difficulty, seed, "exact", range(count))]
+        prompts = [prompt for prompt, _ in corpus.held_out(difficulty, "validation")]
         answers = decode(model, corpus, prompts, difficulty, at_once=at_once)
         majority = elect(answers).answers
         if difficulty <= frontier:

@@ -2,9 +2,10 @@
 
 1. All members take `steps_per_generation` gradient steps on the same batches, each with its own hyperparameters.
 2. Each is scored on the same sequences of the validation split (`fitness`). The test split is read once, at the end.
-3. Members are replaced by better ones, by truncation or tournament, where the difference exceeds the score's noise.
-   A child copies its parent's weights and moments, may be crossed with a second parent, is mutated by noise scaled to
-   each tensor, and explores its parent's hyperparameters.
+3. Members are replaced by better ones, by truncation or tournament: they are ranked on one half of the documents that
+   were scored, and replaced where the difference exceeds its noise on the other half (`evaluate/selection.py`). A child
+   copies its parent's weights and moments, may be crossed with a second parent, is mutated by noise scaled to each
+   tensor, and explores its parent's hyperparameters.
 
 Each member keeps its slot on the population axis, and each birth gets a number, so the record holds a genealogy.
 `islands` select among their own only; every `migrate_every` generations the best of each goes to the next one, where
@@ -19,7 +20,7 @@ significance is ours: there a member is replaced whatever the noise.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -30,7 +31,16 @@ from nanogrove.data.batch import Corpus, derived_seed, random
 from nanogrove.errors import DivergedError, PresetError
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess
-from nanogrove.evaluate.selection import exceeds_noise, ranked, significant, tournament, truncation
+from nanogrove.evaluate.selection import (
+    Replacements,
+    documents_needed,
+    halves,
+    ranked,
+    significant,
+    standard_error,
+    tournament,
+    truncation,
+)
 from nanogrove.model.gpt import LOGITS, ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.breeding import (
@@ -68,7 +78,7 @@ class Config(FitnessConfig):
     parents: float = Field(0.25, gt=0, lt=1, description="truncation: share of an island, its best")
     tournament_size: int = Field(2, ge=2)
     significance: float | None = Field(
-        0.05, gt=0, lt=0.5, description="replace only where chance is less likely to make the difference; null: always"
+        0.05, ge=0.001, lt=0.5, description="most likely a generation replaces one that is no worse; null: no test"
     )
     noise: float = Field(0.0, ge=0, allow_inf_nan=False, description="of a child's weights, over their RMS")
     crossover: Crossover | None = Field(None, description="how a child is mixed with a second parent")
@@ -117,6 +127,12 @@ class Config(FitnessConfig):
         return self.generations * self.steps_per_generation
 
     @property
+    def replacements(self) -> int:
+        """The most replacements that selection tests in one generation."""
+        size = self.population_size // self.islands
+        return self.islands * (self.counts[0] if self.selection == "truncation" else size - self.elites)
+
+    @property
     def counts(self) -> tuple[int, int]:
         """How many members of an island truncation replaces, and by how many."""
         size = self.population_size // self.islands
@@ -132,7 +148,75 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     """Yields `step` events, and ahead of the last one of a generation `eval` and `generation`."""
     model = state.model.config
     fitness = config.find_fitness(corpus, model.block_size, plan.allow_code)
+    check_documents(config, corpus, plan.evaluate_tokens)
     yield from _Evolution(state, corpus, plan, config, fitness).events()
+
+
+def check_documents(config: Config, corpus: Corpus, limit: int | None) -> None:
+    """Raises PresetError where so few documents are scored that no difference could pass the test of significance."""
+    if config.significance is None or config.selection == "none":
+        return
+    needed = documents_needed(config.replacements, config.significance)
+
+    def count(limit: int | None) -> int:
+        return len(np.unique(corpus.documents("validation", limit).numpy()))
+
+    scored = count(limit)
+    if scored >= needed:
+        return
+    cure = "method.significance=null, which replaces without a test, or give more validation data"
+    if limit is not None and count(None) >= needed:
+        while count(limit) < needed:
+            limit *= 2
+        cure = f"evaluate.tokens={limit}"
+    raise PresetError(
+        f"method.significance={config.significance:g} needs {needed} documents to rank and to test members on, and "
+        f"{scored} are scored; set {cure}"
+    )
+
+
+class Choice(NamedTuple):
+    """Who is replaced by whom, who may be second parent of each child, and who is spared for want of significance."""
+
+    parents: Replacements
+    pools: dict[int, list[int]]
+    spared: list[int]
+
+
+def choose(config: Config, samples: Tensor, documents: Tensor, seed: int, generation: int) -> Choice:
+    """Selection by scores `samples [P, N]` of sequences from `documents [N]`; draws depend on (seed, generation).
+
+    Members without a finite score are replaced untested, by the best of their island, and of a dead island by the best
+    of all.
+    """
+    finite = samples.isfinite().all(1)
+    ranking, tests = torch.ones_like(documents, dtype=torch.bool), None
+    if config.significance is not None:
+        ranking, tests = halves(documents, random(seed, "halves", generation))
+    scores = samples[:, ranking].mean(1).where(finite, torch.inf)
+    size = config.population_size // config.islands
+    orders = [ranked(range(first, first + size), scores) for first in range(0, config.population_size, size)]
+    best = ranked([order[0] for order in orders], scores)[0]
+    replaced, parents = config.counts
+    tested, dead, pools = Replacements(), Replacements(), dict[int, list[int]]()
+    for number, order in enumerate(orders):
+        alive = [member for member in order if finite[member]]
+        dead |= {member: (alive or [best])[0] for member in order[len(alive) :]}
+        generator = random(seed, "select", generation, number)
+        if config.selection == "truncation":
+            pool = alive[:parents]
+            chosen = truncation(order, replaced, len(pool), generator) if alive else {}
+        else:
+            pool = alive
+            chosen = tournament(order, config.elites, config.tournament_size, generator) if alive else {}
+        dead |= {member: parent for member, parent in chosen.items() if not finite[member] and finite[parent]}
+        tested |= {member: parent for member, parent in chosen.items() if finite[member] and finite[parent]}
+        pools |= dict.fromkeys(order, pool)
+    spared: list[int] = []
+    if tests is not None and config.significance is not None:
+        generator = random(seed, "significance", generation)
+        tested, spared = significant(tested, samples[:, tests], documents[tests], config.significance, generator)
+    return Choice(dead | tested, pools, spared)
 
 
 @dataclass
@@ -149,8 +233,10 @@ class _Evolution:
     config: Config
     fitness: Fitness
     notes: dict[str, Any] = field(init=False)
+    documents: Tensor = field(init=False)  # of the sequences that are scored, [N]
 
     def __post_init__(self) -> None:
+        self.documents = self.corpus.documents("validation", self.plan.evaluate_tokens)
         self.notes = self.state.notes
         if not self.notes:
             size, seed = self.config.population_size, self.plan.seed
@@ -197,8 +283,6 @@ class _Evolution:
         state, notes = self.state, self.notes
         clock = [time.perf_counter()]
         events, samples = self.assessed()
-        if self.config.significance is not None and samples.shape[1] < 2:
-            raise PresetError("evaluate.tokens leaves one sequence to score, whose noise nobody knows; set it higher")
         yield from events  # the best is kept as it was scored
         clock.append(time.perf_counter())
         apart = self.diversity() if self.plan.ranks.first else {}
@@ -208,7 +292,7 @@ class _Evolution:
             "generation": state.round,
             "members": list(notes["members"]),
             "score": events[0].values["score"],
-            "error": (samples.std(1) / samples.shape[1] ** 0.5).tolist(),
+            "error": standard_error(samples, self.documents).tolist(),
             "values": {name: list(values) for name, values in notes["values"].items()},
             "distance": apart,
             **(self.breed(samples) if state.step < self.plan.steps else {}),
@@ -243,47 +327,13 @@ class _Evolution:
         if self.config.selection == "none":
             return told
         size = self.config.population_size // self.config.islands
-        islands = [list(range(first, first + size)) for first in range(0, self.config.population_size, size)]
+        islands = [range(first, first + size) for first in range(0, self.config.population_size, size)]
         orders = [ranked(members, scores) for members in islands]
-        alive = [[member for member in order if member not in diverged] for order in orders]
-        best = ranked([order[0] for order in orders], scores)[0]
-        parents: dict[int, int] = {}
-        pools: dict[int, list[int]] = {}  # of second parents
-        spared: list[int] = []
-        for number, (order, living) in enumerate(zip(orders, alive, strict=True)):
-            generator = random(self.plan.seed, "select", self.state.round, number)
-            chosen, pool, kept = self.select(order, living, samples, generator) if living else ({}, [], [])
-            chosen |= {member: (living or [best])[0] for member in order[len(living) :] if member not in chosen}
-            parents |= chosen
-            pools |= dict.fromkeys(chosen, pool)
-            spared += kept
-        migrants = self.migrants(orders, alive)
-        told["spared"] = [owners[member] for member in spared if member not in migrants]
-        told["births"] = self.replace(parents | migrants, pools, migrants)
+        chosen = choose(self.config, samples, self.documents, self.plan.seed, self.state.round)
+        migrants = self.migrants(orders, [[m for m in order if m not in diverged] for order in orders])
+        told["spared"] = [owners[member] for member in chosen.spared if member not in migrants]
+        told["births"] = self.replace(chosen.parents | migrants, chosen.pools, migrants)
         return told
-
-    def select(
-        self, order: list[int], alive: list[int], samples: Tensor, generator: np.random.Generator
-    ) -> tuple[dict[int, int], list[int], list[int]]:
-        """Who on one island is replaced by whom, who may be second parent, and who was spared.
-
-        `alive` are those of `order` with a finite score, the first ones.
-        """
-        config = self.config
-        replaced, parents = config.counts
-        if config.selection == "truncation":
-            pool = alive[:parents]
-            chosen = truncation(order, replaced, len(pool), generator)
-        else:
-            pool, chosen = alive, tournament(order, config.elites, config.tournament_size, generator)
-        chosen = {member: parent for member, parent in chosen.items() if parent in alive}
-        if config.significance is None:
-            return chosen, pool, []
-        level = config.significance
-        kept, spared = significant(
-            chosen, lambda better, worse: worse not in alive or exceeds_noise(samples, better, worse, level)
-        )
-        return kept, pool, spared
 
     def migrants(self, orders: list[list[int]], alive: list[list[int]]) -> dict[int, int]:
         """The worst of each island and the best of the one before it, which takes its place, where it is time."""

@@ -35,13 +35,13 @@ from nanogrove.evaluate.loss import evaluate_split, mean_nll
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.synthetic.examples import Mixture, Rows, TaskCorpus
-from nanogrove.synthetic.tasks import examples
 from nanogrove.train.checkpoint import load_population
 from nanogrove.train.fit import Plan
 from nanogrove.train.members import fit_members
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
 
 AHEAD = 2  # difficulties past the hardest opened one that are measured too
+FEW = 5  # validation prompts of a difficulty, on which agreement may fall by one prompt alone
 REPLAYED = 200  # labels of each round, at most, on which the guard watches the loss
 Pairs = list[tuple[str, str]]
 
@@ -310,7 +310,7 @@ class _Rounds:
     def answered(self, difficulty: int, count: int, slot: int) -> tuple[Pairs, dict[str, Any]]:
         """Labels for `count` new prompts of a difficulty: those kept, and how all of them did, for the record."""
         config, model, seed = self.config, self.state.model, self.plan.seed
-        questions = examples(self.corpus.task, difficulty, seed, f"round-{slot + 1}", range(count))
+        questions = self.corpus.examples(difficulty, "train", f"round-{slot + 1}", range(count))
         prompts = [prompt for prompt, _ in questions]  # the true answers are not looked at
         samples = []
         for sample in range(config.self_consistency or 1):
@@ -364,8 +364,7 @@ class _Rounds:
         ahead = max(AHEAD, config.lengths)
         if not number:  # what the base can do without rounds, as far as they are to reach
             ahead = max(ahead, config.target(self.corpus.base[1]) - frontier)
-        model, seed = self.state.model, self.plan.seed
-        look = partial(committee.survey, model, self.corpus, frontier, ahead, seed, config.decode_batch)
+        look = partial(committee.survey, self.state.model, self.corpus, frontier, ahead, config.decode_batch)
         found = committee.Survey(*self.plan.ranks.told(look))
         values = {"round": number, "frontier": frontier, **found._asdict()}
         return Event("exact", self.state.step, values, {"survey": time.perf_counter() - began}), found
@@ -400,8 +399,9 @@ class _Rounds:
         config, notes, now = self.config, self.notes, agreements(survey)
         new = [d for d in notes["current"]["difficulties"] if d > notes["frontier"]]
         for difficulty, before in notes["firmest"].items():
-            after = now.get(difficulty, before)
-            if int(difficulty) <= notes["frontier"] and before - after > config.guard_drop:
+            after, prompts = now.get(difficulty, before), self.corpus.held_out(int(difficulty), "validation")
+            opened = int(difficulty) <= notes["frontier"]
+            if opened and before - after > config.guard_drop and len(set(prompts)) >= FEW:
                 return f"agreement at difficulty {difficulty} fell from {before:.2f} to {after:.2f}"
         for difficulty in new:
             after = now.get(str(difficulty), 1.0)

@@ -4,14 +4,14 @@ Every sequence begins with `<|endoftext|>`, so that the first token is predicted
 nothing: the inputs are that and the first T − 1 of its T tokens, the targets its T tokens, of which all or only the
 last are scored. Tokens are written as numbers, `12 7 0 3`.
 
-Training batches are fresh at every step, or from a fixed set of sequences read in a new order each epoch. Validation
-and test sequences are drawn from seeds of their own.
+Training batches are fresh at every step, or from a fixed set of sequences read in a new order each epoch. How held-out
+sequences are drawn, and which of them are trained on, is told in `synthetic/splits.py`.
 """
 
-import copy
 import hashlib
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -25,9 +25,11 @@ from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanogrove.errors import DataError
 from nanogrove.synthetic.rhm import RandomHierarchyModel
 from nanogrove.synthetic.rlm import RandomLanguageModel
+from nanogrove.synthetic.splits import distinct, expected_overlap, independent, overlap
 from nanogrove.synthetic.tree import TreeGrammar
 
 SHOWN_TREES = 3  # in the record, for the report
+FRESH = (10_000, 100_000, 1_000_000)  # sequences for which the expected overlap is told
 LARGEST_TREE = 32  # leaves of a tree that is still worth drawing
 
 
@@ -103,25 +105,26 @@ class GrammarCorpus:
                 f"({grammar.s}^{grammar.L}); set model.block_size={self.length}"
             )
         self.tokenizer = number_tokenizer(grammar.v)
-        self.training = None if config.training_set is None else grammar.sample(config.training_set)
         self.windows_per_epoch = config.training_set
-        self.held_out: dict[str, TreeGrammar] = {}
-        for split in ("validation", "test"):
-            self.held_out[split] = copy.copy(grammar)
-            self.held_out[split].seed_samples = int(random(grammar.seed_samples, split).integers(1 << 62))
+        if isinstance(grammar, RandomHierarchyModel) and config.training_set is not None:
+            by_prefix = config.targets == "last"
+            self.sequences = distinct(grammar, config.training_set, config.held_out, by_prefix)
+        else:
+            self.sequences = independent(grammar, config.training_set, config.held_out)
         self._truths: dict[tuple[str, int], list[Tensor]] = {}
 
     def batches(self, step: int) -> Batch:
         """Batch number `step`, a pure function of the seeds and the step."""
-        if self.training is None:
+        training = self.sequences.get("train")
+        if training is None:
             return self._batch(self.grammar.sample(self.batch_size, step))
         number = torch.arange(step * self.batch_size, (step + 1) * self.batch_size).numpy()
-        count = len(self.training)
+        count = len(training)
         rows = number.copy()
         for epoch in sorted(set((number // count).tolist())):
             mine = number // count == epoch
             rows[mine] = permuted(number[mine] % count, count, random(self.seed, "order", epoch))
-        return self._batch(self.training[torch.from_numpy(rows)])
+        return self._batch(training[torch.from_numpy(rows)])
 
     def _batch(self, sequences: Tensor) -> Batch:
         start = torch.full_like(sequences[:, :1], self.tokenizer.end)
@@ -132,17 +135,20 @@ class GrammarCorpus:
         return Batch.uniform(inputs, sequences, mask, torch.zeros(len(sequences), dtype=torch.int64))
 
     def _sequences(self, split: str, limit: int | None) -> Tensor:
-        count = self.config.held_out if split != "train" else self.windows_per_epoch or self.config.held_out
+        drawn = self.sequences.get(split)
+        count = self.config.held_out if drawn is None else len(drawn)
         if limit is not None:
             count = max(min(count, limit // self.length), 2)
-        if split == "train":
-            return self.grammar.sample(count)
-        return self.held_out[split].sample(count)
+        return self.grammar.sample(count) if drawn is None else drawn[:count]
 
     def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The sequences of a split, or as many as make about `limit` tokens; of an endless training split the first."""
         for rows in torch.split(self._sequences(split, limit), self.batch_size):
             yield self._batch(rows)
+
+    def documents(self, split: str, limit: int | None = None) -> Tensor:
+        """Each sequence is drawn by itself."""
+        return torch.arange(len(self._sequences(split, limit)))
 
     def truth(self, split: str, limit: int | None = None) -> Iterator[Tensor]:
         """The exact p(x_t | x_<t) `[B, T, V]` for each batch of `windows`; computed once a split, kept in float32."""
@@ -153,10 +159,32 @@ class GrammarCorpus:
             self._truths[key] = [self.grammar.next_token_distributions(piece).float() for piece in pieces]
         return iter(self._truths[key])
 
-    def describe(self) -> dict[str, Any]:
-        """Sequences and tokens, a digest of the settings, and the losses every curve is held against, nats.
+    @cached_property
+    def _fingerprint(self) -> str:
+        """A digest of the settings and, where splits depend on each other, of their sequences."""
+        digest = hashlib.sha256(self.config.model_dump_json().encode())
+        if isinstance(self.grammar, RandomHierarchyModel) and "train" in self.sequences:
+            for sequences in self.sequences.values():
+                digest.update(sequences.numpy().tobytes())
+        return digest.hexdigest()[:32]
 
-        Those of predictors that know their position and see no token, or one, over the tokens that are scored.
+    @cached_property
+    def overlap(self) -> dict[str, dict[str, float]]:
+        """Which held-out sequences are trained on.
+
+        `overlap` of a training set: shares of the test `sequences`, and of their `prefixes` of all but the last token,
+        that stand in it. `expected_overlap` of fresh sequences at every step: the share of the test sequences that
+        are among so many of them, on average.
+        """
+        test = self.sequences["test"]
+        if "train" in self.sequences:
+            return {"overlap": overlap(self.sequences["train"], test)}
+        return {"expected_overlap": {f"{n}": expected_overlap(self.grammar, test, n) for n in FRESH}}
+
+    def describe(self) -> dict[str, Any]:
+        """Sequences and tokens, a digest, overlaps of splits, and the losses every curve is held against, nats.
+
+        The latter are those of predictors that know their position and see no token, or one, over the scored tokens.
         """
         grammar, last = self.grammar, self.config.targets == "last"
         scored = [grammar.T - 1] if last else list(range(grammar.T))
@@ -166,7 +194,8 @@ class GrammarCorpus:
         return {
             "documents": self.windows_per_epoch,
             "train_tokens": self.windows_per_epoch and self.windows_per_epoch * self.length,
-            "fingerprint": hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()[:32],
+            "fingerprint": self._fingerprint,
+            **self.overlap,
             "uniform_loss": math.log(grammar.v),
             "unigram_loss": sum(unigram) / len(scored),
             "bigram_loss": sum(bigram) / len(scored),

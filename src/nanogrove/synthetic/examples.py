@@ -3,12 +3,18 @@
 An example is `prompt answer <|endoftext|>`, a row by itself, filled up on the right with `<|endoftext|>`. The answer
 and the mark that ends it are scored; the prompt, whose digits nobody can predict, and the filling are not. Rows are as
 wide as the longest that their phase can hold, not as the model's context.
+
+Which prompts are held out is decided by a hash of the prompt: of each difficulty those with the lowest hashes, about a
+tenth, are test prompts, the next tenth validation prompts, and no other purpose draws them, neither training nor the
+rounds of self-improvement. Where a difficulty has few prompts (ten of one digit), so have its splits, of which each has
+one at least, and examples of a split come up again.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from functools import partial
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -19,10 +25,16 @@ from torch import Tensor
 from nanogrove.data.batch import Batch, random
 from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.errors import DataError
-from nanogrove.synthetic.tasks import Task, examples, find_task
+from nanogrove.synthetic.tasks import Task, drawn, examples, find_task
 
 Answer = str | None
 """What was written behind a prompt, up to the end mark; None without one, or with a token that stands for nothing."""
+HeldOut = Literal["validation", "test"]
+Side = Literal["train"] | HeldOut
+HELD_OUT: tuple[HeldOut, ...] = ("validation", "test")
+SPLIT_RULE = "held out by the hash of the prompt"  # part of the fingerprint
+SHARE = 0.1  # of a difficulty's prompts, in each of the two held-out splits
+SAMPLED = 200  # examples of a difficulty whose hashes tell where its splits end
 _END = "\0"  # stands for the end mark while rows are text
 
 
@@ -114,6 +126,8 @@ class TaskCorpus:
         self._ids[ord(_END)] = self.tokenizer.end
         self._symbols = np.full(self.tokenizer.vocab_size, _END, dtype="<U1")
         self._symbols[list(ids.values())] = list(ids)
+        self._ends: dict[int, tuple[int, int]] = {}  # of each difficulty the highest hash of test and of validation
+        self._held_out: dict[tuple[int, str], list[tuple[str, str]]] = {}
 
     def check_fits(self, difficulty: int) -> None:
         """Raises DataError when the longest example of this difficulty is longer than the context."""
@@ -132,11 +146,44 @@ class TaskCorpus:
             return False
         return True
 
+    def belongs(self, side: Side, difficulty: int, prompt: str) -> bool:
+        """Whether the hash of a prompt of this difficulty puts it on this side."""
+        if difficulty not in self._ends:
+            self._ends[difficulty] = self._sampled(difficulty)
+        test, validation = self._ends[difficulty]
+        hashed = self._hash(prompt)
+        return side == ("test" if hashed <= test else "validation" if hashed <= validation else "train")
+
+    def _sampled(self, difficulty: int) -> tuple[int, int]:
+        """Where the splits of a difficulty end: tenths of the different prompts among `SAMPLED` examples."""
+        some = examples(self.task, difficulty, self.seed, "split", range(SAMPLED))
+        hashes = sorted({self._hash(prompt) for prompt, _ in some})
+        count = max(round(SHARE * len(hashes)), 1)
+        if len(hashes) <= 2 * count:
+            raise DataError(
+                f"{self.task.name}: difficulty {difficulty} has {len(hashes)} prompts, too few for three splits"
+            )
+        return hashes[count - 1], hashes[2 * count - 1]
+
+    def _hash(self, prompt: str) -> int:
+        return int.from_bytes(hashlib.blake2b(f"{self.seed} {prompt}".encode(), digest_size=8).digest(), "big")
+
+    def examples(self, difficulty: int, side: Side, purpose: str, numbers: range) -> list[tuple[str, str]]:
+        """Examples of one side by their numbers, each a function of (seed, purpose, difficulty, number) alone."""
+        return examples(self.task, difficulty, self.seed, purpose, numbers, partial(self.belongs, side, difficulty))
+
+    def held_out(self, difficulty: int, split: HeldOut) -> list[tuple[str, str]]:
+        """The `held_out` examples of a difficulty in a held-out split."""
+        key = difficulty, split
+        if key not in self._held_out:
+            self._held_out[key] = self.examples(difficulty, split, split, range(self.config.held_out))
+        return self._held_out[key]
+
     def draw(self, step: int, count: int, *member: int) -> list[tuple[str, str]]:
         """`count` base examples for a step, and for a member of a population: a pure function of these."""
         generator = random(self.seed, "base", step, *member)
         difficulties = generator.integers(self.base[0], self.base[1] + 1, size=count).tolist()
-        return [self.task.example(difficulty, generator) for difficulty in difficulties]
+        return [drawn(self.task, d, generator, partial(self.belongs, "train", d)) for d in difficulties]
 
     def rows(self, pairs: Sequence[tuple[str, str]], width: int) -> Rows:
         """Prompts with their answers as rows of `width` + 1 tokens, `width` at least their longest."""
@@ -171,28 +218,48 @@ class TaskCorpus:
 
         Train examples are fresh at every step; its split is as many of the same kind.
         """
-        pairs = [
-            pair
-            for difficulty in range(self.base[0], self.base[1] + 1)
-            for pair in examples(self.task, difficulty, self.seed, split, range(self.config.held_out))
-        ]
+        pairs = self._pairs(split, limit)
+        for first in range(0, len(pairs), self.batch_size):
+            yield self.rows(pairs[first : first + self.batch_size], self.length).batch()
+
+    def _pairs(self, split: str, limit: int | None) -> list[tuple[str, str]]:
+        pairs = []
+        for difficulty in range(self.base[0], self.base[1] + 1):
+            if split == "train":
+                pairs += self.examples(difficulty, "train", split, range(self.config.held_out))
+            else:
+                pairs += self.held_out(difficulty, cast(HeldOut, split))
         if limit is not None and limit < len(pairs) * self.length:
             count = max(limit // self.length, 1)
             pairs = [pairs[i * len(pairs) // count] for i in range(count)]
-        for first in range(0, len(pairs), self.batch_size):
-            yield self.rows(pairs[first : first + self.batch_size], self.length).batch()
+        return pairs
+
+    def documents(self, split: str, limit: int | None = None) -> Tensor:
+        """The prompt of each example, numbered: the same question twice is one."""
+        numbers: dict[str, int] = {}
+        return torch.tensor([numbers.setdefault(p, len(numbers)) for p, _ in self._pairs(split, limit)])
 
     def truth(self, split: str, limit: int | None = None) -> None:
         """Nobody writes down the distribution of a task's answers."""
 
     def describe(self) -> dict[str, Any]:
-        """The task, its base difficulties and a digest of the settings."""
+        """The task, its base difficulties, how many different prompts each holds out, and a digest."""
+        prompts = {
+            split: [
+                len({prompt for prompt, _ in self.held_out(difficulty, split)})
+                for difficulty in range(self.base[0], self.base[1] + 1)
+            ]
+            for split in HELD_OUT
+        }
+        settings = f"{SPLIT_RULE} {self.config.model_dump_json()}"
         return {
             "documents": None,
             "train_tokens": None,
             "task": self.task.name,
             "base": list(self.base),
-            "fingerprint": hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()[:32],
+            "held_out_examples": self.config.held_out,
+            "held_out_prompts": prompts,
+            "fingerprint": hashlib.sha256(settings.encode()).hexdigest()[:32],
         }
 
     def bytes_per_token(self, split: str) -> None:

@@ -11,7 +11,9 @@ all v^s.
 """
 
 import math
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,6 +67,49 @@ class RandomHierarchyModel(TreeGrammar):
 
     def _expand(self, level: int, symbols: Tensor, draws: Tensor) -> Tensor:
         return self.rules[level][symbols, (draws * self.m) >> BITS]
+
+    @cached_property
+    def _num_nodes(self) -> int:
+        """Symbols above the text, each of which is a choice among m synonyms."""
+        return (self.T - 1) // (self.s - 1)
+
+    @cached_property
+    def num_derivations(self) -> int:
+        """v·m^((s^L − 1)/(s − 1)), as many as there are sequences, all equally likely.
+
+        Where these are beyond 2^62, the derivations of as many nodes from the root down as stay below.
+        """
+        return int(self.v * self.m**self._num_numbered)
+
+    @cached_property
+    def _num_numbered(self) -> int:
+        """Nodes whose synonyms a number in 62 bits tells."""
+        if self.m == 1:
+            return self._num_nodes
+        nodes = 0
+        while nodes < self._num_nodes and self.v * self.m ** (nodes + 1) <= 1 << 62:
+            nodes += 1
+        return nodes
+
+    def derive(self, numbers: np.ndarray, generator: np.random.Generator) -> Tensor:
+        """Sequences [N, T] of the derivations `numbers` [N] below `num_derivations`; other numbers give other texts.
+
+        Synonyms of nodes that a number does not tell, in grammars beyond 2^62, are drawn from `generator`. Raises
+        DataError for more sequences than memory holds.
+        """
+        within_memory(f"{len(numbers):,} derivations", 8 * len(numbers) * (1 + 4 * self._num_nodes))
+        choices = np.empty((len(numbers), self._num_nodes), dtype=np.int64)
+        rest, roots = np.divmod(numbers, self.v)
+        for node in range(self._num_numbered):
+            rest, choices[:, node] = np.divmod(rest, self.m)
+        drawn = choices[:, self._num_numbered :]
+        drawn[:] = generator.integers(self.m, size=drawn.shape)
+        symbols, first = torch.from_numpy(roots)[:, None], 0
+        for level in range(self.L):
+            after = first + self.s**level
+            symbols = self.rules[level][symbols, torch.from_numpy(choices[:, first:after])].flatten(1)
+            first = after
+        return symbols
 
     @property
     def _width(self) -> int:

@@ -14,7 +14,7 @@ arXiv 2502.01612; where ours differ, the module of the task says so. One charact
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -81,13 +81,31 @@ def find_task(name: str, **options: Any) -> Task:
     return cast(Task, make(**options))
 
 
-def examples(task: Task, difficulty: int, seed: int, purpose: str, indices: Iterable[int]) -> list[tuple[str, str]]:
+def examples(
+    task: Task,
+    difficulty: int,
+    seed: int,
+    purpose: str,
+    indices: Iterable[int],
+    accept: Callable[[str], bool] = lambda prompt: True,
+) -> list[tuple[str, str]]:
     """Prompts and answers by their numbers, each a function of (seed, purpose, difficulty, number) alone.
 
-    `purpose` keeps streams apart, such as `train` and `test`; the same question can still come up in both, and does
-    where few exist. Raises DataError for a difficulty out of range.
+    Of the examples drawn for a number, the first whose prompt `accept` takes. `purpose` keeps streams apart, such as
+    `round-1` and `test`; the same question can still come up in both, and does where few exist, unless `accept` tells
+    them apart. Raises DataError for a difficulty out of range.
     """
-    return [task.example(difficulty, random(seed, purpose, difficulty, index)) for index in indices]
+    return [drawn(task, difficulty, random(seed, purpose, difficulty, index), accept) for index in indices]
+
+
+def drawn(
+    task: Task, difficulty: int, generator: np.random.Generator, accept: Callable[[str], bool]
+) -> tuple[str, str]:
+    """The first example from a generator whose prompt is accepted."""
+    while True:
+        prompt, answer = task.example(difficulty, generator)
+        if accept(prompt):
+            return prompt, answer
 
 
 def digits(count: int, generator: np.random.Generator) -> str:

@@ -14,7 +14,7 @@ ROW = 50  # predictions of a sequence
 
 
 def predictions(count: int, seed: int, factor: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Confidence and outcomes of `count` tokens drawn from a model's own probabilities, its logits then multiplied."""
+    """Confidence and outcomes of `count` tokens drawn from a model's probabilities, its logits then multiplied."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2.0 * torch.randn(count, 32, generator=generator)
     targets = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
@@ -96,6 +96,6 @@ def test_blocks_are_of_neighbours_and_of_one_size(rows: int) -> None:
 def test_one_unit_says_nothing_and_the_same_data_say_the_same() -> None:
     sure, right = predictions(100, 0)
     assert debiased_error(right - sure, equal_mass(sure), torch.zeros(100, dtype=torch.int64)) is None
-    found = torch.stack([sure, sure, right, right], -1)
-    assert summary(found, torch.zeros(100, dtype=torch.int64))["ece_debiased"] is None
+    figures = torch.stack([sure, sure, right, right], -1)
+    assert summary(figures, torch.zeros(100, dtype=torch.int64))["ece_debiased"] is None
     assert measured(1000, 3) == measured(1000, 3)

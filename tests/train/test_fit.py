@@ -95,18 +95,18 @@ def test_every_schedule_is_continuous_falls_and_ends_at_its_last_rate() -> None:
         config = ScheduleConfig(name=name, warmup=warmup, decay=decay, final=final, steps=horizon)
         factors = [schedule(config, steps)(step) for step in range(steps + 3)]
         last, peak = (horizon or steps) - 1, max(warmup - 1, 0)
-        said = (config, steps)
-        assert all(0 <= factor <= 1 for factor in factors), said
-        assert factors[:warmup] == [(step + 1) / warmup for step in range(min(warmup, steps + 3))], said
+        case = (config, steps)
+        assert all(0 <= factor <= 1 for factor in factors), case
+        assert factors[:warmup] == [(step + 1) / warmup for step in range(min(warmup, steps + 3))], case
         fell = [a - b for a, b in itertools.pairwise(factors[peak:])]
-        assert all(difference >= 0 for difference in fell), said
+        assert all(difference >= 0 for difference in fell), case
         if last > peak:
-            assert factors[min(last, steps + 2)] == final or last > steps + 2, said
-            assert factors[last + 1 :] == [final] * len(factors[last + 1 :]), said
+            assert factors[min(last, steps + 2)] == final or last > steps + 2, case
+            assert factors[last + 1 :] == [final] * len(factors[last + 1 :]), case
             span = last - peak if name == "cosine" else min(decay * (horizon or steps), last - peak)
             steepest = (1 - final) / span * (math.pi / 2 if name == "cosine" else 1)
-            assert max(fell, default=0) <= min(steepest, 1 - final) + 1e-12, said
-            assert peak >= len(factors) or factors[peak] == 1, said
+            assert max(fell, default=0) <= min(steepest, 1 - final) + 1e-12, case
+            assert peak >= len(factors) or factors[peak] == 1, case
 
 
 def test_the_last_update_has_the_last_rate() -> None:

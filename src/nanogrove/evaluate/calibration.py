@@ -133,13 +133,13 @@ def calibration_error(table: dict[str, list[Any]]) -> float:
     return float(sum(gaps) / max(sum(table["count"]), 1))
 
 
-def summary(found: Tensor, unit: Tensor) -> dict[str, Any]:
+def summary(outcome: Tensor, unit: Tensor) -> dict[str, Any]:
     """The figures of `outcomes`, `[N, 4]`: means, the ECEs, the debiased one with its interval, and reliability tables.
 
     `unit [N]` is the block that each belongs to.
     """
-    nll, confidence, accuracy, brier = found.mean(0).tolist()
-    sure, right = found[:, 1].contiguous(), found[:, 2].contiguous()
+    nll, confidence, accuracy, brier = outcome.mean(0).tolist()
+    sure, right = outcome[:, 1].contiguous(), outcome[:, 2].contiguous()
     tables = {
         name: reliability(sure, right, bins(sure)) for name, bins in (("width", equal_width), ("mass", equal_mass))
     }
@@ -209,8 +209,8 @@ def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: i
     length = torch.cat(lengths)
     block = blocks(len(length))
     figures = {
-        name: {when: summary(torch.cat(parts), unit) for when, parts in zip(("before", "after"), found, strict=True)}
-        for name, found, unit in (("tokens", tokens, block.repeat_interleave(length)), ("sequences", sequences, block))
+        name: {when: summary(torch.cat(parts), unit) for when, parts in zip(("before", "after"), rows, strict=True)}
+        for name, rows, unit in (("tokens", tokens, block.repeat_interleave(length)), ("sequences", sequences, block))
     }
     return {
         "split": split,

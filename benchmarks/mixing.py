@@ -1,20 +1,24 @@
 """Where adaptive strategies spend tokens, and whether it pays: three sources, of which one is worth learning.
 
-    python benchmarks/mixing.py --out FOLDER [--seeds 0 1 2] [--steps 800] [KEY=VALUE …]
+    python benchmarks/mixing.py [KEY=VALUE …] --out FOLDER [--seeds 0 1 …] [--steps 400 …] [--strategies odm …]
 
 Sources, in bytes: Python's own library, random bytes, and one sentence again and again. Each strategy trains the same
-model for as many tokens as uniform mixing does; told are the share of all tokens that each source was given, and the
-loss on held-out text of the library, over that of uniform mixing. `excess_loss` is over the uniform run of its seed.
+model for as many tokens as uniform mixing does. Printed for each budget are the share of all tokens that each source
+was given, and the loss on held-out text of the library less that of uniform mixing of the same seed: its mean over
+seeds with a 95 % interval (Student's t), and the value of each seed. `excess_loss` is over the uniform run of its seed.
 `library alone` trains on nothing else: what could be had at best. Runs lie in FOLDER; one that is there is only read.
 """
 
 import argparse
+import itertools
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from nanogrove import lab
 from nanogrove.language_model import load
@@ -25,12 +29,13 @@ from nanogrove.train.source_weights import reference_losses
 
 SENTENCE = "the quick brown fox jumps over the lazy dog and goes home.\n"
 SIZE = 4_000_000  # bytes of noise and of sentences
+STRATEGIES = ("loss", "learning_progress", "odm", "excess_loss", "library alone")
+HELD_OUT = 100_000  # tokens on which a model is scored, all sources together
 
 
 def preset(folder: Path, seed: int, steps: int, adaptive: dict[str, Any] | None, alone: bool) -> dict[str, Any]:
     """A small model of the three sources, or of the library alone."""
     others = [] if alone else [str(folder / "noise.txt"), str(folder / "sentence.txt")]
-    interval = steps * 32 * 128 // 20
     return {
         "name": "mixing",
         "seed": seed,
@@ -41,13 +46,17 @@ def preset(folder: Path, seed: int, steps: int, adaptive: dict[str, Any] | None,
         "schedule": {"name": "wsd", "warmup": 10, "decay": 0.5, "final": 0.0},
         "evaluate": {"every": 10**6, "tokens": 50_000},
         "sample": {"tokens": 0},
-        "method": {"name": "pretrain", "adaptive": adaptive and {"interval": interval, **adaptive}},
+        "method": {"name": "pretrain", "adaptive": adaptive},
     }
 
 
 def trained(values: dict[str, Any], out: Path, overrides: list[str]) -> tuple[float, list[float]]:
     """Loss on held-out text of the library, and the share of the tokens that each source was given."""
     chosen = resolve(values, overrides)
+    if adaptive := values["method"]["adaptive"]:
+        tokens = chosen.train.batch_size * chosen.model.block_size
+        adaptive["interval"] = (chosen.train.steps or 0) * tokens // 20
+        chosen = resolve(values, overrides)
     if not (out / "report.html").exists():
         for _ in lab.train(chosen, out, resume=(out / "preset.json").exists()):
             pass
@@ -56,7 +65,7 @@ def trained(values: dict[str, Any], out: Path, overrides: list[str]) -> tuple[fl
     shares = [float(np.average([v["share"][n] for v in told], weights=seen)) for n in range(3)] if told else [1.0]
     model = load(out).model
     corpus = build(chosen).corpus
-    loss = reference_losses(model, corpus, 300_000)[0]  # type: ignore[arg-type]
+    loss = reference_losses(model, corpus, HELD_OUT)[0]  # type: ignore[arg-type]
     return loss, shares
 
 
@@ -64,7 +73,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, nargs="+", default=[800])
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     out: Path = options.out.absolute()
@@ -73,29 +83,33 @@ def main() -> None:
         noise = np.random.default_rng(0).integers(32, 127, SIZE, dtype=np.uint8)
         (out / "noise.txt").write_bytes(noise.tobytes())
         (out / "sentence.txt").write_text(SENTENCE * (SIZE // len(SENTENCE)))
-    results: dict[str, list[tuple[float, list[float]]]] = {}
-    for seed in options.seeds:
-        reference = str(out / f"uniform-{seed}")
-        strategies: dict[str, dict[str, Any] | None] = {
-            "uniform": None,
-            **{name: {"strategy": name} for name in ("loss", "learning_progress", "odm")},
-            "excess_loss": {"strategy": "excess_loss", "reference": reference},
-            "library alone": None,
-        }
-        for name, adaptive in strategies.items():
-            values = preset(out, seed, options.steps, adaptive, name == "library alone")
-            found = trained(values, out / f"{name.replace(' ', '-')}-{seed}", options.overrides)
-            results.setdefault(name, []).append(found)
-            print(json.dumps({"seed": seed, "strategy": name, "loss": found[0], "shares": found[1]}), flush=True)
-    print("strategy            share of library, noise, sentence   loss on the library   over uniform")
-    for name, found in results.items():
-        losses = [loss for loss, _ in found]
-        more = [loss - base for loss, (base, _) in zip(losses, results["uniform"], strict=True)]
-        shares = [statistics.mean(s[n] for _, s in found) for n in range(len(found[0][1]))]
-        spread = f"{min(more):+.3f} to {max(more):+.3f}"
+    for steps in options.steps:
+        results: dict[str, list[tuple[float, list[float]]]] = {}
+        for seed, name in itertools.product(options.seeds, ("uniform", *options.strategies)):
+            reference = {"reference": str(out / f"uniform-{steps}-{seed}")} if name == "excess_loss" else {}
+            adaptive = None if name in ("uniform", "library alone") else {"strategy": name, **reference}
+            values = preset(out, seed, steps, adaptive, name == "library alone")
+            result = trained(values, out / f"{name.replace(' ', '-')}-{steps}-{seed}", options.overrides)
+            results.setdefault(name, []).append(result)
+            row = {"steps": steps, "seed": seed, "strategy": name, "loss": result[0], "shares": result[1]}
+            print(json.dumps(row), flush=True)
+        print_table(steps, results)
+
+
+def print_table(steps: int, results: dict[str, list[tuple[float, list[float]]]]) -> None:
+    """Shares and losses of each strategy, and what they bring over uniform mixing."""
+    print(f"{steps} steps")
+    print("strategy            share of library, noise, sentence   loss    over uniform (95 %), by seed")
+    for name, runs in results.items():
+        losses = [loss for loss, _ in runs]
+        more = np.array([loss - base for loss, (base, _) in zip(losses, results["uniform"], strict=True)])
+        half = stats.t.ppf(0.975, len(more) - 1) * stats.sem(more) if len(more) > 1 else math.nan
+        shares = [statistics.mean(s[n] for _, s in runs) for n in range(len(runs[0][1]))]
         print(
-            f"{name:<20}{', '.join(f'{share:.2f}' for share in shares):<36}{statistics.mean(losses):<22.3f}"
-            f"{statistics.mean(more):+.3f} ({spread})"
+            f"{name:<20}{', '.join(f'{share:.2f}' for share in shares):<36}{statistics.mean(losses):<8.3f}"
+            f"{more.mean():+.3f} ({more.mean() - half:+.3f} to {more.mean() + half:+.3f})  "
+            f"{', '.join(f'{value:+.3f}' for value in more)}",
+            flush=True,
         )
 
 

@@ -276,6 +276,8 @@ def described_calibration(found: dict[str, Any]) -> Iterator[str]:
     """Lines that tell a temperature, what it brings on another split, and the reliability tables before and after."""
     fitted, measured = found["fitted"], found["measured"]
     yield f"temperature {found['temperature']:.4f}, fitted on {fitted['tokens']:,} {fitted['split']} tokens"
+    if fitted["chose_checkpoint"]:
+        yield f"the {fitted['split']} split chose this checkpoint too; {measured['split']} chose nothing"
     if found["bounded"]:
         yield "that is the end of the range searched: nearly all predictions are right, or none beats a uniform guess"
     for name, each in measured["figures"].items():
@@ -283,7 +285,8 @@ def described_calibration(found: dict[str, Any]) -> Iterator[str]:
         yield f"\n{measured[name]:,} {measured['split']} {name}{event if name == 'sequences' else ''}"
         yield f"{'':<18}{'before':>9}{'after':>9}"
         for label, key in CALIBRATION_FIGURES.items():
-            yield f"{label:<18}{each['before'][key]:>9.4f}{each['after'][key]:>9.4f}"
+            cells = ["n/a" if each[when][key] is None else f"{each[when][key]:.4f}" for when in ("before", "after")]
+            yield f"{label:<18}{cells[0]:>9}{cells[1]:>9}"
         yield f"{'confidence':<18}{'  before: count, confidence, accuracy':<38}  after"
         tables = [each[when]["bins"]["width"] for when in ("before", "after")]
         bins = len(tables[0]["count"])
@@ -297,6 +300,9 @@ CALIBRATION_FIGURES = {
     "NLL, nats": "nll",
     "ECE, equal width": "ece_width",
     "ECE, equal mass": "ece_mass",
+    "ECE, debiased": "ece_debiased",
+    "  95 %: from": "ece_debiased_low",
+    "  95 %: to": "ece_debiased_high",
     "Brier score": "brier",
     "accuracy": "accuracy",
 }

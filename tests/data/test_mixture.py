@@ -53,10 +53,31 @@ def test_any_stretch_by_itself_and_weights_that_change() -> None:
     assert not np.array_equal(Weighted(phases, seed=6).assign(np.arange(500))[0], sources[:500])
 
 
+def test_phases_that_are_over_may_be_forgotten() -> None:
+    """Their number and their counts stand for them, as they do when weights change at each batch."""
+    generator = np.random.default_rng(3)
+    phases = [Phase(n * 10, tuple(generator.dirichlet(np.ones(3)).tolist())) for n in range(200)]
+    mixture = Weighted(phases, seed=5)
+    sources, places = mixture.assign(np.arange(2000))
+    assert each_in_order(sources, places)
+    late = Weighted(phases[150:], seed=5, number=150, counts=mixture.before[150].tolist()).assign(np.arange(1500, 2000))
+    assert np.array_equal(late[0], sources[1500:])
+    assert np.array_equal(late[1], places[1500:])
+    expected = 10 * sum(np.array(phase.weights) for phase in phases)
+    assert np.bincount(sources) == pytest.approx(expected, abs=60)
+
+
+def test_a_rare_source_comes_as_often_as_its_weight_in_phases_of_few_sequences() -> None:
+    """A phase's first stratum alone would round its weight of .3 of a sequence the same way each time."""
+    phases = [Phase(n * 256, (0.3 / 256, 1 - 0.3 / 256)) for n in range(300)]
+    sources, _ = Weighted(phases, seed=1).assign(np.arange(300 * 256))
+    assert (sources == 0).sum() == pytest.approx(90, abs=5)
+
+
 def test_counts_of_strata_are_those_of_their_draws() -> None:
     generator = np.random.default_rng(0)
-    for _ in range(50):
-        mixture = Weighted([Phase(0, tuple(generator.dirichlet(np.ones(5)).tolist()))], seed=1)
+    for number in range(50):
+        mixture = Weighted([Phase(0, tuple(generator.dirichlet(np.ones(5)).tolist()))], seed=1, number=number**3)
         drawn = np.concatenate([mixture._stratum(0, n) for n in range(40)])
         assert mixture._whole(0, 40).tolist() == np.bincount(drawn, minlength=5).tolist()
 

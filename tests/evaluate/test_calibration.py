@@ -126,7 +126,7 @@ def plain_ece(rows: list[tuple[float, float]], groups: list[list[int]]) -> float
 
 def test_the_figures_are_those_of_plain_loops() -> None:
     logits, targets = sampled(700, 12)
-    found = calibration.summary(calibration.outcomes(logits, targets, 0.6))
+    found = calibration.summary(calibration.outcomes(logits, targets, 0.6), torch.arange(700))
     rows, nll, brier = [], 0.0, 0.0
     for z, y in zip(logits.tolist(), targets.tolist(), strict=True):
         weights = [math.exp(v / 0.6) for v in z]
@@ -280,6 +280,8 @@ def test_an_overfitted_model_is_set_right_on_a_third_split(tiny: Tiny, tmp_path:
     assert (found["fitted"]["split"], found["measured"]["split"]) == ("validation", "test")
     before, after = found["measured"]["figures"]["tokens"].values()
     assert before["ece_width"] > 0.1
+    assert 0.1 < before["ece_debiased_low"] < before["ece_debiased"] < before["ece_debiased_high"]
+    assert after["ece_debiased_high"] < before["ece_debiased_low"]
     assert after["ece_width"] < before["ece_width"] / 2
     assert after["ece_mass"] < before["ece_mass"] / 2
     assert after["nll"] < before["nll"]
@@ -294,7 +296,7 @@ def test_the_greedy_answers_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     model.initialize(0)
     learn(model, corpus, 60)
     kept = []
-    monkeypatch.setattr(calibration, "summary", lambda found: kept.append(found) or {})
+    monkeypatch.setattr(calibration, "summary", lambda found, unit: kept.append(found) or {})
     told = calibration.measure(model, corpus, "test", 1.7)
     assert (told["event"], told["sequences"]) == ("answer", 36)
     expected: list[list[tuple[float, float, float]]] = [[], []]
@@ -360,7 +362,16 @@ def test_from_the_command_line(forked: Any, run: Path) -> None:
     assert f"temperature {record['temperature']:.4f}, fitted on {record['fitted']['tokens']:,} validation" in told.out
     shown = [line.split()[-2:] for line in told.out.splitlines() if line.startswith("ECE, equal width")]
     assert shown[0] == [f"{figures[when]['ece_width']:.4f}" for when in ("before", "after")]
-    for needle in ("test tokens", "test sequences", "NLL", "ECE, equal mass", "Brier score", "0.000 to 0.067"):
+    assert "the validation split chose this checkpoint too; test chose nothing" in told.out
+    for needle in (
+        "test tokens",
+        "test sequences",
+        "NLL",
+        "ECE, debiased",
+        "  95 %: to",
+        "Brier score",
+        "0.000 to 0.067",
+    ):
         assert needle in told.out
     assert record["model"] == hashlib.sha256(weights).hexdigest()
     assert (best / "model.safetensors").read_bytes() == weights

@@ -22,16 +22,17 @@ def _short_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
 def figures(ece: float) -> dict[str, Any]:
     width = {"count": [0, 30, 50, 2], "confidence": [None, 0.4, 0.9, 1.0], "accuracy": [None, 0.3, 0.5, 1.0]}
     means = {"nll": 1.23456, "ece_width": ece, "ece_mass": ece / 2, "brier": 0.5, "confidence": 0.7, "accuracy": 0.4}
+    means |= {"ece_debiased": ece / 4, "ece_debiased_low": -0.01, "ece_debiased_high": None}
     return {**means, "bins": {"width": width, "mass": width}}
 
 
 def record(**changes: Any) -> dict[str, Any]:
     each = {"before": figures(0.2), "after": figures(0.04)}
-    measured = {"split": "test", "tokens": 12_345, "sequences": 99, "event": "share"}
+    measured = {"split": "test", "tokens": 12_345, "sequences": 99, "blocks": 66, "event": "share"}
     return {
         "temperature": 1.5,
         "bounded": False,
-        "fitted": {"split": "validation", "tokens": 2000},
+        "fitted": {"split": "validation", "tokens": 2000, "chose_checkpoint": True},
         "measured": {**measured, "figures": {"tokens": each, "sequences": each}},
         "model": "abc",
         **changes,
@@ -65,7 +66,11 @@ def test_diagrams_before_and_after_with_the_diagonal(tmp_path: Path) -> None:
         assert (before["name"], after["name"], ideal["name"]) == ("before", "after", "ideal")
         assert (before["x"], before["y"]) == ([0.4, 0.9], [0.3, 0.5]), "neither an empty bin nor one of two is a point"
         assert (ideal["x"], ideal["y"], ideal["reference"]) == ([0, 1], [0, 1], True)
-    assert "Temperature 1.5000, fitted on 2 k tokens of the validation split; shown is the test split." in text
+    assert "fitted on 2 k tokens of the validation split, which chose this checkpoint too; shown is the test" in text
+    assert "its interval resamples 66 blocks of neighbouring sequences" in text
+    assert "<th>the same debiased, root mean square</th><td>0.0500</td><td>0.0100</td>" in text
+    assert "<th>95 % interval, from</th><td>-0.0100</td><td>-0.0100</td>" in text
+    assert "<th>95 % interval, to</th><td>n/a</td><td>n/a</td>" in text
     assert "share of them that is predicted right" in text
     assert "<th>ECE, 15 bins of equal width</th><td>0.2000</td><td>0.0400</td>" in text
     assert "<th>ECE, 15 bins of equal mass</th><td>0.1000</td><td>0.0200</td>" in text

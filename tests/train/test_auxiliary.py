@@ -33,12 +33,13 @@ from nanogrove.train.auxiliary import (
     weight_of,
 )
 from nanogrove.train.checkpoint import heads_of, load_checkpoint
-from nanogrove.train.fit import Plan
+from nanogrove.train.fit import Plan, fit
 from nanogrove.train.objective import weighted
 from nanogrove.train.optim import OptimizerConfig, make_optimizer
 from nanogrove.train.state import TrainState
 
-ALL = {f"enable_{name}": True for name in ("policy", "value", "dynamics", "span_contrastive", "multi_token")}
+HEADS = ("policy", "value", "dynamics", "span_contrastive", "multi_token")
+ALL = {f"enable_{name}": True for name in HEADS}
 CONFIG = AuxiliaryConfig(
     **ALL,
     dynamics_rollouts=2,
@@ -106,7 +107,7 @@ def slowly(model: GPT, heads: Heads, given: Batch) -> dict[str, Any]:
     parts: dict[str, Any] = dict.fromkeys(("value", "value_imagined", "dynamics_latent", "dynamics_token"), 0.0)
     parts |= {"multi_token": 0.0, "policy": 0.0}
     discounts = [c.value_discount**k for k in range(c.value_horizon)]
-    taught, scored, queries, keys = 0, 0, [], []
+    queries, keys = [], []
 
     def allowed(b: int, first: int, last: int) -> bool:
         """Whether the predictions at `first` … `last` are in the window, scored and of one document."""
@@ -141,10 +142,7 @@ def slowly(model: GPT, heads: Heads, given: Batch) -> dict[str, Any]:
                 if allowed(b, t, t + n):
                     told = given.weight[b, t + n] * token_loss(bend(h), given.targets[b, t + n])
                     parts["multi_token"] += told / 2 / count
-            if allowed(b, t, t):
-                scored += 1
             if allowed(b, t, t) and t % 3 == START % 3:
-                taught += 1
                 own = F.softmax(model.logits(h), -1).detach()
                 tried = sorted(range(V), key=lambda a: -own[a].item())[:3]
                 values = {a: heads.value(heads.step(h, heads.seen(model.embed(torch.tensor(a))))).item() for a in tried}
@@ -158,7 +156,7 @@ def slowly(model: GPT, heads: Heads, given: Batch) -> dict[str, Any]:
         if allowed(b, START - 1, START + length - 1):
             queries.append(F.normalize(heads.query(hidden[b, START - 1]), dim=0))
             keys.append(F.normalize(heads.key(hidden[b, START : START + length].mean(0)), dim=0))
-    parts["policy"] = parts["policy"] * scored / taught
+    parts["policy"] = parts["policy"] * T / len(range(START % 3, T, 3))
     each = [
         torch.logsumexp(torch.stack([q @ k / 0.07 for k in keys]), 0) - q @ keys[i] / 0.07
         for i, q in enumerate(queries)
@@ -283,14 +281,52 @@ def test_spans_fit_every_window() -> None:
         assert starts == set(range(1, tokens - CONFIG.span_length(tokens) + 1))
 
 
-def test_accumulation_changes_no_part_but_the_contrast() -> None:
+@pytest.mark.parametrize("name", ["policy", "value", "dynamics", "multi_token", "memory"])
+def test_accumulation_changes_neither_loss_nor_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1, 2, 3, 5 and, where logits are made a few positions at a time, again 2 micro-batches of 7 uneven rows."""
+    wanted = {"policy", "value", "dynamics"} if name == "policy" else {name}
+    config = CONFIG.model_copy(update={f"enable_{head}": head in wanted for head in (*HEADS, "memory")})
+    memory = {"memory_tokens": 2, "memory_segment": 4} if name == "memory" else {}
+    family = "nanochat" if name == "memory" else "gpt2"
+    shape = ModelConfig(family=family, vocab_size=V, block_size=T, n_layer=1, n_head=2, n_embd=8, dropout=0.0, **memory)
+    given = batch(7)
+    given.weight[4:] = (torch.arange(T) >= torch.tensor([[1], [7], [5]])).double()
+
+    def trained(accumulation: int) -> tuple[dict[str, Any], list[Tensor]]:
+        """The figures of one step of plain gradient descent at rate 1, and what it took off each weight."""
+        model, heads = GPT(shape).initialize(0).double(), Heads(config, shape).initialize(0).double()
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in (*model.parameters(), *heads.parameters()):
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        before = [parameter.detach().clone() for parameter in (*model.parameters(), *heads.parameters())]
+        sgd = OptimizerConfig(name="sgd", lr=1.0, adamw_lr=1.0, momentum=0.0, weight_decay=0.0)
+        state = TrainState(model, make_optimizer(model, sgd, heads=heads), heads=heads)
+        plan = Plan(seed=0, steps=1, rate=lambda step: 1.0, accumulation=accumulation, clip=None)
+        (event,) = fit(state, lambda step: given, objective_of(state, plan), plan)
+        after = (*model.parameters(), *heads.parameters())
+        return event.values, [a.detach() - b for a, b in zip(after, before, strict=True)]
+
+    whole, gradients = trained(1)
+    assert whole[{"dynamics": "dynamics_latent"}.get(name, name)] != 0
+    assert sum(gradient.abs().sum().item() for gradient in gradients) > 0
+    for accumulation in (2, 3, 5, 2):
+        figures, parts = trained(accumulation)
+        for key, value in whole.items():
+            assert figures[key] == pytest.approx(value, rel=1e-6), (key, accumulation)
+        for a, b in zip(gradients, parts, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+        monkeypatch.setattr("nanogrove.train.auxiliary.LOGITS", 5 * V)
+
+
+def test_the_contrast_alone_is_that_of_micro_batches() -> None:
     model, heads = made()
     given = batch(6)
-    whole = losses(model, heads, given)
-    count = given.mask.sum()
-    pieces = [(losses(model, heads, b), b.mask.sum() / count) for b in given.split(3)]
-    for name in whole.keys() - {"span", "policy"}:
-        assert sum(share * found[name] for found, share in pieces).item() == pytest.approx(whole[name].item()), name
+    whole, count = losses(model, heads, given), given.mask.sum()
+    pieces = [(losses(model, heads, b), b.mask.sum().double() / count) for b in given.split(3)]
+    for name, loss in whole.items():
+        parts = sum(share * figures[name] for figures, share in pieces).item()
+        assert (parts == pytest.approx(loss.item(), rel=1e-9)) == (name != "span"), name
 
 
 def test_the_total_is_the_weighted_sum_and_idle_parts_are_told() -> None:

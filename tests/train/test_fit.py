@@ -1,5 +1,6 @@
 """The loop: accumulation, clipping, schedules, weights, divergence."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -74,13 +75,47 @@ def test_clipping_is_by_member() -> None:
 
 def test_schedules() -> None:
     cosine = schedule(ScheduleConfig(name="cosine", warmup=10, final=0.1), 110)
-    assert [cosine(0), cosine(9), cosine(10)] == pytest.approx([0.1, 1.0, 1.0])
-    assert cosine(60) == pytest.approx(0.55)
-    assert cosine(110) == pytest.approx(0.1)
-    wsd = schedule(ScheduleConfig(name="wsd", warmup=0, decay=0.2, final=0.0), 100)
-    assert [wsd(0), wsd(80), wsd(90), wsd(100)] == pytest.approx([1.0, 1.0, 0.5, 0.0])
+    assert [cosine(0), cosine(9), cosine(59), cosine(109)] == pytest.approx([0.1, 1.0, 0.55, 0.1])
+    wsd = schedule(ScheduleConfig(name="wsd", warmup=0, decay=0.2, final=0.0), 101)
+    assert [wsd(0), wsd(79), wsd(90), wsd(100)] == pytest.approx([1.0, 1.0, 10 / 20.2, 0.0])
     constant = schedule(ScheduleConfig(name="constant", warmup=4), 100)
     assert [constant(n) for n in (0, 3, 50, 99)] == pytest.approx([0.25, 1, 1, 1])
+    alone = schedule(ScheduleConfig(name="cosine", final=0.0), 1)
+    assert alone(0) == 1, "a run of one step learns something"
+    short = schedule(ScheduleConfig(name="wsd", warmup=10), 8)
+    assert [short(n) for n in range(8)] == pytest.approx([(n + 1) / 10 for n in range(8)])
+
+
+GRID = itertools.product(
+    ("cosine", "wsd"), (2, 3, 7, 50, 1000), (0, 1, 2, 6, 30), (0.01, 0.2, 0.5, 0.99, 1.0), (0, 0.1, 1), (None, 2, 40)
+)
+
+
+def test_every_schedule_is_continuous_falls_and_ends_at_its_last_rate() -> None:
+    """No step after the warmup changes the rate by more than the steepest slope there is, or raises it."""
+    for name, steps, warmup, decay, final, horizon in GRID:
+        config = ScheduleConfig(name=name, warmup=warmup, decay=decay, final=final, steps=horizon)
+        factors = [schedule(config, steps)(step) for step in range(steps + 3)]
+        last, peak = (horizon or steps) - 1, max(warmup - 1, 0)
+        case = (config, steps)
+        assert all(0 <= factor <= 1 for factor in factors), case
+        assert factors[:warmup] == [(step + 1) / warmup for step in range(min(warmup, steps + 3))], case
+        fell = [a - b for a, b in itertools.pairwise(factors[peak:])]
+        assert all(difference >= 0 for difference in fell), case
+        if last > peak:
+            assert factors[min(last, steps + 2)] == final or last > steps + 2, case
+            assert factors[last + 1 :] == [final] * len(factors[last + 1 :]), case
+            span = last - peak if name == "cosine" else min(decay * (horizon or steps), last - peak)
+            steepest = (1 - final) / span * (math.pi / 2 if name == "cosine" else 1)
+            assert max(fell, default=0) <= min(steepest, 1 - final) + 1e-12, case
+            assert peak >= len(factors) or factors[peak] == 1, case
+
+
+def test_the_last_update_has_the_last_rate() -> None:
+    config = ScheduleConfig(name="wsd", warmup=2, decay=1.0, final=0.25)
+    _, events = train(Plan(seed=0, steps=9, rate=schedule(config, 9)), lr=0.01)
+    assert events[1].values["lr"] == 0.01
+    assert events[-1].values["lr"] == 0.0025
 
 
 def test_dropout_is_a_function_of_the_step() -> None:

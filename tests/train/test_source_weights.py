@@ -17,7 +17,20 @@ from nanogrove.preset import resolve
 from nanogrove.record.events import Event, read_events
 from nanogrove.record.report import write_report
 from nanogrove.train.objective import next_token
-from nanogrove.train.source_weights import bounded, by_source, propose, reference_losses
+from nanogrove.train.source_weights import (
+    AdaptiveConfig,
+    Mixing,
+    bandit,
+    bounded,
+    by_excess,
+    by_loss,
+    by_progress,
+    by_source,
+    exploration,
+    falls,
+    moments,
+    reference_losses,
+)
 
 HARD, EASY = "abcdefghijklmnop", "z"
 
@@ -49,29 +62,136 @@ def run(preset: dict[str, Any], out: Path, *overrides: str) -> list[Event]:
 
 
 def test_strategies_are_their_equations() -> None:
-    weights, loss, before = np.array([0.5, 0.3, 0.2]), np.array([3.0, 1.0, 2.0]), np.array([3.5, 0.9, 3.0])
-    told: dict[str, Any] = {"returns": [1.0, 0.0, 2.0], "updates": 3}
-    assert propose("loss", weights, loss, before, None, told) == pytest.approx([1 / 2, 1 / 6, 1 / 3])
-    progress = propose("learning_progress", weights, loss, before, None, told)
-    assert progress == pytest.approx([1 / 3, 0, 2 / 3]), "where the loss rose there is no progress"
-    excess = propose("excess_loss", weights, loss, before, [2.5, 2.0, 1.0], told)
+    weights, loss = np.array([0.5, 0.3, 0.2]), np.array([3.0, 1.0, 2.0])
+    assert by_loss(loss) == pytest.approx([1 / 2, 1 / 6, 1 / 3])
     powers = np.array([0.5 * math.exp(0.5), 0.3, 0.2 * math.e])
-    assert excess == pytest.approx(powers / powers.sum())
-    odm = propose("odm", weights, loss, before, None, told)
-    returns = np.array([1 + 3 / 0.5, 0 + 1 / 0.3, 2 + 2 / 0.2])
-    epsilon = min(1 / 3, math.sqrt(math.log(3) / 9))
-    policy = np.exp(epsilon * returns) / np.exp(epsilon * returns).sum()
-    assert odm == pytest.approx((1 - 3 * epsilon) * policy + epsilon)
-    assert told["returns"] == pytest.approx(returns.tolist())
+    assert by_excess(weights, loss, np.array([2.5, 2.0, 1.0])) == pytest.approx(powers / powers.sum())
+    fall, error = np.array([0.5, 0.1, -0.3]), np.array([0.1, 0.2, 0.1])
+    wanted = np.array([0.4 + 0.4 * 0.5, 0.4 * 0.3, 0.4 * 0.2]) / 0.8
+    assert by_progress(fall, error, weights) == pytest.approx(wanted), "a loss that rises, or falls within its error"
+    assert [exploration(turn, 3) for turn in (0, 1, 3)] == [1 / 3] * 3
+    assert exploration(50, 3) == pytest.approx(math.sqrt(math.log(3) / 150))
+    policy = np.exp(exploration(49, 3) * np.array([6.0, 3.0, 10.0]))
+    wanted = (1 - 3 * exploration(50, 3)) * policy / policy.sum() + exploration(50, 3)
+    assert bandit(np.array([6.0, 3.0, 10.0]), 50) == pytest.approx(wanted)
 
 
 def test_a_source_that_was_not_seen_is_neither_punished_nor_praised() -> None:
-    loss = np.array([3.0, math.nan, 1.0])
-    told: dict[str, Any] = {"returns": [0.0] * 3, "updates": 1}
-    for strategy in ("loss", "learning_progress", "excess_loss", "odm"):
-        found = propose(strategy, np.full(3, 1 / 3), loss, loss + 1, [1.0] * 3, told)  # type: ignore[arg-type]
-        assert np.isfinite(found).all()
-        assert found.sum() == pytest.approx(1)
+    start = np.array([0.5, 0.3, 0.2])
+    assert by_loss(np.array([3.0, math.nan, 1.0])) == pytest.approx([1 / 2, 1 / 3, 1 / 6])
+    assert by_excess(start, np.array([1.0, math.nan, 1.0]), np.ones(3)) == pytest.approx(start)
+    none = np.array([math.nan, math.nan, math.nan])
+    assert by_progress(none, none, start) == pytest.approx(start)
+    seen = by_progress(np.array([0.2, math.nan, 0.0]), np.array([0.1, math.nan, 0.1]), start)
+    assert seen == pytest.approx((np.array([0.1, 0, 0]) + 0.2 * start) / 0.3)
+
+
+def test_falls_are_those_of_a_weighted_fit() -> None:
+    """Against numpy's own least squares and covariance; sums of two intervals are those of one."""
+    generator = np.random.default_rng(0)
+    steps, sums = range(1000, 1040), np.zeros((3, 7))
+    shares, losses = generator.uniform(0.1, 1, (40, 3)), generator.normal(3, 0.2, (40, 3))
+    losses[:, 0] -= 0.01 * np.arange(40)
+    shares[::3, 1] = 0
+    for step, share, loss in zip(steps, shares, losses, strict=True):
+        sums = sums + moments(step, share * loss, share)
+    fall, error = falls(sums)
+    for source in range(3):
+        seen = shares[:, source] > 0
+        line, covariance = np.polyfit(
+            np.array(steps)[seen] - 1000.0, losses[seen, source], 1, w=np.sqrt(shares[seen, source]), cov=True
+        )
+        assert fall[source] == pytest.approx(-line[0], rel=1e-6)
+        assert error[source] == pytest.approx(math.sqrt(covariance[0, 0]), rel=1e-6)
+    few = falls(moments(1, np.array([1.0, 0.0]), np.array([1.0, 0.0])))
+    assert few[1][0] == math.inf
+    assert np.isnan([few[0][1], few[1][1]]).all()
+
+
+def progressed(generator: np.random.Generator, slope: float, intervals: int = 60, steps: int = 40) -> np.ndarray:
+    """Weights after each interval under learning_progress; the loss on the first of three sources falls by `slope`."""
+    start = np.full(3, 1 / 3)
+    weights, before, history = start, np.zeros((3, 7)), []
+    for interval in range(intervals):
+        sums = np.zeros((3, 7))
+        for step in range(interval * steps, (interval + 1) * steps):
+            loss = generator.normal([4.0 - slope * step, 3.0, 1.0], 0.1)
+            sums = sums + moments(step, weights * loss, weights)
+        weights = bounded(0.5 * weights + 0.5 * by_progress(*falls(sums + before), start), 0.05, 1.0)
+        before = sums
+        history.append(weights)
+    return np.array(history)
+
+
+def test_noise_moves_no_weight_and_a_loss_that_falls_does() -> None:
+    weights = np.concatenate([progressed(np.random.default_rng(seed), 0.0) for seed in range(5)])
+    assert weights.std(0).max() < 0.04
+    assert weights.mean(0) == pytest.approx([1 / 3] * 3, abs=0.02)
+    slowly, fast = (progressed(np.random.default_rng(9), slope)[10:, 0] for slope in (0.002, 0.005))
+    assert slowly.min() > 0.5
+    assert fast.min() > 0.75, "the surer, the more"
+
+
+def literally(turns: int, groups: int, alpha: float, draw: Any) -> list[list[float]]:
+    """The published algorithm, line by line: π of each turn; `draw(π)` gives (group, loss) of each micro-batch."""
+    policies = []
+    rewards = [0.0] * groups
+    epsilon = 1 / groups
+    for t in range(1, turns + 1):
+        epsilon, last = min(1 / groups, math.sqrt(math.log(groups) / (groups * t))), epsilon
+        total = sum(math.exp(last * reward) for reward in rewards)
+        policy = [(1 - groups * epsilon) * math.exp(last * reward) / total + epsilon for reward in rewards]
+        policies.append(policy)
+        losses = [0.0] * groups
+        for group, loss in draw(policy):
+            losses[group] += loss
+        for group in range(groups):
+            if losses[group] != 0:
+                rewards[group] = alpha * rewards[group] + (1 - alpha) * losses[group] / policy[group]
+    return policies
+
+
+def played(preset: dict[str, Any], turns: int, rows: int, loss: list[float], **adaptive: Any) -> tuple[list, list]:
+    """Weights of each turn of odm, and the sources and losses of each row, from losses with noise around `loss`."""
+    preset["train"] |= {"batch_size": rows}
+    parts = build(resolve(preset))
+    state = parts.new_state()
+    config = AdaptiveConfig(strategy="odm", least=0.0, **adaptive)
+    mixing = Mixing(state, parts.corpus, config, None)  # type: ignore[arg-type]
+    generator, weights, drawn = np.random.default_rng(0), [], []
+    for step in range(turns):
+        weights.append(mixing.weights.tolist())
+        sources = mixing.batches(step).source.numpy()
+        losses = generator.normal(np.array(loss)[sources], 0.2)
+        drawn.append(list(zip(sources.tolist(), losses.tolist(), strict=True)))
+        parts_ = {f"nll {n}": float(losses[sources == n].sum() / len(sources)) for n in range(len(loss))}
+        parts_ |= {f"share {n}": float((sources == n).mean()) for n in range(len(loss))}
+        state.step = step + 1
+        mixing.observe(Event("step", step + 1, parts_))
+    assert len(state.notes["sources"]["phases"]) == 2, "what is over is forgotten"
+    return weights, drawn
+
+
+def test_odm_is_the_published_update(preset: dict) -> None:
+    """Every policy of 300 turns, from the rows that were drawn by it and their losses."""
+    weights, rows = played(preset, 300, 64, [2.5, 1.5], smoothing=0.8)
+    turns = iter(rows)
+    wanted = literally(300, 2, 0.8, lambda policy: next(turns))
+    for ours, theirs in zip(weights, wanted, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-6)
+    assert np.ptp(np.array(weights)[:, 0]) > 0.2
+    counts = np.array([sum(source == 0 for source, _ in turn) for turn in rows])
+    policy = np.array(weights)[:, 0]
+    deviation = math.sqrt((64 * policy * (1 - policy)).sum())
+    assert abs(counts.sum() - (64 * policy).sum()) < 2 * deviation, "rows come as often as the policy says"
+
+
+def test_equal_losses_come_to_equal_shares_under_odm(preset: dict) -> None:
+    preset["data"] |= {"mix_strategy": "weighted", "source_weights": [9, 1]}
+    weights, _ = played(preset, 300, 16, [2.0, 2.0], smoothing=0.9)
+    assert weights[0] == [0.9, 0.1]
+    assert np.mean(np.array(weights)[1:, 0]) == pytest.approx(0.5, abs=0.03)
+    assert np.array(weights)[-100:, 0].min() > 0.35
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,17 @@ def sequential(
 
 
 class Weighted:
-    """Weighted sources under phases of weights."""
+    """Weighted sources under phases of weights.
 
-    def __init__(self, phases: Sequence[Phase], seed: int) -> None:
-        self.phases, self.seed = list(phases), seed
-        self.before = [np.zeros(len(phases[0].weights), dtype=np.int64)]  # of each source, ahead of each phase
+    `phases` may leave out those that are over: `number` is how many, and `counts` how many sequences of each source
+    they took.
+    """
+
+    def __init__(
+        self, phases: Sequence[Phase], seed: int, number: int = 0, counts: Sequence[int] | None = None
+    ) -> None:
+        self.phases, self.seed, self.number = list(phases), seed, number
+        self.before = [np.array(counts or [0] * len(phases[0].weights))]  # of each source, ahead of each phase
         for n in range(1, len(self.phases)):
             length = self.phases[n].start - self.phases[n - 1].start
             self.before.append(self.before[-1] + self._taken(n - 1, length))
@@ -82,15 +88,19 @@ class Weighted:
         bounds[np.flatnonzero(weights)[-1] :] = STRATA  # whatever rounding made of it
         return bounds
 
+    def _shift(self, phase: int, stratum: int | np.ndarray) -> float | np.ndarray:
+        """How far the points of a stratum, or of each of several, are moved; phases of one stratum differ in it too."""
+        return (stratum + self.number + phase) * GOLDEN % 1.0
+
     def _stratum(self, phase: int, stratum: int) -> np.ndarray:
         """The source of each sequence of a stratum."""
-        points = np.arange(STRATA) + (stratum * GOLDEN) % 1.0
-        drawn = np.searchsorted(self._bounds(phase), points, side="right")
-        return drawn[random(self.seed, "mixture", phase, stratum).permutation(STRATA)]
+        points = np.arange(STRATA) + self._shift(phase, stratum)
+        drawn: np.ndarray = np.searchsorted(self._bounds(phase), points, side="right")
+        return drawn[random(self.seed, "mixture", self.number + phase, stratum).permutation(STRATA)]
 
     def _whole(self, phase: int, strata: int) -> np.ndarray:
         """Sequences of each source in the first strata of a phase: its points in each, counted without making them."""
-        shift, bounds = (np.arange(strata) * GOLDEN) % 1.0, self._bounds(phase)[:, None]
+        shift, bounds = self._shift(phase, np.arange(strata)), self._bounds(phase)[:, None]
         below = np.ceil(bounds - shift)
         below += (below + shift < bounds).astype(float) - (below - 1 + shift >= bounds)  # as sums of points round
         taken: np.ndarray = np.diff(np.clip(below, 0, STRATA).sum(1), prepend=0).astype(np.int64)

@@ -18,6 +18,7 @@ has learned what it can.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,8 +32,9 @@ from nanogrove.record.events import Event
 from nanogrove.train.auxiliary import (
     cosine,
     head_losses,
+    in_pieces,
     policy_divergence,
-    policy_places,
+    policy_positions,
     policy_target,
     recalled,
     span_losses,
@@ -190,13 +192,11 @@ def _sums(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[str, Tenso
         found["span chance"] = (told / rivals.double()).sum(-1)
         found["spans"] = told.sum(-1)
     if heads.policy is not None:
-        places = policy_places(heads, model, batch, start)
-        hidden, there = hidden[..., places, :], stretches(batch, mark, 1)[..., places]
-        own, target = policy_target(heads, model, hidden)
-        guess = F.log_softmax(model.logits(heads.policy(hidden)).float(), -1)
-        add("policy_kl", policy_divergence(target, guess), there)
-        add("policy_kl_of_model", policy_divergence(target, own), there)
-        add("policy_entropy", -(guess.exp() * guess).sum(-1), there)
+        positions = policy_positions(c, batch.tokens.shape[-1], start)
+        there = stretches(batch, mark, 1)[..., positions]
+        policy = in_pieces(model, hidden[..., positions, :], partial(_policy_measures, heads, model))
+        for name, values in zip(("policy_kl", "policy_kl_of_model", "policy_entropy"), policy.unbind(-1), strict=True):
+            add(name, values, there)
         add("policy places", torch.ones_like(there, dtype=torch.float64), there)
     if memories is not None and memories.numel():
         states, wanted, there = recalled(heads, memories, batch, start)
@@ -205,3 +205,13 @@ def _sums(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[str, Tenso
         add("memory_accuracy", scores.argmax(-1) == wanted, there)
         add("memory places", torch.ones_like(there, dtype=torch.float64), there)
     return found
+
+
+def _policy_measures(heads: Heads, model: GPT, states: Tensor) -> Tensor:
+    """At states `[*P, R, C]`, `[*P, R, 3]`: the target's divergence from the policy and from the model, and the
+    policy's entropy."""
+    assert heads.policy is not None
+    model_log, target = policy_target(heads, model, states)
+    guess = F.log_softmax(model.logits(heads.policy(states)).float(), -1)
+    entropy = -(guess.exp() * guess).sum(-1)
+    return torch.stack([policy_divergence(target, guess), policy_divergence(target, model_log), entropy], -1)

@@ -3,13 +3,16 @@
 Temperature scaling of Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv 1706.04599: logits z become
 z / T, which leaves every argmax as it is. T minimises the mean NLL of one split, which is convex in b = 1/T, with slope
 E[z] − z_y and curvature Var[z] under softmax(b·z); its root is found by Newton's method inside a bracket that closes,
-in float64. What it brings is measured on another split, with the expected calibration error (ECE) over 15 bins.
+in float64. What it brings is measured on another split, with the expected calibration error (ECE) over 15 bins. The
+split it is fitted on is validation, by which the checkpoint was chosen too: of many checkpoints the one with the least
+loss there is a little too good there, and so T may be a little too near 1. The measured split, test, chose nothing.
 
 Beyond the paper: bins of equal mass stand beside those of equal width, which on text leave most of their tokens in few
-bins, and confidence is also measured for whole sequences. Of a task the event is that the model's own greedy answer is
-the true one, and its confidence the product of that answer's token probabilities. The greedy continuation of a text is
-never the text, so there a sequence's mean token confidence stands against the share of its tokens that are predicted
-right: that is a summary and no probability of one event.
+bins; since chance raises both errors, one without that bias and with an interval stands beside them
+(`calibration_error.py`); and confidence is also measured for whole sequences. Of a task the event is that the model's
+own greedy answer is the true one, and its confidence the product of that answer's token probabilities. The greedy
+continuation of a text is never the text, so there a sequence's mean token confidence stands against the share of its
+tokens that are predicted right: that is a summary and no probability of one event.
 
 The transformer runs over the fitted split once. What is kept of it are the last states of scored tokens, n_embd floats
 a token, of at most 2·TOKENS tokens: 307 MB where n_embd is 384, and twice that while they are joined. Logits are made
@@ -32,6 +35,7 @@ from torch import Tensor
 
 from nanogrove.data.batch import Batch, Corpus
 from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.evaluate.calibration_error import blocks, debiased_error
 from nanogrove.model.decode import generate
 from nanogrove.model.gpt import GPT
 from nanogrove.synthetic.examples import TaskCorpus
@@ -129,14 +133,19 @@ def calibration_error(table: dict[str, list[Any]]) -> float:
     return float(sum(gaps) / max(sum(table["count"]), 1))
 
 
-def summary(found: Tensor) -> dict[str, Any]:
-    """The figures of `outcomes`, `[N, 4]`: means, both ECEs and both reliability tables."""
-    nll, confidence, accuracy, brier = found.mean(0).tolist()
-    sure, right = found[:, 1].contiguous(), found[:, 2].contiguous()
+def summary(outcome: Tensor, unit: Tensor) -> dict[str, Any]:
+    """The figures of `outcomes`, `[N, 4]`: means, the ECEs, the debiased one with its interval, and reliability tables.
+
+    `unit [N]` is the block that each belongs to.
+    """
+    nll, confidence, accuracy, brier = outcome.mean(0).tolist()
+    sure, right = outcome[:, 1].contiguous(), outcome[:, 2].contiguous()
     tables = {
         name: reliability(sure, right, bins(sure)) for name, bins in (("width", equal_width), ("mass", equal_mass))
     }
-    errors = {f"ece_{name}": calibration_error(table) for name, table in tables.items()}
+    errors: dict[str, float | None] = {f"ece_{name}": calibration_error(table) for name, table in tables.items()}
+    debiased = debiased_error(right - sure, equal_mass(sure), unit) or (None, None, None)
+    errors |= dict(zip(("ece_debiased", "ece_debiased_low", "ece_debiased_high"), debiased, strict=True))
     return {"nll": nll, **errors, "brier": brier, "confidence": confidence, "accuracy": accuracy, "bins": tables}
 
 
@@ -149,7 +158,7 @@ def calibrate(model: GPT, corpus: Corpus, limit: int = TOKENS) -> dict[str, Any]
     return {
         "temperature": temperature,
         "bounded": temperature in RANGE,
-        "fitted": {"split": "validation", "tokens": tokens},
+        "fitted": {"split": "validation", "tokens": tokens, "chose_checkpoint": True},
         "measured": measure(model, corpus, "test", temperature, limit),
     }
 
@@ -172,7 +181,8 @@ def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: i
     """The figures of `summary` on a split before (T = 1) and after, of its tokens and of its sequences.
 
     `event` says what makes a sequence right: `answer` or `share`, see above. Its NLL is that of all its true tokens,
-    its Brier score (confidence − correct)². Raises PresetError where no token is scored.
+    its Brier score (confidence − correct)². `blocks` is how many the intervals resample. Raises PresetError where no
+    token is scored.
     """
     was_training = model.training
     model.eval()
@@ -180,6 +190,7 @@ def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: i
     temperatures = (1.0, temperature)
     tokens: list[list[Tensor]] = [[], []]
     sequences: list[list[Tensor]] = [[], []]
+    lengths: list[Tensor] = []
     for batch, states, targets in _scored(model, corpus.windows(split, limit)):
         length = batch.mask.sum(-1)
         row = torch.arange(len(length)).repeat_interleave(length)
@@ -191,17 +202,21 @@ def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: i
             confidence, right = (sums[:, 1:3] / length[:, None] if own is None else own[n]).unbind(-1)
             whole = torch.stack([sums[:, 0], confidence, right, (confidence - right).square()], -1)
             sequences[n].append(whole[length > 0])
+        lengths.append(length[length > 0])
     model.train(was_training)
     if not tokens[0]:
         raise PresetError(f"the {split} split has no token that is scored, so nothing can be measured on it")
+    length = torch.cat(lengths)
+    block = blocks(len(length))
     figures = {
-        name: {when: summary(torch.cat(parts)) for when, parts in zip(("before", "after"), found, strict=True)}
-        for name, found in (("tokens", tokens), ("sequences", sequences))
+        name: {when: summary(torch.cat(parts), unit) for when, parts in zip(("before", "after"), rows, strict=True)}
+        for name, rows, unit in (("tokens", tokens, block.repeat_interleave(length)), ("sequences", sequences, block))
     }
     return {
         "split": split,
         "tokens": sum(map(len, tokens[0])),
         "sequences": sum(map(len, sequences[0])),
+        "blocks": int(block.max()) + 1,
         "event": "answer" if answers else "share",
         "figures": figures,
     }

@@ -19,6 +19,9 @@ FIGURES = {
     "nll": "NLL, nats",
     "ece_width": "ECE, 15 bins of equal width",
     "ece_mass": "ECE, 15 bins of equal mass",
+    "ece_debiased": "the same debiased, root mean square",
+    "ece_debiased_low": "95 % interval, from",
+    "ece_debiased_high": "95 % interval, to",
     "brier": "Brier score",
     "confidence": "mean confidence",
     "accuracy": "accuracy",
@@ -62,11 +65,19 @@ def calibration(run: Run) -> str:
     fitted, measured = _of(found, "fitted"), _of(found, "measured")
     answer = measured.get("event") == "answer"
     meant = EVENTS["answer" if answer else "share"]
+    chose = ", which chose this checkpoint too" if fitted.get("chose_checkpoint") is True else ""
     note = (
         f"Temperature {_number(found.get('temperature'))}, fitted on {short(finite(fitted.get('tokens')))} tokens of "
-        f"the {fitted.get('split')} split; shown is the {measured.get('split')} split. A sequence {meant}. Bins that "
-        f"hold fewer than {FEWEST} are not drawn."
+        f"the {fitted.get('split')} split{chose}; shown is the {measured.get('split')} split. A sequence {meant}. Bins "
+        f"that hold fewer than {FEWEST} are not drawn."
     )
+    blocks = finite(measured.get("blocks"))
+    if blocks is not None:
+        note += (
+            " Chance raises both ECEs, most where data is scarce. The debiased one is free of that, below 0 where gaps "
+            "are smaller than chance makes them; "
+            f"its interval resamples {short(blocks)} blocks of neighbouring sequences."
+        )
     diagrams = tables = ""
     for name in ("tokens", "sequences"):
         figures = {when: _of(measured, "figures", name, when) for when in ("before", "after")}

@@ -16,13 +16,15 @@ The policy's target is one step of policy improvement with a penalty on the KL (
 counts as average (completed values, Danihelka 2022): the model's distribution, tilted towards tokens behind which, in
 imagination, text is easier to predict. With `policy_target` search, v is not the value of the imagined state but the
 outlook of `model/lookahead.py`, which follows the likeliest text as far as the dynamics are trained to. The target is
-sg throughout. Without value and dynamics there is none, and a policy is refused. It learns at every so-manieth place,
-scaled up to all.
+sg throughout. Without value and dynamics there is none, and a policy is refused. It learns at every k-th of the T
+positions of a window, k being `policy_every`, and its loss is multiplied by T over their number: which positions, and
+the factor, depend on the step and the window's length alone.
 
 A part at t counts where all predictions it spans are scored and, with `within_documents`, made in one document; no
 part reaches beyond the window. Sums are divided by the scored tokens of the batch, as the main loss is, so that
-accumulation changes nothing, but for spans: their negatives are those of a micro-batch. Each row has one span and
-equal spans are not negatives; two windows of one document may be, as a batch does not say.
+accumulation changes nothing, except for spans: their negatives are the other rows of a micro-batch, and their mean is
+over its spans, so more micro-batches make the contrast easier. Each row has one span and equal spans are not negatives;
+two windows of one document may be, as a batch does not say.
 """
 
 from collections.abc import Callable
@@ -31,6 +33,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nanogrove.data.batch import Batch, random
 from nanogrove.model.gpt import GPT, LOGITS
@@ -146,10 +149,23 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return F.cosine_similarity(a, b, dim=-1)
 
 
-def policy_places(heads: Heads, model: GPT, batch: Batch, start: int) -> slice:
-    """Where of T the policy learns: fewer places than asked for if their logits would be too large to keep."""
-    every = max(heads.config.policy_every, -(-batch.tokens.numel() * (model.config.vocab_size or 1) // LOGITS))
-    return slice(start % every, None, every)
+def policy_positions(config: AuxiliaryConfig, tokens: int, start: int) -> slice:
+    """Where of `tokens` positions the policy learns in a step whose spans begin at `start`: at one of them at least."""
+    return slice(start % min(config.policy_every, tokens), None, config.policy_every)
+
+
+def in_pieces(model: GPT, states: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """`compute` of states `[*P, B, N, C]`, which gives `[*P, R, …]` for `[*P, R, C]`: `[*P, B, N, …]`.
+
+    Where the logits of all states would be large they are computed a piece at a time, and again for the backward pass.
+    """
+    rows = states.flatten(-3, -2)
+    piece = max(LOGITS // ((model.config.vocab_size or 1) * (model.population or 1)), 1)
+    pieces = torch.split(rows, piece, -2)
+    again = len(pieces) > 1 and torch.is_grad_enabled()
+    results = [checkpoint(compute, rows, use_reentrant=False) if again else compute(rows) for rows in pieces]
+    joined = torch.cat(results, rows.dim() - 2)
+    return joined.view(*states.shape[:-1], *joined.shape[rows.dim() - 1 :])
 
 
 @torch.no_grad()
@@ -169,6 +185,13 @@ def policy_target(heads: Heads, model: GPT, hidden: Tensor) -> tuple[Tensor, Ten
 def policy_divergence(target: Tensor, guess: Tensor) -> Tensor:
     """KL `[…]` of logarithms of distributions `[…, V]`, target first."""
     return (target.exp() * (target - guess)).sum(-1)
+
+
+def policy_losses(heads: Heads, model: GPT, states: Tensor) -> Tensor:
+    """The policy's divergence from its target, `[*P, R]`, at states `[*P, R, C]`."""
+    assert heads.policy is not None
+    guess = F.log_softmax(_wide(model.logits(heads.policy(states))), -1)
+    return policy_divergence(policy_target(heads, model, states.detach())[1], guess)
 
 
 def head_losses(
@@ -224,13 +247,11 @@ def head_losses(
         found = -scores.log_softmax(-1).diagonal(dim1=-2, dim2=-1)
         parts["span"] = (found * there).sum(-1) / there.sum(-1).clamp(min=1)
     if heads.policy is not None:
-        places = policy_places(heads, model, batch, start)
-        some = hidden[..., places, :]
-        guess = F.log_softmax(_wide(model.logits(heads.policy(some))), -1)
-        there = stretches(batch, mark, 1)
-        scale = there.sum((-2, -1)) / there[..., places].sum((-2, -1)).clamp(min=1)
-        _, target = policy_target(heads, model, some.detach())
-        parts["policy"] = scale * mean(policy_divergence(target, guess), there[..., places])
+        length = batch.tokens.shape[-1]
+        positions = policy_positions(c, length, start)
+        divergence = in_pieces(model, hidden[..., positions, :], partial(policy_losses, heads, model))
+        scale = length / len(range(length)[positions])
+        parts["policy"] = scale * mean(divergence, stretches(batch, mark, 1)[..., positions])
     if heads.recall is not None:
         parts["memory"] = none
         if memories is not None and memories.numel():

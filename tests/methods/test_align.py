@@ -15,6 +15,7 @@ from nanogrove.methods import align
 from nanogrove.parts import build
 from nanogrove.preset import resolve
 from nanogrove.record.events import Event, read_events
+from nanogrove.train.checkpoint import load_latest
 
 
 @pytest.fixture
@@ -52,11 +53,12 @@ def test_the_best_texts_are_kept_and_only_what_the_model_wrote_is_scored(preset:
     parts = build(resolve(preset))
     batch = align.Mixed(parts.corpus, rows, 0.5, 0, 0).batches(7)
     assert batch.source.tolist() == [0, 0, 1, 1]
-    texts = {row["text"] for row in rows}
+    texts = {row["text"]: row["ended"] for row in rows}
+    assert len(texts) == len(rows)
     for place in (2, 3):
         counted = batch.targets[place][batch.mask[place]].tolist()
-        assert counted[-1] == parts.corpus.tokenizer.end
-        assert parts.corpus.tokenizer.decode(counted[:-1]) in texts
+        ended = counted[-1] == parts.corpus.tokenizer.end
+        assert texts[parts.corpus.tokenizer.decode(counted[:-1] if ended else counted)] == ended
     assert torch.equal(batch.tokens[:2], parts.corpus.batches(7).tokens[:2])
     told = [event.values for event in events if event.kind == "reward"]
     assert [values["round"] for values in told] == [0, 1, 2]
@@ -64,6 +66,48 @@ def test_the_best_texts_are_kept_and_only_what_the_model_wrote_is_scored(preset:
     assert shown[0] == shown[1] == shown[2], "the same prompts, so that texts stand side by side"
     best = next(event for event in events if event.kind == "end").values["best_step"]
     assert best in (10, 14), "the base is no candidate"
+
+
+def test_an_end_mark_is_scored_only_where_the_model_wrote_it(
+    preset: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kept text against the tokens that were drawn, also by a resumed run whose rows do not say what ended."""
+    drawn: list[list[int]] = []
+    generate = align.decoding.generate
+
+    def watched(*given: Any, **settings: Any) -> torch.Tensor:
+        new = generate(*given, **settings)
+        drawn.extend(new.tolist())
+        return new
+
+    monkeypatch.setattr(align.decoding, "generate", watched)
+    preset["method"] |= {"keep": 1.0, "replay": 0.0, "rounds": 1, "steps_per_round": 8}
+    for _ in lab.train(resolve(preset), tmp_path / "run"):
+        pass
+    corpus = build(resolve(preset)).corpus
+    end, decode = corpus.tokenizer.end, corpus.tokenizer.decode
+    texts = {decode([t for t in row if t not in (-1, end)]): end in row for row in drawn}
+    rows = [json.loads(line) for line in (tmp_path / "run/data/round-1.jsonl").read_text().splitlines()]
+    assert {row["ended"] for row in rows} == {True, False}
+    assert all(row["ended"] == texts[row["text"]] for row in rows)
+    mixed = align.Mixed(corpus, rows, 0.0, 0, 0)
+    for row, tokens, mask in zip(rows, mixed.tokens, mixed.mask, strict=True):
+        ids = [*corpus.tokenizer.encode(row["text"]), *([end] if row["ended"] else [])]
+        assert tokens[1:][mask].tolist() == ids
+
+    steps = lab.train(resolve(preset), tmp_path / "stopped")
+    while next(steps).step < 10:  # what was saved is step 9, within the round
+        pass
+    steps.close()
+    stored = tmp_path / "stopped/data/round-1.jsonl"
+    old = [{name: value for name, value in row.items() if name != "ended"} for row in rows]
+    stored.write_text("".join(json.dumps(row) + "\n" for row in old))
+    for _ in lab.train(resolve(preset), tmp_path / "stopped", resume=True):
+        pass
+    ends = [load_latest(tmp_path / name / "checkpoints")[0] for name in ("run", "stopped")]
+    assert all(checkpoint is not None and checkpoint.state["step"] == 14 for checkpoint in ends)
+    for name, tensor in ends[0].model.items():
+        assert torch.equal(tensor, ends[1].model[name]), name
 
 
 def test_a_kill_behind_any_step_and_a_resume_end_alike(preset: dict, tmp_path: Path, resumes_exactly: Any) -> None:

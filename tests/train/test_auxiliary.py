@@ -290,7 +290,7 @@ def test_accumulation_changes_neither_loss_nor_gradient(name: str, monkeypatch: 
     family = "nanochat" if name == "memory" else "gpt2"
     shape = ModelConfig(family=family, vocab_size=V, block_size=T, n_layer=1, n_head=2, n_embd=8, dropout=0.0, **memory)
     given = batch(7)
-    given.weight[4:] = (torch.arange(T) >= torch.tensor([[1], [7], [5]])).double()
+    given.mask[4:] = torch.arange(T) >= torch.tensor([[1], [7], [5]])
 
     def trained(accumulation: int) -> tuple[dict[str, Any], list[Tensor]]:
         """The figures of one step of plain gradient descent at rate 1, and what it took off each weight."""

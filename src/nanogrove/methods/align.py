@@ -3,7 +3,8 @@
 1. `train.steps` of pretraining, or a saved run, is the model to begin from, and the reference.
 2. Each round: texts are sampled behind prompts from the training data, scored, and the best share is kept, in the run
    folder too. Then `steps_per_round` steps on batches of which a share `replay` are training data as ever, which holds
-   on to what the model knew, and the rest kept texts of this round; of those the prompts are not scored.
+   on to what the model knew, and the rest kept texts of this round; of those the prompts are not scored, and the end
+   mark is where the model wrote it, not where a text was cut at `tokens`.
 3. Behind it fresh samples, of the same prompts each time, and the held-out data are scored, and KL(policy ‖ reference)
    is measured on the latter. Past `kl_cap` the rounds end; the best model is the one of the highest reward within it.
 
@@ -12,7 +13,7 @@ This is reward-ranked fine-tuning (Dong et al. 2023, arXiv 2304.06767) with repl
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -86,15 +87,17 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         number, past = divmod(state.step - begin, config.steps_per_round)
         start, name = state.step - past, f"round-{number + 1}"
         if not past:
-            prompts, texts = written(state.model, corpus, config, plan.seed, name)
-            scores = reward(texts)
-            best = sorted(range(len(texts)), key=lambda place: -scores[place])
-            chosen = best[: max(round(config.keep * len(texts)), 1)]
-            rows = [{"prompt": prompts[n], "text": texts[n], "reward": scores[n]} for n in chosen]
+            samples = written(state.model, corpus, config, plan.seed, name)
+            scores = reward([sample.text for sample in samples])
+            best = sorted(range(len(samples)), key=lambda place: -scores[place])
+            chosen = best[: max(round(config.keep * len(samples)), 1)]
+            rows = [{**samples[n]._asdict(), "reward": scores[n]} for n in chosen]
             state.round = number + 1
             yield Event("data", state.step, {"name": name, "rows": rows, "count": len(rows)})
         else:
             rows = plan.made(name)
+            for row in rows:  # one that does not say is of an older run; an end mark takes one of the `tokens`
+                row.setdefault("ended", len(corpus.tokenizer.encode(row["text"])) < config.tokens)
         mixed = Mixed(corpus, rows, config.replay, plan.seed, number)
         phase = replace(
             plan,
@@ -108,10 +111,18 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
             yield event
 
 
+class Sample(NamedTuple):
+    """What a model wrote after a prompt, and whether it wrote the end mark too, or was cut at `tokens`."""
+
+    prompt: str
+    text: str
+    ended: bool
+
+
 def written(
     model: GPT, corpus: Corpus, config: Config, seed: int, purpose: str, prompts: str | None = None
-) -> tuple[list[str], list[str]]:
-    """`texts` prompts from training data, drawn by purpose or by `prompts`, and what the model writes behind each."""
+) -> list[Sample]:
+    """What the model writes after `texts` prompts from training data, drawn by purpose or by `prompts`."""
     generator = random(seed, "align", *(prompts or purpose).encode())
     starts: list[Tensor] = []
     while sum(map(len, starts)) < config.texts:
@@ -126,9 +137,11 @@ def written(
             stop=[corpus.tokenizer.end],
             generator=torch.Generator(tokens.device).manual_seed(derived_seed(seed, "align", *purpose.encode())),
         )
-    end = corpus.tokenizer.end
-    texts = [corpus.tokenizer.decode([t for t in row if t not in (-1, end)]) for row in new.tolist()]
-    return [corpus.tokenizer.decode(row) for row in tokens.tolist()], texts
+    decode, end = corpus.tokenizer.decode, corpus.tokenizer.end
+    return [
+        Sample(decode(prompt), decode([token for token in text if token not in (-1, end)]), end in text)
+        for prompt, text in zip(tokens.tolist(), new.tolist(), strict=True)
+    ]
 
 
 class Mixed:
@@ -141,8 +154,8 @@ class Mixed:
         width = corpus.length + 1
         self.tokens = torch.full((len(rows), width), end)
         self.mask = torch.zeros(len(rows), width - 1, dtype=torch.bool)
-        for place, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
-            whole = torch.tensor([*prompt, *text, end])[:width]
+        for place, (row, prompt, text) in enumerate(zip(rows, prompts, texts, strict=True)):
+            whole = torch.tensor([*prompt, *text, *([end] if row["ended"] else [])])[:width]
             self.tokens[place, : len(whole)] = whole
             self.mask[place, max(len(prompt) - 1, 0) : len(whole) - 1] = True
 
@@ -160,36 +173,34 @@ class Mixed:
         )
 
 
-def _fresh(
-    model: GPT, corpus: Corpus, config: Config, plan: Plan, purpose: str
-) -> tuple[list[str], list[str], list[float]]:
-    """Prompts that are the same behind every round, what the model writes behind them, and its rewards."""
-    prompts, texts = written(model, corpus, config, plan.seed, purpose, prompts="judged")
-    return prompts, texts, config.reward.find(plan.allow_code)(texts)
+def _fresh(model: GPT, corpus: Corpus, config: Config, plan: Plan, purpose: str) -> tuple[list[Sample], list[float]]:
+    """What the model writes after prompts that are the same in every round, and its rewards."""
+    samples = written(model, corpus, config, plan.seed, purpose, prompts="judged")
+    return samples, config.reward.find(plan.allow_code)([sample.text for sample in samples])
 
 
 def _judged(
     state: TrainState, corpus: Corpus, plan: Plan, config: Config, reference: GPT, name: str
 ) -> Iterator[Event]:
     """How the model writes and what it still knows behind a round."""
-    prompts, texts, scores = _fresh(state.model, corpus, config, plan, f"{name} after")
+    samples, scores = _fresh(state.model, corpus, config, plan, f"{name} after")
     values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
     values["kl"] = divergence(state.model, reference, corpus.windows("validation", plan.evaluate_tokens))
     score = -sum(scores) / len(scores)
     if config.kl_cap is not None and values["kl"] > config.kl_cap:
         state.notes["ended"] = values["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
         score = torch.inf
-    yield _rewarded(state, state.round, prompts, texts, scores)
+    yield _rewarded(state, state.round, samples, scores)
     told = {**values, "score": score, "seen": state.tokens}
     yield Event("eval", state.step, told, {"seconds": state.seconds})
 
 
-def _rewarded(state: TrainState, number: int, prompts: list[str], texts: list[str], scores: list[float]) -> Event:
+def _rewarded(state: TrainState, number: int, samples: list[Sample], scores: list[float]) -> Event:
     """Mean and standard error of the rewards of fresh texts, and the first few of these."""
     known = torch.tensor(scores, dtype=torch.float64)
     error = float(known.std() / len(scores) ** 0.5)
     shown = [
-        {"prompt": prompt, "text": text, "reward": score}
-        for prompt, text, score in zip(prompts[:SHOWN], texts[:SHOWN], scores[:SHOWN], strict=True)
+        {"prompt": sample.prompt, "text": sample.text, "reward": score}
+        for sample, score in zip(samples[:SHOWN], scores[:SHOWN], strict=True)
     ]
     return Event("reward", state.step, {"round": number, "mean": float(known.mean()), "error": error, "texts": shown})

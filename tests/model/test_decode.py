@@ -161,7 +161,6 @@ def test_packed_weights_change_nothing_but_rounding_and_are_dropped(family: str)
         assert (model(tokens) - plain).abs().max() > 1e-3  # a copy kept would not see the change
 
 
-@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no bfloat16 kernels")
 def test_bfloat16_products_round_and_no_more() -> None:
     model = make("gpt2")
     tokens = torch.randint(0, 23, (3, 12), generator=torch.Generator().manual_seed(3))

@@ -127,12 +127,25 @@ class Forked:
 
     def __call__(self, *arguments: object, **request: Any) -> Outcome:
         """Runs a command to its end."""
+        return self._outcome(self._answer({"argv": list(map(str, arguments)), "cwd": str(self.folder), **request}))
+
+    def ranks(self, *commands: list[object], folders: list[Path] | None = None, **request: Any) -> list[Outcome]:
+        """Runs commands to their end as ranks of one run, each in its folder."""
+        places = folders or [self.folder] * len(commands)
+        requests = [
+            {"argv": list(map(str, command)), "cwd": str(place), **request}
+            for command, place in zip(commands, places, strict=True)
+        ]
+        return [self._outcome(answer) for answer in self._answer({"ranks": requests})]
+
+    def _answer(self, request: dict[str, Any]) -> Any:
         assert self.server.stdin is not None
         assert self.server.stdout is not None
-        line = json.dumps({"argv": list(map(str, arguments)), "cwd": str(self.folder), **request})
-        self.server.stdin.write(line + "\n")
+        self.server.stdin.write(json.dumps(request, default=str) + "\n")
         self.server.stdin.flush()
-        answer = json.loads(self.server.stdout.readline())
+        return json.loads(self.server.stdout.readline())
+
+    def _outcome(self, answer: dict[str, Any]) -> Outcome:
         return Outcome(answer["status"], answer["out"], answer["err"])
 
     def close(self) -> None:

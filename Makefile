@@ -1,12 +1,18 @@
 # `make demo` and `make test` work from a clean clone with Python 3.11 or newer and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+TEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
 demo: .venv/.installed
 	$(BIN)/nanogrove train quickstart train.minutes=3 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: .venv/.installed-test
-	$(BIN)/python -m pytest
+	$(TEST)
+
+# What computes, again, with the instructions of a laptop alone.
+test-avx2: .venv/.installed-test
+	$(AVX2) $(TEST) tests/model tests/train tests/methods tests/evaluate
 
 check: .venv/.installed-test
 	$(BIN)/ruff check .
@@ -25,4 +31,4 @@ check: .venv/.installed-test
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@ .venv/.installed
 
-.PHONY: demo test check
+.PHONY: demo test test-avx2 check

@@ -14,6 +14,10 @@ the file system (a file opened for writing, made durable, renamed or removed; a 
     full    from then on every write past `bytes` bytes of a file fails, as on a full disk
     signal  the signals in `signals` are sent to the process itself, one behind the other
 
+A request `{"ranks": [request, …]}` runs several processes at once that meet as those of torchrun do, and is answered
+by one line with a list; a rank that hangs is ended after two minutes. With `"script": path` a process runs that file
+of Python in the place of the command line.
+
 With `"count": path`, the changes are listed in that file when the process ends by itself. Nothing is made durable in
 earnest: a kill loses nothing that the system holds, only a power cut does, and waiting for a disk is slow.
 """
@@ -22,8 +26,10 @@ import contextlib
 import json
 import os
 import resource
+import runpy
 import selectors
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -63,6 +69,9 @@ def run(request: dict[str, Any]) -> int:
     from nanogrove.cli import main
 
     os.chdir(request["cwd"])
+    if "environment" in request:
+        os.environ.update(request["environment"])
+        signal.alarm(120)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
     seen: list[str] = []
     mishap = request.get("mishap") or {"at": -1}
@@ -73,10 +82,13 @@ def run(request: dict[str, Any]) -> int:
             strike(mishap)
 
     watch(changed)
-    sys.argv = ["nanogrove", *request["argv"]]
+    sys.argv = [request.get("script", "nanogrove"), *request["argv"]]
     code: object = 0
     try:
-        main()
+        if "script" in request:
+            runpy.run_path(request["script"], run_name="__main__")
+        else:
+            main()
     except SystemExit as end:
         code = end.code
     except BaseException:
@@ -90,20 +102,66 @@ def run(request: dict[str, Any]) -> int:
     return code if isinstance(code, int) else int(code is not None)
 
 
-def drained(pipes: dict[str, tuple[int, int]]) -> dict[str, bytes]:
+def meeting(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The requests of ranks, with what torchrun tells its processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": len(requests), "LOCAL_WORLD_SIZE": len(requests), "MASTER_PORT": port}
+    return [
+        {
+            **request,
+            "environment": {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()},
+        }
+        for rank, request in enumerate(requests)
+    ]
+
+
+def drained(pipes: list[int]) -> list[str]:
     """All that comes out of the pipes until they are closed."""
-    said = dict.fromkeys(pipes, b"")
+    texts = dict.fromkeys(pipes, b"")
     with selectors.DefaultSelector() as selector:
-        for name, (end, _) in pipes.items():
-            selector.register(end, selectors.EVENT_READ, name)
+        for end in pipes:
+            selector.register(end, selectors.EVENT_READ)
         while selector.get_map():
             for key, _ in selector.select():
                 data = os.read(key.fd, 1 << 16)
-                said[key.data] += data
+                texts[key.fd] += data
                 if not data:
                     selector.unregister(key.fd)
                     os.close(key.fd)
-    return said
+    return [texts[end].decode() for end in pipes]
+
+
+def forked(request: dict[str, Any]) -> tuple[int, list[int]]:
+    """A process for the request: its id, and where its output and its errors come out."""
+    pipes = [os.pipe(), os.pipe()]
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            for descriptor, (_, end) in enumerate(pipes, start=1):
+                os.dup2(end, descriptor)
+            for pair in pipes:
+                for end in pair:
+                    os.close(end)
+            code = run(request)
+        finally:
+            os._exit(code)
+    for _, end in pipes:
+        os.close(end)
+    return pid, [end for end, _ in pipes]
+
+
+def answers(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs the requests at once, to their end."""
+    children = [forked(request) for request in requests]
+    texts = drained([end for _, ends in children for end in ends])
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid, _ in children]
+    return [
+        {"status": status, "out": out, "err": err}
+        for status, out, err in zip(statuses, texts[::2], texts[1::2], strict=True)
+    ]
 
 
 def serve() -> None:
@@ -120,20 +178,8 @@ def serve() -> None:
     plotly.offline.get_plotlyjs()
     torch.set_num_threads(1)
     for line in sys.stdin:
-        pipes = {"out": os.pipe(), "err": os.pipe()}
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                os.dup2(pipes["out"][1], 1)
-                os.dup2(pipes["err"][1], 2)
-                code = run(json.loads(line))
-            finally:
-                os._exit(code)
-        for _, end in pipes.values():
-            os.close(end)
-        answer: dict[str, Any] = {name: text.decode() for name, text in drained(pipes).items()}
-        answer["status"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        request = json.loads(line)
+        answer = answers(meeting(request["ranks"])) if "ranks" in request else answers([request])[0]
         print(json.dumps(answer), flush=True)
 
 

@@ -12,6 +12,7 @@ from nanogrove.methods.evolution_strategies import coefficients, combined, direc
 from nanogrove.preset import read_preset_file, resolve
 from nanogrove.record.events import read_events
 
+PLAIN = {"device": "cpu", "precision": "float32", "threads": 1, "accumulation": 1, "compile": False}
 SHAPES = {"matrix": (12, 10), "vector": (30,)}
 
 
@@ -118,7 +119,7 @@ def test_coefficients_by_hand() -> None:
 def preset() -> dict[str, Any]:
     made = read_preset_file("evolve-es")
     made["method"] |= {"generations": 8, "population_size": 8, "at_once": 4}
-    made["train"] = {"steps": 5, "batch_size": 16, "threads": 1, "precision": "float32", "accumulation": 1}
+    made["train"] = {"steps": 5, "batch_size": 16, **PLAIN}
     made["data"] |= {"held_out": 20}
     made["save"] = {"every": 2}
     made["evaluate"] = {"every": 4}

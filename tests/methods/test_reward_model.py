@@ -145,7 +145,7 @@ def test_a_kill_behind_any_step_and_a_resume_end_alike(texts: Path, tmp_path: Pa
     stops = [("step", n) for n in range(1, 6)] + [("rewards", 1), ("eval", 1)]
     record = resumes_exactly(preset(texts), tmp_path, stops)
     assert sum(line["kind"] == "rewards" for line in record) == 1
-    notes = [load_latest(tmp_path / name / "checkpoints")[0].state["notes"] for name in ("whole", "step-3")]
+    notes = [load_latest(tmp_path / name / "checkpoints")[0].state["notes"] for name in ("whole", "step-1")]
     assert notes[0] == notes[1]
     assert set(notes[0]) == {"scale"}
 

@@ -185,10 +185,10 @@ def test_wandb_is_offline_and_tells_a_resumed_run_from_its_beginning(tmp_path: P
     [first, second] = wandb_files(tmp_path)
     for content in (first, second):
         assert all(key in content for key in (b"train/loss", b"validation/loss", b"time/seconds", b"n_layer"))
-        assert b"1.125" in content
+        assert b"\x051.125" in content
         assert b"grad_norm" not in content
-    assert b"3.125" not in first
-    assert b"3.125" in second
+    assert b"\x053.125" not in first  # after its length, since wandb's own figures of memory may end alike
+    assert b"\x053.125" in second
     one_id = (tmp_path / "run" / "trackers" / "wandb" / "id.txt").read_text()
     assert {path.stem for path in tmp_path.rglob("run-*.wandb")} == {f"run-{one_id}"}
     [page, *_] = tmp_path.rglob("sample_2_*.html")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,20 @@ def started(ranks: int, *arguments: object, options: tuple[str, ...] = (), **req
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **request)
 
 
-def trained(ranks: int, *arguments: object) -> str:
-    """Trains to the end, and gives what was shown."""
-    process = started(ranks, *arguments)
-    try:
-        said, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 0, errors
-    return said
+Trained = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def trained(forked: Any) -> Trained:
+    """Trains to the end on so many ranks, and gives what was shown. They meet as under torchrun, which others start."""
+
+    def train(ranks: int, *arguments: object) -> str:
+        outcomes = forked.ranks(*[["train", *arguments]] * ranks)
+        for outcome in outcomes:
+            assert outcome.code == 0, outcome.err
+        return "".join(outcome.out for outcome in outcomes)
+
+    return train
 
 
 def record(run: Path) -> list[dict[str, Any]]:
@@ -80,13 +86,20 @@ def same_course(run: Path, other: Path) -> None:
         assert ours == pytest.approx(theirs, abs=1e-5)
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize(
+    ("ranks", "starter"), [(2, "fork"), (4, "fork"), pytest.param(2, "torchrun", marks=pytest.mark.slow)]
+)
 def test_ranks_train_what_one_process_trains_and_one_of_them_writes(
-    ranks: int, preset: Path, alone: Path, tmp_path: Path
+    ranks: int, starter: str, preset: Path, alone: Path, tmp_path: Path, trained: Trained
 ) -> None:
     """Four ranks have one and two rows each, in at most two micro-batches."""
     run = tmp_path / "run"
-    said = trained(ranks, preset, "--out", run)
+    if starter == "torchrun":
+        process = started(ranks, preset, "--out", run)
+        said, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    else:
+        said = trained(ranks, preset, "--out", run)
     same_course(run, alone)
     assert said.count(f"{ranks} ranks\n") == 1
     assert said.count("held out for validation") == 1
@@ -97,7 +110,9 @@ def test_ranks_train_what_one_process_trains_and_one_of_them_writes(
     assert {p.relative_to(run) for p in run.rglob("*")} == {p.relative_to(alone) for p in alone.rglob("*")}
 
 
-def test_heads_train_on_ranks_too_and_only_the_contrast_has_other_negatives(tiny: Any, tmp_path: Path) -> None:
+def test_heads_train_on_ranks_too_and_only_the_contrast_has_other_negatives(
+    tiny: Any, tmp_path: Path, trained: Trained
+) -> None:
     heads = {f"enable_{name}": True for name in ("policy", "value", "dynamics", "multi_token", "span_contrastive")}
     values = tiny(**PLAIN, auxiliary={**heads, "value_horizon": 4, "span_contrastive_weight": 0.0})
     (tmp_path / "preset.json").write_text(json.dumps(values))
@@ -112,7 +127,7 @@ def test_heads_train_on_ranks_too_and_only_the_contrast_has_other_negatives(tiny
     assert sum(e["kind"] == "auxiliary" for e in record(tmp_path / "two")) == 6
 
 
-def test_ranks_share_the_rows_that_a_curriculum_leaves(tiny: Any, tmp_path: Path) -> None:
+def test_ranks_share_the_rows_that_a_curriculum_leaves(tiny: Any, tmp_path: Path, trained: Trained) -> None:
     values = tiny(**PLAIN, method={"name": "pretrain", "curriculum": {"start": 0.2, "until": 0.8}})
     (tmp_path / "preset.json").write_text(json.dumps(values))
     trained(2, tmp_path / "preset.json", "--out", tmp_path / "two")
@@ -123,7 +138,7 @@ def test_ranks_share_the_rows_that_a_curriculum_leaves(tiny: Any, tmp_path: Path
     same_course(tmp_path / "two", tmp_path / "one")
 
 
-def test_one_rank_is_one_process_bit_for_bit(preset: Path, alone: Path, tmp_path: Path) -> None:
+def test_one_rank_is_one_process_bit_for_bit(preset: Path, alone: Path, tmp_path: Path, trained: Trained) -> None:
     trained(1, preset, "--out", tmp_path / "run")
     assert record(tmp_path / "run") == record(alone)
     assert tensors(tmp_path / "run") == tensors(alone)
@@ -179,7 +194,7 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_left_alone(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(slower: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(slower: Path, tmp_path_factory: pytest.TempPathFactory, trained: Trained) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     trained(2, slower, "--out", run)
     return run
@@ -187,7 +202,7 @@ def undisturbed(slower: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("to", ["torchrun", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_signal_stops_all_ranks_saved_and_another_number_of_ranks_goes_on(
-    to: str, slower: Path, tmp_path: Path
+    to: str, slower: Path, tmp_path: Path, trained: Trained
 ) -> None:
     """The signal reaches all of them through torchrun, or one, which tells the others."""
     preset, run = tmp_path / "preset.json", tmp_path / "run"
@@ -210,46 +225,54 @@ def test_a_signal_stops_all_ranks_saved_and_another_number_of_ranks_goes_on(
     assert ours == pytest.approx(theirs, abs=1e-5)
 
 
+@pytest.fixture
+def differing(preset: Path, tmp_path: Path) -> list[Path]:
+    """The folders of two ranks beside a preset, with a text of another length in each."""
+    (tmp_path / "preset.json").write_text(preset.read_text())
+    folders = [tmp_path / rank for rank in "01"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "text.txt").write_text(f"Of two machines, machine {folder.name} has another text. " * 50)
+    (tmp_path / "0" / "only-0.txt").write_text("Only one of two machines has this text. " * 50)
+    return folders
+
+
 @pytest.mark.parametrize(
-    ("command", "place", "says"),
+    ("settings", "says"),
     [
-        (
-            "train preset.json optimizer.lr=0.0$((RANK+1))",
-            "",
-            "preset.optimizer.lr is 0.02 on rank 1 and 0.01 on rank 0",
-        ),
-        ("train ../preset.json data.sources=text.txt", "$RANK", "data.vocabulary is "),
-        ("train ../preset.json data.sources=only-0.txt", "$RANK", "only-0.txt: no such file or folder"),
+        (["optimizer.lr=0.01", "optimizer.lr=0.02"], "preset.optimizer.lr is 0.02 on rank 1 and 0.01 on rank 0"),
+        (["data.sources=text.txt"] * 2, "data.vocabulary is "),
+        (["data.sources=only-0.txt"] * 2, "only-0.txt: no such file or folder"),
     ],
 )
 def test_what_differs_between_ranks_is_named_by_all_before_training(
-    command: str, place: str, says: str, preset: Path, tmp_path: Path
+    settings: list[str], says: str, differing: list[Path], tmp_path: Path, forked: Any
 ) -> None:
-    (tmp_path / "preset.json").write_text(preset.read_text())
-    for rank in "01":
-        (tmp_path / rank).mkdir()
-        (tmp_path / rank / "text.txt").write_text(f"Of two machines, machine {rank} has another text. " * 50)
-    (tmp_path / "0" / "only-0.txt").write_text("Only one of two machines has this text. " * 50)
-    script = (
-        f"cd ./{place}; exec {sys.executable} -m nanogrove {command} --out {tmp_path}/run 2>> {tmp_path}/said-$RANK"
-    )
+    commands = [["train", "../preset.json", setting, "--out", tmp_path / "run"] for setting in settings]
+    for outcome in forked.ranks(*commands, folders=differing):
+        assert says in outcome.error()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_ends_with_the_exit_code_of_what_differs(differing: list[Path], tmp_path: Path) -> None:
+    """Its ranks end both before it can end one of them, and each has said the line."""
+    command = f"{sys.executable} -m nanogrove train preset.json optimizer.lr=0.0$((RANK+1)) --out run"
     done = subprocess.run(
-        [*TORCHRUN, "--nproc_per_node=2", "--no-python", "bash", "-c", script],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        [*TORCHRUN, "--nproc_per_node=2", "--no-python", "bash", "-c", f"exec {command} 2>> said-$RANK"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 1
+    line = "error: preset.optimizer.lr is 0.02 on rank 1 and 0.01 on rank 0"
     for rank in "01":
-        said = (tmp_path / f"said-{rank}").read_text().strip()
-        assert said.startswith("error: "), said
-        assert says in said
-        assert len(said.splitlines()) == 1
+        assert (tmp_path / f"said-{rank}").read_text().startswith(line)
     assert "exitcode  : 2" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_a_model_in_pieces_trains_as_a_whole_one_and_leaves_the_same_folder(
-    optimizer: str, tiny: Any, tmp_path: Path
+    optimizer: str, tiny: Any, tmp_path: Path, trained: Trained
 ) -> None:
     """Three ranks, of which some have nothing of the shortest tensors; then one process goes on from their folder."""
     values = tiny(**PLAIN, optimizer={"name": optimizer, "lr": 0.01}, method={"name": "pretrain", "curriculum": {}})
@@ -271,7 +294,9 @@ def test_a_model_in_pieces_trains_as_a_whole_one_and_leaves_the_same_folder(
 
 
 @pytest.mark.slow
-def test_a_run_in_pieces_stops_and_goes_on_in_one_whole_and_back(slower: Path, tmp_path: Path) -> None:
+def test_a_run_in_pieces_stops_and_goes_on_in_one_whole_and_back(
+    slower: Path, tmp_path: Path, trained: Trained
+) -> None:
     """Two ranks in pieces, stopped; then in pieces again to the end, and beside it the same from one process."""
     values = json.loads(slower.read_text())
     values["model"]["dropout"] = 0.0
@@ -316,16 +341,11 @@ Path(sys.argv[1], f"rank-{ranks.rank}.json").write_text(json.dumps([*figures, na
 """
 
 
-def test_a_rank_holds_its_share_of_weights_and_moments(tmp_path: Path) -> None:
+def test_a_rank_holds_its_share_of_weights_and_moments(tmp_path: Path, forked: Any) -> None:
     (tmp_path / "pieces.py").write_text(PIECES)
-    done = subprocess.run(
-        [*TORCHRUN, "--nproc_per_node=4", str(tmp_path / "pieces.py"), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    outcomes = forked.ranks(*[[tmp_path]] * 4, script=tmp_path / "pieces.py")
     told = [json.loads(path.read_text()) for path in tmp_path.glob("rank-*.json")]
-    assert len(told) == 4, done.stderr
+    assert len(told) == 4, [outcome.err for outcome in outcomes]
     whole = told[0][2]
     assert sum(held for held, _, _, _ in told) == whole
     assert all(moments == 2 * held for held, moments, _, _ in told)
@@ -390,7 +410,9 @@ def alike(ours: Any, theirs: Any) -> None:
         assert ours == (pytest.approx(theirs, abs=1e-4, rel=1e-4) if isinstance(ours, float) else theirs)
 
 
-def test_a_population_on_two_ranks_is_the_population_of_one_process(bred: Path, tmp_path: Path) -> None:
+def test_a_population_on_two_ranks_is_the_population_of_one_process(
+    bred: Path, tmp_path: Path, trained: Trained
+) -> None:
     """One rank has two members, the other three. All is the same: figures of each step, scores, births, heads."""
     trained(2, bred, "--out", tmp_path / "two")
     for _ in lab.train(resolve(json.loads(bred.read_text())), tmp_path / "one"):
@@ -407,7 +429,7 @@ def test_a_population_on_two_ranks_is_the_population_of_one_process(bred: Path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["1", "0"])
-def test_members_of_a_killed_rank_go_on_bit_for_bit(victim: str, bred: Path, tmp_path: Path) -> None:
+def test_members_of_a_killed_rank_go_on_bit_for_bit(victim: str, bred: Path, tmp_path: Path, trained: Trained) -> None:
     longer = json.loads(bred.read_text())
     longer["method"]["steps_per_generation"] = 15
     longer["save"] = {"every": 7}
@@ -423,7 +445,7 @@ def test_members_of_a_killed_rank_go_on_bit_for_bit(victim: str, bred: Path, tmp
 
 
 @pytest.mark.slow
-def test_a_population_stopped_on_two_ranks_goes_on_alone(bred: Path, tmp_path: Path) -> None:
+def test_a_population_stopped_on_two_ranks_goes_on_alone(bred: Path, tmp_path: Path, trained: Trained) -> None:
     longer = json.loads(bred.read_text())
     longer["method"]["steps_per_generation"] = 30
     longer["save"] = {"every": 1000}
@@ -440,7 +462,9 @@ def test_a_population_stopped_on_two_ranks_goes_on_alone(bred: Path, tmp_path: P
     assert [loss for row in ours for loss in row] == pytest.approx([loss for row in theirs for loss in row], abs=1e-4)
 
 
-def test_a_committee_on_three_ranks_labels_and_learns_as_in_one_process(tiny: Any, tmp_path: Path) -> None:
+def test_a_committee_on_three_ranks_labels_and_learns_as_in_one_process(
+    tiny: Any, tmp_path: Path, trained: Trained
+) -> None:
     values = tiny(
         method={"name": "self_improve", "si_rounds": 2, "si_iter": 4, "examples": 30, "guard_agreement": 0.0},
         data=None,

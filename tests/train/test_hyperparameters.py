@@ -72,12 +72,13 @@ def test_dropout_of_each_member_drops_its_share() -> None:
     assert apply(state, {"dropout": [0.0, 0.2, 0.6]}) == 1.0
     dropped = []
     model.blocks[0].register_forward_pre_hook(lambda block, inputs: dropped.append(inputs[0]))
+    torch.manual_seed(0)
     tokens = torch.randint(0, 31, (3, 16, 64))
     model.train()(tokens)
     assert [(x == 0).float().mean().item() for x in dropped[0]] == pytest.approx([0.0, 0.2, 0.6], abs=0.01)
     whole = model.eval()(tokens)
     dropped.clear()
     model.train()
-    means = torch.stack([model(tokens) for _ in range(200)]).mean(0)
+    means = torch.stack([model(tokens) for _ in range(3)]).mean(0)
     assert torch.equal(dropped[0][0], dropped[1][0])
     assert (means[0] - whole[0]).abs().max() < 1e-5, "a member that drops nothing is as in evaluation"

@@ -49,6 +49,7 @@ from nanogrove.train.checkpoint import (
 )
 from nanogrove.train.distributed import joined, restarted
 from nanogrove.train.fit import BUDGETS
+from nanogrove.train.members import difference_from_alone
 from nanogrove.train.precision import pick_device
 from nanogrove.train.signals import stop_signals
 from nanogrove.train.state import TrainState
@@ -120,7 +121,11 @@ def _lead(folder: RunFolder, parts: Parts, state: TrainState, checkpoint: Checkp
     try:
         if checkpoint is None:
             folder.write_preset(settings)
-            yield run.write(run.start())
+            start = run.write(run.start())
+            yield start
+            if start.values.get("members_differ"):
+                reason = start.values["members_differ"]
+                yield _note(f"members are not the same models trained alone, bit for bit: {reason}")
         if changed:
             yield run.write(Event("resume", state.step, {"changed": changed, **run.circumstances()}))
             differences = "; ".join(f"{name} {now}, before {before}" for name, (before, now) in changed.items())
@@ -220,6 +225,9 @@ class _Run:
             "device": str(plan.shard or self.parts.device),
             **self.circumstances(),
         }
+        if self.state.model.population is not None and plan.ranks.world == 1:
+            first = self.parts.corpus.batches(0)
+            values["members_differ"] = difference_from_alone(self.state, first, plan)
         return Event("start", 0, values, self.parts.budget)
 
     @property

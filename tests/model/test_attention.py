@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from nanogrove.model import layers
+from nanogrove.model.elementwise import Dropout
 from nanogrove.model.gpt import GPT, ModelConfig
 
 
@@ -30,7 +31,9 @@ def test_dropout_takes_probabilities_away_and_keeps_their_mean() -> None:
     torch.manual_seed(1)
     q, k = torch.randn(2, 1, 1, 6, 4)
     v = torch.ones(1, 1, 6, 4)
-    drawn = torch.stack([layers.causal_attention(q, k, v, 0.5) for _ in range(2000)])
+    dropout = Dropout(0.5)
+    dropout.seed([1], torch.device("cpu"))
+    drawn = torch.stack([layers.causal_attention(q, k, v, dropout=dropout) for _ in range(2000)])
     assert drawn.std() > 0.1
     torch.testing.assert_close(drawn.mean(0), v, atol=0.1, rtol=0)
     torch.testing.assert_close(layers.causal_attention(q, k, v), v)

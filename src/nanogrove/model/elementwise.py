@@ -58,12 +58,12 @@ class Dropout(nn.Module):
         self._streams = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x [*P, …]`, whose first axis may be folded with others, to the same. `seed` has set the streams before."""
+        """`x [*P, …]`, whose first axis may be folded with others, to the same; torch's stream serves until `seed`."""
         if not self.active:
             return x
-        members = len(self._streams)
-        shares = self.share.tolist() if isinstance(self.share, Tensor) else [self.share] * members
-        mask = torch.empty(members, x.numel() // members, device=x.device)
-        for row, share, stream in zip(mask, shares, self._streams, strict=True):
+        shares = self.share.tolist() if isinstance(self.share, Tensor) else [self.share] * max(len(self._streams), 1)
+        streams: Sequence[torch.Generator | None] = self._streams or [None] * len(shares)
+        mask = torch.empty(len(shares), x.numel() // len(shares), device=x.device)
+        for row, share, stream in zip(mask, shares, streams, strict=True):
             row.bernoulli_(1 - share, generator=stream).div_(1 - share)
         return x * mask.to(x.dtype).view(x.shape)

@@ -21,24 +21,36 @@ from nanogrove.train.distributed import Ranks
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim import Rate, make_optimizer
-from nanogrove.train.precision import autocast
 from nanogrove.train.state import TrainState
 
 
-def equals_alone(state: TrainState, batch: Batch, plan: Plan) -> bool:
-    """Whether a step gives the last member of a population the gradients of the same model alone, bit for bit."""
-    member, device = (state.model.population or 1) - 1, state.model.embed.weight.device
-    alone = GPT(state.model.config).to(device)
-    alone.load_state_dict(unstack(state.model.state_dict(), member))
-    everyone = batch.to(device).expand(state.model.population)
-    gradients = []
-    for model, rows in ((state.model, everyone), (alone, everyone.member(member))):
-        model.eval()  # dropout, too, would draw the same
-        with autocast(device, plan.precision):
-            loss = next_token(model, rows.split(plan.accumulation)[0]).total.sum()
-        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
-        model.train()
-    return all(torch.equal(whole[member], single) for whole, single in zip(*gradients, strict=True))
+def difference_from_alone(state: TrainState, batch: Batch, plan: Plan) -> str | None:
+    """Why members are not promised to be the same models trained alone, bit for bit; None where they are.
+
+    Settings come first; then the gradients of the last member on `batch` are compared with those of its model alone,
+    since a matrix library may round a product in another way where it stands beside others.
+    """
+    model, device = state.model, state.model.embed.weight.device
+    micros = batch.to(device).split(plan.accumulation)
+    reasons = {
+        f"they train in {plan.precision} on {device.type}": plan.precision != "float32" or device.type != "cpu",
+        "compiled kernels add in an order of their own": plan.compile,
+        "sums of auxiliary heads are divided among threads": state.heads is not None,
+        "a micro-batch is a single sequence": micros[-1].tokens.shape[-2] == 1,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            return reason
+    member = (model.population or 1) - 1
+    alone = GPT(model.config).to(device)
+    alone.load_state_dict(unstack(model.state_dict(), member))
+    everyone, gradients = micros[-1].expand(model.population), []
+    for each, rows in ((model.eval(), everyone), (alone.eval(), everyone.member(member))):
+        loss = next_token(each, rows).total.sum()
+        gradients.append(torch.autograd.grad(loss, list(each.parameters())))
+    model.train()
+    same = all(torch.equal(whole[member], single) for whole, single in zip(*gradients, strict=True))
+    return None if same else "this processor's matrix products differ by how many there are"
 
 
 def fit_members(state: TrainState, batches: Batches, plan: Plan) -> Iterator[Event]:

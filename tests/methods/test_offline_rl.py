@@ -141,9 +141,9 @@ def test_filter_is_the_plain_loss_of_the_texts_it_keeps(toy: Path, tmp_path: Pat
         assert {corpus.tokenizer.decode(row[:1].tolist()) for row in batch.targets} == {"c"}
         assert next_token(lambda tokens, targets: torch.ones(tokens.shape), batch).total.item() == 1.0  # type: ignore[arg-type]
         scores = -model(batch.tokens).log_softmax(-1)[:, :2]  # an item and its end mark
-        wanted = torch.autograd.grad(scores.gather(-1, batch.targets[:, :2, None]).mean(), model.embed.weight)[0]
-        found = torch.autograd.grad(next_token(model, batch).total, model.embed.weight)[0]
-        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+        expected = torch.autograd.grad(scores.gather(-1, batch.targets[:, :2, None]).mean(), model.embed.weight)[0]
+        gradient = torch.autograd.grad(next_token(model, batch).total, model.embed.weight)[0]
+        torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
     drawn = [corpus.drawn(step, best) for step in range(9)]
     assert set(np.concatenate(drawn).tolist()) <= set(best.tolist())
     assert np.array_equal(drawn[7], corpus.drawn(7, best)), "a function of the step"
@@ -247,8 +247,8 @@ def test_log_probabilities_of_held_out_pairs_are_in_the_record(tmp_path: Path) -
         sums, lengths = by_hand(model, batch), batch.mask.sum(-1).numpy()
         for first, side in enumerate(("chosen", "rejected")):
             assert event.values[f"{side}_log_prob"] == pytest.approx(sums[first::2].mean(), rel=1e-4)
-            found = event.values[f"{side}_log_prob_per_token"]
-            assert found == pytest.approx((sums / lengths)[first::2].mean(), rel=1e-4)
+            per_token = (sums / lengths)[first::2].mean()
+            assert event.values[f"{side}_log_prob_per_token"] == pytest.approx(per_token, rel=1e-4)
 
 
 @pytest.mark.parametrize("flip", [1, -1])

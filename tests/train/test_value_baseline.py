@@ -24,7 +24,7 @@ def names(count: int, texts: int = 1) -> list[str]:
 
 
 def test_pure_noise_stays_in_the_advantages(states: np.ndarray) -> None:
-    """Rewards that have nothing to do with prompts, and V has more coefficients than there are texts."""
+    """Rewards that have nothing to do with prompts, and V has more coefficients than texts."""
     ratios, explained = [], []
     for draw in range(50):
         rewards = np.random.default_rng(draw).normal(size=64)
@@ -44,8 +44,7 @@ def test_what_prompts_say_of_rewards_is_explained(states: np.ndarray) -> None:
     baseline = cross_fitted(features, rewards, names(len(rewards), 20), np.arange(len(rewards)), seed=0)
     assert baseline.r2 is not None
     assert baseline.r2 > 0.5
-    found = np.corrcoef(baseline.values, signal)[0, 1] ** 2
-    assert found > 0.6
+    assert np.corrcoef(baseline.values, signal)[0, 1] ** 2 > 0.6
 
 
 def test_no_text_s_v_has_seen_the_rewards_of_its_prompt(states: np.ndarray) -> None:
@@ -69,11 +68,11 @@ def test_errors_of_leaving_one_out_are_those_of_fitting_again() -> None:
     generator = np.random.default_rng(2)
     features, rewards = generator.normal(size=(12, 5)), generator.normal(size=12)
     counts = generator.integers(1, 6, size=12)
-    found = ridge(features, rewards, counts)
+    fit = ridge(features, rewards, counts)
     share = counts / counts.sum()
     x = features - share @ features
     scale = np.trace((x.T * share) @ x) / 5
-    for strength, error in zip(STRENGTHS, found.errors, strict=True):
+    for strength, error in zip(STRENGTHS, fit.errors, strict=True):
         squares = []
         for left_out in range(12):
             rest = np.arange(12) != left_out

@@ -84,11 +84,11 @@ def _log_probs(run: Run, figure: str) -> list[dict[str, Any]]:
     ]
 
 
-def _displacement(told: dict[str, Any], evaluations: list[Event]) -> list[str]:
+def _displacement(values: dict[str, Any], evaluations: list[Event]) -> list[str]:
     """What became of the likelihood of chosen and rejected texts from the reference to the last evaluation."""
     sentences, last = [], evaluations[-1].values if evaluations else {}
     for side in ("chosen", "rejected"):
-        first, now = finite(told.get(f"{side}_log_prob")), finite(last.get(f"{side}_log_prob"))
+        first, now = finite(values.get(f"{side}_log_prob")), finite(last.get(f"{side}_log_prob"))
         if first is not None and now is not None:
             sentences.append(f"held-out {side} texts went from {first:.2f} to {now:.2f} nats per text")
             if side == "chosen" and now < first:
@@ -96,21 +96,23 @@ def _displacement(told: dict[str, Any], evaluations: list[Event]) -> list[str]:
     return sentences
 
 
-def _summary(told: dict[str, Any], evaluations: list[Event]) -> str:
-    count, size = finite(told.get("texts")), finite(told.get("effective_sample_size"))
-    said = []
+def _summary(values: dict[str, Any], evaluations: list[Event]) -> str:
+    count, size = finite(values.get("texts")), finite(values.get("effective_sample_size"))
+    sentences = []
     if count:
-        said += [f"{count:,.0f} texts" if size is None else f"effective sample size: {size:,.0f} of {count:,.0f} texts"]
-    explained = finite(told.get("value_r2"))
-    said += [] if explained is None else [f"V explains {explained:.1%} of the variance of rewards, held out"]
+        sentences += [
+            f"{count:,.0f} texts" if size is None else f"effective sample size: {size:,.0f} of {count:,.0f} texts"
+        ]
+    explained = finite(values.get("value_r2"))
+    sentences += [] if explained is None else [f"V explains {explained:.1%} of the variance of rewards, held out"]
     for side in ("wanted", "unwanted"):
-        number = finite(told.get(side))
-        said += (
-            [] if number is None else [f"{number:,.0f} {side}, of weight {quantity(told.get(f'{side}_weight'))} each"]
+        number = finite(values.get(side))
+        sentences += (
+            [] if number is None else [f"{number:,.0f} {side}, of weight {quantity(values.get(f'{side}_weight'))} each"]
         )
-    said += _displacement(told, evaluations)
-    said += [f"training ended: {event.values['ended']}" for event in evaluations if event.values.get("ended")]
-    return "; ".join(said)
+    sentences += _displacement(values, evaluations)
+    sentences += [f"training ended: {event.values['ended']}" for event in evaluations if event.values.get("ended")]
+    return "; ".join(sentences)
 
 
 def _by_round(rounds: list[Event]) -> list[dict[str, Any]]:

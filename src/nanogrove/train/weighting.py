@@ -52,7 +52,7 @@ def best_fraction(rewards: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def wanted_above(rewards: np.ndarray) -> float:
-    """The median, or, where no reward is greater, the next lower one: of rewards that differ both sides have some.
+    """The median, or, where no reward is greater, the next lower one: where rewards differ, no side is empty.
 
     Of two different rewards the higher is wanted, whatever their shares.
     """

@@ -36,7 +36,7 @@ def drawn(seed: int, steps: int) -> dict[str, Any]:
     kv_heads = rng.choice([d for d in range(1, heads + 1) if heads % d == 0])
     width = rng.choice([w for w in range(16, 65) if w % (2 * heads) == 0])
     members = round(math.exp(rng.uniform(0, math.log(64))))
-    context = rng.randint(4, 24)
+    context = rng.randint(8, 24)
     model = {**rng.choice(FAMILIES), "n_embd": width, "n_head": heads, "n_kv_head": kv_heads, "block_size": context}
     model |= {"n_layer": rng.choice([1, 1, 2]), "vocab_size": rng.randint(11, 90), "dropout": rng.choice([0, 0, 0.2])}
     by_member = {
@@ -44,7 +44,8 @@ def drawn(seed: int, steps: int) -> dict[str, Any]:
         for name, low, high in (("lr", 0.001, 0.02), ("weight_decay", 0.0, 0.2), ("dropout", 0.0, 0.3))
         if rng.random() < 0.3
     }
-    rows, accumulation = rng.randint(1, 9), rng.randint(1, 3)
+    accumulation = rng.randint(1, 3)
+    rows = accumulation * rng.randint(2, 4)  # a micro-batch of one sequence is not promised to be equal
     return {
         "model": model,
         "members": members,
@@ -52,9 +53,9 @@ def drawn(seed: int, steps: int) -> dict[str, Any]:
         "optimizer": rng.choice(["adamw", "sgd", "muon"]),
         "by_member": by_member,
         "clip": rng.choice([None, 0.05, 0.5]),
-        "accumulation": min(accumulation, rows),
+        "accumulation": accumulation,
         "rows": rows,
-        "tokens": rng.randint(2, context),
+        "tokens": rng.randint(8, context),
         "batch_each": rng.random() < 0.5,
         "steps": steps,
         "seed": seed,

@@ -16,6 +16,7 @@ same parts in both (`per_member`, `total`), and what depends on sizes depends on
 processor's matrix products differ all the same is found by `train/members.py` when a run begins.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogrove.model.documents import document_starts
-from nanogrove.model.elementwise import Dropout, gelu, silu
+from nanogrove.model.elementwise import GRAIN, Dropout, gelu, silu
 from nanogrove.model.processor import packing_missing
 from nanogrove.model.products import LINE, transposed_product
 
@@ -40,17 +41,18 @@ def leading(population: int | None) -> tuple[int, ...]:
 
 
 def per_member(vector: Tensor, like: Tensor) -> Tensor:
-    """`[*P, C]` as `[*P, B, …, 1, C]`, ready to broadcast against `like`, `[*P, B, …, T, C]`.
+    """`[*P, C]` as `[*P, 1, …, 1, C]`, ready to broadcast against `like`, `[*P, B, …, T, C]`.
 
-    It is expanded axis by axis so that its gradient is summed axis by axis, the last first: a single sum over all rows
-    would be divided among threads in one model otherwise than in many.
+    Where a member is so large that threads would divide the sum that is the gradient, and one model's otherwise than
+    many's, it is expanded axis by axis, so that the gradient is summed axis by axis.
     """
     members = vector.dim() - 1
     shape = [*vector.shape[:-1], *[1] * (like.dim() - vector.dim()), vector.shape[-1]]
     expanded = vector.view(shape)
-    for axis in range(members, like.dim() - 2):
-        shape[axis] = like.shape[axis]
-        expanded = expanded.expand(shape)
+    if like.numel() // vector[..., 0].numel() >= GRAIN:
+        for axis in range(members, like.dim() - 2):
+            shape[axis] = like.shape[axis]
+            expanded = expanded.expand(shape)
     return expanded
 
 
@@ -243,19 +245,17 @@ def causal_attention(
     """
     rows, heads, tokens, size = q.shape
     k, v = (part.repeat_interleave(heads // k.shape[1], 1) if k.shape[1] < heads else part for part in (k, v))
-    q, k, v = (part.reshape(rows * heads, tokens, size).contiguous() for part in (q, k, v))  # a view if rows is 1
+    more = -tokens % max(4, LINE // math.gcd(LINE, size))  # so that each matrix fills lines of the cache
+    q, k, v = (F.pad(part, (0, 0, 0, more)) if more else part for part in (q, k, v))
+    q, k, v = (part.reshape(rows * heads, tokens + more, size).contiguous() for part in (q, k, v))
     if mask is None:
-        unseen = torch.full((tokens, tokens), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+        unseen = torch.full((tokens + more, tokens + more), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
     else:
-        unseen = mask.expand(rows, heads, tokens, tokens).reshape(-1, tokens, tokens)
-    whole_lines = tokens * tokens % LINE == 0 and tokens * size % LINE == 0
-    if whole_lines:
-        scores = torch.baddbmm(unseen, q, k.mT, alpha=size**-0.5)
-    else:
-        scores = transposed_product(q, k) * size**-0.5 + unseen
-    seen = scores.softmax(-1) if dropout is None else dropout(scores.softmax(-1))
-    y = torch.bmm(seen, v) if whole_lines else transposed_product(seen, v.mT)
-    return y.view(rows, heads, tokens, size)
+        whole = F.pad(F.pad(mask, (0, more), value=-torch.inf), (0, 0, 0, more))
+        unseen = whole.expand(rows, heads, *whole.shape[-2:]).reshape(-1, *whole.shape[-2:])
+    seen = torch.baddbmm(unseen, q, k.mT, alpha=size**-0.5).softmax(-1)
+    y = torch.bmm(seen if dropout is None else dropout(seen), v)[:, :tokens]
+    return y.reshape(rows, heads, tokens, size)
 
 
 class Cache:

@@ -26,8 +26,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
-from torch.optim.sgd import sgd
 
 from nanogrove.model.gpt import GPT
 from nanogrove.model.layers import Embedding, Linear
@@ -186,37 +184,38 @@ class Optimizer:
         return [self.state[p].setdefault("step", torch.zeros(shape, device=p.device)) for p in parameters]
 
     def _kernel(self, rule: Rule, tensors: list[list[Tensor]], steps: list[Tensor], lr: float, decay: float) -> None:
-        """Torch's fused update of lists of weights, gradients and moments; it counts `steps` up."""
+        """Torch's fused update of lists of weights, gradients and moments; it counts `steps` up.
+
+        The kernels themselves, without the checks and groupings before them, which take longer than a small update.
+        """
+        config = self.config
         if rule == "sgd":
-            weights, gradients, momenta = tensors
-            sgd(
-                weights,
-                gradients,
-                list(momenta),
-                fused=True,
+            torch._fused_sgd_(
+                *tensors,
                 weight_decay=decay,
-                momentum=self.config.momentum,
+                momentum=config.momentum,
                 lr=lr,
                 dampening=0.0,
                 nesterov=False,
                 maximize=False,
+                is_first_step=False,
             )
             return
+        torch._foreach_add_(steps, 1)
         weights, gradients, first, second = tensors
-        adamw(
+        torch._fused_adamw_(
             weights,
             gradients,
             first,
             second,
             [],
             steps,
-            fused=True,
-            amsgrad=False,
-            beta1=self.config.betas[0],
-            beta2=self.config.betas[1],
             lr=lr,
+            beta1=config.betas[0],
+            beta2=config.betas[1],
             weight_decay=decay,
-            eps=self.config.eps,
+            eps=config.eps,
+            amsgrad=False,
             maximize=False,
         )
 
@@ -249,8 +248,8 @@ class Optimizer:
 
 def _filled(tensor: Tensor, members: int) -> Tensor:
     """A parameter's numbers as a row for each member, `[P, n]`, n filled up with zeros to whole registers."""
-    rows = tensor.detach().reshape(members, -1)
-    return F.pad(rows, (0, -rows.shape[1] % REGISTER))
+    rows = tensor.detach().view(members, -1)
+    return F.pad(rows, (0, -rows.shape[1] % REGISTER)) if rows.shape[1] % REGISTER else rows
 
 
 def _take_back(tensor: Tensor, filled: Tensor) -> None:

@@ -1,0 +1,94 @@
+"""What it costs a population that each member has the bits of the same model trained alone.
+
+    python benchmarks/member_alone.py
+
+A step as it is, against the same step in plain torch: biases added inside the product, scales and biases summed in one
+sum, activations, products and the optimizer's kernels on tensors as they lie, one norm for all of a member's gradient,
+and, with rates by member, one kernel for all members that writes directions. Contenders in turn, medians of 30.
+"""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from nanogrove.model import elementwise, layers
+from nanogrove.model.gpt import ModelConfig
+from nanogrove.train import fit, optim
+from side_by_side import Work, in_turn, stepper, tokens
+
+SIZES = ((2, 32, 4, 16), (2, 64, 8, 32), (4, 128, 12, 64))  # layers, width, rows, tokens
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, packed: object = None) -> Tensor:
+    rows = x.flatten(1, -2)
+    product = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias[:, None], rows, weight.mT)
+    return product.view(*x.shape[:-1], weight.shape[1])
+
+
+def per_member(vector: Tensor, like: Tensor) -> Tensor:
+    return vector.view(vector.shape[0], *[1] * (like.dim() - 2), vector.shape[1])
+
+
+def by_member(self: optim.Optimizer, group: optim.Group, parameters: list, tensors: list[list[Tensor]]) -> None:
+    directions = [torch.zeros_like(p) for p in parameters]
+    lr = torch.as_tensor(group.lr).to(parameters[0])
+    self._kernel(group.rule, [directions, *tensors[1:]], self._steps(group, parameters, ()), 1.0, 0.0)
+    for parameter, direction in zip(parameters, directions, strict=True):
+        optim._move(parameter, direction, lr, lr * group.weight_decay)
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Within, a population computes as if nobody asked for equal bits."""
+    with ExitStack() as held:
+        for owner, name, instead in (
+            (layers, "linear", linear),
+            (layers, "per_member", per_member),
+            (elementwise, "_in_full_registers", lambda function, x: function(x)),
+            (optim, "REGISTER", 1),
+            (optim.Optimizer, "_update_by_member", by_member),
+            (fit, "_norm", lambda x: torch.linalg.vector_norm(x, dim=-1)),
+        ):
+            held.enter_context(patch.object(owner, name, instead))
+        yield
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--members", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"{options.members} members, {options.threads} threads, torch {torch.__version__}, AdamW")
+    print("family    layers x width, tokens  rates      as it is                       over plain torch")
+    for family in ("gpt2", "nanochat"):
+        for n_layer, width, rows, length in SIZES:
+            config = ModelConfig(
+                family=family, vocab_size=65, block_size=length, n_layer=n_layer, n_head=4, n_embd=width
+            )
+            for own_rates in (False, True):
+                batch = tokens(rows, length, 65, options.members)
+                contenders = {
+                    name: stepper(config, batch, options.members, by_member=own_rates) for name in ("exact", "plain")
+                }
+
+                def plainly(step: Work = contenders["plain"]) -> None:
+                    with plain():
+                        step()
+
+                t = in_turn({"exact": contenders["exact"], "plain": plainly}, options.rounds)
+                shape = f"{n_layer} x {width:<4} {rows} x {length}"
+                ratio = t["exact"].median / t["plain"].median
+                print(
+                    f"{family:<9} {shape:<23} {'own' if own_rates else 'common':<7} {t['exact']}   {ratio:.3f}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ from nanogrove.data.batch import Batch, derived_seed
 from nanogrove.model.gpt import GPT, ModelConfig, unstack
 from nanogrove.train.fit import Plan, fit
 from nanogrove.train.hyperparameters import apply
+from nanogrove.train.members import difference_from_alone
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim import OptimizerConfig, make_optimizer
 from nanogrove.train.state import TrainState, optimizer_tensors
@@ -113,6 +114,33 @@ def differences(settings: dict[str, Any]) -> list[str]:
 def test_a_member_is_the_run_alone(seed: int) -> None:
     settings = drawn(seed, steps=4)
     assert differences(settings) == [], settings
+
+
+def population(**model: Any) -> TrainState:
+    config = ModelConfig(**{"vocab_size": 31, "block_size": 12, "n_layer": 1, "n_head": 2, "n_embd": 16, **model})
+    gpt = GPT(config, population=3).initialize(0, 1, 2)
+    return TrainState(gpt, make_optimizer(gpt, OptimizerConfig()))
+
+
+def plan_of(**settings: Any) -> Plan:
+    return Plan(seed=0, steps=1, rate=lambda step: 1.0, **settings)
+
+
+TEXT = torch.randint(31, (4, 13), generator=torch.Generator().manual_seed(0))
+BATCH = Batch.uniform(TEXT[:, :-1], TEXT[:, 1:], torch.ones(4, 12, dtype=torch.bool), torch.zeros(4, dtype=torch.int64))
+
+
+def test_a_population_says_where_its_members_are_not_promised_to_be_the_runs_alone() -> None:
+    assert difference_from_alone(population(), BATCH, plan_of()) is None
+    assert "bfloat16 on cpu" in str(difference_from_alone(population(), BATCH, plan_of(precision="bfloat16")))
+    assert "single sequence" in str(difference_from_alone(population(), BATCH, plan_of(accumulation=4)))
+    assert "compiled" in str(difference_from_alone(population(), BATCH, plan_of(compile=True)))
+
+
+def test_a_processor_that_rounds_stacked_products_otherwise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    product = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda a, b, **out: product(a, b, **out) * (1 + 1e-6 * (len(a) > 16)))
+    assert "matrix products" in str(difference_from_alone(population(), BATCH, plan_of()))
 
 
 @pytest.mark.slow

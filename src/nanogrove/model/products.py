@@ -43,4 +43,4 @@ def _bmm(a: Tensor, b: Tensor) -> Tensor:
     if size % LINE == 0:
         return torch.bmm(a, b)
     result = a.new_empty(count, size + -size % LINE)[:, :size].view(count, rows, columns)
-    return torch.bmm(a, b, out=result)
+    return torch.bmm(a, b, out=result).contiguous()  # what follows must not see where lines end

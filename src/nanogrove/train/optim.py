@@ -167,12 +167,14 @@ class Optimizer:
         steps = self._steps(group, parameters, (members,))
         filled = [[_filled(tensor, members) for tensor in column] for column in tensors]
         rows = [torch.cat(column, 1) for column in filled]
-        for member, (rate, decay) in enumerate(zip(rates, decays, strict=True)):
+        by_member = zip(rates, decays, *(row.unbind() for row in rows), strict=True)
+        for member, (rate, decay, *numbers) in enumerate(by_member):
             step = [steps[0][member].clone()] if steps else []  # moments of a member are equally old
-            self._kernel(group.rule, [[row[member]] for row in rows], step, rate, decay)
-        for step_of_all in steps:
-            step_of_all.add_(1)
+            self._kernel(group.rule, [[number] for number in numbers], step, rate, decay)
+        if steps:
+            torch._foreach_add_(steps, 1)
         sizes = [tensor.shape[1] for tensor in filled[0]]
+        del tensors[1], rows[1]  # gradients stay as they are
         for column, row in zip(tensors, rows, strict=True):
             for tensor, values in zip(column, torch.split(row, sizes, 1), strict=True):
                 _take_back(tensor, values)

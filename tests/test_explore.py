@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -168,16 +169,21 @@ def test_the_size_follows_the_tokens(games: Path, tokens: int, width: int, budge
     resolve({"name": "x", **made.values})
 
 
-def test_the_time_is_measured(games: Path) -> None:
+def test_the_time_is_measured(games: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which each step takes 3 s, but for the first, which takes longer."""
+    ends = [30.0 + 3 * step for step in range(proposal.STEPS + 1)]
+    readings = iter([0.0, *(reading for end in ends for reading in (end, end))])
+    monkeypatch.setattr(proposal, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
     found = explore(str(games))
     made = propose(found)
     assert made is not None
-    made.values["model"].update(n_embd=16, block_size=16)
-    made.values["train"].update(threads=1, tokens=10**5)
-    took = seconds(made, found.chosen_tokens.vocabulary)
-    assert 0.05 < took < 600
-    longer = proposal.Proposal({**made.values, "train": {**made.values["train"], "tokens": 10**8}}, "", 1)
-    assert seconds(longer, found.chosen_tokens.vocabulary) > 50 * took
+    model, train, scored = made.values["model"], made.values["train"], made.values["evaluate"]
+    model.update(n_embd=16, block_size=16)
+    train.update(threads=1, tokens=10**5, accumulation=1, precision="float32", compile=False, batch_size=10)
+    steps, forward = 10**5 / 160, 1 / 3
+    assert seconds(made, found.chosen_tokens.vocabulary) == pytest.approx(
+        3 * (steps + steps / scored["every"] * scored["tokens"] / 160 * forward)
+    )
 
 
 def test_a_sample_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

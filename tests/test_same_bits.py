@@ -43,7 +43,7 @@ TINY_DATA: dict[str, dict[str, Any]] = {
 }
 TINY_METHOD: dict[str, dict[str, Any]] = {
     "self_improve": {"method.si_rounds": 1, "method.si_iter": 2, "method.examples": 4, "method.to": 2},
-    "evolve": {"train.steps": None, "method.generations": 2, "method.steps_per_generation": 2},
+    "evolve": {"train.steps": None, "method.generations": 2, "method.steps_per_generation": 2, "evaluate.tokens": 1000},
     "align": {"method.rounds": 1, "method.steps_per_round": 2, "method.prompt": 4, "method.tokens": 20},
     "offline_rl": {"method.base_steps": 2},
     "evolution_strategies": {"method.generations": 2, "method.population_size": 4},

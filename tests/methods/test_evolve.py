@@ -11,6 +11,7 @@ import torch
 
 import nanogrove
 from nanogrove import lab
+from nanogrove.data.batch import derived_seed
 from nanogrove.errors import PresetError
 from nanogrove.language_model import load
 from nanogrove.methods import evolve
@@ -154,7 +155,7 @@ def test_the_winner_s_schedule_replayed_on_one_model_is_the_winner(preset: dict,
     from nanogrove.train.optim import make_optimizer
     from nanogrove.train.state import TrainState
 
-    model = GPT(parts.model).initialize(line[0].member)
+    model = GPT(parts.model).initialize(derived_seed(parts.preset.seed, "member", line[0].member))
     state = TrainState(model, make_optimizer(model, parts.preset.optimizer))
     replayed = list(pretrain.run(state, parts.corpus, parts.plan, parts.preset.method_config()))
     score = [event for event in replayed if event.kind == "eval"][-1].values["loss"]

@@ -169,7 +169,7 @@ def test_a_run_on_a_grammar_tells_the_excess(tmp_path: Path) -> None:
         ("data.type=rlx", "rlm"),
         ("data.betta=1", "did you mean data.beta"),
         ("data.m=4", "unknown key data.m"),
-        ("train.epochs=2", "set one of steps"),
+        ("train.epochs=2", "set train.steps, train.tokens or train.minutes instead"),
     ],
 )
 def test_bad_settings_are_told_in_one_line(override: str, said: str) -> None:

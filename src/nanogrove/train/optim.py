@@ -192,8 +192,11 @@ class Optimizer:
         """
         config = self.config
         if rule == "sgd":
+            weights, gradients, momenta = tensors
             torch._fused_sgd_(
-                *tensors,
+                weights,
+                gradients,
+                momenta if config.momentum else [],
                 weight_decay=decay,
                 momentum=config.momentum,
                 lr=lr,

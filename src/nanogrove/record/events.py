@@ -6,7 +6,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 
 | kind   | values                                                     | when                              |
 |--------|------------------------------------------------------------|-----------------------------------|
-| start  | name, seed, parameters, vocabulary, data, precision, …; of a population members_differ | once, before the first step |
+| start  | name, seed, parameters, vocabulary, data, precision, …     | once, before the first step       |
 | resume | changed; ranks, versions, machine as they are now          | when what bits depend on changed  |
 | eval   | split, loss, bits_per_byte, tokens (scored), seen; of dpo log_prob | before the `step` event it follows |
 | step   | loss, lr, grad_norm, tokens; where heads train their losses | last of its step: a safe point    |

@@ -8,8 +8,8 @@ and their time is set aside; the rest is filled with the steps that `train.steps
 
 A timed step is the method's: its data, its objective and the resolved settings, on a new state that is thrown away, at
 a learning rate of 0, so that a rehearsal cannot diverge. The first step is left out, since it warms up memory and
-caches, and of the others the median counts, so that a moment of other work on the machine does not. Several ranks
-rehearse together, and the times of rank 0 count for all.
+caches, and of the others the lower quartile counts, since other work on the machine makes steps longer and never
+shorter. Several ranks rehearse together, and the times of rank 0 count for all.
 
 Nothing of it reaches the run: data are functions of the step, and torch's generators are put back. The number of steps
 is all that is kept, in preset.json, so a resumed run measures nothing.
@@ -18,7 +18,6 @@ is all that is kept, in preset.json, so a resumed run measures nothing.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from statistics import median
 
 import torch
 from pydantic import BaseModel
@@ -111,7 +110,7 @@ def pace(events: Iterator[Event], wanted: float, ranks: Ranks = ALONE) -> Pace:
             before = event.time["seconds"]
             if ranks.highest(int(len(times) > LEAST_STEPS and before - times[0] >= wanted)):
                 break
-    usual = median(times[1:])
+    usual = sorted(times[1:])[len(times[1:]) // 4]
     return Pace(usual, max(times[0] - usual, 0.0))
 
 

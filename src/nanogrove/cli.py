@@ -227,7 +227,8 @@ def generate(
                 print(f"{probability:.4f}  {printable(repr(token))}")
             print(f"mean log-probability {each.mean_log_probability:.4f} nats a token of {len(each.tokens)} new tokens")
     choice = lm.precision(precision)
-    print(f"decoded in {choice.format}: {choice.reason}", file=sys.stderr)
+    if precision == "auto" or ";" in choice.reason:  # not what was asked for, or not in the way one would think
+        print(f"decoded in {choice.format}: {choice.reason}", file=sys.stderr)
 
 
 @app.command()

@@ -393,6 +393,8 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]
     for section, names in BIT_DEPENDENCIES.items():
         known = before.get(section, {})
         found |= {name: [known[name], now[section][name]] for name in names if name in known}
+    if "instructions" not in before.get("machine", {}):
+        found.pop("processor", None)  # such a record names the processor in another way
     return {name: pair for name, pair in found.items() if pair[0] != pair[1]}
 
 

@@ -118,9 +118,12 @@ def build(
     split = getattr(config, "final_split", "validation")
     if getattr(preset.data, split, None) == 0:
         raise PresetError(f"method {preset.method['name']} ends on the {split} split, which is empty; set data.{split}")
-    check = getattr(load_method(preset.method["name"]), "check", None)
+    module = load_method(preset.method["name"])
+    check, check_scored = getattr(module, "check", None), getattr(module, "check_scored", None)
     if check is not None and checkpoint is None:
         check(config, corpus, model, allow_code)
+    if check_scored is not None and checkpoint is None:
+        check_scored(config, corpus, preset.evaluate.tokens)
     settled = partial(_settled, corpus, settings, model, device, allow_code, ranks)
     if train.minutes is None:
         return settled(preset, total(steps))

@@ -152,6 +152,14 @@ def test_a_processor_that_rounds_stacked_products_otherwise_is_found(monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt2", "llama", "nanochat"])
+def test_a_compiled_model_is_one_graph(family: str) -> None:
+    model = GPT(ModelConfig(family=family, vocab_size=31, block_size=12, n_layer=2, n_embd=16, n_head=2, dropout=0.1))
+    explained = torch._dynamo.explain(model.initialize(0))(TEXT[:, :-1], TEXT[:, 1:])
+    assert explained.graph_break_count == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_five_hundred_members_are_the_runs_alone(threads: int) -> None:
     torch.set_num_threads(threads)

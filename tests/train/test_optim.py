@@ -222,3 +222,18 @@ def test_moments_by_member_go_through_a_checkpoint() -> None:
     load_optimizer_tensors(state, kept)
     assert all(torch.equal(value, kept[key]) for key, value in optimizer_tensors(state).items())
     assert kept["embed.weight/step"].shape == (4,)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "sgd"])
+def test_rates_may_become_those_of_members_and_one_for_all_again(name: str) -> None:
+    model = GPT(ModelConfig(vocab_size=31, block_size=12, n_layer=1, n_embd=16, n_head=2), 4).initialize(0, 1, 2, 3)
+    state = TrainState(model, make_optimizer(model, OptimizerConfig(name=name)))
+    steady = GPT(model.config, 4)
+    steady.load_state_dict(model.state_dict())
+    other = TrainState(steady, make_optimizer(steady, OptimizerConfig(name=name)))
+    for step in range(3):
+        rate = torch.ones(4, dtype=torch.float64) if step == 1 else 1.0
+        list(fit(state, batches, next_token, Plan(seed=0, steps=step + 1, rate=lambda step, rate=rate: rate)))
+    list(fit(other, batches, next_token, Plan(seed=0, steps=3, rate=lambda step: 1.0)))
+    for changed, same in zip(model.parameters(), steady.parameters(), strict=True):
+        assert torch.equal(changed, same)

@@ -8,7 +8,8 @@ steps a preset asks for, or `steps`, where the method counts them itself; `count
 that `train` does not name; `final_split`, to be scored at the end where validation will not do; `scalar`, where its
 model gives numbers instead of logits; `spreads`, where ranks may train together: all run the method, `fit` alone
 changes the model, and rank 0 alone scores. A module may offer `check(config, corpus, model, allow_code)`, which refuses
-what cannot be trained before a run begins; `score(model, corpus, split, limit)`, the values of an `eval` event, where
+what cannot be trained before a run begins, and `check_scored(config, corpus, tokens)`, the same for what
+`evaluate.tokens` leaves to score; `score(model, corpus, split, limit)`, the values of an `eval` event, where
 the loss is not that of the next token; and `rehearse(state, corpus, plan, config, further)`, whose steps a budget in
 minutes times where those at the start of `run` will not do: steps that `train.steps` names or, `further`, those that
 the method adds. Two kinds of event do something: `eval` names the best model so far, by its `score` or else its `loss`,

@@ -148,11 +148,10 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     """Yields `step` events, and ahead of the last one of a generation `eval` and `generation`."""
     model = state.model.config
     fitness = config.find_fitness(corpus, model.block_size, plan.allow_code)
-    check_documents(config, corpus, plan.evaluate_tokens)
     yield from _Evolution(state, corpus, plan, config, fitness).events()
 
 
-def check_documents(config: Config, corpus: Corpus, limit: int | None) -> None:
+def check_scored(config: Config, corpus: Corpus, limit: int | None) -> None:
     """Raises PresetError where so few documents are scored that no difference could pass the test of significance."""
     if config.significance is None or config.selection == "none":
         return

@@ -78,7 +78,8 @@ def rehearse(
         return pace(steps_of(new_state(), corpus, quiet, config, further), wanted, plan.ranks)
 
     count = getattr(config, "total_steps", lambda steps: steps)(0)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if used else []):
         main, further = timed(False), timed(True) if count else Pace(0.0, 0.0)
     aside = count * further.step + (main.start if plan.compile else 0.0)
     times = {"minutes": minutes, "step_ms": round(1000 * main.step, 3)}

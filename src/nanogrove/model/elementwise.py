@@ -31,7 +31,7 @@ def silu(x: Tensor) -> Tensor:
 
 def _in_full_registers(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """`function(x)`, elementwise, with no element left over at the end of a row or of a thread's part."""
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         return function(x)
     count, threads = x.numel(), torch.get_num_threads()
     unit = LANES * math.lcm(threads, min(threads, -(-count // GRAIN)) or 1)
@@ -61,6 +61,8 @@ class Dropout(nn.Module):
         """`x [*P, …]`, whose first axis may be folded with others, to the same; torch's stream serves until `seed`."""
         if not self.active:
             return x
+        if isinstance(self.share, float) and (torch.compiler.is_compiling() or x.device.type != "cpu"):
+            return F.dropout(x, self.share)  # one draw for all members: no equal bits are promised there
         shares = self.share.tolist() if isinstance(self.share, Tensor) else [self.share] * max(len(self._streams), 1)
         streams: Sequence[torch.Generator | None] = self._streams or [None] * len(shares)
         mask = torch.empty(len(shares), x.numel() // len(shares), device=x.device)

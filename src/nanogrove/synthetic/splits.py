@@ -50,7 +50,9 @@ def distinct(grammar: RandomHierarchyModel, training_set: int, held_out: int, by
     if training_set + 2 * held_out > size:
         fits = f"data.training_set={size - 2 * held_out}"
         if size <= 2 * held_out:
-            fits = f"data.held_out={max(size // 4, 1)} and data.training_set={max(size // 2, 1)}"
+            fits = f"data.held_out={max(size // 4, 2)} and data.training_set={size - 2 * max(size // 4, 2)}"
+        if size < 5:
+            fits = "more synonyms data.m, symbols data.v or levels data.L"
         raise DataError(
             f"data.training_set={training_set} and twice data.held_out={held_out} are more than the {size:,} sequences "
             f"of this grammar; {fits} would fit"

@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -157,7 +158,10 @@ def memory_bytes(device: torch.device) -> int:
     """The share of the device's whole memory that a step may take. What is free varies, and is not asked."""
     if device.type == "cuda":
         return int(MEMORY_SHARE["cuda"] * torch.cuda.get_device_properties(device).total_memory)
-    return int(MEMORY_SHARE["cpu"] * psutil.virtual_memory().total)
+    whole = psutil.virtual_memory().total
+    with suppress(OSError, ValueError):  # a container's limit, where there is one
+        whole = min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return int(MEMORY_SHARE["cpu"] * whole)
 
 
 def processor(device: torch.device) -> str:

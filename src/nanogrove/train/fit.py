@@ -108,7 +108,7 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
     device = parameters[0].device
     forward = cast(nn.Module, torch.compile(state.model)) if plan.compile else state.model
     ranks = plan.ranks
-    apart = [ranks.rank] if ranks.rank else []  # rank 0 draws what one process draws
+    apart = [ranks.rank] if ranks.rank and plan.spread is None else []  # rank 0 draws what one process draws
     while state.step < plan.steps:
         began = time.perf_counter()
         state.model.train()

@@ -143,7 +143,8 @@ class Optimizer:
         """AdamW or SGD on all parameters of a group."""
         names = ("momentum_buffer",) if group.rule == "sgd" else ("exp_avg", "exp_avg_sq")
         tensors = [list[Tensor](parameters), gradients, *(self._moments(parameters, name) for name in names)]
-        if isinstance(group.lr, Tensor) or isinstance(group.weight_decay, Tensor):
+        aged = any(self.state[p]["step"].dim() for p in parameters if "step" in self.state[p])
+        if aged or isinstance(group.lr, Tensor) or isinstance(group.weight_decay, Tensor):
             self._update_by_member(group, parameters, tensors)
             return
         members = self.population or 1
@@ -183,7 +184,10 @@ class Optimizer:
         """How many updates AdamW's moments have seen, of all members alike or of each, `shape`; none for SGD."""
         if group.rule == "sgd":
             return []
-        return [self.state[p].setdefault("step", torch.zeros(shape, device=p.device)) for p in parameters]
+        for p in parameters:
+            step = self.state[p].get("step", torch.zeros(shape, device=p.device))
+            self.state[p]["step"] = step if step.shape == shape else step.expand(shape).clone()
+        return [self.state[p]["step"] for p in parameters]
 
     def _kernel(self, rule: Rule, tensors: list[list[Tensor]], steps: list[Tensor], lr: float, decay: float) -> None:
         """Torch's fused update of lists of weights, gradients and moments; it counts `steps` up.
@@ -253,7 +257,7 @@ class Optimizer:
 
 def _filled(tensor: Tensor, members: int) -> Tensor:
     """A parameter's numbers as a row for each member, `[P, n]`, n filled up with zeros to whole registers."""
-    rows = tensor.detach().view(members, -1)
+    rows = tensor.detach().reshape(members, -1)
     return F.pad(rows, (0, -rows.shape[1] % REGISTER)) if rows.shape[1] % REGISTER else rows
 
 

@@ -373,7 +373,7 @@ def test_what_cannot_be_cut_is_refused_in_a_line(changes: dict, said: str, tiny:
 
 @pytest.fixture(scope="module")
 def bred(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five members of rates of their own, with heads, bred three times."""
+    """Five members of rates of their own, with heads and dropout, bred three times."""
     method = {
         "name": "evolve",
         "population_size": 5,
@@ -389,7 +389,7 @@ def bred(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         method=method,
         auxiliary={"enable_value": True, "enable_dynamics": True, "value_horizon": 4},
         evaluate={"every": 3, "tokens": 300},
-        **{**PLAIN, "train": {**PLAIN["train"], "steps": None}},
+        **{**PLAIN, "model": {"dropout": 0.2}, "train": {**PLAIN["train"], "steps": None}},
     )
     path = tmp_path_factory.mktemp("bred") / "preset.json"
     path.write_text(json.dumps(values))

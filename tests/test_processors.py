@@ -159,7 +159,8 @@ def test_a_run_trains_samples_generates_and_calibrates(
     for more in ([], ["--confidence"], ["--speculative"], ["--lookahead", 2]):
         written = command("generate", run, "the", "--tokens", PACK, "--precision", precision, *more)
         assert written.code == 0, written.err
-        assert f"decoded in {start['decoding']}: " in written.err
+        as_asked = precision == "float32" and lacking != "any format"  # then there is nothing to say
+        assert (f"decoded in {start['decoding']}: " in written.err) != as_asked
     assert command("evaluate", run, "--calibrate").code == 0
     lm = nanogrove.load(run)
     best = lm.best_of(2, ["the"], PACK, reward=lambda texts: [0.0] * len(texts), precision=precision)

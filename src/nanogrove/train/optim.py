@@ -166,31 +166,35 @@ class Optimizer:
             for rate in (group.lr, group.weight_decay)
         )
         steps = self._steps(group, parameters, (members,))
+        ages = steps[0].unbind() if steps else ()
         filled = [[_filled(tensor, members) for tensor in column] for column in tensors]
         rows = [torch.cat(column, 1) for column in filled]
         by_member = zip(rates, decays, *(row.unbind() for row in rows), strict=True)
         for member, (rate, decay, *numbers) in enumerate(by_member):
-            step = [steps[0][member].clone()] if steps else []  # moments of a member are equally old
+            step = [ages[member]] if steps else []  # moments of a member are equally old
             self._kernel(group.rule, [[number] for number in numbers], step, rate, decay)
-        if steps:
-            torch._foreach_add_(steps, 1)
         sizes = [tensor.shape[1] for tensor in filled[0]]
         del tensors[1], rows[1]  # gradients stay as they are
         for column, row in zip(tensors, rows, strict=True):
-            for tensor, values in zip(column, torch.split(row, sizes, 1), strict=True):
-                _take_back(tensor, values)
+            targets = [tensor.view(members, -1) for tensor in column]
+            values = [
+                part[:, : target.shape[1]] for part, target in zip(torch.split(row, sizes, 1), targets, strict=True)
+            ]
+            torch._foreach_copy_(targets, values)
 
     def _steps(self, group: Group, parameters: list[nn.Parameter], shape: tuple[int, ...]) -> list[Tensor]:
-        """How many updates AdamW's moments have seen, of all members alike or of each, `shape`; none for SGD."""
+        """Counts the updates of AdamW's moments up, of all members alike or of each, `shape`; none for SGD."""
         if group.rule == "sgd":
             return []
         for p in parameters:
             step = self.state[p].get("step", torch.zeros(shape, device=p.device))
             self.state[p]["step"] = step if step.shape == shape else step.expand(shape).clone()
-        return [self.state[p]["step"] for p in parameters]
+        steps = [self.state[p]["step"] for p in parameters]
+        torch._foreach_add_(steps, 1)
+        return steps
 
     def _kernel(self, rule: Rule, tensors: list[list[Tensor]], steps: list[Tensor], lr: float, decay: float) -> None:
-        """Torch's fused update of lists of weights, gradients and moments; it counts `steps` up.
+        """Torch's fused update of lists of weights, gradients and moments, of age `steps`.
 
         The kernels themselves, without the checks and groupings before them, which take longer than a small update.
         """
@@ -210,7 +214,6 @@ class Optimizer:
                 is_first_step=False,
             )
             return
-        torch._foreach_add_(steps, 1)
         weights, gradients, first, second = tensors
         torch._fused_adamw_(
             weights,

@@ -116,12 +116,16 @@ def differences(settings: dict[str, Any]) -> list[str]:
     return different
 
 
+def said(settings: dict[str, Any]) -> bool:
+    """Whether the program says that this matrix library, with so many threads, cannot make the shape equal."""
+    state, batches, plan = begun(settings, None)
+    return difference_from_alone(state, batches(0), plan) is not None
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_a_member_is_the_run_alone(seed: int) -> None:
     settings = drawn(seed, steps=4)
-    state, batches, plan = begun(settings, None)
-    unlike = difference_from_alone(state, batches(0), plan)  # on a processor whose matrix library is of that kind
-    assert differences(settings) == [] or unlike, settings
+    assert differences(settings) == [] or said(settings), settings
 
 
 def population(**model: Any) -> TrainState:
@@ -164,7 +168,8 @@ def test_a_compiled_model_is_one_graph(family: str) -> None:
 def test_five_hundred_members_are_the_runs_alone(threads: int) -> None:
     torch.set_num_threads(threads)
     try:
-        bad = {seed: what[:3] for seed in range(500) if (what := differences(drawn(seed, steps=50)))}
+        every = (drawn(seed, steps=50) for seed in range(500))
+        bad = {each["seed"]: what[:3] for each in every if (what := differences(each)) and not said(each)}
     finally:
         torch.set_num_threads(1)
     assert bad == {}

@@ -45,7 +45,7 @@ def main() -> None:
         checkpoint, _ = load_latest(out / "checkpoints")
         assert checkpoint is not None
         reference.load_state_dict(checkpoint.kept)
-        corpus, config = build(preset).corpus, preset.method_config().model_copy(update={"texts": TEXTS})
+        corpus, config = build(preset).corpus, preset.method.model_copy(update={"texts": TEXTS})
         means, errors = [], []
         for model in (reference.eval(), aligned):
             scores = config.reward.find(False)(written(model, corpus, config, seed, "benchmark")[1])

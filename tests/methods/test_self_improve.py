@@ -588,7 +588,7 @@ def test_presets_fit_their_context_and_take_their_first_steps(name: str, tmp_pat
     settled = [f"train.{key}={json.dumps(PRESET['train'][key])}" for key in ("threads", "precision", "accumulation")]
     parts = build(resolve(read_preset_file(name), [*settled, "train.compile=false", "train.device=cpu"]))
     wanted = parts.preset.method
-    assert parts.plan.steps == parts.preset.train.steps + wanted["si_rounds"] * wanted["si_iter"]
+    assert parts.plan.steps == parts.preset.train.steps + wanted.si_rounds * wanted.si_iter
     overrides = [f"{key}={json.dumps(value)}" for key, value in TINY.items()]
     if parts.preset.data.task == "maze":  # type: ignore[union-attr]
         overrides.append('data.options={"nodes": 4}')

@@ -495,8 +495,9 @@ def test_what_ranks_cannot_do_is_refused_in_a_line(tiny: Any) -> None:
         build(resolve(tiny(method="evolve", train={"steps": None})), ranks=Ranks(0, 9))
     with pytest.raises(PresetError, match="method evolution_strategies trains in one process; start it without"):
         build(resolve(tiny(method="evolution_strategies")), ranks=Ranks(0, 2))
-    spreading = {name: spreads for name in METHODS if (spreads := getattr(load_method(name).Config, "spreads", None))}
-    assert spreading == {"pretrain": "rows", "reward_model": "rows", "evolve": "members", "self_improve": "members"}
+    shared = {name: load_method(name).ranks_share for name in METHODS}
+    assert {name for name, what in shared.items() if what == "batch"} == {"pretrain", "reward_model"}
+    assert {name for name, what in shared.items() if what == "members"} == {"evolve", "self_improve"}
 
 
 def test_ranks_are_what_torchrun_says() -> None:

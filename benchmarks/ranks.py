@@ -29,7 +29,7 @@ SETTINGS: dict[str, Any] = {
 }
 CLOCKED = """
 import sys, time
-from nanogrove import cli
+from nanogrove.cli import main as cli
 from nanogrove.train import distributed
 spent, real = [], distributed.Ranks.sum
 def timed(self, tensors):

@@ -88,7 +88,8 @@ for text, words in page["tries"]:
             exec(compile(text, "program", "exec"), {})
     except SystemExit as end:
         if end.code:
-            sys.exit(f"{words} of {text}")
+            print(f"from {text}", file=sys.stderr)
+            raise
 """
 
 

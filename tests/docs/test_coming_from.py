@@ -205,6 +205,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_the_index_leads_to_each_page() -> None:
+    index = (FOLDER / "index.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"\]\(([\w-]+\.md)\)", index)) == [path.name for path in PAGES]
+    assert len(PAGES) == 5
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_each_counterpart_works(path: Path, folder: Path, forked: Any) -> None:
     attempt(path.read_text(encoding="utf-8"), folder, forked)

@@ -32,7 +32,8 @@ from nanogrove.language_model import LanguageModel
 from nanogrove.methods import load_method
 from nanogrove.model.gpt import GPT, unstack
 from nanogrove.runs.setup import Parts, build
-from nanogrove.config.preset import Preset, difference, resolve
+from nanogrove.config.overrides import resolve
+from nanogrove.config.preset import Preset, difference
 from nanogrove.record.events import Event, read_events
 from nanogrove.reports.report import write_report
 from nanogrove.record.folder import RunFolder, read_preset

@@ -32,6 +32,9 @@ from typing import Any
 
 from nanogrove.errors import RunError
 
+Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
+Values = dict[str, Any]  # JSON whose keys depend on the kind of event
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -39,7 +42,7 @@ class Event:
 
     kind: str
     step: int
-    values: dict[str, Any] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
     time: dict[str, float] = field(default_factory=dict)
 
     def line(self) -> str:
@@ -48,7 +51,7 @@ class Event:
         return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: Json) -> Json:
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, dict):

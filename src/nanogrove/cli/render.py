@@ -1,6 +1,7 @@
 """How a run looks while it runs: a live line on a terminal, plain lines elsewhere.
 
-What the terminal says of an event is a function in `SAID`, by the kind of the event. A new kind is one line there.
+What the terminal says of an event is a function in the table `LINES`, by the kind of the event. A new kind is one line
+there; one that is not in it is not shown.
 """
 
 import shlex
@@ -47,8 +48,8 @@ def show(events: Iterable[Event], console: Console, out: Path, replaced: str | N
                 view.steps = event.values["steps"]
             if event.kind == "stop":
                 stopped = int(event.values["signal"])
-            if event.kind in SAID:
-                text = SAID[event.kind](event, view)
+            if event.kind in LINES:
+                text = LINES[event.kind](event, view)
                 if text is not None:
                     live.say(text)
     return stopped
@@ -211,7 +212,7 @@ def _reward(event: Event, view: View) -> str:
     """The reward of fresh texts, before the first round or after one."""
     number_of_round = event.values["round"]
     when = f"after round {number_of_round}" if number_of_round else "before the first round"
-    return f"{when}  {REWARD.said(event.values)} of fresh texts"
+    return f"{when}  {REWARD.phrase(event.values)} of fresh texts"
 
 
 def _rewards(event: Event, view: View) -> str:
@@ -282,7 +283,7 @@ def _round(event: Event, view: View) -> str:
     return f"{line}\n[yellow]no more rounds[/]: {escape(values['ended'])}" if values.get("ended") else line
 
 
-SAID: dict[str, Callable[[Event, View], str | None]] = {
+LINES: dict[str, Callable[[Event, View], str | None]] = {
     "start": _start,
     "note": _note,
     "eval": _eval,
@@ -316,13 +317,13 @@ EVENTS = {
 }
 
 
-def described_calibration(found: Values) -> Iterator[str]:
+def described_calibration(calibrated: Values) -> Iterator[str]:
     """Lines that tell a temperature, what it brings on another split, and the reliability tables before and after."""
-    fitted, measured = found["fitted"], found["measured"]
-    yield f"temperature {found['temperature']:.4f}, fitted on {fitted['tokens']:,} {fitted['split']} tokens"
+    fitted, measured = calibrated["fitted"], calibrated["measured"]
+    yield f"temperature {calibrated['temperature']:.4f}, fitted on {fitted['tokens']:,} {fitted['split']} tokens"
     if fitted["chose_checkpoint"]:
         yield f"the {fitted['split']} split chose this checkpoint too; {measured['split']} chose nothing"
-    if found["bounded"]:
+    if calibrated["bounded"]:
         yield "that is the end of the range searched: nearly all predictions are right, or none beats a uniform guess"
     for name, each in measured["figures"].items():
         event = f", right when {EVENTS['answer']}" if measured["event"] == "answer" else f"; {EVENTS['share']}"

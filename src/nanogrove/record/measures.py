@@ -54,7 +54,7 @@ class Measure:
         text: how the terminal says it, with {} for the figure; label, figure and unit where left out.
         digits: decimals of the figure in the terminal.
         joined: what stands between it and the measure before it.
-        title: of its picture in the report; label and unit where left out.
+        title: of its picture or row in the report; of `MEASURES` those with a title have a picture among the curves.
         headline: whether it is one of the figures at the head of the report.
         reference: the key of what it is compared with: the best there is, or what needs no learning.
         error: the key of its standard error.
@@ -78,11 +78,6 @@ class Measure:
     given: str = ""
     derived: Derived | None = None
 
-    @property
-    def heading(self) -> str:
-        """The title of its picture."""
-        return self.title or ", ".join(filter(None, (self.label, self.unit)))
-
     def applies(self, figures: Figures) -> bool:
         """Whether these figures hold one of this measure."""
         return all(key in figures for key in (self.name, self.given, self.by) if key)
@@ -91,15 +86,15 @@ class Measure:
         """The figure, or its negative where more is better: of two the lower cost is the better one."""
         return figure if self.better == "lower" else -figure
 
-    def said(self, figures: Figures) -> str:
+    def phrase(self, figures: Figures) -> str:
         """The figure in words, with its standard error and the best there is where these are known."""
         text = self.text or " ".join(filter(None, (self.label, "{}", self.unit)))
-        said = text.format(number(figures[self.name], self.digits))
+        phrase = text.format(number(figures[self.name], self.digits))
         if self.error in figures:
-            said += f" ± {number(figures[self.error], self.digits)}"
+            phrase += f" ± {number(figures[self.error], self.digits)}"
         if self.reference in figures:
-            said += f", best {number(figures[self.reference], self.digits)}"
-        return said
+            phrase += f", best {number(figures[self.reference], self.digits)}"
+        return phrase
 
 
 def number(figure: object, digits: int = 4) -> str:
@@ -126,17 +121,16 @@ MEASURES = (
         text="{} bits per byte",
         derived=Derived(lambda loss, size: loss / (math.log(2) * size), ("loss", "bytes_per_token")),
     ),
-    Measure("excess", "excess", title="Excess loss", error="excess_error", headline=False),
+    Measure("excess", "excess", error="excess_error", headline=False),
     Measure(
         "accuracy",
         "accuracy",
         better="higher",
         joined="; ",
-        title="Accuracy",
         reference="bayes_accuracy",
         headline=False,
     ),
-    Measure("kl", "KL(best || model)", title="KL(best ‖ model) by position", by="positions", headline=False),
+    Measure("kl", "KL(best || model)", by="positions", headline=False),
     Measure("kl", "KL from the reference", "nats a token", headline=False),
 )
 
@@ -192,10 +186,15 @@ def headlines() -> list[Measure]:
     return list({measure.name: measure for measure in MEASURES if measure.headline}.values())
 
 
+def pictured() -> list[Measure]:
+    """The measures with a picture among the curves of a report, in order."""
+    return [measure for measure in MEASURES if measure.title]
+
+
 def described(figures: Figures) -> str:
     """All figures of `MEASURES` in words, less those that are lists over something."""
     shown = [measure for measure in measured(figures) if not measure.by]
-    return "".join((measure.joined if n else "") + measure.said(figures) for n, measure in enumerate(shown))
+    return "".join((measure.joined if n else "") + measure.phrase(figures) for n, measure in enumerate(shown))
 
 
 def derived(values: Values, **facts: float | None) -> Values:

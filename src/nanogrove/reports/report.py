@@ -9,10 +9,10 @@ A new section is one file with a function from `Run` to HTML, empty where there 
 `SECTIONS`; `plot` and `line` make figures.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
+from nanogrove.atomic import write_file
 from nanogrove.record.reading import Run, read_run
 from nanogrove.reports.page import html_page
 from nanogrove.reports.sections.best_possible import best_possible
@@ -52,8 +52,6 @@ def write_report(run: Path) -> Path:
     read = read_run(run)
     page = html_page(read.name, [part for section in SECTIONS if (part := section(read))])
     path = run / "report.html"
-    aside = run / "report.html.part"
     # JSON can carry half of a surrogate pair and UTF-8 cannot; one bad character must not cost the report.
-    aside.write_bytes(page.encode("utf-8", errors="replace"))
-    os.replace(aside, path)
+    write_file(path, page.encode("utf-8", errors="replace"))
     return path

@@ -23,7 +23,8 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | end    | split, loss, bits_per_byte, scored, tokens, best_step      | once, when the budget is spent    |
 
 What an `eval` event may hold is in `measures.MEASURES`; its score, where it has one, is what the best checkpoint is
-chosen by, and the lower is the better. At a `step` event the training state is whole and may be saved; no other event promises that.
+chosen by, and the lower is the better. At a `step` event the training state is whole and may be saved; no other event
+promises that.
 """
 
 import json

@@ -130,6 +130,7 @@ def spread(value: object) -> tuple[float | None, float | None, float | None]:
 
 
 def quantity(value: object) -> str:
+    """A figure in four decimals; of a population its median, least and greatest."""
     low, middle, high = spread(value)
     if low is None or middle is None or high is None:
         return UNKNOWN
@@ -147,6 +148,7 @@ def short(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
+    """Seconds as a person says them, as in `2 h 5 min`."""
     if seconds is None:
         return UNKNOWN
     if seconds < 60:

@@ -1,5 +1,7 @@
-# `make demo` and `make test` work from a clean clone with Python 3.11 or newer and nothing else.
+# `make demo` and `make test` work from a clean clone with Python 3.11 or newer and nothing else. Another Python, or a
+# torch of your choice, before .venv exists: make test PYTHON=python3.13 TORCH='torch==2.12.*'
 PYTHON ?= python3
+TORCH ?= torch
 BIN := .venv/bin
 TEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
@@ -10,6 +12,10 @@ demo: .venv/.installed
 test: .venv/.installed-test
 	$(TEST)
 
+# The same, with the lines of src that the tests reach counted: it fails below 90 %, and takes half as long again.
+coverage: .venv/.installed-test
+	$(TEST) --cov
+
 # What computes, again, with the instructions of a laptop alone.
 test-avx2: .venv/.installed-test
 	$(AVX2) $(TEST) tests/model tests/train tests/methods tests/evaluate
@@ -19,16 +25,27 @@ check: .venv/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The wheel and the source archive in dist/, and the wheel tried in an environment that holds nothing else.
+wheel: .venv/bin/python
+	rm -rf dist build
+	$(BIN)/python -m venv build/tool
+	build/tool/bin/pip install --quiet build
+	build/tool/bin/python -m build --outdir dist
+	$(BIN)/python -m venv build/fresh
+	build/fresh/bin/pip install --quiet dist/*.whl
+	cd build/fresh && bin/python -I ../../tests/wheel_smoke.py ../../dist
+	rm -rf build
+
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nanogrove needs Python 3.11 or newer; set PYTHON=/path/to/python")'
 	$(PYTHON) -m venv .venv
 
 .venv/.installed: .venv/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --editable . '$(TORCH)'
 	touch $@
 
 .venv/.installed-test: .venv/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --editable '.[test]' '$(TORCH)'
 	touch $@ .venv/.installed
 
-.PHONY: demo test test-avx2 check
+.PHONY: demo test coverage test-avx2 check wheel

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from nanogrove.model import elementwise, layers
 from nanogrove.model.gpt import ModelConfig
-from nanogrove.train import fit, optim
+from nanogrove.train import loop as fit
+from nanogrove.train.optim import optimizer as optim
 from side_by_side import Work, in_turn, stepper, tokens
 
 SIZES = ((2, 32, 4, 16), (2, 64, 8, 32), (4, 128, 12, 64))  # layers, width, rows, tokens

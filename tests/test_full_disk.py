@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove.data.prepare import Process
-from nanogrove.data.text import DataConfig
+from nanogrove.data.text.config import DataConfig
+from nanogrove.data.text.prepare import Process
 from nanogrove.data.tokenizer import byte_tokenizer, character_tokenizer
 from nanogrove.errors import CheckpointError, DataError
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train.checkpoint import load_best, load_checkpoint, load_latest, save_checkpoint
-from nanogrove.train.optim import OptimizerConfig, make_optimizer
+from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.state import TrainState
 
 

@@ -25,11 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogrove.data.batch import Batch, Batches, Corpus
+from nanogrove.data.batch import Batch, Batches
+from nanogrove.data.corpus import Corpus
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
 from nanogrove.record.events import Event
-from nanogrove.train.auxiliary import (
+from nanogrove.train.loop import Plan
+from nanogrove.train.objective import weighted
+from nanogrove.train.objectives.auxiliary import (
     cosine,
     head_losses,
     in_pieces,
@@ -44,8 +47,6 @@ from nanogrove.train.auxiliary import (
     value_targets,
     weight_of,
 )
-from nanogrove.train.fit import Plan
-from nanogrove.train.objective import weighted
 from nanogrove.train.precision import autocast
 from nanogrove.train.state import TrainState
 

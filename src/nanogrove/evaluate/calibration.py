@@ -33,10 +33,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogrove.data.batch import Batch, Corpus
+from nanogrove.data.batch import Batch
+from nanogrove.data.corpus import Corpus
+from nanogrove.decoding.loop import generate
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration_error import blocks, debiased_error
-from nanogrove.model.decode import generate
 from nanogrove.model.gpt import GPT
 from nanogrove.synthetic.examples import TaskCorpus
 from nanogrove.train.checkpoint import Checkpoint, read_plain

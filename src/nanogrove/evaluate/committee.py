@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogrove.model import decode as decoding
+from nanogrove.decoding import loop as decoding
 from nanogrove.model.gpt import GPT
 from nanogrove.synthetic.examples import Answer, TaskCorpus
 from nanogrove.synthetic.tasks import Task

@@ -11,11 +11,13 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from nanogrove.data.batch import Batch, Corpus, derived_seed
+from nanogrove.data.batch import Batch
+from nanogrove.data.corpus import Corpus
+from nanogrove.data.rng import derived_seed
+from nanogrove.decoding import loop as decoding
 from nanogrove.errors import PresetError
 from nanogrove.evaluate.loss import score_split
 from nanogrove.evaluate.reward import Reward, RewardConfig
-from nanogrove.model import decode as decoding
 from nanogrove.model.gpt import GPT
 from nanogrove.synthetic.examples import TaskCorpus
 

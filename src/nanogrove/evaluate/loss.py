@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogrove.data.batch import Batch, Corpus
+from nanogrove.data.batch import Batch
+from nanogrove.data.corpus import Corpus
 from nanogrove.model.gpt import GPT
 
 

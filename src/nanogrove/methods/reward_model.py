@@ -14,13 +14,14 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from nanogrove.data.batch import Batch, Corpus
+from nanogrove.data.batch import Batch
+from nanogrove.data.corpus import Corpus
 from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.errors import PresetError
 from nanogrove.evaluate.reward import distribution
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
-from nanogrove.train.fit import Plan, fit
+from nanogrove.train.loop import Plan, fit
 from nanogrove.train.objective import Loss, Objective, scored
 from nanogrove.train.state import TrainState
 

@@ -8,7 +8,8 @@
     recall   from a model's rolling memory the tokens of the segment behind which it was written
 
 All read h_t, which has seen the tokens up to t and none behind, so no head sees what it predicts; what each one learns
-is in `nanogrove.train.auxiliary`. They are a module of their own: without them the GPT is what it is, with them too.
+is in `nanogrove.train.objectives.auxiliary`. They are a module of their own: without them the GPT is what it is, with
+them too.
 
 Sources: MuZero (Schrittwieser 2020), whose latent dynamics halve the gradient at each step; EfficientZero (Ye 2021),
 from which the cosine of a projected and predicted state comes; SimSiam (Chen & He 2021); CPC (van den Oord 2018);

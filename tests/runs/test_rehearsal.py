@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -280,7 +280,8 @@ def test_a_resume_by_minutes_of_a_run_by_steps_is_refused(tiny: Any, tmp_path: P
 def test_a_run_that_pays_for_compiling_is_timed_compiled(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, measured: list[float]
 ) -> None:
-    settled, compiled = parts._settled, []
+    settled: Callable[..., Any] = parts._settled
+    compiled: list[tuple[int, Any]] = []
 
     def worth_it(*given: Any) -> Any:
         *others, preset, steps = given

@@ -108,7 +108,7 @@ SOURCES: dict[str, Any] = {"csv": CsvSource, "jsonl": JsonlSource, "parquet": Pa
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_every_row_is_a_document_and_empty_ones_are_counted(kind: str, tmp_path: Path) -> None:
-    table = [{"q": "a", "n": 1, "text": "one\ntwo"}, {"q": None, "n": 2, "text": " \n"}, {"q": "c", "n": 3, "text": ""}]
+    table: list[dict[str, Any]] = [{"q": "a", "n": 1, "text": "one\ntwo"}, {"q": None, "n": 2, "text": " \n"}, {"q": "c", "n": 3, "text": ""}]
     path, problems = written(tmp_path, kind, table), Problems(refuse=True)
     source = SOURCES[kind](path=str(path))
     assert texts(source, problems) == ["one\ntwo"]
@@ -192,7 +192,7 @@ def test_rows_from_elsewhere() -> None:
     deep: list = []
     for _ in range(100_000):
         deep = [deep]
-    rows = [(1, {"text": "a"}), (2, {"text": "\udcff"}), (3, {"text": None}), (4, {"text": deep})]
+    rows: list[tuple[int, dict[str, Any]]] = [(1, {"text": "a"}), (2, {"text": "\udcff"}), (3, {"text": None}), (4, {"text": deep})]
     problems = Problems()
     pieces = list(row_pieces(rows, Columns(), problems, "set, row {}".format))
     assert [piece.text for piece in pieces] == ["a"]

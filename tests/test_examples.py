@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import Tiny
 
 import nanogrove
-from tests.conftest import Tiny
 
 EXAMPLES = {
     test.name: test

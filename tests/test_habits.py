@@ -1,4 +1,4 @@
-"""What stands in two places agrees: versions of Python and torch, of nanogrove, the changelog, the package's folders."""
+"""What stands in two places agrees: versions of Python, torch and nanogrove, the changelog, the package's folders."""
 
 import re
 import subprocess

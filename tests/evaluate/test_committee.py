@@ -128,7 +128,8 @@ def test_the_length_filter_compares_answers_to_prompts_of_one_length() -> None:
 
 
 def test_self_consistency_by_hand() -> None:
-    samples: list[list[list[Answer]]] = [[["a", "b"], ["a", None]], [["a", "c"], ["x", None]], [["y", "c"], ["z", "c"]]]  # [S][P][N]
+    samples: list[list[list[Answer]]]  # [S][P][N]
+    samples = [[["a", "b"], ["a", None]], [["a", "c"], ["x", None]], [["y", "c"], ["z", "c"]]]
     answers, shares = committee.consistent(samples)
     assert answers == [["a", "c"], ["a", "c"]]
     assert shares == [[2 / 3, 2 / 3], [1 / 3, 1 / 3]]

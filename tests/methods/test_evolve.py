@@ -157,7 +157,7 @@ def test_the_winner_s_schedule_replayed_on_one_model_is_the_winner(preset: dict,
 
     model = GPT(parts.model).initialize(derived_seed(parts.preset.seed, "member", line[0].member))
     state = TrainState(model, make_optimizer(model, parts.preset.optimizer))
-    replayed = list(pretrain.run(state, parts.corpus, parts.plan, parts.preset.method_config()))
+    replayed = list(pretrain.run(state, parts.corpus, parts.plan, parts.preset.method_config()))  # type: ignore[arg-type]
     score = [event for event in replayed if event.kind == "eval"][-1].values["loss"]
     assert score == pytest.approx(line[-1].score, abs=1e-4)
     best = load_checkpoint(tmp_path / "run/checkpoints/best").model

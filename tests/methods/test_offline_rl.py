@@ -14,6 +14,7 @@ from rich.console import Console
 from nanogrove.cli.render import show
 from nanogrove.config.preset import resolve
 from nanogrove.data.batch import Batch
+from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.errors import NanogroveError
 from nanogrove.methods.offline_rl import joined
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -169,7 +170,7 @@ def test_dpo_recovers_reward_gaps_of_bradley_terry_pairs(tmp_path: Path) -> None
     reference.load_state_dict(checkpoint.kept)
     encoded = torch.tensor([tokenizer.encode("3")])
     with torch.no_grad():
-        gap = 0.5 * (model(prompt)[0, -1].log_softmax(-1) - reference(prompt)[0, -1].log_softmax(-1))
+        gap = 0.5 * (model(encoded)[0, -1].log_softmax(-1) - reference(encoded)[0, -1].log_softmax(-1))
     found = np.array([float(gap[tokenizer.encode(item)[0]]) for item in rewards])
     true = np.array(list(rewards.values()))
     assert np.corrcoef(found, true)[0, 1] > 0.99

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove.runs import train as lab, setup as parts
+from nanogrove.config.preset import resolve
 from nanogrove.errors import PresetError, RunError
 from nanogrove.methods import load_method
+from nanogrove.record.events import Event, read_events
+from nanogrove.runs import setup as parts
+from nanogrove.runs import train as lab
 from nanogrove.runs.rehearsal import LEAST_STEPS, Rehearsal, pace, rehearse, rounded_up, steps_in
 from nanogrove.runs.setup import build
-from nanogrove.config.preset import resolve
-from nanogrove.record.events import Event, read_events
 from nanogrove.synthetic.tasks import find_task
 from nanogrove.train.parallel.ranks import Ranks
 

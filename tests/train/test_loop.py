@@ -11,10 +11,10 @@ from nanogrove.data.batch import Batch
 from nanogrove.errors import DivergedError
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train.loop import Plan, clip_gradients, fit
-from nanogrove.train.precision import Precision
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.optim.schedule import ScheduleConfig, schedule
+from nanogrove.train.precision import Precision
 from nanogrove.train.state import TrainState
 
 CONFIG = ModelConfig(vocab_size=31, block_size=12, n_layer=1, n_head=2, n_embd=16)

@@ -321,9 +321,9 @@ PIECES = """
 import json, sys, torch
 from pathlib import Path
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.train.distributed import joined
-from nanogrove.train.optim import OptimizerConfig, make_optimizer
-from nanogrove.train.sharding import sharded
+from nanogrove.train.parallel.ranks import joined
+from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+from nanogrove.train.parallel.sharding import sharded
 from nanogrove.train.state import TrainState
 with joined("cpu") as ranks:
     config = ModelConfig(vocab_size=50, block_size=8, n_layer=3, n_head=2, n_embd=32)

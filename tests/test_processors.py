@@ -162,7 +162,7 @@ def test_a_run_trains_samples_generates_and_calibrates(
         as_asked = precision == "float32" and lacking != "any format"  # then there is nothing to say
         assert (f"decoded in {start['decoding']}: " in written.err) != as_asked
     assert command("evaluate", run, "--calibrate").code == 0
-    lm = nanogrove.load(run)
+    lm: Any = nanogrove.load(run)
     best = lm.best_of(2, ["the"], PACK, reward=lambda texts: [0.0] * len(texts), precision=precision)
     steered = lm.generate("the", PACK, reward=lambda texts: [0.0] * len(texts), precision=precision)
     assert all(text.startswith("the") for text in (*best, steered))

@@ -1,5 +1,7 @@
 """Decoding against the uncached model, and each logit transform against its definition."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ from nanogrove.decoding.loop import (
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.layers import packed_weights
 
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "llama": {"n_kv_head": 2},
     "nanochat": {"zero_init": False},
@@ -29,7 +31,7 @@ FAMILIES = {
 
 
 def make(family: str, population: int | None = None, block_size: int = 32) -> GPT:
-    settings = {"family": family, **FAMILIES[family]}
+    settings: dict[str, Any] = {"family": family, **FAMILIES[family]}
     config = ModelConfig(vocab_size=23, block_size=block_size, n_layer=2, n_head=4, n_embd=32, **settings)
     model = GPT(config, population).initialize(*range(population or 1))
     with torch.no_grad():  # far from uniform, so that a wrong key or position shows

@@ -6,6 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,7 +192,7 @@ def test_the_latest_samples_are_in_view_and_older_ones_folded(tmp_path: Path) ->
 
 
 def hostile_events(bad: str) -> list[Event]:
-    facts = {"method": bad, "device": bad, "precision": bad, "compile": bad, "seed": bad, "vocabulary": bad}
+    facts: dict[str, Any] = dict.fromkeys(("method", "device", "precision", "compile", "seed", "vocabulary"), bad)
     facts |= {key: {bad: bad, "in a list": [bad, {bad: bad}]} for key in ("versions", "machine", "data")}
     samples = [Event("sample", n, {"prompt": bad, "text": bad}) for n in (1, 2)]
     return [start(name=bad, **facts), step(1, 3.0), *samples, step(2, 2.0, grad_norm=bad), end(2, 2.5)]

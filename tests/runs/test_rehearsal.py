@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove.runs import train as lab, setup as parts
+from nanogrove.config.overrides import resolve
 from nanogrove.errors import PresetError, RunError
 from nanogrove.methods import load_method
+from nanogrove.record.events import Event, read_events
+from nanogrove.runs import setup as parts
+from nanogrove.runs import train as lab
 from nanogrove.runs.rehearsal import LEAST_STEPS, Rehearsal, pace, rehearse, rounded_up, steps_in
 from nanogrove.runs.setup import build
-from nanogrove.config.overrides import resolve
-from nanogrove.record.events import Event, read_events
 from nanogrove.synthetic.tasks import find_task
 from nanogrove.train.parallel.ranks import Ranks
 
@@ -281,7 +282,8 @@ def test_a_resume_by_minutes_of_a_run_by_steps_is_refused(tiny: Any, tmp_path: P
 def test_a_run_that_pays_for_compiling_is_timed_compiled(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, measured: list[float]
 ) -> None:
-    settled, compiled = parts._settled, []
+    settled: Callable[..., Any] = parts._settled
+    compiled: list[tuple[int, Any]] = []
 
     def worth_it(*given: Any) -> Any:
         *others, preset, steps = given

@@ -10,11 +10,11 @@ import torch
 
 import nanogrove
 from nanogrove.cli import main as cli
-from nanogrove.runs import train as lab
-from nanogrove.errors import NanogroveError
-from nanogrove.runs.setup import build
 from nanogrove.config.overrides import resolve
+from nanogrove.errors import NanogroveError
 from nanogrove.record.events import read_events
+from nanogrove.runs import train as lab
+from nanogrove.runs.setup import build
 from nanogrove.train.checkpoint import load_checkpoint
 
 

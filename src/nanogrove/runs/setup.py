@@ -6,23 +6,23 @@ from typing import Any, cast
 
 import torch
 
+from nanogrove.config.preset import Preset
 from nanogrove.corpora import make_corpus
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.methods import METHODS, load_method
-from nanogrove.runs.rehearsal import rehearse
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import Heads
-from nanogrove.config.preset import Preset
+from nanogrove.runs.rehearsal import rehearse
 from nanogrove.train.autotune import AUTO, Work, activation_bytes, auto_precision, reason_for, resolve_auto
 from nanogrove.train.checkpoint import Checkpoint
-from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.loop import Plan
 from nanogrove.train.optim.optimizer import make_optimizer
 from nanogrove.train.optim.rules import RULES, moments_per_weight
-from nanogrove.train.precision import Precision, pick_device
 from nanogrove.train.optim.schedule import schedule
+from nanogrove.train.parallel.ranks import ALONE, Ranks
+from nanogrove.train.precision import Precision, pick_device
 from nanogrove.train.state import TrainState
 
 
@@ -76,7 +76,9 @@ def build(
     device = pick_device(train.device)
     if train.shard:
         _refuse_pieces(preset, ranks)
-    corpus: Corpus = ranks.in_turn(lambda: make_corpus(preset.data, preset.model.block_size, train.batch_size, preset.seed))
+    corpus: Corpus = ranks.in_turn(
+        lambda: make_corpus(preset.data, preset.model.block_size, train.batch_size, preset.seed)
+    )
     if checkpoint is not None:
         if checkpoint.tokenizer.to_json() != corpus.tokenizer.to_json():
             raise CheckpointError(

@@ -22,22 +22,22 @@ from typing import Any
 
 import torch
 
+from nanogrove.config.overrides import resolve
+from nanogrove.config.preset import Preset, difference
 from nanogrove.corpora import make_corpus
 from nanogrove.data.rng import derived_seed
-from nanogrove.data.text.corpus import TextCorpus
 from nanogrove.data.splits import SPLITS
+from nanogrove.data.text.corpus import TextCorpus
 from nanogrove.errors import CheckpointError, DataError, DivergedError, PresetError, RunError
 from nanogrove.evaluate import calibration
 from nanogrove.language_model import LanguageModel
 from nanogrove.methods import load_method
 from nanogrove.model.gpt import GPT, unstack
-from nanogrove.runs.setup import Parts, build
-from nanogrove.config.overrides import resolve
-from nanogrove.config.preset import Preset, difference
 from nanogrove.record.events import Event, read_events
-from nanogrove.reports.report import write_report
 from nanogrove.record.folder import RunFolder, read_preset
 from nanogrove.record.trackers import Tracker, open_trackers
+from nanogrove.reports.report import write_report
+from nanogrove.runs.setup import Parts, build
 from nanogrove.train.autotune import Decoding, cores, instructions, keep_freed_memory, processor, unpacked
 from nanogrove.train.checkpoint import (
     Checkpoint,
@@ -48,9 +48,9 @@ from nanogrove.train.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from nanogrove.train.parallel.ranks import joined, restarted
 from nanogrove.train.loop import BUDGETS
 from nanogrove.train.parallel.members import difference_from_alone
+from nanogrove.train.parallel.ranks import joined, restarted
 from nanogrove.train.precision import pick_device
 from nanogrove.train.signals import stop_signals
 from nanogrove.train.state import TrainState
@@ -436,4 +436,9 @@ def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrat
         raise PresetError(f"{run}: no member of its population was scored yet; a temperature belongs to one model")
     found = calibration.calibrate(model, corpus)
     calibration.save_calibration(checkpoint, found)
-    return {**method.evaluate(model, corpus, chosen, None), **known, "step": checkpoint.state["step"], "calibration": found}
+    return {
+        **method.evaluate(model, corpus, chosen, None),
+        **known,
+        "step": checkpoint.state["step"],
+        "calibration": found,
+    }

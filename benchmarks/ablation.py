@@ -20,10 +20,10 @@ import torch
 from scipy.stats import t as student
 
 from auxiliary import HEADS, costs
-from nanogrove import lab
-from nanogrove.parts import build
-from nanogrove.preset import read_preset_file, resolve
+from nanogrove.config.preset import read_preset_file, resolve
 from nanogrove.record.events import read_events
+from nanogrove.runs import train as lab
+from nanogrove.runs.setup import build
 
 LENGTHS = (1.0, 1.3, 1.75, 2.4, 3.0)  # of plain runs, over the steps of those with heads
 SETTLED = {"threads": 1, "precision": "float32", "accumulation": 1, "compile": False}

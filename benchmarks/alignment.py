@@ -12,13 +12,13 @@ import math
 import statistics
 from pathlib import Path
 
-from nanogrove import lab
+from nanogrove.config.preset import read_preset_file, resolve
 from nanogrove.language_model import load
 from nanogrove.methods.align import written
 from nanogrove.model.gpt import GPT
-from nanogrove.parts import build
-from nanogrove.preset import read_preset_file, resolve
 from nanogrove.record.events import read_events
+from nanogrove.runs import train as lab
+from nanogrove.runs.setup import build
 from nanogrove.train.checkpoint import load_latest
 
 TEXTS = 1024

@@ -15,9 +15,9 @@ import torch
 
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig, Heads
-from nanogrove.train.auxiliary import objective_of
-from nanogrove.train.fit import Plan, fit
-from nanogrove.train.optim import OptimizerConfig, make_optimizer
+from nanogrove.train.loop import Plan, fit
+from nanogrove.train.objectives.auxiliary import objective_of
+from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.state import TrainState
 from side_by_side import Work, tokens
 

@@ -76,8 +76,8 @@ def memory() -> dict[str, float]:
 
 def prepare(values: dict[str, Any], run: Path) -> dict[str, float]:
     """Makes the tokens of a corpus; one that streams is read by a process of its own, whose memory then counts."""
-    from nanogrove.data.prepare import prepare
-    from nanogrove.preset import resolve
+    from nanogrove.config.preset import resolve
+    from nanogrove.data.text.prepare import prepare
 
     before, began = memory()["VmHWM"], time.monotonic()
     made = prepare(resolve(values).data)
@@ -90,9 +90,9 @@ def prepare(values: dict[str, Any], run: Path) -> dict[str, float]:
 
 def train(values: dict[str, Any], run: Path) -> dict[str, float]:
     """Trains on prepared data, then reads batches from all over it."""
-    from nanogrove import lab
-    from nanogrove.data.corpus import TextCorpus
-    from nanogrove.preset import resolve
+    from nanogrove.config.preset import resolve
+    from nanogrove.data.text.corpus import TextCorpus
+    from nanogrove.runs import train as lab
 
     before = memory()
     chosen = resolve(values)
@@ -120,11 +120,11 @@ def train(values: dict[str, Any], run: Path) -> dict[str, float]:
 
 def advance(values: dict[str, Any], run: Path) -> dict[str, float]:
     """A run stopped behind its second step, whose checkpoint is saved again as if it had come to step 100,000."""
-    from nanogrove import lab
+    from nanogrove.config.preset import resolve
     from nanogrove.model.gpt import GPT
-    from nanogrove.preset import resolve
+    from nanogrove.runs import train as lab
     from nanogrove.train.checkpoint import load_latest, save_checkpoint
-    from nanogrove.train.optim import make_optimizer
+    from nanogrove.train.optim.optimizer import make_optimizer
     from nanogrove.train.state import TrainState
 
     chosen = resolve({**values, "train": {**values["train"], "steps": LATE + 100}, "save": {"every": 2}})
@@ -146,9 +146,9 @@ def advance(values: dict[str, Any], run: Path) -> dict[str, float]:
 
 def resume(values: dict[str, Any], run: Path) -> dict[str, float]:
     """The moments at which imports are done and the first new step is."""
-    from nanogrove import lab
-    from nanogrove.preset import resolve
-    from nanogrove.record.run import read_preset
+    from nanogrove.config.preset import resolve
+    from nanogrove.record.folder import read_preset
+    from nanogrove.runs import train as lab
 
     imported = time.monotonic()
     events = lab.train(resolve(read_preset(run) or {}), run, resume=True)

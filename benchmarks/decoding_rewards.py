@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 import torch
 
-from nanogrove.model.decode import generate
+from nanogrove.decoding.loop import generate
+from nanogrove.decoding.steering import TOP_K, model_score, reward_augmented
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.layers import packed_weights
-from nanogrove.model.steer import TOP_K, model_score, reward_augmented
-from nanogrove.train.auto import decoding
+from nanogrove.train.autotune import decoding
 from side_by_side import in_turn
 
 PROMPT = 16

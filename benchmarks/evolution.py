@@ -19,9 +19,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from nanogrove import lab
-from nanogrove.preset import read_preset_file, resolve
+from nanogrove.config.preset import read_preset_file, resolve
 from nanogrove.record.events import Event, read_events
+from nanogrove.runs import train as lab
 
 WAYS: dict[str, dict[str, Any]] = {
     "population based training": {},

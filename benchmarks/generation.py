@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from nanogrove.model.decode import generate
+from nanogrove.decoding.loop import generate
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.train.auto import decoding
+from nanogrove.train.autotune import decoding
 from side_by_side import in_turn, nanogpt, quietly
 
 NEW = 128

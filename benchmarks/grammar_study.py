@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 from scipy import stats
 
-from nanogrove import lab
-from nanogrove.parts import build
-from nanogrove.preset import read_preset_file, resolve
+from nanogrove.config.preset import read_preset_file, resolve
 from nanogrove.record.events import Event
+from nanogrove.runs import train as lab
+from nanogrove.runs.setup import build
 from nanogrove.synthetic.rhm import RandomHierarchyModel
 
 

@@ -28,13 +28,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogrove import lab
+from nanogrove.config.preset import resolve
+from nanogrove.decoding.lookahead import look_ahead
+from nanogrove.decoding.loop import generate
 from nanogrove.language_model import load
-from nanogrove.model.decode import generate
 from nanogrove.model.gpt import GPT
-from nanogrove.model.lookahead import look_ahead
-from nanogrove.parts import build
-from nanogrove.preset import resolve
+from nanogrove.runs import train as lab
+from nanogrove.runs.setup import build
 from nanogrove.synthetic.tree import TreeGrammar
 
 V, HORIZON, PROMPT, NEW = 8, 4, 2, 10

@@ -27,10 +27,10 @@ from auxiliary import processor_time
 from nanogrove.data.batch import Batch
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig, Heads
-from nanogrove.train.auxiliary import objective_of
-from nanogrove.train.fit import Plan, fit
-from nanogrove.train.optim import OptimizerConfig, make_optimizer
-from nanogrove.train.schedule import ScheduleConfig, schedule
+from nanogrove.train.loop import Plan, fit
+from nanogrove.train.objectives.auxiliary import objective_of
+from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+from nanogrove.train.optim.schedule import ScheduleConfig, schedule
 from nanogrove.train.state import TrainState
 
 VALUES, KEYS, SEGMENT = 16, 4, 16

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from nanogrove import lab
+from nanogrove.config.preset import resolve
 from nanogrove.language_model import load
-from nanogrove.parts import build
-from nanogrove.preset import resolve
 from nanogrove.record.events import read_events
-from nanogrove.train.source_weights import reference_losses
+from nanogrove.runs import train as lab
+from nanogrove.runs.setup import build
+from nanogrove.train.sampling.source_weights import reference_losses
 
 SENTENCE = "the quick brown fox jumps over the lazy dog and goes home.\n"
 SIZE = 4_000_000  # bytes of noise and of sentences

@@ -12,7 +12,7 @@ import argparse
 import torch
 
 from nanogrove.model.gpt import GPT, ModelConfig, stack
-from nanogrove.train.fit import clip_gradients
+from nanogrove.train.loop import clip_gradients
 from side_by_side import Work, in_turn, stepper, tokens
 
 SIZES = ((2, 32, 4, 16, 4.0), (2, 64, 8, 32, 2.0), (4, 128, 12, 64, 1.0))  # layers, width, rows, tokens, asked

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from nanogrove import lab
+from nanogrove.config.preset import read_preset_file, resolve
 from nanogrove.evaluate import committee
 from nanogrove.model.gpt import GPT
-from nanogrove.parts import build
-from nanogrove.preset import read_preset_file, resolve
 from nanogrove.record.events import Event, read_events
+from nanogrove.runs import train as lab
+from nanogrove.runs.setup import build
 from nanogrove.synthetic.tasks import examples
 from nanogrove.train.checkpoint import load_latest
 

@@ -19,10 +19,10 @@ import torch
 
 from nanogrove.data.batch import Batch
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.train.auto import keep_freed_memory
-from nanogrove.train.fit import Plan, fit
+from nanogrove.train.autotune import keep_freed_memory
+from nanogrove.train.loop import Plan, fit
 from nanogrove.train.objective import next_token
-from nanogrove.train.optim import OptimizerConfig, make_optimizer
+from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.state import TrainState
 
 Work = Callable[[], object]

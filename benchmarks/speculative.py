@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from nanogrove import lab
+from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.decoding.loop import Sampling, generate
+from nanogrove.decoding.speculative import speculate
 from nanogrove.language_model import load
-from nanogrove.model.decode import Sampling, generate
-from nanogrove.model.speculative import speculate
-from nanogrove.parts import build
-from nanogrove.preset import read_preset_file, resolve
+from nanogrove.runs import train as lab
+from nanogrove.runs.setup import build
 
 NEW = 64
 CHANGES = {f"enable_{name}": False for name in ("policy", "value", "dynamics", "span_contrastive")}

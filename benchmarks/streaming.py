@@ -96,8 +96,9 @@ def trained(values: dict[str, Any], folder: Path, seconds: float | None) -> dict
     folder.mkdir(parents=True)
     (folder / "preset.json").write_text(json.dumps(values))
     script = (
-        "import json, sys; from pathlib import Path; from nanogrove import lab; from nanogrove.preset import resolve\n"
-        f"for event in lab.train(resolve(json.loads(Path({str(folder / 'preset.json')!r}).read_text())), "
+        "import json, sys; from pathlib import Path; from nanogrove.config.preset import resolve\n"
+        "from nanogrove.runs.train import train\n"
+        f"for event in train(resolve(json.loads(Path({str(folder / 'preset.json')!r}).read_text())), "
         f"Path({str(folder / 'run')!r})):\n    print(event.kind, flush=True)"
     )
     environment = {**os.environ, "NANOGROVE_CACHE": str(folder / "cache")}

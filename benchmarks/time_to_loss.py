@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nanogrove.data.text import DataConfig
+from nanogrove.corpora import make_corpus
+from nanogrove.data.text.config import DataConfig
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.train.fit import Plan, fit
+from nanogrove.train.loop import Plan, fit
 from nanogrove.train.objective import next_token
-from nanogrove.train.optim import OptimizerConfig, make_optimizer
-from nanogrove.train.schedule import ScheduleConfig, schedule
+from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+from nanogrove.train.optim.schedule import ScheduleConfig, schedule
 from nanogrove.train.state import TrainState
 from side_by_side import Work, in_turn, nanogpt, quietly
 
@@ -97,7 +98,7 @@ def our_steps(path: Path, seed: int, count: int, precision: str, extra: dict[str
     data = DataConfig.model_validate(
         {"sources": [str(path)], "tokenizer": "char", "split": "tail", "validation": 0.1, "test": 0.0}
     )
-    corpus = data.corpus(CONTEXT, ROWS, seed)
+    corpus = make_corpus(data, CONTEXT, ROWS, seed)
     vocabulary = corpus.tokenizer.vocab_size
     config = ModelConfig(**{"family": "nanochat", "vocab_size": vocabulary, "n_head": 2, **SIZES, **extra})
     model = GPT(config).initialize(seed)

@@ -100,7 +100,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """Runs the command line in this process."""
 
     def run(*arguments: object) -> Outcome:
-        from nanogrove.cli import main
+        from nanogrove.cli.main import main
 
         monkeypatch.setattr(sys, "argv", ["nanogrove", *map(str, arguments)])
         capsys.readouterr()
@@ -174,8 +174,8 @@ def resumes_exactly() -> Callable[[dict[str, Any], Path, list[tuple[str, int]]],
     """
 
     def check(preset: dict[str, Any], folder: Path, stops: list[tuple[str, int]]) -> list[dict[str, Any]]:
-        from nanogrove import lab
-        from nanogrove.preset import resolve
+        from nanogrove.config.preset import resolve
+        from nanogrove.runs import train as lab
 
         for _ in lab.train(resolve(preset), folder / "whole"):
             pass

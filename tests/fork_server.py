@@ -66,7 +66,7 @@ def strike(mishap: dict[str, Any]) -> None:
 
 def run(request: dict[str, Any]) -> int:
     """The child: the real command line, in the place and with the files the request names; its exit code."""
-    from nanogrove.cli import main
+    from nanogrove.cli.main import main
 
     os.chdir(request["cwd"])
     if "environment" in request:
@@ -169,11 +169,6 @@ def serve() -> None:
     import plotly.offline
     import torch
     import torch._dynamo  # optimizers import it at their first step
-
-    import nanogrove.cli
-    import nanogrove.display
-    import nanogrove.lab
-    import nanogrove.language_model  # noqa: F401
 
     plotly.offline.get_plotlyjs()
     torch.set_num_threads(1)

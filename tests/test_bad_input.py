@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import nanogrove
-from nanogrove.data.documents import PIECE
+from nanogrove.data.sources.base import PIECE
 from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.language_model import load
@@ -228,7 +228,7 @@ def test_a_stored_preset_that_is_damaged(command: Any, run: Path) -> None:
 
 
 def test_a_run_in_use_by_a_living_process(command: Any, finished: Path, run: Path) -> None:
-    hold = "import sys, pathlib; from nanogrove.record.run import RunFolder as R; r = R(pathlib.Path(sys.argv[1]))"
+    hold = "import sys, pathlib; from nanogrove.record.folder import RunFolder as R; r = R(pathlib.Path(sys.argv[1]))"
     with subprocess.Popen(
         [sys.executable, "-c", f"{hold}; print('held', flush=True); sys.stdin.read()", str(run)],
         stdin=subprocess.PIPE,

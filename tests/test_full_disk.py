@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove.data.prepare import Process
-from nanogrove.data.text import DataConfig
+from nanogrove.data.text.config import DataConfig
+from nanogrove.data.text.prepare import Process
 from nanogrove.data.tokenizer import byte_tokenizer, character_tokenizer
 from nanogrove.errors import CheckpointError, DataError
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train.checkpoint import load_best, load_checkpoint, load_latest, save_checkpoint
-from nanogrove.train.optim import OptimizerConfig, make_optimizer
+from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.state import TrainState
 
 
@@ -60,10 +60,10 @@ def test_a_disk_that_fills_while_saving(forked: Any, preset: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("moment", "said"),
     [
-        ("^open.*preset.json.part", "the preset cannot be written (File too large); free some space"),
+        (r"^open.*preset.json\.\w+\.part", "the preset cannot be written (File too large); free some space"),
         ("^open.*/.best.part/model.safetensors", "could not be saved at step 5 (File too large)"),
         ("rename.*/.current.part", "the record cannot be written (File too large); free some space"),
-        ("^open.*report.html.part", "File too large"),
+        (r"^open.*report.html\.\w+\.part", "File too large"),
     ],
 )
 def test_a_disk_that_is_full_elsewhere(forked: Any, preset: Path, tmp_path: Path, moment: str, said: str) -> None:

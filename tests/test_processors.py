@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import nanogrove
+from nanogrove.decoding.loop import PACK, generate
 from nanogrove.errors import PresetError
 from nanogrove.model import processor
-from nanogrove.model.decode import PACK, generate
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.layers import Linear, packed_weights
-from nanogrove.train import auto
+from nanogrove.train import autotune as auto
 
 REFUSED = "mkldnn_reorder_linear_weight: bf16 path needs the cpu support avx512bw"
 Raising = Callable[[str], None]

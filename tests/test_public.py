@@ -7,7 +7,7 @@ import typer
 
 import nanogrove
 from nanogrove import errors
-from nanogrove.cli import app
+from nanogrove.cli.main import app
 from nanogrove.record import events
 
 NAMES = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nanogrove import cli
+from nanogrove.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

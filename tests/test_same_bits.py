@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from nanogrove import lab
-from nanogrove.preset import list_presets, read_preset_file, resolve
-from nanogrove.train.auto import cores
+from nanogrove.config.preset import list_presets, read_preset_file, resolve
+from nanogrove.runs import train as lab
+from nanogrove.train.autotune import cores
 
 NETWORK = {"games-csv", "general", "muzero-general", "qa"}  # their sources are on the hub or on Kaggle
 PRESETS = sorted(set(list_presets()) - NETWORK)

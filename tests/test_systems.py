@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import nanogrove
-from nanogrove.data import pdf
-from nanogrove.data.documents import Problems
+from nanogrove.data.sources import pdf
+from nanogrove.data.sources.base import Problems
 from nanogrove.errors import DataError, PresetError, RunError
-from nanogrove.record.run import RunFolder
+from nanogrove.record.folder import RunFolder
 from nanogrove.train.precision import pick_device
 
 SOURCES = Path(nanogrove.__file__).parent

@@ -1,5 +1,5 @@
 """`python -m nanogrove`, the same as `nanogrove`."""
 
-from nanogrove.cli import main
+from nanogrove.cli.main import main
 
 main()

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nanogrove import lab
+from nanogrove.config.preset import read_preset_file, resolve
 from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanogrove.errors import CheckpointError
 from nanogrove.evaluate.reward import load_reward
 from nanogrove.language_model import LanguageModel, load
 from nanogrove.model.gpt import GPT
 from nanogrove.model.huggingface import export_model, import_model
-from nanogrove.preset import read_preset_file, resolve
-from nanogrove.record.report import write_report
+from nanogrove.reports.report import write_report
+from nanogrove.runs import train as lab
 from nanogrove.train.checkpoint import load_weights, read_checkpoint, read_plain
 
 

@@ -12,17 +12,17 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
+from nanogrove.decoding.lookahead import look_ahead
+from nanogrove.decoding.loop import PACK, Sampling, Transform, generate, pad
+from nanogrove.decoding.speculative import speculate
+from nanogrove.decoding.steering import TOP_K, model_score, reward_augmented, sequence_score
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration import load_calibration
 from nanogrove.evaluate.reward import Reward, RewardModel, checked_reward, load_reward
-from nanogrove.model.decode import PACK, Sampling, Transform, generate, pad
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
 from nanogrove.model.layers import packed_weights
-from nanogrove.model.lookahead import look_ahead
-from nanogrove.model.speculative import speculate
-from nanogrove.model.steer import TOP_K, model_score, reward_augmented, sequence_score
-from nanogrove.train.auto import Choice, Decoding, decoding
+from nanogrove.train.autotune import Choice, Decoding, decoding
 from nanogrove.train.checkpoint import Checkpoint, heads_of, model_of, read_checkpoint
 
 AnyReward = RewardModel | Callable[[Sequence[str]], Sequence[float]] | str | Path  # a path is that of a run
@@ -111,12 +111,12 @@ class LanguageModel:
         gain, as the method `precision` says. Equal seeds give equal texts in equal precision.
 
         A `reward` steers: of the `top_k` likeliest tokens, 20 when left out, each gets `beta` times the reward of the
-        text that ends with it, ahead of the temperature (`model/steer.py`). It is a `RewardModel` or the run of one,
-        whose numbers are clamped to [0, 1], or a function from texts, prompts included, to numbers.
+        text that ends with it, ahead of the temperature (`decoding/steering.py`). It is a `RewardModel` or the run of
+        one, whose numbers are clamped to [0, 1], or a function from texts, prompts included, to numbers.
 
-        With `speculative` the model's multi-token heads draft and the model verifies (`model/speculative.py`): texts
+        With `speculative` the model's multi-token heads draft and the model verifies (`decoding/speculative.py`): texts
         are distributed as without, in fewer calls of the model; greedily they are the same texts. With `lookahead` each
-        token is searched for with value and dynamics heads, in so many calls of the model (`model/lookahead.py`).
+        token is searched for with value and dynamics heads, in so many calls of the model (`decoding/lookahead.py`).
 
         Raises PresetError for a setting out of range or two ways to write at once, CheckpointError for a model that has
         not been calibrated and should be, one without the heads or a reward model of another vocabulary, and DataError

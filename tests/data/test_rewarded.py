@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nanogrove.corpora import make_corpus
 from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig, RewardedCorpus
 from nanogrove.errors import DataError
 
@@ -16,7 +17,7 @@ ROWS = [(f"q{n % 40}", f'say "{n}", | twice\nor so', n / 7 - 3) for n in range(1
 
 
 def rewarded(path: Path, **settings: Any) -> RewardedCorpus:
-    return RewardedConfig(type="rewarded", path=str(path), **settings).corpus(64, 8, 0)
+    return make_corpus(RewardedConfig(type="rewarded", path=str(path), **settings), 64, 8, 0)
 
 
 def written(folder: Path, kind: str) -> Path:
@@ -99,7 +100,7 @@ def test_pairs_stand_together(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     pairs = [{"prompt": f"q{n}", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(60)]
     path.write_text("".join(json.dumps(pair) + "\n" for pair in [*pairs, {**pairs[0], "rejected": "yes 0"}]))
-    corpus = PreferencesConfig(type="preferences", path=str(path)).corpus(32, 8, 0)
+    corpus = make_corpus(PreferencesConfig(type="preferences", path=str(path)), 32, 8, 0)
     rows = corpus.drawn(2)
     assert len(rows) == 8
     for chosen, other in rows.reshape(-1, 2):
@@ -148,7 +149,7 @@ def test_a_prompt_that_fills_the_context_is_no_example_and_mismatched_texts_are_
     rows = [{"q": f"{n:02}" + "ab" * (3 if n % 10 == 0 else 0), "text": "cdcdcd", "reward": n} for n in range(40)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    corpus = RewardedConfig(type="rewarded", path=str(path), prompt="q").corpus(7, 4, 0)
+    corpus = make_corpus(RewardedConfig(type="rewarded", path=str(path), prompt="q"), 7, 4, 0)
     assert corpus.describe()["documents"] == 36
     assert corpus.describe()["unusable_rows"] == 4
     assert corpus.describe()["first_problem"] == "a prompt of more than 7 tokens"
@@ -156,7 +157,7 @@ def test_a_prompt_that_fills_the_context_is_no_example_and_mismatched_texts_are_
     row = corpus.mismatched(np.array([0, 1]))
     assert corpus.tokenizer.decode(row.targets[0][row.mask[0]].tolist()) == "cdcdcd"
     with pytest.raises(DataError, match="no prompt leaves room for a text in 1 tokens"):
-        RewardedConfig(type="rewarded", path=str(path), prompt="q").corpus(1, 4, 0)
+        make_corpus(RewardedConfig(type="rewarded", path=str(path), prompt="q"), 1, 4, 0)
 
 
 def test_functions_at_hand_are_whole_or_divided_after_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,13 +166,13 @@ def test_functions_at_hand_are_whole_or_divided_after_their_names(monkeypatch: p
     )
     pieces = [SimpleNamespace(text=text)]
     monkeypatch.setattr("nanogrove.data.rewarded.PythonStandardLibrary.pieces", lambda self, problems: iter(pieces))
-    whole = RewardedConfig(type="rewarded", path="python-defs").corpus(80, 4, 0)
-    divided = RewardedConfig(type="rewarded", path="python-defs", prompt="prompt").corpus(80, 4, 0)
+    whole = make_corpus(RewardedConfig(type="rewarded", path="python-defs"), 80, 4, 0)
+    divided = make_corpus(RewardedConfig(type="rewarded", path="python-defs", prompt="prompt"), 80, 4, 0)
     assert [p + t for p, t in zip(divided.prompts, divided.texts, strict=True)] == whole.texts
     assert divided.prompts[:3] == ["def first(", "def second_one(", "def function_0("]
     assert divided.rewards.tolist() == whole.rewards.tolist() == [-len(text) for text in whole.texts]
     assert divided.tokenizer.to_json() == whole.tokenizer.to_json(), "a reward model of whole ones fits"
-    pairs = PreferencesConfig(type="preferences", path="python-defs").corpus(80, 4, 0)
+    pairs = make_corpus(PreferencesConfig(type="preferences", path="python-defs"), 80, 4, 0)
     assert pairs.size == 2
     with pytest.raises(DataError, match="no column 'question'; there are 'prompt', 'text', 'reward'"):
-        RewardedConfig(type="rewarded", path="python-defs", prompt="question").corpus(80, 4, 0)
+        make_corpus(RewardedConfig(type="rewarded", path="python-defs", prompt="question"), 80, 4, 0)

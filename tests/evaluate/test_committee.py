@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from nanogrove.corpora import make_corpus
 from nanogrove.evaluate import committee
 from nanogrove.evaluate.committee import Labels, Rules
 from nanogrove.model.gpt import GPT, ModelConfig, unstack
@@ -15,7 +16,7 @@ from nanogrove.synthetic.examples import Answer, TaskConfig, TaskCorpus
 
 def corpus(task: str = "copy", **options: Any) -> TaskCorpus:
     config = {"type": "task", "task": task, "base": [1, 3], "options": options, "held_out": 20}
-    return TaskConfig.model_validate(config).corpus(64, 8, seed=0)
+    return make_corpus(TaskConfig.model_validate(config), 64, 8, seed=0)
 
 
 def voters(made: TaskCorpus, count: int | None = 3, scale: float = 12.0) -> GPT:

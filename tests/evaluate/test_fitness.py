@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nanogrove.corpora import make_corpus
 from nanogrove.errors import PresetError
 from nanogrove.evaluate import committee
 from nanogrove.evaluate.fitness import FitnessConfig, assess, exact_match, loss
@@ -13,15 +14,15 @@ from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig, find_reward
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.synthetic.examples import TaskConfig, TaskCorpus
-from nanogrove.train.fit import Plan, fit
+from nanogrove.train.loop import Plan, fit
 from nanogrove.train.objective import next_token
-from nanogrove.train.optim import OptimizerConfig, make_optimizer
+from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.state import TrainState
 
 
 @pytest.fixture(scope="module")
 def corpus() -> TaskCorpus:
-    return TaskConfig(type="task", task="copy", base=(2, 3), held_out=40).corpus(16, 32, 0)
+    return make_corpus(TaskConfig(type="task", task="copy", base=(2, 3), held_out=40), 16, 32, 0)
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove import lab
+from nanogrove.config.preset import resolve
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.reward import RewardConfig, load_reward
 from nanogrove.methods import align
-from nanogrove.parts import build
-from nanogrove.preset import resolve
 from nanogrove.record.events import Event, read_events
+from nanogrove.runs import train as lab
+from nanogrove.runs.setup import build
 from nanogrove.train.checkpoint import load_latest
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove import lab
+from nanogrove.config.preset import read_preset_file, resolve
 from nanogrove.errors import PresetError
 from nanogrove.methods.evolution_strategies import coefficients, combined, direction, full
-from nanogrove.preset import read_preset_file, resolve
 from nanogrove.record.events import read_events
+from nanogrove.runs import train as lab
 
 PLAIN = {"device": "cpu", "precision": "float32", "threads": 1, "accumulation": 1, "compile": False}
 SHAPES = {"matrix": (12, 10), "vector": (30,)}

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 import nanogrove
-from nanogrove import lab
-from nanogrove.data.batch import derived_seed
+from nanogrove.config.preset import resolve
+from nanogrove.data.rng import derived_seed
 from nanogrove.errors import PresetError
 from nanogrove.language_model import load
 from nanogrove.methods import evolve
 from nanogrove.model.gpt import GPT
-from nanogrove.parts import build
-from nanogrove.preset import resolve
 from nanogrove.record.events import Event, read_events
 from nanogrove.record.lineage import genealogy, replay, schedule, winning_line
+from nanogrove.runs import train as lab
+from nanogrove.runs.setup import build
 from nanogrove.train.checkpoint import load_checkpoint, load_latest
 
 
@@ -152,7 +152,7 @@ def test_the_winner_s_schedule_replayed_on_one_model_is_the_winner(preset: dict,
     assert one["method"]["follow"] == schedule(line)
     parts = build(resolve(one))
     from nanogrove.methods import pretrain
-    from nanogrove.train.optim import make_optimizer
+    from nanogrove.train.optim.optimizer import make_optimizer
     from nanogrove.train.state import TrainState
 
     model = GPT(parts.model).initialize(derived_seed(parts.preset.seed, "member", line[0].member))

@@ -11,18 +11,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from nanogrove import lab
+from nanogrove.cli.render import show
+from nanogrove.config.preset import resolve
 from nanogrove.data.batch import Batch
-from nanogrove.display import show
 from nanogrove.errors import NanogroveError
 from nanogrove.methods.offline_rl import joined
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.parts import build
-from nanogrove.preset import resolve
 from nanogrove.record.events import read_events
+from nanogrove.runs import train as lab
+from nanogrove.runs.setup import build
 from nanogrove.train.checkpoint import load_latest
 from nanogrove.train.objective import Loss, next_token
-from nanogrove.train.preference import dpo, kto, log_ratio
+from nanogrove.train.objectives.preference import dpo, kto, log_ratio
 
 ITEMS = {"a": (0.4, 1.0), "b": (0.3, 0.0), "c": (0.2, 2.0), "d": (0.1, -3.0)}  # share under μ, reward
 PROMPTS = "0123456789"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from nanogrove import lab
+from nanogrove.config.preset import resolve
 from nanogrove.errors import NanogroveError
-from nanogrove.preset import resolve
 from nanogrove.record.events import read_events
+from nanogrove.runs import train as lab
 
 FOLLOW = {"lr": [[0, 0.01], [5, 0.02], [9, 0.005]], "dropout": [[0, 0.0], [6, 0.3]], "weight_decay": [[0, 0.2]]}
 

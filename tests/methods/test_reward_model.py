@@ -12,15 +12,15 @@ import pytest
 import torch
 
 import nanogrove
-from nanogrove import lab
+from nanogrove.config.preset import resolve
 from nanogrove.errors import CheckpointError, NanogroveError, PresetError
 from nanogrove.evaluate.reward import RewardModel, load_reward
 from nanogrove.language_model import LanguageModel, load
 from nanogrove.methods.reward_model import batch, objective, scaled, score
 from nanogrove.model.gpt import GPT
-from nanogrove.parts import build
-from nanogrove.preset import resolve
 from nanogrove.record.events import read_events
+from nanogrove.runs import train as lab
+from nanogrove.runs.setup import build
 from nanogrove.train.checkpoint import load_latest
 
 PLAIN = {"device": "cpu", "precision": "float32", "threads": 1, "accumulation": 1, "compile": False}

@@ -13,14 +13,15 @@ import pytest
 import torch
 
 import nanogrove
-from nanogrove import lab
+from nanogrove.config.preset import list_presets, read_preset_file, resolve
+from nanogrove.corpora import make_corpus
 from nanogrove.errors import CheckpointError, DataError, NanogroveError, PresetError
 from nanogrove.evaluate import committee
 from nanogrove.evaluate.committee import Labels
 from nanogrove.methods import self_improve
-from nanogrove.parts import build
-from nanogrove.preset import list_presets, read_preset_file, resolve
 from nanogrove.record.events import Event
+from nanogrove.runs import train as lab
+from nanogrove.runs.setup import build
 from nanogrove.synthetic.copying import Copying
 from nanogrove.synthetic.examples import Mixture, TaskConfig
 from nanogrove.train.checkpoint import load_checkpoint
@@ -387,7 +388,7 @@ def test_what_raises_an_alarm(limits: dict[str, float], said: str | None) -> Non
         "firmest": {"1": 1.0, "2": 1.0, "3": 0.9, "4": 1.0, "5": 1.0},  # 4 and 5 were not open
         "least": [0.1, 0.2],
     }
-    rounds.corpus = TaskConfig(type="task", task="copy", base=(1, 3)).corpus(16, 4, 0)
+    rounds.corpus = make_corpus(TaskConfig(type="task", task="copy", base=(1, 3)), 16, 4, 0)
     after = committee.Survey(
         [1, 2, 3, 4, 5], [0.0, 0.85, 0.9, 0.3, 0.0], [], [], []
     )  # one prompt of 1 digit is held out
@@ -505,7 +506,7 @@ def test_voters_may_come_from_a_checkpoint_each(tmp_path: Path, monkeypatch: pyt
     going.close()  # type: ignore[attr-defined]
     assert first.step == 0
     config = self_improve.Config(voters=2, base=paths)
-    corpus = resolve(PRESET).data.corpus(16, 16, 0)
+    corpus = make_corpus(resolve(PRESET).data, 16, 16, 0)
     weights = self_improve.saved_voters(config, corpus, load_checkpoint(Path(paths[0])).config)
     assert torch.equal(weights["embed.weight"], torch.stack(singles))
 

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 import nanogrove
+from nanogrove.config.preset import resolve
+from nanogrove.decoding.loop import generate, pad
+from nanogrove.decoding.steering import model_score
 from nanogrove.errors import PresetError
 from nanogrove.model import layers
-from nanogrove.model.decode import generate, pad
 from nanogrove.model.documents import document_mask, document_starts
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.huggingface import export_model
-from nanogrove.model.steer import model_score
-from nanogrove.parts import build
-from nanogrove.preset import resolve
+from nanogrove.runs.setup import build
 from nanogrove.train.checkpoint import read_checkpoint
 
 V, MARK = 23, 0  # the id that also fills up what is padded

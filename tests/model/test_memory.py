@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import nanogrove
+from nanogrove.config.preset import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.data.tokenizer import character_tokenizer
+from nanogrove.decoding.loop import generate, pad
 from nanogrove.errors import PresetError
 from nanogrove.language_model import LanguageModel
-from nanogrove.model.decode import generate, pad
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.model.huggingface import family_of
-from nanogrove.parts import build
-from nanogrove.preset import resolve
-from nanogrove.train.auxiliary import head_losses, states_and_memories
+from nanogrove.runs.setup import build
+from nanogrove.train.objectives.auxiliary import head_losses, states_and_memories
 
 V, S, M, T = 7, 4, 3, 16
 FAMILIES = ["gpt2", "llama", "nanochat"]

@@ -8,19 +8,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nanogrove import lab
+from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.corpora import make_corpus
 from nanogrove.errors import DataError, NanogroveError, PresetError
 from nanogrove.evaluate.loss import against_truth, evaluate_split
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.parts import build
-from nanogrove.preset import read_preset_file, resolve
+from nanogrove.runs import train as lab
+from nanogrove.runs.setup import build
 from nanogrove.synthetic.corpus import GrammarCorpus, RHMConfig, RLMConfig
 
 RLM = {"type": "rlm", "v": 5, "L": 2, "beta": 1.5, "held_out": 60}
 
 
 def corpus(batch_size: int = 8, **settings: object) -> GrammarCorpus:
-    return RLMConfig.model_validate({**RLM, **settings}).corpus(4, batch_size, seed=3)
+    return make_corpus(RLMConfig.model_validate({**RLM, **settings}), 4, batch_size, seed=3)
 
 
 def test_a_batch_is_the_sequence_behind_an_end_of_text() -> None:
@@ -82,7 +83,7 @@ def test_tokens_are_written_as_numbers() -> None:
 
 @pytest.mark.parametrize("config", [RLMConfig.model_validate(RLM), RHMConfig(type="rhm", v=4, m=2, s=2, L=2)])
 def test_the_truth_is_that_of_the_windows(config: RLMConfig | RHMConfig) -> None:
-    made = config.corpus(4, 16, seed=0)
+    made = make_corpus(config, 4, 16, seed=0)
     for batch, truth in zip(made.windows("validation", 100), made.truth("validation", 100), strict=True):
         expected = made.grammar.next_token_log_probs(batch.targets)
         found = truth.double().gather(-1, batch.targets[..., None])[..., 0].log()

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from nanogrove import lab
-from nanogrove.data.batch import random
+from nanogrove.config.preset import resolve
+from nanogrove.corpora import make_corpus
+from nanogrove.data.rng import random
 from nanogrove.errors import NanogroveError
-from nanogrove.parts import build
-from nanogrove.preset import resolve
+from nanogrove.runs import train as lab
+from nanogrove.runs.setup import build
 from nanogrove.synthetic.examples import Mixture, TaskConfig, TaskCorpus
 
 TASKS = {
@@ -25,7 +26,7 @@ TASKS = {
 
 def corpus(task: str = "copy", base: tuple[int, int] = (1, 4), block_size: int = 96, **settings: Any) -> TaskCorpus:
     config = TaskConfig.model_validate({"type": "task", "task": task, "base": base, **settings})
-    return config.corpus(block_size, 8, seed=3)
+    return make_corpus(config, block_size, 8, seed=3)
 
 
 def spelled(made: TaskCorpus, tokens: torch.Tensor) -> str:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from nanogrove.data.batch import random
+from nanogrove.data.rng import random
 from nanogrove.synthetic.maze import LABELS, spanning_tree
 from nanogrove.synthetic.tasks import examples, find_task
 

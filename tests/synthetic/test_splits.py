@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanogrove.display import described_held_out
+from nanogrove.cli.render import described_held_out
+from nanogrove.config.preset import list_presets, read_preset_file
+from nanogrove.corpora import make_corpus
 from nanogrove.errors import DataError
-from nanogrove.preset import list_presets, read_preset_file
 from nanogrove.synthetic import RandomHierarchyModel, RandomLanguageModel
 from nanogrove.synthetic.corpus import GrammarCorpus, RHMConfig, RLMConfig
 from nanogrove.synthetic.splits import distinct, expected_overlap, independent, overlap
@@ -19,7 +20,7 @@ SMALL = {"type": "rhm", "v": 4, "m": 2, "s": 2, "L": 3, "held_out": 40}  # 4·2^
 
 
 def corpus(**settings: Any) -> GrammarCorpus:
-    return RHMConfig.model_validate({**SMALL, **settings}).corpus(8, 16, seed=0)
+    return make_corpus(RHMConfig.model_validate({**SMALL, **settings}), 8, 16, seed=0)
 
 
 def rows(sequences: Tensor, tokens: int | None = None) -> list[tuple[int, ...]]:
@@ -49,7 +50,7 @@ def test_numbers_give_every_text_once(v: int, m: int, s: int, L: int) -> None:  
 def test_no_preset_tests_what_it_was_trained_on(name: str) -> None:
     preset = read_preset_file(name)
     config = RHMConfig.model_validate(preset["data"])
-    made = config.corpus(preset["model"]["block_size"], preset["train"]["batch_size"], seed=0)
+    made = make_corpus(config, preset["model"]["block_size"], preset["train"]["batch_size"], seed=0)
     splits = made.sequences
     assert {split: len(sequences) for split, sequences in splits.items()} == {
         "train": config.training_set,
@@ -156,7 +157,7 @@ def test_overlap_is_counted() -> None:
 
 
 def test_a_random_language_model_is_sampled_independently_and_its_overlap_told() -> None:
-    made = RLMConfig(type="rlm", v=5, L=2, beta=1.5, held_out=60, training_set=24).corpus(4, 8, seed=3)
+    made = make_corpus(RLMConfig(type="rlm", v=5, L=2, beta=1.5, held_out=60, training_set=24), 4, 8, seed=3)
     trained = set(rows(made.sequences["train"]))
     share = sum(row in trained for row in rows(made.sequences["test"])) / 60
     assert share > 0

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from nanogrove.data.batch import random
+from nanogrove.data.rng import random
 from nanogrove.errors import DataError
 from nanogrove.synthetic.tasks import TASKS, Task, examples, find_task
 

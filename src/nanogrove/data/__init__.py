@@ -1,1 +1,1 @@
-"""Texts and what becomes of them: documents, tokens, memory-mapped shards, batches."""
+"""Data: batches as functions of the step, tokenizers, sources of documents and text corpora."""

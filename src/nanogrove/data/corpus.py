@@ -1,188 +1,38 @@
-"""A text corpus: windows of one or more sources, mixed, as batches that are functions of (seed, step)."""
+"""What a corpus owes to training."""
 
-import hashlib
-import json
-from collections import Counter
 from collections.abc import Iterator
-from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
-import torch
+from torch import Tensor
 
 from nanogrove.data.batch import Batch
-from nanogrove.data.mixture import Assigned, Phase, Weighted, round_robin, sequential
-from nanogrove.data.prepare import name_of, pinned, prepare
-from nanogrove.data.text import SPLITS, DataConfig
-from nanogrove.data.windows import Shards
-from nanogrove.errors import DataError
-
-STRETCHES = 64  # of a held-out text, taken for independent
+from nanogrove.data.tokenizer import Tokenizer
 
 
-class TextCorpus:
-    """Prepared text as batches of `batch_size` windows of `block_size` tokens; see `Corpus`.
+class Corpus(Protocol):
+    """Data ready for training: a tokenizer and batches that are functions of the step."""
 
-    Of sources that stream no more is waited for than a batch needs. Raises DataError when a source is too short for
-    one window, or a split is.
-    """
-
-    def __init__(self, config: DataConfig, block_size: int, batch_size: int, seed: int) -> None:
-        config = pinned(config)
-        self.config, self.length, self.batch_size, self.seed = config, block_size, batch_size, seed
-        self.names = [name_of(source) for source in config.all_sources]
-        self.tokenizer, folders, self.process = prepare(config)
-        self.sources = [Shards(folder, self._check) for folder in folders]
-        for name, source in zip(self.names, self.sources, strict=True):
-            if source.count("train", block_size + 1) <= block_size:
-                self._refuse(name, "train", source.count("train"), block_size + 1)
-        for split, need in (("validation", 2), ("test", 2 * (config.test > 0))):
-            there = [source.count(split) for source in self.sources]  # all of it now, so that no evaluation waits
-            if max(there) < need:
-                self._refuse(", ".join(self.names), split, max(there), need)
-        weights = config.source_weights or [1.0] * len(self.sources)
-        self.weighted = Weighted([Phase(0, tuple(weights))], seed)
-
-    def _check(self) -> bool:
-        return self.process is None or self.process.check()
-
-    def _refuse(self, name: str, split: str, there: int, need: int) -> None:
-        raise DataError(
-            f"{name}: the {split} split has {there} tokens and needs at least {need}; use more text, a smaller "
-            "model.block_size, or another data.split"
-        )
+    tokenizer: Tokenizer
+    length: int  # tokens of a training window
 
     @property
     def windows_per_epoch(self) -> int | None:
-        """Windows of `block_size` tokens in one pass over all sources; None while some are still being read."""
-        if not all(source.index["complete"] for source in self.sources):
-            return None
-        return sum(source.epoch(self.length) for source in self.sources)
-
-    def assign(self, number: np.ndarray) -> Assigned:
-        """The source of each sequence `[N]`, and its number there."""
-        if self.config.mix_strategy == "weighted":
-            return self.weighted.assign(number)
-        if self.config.mix_strategy == "sequential":
-            reaches = [partial(source.reaches, size=self.length) for source in self.sources]
-            return sequential(number, reaches, [partial(source.epoch, self.length) for source in self.sources])
-        return round_robin(number, len(self.sources))
+        """Windows in one pass over the training split; None where every batch is fresh."""
 
     def batches(self, step: int) -> Batch:
-        """Batch number `step`, a pure function of (seed, step)."""
-        return self._batch(*self.assign(np.arange(step * self.batch_size, (step + 1) * self.batch_size)))
-
-    def mixed(self, step: int, mixture: Weighted) -> Batch:
-        """Batch number `step` under another mixture."""
-        return self._batch(*mixture.assign(np.arange(step * self.batch_size, (step + 1) * self.batch_size)))
-
-    def _batch(self, sources: np.ndarray, places: np.ndarray) -> Batch:
-        windows = np.empty((len(sources), self.length + 1), dtype=np.int64)
-        for source in np.unique(sources).tolist():
-            mine = sources == source
-            windows[mine] = self.sources[source].train(places[mine], self.length, self.seed)
-        return batch_of(windows, sources)
+        """Batch number `step`; pure, so that any process can compute any batch."""
 
     def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
-        """Batches that cover `split` of one source after the other without overlap, the last window of each shorter;
-        with `limit`, evenly spread windows of about that many tokens in all. Of a training split that is still being
-        read, what is there. Raises DataError for a split that holds nothing."""
-        size = self.length
-        for number, (count, chosen) in enumerate(self._chosen(split, limit)):
-            source = self.sources[number]
-            for rows in np.split(chosen, range(self.batch_size, len(chosen), self.batch_size)):
-                full = rows[(rows + 1) * size + 1 <= count]
-                if len(full):
-                    yield batch_of(source.read(split, full * size, size + 1), np.full(len(full), number))
-                for row in rows[len(full) :].tolist():
-                    yield batch_of(source.read(split, np.array([row * size]), count - row * size), np.array([number]))
+        """Fixed batches that cover a split without overlap, or about `limit` evenly spread tokens of it."""
 
-    def _chosen(self, split: str, limit: int | None) -> list[tuple[int, np.ndarray]]:
-        """Of each source the tokens of a split, and the numbers of the windows that `windows` reads."""
-        size = self.length
-        tokens = [source.count(split, 0 if split == "train" else None) for source in self.sources]
-        if max(tokens) < 2:
-            raise DataError(f"the {split} split is empty; this run was made with data.{split}=0")
-        found = []
-        for count in tokens:
-            chosen = np.arange(-(-max(count - 1, 0) // size))
-            share = None if limit is None else limit * count // sum(tokens)
-            if share is not None and share < len(chosen) * size:
-                whole = max((count - 1) // size, 1)
-                chosen = np.arange(whole)[:: max(1, whole * size // max(share, 1))]
-            found.append((count, chosen))
-        return found
+    def documents(self, split: str, limit: int | None = None) -> Tensor:
+        """Which document each sequence of `windows` is from, `[N]` int64: scores on two documents are independent."""
 
-    def documents(self, split: str, limit: int | None = None) -> torch.Tensor:
-        """The document in which each sequence of `windows` begins, numbered through all sources.
-
-        A source that was split by position holds out a stretch of text of few documents, of which others were trained
-        on from their beginning: there it is one of `STRETCHES` equal stretches, longer than what neighbours share.
-        """
-        numbers, before = [], 0
-        for source, (count, chosen) in zip(self.sources, self._chosen(split, limit), strict=True):
-            if source.by_document(self.config.split):
-                number = source.documents(split, chosen * self.length, self.tokenizer.end)
-            else:
-                number = chosen * self.length * STRETCHES // max(count, 1)
-            numbers.append(number + before)
-            before = int(numbers[-1].max(initial=before)) + 1
-        return torch.from_numpy(np.concatenate(numbers))
-
-    def truth(self, split: str, limit: int | None = None) -> None:
-        """Nobody knows the distribution of a text."""
-
-    def bytes_per_token(self, split: str) -> float:
-        """Mean UTF-8 bytes a token of `split` stands for."""
-        counts = [source.index["splits"][split] for source in self.sources]
-        return float(sum(count["bytes"] for count in counts) / sum(count["tokens"] for count in counts))
+    def truth(self, split: str, limit: int | None = None) -> Iterator[Tensor] | None:
+        """The exact distribution of each target `[B, T, V]` for each batch of `windows`; None where nobody knows it."""
 
     def describe(self) -> dict[str, Any]:
-        """Documents, tokens a split, what was left out, and a fingerprint that tells one corpus from another.
+        """Figures for the record: documents, tokens a split, fingerprint, and what else is known of the data."""
 
-        Of a corpus that streams the fingerprint alone: how much has been read depends on the clock.
-        """
-        names = {"sources": self.names} if len(self.names) > 1 else {}
-        if any(source.index["streamed"] for source in self.sources):
-            return {
-                "documents": None,
-                "train_tokens": None,
-                "streams": True,
-                **names,
-                "fingerprint": self._fingerprint(),
-            }
-        counts = [source.index["splits"] for source in self.sources]
-        left_out, places = self.left_out()
-        return {
-            "documents": sum(count[split]["documents"] for count in counts for split in SPLITS),
-            **{f"{split}_tokens": sum(count[split]["tokens"] for count in counts) for split in SPLITS},
-            "bytes_per_token": self.bytes_per_token("train"),
-            "fingerprint": self._fingerprint(),
-            **names,
-            **({"left_out": left_out, "for_example": places} if left_out else {}),
-        }
-
-    def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
-        """What could not be used or was not wanted, as far as sources have been read: counts by kind, first places."""
-        counts: Counter[str] = Counter()
-        places: dict[str, str] = {}
-        for source in self.sources:
-            source.refresh()
-            counts.update(source.index["problems"]["counts"])
-            places |= {
-                kind: found[0] for kind, found in source.index["problems"]["places"].items() if kind not in places
-            }
-        return dict(counts), places
-
-    def _fingerprint(self) -> str:
-        """Of what streams the key that names it, and of the rest the digest of all tokens."""
-        parts = [source.folder.name if source.index["streamed"] else source.index["digest"] for source in self.sources]
-        mixture = [self.config.mix_strategy, self.config.source_weights] if len(parts) > 1 else []
-        return hashlib.sha256(json.dumps([parts, mixture]).encode()).hexdigest()[:32]
-
-
-def batch_of(windows: np.ndarray, sources: np.ndarray) -> Batch:
-    """Windows `[B, T + 1]` of `sources [B]` as a batch `[B, T]` whose every token is scored."""
-    tokens = torch.from_numpy(windows)
-    mask = torch.ones(windows.shape[0], windows.shape[1] - 1, dtype=torch.bool)
-    return Batch.uniform(tokens[:, :-1], tokens[:, 1:], mask, torch.from_numpy(sources))
+    def bytes_per_token(self, split: str) -> float | None:
+        """Mean UTF-8 bytes of text a token of the split stands for; None where tokens are no text."""

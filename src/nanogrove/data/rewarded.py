@@ -25,10 +25,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from nanogrove.data.batch import Batch, permuted, random
-from nanogrove.data.documents import Problems
-from nanogrove.data.rows import check_columns, csv_rows, inner_suffix, jsonl_rows, parquet_rows, text_lines
-from nanogrove.data.sources import PythonStandardLibrary
+from nanogrove.data.batch import Batch
+from nanogrove.data.rng import permuted, random
+from nanogrove.data.sources.base import Problems
+from nanogrove.data.sources.kinds import PythonStandardLibrary
+from nanogrove.data.sources.rows import check_columns, csv_rows, inner_suffix, jsonl_rows, parquet_rows, text_lines
 from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
 from nanogrove.errors import DataError
 
@@ -66,10 +67,6 @@ class RewardedConfig(_Options):
     text: str = Field("text", description="column of the text")
     reward: str = Field("reward", description="column of the reward")
 
-    def corpus(self, block_size: int, batch_size: int, seed: int) -> "RewardedCorpus":
-        """The corpus these settings describe; see `RewardedCorpus`."""
-        return RewardedCorpus(self, block_size, batch_size, seed)
-
     def examples(self) -> tuple[list[list[Example]], list[str]]:
         """Groups of one example each, and what was wrong with the other rows."""
         found: list[list[Example]] = []
@@ -93,10 +90,6 @@ class PreferencesConfig(_Options):
     prompt: str | None = Field("prompt", description="column of the prompt; null for none")
     chosen: str = "chosen"
     rejected: str = "rejected"
-
-    def corpus(self, block_size: int, batch_size: int, seed: int) -> "RewardedCorpus":
-        """The corpus these settings describe; see `RewardedCorpus`."""
-        return RewardedCorpus(self, block_size, batch_size, seed)
 
     def examples(self) -> tuple[list[list[Example]], list[str]]:
         """Groups of two, the chosen one first, with rewards 1 and 0; and what was wrong with the other rows."""

@@ -21,7 +21,7 @@ the error is 0 it is too wide (it also varies by terms that are 0 there), never 
 import torch
 from torch import Tensor
 
-from nanogrove.data.batch import random
+from nanogrove.data.rng import random
 
 BLOCKS = 200
 RESAMPLES = 1000

@@ -18,8 +18,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nanogrove.data.tokenizer import Tokenizer
+from nanogrove.decoding.loop import pad, read
 from nanogrove.errors import CheckpointError, PresetError
-from nanogrove.model.decode import pad, read
 from nanogrove.model.gpt import GPT
 from nanogrove.train.checkpoint import model_of, read_checkpoint
 from nanogrove.train.precision import pick_device

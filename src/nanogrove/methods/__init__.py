@@ -23,9 +23,9 @@ from typing import Any, Protocol, cast
 
 from pydantic import BaseModel
 
-from nanogrove.data.batch import Corpus
+from nanogrove.data.corpus import Corpus
 from nanogrove.record.events import Event
-from nanogrove.train.fit import Plan
+from nanogrove.train.loop import Plan
 from nanogrove.train.state import TrainState
 
 METHODS = {

@@ -19,18 +19,20 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from nanogrove.data.batch import Batch, Corpus, derived_seed, random
+from nanogrove.data.batch import Batch
+from nanogrove.data.corpus import Corpus
+from nanogrove.data.rng import derived_seed, random
+from nanogrove.decoding import loop as decoding
 from nanogrove.errors import PresetError
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
-from nanogrove.model import decode as decoding
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
-from nanogrove.train.auxiliary import objective_of
-from nanogrove.train.fit import Plan, fit
+from nanogrove.train.loop import Plan, fit
+from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.state import TrainState
 
 SHOWN = 6  # fresh texts of each round in the record

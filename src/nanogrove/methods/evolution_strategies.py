@@ -28,12 +28,14 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from nanogrove.data.batch import Batch, Corpus, derived_seed
+from nanogrove.data.batch import Batch
+from nanogrove.data.corpus import Corpus
+from nanogrove.data.rng import derived_seed
 from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, loss
 from nanogrove.methods.warm_start import saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
-from nanogrove.train.fit import Plan, fit
+from nanogrove.train.loop import Plan, fit
 from nanogrove.train.objective import Loss, next_token
 from nanogrove.train.state import TrainState
 

@@ -27,7 +27,8 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
-from nanogrove.data.batch import Corpus, derived_seed, random
+from nanogrove.data.corpus import Corpus
+from nanogrove.data.rng import derived_seed, random
 from nanogrove.errors import DivergedError, PresetError
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess
@@ -43,7 +44,9 @@ from nanogrove.evaluate.selection import (
 )
 from nanogrove.model.gpt import LOGITS, ModelConfig
 from nanogrove.record.events import Event
-from nanogrove.train.breeding import (
+from nanogrove.train.loop import Plan
+from nanogrove.train.parallel.members import fit_members
+from nanogrove.train.population.breeding import (
     Crossover,
     copy_members,
     cross,
@@ -52,9 +55,7 @@ from nanogrove.train.breeding import (
     prediction_distance,
     weight_distance,
 )
-from nanogrove.train.fit import Plan
-from nanogrove.train.hyperparameters import Name, Range, apply
-from nanogrove.train.members import fit_members
+from nanogrove.train.population.hyperparameters import Name, Range, apply
 from nanogrove.train.state import TrainState
 
 COMPARED = 256  # next tokens on which predictions are compared, about

@@ -2,14 +2,14 @@
 
 1. A saved run, or `base_steps` of plain imitation of all texts, is the policy to begin from, and the reference.
 2. `train.steps` steps of one algorithm: `rwr` and `awr` imitate texts by weights that follow from rewards
-   (`train/weighting.py`), `filter` imitates the best ones, and batches hold no others; `dpo` and `kto` compare
-   with the reference (`train/preference.py`).
+   (`train/objectives/weighting.py`), `filter` imitates the best ones, and batches hold no others; `dpo` and `kto`
+   compare with the reference (`train/objectives/preference.py`).
 3. On held-out texts the objective, the plain loss and KL(policy ‖ reference) are measured; the best model is that of
    the lowest objective among those within `kl_cap`, and training ends where the KL exceeds it.
 
 Prompts and filling never count. Rewards are whitened or ranked by the training texts; weights have mean 1, so learning
 rates mean what they mean elsewhere. AWR's baseline V is a ridge regression on the reference's state at the end of
-the prompt, cross-fitted by prompt (`train/value_baseline.py`).
+the prompt, cross-fitted by prompt (`train/objectives/value_baseline.py`).
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from nanogrove.data.batch import Batch, Corpus
+from nanogrove.data.batch import Batch
+from nanogrove.data.corpus import Corpus
 from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.errors import PresetError
 from nanogrove.evaluate import auxiliary
@@ -33,13 +34,12 @@ from nanogrove.evaluate.reward import distribution
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
-from nanogrove.train.auxiliary import objective_of
-from nanogrove.train.fit import Plan, fit
+from nanogrove.train.loop import Plan, fit
 from nanogrove.train.objective import Objective, next_token, scored
-from nanogrove.train.preference import dpo, kto
-from nanogrove.train.state import TrainState
-from nanogrove.train.value_baseline import cross_fitted
-from nanogrove.train.weighting import (
+from nanogrove.train.objectives.auxiliary import objective_of
+from nanogrove.train.objectives.preference import dpo, kto
+from nanogrove.train.objectives.value_baseline import cross_fitted
+from nanogrove.train.objectives.weighting import (
     Scaling,
     balance,
     best_fraction,
@@ -48,6 +48,7 @@ from nanogrove.train.weighting import (
     scaled,
     wanted_above,
 )
+from nanogrove.train.state import TrainState
 
 
 class Config(BaseModel):

@@ -3,7 +3,7 @@
 Hyperparameters may `follow` points, each a step and the value from there on, such as those that evolution found along
 the line of its winner. Of text from several sources their losses are told, and weights may adapt to them. A
 `curriculum` begins with the easiest rows of each batch. Heads that the preset's `auxiliary` enables train beside the
-model; see `nanogrove.train.auxiliary`.
+model; see `nanogrove.train.objectives.auxiliary`.
 """
 
 import math
@@ -17,21 +17,22 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from nanogrove.data.batch import Batch, Corpus
-from nanogrove.data.corpus import TextCorpus
+from nanogrove.data.batch import Batch
+from nanogrove.data.corpus import Corpus
+from nanogrove.data.text.corpus import TextCorpus
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event
-from nanogrove.train.auxiliary import objective_of
 from nanogrove.train.checkpoint import model_of, read_checkpoint
-from nanogrove.train.curriculum import CurriculumConfig, easiest
-from nanogrove.train.fit import Plan, fit
-from nanogrove.train.hyperparameters import apply
+from nanogrove.train.loop import Plan, fit
 from nanogrove.train.objective import Loss, weighted
+from nanogrove.train.objectives.auxiliary import objective_of
+from nanogrove.train.population.hyperparameters import apply
 from nanogrove.train.precision import pick_device
-from nanogrove.train.source_weights import AdaptiveConfig, Mixing, by_source, reference_losses
+from nanogrove.train.sampling.curriculum import CurriculumConfig, easiest
+from nanogrove.train.sampling.source_weights import AdaptiveConfig, Mixing, by_source, reference_losses
 from nanogrove.train.state import TrainState
 
 REFERENCE_TOKENS = 200_000  # of held-out text on which a reference is scored, all sources together
@@ -114,7 +115,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         batches, main = mixing.batches, partial(by_source, sources=len(corpus.names))
     own = state
     if plan.shard is not None:
-        from nanogrove.train.sharding import sharded  # which imports the compiler, and takes seconds
+        from nanogrove.train.parallel.sharding import sharded  # which imports the compiler, and takes seconds
 
         own = sharded(state, plan.ranks, plan.shard)
     objective = objective_of(own, plan, main)

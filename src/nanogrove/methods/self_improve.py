@@ -28,7 +28,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from nanogrove.data.batch import Corpus, derived_seed, random
+from nanogrove.data.corpus import Corpus
+from nanogrove.data.rng import derived_seed, random
 from nanogrove.errors import PresetError
 from nanogrove.evaluate import auxiliary, committee
 from nanogrove.evaluate.loss import evaluate_split, mean_nll
@@ -36,8 +37,8 @@ from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.synthetic.examples import Mixture, Rows, TaskCorpus
 from nanogrove.train.checkpoint import load_population
-from nanogrove.train.fit import Plan
-from nanogrove.train.members import fit_members
+from nanogrove.train.loop import Plan
+from nanogrove.train.parallel.members import fit_members
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
 
 AHEAD = 2  # difficulties past the hardest opened one that are measured too

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nanogrove.data.batch import Corpus
+from nanogrove.data.corpus import Corpus
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
-from nanogrove.train.auxiliary import objective_of
 from nanogrove.train.checkpoint import load_population
-from nanogrove.train.fit import Plan, fit
+from nanogrove.train.loop import Plan, fit
+from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.state import TrainState
 
 

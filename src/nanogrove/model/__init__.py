@@ -1,1 +1,1 @@
-"""The one model, its layers with a population axis, decoding, and exchange with `transformers`."""
+"""The one model, its layers with a population axis, and exchange with `transformers`."""

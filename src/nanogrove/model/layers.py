@@ -13,7 +13,7 @@ torch reads a 3-D weight as a convolution's: `GPT.initialize` draws each member 
 
 In float32 on a CPU a member of a population has the bits of the same model alone. For that each sum is split into the
 same parts in both (`per_member`, `total`), and what depends on sizes depends on those of one member. A shape in which a
-processor's matrix products differ all the same is found by `train/members.py` when a run begins.
+processor's matrix products differ all the same is found by `train/parallel/members.py` when a run begins.
 """
 
 import math

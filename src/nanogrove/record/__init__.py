@@ -1,1 +1,1 @@
-"""What a run leaves behind: events, the run folder, trackers and the report."""
+"""What a run leaves: events, the run folder and trackers."""

@@ -20,7 +20,8 @@ from tokenizers import AddedToken, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
-from nanogrove.data.batch import Batch, permuted, random
+from nanogrove.data.batch import Batch
+from nanogrove.data.rng import permuted, random
 from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanogrove.errors import DataError
 from nanogrove.synthetic.rhm import RandomHierarchyModel
@@ -47,10 +48,6 @@ class GrammarConfig(BaseModel):
     def grammar(self) -> TreeGrammar:
         """The grammar. Raises DataError for sizes that cannot be."""
         raise NotImplementedError
-
-    def corpus(self, block_size: int, batch_size: int, seed: int) -> "GrammarCorpus":
-        """The corpus these settings describe; see `GrammarCorpus`."""
-        return GrammarCorpus(self, self.grammar(), block_size, batch_size, seed)
 
 
 class RLMConfig(GrammarConfig):
@@ -94,9 +91,8 @@ class GrammarCorpus:
     Raises DataError where `block_size` is less than a sequence, saying what would fit.
     """
 
-    def __init__(
-        self, config: GrammarConfig, grammar: TreeGrammar, block_size: int, batch_size: int, seed: int
-    ) -> None:
+    def __init__(self, config: GrammarConfig, block_size: int, batch_size: int, seed: int) -> None:
+        grammar = config.grammar()
         self.config, self.grammar, self.length = config, grammar, grammar.T
         self.batch_size, self.seed = batch_size, seed
         if block_size < self.length:

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
-from nanogrove.data.batch import Batch, random
+from nanogrove.data.batch import Batch
+from nanogrove.data.rng import random
 from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.errors import DataError
 from nanogrove.synthetic.tasks import Task, drawn, examples, find_task
@@ -55,10 +56,6 @@ class TaskConfig(BaseModel):
         if base[0] > base[1]:
             raise ValueError(f"the range runs down from {base[0]} to {base[1]}; write [{base[1]}, {base[0]}]")
         return base
-
-    def corpus(self, block_size: int, batch_size: int, seed: int) -> "TaskCorpus":
-        """The corpus these settings describe; see `TaskCorpus`."""
-        return TaskCorpus(self, block_size, batch_size, seed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogrove.data.batch import random
+from nanogrove.data.rng import random
 from nanogrove.errors import DataError
 from nanogrove.synthetic.tree import BITS, TreeGrammar, whole, within_memory
 

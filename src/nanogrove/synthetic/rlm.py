@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogrove.data.batch import random
+from nanogrove.data.rng import random
 from nanogrove.errors import DataError
 from nanogrove.synthetic import tree
 from nanogrove.synthetic.tree import BITS, TreeGrammar, within_memory

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nanogrove.data.batch import permuted, random
+from nanogrove.data.rng import permuted, random
 from nanogrove.errors import DataError
 from nanogrove.synthetic.rhm import RandomHierarchyModel
 from nanogrove.synthetic.tree import TreeGrammar

@@ -20,7 +20,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from nanogrove.data.batch import random
+from nanogrove.data.rng import random
 from nanogrove.errors import DataError
 
 TASKS = {

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nanogrove.data.batch import random
+from nanogrove.data.rng import random
 from nanogrove.errors import DataError
 
 BITS = 48  # of each random draw; thresholds are integers in units of 2^−48, so equal draws choose equally everywhere

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
-from nanogrove.train.optim import Optimizer
+from nanogrove.train.optim.optimizer import Optimizer
 
 
 @dataclass

@@ -1,0 +1,143 @@
+"""What `explore` found, in lines for a terminal of any width. What comes from a file is made printable."""
+
+import textwrap
+from collections.abc import Iterator
+
+from rich.cells import cell_len
+
+from nanogrove.cli.text import printable
+from nanogrove.explore.columns import Column
+from nanogrove.explore.findings import Findings
+from nanogrove.explore.guess import DELIMITERS
+from nanogrove.explore.proposal import Proposal
+
+KINDS = {"text": "text", "csv": "CSV", "jsonl": "JSON lines", "parquet": "Parquet", "pdf": "PDF"}
+LABEL = 12  # characters of the first column
+COLUMNS = 30  # that are shown
+SHOWN, LINES = 500, 12  # characters and lines of a document
+
+
+def described(found: Findings, width: int = 80) -> Iterator[str]:
+    """Lines of at most `width` characters, but for long words, on all that was found."""
+
+    def line(label: str, text: str) -> Iterator[str]:
+        yield from _wrapped(label, text, width)
+
+    about = "" if found.whole else "about "
+    pattern = f" {found.source['glob']}" if "glob" in found.source else ""
+    files = f" in {_count(found.files, 'file')}{pattern}" if found.files > 1 or pattern else ""
+    yield from _wrapped("", f"{found.path}: {KINDS[found.kind]}, {_size(found.bytes)}{files}", width, 0)
+    if found.others:
+        others = ", ".join(f"{count:,} {ending}" for ending, count in found.others[:5])
+        yield from line("not read", f"{others}{' and others' if len(found.others) > 5 else ''}")
+    if not found.whole:
+        of = f" of {found.looked_at:,} files spread evenly" if found.looked_at < found.files else ""
+        rows = f": {found.sample_rows:,} rows" if found.sample_rows else ""
+        yield from line("sample", f"only the beginning was read{of}{rows}; counts of the whole are estimates")
+    if found.encoding is not None:
+        yield from line("encoding", f"{found.encoding.name}: {found.encoding.why}")
+    if found.delimiter is not None:
+        sign, why = found.delimiter
+        yield from line("delimiter", f"{DELIMITERS[sign]}: {why}")
+    if found.columns:
+        yield from line("rows", f"{about}{found.rows:,}, of {_count(len(found.columns), 'column')}")
+        yield ""
+        for column in found.columns[:COLUMNS]:
+            yield from _column(column, width)
+        if len(found.columns) > COLUMNS:
+            yield f"and {len(found.columns) - COLUMNS:,} more columns"
+        yield ""
+    if found.choice is not None:
+        yield from line("text", f"{found.choice.why}; so")
+        for key, value in found.choice.options.items():
+            said = ", ".join(value) if isinstance(value, list) else str(value)
+            yield from line("", f"{key}:\n{said}" if "\n" in said else f"{key}: {said}")
+        yield ""
+    lengths = f", {found.median:,} median, {found.longest:,} the longest" if found.documents > 1 else ""
+    yield from line("documents", f"{about if found.kind != 'text' else ''}{found.documents:,}")
+    yield from line("characters", f"{about}{found.characters:,}{lengths}; {found.alphabet:,} different ones")
+    if found.scripts:
+        yield from line("scripts", ", ".join(f"{name} {_percent(share)}" for name, share in found.scripts.items()))
+    if found.compared > 1:
+        again = f"{found.duplicates:,} of {found.compared:,} documents came before, letter for letter"
+        drop = "; data.drop_duplicates=true leaves them out" if found.duplicates else ""
+        yield from line("duplicates", f"{again}{drop}" if found.duplicates else f"none in {found.compared:,} documents")
+    for kind, count in sorted(found.problems.items(), key=lambda each: -each[1]):
+        places = found.places.get(kind)
+        yield from line("left out", f"{count:,} times {kind}" + (f", as in {places[0]}" if places else ""))
+    for note in found.notes:
+        yield from line("note", note)
+    yield ""
+    example = printable(found.example[:SHOWN].strip()).splitlines()[:LINES]
+    yield "the first document" + (" begins:" if len("\n".join(example)) < len(found.example.strip()) else ":")
+    for each in example:
+        yield from _wrap(each, width, "  ", "  ") or [""]
+    yield ""
+    for tokens in found.tokens:
+        yield from line(tokens.name, f"{about}{tokens.count:,} tokens, vocabulary {tokens.vocabulary:,}")
+    yield from line("tokenizer", f"{found.tokenizer}: {found.why}")
+
+
+def _column(column: Column, width: int) -> Iterator[str]:
+    """A column, its verdict with the reason, and a cell."""
+    said = f"{column.verdict}: {column.why}"
+    if 0 < column.filled < 0.995:
+        said += f"; {_percent(1 - column.filled)} empty"
+    if column.example:
+        said += f"; e.g. {_cut(' '.join(printable(column.example).split()), 60)}"
+    name = _cut(" ".join(printable(column.name).split()), 16) or "(no name)"
+    yield from _wrapped(name, said, width, 18)
+
+
+def proposed(proposal: Proposal, took: float, name: str, width: int = 80) -> Iterator[str]:
+    """Lines on a preset that was written as the file `name`, and that takes so many seconds."""
+    model, train = proposal.values["model"], proposal.values["train"]
+    shape = f"{model['n_layer']} layers of {model['n_embd']}, context {model['block_size']} ({proposal.why})"
+    yield ""
+    yield from _wrapped("model", shape, width)
+    yield from _wrapped("training", f"{train['tokens']:,} tokens, {_passes(proposal.passes)}", width)
+    yield from _wrapped("time", f"about {_duration(took)} on this machine, as measured just now", width)
+    yield from _wrapped("preset", name, width)
+
+
+def _passes(passes: float) -> str:
+    return f"about {passes:,.0f} passes over the text" if passes >= 1.5 else f"{min(passes, 1):.0%} of the text"
+
+
+def _wrapped(label: str, text: str, width: int, indent: int = LABEL) -> Iterator[str]:
+    first = f"{label:<{indent}}" if len(label) < indent or not label else f"{label} "
+    cleaned = printable(text).split("\n")
+    for number, part in enumerate(cleaned):
+        start = first if number == 0 else " " * indent
+        yield from _wrap(part, width, start, " " * indent) or [start.rstrip()]
+
+
+def _wrap(text: str, width: int, first: str, later: str) -> list[str]:
+    """Lines of `width` cells; where characters take two, as Han does, of about as many."""
+    wide = cell_len(text) > 1.5 * len(text)
+    return textwrap.wrap(text, width // 2 if wide else width, initial_indent=first, subsequent_indent=later)
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: max(room - 1, 1)] + "…"
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 or share == 0 else f"{share:.1%}"
+
+
+def _size(size: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:,.1f} {unit}"
+    return f"{size} bytes"
+
+
+def _duration(took: float) -> str:
+    if took < 90:
+        return f"{max(took, 1):,.0f} seconds"
+    return f"{took / 60:,.0f} minutes" if took < 5400 else f"{took / 3600:,.1f} hours"

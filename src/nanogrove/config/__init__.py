@@ -1,0 +1,1 @@
+"""Presets: one JSON file says everything about a run."""

@@ -1,0 +1,1 @@
+"""Kinds of source: files, tables, PDF, the hub, and how each is read as documents."""

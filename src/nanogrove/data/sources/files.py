@@ -1,0 +1,126 @@
+"""Files as sources read them: found by path, folder or glob, opened through .gz and .zst, decoded a chunk at a time."""
+
+import codecs
+import glob
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nanogrove.data.sources.base import PIECE
+from nanogrove.errors import DataError
+
+BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+class FileSource(BaseModel):
+    """A file, the files of a folder, or those a pattern such as `logs/*.txt` names, in the order of their paths."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    glob: str = Field("**/*", description="which files of a folder to read")
+
+    def files(self) -> list[Path]:
+        """The files to read. Raises DataError when there are none, or for a pattern that is none."""
+        root = Path(self.path).expanduser()
+        if root.is_file():
+            return [root]
+        folder, pattern = root, self.glob
+        if not root.is_dir():
+            fixed = next((n for n, part in enumerate(root.parts) if glob.has_magic(part)), len(root.parts))
+            folder, pattern = Path(*root.parts[:fixed]), "/".join(root.parts[fixed:])
+            if not pattern:
+                raise DataError(f"{self.path}: no such file or folder; check the path in data.sources")
+        try:  # unlike glob.glob, Path.glob does not go in circles where ** meets a link to a folder above
+            found = sorted(path for path in folder.glob(pattern) if path.is_file())
+        except (ValueError, NotImplementedError) as error:
+            raise DataError(f"{self.path}: glob {pattern!r} is no pattern ({error})") from None
+        if not found:
+            raise DataError(
+                f"{self.path}: no file matches glob {pattern!r}; name another, as in "
+                f'data.sources=[{{"type": "text", "path": "{folder}", "glob": "**/*"}}]'
+            )
+        return found
+
+    def identity(self) -> dict[str, Any]:
+        """The options, and the files' names, sizes and times. Raises DataError as `files` does."""
+        stats = [(path, path.stat()) for path in self.files()]
+        files = [[str(path.absolute()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+        return {**self.model_dump(), "files": files}
+
+    def size(self) -> int:
+        """Bytes of all files, as they lie on disk."""
+        return sum(path.stat().st_size for path in self.files())
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked where its name ends in .gz or .zst. Raises DataError where pyarrow is missing."""
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    if path.suffix == ".zst":
+        try:
+            import pyarrow
+        except ImportError:
+            raise DataError(f"{path}: .zst needs pyarrow; pip install 'nanogrove[data]'") from None
+        return cast(BinaryIO, pyarrow.input_stream(str(path), compression="zstd"))
+    return path.open("rb")
+
+
+def encoding_of(path: Path, named: str) -> str:
+    """`named`, or for `auto` what the file's byte-order mark says, utf-8 without one. Raises DataError as reading."""
+    if named != "auto":
+        return named
+    with reading(path), open_bytes(path) as file:
+        start = file.read(4)
+    return next((encoding for mark, encoding in BOMS.items() if start.startswith(mark)), "utf-8")
+
+
+class reading:  # noqa: N801  a context, as contextlib names them
+    """Turns what goes wrong while `path` is read into a DataError of one line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (EOFError, zlib.error)) or (isinstance(error, OSError) and error.errno is None):
+            raise DataError(f"{self.path}: damaged or cut off ({error})") from None
+        if isinstance(error, OSError):
+            raise DataError(f"{self.path}: cannot be read ({error.strerror})") from None
+
+
+def read_text(path: Path, encoding: str = "auto") -> Iterator[str]:
+    """The text of a file in chunks of about a piece; newlines as they stand, a byte-order mark left out.
+
+    Raises DataError for a file that cannot be read, is cut off, or is not text in `encoding`.
+    """
+    name = encoding_of(path, encoding)
+    try:
+        decoder = codecs.getincrementaldecoder(name)()
+    except LookupError:
+        raise DataError(f"data.sources: unknown encoding {encoding!r}; utf-8 and latin-1 are common") from None
+    offset = 0
+    with reading(path), open_bytes(path) as file:
+        while True:
+            data = file.read(PIECE)
+            kept = len(decoder.getstate()[0])  # bytes of an unfinished character, read before
+            try:
+                text = decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                at = offset - kept + error.start
+                raise DataError(
+                    f"{path}: not {name}: byte 0x{error.object[error.start]:02x} at offset {at}; if the "
+                    'file has another encoding, name it: data.sources=[{"type": "text", "path": '
+                    f'"{path}", "encoding": "latin-1"}}]'
+                ) from None
+            if text:
+                yield text if offset else text.removeprefix("\ufeff")
+            if not data:
+                return
+            offset += len(data)

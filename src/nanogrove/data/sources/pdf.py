@@ -1,0 +1,200 @@
+"""PDF files as sources, by their text; pictures of text are not read.
+
+The PDF library is C++ that a damaged file can crash, hold up for hours or make eat all memory. So it runs in a process
+of its own, with a limit on each, which is started again behind a file that ended it: such a file is counted and costs
+the others nothing. `python -m nanogrove.data.sources.pdf SECONDS` is that process: it reads a path a line and answers
+in lines of JSON.
+"""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+
+from nanogrove.data.sources.base import Piece, Problems, whole
+from nanogrove.data.sources.files import FileSource
+from nanogrove.errors import DataError
+
+SECONDS = 60.0  # of processor time for a page; a page of a book takes a thousandth of one
+MEMORY = 1 << 31  # bytes the process may take
+COMMAND = [sys.executable, "-P", "-m", "nanogrove.data.sources.pdf"]
+FAULTS = {2: "PDF that cannot be opened", 4: "encrypted PDF", 5: "encrypted PDF"}  # by pdfium's number; else damaged
+HYPHEN = re.compile("[\x02\ufffe](.?)", re.DOTALL)  # what pdfium puts for a hyphen at the end of a line, and that end
+
+
+class PdfSource(FileSource):
+    """The text of PDF files; a file is a document."""
+
+    type: Literal["pdf"] = "pdf"
+    glob: str = Field("**/*.[pP][dD][fF]", description="which files of a folder to read")
+
+    def pieces(self, problems: Problems) -> Iterator[Piece]:
+        """Documents in order. Raises DataError where pypdfium2 is missing; a PDF that cannot be read is counted."""
+        files = self.files()
+        if find_spec("pypdfium2") is None:
+            raise DataError(f"{self.path}: PDF needs pypdfium2; pip install 'nanogrove[data]'")
+        if find_spec("resource") is None:
+            raise DataError(
+                f"{self.path}: this system cannot limit the memory and time of a PDF reader; make text of it first"
+            )
+        with Reader() as reader:
+            for path in files:
+                yield from whole(_texts(reader, path, problems))
+
+
+def _texts(reader: "Reader", path: Path, problems: Problems) -> Iterator[str]:
+    """The text of each page that has some, with what parts it from the one before; counts what is wrong."""
+    written = blank = 0
+    sound = True
+    for page, (kind, text) in enumerate(reader.read(path), start=1):
+        if kind == "page" and text.strip():
+            yield "\n" + text if written else text
+            written += 1
+        elif kind == "page":
+            blank += 1
+        else:
+            sound = False
+            problems.add(kind, f"{path}, page {page}" if page > 1 or kind == "damaged page" else str(path))
+    if sound and not written:
+        problems.add("scanned PDF (no text)", str(path))
+    elif written:
+        for _ in range(blank):
+            problems.leave_out("page without text")
+
+
+class Reader:
+    """The process that reads PDFs, as far as it has been needed."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self._ended()
+
+    def read(self, path: Path) -> Iterator[tuple[str, str]]:
+        """What `extract` yields, and last of all what became of the process where this PDF ended it.
+
+        Raises DataError when the process cannot be started.
+        """
+        while True:
+            fresh = self.process is None
+            process = self.process = self.process or self._start()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            told = False
+            with suppress(BrokenPipeError):  # it has ended since; its silence below says so
+                process.stdin.write(json.dumps(str(path)) + "\n")
+                process.stdin.flush()
+            while (line := process.stdout.readline()).endswith("\n"):
+                kind, text = json.loads(line)
+                if kind == "end":
+                    return
+                told = True
+                yield kind, text
+            status = self._ended()
+            if status == -signal.SIGPROF:
+                yield "PDF that took too long", ""
+                return
+            if fresh or told:
+                yield "PDF that crashed its reader", ""
+                return
+            # An earlier PDF may have damaged the process; a fresh one tells whose fault it is.
+
+    def _start(self) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [*COMMAND, str(SECONDS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # Ctrl-C ends the run behind its step, which may need another document
+        )
+        self.process = process
+        assert process.stdout is not None
+        if process.stdout.readline() != '["ready", ""]\n':
+            status = self._ended()
+            raise DataError(f"the PDF reader did not start (status {status}); see {' '.join(COMMAND)} {SECONDS}")
+        return process
+
+    def _ended(self) -> int:
+        """Waits for the process to end; its status."""
+        assert self.process is not None
+        process, self.process = self.process, None
+        status = process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):
+                pipe.close()
+        return status
+
+
+def extract(path: str) -> Iterator[tuple[str, str]]:
+    """The pages of a PDF as `page` and text or as `damaged page`, or else what is wrong with the file."""
+    from pypdfium2 import PdfDocument, PdfiumError
+
+    try:
+        document = PdfDocument(Path(path))
+    except PdfiumError as error:
+        yield FAULTS.get(error.err_code or 0, "damaged PDF"), ""
+        return
+    except OSError:
+        yield FAULTS[2], ""
+        return
+    with closing(document):
+        for number in range(len(document)):
+            try:
+                with closing(document[number]) as page, closing(page.get_textpage()) as text:
+                    said = "page", clean(text.get_text_bounded(errors="replace"))
+            except PdfiumError:
+                said = "damaged page", ""
+            yield said
+
+
+def clean(text: str) -> str:
+    r"""Text as pdfium gives it with \n for line ends, and words joined that a line end parted.
+
+    A hyphen stays before what is no small letter: `Anglo-Saxon`, though `inter-national` becomes one word.
+    """
+    text = HYPHEN.sub(lambda match: match[1] if match[1].islower() else "-" + match[1], text)
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\xad", "")
+
+
+def main() -> None:
+    """Reads the PDFs named on standard input, until a limit or a crash ends it."""
+    import resource  # Windows has none, and imports this module all the same
+
+    import pypdfium2  # noqa: F401  before `ready`, so that what keeps it from loading is no file's fault
+
+    seconds = float(sys.argv[1])
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # it ends the process, even within the library
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(ValueError, OSError):  # macOS knows no such limit; elsewhere a lower one may be set
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    _say("ready")
+    for line in sys.stdin:
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        for kind, text in extract(json.loads(line)):
+            _say(kind, text)
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+        _say("end")
+
+
+def _say(kind: str, text: str = "") -> None:
+    print(json.dumps([kind, text]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Settings of a text corpus: which sources, how they are mixed, split and tokenised. Imports no torch."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from nanogrove.data.sources.base import PIECE
+from nanogrove.data.sources.kinds import Source
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+Sources = Annotated[list[Source], BeforeValidator(_as_list)]
+
+
+class DataConfig(BaseModel):
+    """Which text to train on, how its sources are mixed, and how it becomes tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["text"] = "text"
+    sources: Sources = []
+    custom_sources: Sources = Field([], description="more of the same")
+    mix_strategy: Literal["round_robin", "sequential", "weighted"] = "round_robin"
+    source_weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
+        None, description="weighted: sequences of each source, in any unit"
+    )
+    tokenizer: str = Field("bpe", description="char, byte, bpe, a path to a tokenizer.json, or a hub name")
+    vocab_size: int = Field(4096, ge=1, description="of a bpe tokenizer trained here")
+    split: Literal["auto", "document", "tail"] = "auto"
+    validation: float = Field(0.05, gt=0, lt=1, description="share of the text")
+    test: float = Field(0.05, ge=0, lt=1, description="share of the text")
+    min_text_length: int = Field(0, ge=0, le=PIECE, description="characters; shorter documents are left out")
+    drop_duplicates: bool = Field(False, description="leave out documents that came before, letter for letter")
+    bad_rows: Literal["skip", "refuse"] = Field("skip", description="what to do with a row that cannot be used")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.all_sources:
+            raise ValueError("sources is empty; name a file, a folder or python-stdlib")
+        if (self.source_weights is not None) != (self.mix_strategy == "weighted"):
+            raise ValueError("source_weights and mix_strategy=weighted belong together; give both or none")
+        if self.source_weights is not None:
+            if len(self.source_weights) != len(self.all_sources):
+                raise ValueError(f"{len(self.source_weights)} source_weights for {len(self.all_sources)} sources")
+            if not any(self.source_weights):
+                raise ValueError("source_weights are all 0; at least one must be above")
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test leave nothing to train on; their sum must be below 1")
+        return self
+
+    @property
+    def all_sources(self) -> list[Source]:
+        """`sources` and `custom_sources`."""
+        return [*self.sources, *self.custom_sources]

@@ -1,0 +1,1 @@
+"""Decoding: how a model continues a prompt."""

@@ -1,0 +1,1 @@
+"""What a file or folder holds, and the preset that fits it."""

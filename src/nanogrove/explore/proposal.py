@@ -1,0 +1,153 @@
+"""A preset for what `explore` found: a model by the number of tokens, and how long training would take here.
+
+The rule: below 1 million tokens 4 layers of 128 and ten passes; below 20 million the quickstart's 4 layers of 192 and
+four passes, 10 million tokens at most; above, 4 layers of 256, a context of 256, and 20 million tokens.
+"""
+
+import json
+import math
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanogrove.atomic import write_file
+from nanogrove.errors import RunError
+from nanogrove.explore.findings import VOCABULARY, Findings
+
+FEW, MANY = 1_000_000, 20_000_000  # tokens
+TRAIN = 0.9  # share of the text that is trained on
+LEAST = 300  # tokens of which splits can be made
+STEPS = 4  # that are timed, behind a first one
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A preset as JSON, why its model has this size, and how often the text is seen."""
+
+    values: dict[str, Any]
+    why: str
+    passes: float
+
+
+def propose(found: Findings) -> Proposal | None:
+    """A preset that trains on what was found; None where that is too little for any."""
+    tokens = found.chosen_tokens.count
+    if tokens < LEAST:
+        return None
+    there = tokens * TRAIN
+    if tokens < FEW:
+        why, width, block, batch, budget = "below 1 million tokens", 128, 128, 16, 10 * there
+    elif tokens < MANY:
+        why, width, block, batch, budget = "1 to 20 million tokens", 192, 128, 16, min(4 * there, 1e7)
+    else:
+        why, width, block, batch, budget = "20 million tokens or more", 256, 256, 32, 2e7
+    while block > 8 and 16 * block > there:  # some windows at least
+        block //= 2
+    budget = _round(max(budget, 20 * batch * block))
+    steps = -(-budget // (batch * block))
+    data: dict[str, Any] = {"sources": [found.source], "tokenizer": found.tokenizer}
+    if found.tokenizer == "bpe":
+        data["vocab_size"] = VOCABULARY
+    values = {
+        "description": f"Made by nanogrove explore, of {found.kind} in {Path(found.path).name or found.path}.",
+        "data": data,
+        "model": {"family": "nanochat", "n_layer": 4, "n_head": 4, "n_embd": width, "block_size": block},
+        "train": {"tokens": budget, "batch_size": batch},
+        "optimizer": {"name": "muon", "lr": 0.02, "adamw_lr": 0.005, "weight_decay": 0.0},
+        "schedule": {"name": "wsd", "warmup": min(20, steps // 10), "decay": 0.5, "final": 0.0},
+        "evaluate": {"every": _every(steps, 10), "tokens": 50_000},
+        "sample": {"every": _every(steps, 5), "tokens": 100 if found.tokenizer == "bpe" else 200, "top_p": 0.9},
+        "save": {"every": _every(steps, 10)},
+    }
+    return Proposal(values, why, budget / there)
+
+
+def _round(value: float) -> int:
+    """Two digits, for a person to read."""
+    return int(float(f"{value:.1e}"))
+
+
+def _every(steps: int, times: int) -> int:
+    """How many steps lie between things that happen so many times, a round number of at most 500."""
+    return max(1, min(500, _round(steps / times)))
+
+
+def seconds(proposal: Proposal, vocabulary: int) -> float:
+    """How long training would take here, with the scoring on the way: some steps are made and timed."""
+    import torch
+
+    from nanogrove.config.preset import resolve
+    from nanogrove.data.batch import Batch
+    from nanogrove.model.gpt import GPT
+    from nanogrove.train.autotune import Work, resolve_auto
+    from nanogrove.train.loop import Plan, fit
+    from nanogrove.train.objective import next_token
+    from nanogrove.train.optim.optimizer import make_optimizer
+    from nanogrove.train.precision import pick_device
+    from nanogrove.train.state import TrainState
+
+    preset = resolve({"name": "proposal", **proposal.values})
+    device, train = pick_device(preset.train.device), preset.train
+    config = preset.model.model_copy(update={"vocab_size": vocabulary})
+    shape = train.batch_size, config.block_size
+    steps = -(-(train.tokens or 0) // math.prod(shape))
+    found = resolve_auto(Work(config, 1, train.batch_size), steps, device)
+    model = GPT(config).initialize(0).to(device)
+    precision = torch.bfloat16 if found.precision == "bfloat16" else torch.float32
+    state = TrainState(model, make_optimizer(model, preset.optimizer, precision))
+    draw, everywhere = torch.Generator().manual_seed(0), torch.ones(shape, dtype=torch.bool)
+
+    def batches(step: int) -> Batch:
+        tokens = torch.randint(vocabulary, shape, generator=draw)
+        return Batch.uniform(tokens, tokens, everywhere, torch.zeros(shape[0], dtype=torch.int64))
+
+    plan = Plan(0, 1 + STEPS, lambda step: 0.0, accumulation=found.accumulation, precision=found.precision)
+    before = torch.get_num_threads()
+    torch.set_num_threads(found.threads)
+    times = []
+    try:
+        began = time.perf_counter()
+        for _ in fit(state, batches, next_token, plan):
+            times.append(time.perf_counter() - began)
+            began = time.perf_counter()
+    finally:
+        torch.set_num_threads(before)
+    scored = steps / preset.evaluate.every * (preset.evaluate.tokens or 0) / 3  # a forward pass is a third of a step
+    return (steps + scored / math.prod(shape)) * min(times[1:])
+
+
+def preset_name(path: str) -> str:
+    """A name for what is made of a path: that of its file or folder, without endings."""
+    parts = [part for part in Path(path).expanduser().absolute().parts if not set("*?[") & set(part)]
+    name = (parts or ["data"])[-1]
+    name = re.sub(r"\.(gz|zst)$", "", name)
+    name = Path(name).stem if Path(path).expanduser().is_file() else name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "data"
+
+
+def write_preset(proposal: Proposal, path: str, out: Path | None) -> Path:
+    """Writes a preset as `out`, or in the working folder by the name of `path`, numbered where that name is taken.
+
+    A file that holds the same is left. Raises RunError where `out` is there with something else, or cannot be written.
+    """
+    text = _layout(proposal.values)
+    name, count = preset_name(path), 1
+    chosen = out or Path(f"{name}.json")
+    try:
+        while chosen.exists() and not (chosen.is_file() and chosen.read_bytes() == text.encode()):
+            if out is not None:
+                raise RunError(f"{out}: is there already; name another file")
+            count += 1
+            chosen = Path(f"{name}-{count}.json")
+        write_file(chosen, text.encode())
+    except OSError as error:
+        raise RunError(f"{chosen}: the preset cannot be written ({error.strerror}); name another with --out") from None
+    return chosen
+
+
+def _layout(values: dict[str, Any]) -> str:
+    """JSON with a line for each section."""
+    lines = (f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"

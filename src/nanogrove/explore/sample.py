@@ -1,0 +1,303 @@
+"""A sample of what files hold, as the documents that training would see, and how much there is in all.
+
+Of text, CSV and JSON lines the first bytes of files spread evenly over a folder are read, `SAMPLE` in all; of Parquet
+and PDF as much text. Rows and documents are read as the sources read them, so what is a problem here is one in
+training. What was not read is estimated by bytes.
+"""
+
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from nanogrove.data.sources.base import Problems
+from nanogrove.data.sources.files import BOMS
+from nanogrove.data.sources.pdf import PdfSource
+from nanogrove.data.sources.rows import Bad, Row, csv_rows, inner_suffix, jsonl_rows, parquet_rows
+from nanogrove.data.sources.tables import Columns, row_pieces
+from nanogrove.errors import DataError
+from nanogrove.explore.columns import Choice, Column, choose, examine
+from nanogrove.explore.guess import (
+    PACKED,
+    START,
+    Chosen,
+    Guess,
+    Head,
+    guess_delimiter,
+    guess_encoding,
+    head,
+    line_density,
+)
+
+SAMPLE = 1 << 24  # bytes, or characters of Parquet and PDF
+ROWS, CELLS = 50_000, 1 << 20  # of a table
+FILES = 1000
+PDF_FILES, PDF_SECONDS = 12, 5.0
+SEPARATORS = ("<|endoftext|>", "\n---\n", "\n***\n", "\n===\n", "\n\n\n", "\n\n")
+
+
+@dataclass
+class Sample:
+    """Documents as far as they were read, and what they stand for."""
+
+    texts: list[str]
+    complete: list[bool]  # of each text, whether it is a whole document
+    lengths: list[float]  # characters of each document, also of what was not read of it
+    documents: float  # in all files
+    whole: bool  # whether all was read
+    looked_at: int  # files
+    characters: float = 0  # in all files
+    encoding: Guess | None = None
+    delimiter: tuple[str, str] | None = None  # of a CSV, and why
+    columns: list[Column] = field(default_factory=list)
+    choice: Choice | None = None
+    rows: int = 0  # of a table, in the sample
+    all_rows: float = 0  # of a table, in all files
+    notes: list[str] = field(default_factory=list)
+
+
+def take(chosen: Chosen, sizes: Mapping[Path, int], problems: Problems) -> Sample:
+    """A sample of the files. Raises DataError for what cannot be read, and for a table without rows."""
+    files = [file for file in chosen.files if sizes[file]]
+    if not files:
+        raise DataError(f"{chosen.source['path']}: empty; there is nothing to train on")
+    files = evenly(files, PDF_FILES if chosen.kind == "pdf" else FILES)
+    if chosen.kind == "pdf":
+        return _pdf(files, sizes, problems)
+    return _text(chosen, files, sizes) if chosen.kind == "text" else _table(chosen, files, sizes, problems)
+
+
+def evenly(files: list[Path], most: int) -> list[Path]:
+    """At most so many of the files, spread evenly."""
+    return [files[n * len(files) // most] for n in range(most)] if len(files) > most else files
+
+
+def _text(chosen: Chosen, files: list[Path], sizes: Mapping[Path, int]) -> Sample:
+    heads = [head(file, max(SAMPLE // len(files), 1)) for file in files]
+    guess, notes = _one_encoding(files, heads)
+    if "damaged" in guess.why:
+        raise DataError(f"{files[0]}: utf-8, but {guess.why}; mend it, as with iconv -c -f utf-8 -t utf-8")
+    texts = [_decoded(one, guess) for one in heads]
+    lengths = [len(text) * one.total / max(len(one.data), 1) for text, one in zip(texts, heads, strict=True)]
+    scale = _scale(files, sizes)
+    if len(chosen.files) == 1:
+        notes += _may_be_several(texts[0], lengths[0])
+    if texts[0].lstrip()[:1] == "[" and files[0].suffix == ".json":
+        notes.append("JSON in one piece is read as plain text; for rows, write an object a line: jq -c '.[]'")
+    root = Path(chosen.source["path"]).expanduser()
+    hidden = [file for file in chosen.files if root in file.parents and "/." in f"/{file.relative_to(root)}"]
+    if hidden:
+        notes.append(f"{len(hidden):,} of the files are hidden or in hidden folders, such as {hidden[0]}")
+    complete = [one.whole for one in heads]
+    documents = sum(sizes[file] > 0 for file in chosen.files)
+    sample = Sample(texts, complete, lengths, documents, scale == 1 and all(complete), len(files))
+    sample.characters, sample.encoding, sample.notes = sum(lengths) * scale, guess, notes
+    return sample
+
+
+def _scale(files: Sequence[Path], sizes: Mapping[Path, int]) -> float:
+    """How many times the bytes of these files all have."""
+    return sum(sizes.values()) / sum(sizes[file] for file in files)
+
+
+def _one_encoding(files: list[Path], heads: list[Head]) -> tuple[Guess, list[str]]:
+    """The encoding of most of the files that are not ASCII alone, and a note where others differ."""
+    guesses = [guess_encoding(one.data, one.whole) for one in heads]
+    telling = [guess for guess in guesses if guess.why != "ASCII alone"] or guesses
+    options = [guess.option for guess in telling]
+    best = next(guess for guess in telling if guess.option == max(options, key=options.count))
+    odd = [n for n, guess in enumerate(guesses) if guess in telling and guess.option != best.option]
+    if not odd:
+        return best, []
+    return best, [
+        f"{len(odd)} of the files are not {best.name}, such as {files[odd[0]]} ({guesses[odd[0]].name}); a source has "
+        "one encoding, so move them to a source of their own"
+    ]
+
+
+def _codec(data: bytes, guess: Guess | None) -> str:
+    marked = next((name for mark, name in BOMS.items() if data.startswith(mark)), "utf-8")
+    return (guess and guess.option) or marked
+
+
+def _decoded(one: Head, guess: Guess | None) -> str:
+    """The text of a head; a character that its end cuts is left out."""
+    text = one.data.decode(_codec(one.data, guess), "replace").removeprefix("\ufeff")
+    return text if one.whole else text.rstrip("\ufffd")
+
+
+def _may_be_several(text: str, length: float) -> list[str]:
+    """By what a single text may be cut into documents."""
+    lines = "\r\n" if "\r\n" in text else "\n"
+    for separator in SEPARATORS:
+        separator = separator.replace("\n", lines)
+        count = text.count(separator)
+        if count >= (100 if separator.isspace() else 10):
+            parts = [len(part) for part in text.split(separator) if part]
+            shown = separator.replace("\r", "\\r").replace("\n", "\\n")
+            return [
+                f'all is one document; the separator "{shown}" would cut it into about '
+                f"{len(parts) * length / len(text):,.0f}, of {median(parts):,.0f} characters (median)"
+            ]
+    return []
+
+
+def _pdf(files: list[Path], sizes: Mapping[Path, int], problems: Problems) -> Sample:
+    texts, complete, read = list[str](), list[bool](), list[Path]()
+    until = time.monotonic() + PDF_SECONDS
+    for file in files:
+        text, whole = "", True
+        pieces = PdfSource(path=str(file)).pieces(problems)
+        for piece in pieces:
+            text += piece.text
+            if sum(map(len, texts)) + len(text) >= SAMPLE or time.monotonic() > until:
+                whole = next(pieces, None) is None
+                break
+        read.append(file)
+        if text:
+            texts.append(text)
+            complete.append(whole)
+        if not whole or time.monotonic() > until:
+            break
+    scale = _scale(read, sizes)
+    notes = [] if all(complete) else ["a PDF was not read to its end, so there is more than is told"]
+    lengths, documents = [float(len(text)) for text in texts], len(texts) * len(sizes) / len(read)
+    sample = Sample(texts, complete, lengths, documents, scale == 1 and all(complete), len(read), notes=notes)
+    sample.characters = sum(lengths) * scale
+    return sample
+
+
+class _Reader:
+    """Reads the rows of files of one kind as their source does, and notes which columns each file has."""
+
+    def __init__(self, kind: str, guess: Guess | None, delimiter: str | None, problems: Problems) -> None:
+        self.kind, self.encoding, self.delimiter = kind, (guess and guess.option) or "auto", delimiter
+        self.problems = problems
+        self.headers: dict[Path, list[str]] = {}
+
+    def rows(self, file: Path) -> Iterator[Row]:
+        def wanted(header: Sequence[str]) -> Sequence[str]:
+            self.headers[file] = list(header)
+            return list(dict.fromkeys(header))
+
+        bad: Bad = lambda kind, number: self.problems.add(kind, self.place(file, number))  # noqa: E731
+        if self.kind == "csv":
+            return csv_rows(file, self.encoding, self.delimiter, wanted, bad)
+        return jsonl_rows(file, self.encoding, bad) if self.kind == "jsonl" else parquet_rows(file, wanted, bad)
+
+    def place(self, file: Path, number: int) -> str:
+        return f"{file}, {'row' if self.kind == 'parquet' else 'line'} {number}"
+
+
+def _table(chosen: Chosen, files: list[Path], sizes: Mapping[Path, int], problems: Problems) -> Sample:
+    """The rows of a table, what its columns hold, and the texts they make."""
+    guess, delimiter, notes, heads = None, None, list[str](), list[Head]()
+    if chosen.kind != "parquet":
+        heads = [head(file, max(SAMPLE // len(files), 1)) for file in files]
+        guess, notes = _one_encoding(files, heads)
+    if chosen.kind == "csv":
+        start = _decoded(heads[0]._replace(data=heads[0].data[:START], whole=False), guess)
+        delimiter = guess_delimiter(start, "\t" if inner_suffix(files[0]) == ".tsv" else ",")
+    reader = _Reader(chosen.kind, guess, delimiter and delimiter[0], problems)
+    rows, places = list[Mapping[str, Any]](), list[str]()
+    whole, read, total = True, 0.0, 0.0  # bytes, or rows of Parquet
+    began, spread = 0.0, 0.0  # lines that files would have by their beginnings, and by places all over them
+    for number, file in enumerate(files):
+        text = _decoded(heads[number], guess) if heads and not heads[number].whole else None
+        mine, end = _first_rows(reader.rows(file), len(files), text)
+        rows += [row for _, row in mine]
+        places += [reader.place(file, line) for line, _ in mine]
+        whole = whole and end is None
+        there = heads[number].total if heads else _rows_of(file, len(mine), end)
+        total += there
+        if end is None:
+            read += there
+        elif heads:
+            part = len(heads[number].data) * _share_before(text or _decoded(heads[number], guess), end)
+            read += part
+            if file.suffix not in PACKED and part:
+                began += (end - 1) / part * there
+                spread += line_density(file) * there
+        else:
+            read += len(mine)
+    if not rows:
+        told = "; ".join(f"{count} times {kind}" for kind, count in problems.counts.most_common(3))
+        raise DataError(f"{chosen.source['path']}: no row that can be used ({told or 'there is none'})")
+    scale = _scale(files, sizes) * total / max(read, 1)
+    shorter = spread / began if spread else 1.0  # rows are, in all of the files than where they begin
+    header = next(iter(reader.headers.values()), [])
+    names = dict.fromkeys(header) | dict.fromkeys(name for row in rows for name in row)
+    columns = [
+        examine(name, [row[name] for row in rows if name in row], len(rows), header.count(name) < 2) for name in names
+    ]
+    choice = choose(columns)
+    if odd := [name for name in header if chosen.kind == "csv" and name.strip().replace(".", "", 1).isdigit()]:
+        notes.append(f"the first line is taken for the names of columns, but {odd[0]!r} looks like data")
+    needed = Columns(**choice.options).names
+    if other := [file for file, header in reader.headers.items() if not set(needed) <= set(header)]:
+        notes.append(f"{len(other)} of the files have other columns, such as {other[0]}; training would refuse them")
+    texts = _rendered(rows, choice, problems, places)
+    whole = whole and len(files) == sum(size > 0 for size in sizes.values())
+    lengths = [float(len(text)) for text in texts] or [0.0]
+    sample = Sample(texts, [True] * len(texts), lengths, len(texts) * scale * shorter, whole, len(files))
+    sample.characters = sum(lengths) * scale
+    sample.encoding, sample.delimiter, sample.columns, sample.choice = guess, delimiter, columns, choice
+    sample.rows, sample.all_rows, sample.notes = len(rows), len(rows) * scale * shorter, notes
+    return sample
+
+
+def _first_rows(rows: Iterator[Row], files: int, text: str | None) -> tuple[list[Row], int | None]:
+    """A file's share of the sample, and the number of the row at which it was left, None where it was read whole.
+
+    `text` is what was read of a longer file: rows below it are not asked for.
+    """
+    lines = None if text is None else sum(1 for _ in io.StringIO(text, newline=""))
+    mine, held, cells = list[Row](), 0, 0
+    for number, row in rows:
+        full = len(mine) >= max(ROWS // files, 10) or held >= SAMPLE // files or cells >= CELLS // files
+        if full or (lines is not None and number >= lines):
+            return mine, number
+        mine.append((number, row))
+        cells += len(row)
+        held += sum(len(cell) if isinstance(cell, (str, bytes)) else 8 for cell in row.values())
+    return mine, None
+
+
+def _share_before(text: str, line: int) -> float:
+    """The share of a text that stands before a line."""
+    return sum(map(len, islice(io.StringIO(text, newline=""), line - 1))) / max(len(text), 1)
+
+
+def _rows_of(file: Path, read: int, end: int | None) -> int:
+    """How many rows a Parquet file has."""
+    if end is None:
+        return read
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(file) as table:
+        return int(table.metadata.num_rows)
+
+
+def _rendered(rows: list[Mapping[str, Any]], choice: Choice, problems: Problems, places: list[str]) -> list[str]:
+    """The text of each row that has all the columns."""
+    columns = Columns(**choice.options)
+    missing: Callable[[Mapping[str, Any]], str | None] = lambda row: next(  # noqa: E731
+        (name for name in columns.names if name not in row), None
+    )
+    there = []
+    for number, row in enumerate(rows):
+        if (name := missing(row)) is None:
+            there.append((number, row))
+        else:
+            problems.add(f"without {name!r}", places[number])
+    texts: list[str] = []
+    for text, first in row_pieces(there, columns, problems, lambda number: places[number]):
+        if first:
+            texts.append(text)
+        else:
+            texts[-1] += text
+    return texts

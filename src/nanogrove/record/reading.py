@@ -1,0 +1,70 @@
+"""What a run folder says, read back: `Run`, from which every section of the report is drawn."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanogrove.errors import RunError
+from nanogrove.record.events import Event, read_events
+
+STALE = "stale"  # in place of a calibration that is damaged or belongs to other weights
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run folder says: its name, its resolved preset, and its events by kind, each kind in order.
+
+    `calibration` is what lies beside the weights of its best model, of unknown origin; see `read_calibration`.
+    """
+
+    name: str
+    preset: dict[str, Any]
+    events: dict[str, list[Event]]
+    calibration: Any = None
+
+    def of(self, kind: str) -> list[Event]:
+        """All events of one kind, oldest first; empty when there is none."""
+        return self.events.get(kind, [])
+
+    def last(self, kind: str) -> Event:
+        """The latest event of one kind, or an empty one at step 0 when there is none."""
+        return self.of(kind)[-1] if self.of(kind) else Event(kind, 0)
+
+
+def read_run(run: Path) -> Run:
+    """The record in a run folder. Raises RunError when there is no run, or when its record is damaged."""
+    for name in ("preset.json", "events.jsonl"):
+        if not (run / name).is_file():
+            raise RunError(f"{run}: no run is here ({name} is missing); give the folder of a run, as in runs/NAME")
+    try:
+        preset = json.loads((run / "preset.json").read_text(encoding="utf-8"))
+    except ValueError:
+        preset = None
+    if not isinstance(preset, dict):
+        raise RunError(f"{run / 'preset.json'}: not a JSON object; restore the file, or train the run again")
+    events: dict[str, list[Event]] = {}
+    for event in read_events(run / "events.jsonl"):
+        if not isinstance(event.kind, str) or not isinstance(event.step, int):
+            raise RunError(f"{run / 'events.jsonl'}: an event has no kind or step; the record is damaged")
+        events.setdefault(event.kind, []).append(event)
+    start = events["start"][0].values if "start" in events else {}
+    return Run(str(start.get("name") or run.resolve().name), preset, events, read_calibration(run))
+
+
+def read_calibration(run: Path) -> Any:
+    """What `calibration.json` of the best checkpoint, or the newest without one, holds; None where it is missing.
+
+    STALE where it is damaged, or belongs to other weights than those beside it. A link is not followed.
+    """
+    root = run / "checkpoints"
+    folder = next((root / name for name in ("best", ".best.old", "current") if (root / name).is_dir()), root)
+    path = folder / "calibration.json"
+    if any(part.is_symlink() for part in (path, folder, root)) or not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+        state = json.loads((folder / "state.json").read_bytes())
+        return found if found["model"] == state["files"]["model.safetensors"] else STALE
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return STALE

@@ -1,0 +1,94 @@
+"""How far a best model's confidence can be trusted: reliability diagrams, and figures before and after.
+
+Made from the `calibration.json` that `nanogrove evaluate RUN --calibrate` leaves beside the weights, of which no value
+is taken on trust: what is no number is left out or shown as `n/a`.
+"""
+
+from typing import Any
+
+from nanogrove.record.reading import STALE, Run
+from nanogrove.reports.figures import UNKNOWN, escaped, finite, line, plot, short
+
+FIGURES = {
+    "nll": "NLL, nats",
+    "ece_width": "ECE, 15 bins of equal width",
+    "ece_mass": "ECE, 15 bins of equal mass",
+    "ece_debiased": "the same debiased, root mean square",
+    "ece_debiased_low": "95 % interval, from",
+    "ece_debiased_high": "95 % interval, to",
+    "brier": "Brier score",
+    "confidence": "mean confidence",
+    "accuracy": "accuracy",
+}
+EVENTS = {
+    "answer": "is right when the model's greedy answer is the true one",
+    "share": "stands with its tokens' mean confidence and the share of them that is predicted right",
+}
+FEWEST = 10  # in a bin that is drawn; of fewer the accuracy is chance
+
+
+def calibration(run: Run) -> str:
+    """The reliability diagram of tokens and of sequences, with what one temperature changes, on a split of its own."""
+    found = run.calibration
+    if found is None:
+        return ""
+    if found == STALE:
+        told = (
+            "calibration.json is damaged or belongs to other weights; nanogrove evaluate RUN --calibrate makes it anew."
+        )
+        return f"<h2>Calibration</h2><p>{told}</p>"
+    fitted, measured = _of(found, "fitted"), _of(found, "measured")
+    answer = measured.get("event") == "answer"
+    meant = EVENTS["answer" if answer else "share"]
+    chose = ", which chose this checkpoint too" if fitted.get("chose_checkpoint") is True else ""
+    note = (
+        f"Temperature {_number(found.get('temperature'))}, fitted on {short(finite(fitted.get('tokens')))} tokens of "
+        f"the {fitted.get('split')} split{chose}; shown is the {measured.get('split')} split. A sequence {meant}. Bins "
+        f"that hold fewer than {FEWEST} are not drawn."
+    )
+    blocks = finite(measured.get("blocks"))
+    if blocks is not None:
+        note += (
+            " Chance raises both ECEs, most where data is scarce. The debiased one is free of that, below 0 where gaps "
+            "are smaller than chance makes them; "
+            f"its interval resamples {short(blocks)} blocks of neighbouring sequences."
+        )
+    diagrams = tables = ""
+    for name in ("tokens", "sequences"):
+        figures = {when: _of(measured, "figures", name, when) for when in ("before", "after")}
+        lines = [one for when, each in figures.items() for one in _reliability(when, each)]
+        ideal = line("ideal", [0, 1], [0, 1], reference=True)
+        diagrams += plot(f"{name.capitalize()}: accuracy over confidence", "confidence", [*lines, *ideal])
+        tables += _table(f"{short(finite(measured.get(name)))} {name}", figures)
+    body = "".join(f'<div class="row">{row}</div>' for row in (diagrams, tables))
+    return f'<h2>Calibration</h2><p class="made">{escaped(note)}</p>{body}'
+
+
+def _table(caption: str, figures: dict[str, dict[str, Any]]) -> str:
+    cells = {key: "".join(f"<td>{_number(each.get(key))}</td>" for each in figures.values()) for key in FIGURES}
+    rows = "".join(f"<tr><th>{label}</th>{cells[key]}</tr>" for key, label in FIGURES.items())
+    head = "".join(f"<td>{when}</td>" for when in figures)
+    return f"<table><caption>{caption}</caption><tr><th></th>{head}</tr>{rows}</table>"
+
+
+def _reliability(name: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """The line of one reliability table of equal width; none where its columns are not three lists of one length."""
+    table = _of(figures, "bins", "width")
+    columns = [table.get(name) for name in ("count", "confidence", "accuracy")]
+    lists = [column for column in columns if isinstance(column, list)]
+    if len(lists) < 3 or len(set(map(len, lists))) > 1:
+        return []
+    rows = [row for row in zip(*lists, strict=True) if (finite(row[0]) or 0) >= FEWEST]
+    return line(name, [row[1] for row in rows], [finite(row[2]) for row in rows])
+
+
+def _of(value: Any, *keys: str) -> dict[str, Any]:
+    """The object under these keys, an empty one where there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> str:
+    number = finite(value)
+    return UNKNOWN if number is None else f"{number:.4f}"

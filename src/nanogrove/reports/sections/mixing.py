@@ -1,0 +1,30 @@
+"""The pictures of a mixture: what each source was given, and the loss on it."""
+
+from nanogrove.record.reading import Run
+from nanogrove.reports.figures import line, plot
+
+SHOWN = 12  # sources with a line of their own
+
+
+def mixing(run: Run) -> str:
+    """Of text from several sources the loss on each, its share of the tokens and, where they adapt, the weights."""
+    told = [event for event in run.of("sources") if isinstance(event.values.get("names"), list)]
+    if not told:
+        return ""
+    seen = [event.values.get("seen") for event in told]
+    names = [str(name) for name in told[-1].values["names"]][:SHOWN]
+
+    def over(key: str) -> list[dict[str, object]]:
+        lines = []
+        for number, name in enumerate(names):
+            values = [event.values.get(key) for event in told]
+            lines += line(name, seen, [v[number] if isinstance(v, list) and len(v) > number else None for v in values])
+        return lines
+
+    row = [
+        plot("Training loss by source", "tokens", over("loss")),
+        plot("Share of the tokens", "tokens", over("share")),
+        plot("Weights from here on", "tokens", over("weights")),
+        plot("Passes over each source", "tokens", over("passes")),
+    ]
+    return f'<h2>Sources</h2><div class="row">{"".join(row)}</div>'

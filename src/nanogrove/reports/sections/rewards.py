@@ -1,0 +1,137 @@
+"""The pictures of learning from scored texts: the rewards, and objective and KL as training goes on."""
+
+from itertools import pairwise
+from typing import Any
+
+from nanogrove.record.events import Event
+from nanogrove.record.reading import Run
+from nanogrove.reports.figures import escaped, finite, line, plot, quantity
+
+
+def rewards(run: Run) -> str:
+    """Of scored texts their distribution, of a model's own ones the rewards by round; objective and KL beside."""
+    if not run.of("rewards") and not run.of("reward"):
+        return ""
+    told, rounds = run.last("rewards").values, run.of("reward")
+    evaluations = [event for event in run.of("eval") if "kl" in event.values]
+    steps = [event.step for event in evaluations]
+    kl, score = ([event.values.get(name) for event in evaluations] for name in ("kl", "score"))
+    own = {event.step: finite(event.values.get("mean")) for event in rounds}
+    gained = [own.get(event.step) for event in evaluations] if rounds else score
+    what = "mean reward" if rounds else "objective"
+    rows = [
+        [
+            plot("Rewards of the training texts", "reward", _histogram(told.get("histogram"))),
+            plot("Reward of fresh texts, two standard errors", "round", _by_round(rounds)),
+            plot(f"{what.capitalize()} against KL", "KL from the reference, nats a token", _pairs(what, kl, gained)),
+        ],
+        [
+            plot("Objective on held-out texts", "step", [] if rounds else line("objective", steps, score)),
+            plot("KL from the reference, nats a token", "step", line("KL", steps, kl)),
+            plot("Correlation with the true reward", "step", _correlations(run)),
+        ],
+        [
+            plot("Log-probability of held-out texts, nats per text", "step", _log_probs(run, "log_prob")),
+            plot("Log-probability of held-out texts, nats per token", "step", _log_probs(run, "log_prob_per_token")),
+        ],
+    ]
+    body = "".join(f'<div class="row">{"".join(row)}</div>' for row in rows if any(row))
+    said = f'<p class="made">{escaped(_summary(told, evaluations))}</p>'
+    return f"<h2>Rewards</h2>{body}{said}{_side_by_side(run, rounds)}"
+
+
+def _side_by_side(run: Run, rounds: list[Event]) -> str:
+    """What the model wrote behind the same prompts before the first round, and behind the one that was kept."""
+    if len(rounds) < 2:
+        return ""
+    kept = [event for event in rounds[1:] if event.step == run.last("end").values.get("best_step")]
+    after = (kept or rounds)[-1]
+    pairs = zip(_texts(rounds[0]), _texts(after), strict=False)
+    body = "".join(f'<div class="row">{_text("before", a)}{_text("after", b)}</div>' for a, b in pairs)
+    title = f"Before the first round, and behind round {after.values.get('round')}"
+    return f"<h2>{escaped(title)}</h2>{body}" if body else ""
+
+
+def _texts(event: Event) -> list[dict[str, Any]]:
+    told = event.values.get("texts")
+    return [text for text in told if isinstance(text, dict)] if isinstance(told, list) else []
+
+
+def _text(when: str, told: dict[str, Any]) -> str:
+    caption = f"{when}, reward {quantity(told.get('reward'))}; prompt: {told.get('prompt')}"
+    # The parser drops one newline right after <pre>, so the text's own first newline needs one to be dropped.
+    return f'<div><p class="made">{escaped(caption)}</p><pre dir="auto">\n{escaped(told.get("text"))}</pre></div>'
+
+
+def _correlations(run: Run) -> list[dict[str, Any]]:
+    """Of a reward model's numbers behind held-out texts."""
+    known = [event for event in run.of("eval") if "correlation" in event.values]
+    return line("correlation", [event.step for event in known], [event.values["correlation"] for event in known])
+
+
+def _log_probs(run: Run, figure: str) -> list[dict[str, Any]]:
+    """The mean log-probabilities of chosen and of rejected texts, those of the reference first."""
+    known = [event for event in (*run.of("rewards"), *run.of("eval")) if f"chosen_{figure}" in event.values]
+    steps = [event.step for event in known]
+    return [
+        part
+        for side in ("chosen", "rejected")
+        for part in line(side, steps, [event.values.get(f"{side}_{figure}") for event in known])
+    ]
+
+
+def _displacement(values: dict[str, Any], evaluations: list[Event]) -> list[str]:
+    """What became of the likelihood of chosen and rejected texts from the reference to the last evaluation."""
+    sentences, last = [], evaluations[-1].values if evaluations else {}
+    for side in ("chosen", "rejected"):
+        first, now = finite(values.get(f"{side}_log_prob")), finite(last.get(f"{side}_log_prob"))
+        if first is not None and now is not None:
+            sentences.append(f"held-out {side} texts went from {first:.2f} to {now:.2f} nats per text")
+            if side == "chosen" and now < first:
+                sentences.append("chosen texts are less likely than to the reference; method.nll_weight holds them up")
+    return sentences
+
+
+def _summary(values: dict[str, Any], evaluations: list[Event]) -> str:
+    count, size = finite(values.get("texts")), finite(values.get("effective_sample_size"))
+    sentences = []
+    if count:
+        sentences += [
+            f"{count:,.0f} texts" if size is None else f"effective sample size: {size:,.0f} of {count:,.0f} texts"
+        ]
+    explained = finite(values.get("value_r2"))
+    sentences += [] if explained is None else [f"V explains {explained:.1%} of the variance of rewards, held out"]
+    for side in ("wanted", "unwanted"):
+        number = finite(values.get(side))
+        sentences += (
+            [] if number is None else [f"{number:,.0f} {side}, of weight {quantity(values.get(f'{side}_weight'))} each"]
+        )
+    sentences += _displacement(values, evaluations)
+    sentences += [f"training ended: {event.values['ended']}" for event in evaluations if event.values.get("ended")]
+    return "; ".join(sentences)
+
+
+def _by_round(rounds: list[Event]) -> list[dict[str, Any]]:
+    """Mean rewards, with bands of two standard errors."""
+    bands: list[Any] = []
+    for event in rounds:
+        mean, error = finite(event.values.get("mean")), finite(event.values.get("error"))
+        bands.append(None if mean is None else [mean - 2 * (error or 0), mean, mean + 2 * (error or 0)])
+    return line("reward", [event.values.get("round") for event in rounds], bands)
+
+
+def _pairs(name: str, x: list[Any], y: list[Any]) -> list[dict[str, Any]]:
+    """One figure over another, in the order of the first."""
+    known = [(finite(a), finite(b)) for a, b in zip(x, y, strict=True)]
+    points = sorted((a, b) for a, b in known if a is not None and b is not None)
+    return line(name, [a for a, _ in points], [b for _, b in points])
+
+
+def _histogram(told: Any) -> list[dict[str, Any]]:
+    """Counts over the middles of their bins."""
+    edges, counts = (told.get(name) if isinstance(told, dict) else None for name in ("edges", "counts"))
+    if not isinstance(edges, list) or not isinstance(counts, list) or len(edges) != len(counts) + 1:
+        return []
+    known = [finite(edge) for edge in edges]
+    middles = [None if None in pair else sum(pair) / 2 for pair in pairwise(known)]  # type: ignore[arg-type]
+    return line("texts", middles, counts)

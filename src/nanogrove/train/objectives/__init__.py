@@ -1,0 +1,1 @@
+"""What is minimised beside or in place of the next token."""

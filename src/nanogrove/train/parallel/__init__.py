@@ -1,0 +1,1 @@
+"""Training in several processes: ranks, sharded weights, members of a population spread over ranks."""

@@ -1,0 +1,282 @@
+"""Several processes that train together, as torchrun starts them: one model, or the members of a population.
+
+What is computed is what one process computes. Of one model every rank takes its rows of the global batch, the sums of
+gradients and losses over all ranks are divided by the scored tokens of all, and each rank then makes the same update.
+Gradients are added in flat pieces behind the last micro-batch; see docs/decisions/011-many-devices.md for why no
+wrapper does it. Members of a population are trained by a rank each, or several (`train/parallel/members.py`).
+
+Two channels: gradients go by NCCL between GPUs and by gloo between processors; all else, a few bytes of text, always
+goes by gloo, where waiting for a long evaluation of rank 0 is no fault. Every message is of one shape, and one kind of
+it says that a rank has failed, so that an error of one rank ends all of them, whatever they were about to say.
+"""
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import zip_longest
+from typing import Any, Self, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+
+from nanogrove.errors import NanogroveError, PresetError, RunError
+from nanogrove.train.autotune import cores
+from nanogrove.train.precision import pick_device
+
+T = TypeVar("T")
+COMING = timedelta(minutes=10)  # from the first rank's start to the last one's
+PATIENCE = timedelta(days=1)  # for ranks that wait while rank 0 scores, samples or saves; a dead peer is told at once
+BUCKET = 1 << 24  # numbers added at once, at most, unless one tensor has more
+MISSING = "nothing"
+
+
+class PeerError(RunError):
+    """Another rank failed, or is gone; it said why, and this one has nothing to add."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world` that train together; `local` of `local_world` on this machine."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+    local_world: int = 1
+    talk: Callable[[], Any] = lambda: None  # the process group for words, while it lasts
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """What torchrun says, or one process alone. Raises RunError where it says half of it."""
+        world = environment.get("WORLD_SIZE", "1")
+        if world == "1" or "RANK" not in environment:
+            return cls()
+        try:
+            rank, local = int(environment["RANK"]), int(environment["LOCAL_RANK"])
+            found = cls(rank, int(world), local, int(environment["LOCAL_WORLD_SIZE"]))
+            if not (0 <= rank < found.world and 0 <= local < found.local_world and environment["MASTER_PORT"]):
+                raise ValueError("out of range")
+        except (KeyError, ValueError) as error:
+            raise RunError(
+                f"RANK and WORLD_SIZE are set, and the rest of what torchrun sets is not ({error}); start with "
+                "`torchrun -m nanogrove train`, or unset them"
+            ) from None
+        return found
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes, scores and shows."""
+        return self.rank == 0
+
+    @property
+    def threads(self) -> int:
+        """This rank's share of the machine's cores."""
+        return max(cores() // self.local_world, 1)
+
+    def share(self, count: int) -> slice:
+        """Which of `count` members are this rank's, as evenly as they divide."""
+        return slice(self.rank * count // self.world, (self.rank + 1) * count // self.world)
+
+    def sum(self, tensors: list[Tensor]) -> None:
+        """Replaces each tensor by its sum over all ranks, bit for bit the same on all; none when alone.
+
+        The order of additions depends on the sizes and the number of ranks alone. Raises PeerError.
+        """
+        if self.world == 1:
+            return
+        with _contact(self.rank):
+            for bucket in _buckets(tensors):
+                flat = torch.cat([tensor.flatten() for tensor in bucket])
+                dist.all_reduce(flat)
+                pieces = flat.split_with_sizes([tensor.numel() for tensor in bucket])
+                for tensor, piece in zip(bucket, pieces, strict=True):
+                    tensor.copy_(piece.view_as(tensor))
+
+    def copy_first(self, tensors: list[Tensor]) -> None:
+        """Replaces each tensor by that of rank 0. Raises PeerError."""
+        if self.world > 1:
+            with _contact(self.rank):
+                for tensor in tensors:  # NCCL moves nothing that lies on the processor
+                    dist.broadcast(tensor, 0, group=self.talk() if tensor.device.type == "cpu" else None)
+
+    def highest(self, number: int) -> int:
+        """The greatest number that any rank gives."""
+        return number if self.world == 1 else max(map(int, self.say(str(number))))
+
+    def say(self, text: str = "") -> list[str]:
+        """What every rank says, in order of rank; returns when all have. Raises PeerError where one has failed."""
+        if self.world == 1:
+            return [text]
+        said = self._gather("=" + text)
+        for rank, words in enumerate(said):
+            if words.startswith("!"):
+                raise PeerError(f"rank {rank}: {words[1:]}")
+        return [words[1:] for words in said]
+
+    def told(self, work: Callable[[], T]) -> T:
+        """What `work` gives on rank 0, on every rank: it must be JSON. No other rank does the work."""
+        if self.world == 1:
+            return work()
+        said: T = json.loads(self.say(json.dumps(work()) if self.first else "null")[0])
+        return said
+
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """`work` by one rank of each machine and then by the others, which find what it prepared."""
+        early = work() if self.local == 0 else None
+        self.say()
+        return work() if early is None else early
+
+    def same_everywhere(self, name: str, value: Any) -> None:
+        """Raises RunError, on all ranks, where a rank's `value`, which is JSON, is not that of rank 0."""
+        texts = self.say(json.dumps(value, sort_keys=True))
+        for rank, text in enumerate(texts):
+            if text != texts[0]:
+                key, theirs, ours = next(_differences(name, json.loads(text), json.loads(texts[0])))
+                raise RunError(
+                    f"{key} is {theirs} on rank {rank} and {ours} on rank 0; "
+                    "start every rank with the same command, on the same data"
+                )
+
+    @contextmanager
+    def agreement(self) -> Iterator[None]:
+        """A part that all ranks leave together or, where one fails, none: the others raise PeerError."""
+        try:
+            yield
+            self.say()
+        except PeerError:
+            raise
+        except (NanogroveError, OSError) as error:
+            if self.world > 1:
+                with suppress(PeerError):
+                    self._gather(f"!{error}")
+            raise
+
+    def _gather(self, text: str) -> list[str]:
+        """A text of each rank, as bytes of one length."""
+        data = text.encode()
+        with _contact(self.rank):
+            sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+            dist.all_gather(sizes, torch.tensor([len(data)]), group=self.talk())
+            longest = max(int(size) for size in sizes)
+            texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
+            padded = torch.tensor(list(data.ljust(longest, b"\0")), dtype=torch.uint8)
+            dist.all_gather(texts, padded, group=self.talk())
+        return [bytes(t.tolist()[: int(size)]).decode() for t, size in zip(texts, sizes, strict=True)]
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """The ranks that torchrun started, connected until the end of the context; alone, nothing is done.
+
+    Raises RunError where they cannot meet, PresetError for a device that not every rank can have.
+    """
+    found = Ranks.from_environment()
+    if found.world == 1:
+        yield found
+        return
+    chosen = pick_device(device)
+    if chosen.index is not None:
+        raise PresetError(f"train.device={device} names one device for all ranks; use train.device={chosen.type}")
+    if chosen.type == "cuda":
+        if found.local_world > torch.cuda.device_count():
+            raise RunError(
+                f"{found.local_world} ranks and {torch.cuda.device_count()} GPUs here; set --nproc_per_node to that"
+            )
+        torch.cuda.set_device(found.local)
+    if found.local_world == found.world:  # all on this machine, whose own name need not lead anywhere
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+        if "lo" in [name for _, name in socket.if_nameindex()]:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    try:
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=_meeting(found), rank=found.rank, world_size=found.world)
+        talk: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise RunError(f"rank {found.rank}: the {found.world} ranks cannot meet ({reason})") from None
+    try:
+        yield Ranks(found.rank, found.world, found.local, found.local_world, lambda: talk)
+    finally:
+        dist.destroy_process_group()
+        # Its threads are joined once nothing holds the group any more. One may not have let go of the last message yet,
+        # for which it needs Python, and at Python's end that would abort the process.
+        talk = None
+
+
+def _meeting(ranks: Ranks) -> Store:
+    """A store for the ranks that live now, in the one that torchrun keeps over restarts.
+
+    What a dead rank left there would lead the others to its closed port. So rank 0 draws a new name, and gives it to
+    those who ask; who confirms it is alive. Raises RuntimeError where they do not all come.
+    """
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, ranks.world, hosted and ranks.first, timeout=COMING)
+    name = uuid.uuid4().hex
+    if ranks.rank:
+        store.set(f"nanogrove/asks/{ranks.rank}", name)
+        store.wait([f"nanogrove/answer/{name}"])
+        name = store.get(f"nanogrove/answer/{name}").decode()
+        store.set(f"nanogrove/{name}/{ranks.rank}", "here")
+        return PrefixStore(name, store)
+    missing, until = set(range(1, ranks.world)), time.monotonic() + COMING.total_seconds()
+    while missing:
+        for rank in sorted(missing):
+            if store.check([f"nanogrove/{name}/{rank}"]):
+                missing.remove(rank)
+            elif store.check([f"nanogrove/asks/{rank}"]):
+                store.set(f"nanogrove/answer/{store.get(f'nanogrove/asks/{rank}').decode()}", name)
+        if time.monotonic() > until:
+            raise RuntimeError(f"ranks {', '.join(map(str, sorted(missing)))} did not come")
+        time.sleep(0.01)
+    return PrefixStore(name, store)
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process again, because a rank had died."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
+
+
+@contextmanager
+def _contact(rank: int) -> Iterator[None]:
+    """Turns what torch raises when a peer is gone into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).split("\n")[0]
+        raise PeerError(f"rank {rank}: another rank is gone ({reason}); what it said, or torchrun, tells why") from None
+
+
+def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in order, as lists of one type and at most `BUCKET` numbers."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        full = sum(t.numel() for t in bucket) + tensor.numel() > BUCKET
+        if bucket and (full or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+def _differences(name: str, theirs: Any, ours: Any) -> Iterator[tuple[str, str, str]]:
+    """The dotted keys in which two JSON values differ, with the values."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in sorted(theirs.keys() | ours.keys()):
+            yield from _differences(f"{name}.{key}", theirs.get(key, MISSING), ours.get(key, MISSING))
+    elif isinstance(theirs, list) and isinstance(ours, list):
+        for place, (their, our) in enumerate(zip_longest(theirs, ours, fillvalue=MISSING)):
+            yield from _differences(f"{name}[{place}]", their, our)
+    elif theirs != ours:
+        yield name, json.dumps(theirs), json.dumps(ours)

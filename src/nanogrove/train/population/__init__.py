@@ -1,0 +1,1 @@
+"""What makes members of a population differ: breeding and hyperparameters."""

@@ -1,0 +1,1 @@
+"""Which data a step reads: curricula and weights of sources."""

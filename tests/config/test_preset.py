@@ -1,0 +1,243 @@
+"""Every preset that comes with nanogrove runs, and an override becomes what the schema says."""
+
+import abc
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nanogrove
+from nanogrove.config.preset import list_presets, read_preset_file, resolve
+from nanogrove.data.sources.hub import SHORTCUTS
+from nanogrove.errors import PresetError
+from nanogrove.evaluate.reward import load_reward
+from nanogrove.record.events import read_events
+
+SMALL = {
+    "train.steps": 2,
+    "train.tokens": None,
+    "train.epochs": None,
+    "train.batch_size": 16,
+    "train.accumulation": 1,
+    "train.device": "cpu",
+    "train.precision": "float32",
+    "train.threads": 1,
+    "train.compile": False,
+    "model.block_size": 32,
+    "model.n_layer": 1,
+    "model.n_embd": 16,
+    "model.n_head": 2,
+    "model.n_kv_head": None,
+    "evaluate.tokens": 200,
+    "sample.every": 1,
+    "sample.tokens": 5,
+}
+
+
+SMALL_DATA: dict[str, dict[str, Any]] = {
+    "text": {"data.vocab_size": 300},
+    "rlm": {"data.v": 16, "data.held_out": 64},
+    "rhm": {"data.v": 8, "data.held_out": 64},
+    "task": {"data.base": [1, 2], "data.held_out": 5},
+    "rewarded": {"model.block_size": 104},
+    "preferences": {"model.block_size": 104},
+}
+SMALL_METHOD: dict[str, dict[str, Any]] = {
+    "self_improve": {"method.si_rounds": 0},
+    "evolve": {
+        "train.steps": None,
+        "method.generations": 2,
+        "method.steps_per_generation": 1,
+        "method.significance": None,  # the short text has too few documents to test a difference on
+    },
+    "align": {
+        "method.rounds": 1,
+        "method.steps_per_round": 1,
+        "train.steps": 1,
+        "method.prompt": 4,
+        "method.tokens": 8,
+    },
+    "offline_rl": {"train.steps": 1, "method.base_steps": 1},
+    "evolution_strategies": {"train.steps": 1, "method.generations": 1, "method.population_size": 4},
+}
+
+
+def overrides(data: str = "text", method: str = "pretrain") -> list[str]:
+    changes = {**SMALL, **SMALL_DATA[data], **SMALL_METHOD.get(method, {})}
+    return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+
+
+def at_hand(folder: Path, source: Any) -> None:
+    """Makes what a preset reads from elsewhere: a folder of texts, or one laid out like a data set of the hub."""
+    if source == "my_text":
+        (folder / source).mkdir()
+        (folder / source / "a.txt").write_text("a text of one's own, again. " * 300)
+    if not isinstance(source, str) or source not in SHORTCUTS:
+        return
+    options = SHORTCUTS[source]
+    columns = options.get("fields", ["text"])
+    at = folder / options["dataset"]
+    at.mkdir(parents=True)
+    rows = [
+        {name: f"{name} {n} of {source}, a row that is long enough to be kept" for name in columns} for n in range(300)
+    ]
+    (at / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {"config_name": options.get("config", "default"), "data_files": "rows.jsonl"}
+    (at / "README.md").write_text(f"---\nconfigs: {json.dumps([config])}\n---\n")
+
+
+GAMES = {"Name": "Wii Sports", "Platform": "Wii", "Year": 2006, "Genre": "Sports", "Publisher": "a", "Global_Sales": 82}
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_a_preset_runs(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    for source in read_preset_file(name)["data"].get("sources", []):
+        at_hand(tmp_path, source)
+    raw = read_preset_file(name)
+    data, method = raw["data"].get("type", "text"), raw.get("method", {}).get("name", "pretrain")
+    small = overrides(data, method) + (['data.options={"nodes": 4}'] if name == "self-improve-maze" else [])
+    if name != "quickstart" and raw["data"].get("sources") == ["python-stdlib"]:  # which one preset reads as a whole
+        (tmp_path / "library.txt").write_text(Path(abc.__file__).read_text())
+        small.append("data.sources=library.txt")
+    if name == "games-csv":  # the files of the data set, as they would be downloaded
+        (tmp_path / "vgsales.csv").write_text(
+            ",".join(GAMES) + "\n" + (",".join(map(str, GAMES.values())) + "\n") * 300
+        )
+        small += [f"data.sources={json.dumps([{**raw['data']['sources'][0], 'local': '.'}])}", "data.split=tail"]
+    ended = command("train", name, "--out", run, *small)
+    assert (ended.code, ended.err) == (0, "")
+    kinds = [event.kind for event in read_events(run / "events.jsonl")]
+    assert kinds.count("step") == 2
+    assert kinds[0] == "start"
+    assert kinds[-1] == "end"
+    assert (run / "report.html").stat().st_size > 10_000
+    stored = json.loads((run / "preset.json").read_text())
+    prompt = "1" if data in ("rlm", "rhm", "task") else "a"
+    if method == "reward_model":
+        assert math.isfinite(load_reward(run)([prompt])[0])
+    else:
+        assert nanogrove.load(run).generate(prompt, tokens=3).startswith(prompt)
+    assert stored["name"] == name
+    assert resolve(stored).model_dump(mode="json") == stored, "a resolved preset does not run again"
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_a_preset_is_described_and_resolves_as_it_is(name: str) -> None:
+    raw = read_preset_file(name)
+    preset = resolve(raw)
+    assert preset.name == name
+    assert re.fullmatch(r"[A-Z].{20,150}\.", raw["description"])
+
+
+def test_presets_are_listed(command: Any) -> None:
+    said = command("presets").out
+    assert said.split()[0] == "quickstart"
+    for name, description in list_presets().items():
+        assert name in said
+        assert description[:30] in " ".join(said.split())
+
+
+def test_the_default_is_there() -> None:
+    from nanogrove.cli import main as cli
+
+    assert cli.DEFAULT in list_presets()
+
+
+BASE: dict[str, Any] = {"data": {"sources": "my.txt"}, "train": {"steps": 10}}
+
+
+def value(key: str, *given: str, base: dict[str, Any] = BASE) -> Any:
+    """The value of a dotted key in a resolved preset."""
+    found: Any = resolve(base, given).model_dump(mode="json")
+    for part in key.split("."):
+        found = found[part]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optimizer.lr=1e-3", 0.001),
+        ("optimizer.lr=2", 2.0),
+        ("train.steps=1e3", 1000),
+        ("train.steps= 7 ", 7),
+        ("train.compile=true", True),
+        ("train.compile=no", False),
+        ("train.clip=null", None),
+        ("model.n_kv_head=1", 1),
+        ("optimizer.betas=[0.8, 0.9]", [0.8, 0.9]),
+        ("name=123", "123"),
+        ("name=true", "true"),
+        ("name=null", "null"),
+        ('name="quoted"', "quoted"),
+        ("track.name=007", "007"),
+        ("track.name=7", "7"),
+        ("track.name=null", None),
+        ("description=a=b, c = d", "a=b, c = d"),
+        ("description=", ""),
+        ("data.tokenizer=1e5", "1e5"),
+        ('sample.prompts=["1", "null"]', ["1", "null"]),
+        ("seed=9223372036854775807", 2**63 - 1),
+        ("method=pretrain", {"name": "pretrain", "follow": {}, "adaptive": None, "curriculum": None}),
+    ],
+)
+def test_an_override_is_read_as_its_field_wants(override: str, expected: Any) -> None:
+    found = value(override.partition("=")[0], override)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize("given", ["123", "a b.txt", '"a b.txt"', '["123"]', '[{"type": "text", "path": "123"}]'])
+def test_sources_may_be_a_bare_path(given: str) -> None:
+    (source,) = value("data.sources", f"data.sources={given}")
+    assert source["type"] == "text"
+    assert source["path"] in ("123", "a b.txt")
+
+
+def test_the_last_override_counts() -> None:
+    assert value("train.steps", "train.steps=3", "train.steps=4") == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.stpes=1", "did you mean train.steps?"),
+        ("optimiser.lr=1", "did you mean optimizer.lr?"),
+        ("block_size=1", "did you mean model.block_size?"),
+        ("model.lr=1", "did you mean optimizer.lr?"),
+        ("seeed=1", "did you mean seed?"),
+        ("train.steps.more=1", "unknown key train.steps.more"),
+        ("xyzzy=1", "unknown key xyzzy"),
+        ("train.steps=1.5", "train.steps=1.5: "),
+        ("train.steps=", "train.steps=: "),
+        ("train.compile=perhaps", "train.compile=perhaps: "),
+        ("optimizer.betas=[0.9]", "optimizer.betas=[0.9]: "),
+        ('data.sources=[{"type": "telepathy"}]', "telepathy"),
+        ("train=5", "train=5: "),
+    ],
+)
+def test_an_override_that_is_refused(override: str, said: str) -> None:
+    with pytest.raises(PresetError) as error:
+        resolve(BASE, [override])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_near_is_not_suggested() -> None:
+    with pytest.raises(PresetError, match=r"unknown key xyzzy$"):
+        resolve(BASE, ["xyzzy=1"])
+
+
+def test_a_whole_section_may_be_set() -> None:
+    assert value("train.batch_size", 'train={"epochs": 2, "batch_size": 3}') == 3
+
+
+def test_resolving_changes_nothing_that_was_given() -> None:
+    base = json.loads(json.dumps(BASE))
+    resolve(base, ["train.steps=3", "model.n_layer=2"])
+    assert base == BASE

@@ -1,0 +1,119 @@
+"""Which document a scored sequence is from, in every corpus, against a count over all tokens."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanogrove.corpora import make_corpus
+from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig
+from nanogrove.data.text import reader as windows
+from nanogrove.data.text.config import DataConfig
+from nanogrove.data.text.corpus import STRETCHES, TextCorpus
+from nanogrove.synthetic.corpus import RLMConfig
+from nanogrove.synthetic.examples import TaskConfig
+
+SIZE = 16
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """150 documents of 1 to 140 characters, so that windows hold several documents and documents several windows."""
+    (tmp_path / "texts").mkdir()
+    letters = np.random.default_rng(0)
+    for n in range(150):
+        (tmp_path / "texts" / f"{n:03}.txt").write_text("".join(letters.choice(list("abcdef"), 1 + n * 37 % 140)))
+    return tmp_path / "texts"
+
+
+def corpus(*paths: Path, **settings: Any) -> TextCorpus:
+    sources = [str(path) for path in paths]
+    options = {"sources": sources, "tokenizer": "char", "validation": 0.3, **settings}
+    return make_corpus(DataConfig.model_validate(options), SIZE, 4, seed=0)
+
+
+def counted(made: TextCorpus, limit: int | None) -> list[int]:
+    """Each window found among all of the split's tokens, and the marks up to its start."""
+    numbers, before, batches = [], 0, list(made.windows("validation", limit))
+    for number, source in enumerate(made.sources):
+        tokens = source.read("validation", np.array([0]), source.count("validation"))[0]
+        found = []
+        for batch in batches:
+            for row, origin in zip(batch.tokens.numpy(), batch.source.tolist(), strict=True):
+                if origin == number:
+                    starts = [s for s in range(0, len(tokens), SIZE) if np.array_equal(tokens[s : s + len(row)], row)]
+                    later = [s for s in starts if not found or s > found[-1]]
+                    found.append(later[0])
+        marks = [int((tokens[: start + 1] == made.tokenizer.end).sum()) + before for start in found]
+        numbers += marks
+        before = max(marks) + 1
+    return numbers
+
+
+@pytest.mark.parametrize("limit", [None, 200])
+@pytest.mark.parametrize("block", [100, 1 << 21])
+def test_windows_of_documents(folder: Path, limit: int | None, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "BLOCK", block)
+    made = corpus(folder)
+    numbers = made.documents("validation", limit).tolist()
+    assert numbers == counted(made, limit)
+    assert len(set(numbers)) > 5
+
+
+def test_documents_of_several_sources_differ(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    for n in range(120):
+        (tmp_path / "other" / f"{n}.txt").write_text(f"other {n} " * 5)
+    made = corpus(folder, tmp_path / "other")
+    numbers = made.documents("validation")
+    sources = np.concatenate([batch.source.numpy() for batch in made.windows("validation")])
+    assert len(numbers) == len(sources)
+    assert not set(numbers[sources == 0].tolist()) & set(numbers[sources == 1].tolist())
+
+
+def test_one_text_is_held_out_in_stretches(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("It was a bright cold day in April. " * 1000)
+    made = corpus(tmp_path / "book.txt")
+    numbers = made.documents("validation")
+    assert len(set(numbers.tolist())) == STRETCHES
+    assert (numbers.diff() >= 0).all()
+    assert np.bincount(numbers.numpy()).std() < 1, "equal ones"
+
+
+def test_equal_prompts_are_one_document(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{n % 7}" if n < 40 else "", "text": f"t{n}", "reward": n} for n in range(60)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = make_corpus(RewardedConfig(type="rewarded", path=str(path), prompt="prompt", validation=0.5), 64, 8, 0)
+    for limit in (None, 100):
+        numbers = made.documents("validation", limit).tolist()
+        kept = made.members("validation")
+        if limit is not None:
+            count = limit // made.length
+            kept = kept[np.arange(count) * len(kept) // count]
+        keys = [rows[row]["prompt"] or str(rows[row]["text"]) for row in kept]
+        assert len(numbers) == len(keys)
+        for a, first in zip(numbers, keys, strict=True):
+            assert [b == a for b in numbers] == [second == first for second in keys]
+
+
+def test_both_texts_of_a_pair_are_one_document(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(
+        "".join(json.dumps({"prompt": "", "chosen": f"c{n}", "rejected": f"r{n}"}) + "\n" for n in range(40))
+    )
+    made = make_corpus(PreferencesConfig(type="preferences", path=str(path), validation=0.5), 32, 8, 0)
+    numbers = made.documents("validation").tolist()
+    assert numbers == [n // 2 for n in range(len(numbers))]
+
+
+def test_synthetic_sequences_are_their_own_documents_and_equal_questions_one() -> None:
+    grammar = make_corpus(RLMConfig(type="rlm", v=5, L=2, held_out=60), 4, 8, 0)
+    assert grammar.documents("validation").tolist() == list(range(60))
+    task = make_corpus(TaskConfig(type="task", task="copy", base=(1, 2), held_out=40), 8, 8, 0)
+    numbers = task.documents("validation", 300)
+    rows = [tuple(row) for batch in task.windows("validation", 300) for row in batch.tokens.tolist()]
+    assert len(numbers) == len(rows)
+    assert len(set(numbers.tolist())) == len(set(rows)) < len(rows)

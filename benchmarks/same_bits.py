@@ -113,10 +113,8 @@ def write_data(folder: Path) -> None:
         lines = (" ".join(rng.choice(WORDS) for _ in range(rng.randint(4, 12))).capitalize() for _ in range(count))
         return "".join(f"{line}{rng.choice(['.', '.', '?', ' — é!'])}\n" for line in lines)
 
-    rows = [
-        {"prompt": f"{n}", "text": "ab" * (n % 7 + 1), "reward": -n % 7, "chosen": "ab", "rejected": "ab" * (n % 5 + 2)}
-        for n in range(200)
-    ]
+    answers = {n: {"chosen": "ab", "rejected": "ab" * (n % 5 + 2)} for n in range(200)}
+    rows = [{"prompt": f"{n}", "text": "ab" * (n % 7 + 1), "reward": -n % 7, **answers[n]} for n in range(200)]
     (folder / "text.txt").write_text(sentences(500), "utf-8")
     (folder / "other.txt").write_text(sentences(300).replace("sun", "star"), "utf-8")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
@@ -226,7 +224,8 @@ class Checkout:
             newest = [saves / name for name in ("current", "prev", "prev2") if (saves / name).exists()]
             for save in newest[:-1]:
                 shutil.rmtree(save)
-            if (outcome := self.command(["train", again, "--resume"]))[0][0]:
+            outcome = self.command(["train", again, "--resume"], case.ranks)
+            if any(code for code, _, _ in outcome):
                 return {**found, "resume": repr(outcome)}
             found |= {f"resumed {name}": text for name, text in contents(self.work / again).items()}
         return found
@@ -235,7 +234,8 @@ class Checkout:
 def contents(run: Path) -> dict[str, str]:
     """What a run folder holds, by file, and in it by event, tensor or whole; the report, which tells times, is not."""
     found: dict[str, str] = {}
-    for path in sorted(path for path in run.rglob("*") if path.is_file()):
+    files = (path for path in run.rglob("*") if path.is_file())
+    for path in sorted(files, key=lambda path: (path.name != "events.jsonl", path)):  # where a run differs first
         name = str(path.relative_to(run))
         if name in ("report.html", ".lock"):
             continue
@@ -388,8 +388,8 @@ def main() -> None:
             for case in cases:
                 after = runner.results(case, presets[case.preset] if case.preset else None, folder / "work")
                 first = difference(before[case.name], after)
-                if first is None and "train" in after:
-                    first = f"does not run: {after['train']}"
+                if first is None and (failed := {"train", "resume"} & after.keys()):
+                    first = f"fails: {after[failed.pop()]}"
                 wrong += first is not None
                 print(f"{case.name:<28}{'equal' if first is None else first}", flush=True)
     print(f"{wrong} of {len(cases)} cases differ" if wrong else f"all {len(cases)} cases are equal")

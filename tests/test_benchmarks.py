@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -199,9 +200,7 @@ def test_the_way_through_a_package_is_of_first_calls(
     walk = script("walk")
     monkeypatch.syspath_prepend(str(toy.parent))
     with walk.first_calls(toy) as way:
-        from toy.top import run
-
-        assert run([1, 2]) == (10, 10)
+        assert import_module("toy.top").run([1, 2]) == (10, 10)
     for name in [name for name in sys.modules if name.partition(".")[0] == "toy"]:
         del sys.modules[name]
     assert list(walk.lines(way)) == ["top.py: run", "middle.py: of", "bottom.py: add"]

@@ -59,7 +59,7 @@ def test_a_slow_step_is_timed_twice_and_no_more() -> None:
 
 def test_ranks_stop_together() -> None:
     class Slower(Ranks):
-        def highest(self, number: int) -> int:
+        def all_reduce_max(self, number: int) -> int:
             asked.append(number)
             return int(len(asked) == 5)
 

@@ -18,6 +18,8 @@ from nanogrove.model.heads import Heads
 from nanogrove.config.preset import Preset
 from nanogrove.train.autotune import AUTO, Work, activation_bytes, auto_precision, reason_for, resolve_auto
 from nanogrove.train.checkpoint import Checkpoint
+from nanogrove.train.parallel.layout import REPLICATED, Layout
+from nanogrove.train.parallel.members import ByMember
 from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.loop import Plan
 from nanogrove.train.optim.optimizer import make_optimizer
@@ -35,7 +37,8 @@ class Parts:
     corpus: Corpus
     model: ModelConfig
     plan: Plan
-    device: torch.device
+    device: torch.device  # which computes a step
+    whole_device: torch.device  # on which the whole state lies, is scored and sampled: the CPU where it is sharded
     precision_reason: str
     budget: dict[str, float] = field(default_factory=dict)  # minutes that became steps, and the times of a step
 
@@ -48,10 +51,10 @@ class Parts:
         heads = None
         if preset.auxiliary.enabled:
             heads = Heads(preset.auxiliary, self.model, population)
-            heads = heads.initialize(*(derived_seed(seed, "heads") for seed in seeds)).to(self.device)
+            heads = heads.initialize(*(derived_seed(seed, "heads") for seed in seeds)).to(self.whole_device)
         precision = torch.bfloat16 if self.plan.precision == "bfloat16" else torch.float32
         optimizer = make_optimizer(model, preset.optimizer, precision, heads)
-        return TrainState(model.to(self.device), optimizer, heads=heads)
+        return TrainState(model.to(self.whole_device), optimizer, heads=heads)
 
 
 def build(
@@ -75,8 +78,8 @@ def build(
         )
     device = pick_device(train.device)
     if train.shard:
-        _refuse_pieces(preset, ranks)
-    corpus: Corpus = ranks.in_turn(lambda: make_corpus(preset.data, preset.model.block_size, train.batch_size, preset.seed))
+        _refuse_sharding(preset, ranks)
+    corpus: Corpus = ranks.local_rank0_first(lambda: make_corpus(preset.data, preset.model.block_size, train.batch_size, preset.seed))
     if checkpoint is not None:
         if checkpoint.tokenizer.to_json() != corpus.tokenizer.to_json():
             raise CheckpointError(
@@ -159,7 +162,7 @@ def _settled(
     spreads, members = getattr(config, "spreads", None), getattr(config, "population", None) or 1
     work = Work(model, members, -(-train.batch_size // ranks.world) if spreads == "rows" else train.batch_size)
     if any(getattr(train, key) == "auto" for key in AUTO):
-        found = ranks.told(lambda: asdict(resolve_auto(work, steps, device)))
+        found = ranks.broadcast_from_main(lambda: asdict(resolve_auto(work, steps, device)))
         if ranks.world > 1:
             found["threads"] = min(found["threads"], ranks.threads)
         found["compile"] = found["compile"] and not train.shard
@@ -182,17 +185,26 @@ def _settled(
         evaluate_tokens=preset.evaluate.tokens,
         allow_code=allow_code,
         ranks=ranks,
-        shard=device if train.shard else None,
+        layout=_layout(preset, getattr(config, "population", None), device, ranks),
+        sharded=train.shard,
     )
     data = corpus.config if isinstance(corpus, TextCorpus) else preset.data
     resolved = preset.model_copy(update={"model": settings, "train": train, "data": data})
-    # In pieces on its device, the whole model lies on the processor.
     reason = reason_for(plan.precision, auto_precision(work.flops, device))
-    return Parts(resolved, corpus, model, plan, torch.device("cpu") if train.shard else device, reason)
+    return Parts(resolved, corpus, model, plan, device, torch.device("cpu") if train.shard else device, reason)
 
 
-def _refuse_pieces(preset: Preset, ranks: Ranks) -> None:
-    """Raises PresetError where weights cannot be cut in pieces."""
+def _layout(preset: Preset, population: int | None, device: torch.device, ranks: Ranks) -> Layout:
+    """How the state of such a run lies over the ranks."""
+    if preset.train.shard:
+        from nanogrove.train.parallel.sharding import Sharding  # which imports the compiler, and takes seconds
+
+        return Sharding(ranks, device)
+    return REPLICATED if ranks.world == 1 or population is None else ByMember(ranks)
+
+
+def _refuse_sharding(preset: Preset, ranks: Ranks) -> None:
+    """Raises PresetError where weights cannot be sharded."""
     optimizer = preset.optimizer.name
     reasons = {
         "there is one rank; start several with torchrun": ranks.world == 1,

@@ -72,7 +72,7 @@ def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = Fa
     """
     keep_freed_memory()
     with joined(preset.train.device) as ranks, ExitStack() as held:
-        with ranks.agreement():
+        with ranks.fail_together():
             ranks.same_everywhere("preset", preset.model_dump(mode="json"))
             checkpoint, stored, folder = None, None, None
             if ranks.first:
@@ -80,8 +80,8 @@ def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = Fa
                 stored = folder.preset()
                 if stored is not None:
                     checkpoint = yield from _find_checkpoint(folder, stored, preset, resume or restarted())
-            stored = ranks.told(lambda: stored)
-            name = ranks.told(lambda: checkpoint and checkpoint.folder.name)
+            stored = ranks.broadcast_from_main(lambda: stored)
+            name = ranks.broadcast_from_main(lambda: checkpoint and checkpoint.folder.name)
             if name and not ranks.first:
                 checkpoint = load_checkpoint(out / "checkpoints" / name)
             ranks.same_everywhere("checkpoint", checkpoint and checkpoint.state["checksum"])
@@ -101,13 +101,13 @@ def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = Fa
                     raise CheckpointError(f"{checkpoint.folder}: config.json is not the model of preset.json")
                 checkpoint.restore(state)
         # processors of two kinds may begin with other roundings
-        ranks.copy_first([p.data for _, p in state.named_parameters()])
+        ranks.broadcast([p.data for _, p in state.named_parameters()])
         if folder is None:
             with stop_signals() as stopped:
                 yield from _follow(parts, state, stopped)
         else:
             yield from _lead(folder, parts, state, checkpoint)
-        ranks.say()  # torchrun ends those that are left when one ends
+        ranks.barrier()  # torchrun ends those that are left when one ends
 
 
 def _lead(folder: RunFolder, parts: Parts, state: TrainState, checkpoint: Checkpoint | None) -> Iterator[Event]:
@@ -146,10 +146,10 @@ def _follow(parts: Parts, state: TrainState, stopped: list[int]) -> Iterator[Eve
     for event in method.run(state, parts.corpus, plan, parts.preset.method_config()):
         if event.kind == "step":
             if any(_due(parts.preset, event.step).values()):
-                state.gather()
-            number = plan.ranks.highest(stopped[0] if stopped else 0)
+                plan.layout.gather()
+            number = plan.ranks.all_reduce_max(stopped[0] if stopped else 0)
             if number and event.step < plan.steps:
-                state.gather()
+                plan.layout.gather()
                 yield Event("stop", event.step, {"signal": number})
                 return
 
@@ -223,7 +223,7 @@ class _Run:
             "decoding_reason": "the format of training" + unpacked(self.sample_precision),
             "micro_batches": plan.accumulation,
             "compile": plan.compile,
-            "device": str(plan.shard or self.parts.device),
+            "device": str(self.parts.device),
             **self.circumstances(),
         }
         if self.state.model.population is not None and plan.ranks.world == 1:
@@ -234,7 +234,7 @@ class _Run:
     @property
     def sample_precision(self) -> Decoding:
         """The format in which samples are drawn: that of training, where a model decodes in it."""
-        rounded = self.parts.plan.precision == "bfloat16" and self.parts.device.type == "cpu"
+        rounded = self.parts.plan.precision == "bfloat16" and self.parts.whole_device.type == "cpu"
         return "bfloat16" if rounded else "float32"
 
     def circumstances(self) -> dict[str, Any]:
@@ -249,7 +249,7 @@ class _Run:
             },
             "machine": {
                 "system": platform.platform(),
-                "processor": processor(self.parts.device),
+                "processor": processor(self.parts.whole_device),
                 "instructions": instructions(),
                 "cores": cores(),
                 "threads": torch.get_num_threads(),
@@ -301,11 +301,11 @@ class _Run:
                     self.keep_best(event)
                 if event.kind == "step":
                     if any(_due(preset, event.step).values()):
-                        self.state.gather()
+                        self.parts.plan.layout.gather()
                     yield from self.after_step(event.step)
-                    number = self.parts.plan.ranks.highest(stopped[0] if stopped else 0)
+                    number = self.parts.plan.ranks.all_reduce_max(stopped[0] if stopped else 0)
                     if number and event.step < self.parts.plan.steps:
-                        self.state.gather()
+                        self.parts.plan.layout.gather()
                         self.save("current")
                         yield Event("stop", event.step, {"signal": number})
                         return
@@ -314,7 +314,7 @@ class _Run:
             last = f"{self.folder.checkpoints / 'current'} (step {self.saved})" if self.saved >= 0 else "none yet"
             raise DivergedError(f"{error}; last good checkpoint: {last}") from None
         except DataError as error:  # of text that is still being read
-            plan, apart = self.parts.plan, self.state.model.population is not None or self.parts.plan.shard is not None
+            plan, apart = self.parts.plan, self.state.model.population is not None or self.parts.plan.sharded
             whole = plan.ranks.world == 1 or not apart  # else it would take all ranks to make it so
             if whole and event is not None and event.kind == "step" and event.step == self.state.step > self.saved:
                 self.save("current")
@@ -351,7 +351,7 @@ class _Run:
         model, member = self.state.model, int((self.best or {"member": 0})["member"])
         if model.population is None:
             return model
-        alone = GPT(model.config).to(self.parts.device)
+        alone = GPT(model.config).to(self.parts.whole_device)
         alone.load_state_dict(unstack(model.state_dict(), member))
         return alone
 
@@ -367,7 +367,7 @@ class _Run:
     def finish(self) -> Iterator[Event]:
         """The last events, from the best model, which is the one `load` returns: a sample, its score, the end."""
         preset, best = self.parts.preset, load_best(self.folder.checkpoints)
-        model = model_of(best, self.parts.device)
+        model = model_of(best, self.parts.whole_device)
         if preset.sample.tokens and not preset.model.scalar:
             yield from self.samples(LanguageModel(model, best.tokenizer), self.state.step)
         split = getattr(preset.method_config(), "final_split", "validation")

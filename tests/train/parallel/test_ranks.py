@@ -321,14 +321,14 @@ PIECES = """
 import json, sys, torch
 from pathlib import Path
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.train.distributed import joined
-from nanogrove.train.optim import OptimizerConfig, make_optimizer
-from nanogrove.train.sharding import sharded
+from nanogrove.train.parallel.ranks import joined
+from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+from nanogrove.train.parallel.sharding import shard_state
 from nanogrove.train.state import TrainState
 with joined("cpu") as ranks:
     config = ModelConfig(vocab_size=50, block_size=8, n_layer=3, n_head=2, n_embd=32)
     model = GPT(config).initialize(0)
-    own = sharded(TrainState(model, make_optimizer(model, OptimizerConfig())), ranks, torch.device("cpu"))
+    own = shard_state(TrainState(model, make_optimizer(model, OptimizerConfig())), ranks, torch.device("cpu"))
     tokens = torch.randint(0, 50, (4, 8), generator=torch.Generator().manual_seed(ranks.rank))
     own.model(tokens, tokens).mean().backward()
     own.gradients()
@@ -523,7 +523,7 @@ def test_parts_of_a_batch_are_its_rows_in_order(of: int, population: int | None)
 
 
 def test_buckets_hold_all_tensors_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "BUCKET", 10)
+    monkeypatch.setattr(distributed, "BUCKET_NUMBERS", 10)
     sizes = [3, 4, 3, 1, 40, 0, 10]
     made = [torch.zeros(size) for size in sizes] + [torch.zeros(2, dtype=torch.float64)]
     buckets = list(distributed._buckets(made))

@@ -128,8 +128,8 @@ def tokenising(
     script = f"""
 import sys, time
 from pathlib import Path
-from nanogrove.data.text import DataConfig
-from nanogrove.data.prepare import write
+from nanogrove.data.text.config import DataConfig
+from nanogrove.data.text.prepare import write
 from nanogrove.data.tokenizer import bpe_tokenizer
 import json
 texts = json.loads(Path({str(folder / "texts.json")!r}).read_text())

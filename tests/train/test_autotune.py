@@ -128,14 +128,15 @@ CLOCKS = {"perf_counter", "process_time", "monotonic", "thread_time", "getloadav
 def test_no_module_that_decides_what_is_computed_reads_a_clock() -> None:
     """Figures for the record may be timed, in `fit` and in methods; nothing in these may be."""
     sources = Path(nanogrove.__file__).parent
-    for path in (*(sources / "model").glob("*.py"), *(sources / "train" / f"{n}.py" for n in ("auto", "precision"))):
+    chosen = (sources / "train" / f"{name}.py" for name in ("autotune", "precision"))
+    for path in (*(sources / "model").glob("*.py"), *chosen):
         names = {n.attr for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Attribute)}
         assert not names & CLOCKS, path
 
 
 FAULTS = """
 import resource, torch
-from nanogrove.train.auto import keep_freed_memory
+from nanogrove.train.autotune import keep_freed_memory
 keep_freed_memory()
 def work():
     return [torch.ones(1 << 21) * k for k in range(6)]

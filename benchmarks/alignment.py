@@ -17,8 +17,8 @@ from nanogrove.language_model import load
 from nanogrove.methods.align import written
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import read_events
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import load_latest
 
 TEXTS = 1024
@@ -34,7 +34,7 @@ def main() -> None:
     for seed in options.seeds:
         out = options.out / f"seed-{seed}"
         preset = resolve(read_preset_file("align-terms"), [f"seed={seed}", "sample.tokens=0", *options.overrides])
-        for _ in lab.train(preset, out, resume=(out / "preset.json").exists()):
+        for _ in train(preset, out, resume=(out / "preset.json").exists()):
             pass
         events = read_events(out / "events.jsonl")
         losses = {event.step: event.values["loss"] for event in events if event.kind == "eval"}
@@ -45,7 +45,7 @@ def main() -> None:
         checkpoint, _ = load_latest(out / "checkpoints")
         assert checkpoint is not None
         reference.load_state_dict(checkpoint.kept)
-        corpus, config = build(preset).corpus, preset.method_config().model_copy(update={"texts": TEXTS})
+        corpus, config = build(preset).corpus, preset.method.model_copy(update={"texts": TEXTS})
         means, errors = [], []
         for model in (reference.eval(), aligned):
             scores = config.reward.find(False)(written(model, corpus, config, seed, "benchmark")[1])

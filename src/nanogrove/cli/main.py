@@ -86,8 +86,8 @@ def train(
     from nanogrove.cli.render import show
     from nanogrove.config.preset import read_preset_file, replaced_budget, resolve
     from nanogrove.record.folder import read_preset
-    from nanogrove.runs import train as lab
-    from nanogrove.runs.setup import estimate
+    from nanogrove.runs.estimate import estimate
+    from nanogrove.runs.train import train
     from nanogrove.train.parallel.ranks import Ranks
 
     values = None
@@ -103,7 +103,7 @@ def train(
         return
     out = out or Path("runs") / chosen.name
     shown = console if Ranks.from_environment().first else Console(quiet=True)
-    stopped = show(lab.train(chosen, out, resume, allow_code), shown, out, replaced)
+    stopped = show(train(chosen, out, resume, allow_code), shown, out, replaced)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
 
@@ -246,9 +246,9 @@ def evaluate(
     if split not in (None, "validation", "test", "train"):
         raise PresetError(f"--split {split}: no such split; it is validation, test or train")
     from nanogrove.cli.render import described_calibration, described_held_out, described_score
-    from nanogrove.runs import train as lab
+    from nanogrove.runs.score import evaluate
 
-    score = lab.evaluate(run, split, calibrate=calibrate)
+    score = evaluate(run, split, calibrate=calibrate)
     print(f"{score['split']} {described_score(score)}, on {score['tokens']:,} tokens; model of step {score['step']}")
     for position, divergence in zip(score.get("positions", []), score.get("kl", []), strict=True):
         print(f"position {position:>3}  KL(best || model) {divergence:.4f}")

@@ -48,6 +48,11 @@ class Event:
         return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def note(text: str) -> Event:
+    """A line for whoever watches a run; it is not written to the record."""
+    return Event("note", 0, {"text": text})
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if value - value == 0 else None

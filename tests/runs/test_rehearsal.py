@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove.runs import setup
-from nanogrove.runs.train import train
+from nanogrove.config.preset import resolve
 from nanogrove.errors import PresetError, RunError
 from nanogrove.methods import load_method
+from nanogrove.record.events import Event, read_events
+from nanogrove.runs import setup
 from nanogrove.runs.rehearsal import LEAST_STEPS, Rehearsal, pace, rehearse, rounded_up, steps_in
 from nanogrove.runs.setup import build
-from nanogrove.config.preset import resolve
-from nanogrove.record.events import Event, read_events
+from nanogrove.runs.train import train
 from nanogrove.synthetic.tasks import find_task
 from nanogrove.train.parallel.ranks import Ranks
 

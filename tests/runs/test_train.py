@@ -10,13 +10,13 @@ import torch
 
 import nanogrove
 from nanogrove.cli import main as cli
-from nanogrove.runs.train import train
-from nanogrove.errors import NanogroveError
-from nanogrove.runs.checkpointer import Checkpointer
-from nanogrove.runs import circumstances
-from nanogrove.runs.setup import build
 from nanogrove.config.preset import resolve
+from nanogrove.errors import NanogroveError
 from nanogrove.record.events import read_events
+from nanogrove.runs import circumstances
+from nanogrove.runs.checkpointer import Checkpointer
+from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.train.autotune import instructions
 from nanogrove.train.checkpoint import load_checkpoint
 

@@ -1,4 +1,4 @@
-"""A preset becomes a `Setup`: data prepared, and all defaults resolved that it leaves open. Nothing is random or trained.
+"""A preset becomes a `Setup`: data prepared, all defaults resolved that it leaves open, and nothing trained.
 
 `build` is a list of steps, each a function that looks at what it is given alone and raises for what cannot be.
 """

@@ -167,9 +167,7 @@ def _drive(
             if now:
                 plan.layout.gather()
             if now.sample and event.step < plan.steps:
-                yield from recorder.write_each(
-                    samples_of_state(setup, state, checkpointer.best_member, event.step)
-                )
+                yield from recorder.write_each(samples_of_state(setup, state, checkpointer.best_member, event.step))
             checkpointer.save_due(now)
             signal = plan.ranks.all_reduce_max(stopped[0] if stopped else 0)
             if signal and event.step < plan.steps:

@@ -12,7 +12,8 @@ import math
 import statistics
 from pathlib import Path
 
-from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.config.catalog import read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.language_model import load
 from nanogrove.methods.align import written
 from nanogrove.model.gpt import GPT

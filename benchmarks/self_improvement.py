@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.config.catalog import read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.evaluate import committee
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import Event, read_events

@@ -96,7 +96,7 @@ def trained(values: dict[str, Any], folder: Path, seconds: float | None) -> dict
     folder.mkdir(parents=True)
     (folder / "preset.json").write_text(json.dumps(values))
     script = (
-        "import json, sys; from pathlib import Path; from nanogrove.config.preset import resolve\n"
+        "import json, sys; from pathlib import Path; from nanogrove.config.overrides import resolve\n"
         "from nanogrove.runs.train import train\n"
         f"for event in train(resolve(json.loads(Path({str(folder / 'preset.json')!r}).read_text())), "
         f"Path({str(folder / 'run')!r})):\n    print(event.kind, flush=True)"

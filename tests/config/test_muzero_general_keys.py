@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.errors import PresetError
 from nanogrove.runs.setup import build
 from nanogrove.runs.train import train

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import nanogrove
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.data.rng import derived_seed
 from nanogrove.errors import PresetError
 from nanogrove.language_model import load

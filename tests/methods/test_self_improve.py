@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import nanogrove
-from nanogrove.config.preset import list_presets, read_preset_file, resolve
+from nanogrove.config.catalog import list_presets, read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.corpora import make_corpus
 from nanogrove.errors import CheckpointError, DataError, NanogroveError, PresetError
 from nanogrove.evaluate import committee

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.errors import PresetError, RunError
 from nanogrove.methods import load_method
 from nanogrove.record.events import Event, read_events

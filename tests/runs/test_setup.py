@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove.config.preset import Preset, resolve
+from nanogrove.config.overrides import resolve
+from nanogrove.config.preset import Preset
 from nanogrove.corpora import make_corpus
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.tokenizer import byte_tokenizer

@@ -10,7 +10,7 @@ import torch
 
 import nanogrove
 from nanogrove.cli import main as cli
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.errors import NanogroveError
 from nanogrove.record.events import read_events
 from nanogrove.runs import circumstances

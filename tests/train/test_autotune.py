@@ -110,7 +110,7 @@ def test_affinity_and_shared_units_count(physical: int | None, expected: int, mo
 
 
 def test_the_start_says_which_format_was_taken_and_why(tiny: Any, tmp_path: Path) -> None:
-    from nanogrove.config.preset import resolve
+    from nanogrove.config.overrides import resolve
     from nanogrove.runs.train import train
 
     for _ in train(resolve(tiny(train={"steps": 1, "precision": "auto", "threads": "auto"})), tmp_path / "run"):

@@ -1,17 +1,11 @@
-"""Presets: one JSON file says everything about a run, and each of its keys can be overridden as `section.key=value`.
+"""A preset: everything about a run, in sections whose settings classes stand beside what they configure.
 
-Sections are the settings classes that stand beside what they configure. An unknown key or a value of the wrong type
-is refused with the key named and, where one is near, the key that was meant.
+The settings of `method` and of `data` are those of the method and of the kind of data that they name.
 """
 
-import difflib
 import json
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -20,26 +14,22 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetPydanticSchema,
-    TypeAdapter,
-    ValidationError,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import tagged_union_schema
 
-from nanogrove.config.muzero_general_keys import translated
+from nanogrove.config.problems import nearest
 from nanogrove.corpora import CORPORA
 from nanogrove.data.corpus import CorpusConfig
 from nanogrove.decoding.loop import Sampling
-from nanogrove.errors import PresetError
 from nanogrove.json_difference import differences
 from nanogrove.methods import METHODS, load_method
 from nanogrove.methods.contract import MethodConfig
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig
 from nanogrove.train.autotune import AUTO
-from nanogrove.train.loop import BUDGETS, TrainConfig
+from nanogrove.train.loop import TrainConfig
 from nanogrove.train.optim.optimizer import OptimizerConfig
 from nanogrove.train.optim.schedule import ScheduleConfig
 
@@ -106,7 +96,7 @@ def _known(value: object) -> object:
         raise ValueError("Input should be a valid dictionary")
     name = value.get("name")
     if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"no method is called {name!r}{_nearest(str(name), METHODS)}")
+        raise ValueError(f"no method is called {name!r}{nearest(str(name), METHODS)}")
     return value
 
 
@@ -191,160 +181,6 @@ class Preset(BaseModel):
             raise ValueError(f"model.memory_tokens goes with method {able}, and this is {self.method.name}")
         self.auxiliary.refuse(self.model.block_size)
         return self
-
-
-def read_preset_file(name: str) -> dict[str, Any]:
-    """The JSON of a preset by its name or by the path of a file. Raises PresetError when there is none such."""
-    packaged = resources.files("nanogrove") / "presets" / f"{name}.json"
-    path = packaged if packaged.is_file() else Path(name)
-    if not path.is_file():
-        hint = _nearest(name, list_presets()) or "; `nanogrove presets` lists them, and a file ends in .json"
-        raise PresetError(f"no preset is called {name!r}{hint}")
-    try:
-        preset = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise PresetError(f"{name}: not a preset in JSON ({error})") from None
-    if not isinstance(preset, dict):
-        raise PresetError(f"{name}: not a preset; a preset is a JSON object with sections such as data and train")
-    return {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).stem).strip("-._") or "run", **preset}
-
-
-def list_presets() -> dict[str, str]:
-    """Names and descriptions of the presets that come with nanogrove."""
-    folder = resources.files("nanogrove") / "presets"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".json")), key=lambda f: f.name)
-    return {f.name.removesuffix(".json"): json.loads(f.read_text())["description"] for f in files}
-
-
-def resolve(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Preset:
-    """A preset from its JSON and overrides `a.b=c`. Raises PresetError naming the key that is wrong.
-
-    Of budgets, which exclude each other, the one that an override gives replaces the preset's.
-    """
-    raw: dict[str, Any] = translated(json.loads(json.dumps(values)))
-    keys = set()
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise PresetError(f"{override!r} is no override; write section.key=value, as in train.steps=500")
-        _set(raw, key.strip(), text.strip())
-        keys.add(key.strip())
-    _keep_one_budget(raw, keys)
-    try:
-        return Preset.model_validate(raw)
-    except ValidationError as error:
-        raise PresetError(_explain(error, raw)) from None
-
-
-def _keep_one_budget(raw: dict[str, Any], keys: set[str]) -> None:
-    """Where one of the overridden `keys` is a budget, sets all others to null. Raises PresetError where several are."""
-    train = raw.get("train")
-    if not isinstance(train, dict):
-        return
-    given = [name for name in BUDGETS if {"train", f"train.{name}"} & keys and train.get(name) is not None]
-    if len(given) > 1:
-        listed = " and ".join(f"train.{name}={train[name]}" for name in given)
-        raise PresetError(f"{listed} exclude each other; give one of them")
-    if given:
-        train |= {name: None for name in BUDGETS if name not in given}
-
-
-def replaced_budget(values: Mapping[str, Any], preset: Preset) -> str | None:
-    """The budget of a preset's JSON where the resolved preset has another one, as in `train.tokens=10000000`."""
-    train = translated(values).get("train")
-    train = train if isinstance(train, dict) else {}
-    given = [name for name in BUDGETS if train.get(name) is not None]
-    if not given or given == preset.train.budgets:
-        return None
-    return " and ".join(f"train.{name}={json.dumps(train[name])}" for name in given)
-
-
-METHOD_SECTION = Annotated[dict[str, Any], BeforeValidator(named)]
-
-
-def _set(raw: dict[str, Any], key: str, text: str) -> None:
-    """Sets a dotted key to a value typed by the schema: JSON where that fits the field, the bare text elsewhere."""
-    fields = dict(_fields(raw))
-    if key not in fields:
-        raise PresetError(f"unknown key {key}{_nearest(key, fields)}")
-    info = fields[key]
-    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
-    readings: list[Any] = [text]
-    with suppress(ValueError):
-        value = json.loads(text)
-        readings = [value] if isinstance(value, (list, dict)) else [value, text]
-    for value in readings:
-        try:
-            adapter.validate_python(value)
-            break
-        except ValidationError as error:
-            reason = _reason(error.errors()[0])
-    else:
-        raise PresetError(f"{key}={text}: {reason}")
-    *sections, last = key.split(".")
-    for section in sections:
-        if section == "method":
-            raw[section] = named(raw.get(section, {}))
-        raw[section] = {} if raw.get(section) is None else raw[section]
-        raw = raw[section]
-        if not isinstance(raw, dict):
-            raise PresetError(f"{section}: a section is a JSON object, and {raw!r} was given")
-    raw[last] = value
-
-
-def _fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, FieldInfo]]:
-    """Every dotted key a preset may have, with its field; those of `method` and `data` are the chosen ones'.
-
-    A `method` may be incomplete, as further overrides add to it, and its name is chosen by `method` alone.
-    """
-    for name, info in Preset.model_fields.items():
-        yield name, FieldInfo.from_annotation(METHOD_SECTION) if name == "method" else info
-        section: Any = info.annotation
-        if name == "method":
-            chosen = raw.get("method", "pretrain")
-            chosen = chosen.get("name") if isinstance(chosen, Mapping) else chosen
-            section = load_method(chosen).Config if chosen in METHODS else None
-        elif name == "data":
-            kind = data_type(raw.get("data", {}))
-            section = CORPORA[kind].Config if kind in CORPORA else None
-        yield from ((key, field) for key, field in _inside(name, section) if key != "method.name")
-
-
-def _inside(name: str, annotation: Any) -> Iterator[tuple[str, FieldInfo]]:
-    """The dotted keys below `name` where its settings are a class of their own, or such a class or null."""
-    for section in (annotation, *get_args(annotation)):
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            for key, field in section.model_fields.items():
-                yield f"{name}.{key}", field
-                yield from _inside(f"{name}.{key}", field.annotation)
-
-
-def _explain(error: ValidationError, raw: Mapping[str, Any]) -> str:
-    """The first problem of a preset in one line."""
-    problem = error.errors()[0]
-    place = problem["loc"]
-    tables: dict[int | str, Collection[int | str]] = {"data": CORPORA, "method": METHODS}
-    if len(place) > 1 and place[1] in tables.get(place[0], ()):
-        place = (place[0], *place[2:])  # pydantic gives the name of the union's member too, and a key does not
-    key = ".".join(str(part) for part in place)
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {key}{_nearest(key, dict(_fields(raw)))}"
-    return f"{key}: {_reason(problem)}" if key else _reason(problem)
-
-
-def _reason(problem: Any) -> str:
-    message: str = problem["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    given = problem["input"]
-    shown = "" if isinstance(given, (dict, list, BaseModel)) or given is None else f", and {given!r} was given"
-    return message + shown
-
-
-def _nearest(word: str, known: Mapping[str, Any]) -> str:
-    """`; did you mean …?` with the nearest of the known words, or nothing when none is near."""
-    in_other_sections = [key for key in known if key.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
-    near = difflib.get_close_matches(word, in_other_sections, 1, 0) or difflib.get_close_matches(word, known, 1, 0.7)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def difference(stored: Mapping[str, object], asked: Mapping[str, object]) -> str | None:

@@ -78,7 +78,7 @@ def seconds(proposal: Proposal, vocabulary: int) -> float:
     """How long training would take here, with the scoring on the way: some steps are made and timed."""
     import torch
 
-    from nanogrove.config.preset import resolve
+    from nanogrove.config.overrides import resolve
     from nanogrove.data.batch import Batch
     from nanogrove.model.gpt import GPT
     from nanogrove.train.autotune import Work, resolve_auto

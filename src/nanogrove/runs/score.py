@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.corpora import make_corpus
 from nanogrove.data.splits import SPLITS
 from nanogrove.errors import CheckpointError, PresetError, RunError

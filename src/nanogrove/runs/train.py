@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nanogrove.config.preset import Preset, difference, resolve
+from nanogrove.config.overrides import resolve
+from nanogrove.config.preset import Preset, difference
 from nanogrove.data.text.corpus import TextCorpus
 from nanogrove.errors import CheckpointError, DataError, DivergedError, RunError
 from nanogrove.language_model import LanguageModel

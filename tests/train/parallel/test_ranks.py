@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.errors import PresetError, RunError
 from nanogrove.methods import METHODS, load_method

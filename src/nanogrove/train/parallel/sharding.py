@@ -38,6 +38,7 @@ class ShardedState(TrainState):
     distributed: list[nn.Parameter] = field(default_factory=list)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The shards of this rank under the names of the whole parameters."""
         yield from self.shards.items()
 
     def gradients(self) -> list[Tensor]:

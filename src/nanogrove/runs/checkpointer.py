@@ -10,6 +10,7 @@ from typing import TypedDict
 from nanogrove.config.preset import Preset
 from nanogrove.record.events import Event
 from nanogrove.record.folder import RunFolder
+from nanogrove.record.measures import costs
 from nanogrove.runs.setup import Setup
 from nanogrove.train.checkpoint import Checkpoint, save_checkpoint
 from nanogrove.train.state import TrainState
@@ -84,8 +85,7 @@ class Checkpointer:
 
     def keep_best(self, event: Event) -> None:
         """Saves the model of an `eval` event, of a population its best member, where none was as good before."""
-        score = event.values.get("score", event.values["loss"])
-        scores = score if isinstance(score, list) else [score]
+        scores = costs(event.values)
         member = min(range(len(scores)), key=scores.__getitem__)
         if self.best is None or scores[member] < self.best["score"]:
             self.best = {"step": event.step, "score": scores[member], "member": member}

@@ -13,8 +13,7 @@ from nanogrove.corpora import make_corpus
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.tokenizer import byte_tokenizer
 from nanogrove.errors import CheckpointError, PresetError
-from nanogrove.methods import load_method
-from nanogrove.methods.contract import Method
+from nanogrove.methods import AnyMethod, load_method
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.runs.setup import (
     build,
@@ -47,7 +46,7 @@ def corpus(preset: Preset) -> Corpus:
     return make_corpus(preset.data, preset.model.block_size, preset.train.batch_size, preset.seed)
 
 
-def method_of(preset: Preset) -> Method[Any, Any]:
+def method_of(preset: Preset) -> AnyMethod:
     return load_method(preset.method.name)
 
 

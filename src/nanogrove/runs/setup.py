@@ -6,7 +6,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -15,8 +15,7 @@ from nanogrove.corpora import make_corpus
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed
 from nanogrove.errors import CheckpointError, PresetError
-from nanogrove.methods import METHODS, load_method
-from nanogrove.methods.contract import Method
+from nanogrove.methods import METHODS, AnyMethod, load_method
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import Heads
 from nanogrove.runs.rehearsal import rehearse
@@ -38,7 +37,7 @@ class Setup:
     """All that a run needs besides its folder."""
 
     preset: Preset  # resolved, as preset.json holds it: no `auto` is left that would change a result
-    method: Method[Any, Any]
+    method: AnyMethod
     corpus: Corpus
     model_on_data: ModelConfig  # preset.model with the document mark of this data's tokenizer, as checkpoints hold it
     plan: Plan
@@ -102,7 +101,7 @@ def build(
     return runtime(resolved, steps) if train.minutes is None else fill_minutes(train.minutes, resolved, runtime)
 
 
-def check_parallel(preset: Preset, method: Method[Any, Any], ranks: Ranks) -> None:
+def check_parallel(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
     """Raises PresetError where the method cannot keep so many ranks busy."""
     name, rows, members = preset.method.name, preset.train.batch_size, method.num_members(preset.method) or 1
     if ranks.world > 1 and method.ranks_share == "nothing":
@@ -116,7 +115,7 @@ def check_parallel(preset: Preset, method: Method[Any, Any], ranks: Ranks) -> No
         )
 
 
-def check_sharding(preset: Preset, method: Method[Any, Any], ranks: Ranks) -> None:
+def check_sharding(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
     """Raises PresetError where `train.shard` is set and weights cannot be sharded."""
     if not preset.train.shard:
         return
@@ -145,7 +144,7 @@ def check_same_data(checkpoint: Checkpoint | None, corpus: Corpus) -> None:
         raise CheckpointError(f"{checkpoint.folder}: the data has changed since; bring it back, or start anew")
 
 
-def check_model(preset: Preset, method: Method[Any, Any], corpus: Corpus) -> None:
+def check_model(preset: Preset, method: AnyMethod, corpus: Corpus) -> None:
     """Raises PresetError where the model is not of the kind that the method trains, or its heads reach too far."""
     scalar = method.output == "scalar"
     if preset.model.scalar != scalar:
@@ -196,7 +195,7 @@ def resolve_steps(train: TrainConfig, corpus: Corpus) -> int:
 
 
 def check_method(
-    preset: Preset, method: Method[Any, Any], corpus: Corpus, model: ModelConfig, allow_code: bool, *, new: bool
+    preset: Preset, method: AnyMethod, corpus: Corpus, model: ModelConfig, allow_code: bool, *, new: bool
 ) -> None:
     """Raises PresetError where the method cannot learn from the data, and what its own checks of a `new` run raise."""
     name, split = preset.method.name, method.final_split
@@ -211,7 +210,7 @@ def check_method(
 
 def resolve_runtime(
     preset: Preset,
-    method: Method[Any, Any],
+    method: AnyMethod,
     corpus: Corpus,
     model: ModelConfig,
     device: torch.device,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from nanogrove.decoding.loop import generate
+from nanogrove.decoding.plain import generate
 from nanogrove.decoding.steering import TOP_K, model_score, reward_augmented
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.layers import packed_weights

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from nanogrove.decoding.loop import (
-    PACK,
+from nanogrove.decoding.loop import MIN_TOKENS_TO_PACK
+from nanogrove.decoding.plain import generate
+from nanogrove.decoding.reading import pad
+from nanogrove.decoding.sampling import (
     Sampling,
     draw,
-    generate,
     min_p,
     no_repeat_ngram,
-    pad,
     repetition_penalty,
     temperature,
     top_k,
@@ -178,7 +178,7 @@ def test_packed_weights_are_dropped_when_decoding_fails() -> None:
         raise KeyError("a user's transform")
 
     with pytest.raises(KeyError):
-        generate(model, torch.zeros(1, 4, dtype=torch.int64), new_tokens=PACK, transforms=[fail])
+        generate(model, torch.zeros(1, 4, dtype=torch.int64), new_tokens=MIN_TOKENS_TO_PACK, transforms=[fail])
     assert all(getattr(module, "packed", None) is None for module in model.modules())
 
 

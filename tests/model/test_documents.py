@@ -9,7 +9,8 @@ from torch import Tensor
 
 import nanogrove
 from nanogrove.config.preset import resolve
-from nanogrove.decoding.loop import generate, pad
+from nanogrove.decoding.plain import generate
+from nanogrove.decoding.reading import pad
 from nanogrove.decoding.steering import model_score
 from nanogrove.errors import PresetError
 from nanogrove.model import layers

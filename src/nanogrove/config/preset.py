@@ -30,7 +30,7 @@ from pydantic.fields import FieldInfo
 from nanogrove.config.muzero_general_keys import translated
 from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig
 from nanogrove.data.text.config import DataConfig
-from nanogrove.decoding.loop import Sampling
+from nanogrove.decoding.sampling import Sampling
 from nanogrove.errors import PresetError
 from nanogrove.methods import METHODS, load_method
 from nanogrove.model.gpt import ModelConfig

@@ -17,7 +17,8 @@ from nanogrove.decoding.plain import generate
 from nanogrove.errors import PresetError
 from nanogrove.model import processor
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.model.layers import Linear, packed_weights
+from nanogrove.model.layers import Linear
+from nanogrove.model.packing import packed_weights
 from nanogrove.train import autotune as auto
 
 REFUSED = "mkldnn_reorder_linear_weight: bf16 path needs the cpu support avx512bw"

@@ -22,7 +22,7 @@ from nanogrove.evaluate.calibration import load_calibration
 from nanogrove.evaluate.reward import Reward, RewardModel, checked_reward, load_reward
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
-from nanogrove.model.layers import packed_weights
+from nanogrove.model.packing import packed_weights
 from nanogrove.train.autotune import Choice, Decoding, decoding
 from nanogrove.train.checkpoint import Checkpoint, heads_of, model_of, read_checkpoint
 

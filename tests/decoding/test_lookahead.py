@@ -96,7 +96,7 @@ def exhaustive(model: GPT, heads: Heads, prompt: list[int], new: int) -> list[in
     ids=["gpt2", "nanochat-shift", "documents"],
 )
 def test_a_budget_of_all_tokens_is_an_exhaustive_search(settings: dict, rollouts: int) -> None:
-    """Prompts of different lengths side by side: the cache keeps of the rivals the one that was chosen."""
+    """Prompts of different lengths side by side: the cache keeps of the candidates the one that was chosen."""
     model, heads = made(rollouts, **settings)
     tokens, lengths = pad(PROMPTS)
     found = look_ahead(model, heads, tokens, lengths, budget=V, new_tokens=10)

@@ -82,7 +82,7 @@ def _steps(model: GPT, heads: Heads, budget: int, rows: Sequences, sampler: Samp
             noise = torch.rand(likely.shape, dtype=torch.float64, device=likely.device, generator=sampler.generator)
             likely = likely - noise.log().neg().log().to(likely)
         candidates, perturbed = _imagined(model, heads, context.hidden, likely, budget, temperature)
-        states = model.hidden(candidates, context.cache, rivals=True)
+        states = model.hidden(candidates, context.cache, candidates=True)
         index = _judged(model, heads, states, perturbed, heads.config.dynamics_rollouts, temperature).argmax(-1)
         token = candidates.gather(1, index[:, None])[:, 0]
         rows.append(token)

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogrove.decoding.sampling import Sampler
-from nanogrove.model.layers import packed_weights
 from nanogrove.model.mode import evaluating
+from nanogrove.model.packing import packed_weights
 
 MIN_TOKENS_TO_PACK = 16  # new tokens from which on decoding is the faster for a packed copy of the weights
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from nanogrove.decoding.loop import Sequences
+from nanogrove.model.cache import Cache
 from nanogrove.model.gpt import GPT
-from nanogrove.model.layers import Cache, leading
+from nanogrove.model.layers import leading
 
 
 def pad(prompts: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:

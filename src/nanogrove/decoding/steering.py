@@ -15,8 +15,8 @@ from torch import Tensor
 
 from nanogrove.decoding.reading import read
 from nanogrove.decoding.sampling import Transform
+from nanogrove.model.cache import Cache
 from nanogrove.model.gpt import GPT
-from nanogrove.model.layers import Cache
 
 TOP_K = 20  # candidates a step, as published
 
@@ -54,7 +54,7 @@ def model_score(model: GPT) -> Score:
             limit = size - 1 if cache is None else max(size // 2, 1)
             _, cache = read(model, tokens, lengths, limit, candidates.shape[1])
         previous = candidates
-        return model.values(model.hidden(candidates, cache, rivals=True)).clamp(0, 1)
+        return model.values(model.hidden(candidates, cache, candidates=True)).clamp(0, 1)
 
     return score
 

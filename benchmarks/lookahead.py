@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.decoding.lookahead import lookahead
 from nanogrove.decoding.loop import decode
 from nanogrove.decoding.plain import generate

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.config.catalog import read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.decoding.loop import Sequences, Strategy, decode
 from nanogrove.decoding.plain import plain
 from nanogrove.decoding.sampling import Sampler, Sampling

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import nanogrove
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.decoding.plain import generate
 from nanogrove.decoding.reading import pad
 from nanogrove.decoding.steering import model_score

@@ -4,7 +4,6 @@ Nothing here imports torch until a verb needs it. Errors are one line on standar
 anywhere, shows the trace. A run stopped by Ctrl-C or SIGTERM exits with 128 plus the signal's number.
 """
 
-import importlib.resources
 import json
 import shlex
 import sys
@@ -60,12 +59,13 @@ def presets() -> None:
 
 
 def _print_presets(numbered: bool) -> list[str]:
-    folder = importlib.resources.files("nanogrove") / "presets"
-    found = {f.name.removesuffix(".json"): json.loads(f.read_text())["description"] for f in folder.iterdir()}
-    names = sorted(found, key=lambda name: (name != DEFAULT, name))
+    from nanogrove.config.catalog import list_presets
+
+    descriptions = list_presets()
+    names = sorted(descriptions, key=lambda name: (name != DEFAULT, name))
     for number, name in enumerate(names, start=1):
         label = f"{number:>3}  " if numbered else ""
-        console.print(f"{label}[bold]{escape(name):<16}[/] {escape(found[name])}", highlight=False)
+        console.print(f"{label}[bold]{escape(name):<16}[/] {escape(descriptions[name])}", highlight=False)
     return names
 
 
@@ -84,7 +84,8 @@ def train(
 ) -> None:
     """Train a preset in a run folder."""
     from nanogrove.cli.render import show
-    from nanogrove.config.preset import read_preset_file, replaced_budget, resolve
+    from nanogrove.config.catalog import read_preset_file
+    from nanogrove.config.overrides import replaced_budget, resolve
     from nanogrove.record.folder import read_preset
     from nanogrove.runs import train as lab
     from nanogrove.runs.setup import estimate
@@ -272,8 +273,9 @@ def lineage(
     out: Annotated[Path | None, typer.Option(help="Write the schedule as a preset for one model.")] = None,
 ) -> None:
     """Show the winner of an evolution, its ancestors, and the schedule it had."""
+    from nanogrove.atomic import write_file
     from nanogrove.cli.text import printable
-    from nanogrove.config.preset import resolve
+    from nanogrove.config.overrides import resolve
     from nanogrove.record.lineage import genealogy, replay, winning_line
     from nanogrove.record.reading import read_run
 
@@ -290,7 +292,7 @@ def lineage(
     if out is not None:
         if out.exists():
             raise RunError(f"{out}: is there already; name another file")
-        out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        write_file(out, (json.dumps(made, indent=1) + "\n").encode())
         print(f"{out}: train it with `nanogrove train {out}`")
 
 

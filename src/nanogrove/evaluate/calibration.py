@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanogrove.atomic import write_file
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.decoding.plain import generate
@@ -41,7 +42,7 @@ from nanogrove.evaluate.calibration_error import blocks, debiased_error
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
 from nanogrove.synthetic.examples import TaskCorpus
-from nanogrove.train.checkpoint import Checkpoint, read_plain
+from nanogrove.train.checkpoint import Checkpoint, checksum_of, read_plain
 
 BINS = 15
 TOKENS = 100_000  # of each split, about, evenly spread; a limit given to `windows` may let through twice as many
@@ -272,14 +273,11 @@ def save_calibration(checkpoint: Checkpoint, found: dict[str, Any]) -> Path:
     """
     folder = checkpoint.folder
     record = {**found, "model": checkpoint.state["files"]["model.safetensors"], "step": checkpoint.state["step"]}
-    record["checksum"] = _checksum(record)
+    record["checksum"] = checksum_of(record)
     if hashlib.sha256(read_plain(folder / "model.safetensors")).hexdigest() != record["model"]:
         raise CheckpointError(f"{folder}: holds another model than a moment ago; calibrate once the run has ended")
-    aside = folder / f".{FILE}.part"
     try:
-        aside.unlink(missing_ok=True)  # it may be a link
-        aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        aside.replace(folder / FILE)
+        write_file(folder / FILE, (json.dumps(record, indent=1) + "\n").encode())
     except OSError as error:
         raise CheckpointError(f"{folder / FILE}: cannot be written ({error.strerror}); free some space") from None
     return folder / FILE
@@ -297,7 +295,7 @@ def load_calibration(checkpoint: Checkpoint) -> dict[str, Any] | None:
     try:
         record = dict(json.loads(data))
         temperature = record["temperature"]
-        if record["checksum"] != _checksum(record) or not RANGE[0] <= temperature <= RANGE[1]:
+        if record["checksum"] != checksum_of(record) or not RANGE[0] <= temperature <= RANGE[1]:
             raise ValueError
         owner = record["model"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -305,8 +303,3 @@ def load_calibration(checkpoint: Checkpoint) -> dict[str, Any] | None:
     if owner != checkpoint.state["files"]["model.safetensors"]:
         raise CheckpointError(f"{path}: belongs to other weights than those beside it; {AGAIN}")
     return record
-
-
-def _checksum(record: dict[str, Any]) -> str:
-    bare = {key: value for key, value in record.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()

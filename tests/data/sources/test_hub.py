@@ -329,8 +329,8 @@ def visit(server: ThreadingHTTPServer, script: str) -> str:
         time.sleep = waits.append
         import datasets
         datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = 1
-        from nanogrove.data.documents import Problems
-        from nanogrove.data.hub import HubSource
+        from nanogrove.data.sources.base import Problems
+        from nanogrove.data.sources.hub import HubSource
         from nanogrove.errors import DataError
         problems = Problems()
         def read(**options):

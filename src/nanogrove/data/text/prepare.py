@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
+from nanogrove.atomic import write_file
 from nanogrove.data.sources.base import PIECE, Documents, Piece, Problems
 from nanogrove.data.sources.hub import HubSource
 from nanogrove.data.sources.kinds import Source
@@ -203,9 +204,7 @@ def _tokenizer(config: DataConfig, identities: list[dict[str, Any]]) -> Tokenize
             tokenizer = character_tokenizer(text for n in range(len(identities)) for _, text in _texts(config, n))
         else:
             tokenizer = bpe_tokenizer(_learned(config), config.vocab_size)
-        aside = path.with_suffix(".part")
-        aside.write_text(tokenizer.to_json(), encoding="utf-8")
-        os.replace(aside, path)
+        write_file(path, tokenizer.to_json().encode())
     return tokenizer
 
 

@@ -36,5 +36,5 @@ def _steps(model: GPT, memory: Memory, rows: Sequences, sampler: Sampler) -> Ite
         yield
         inputs = model.embed(token[:, None])
         if cache.longest == model.config.memory_tokens + segment:
-            state = model.through(memory.places(state), cache)
+            state = model.through(memory.inputs(state), cache)
             cache, inputs = model.cache(count), torch.cat([state, inputs], 1)

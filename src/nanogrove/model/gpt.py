@@ -225,7 +225,7 @@ class GPT(nn.Module):
         segments = torch.split(self.embed(tokens), self.config.memory_segment, -2)
         for number, segment in enumerate(segments, 1):
             writes = write_last or number < len(segments)
-            y = self.through(torch.cat([memory, segment, *([self.memory.places(memory)] if writes else [])], -2))
+            y = self.through(torch.cat([memory, segment, *([self.memory.inputs(memory)] if writes else [])], -2))
             states.append(y[..., size : size + segment.shape[-2], :])
             if writes:
                 memory = y[..., -size:, :]

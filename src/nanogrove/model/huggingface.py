@@ -253,12 +253,12 @@ def _read_weights(folder: Path, prefix: str) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if not _DERIVED_TENSORS.search(name)}
 
 
-def _check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
-    for problem, names in (("lacks", expected.keys() - found.keys()), ("has", found.keys() - expected.keys())):
+def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    for problem, names in (("lacks", expected.keys() - tensors.keys()), ("has", tensors.keys() - expected.keys())):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise CheckpointError(f"{where} {problem} {min(names)}{more}, unlike its settings")
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         shape, wanted = list(tensor.shape), list(expected[name].shape)
         if shape != wanted:
             raise CheckpointError(f"{where}: {name} has the shape {shape}, and the settings make it {wanted}")

@@ -33,6 +33,7 @@ from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
+from nanogrove.record.measures import REWARD
 from nanogrove.train.loop import Plan, fit
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.state import TrainState
@@ -161,7 +162,7 @@ class Mixed:
             self.mask[place, max(len(prompt) - 1, 0) : len(whole) - 1] = True
 
     def batches(self, step: int) -> Batch:
-        """Batch number `step`: its last rows are kept texts, drawn evenly."""
+        """Batch number `step`: its last rows are kept texts, drawn evenly, as `extra["kept"] [B]` says."""
         batch = self.corpus.batches(step)
         count = len(batch.tokens) - round(self.replay * len(batch.tokens))
         drawn = torch.from_numpy(random(self.seed, "kept", self.number, step).integers(len(self.tokens), size=count))
@@ -170,7 +171,8 @@ class Mixed:
             torch.cat([batch.tokens[:old], kept[:, :-1]]),
             torch.cat([batch.targets[:old], kept[:, 1:]]),
             torch.cat([batch.mask[:old], self.mask[drawn]]),
-            torch.cat([batch.source[:old], torch.ones(count, dtype=torch.int64)]),
+            torch.cat([batch.source[:old], torch.zeros(count, dtype=torch.int64)]),
+            {"kept": torch.arange(len(batch.tokens)) >= old},
         )
 
 
@@ -187,7 +189,7 @@ def _judged(
     samples, scores = _fresh(state.model, corpus, config, plan, f"{name} after")
     values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
     values["kl"] = divergence(state.model, reference, corpus.windows("validation", plan.evaluate_tokens))
-    score = -sum(scores) / len(scores)
+    score = REWARD.cost(sum(scores) / len(scores))
     if config.kl_cap is not None and values["kl"] > config.kl_cap:
         state.notes["ended"] = values["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
         score = torch.inf

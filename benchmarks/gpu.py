@@ -21,10 +21,11 @@ from torch import Tensor
 
 from nanogrove.data.batch import Batch
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.optim.schedule import ScheduleConfig, schedule
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 from side_by_side import in_turn, matmul_rate, nanogpt, quietly, stepper, tokens
 from time_to_loss import read_text, whole_loss

@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from nanogrove.corpora import make_corpus
 from nanogrove.data.text.config import DataConfig
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.optim.schedule import ScheduleConfig, schedule
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 from side_by_side import Work, in_turn, nanogpt, quietly
 

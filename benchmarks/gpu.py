@@ -69,7 +69,7 @@ def race(checkout: Path, path: Path, device: str, tiny: bool) -> None:
     state = TrainState(model, make_optimizer(model, muon, torch.bfloat16))
     horizon = 40 if tiny else 700
     rates = schedule(ScheduleConfig(name="wsd", warmup=10, decay=0.7, final=0.0), horizon)
-    plan = Plan(seed=0, steps=horizon, rate=rates, precision="bfloat16", compile=not tiny)
+    plan = Plan(seed=0, steps=horizon, lr_factor=rates, precision="bfloat16", compile=not tiny)
 
     def batches(step: int) -> Batch:
         rows = rows_of(training, step, count, length, device)

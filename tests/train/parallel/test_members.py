@@ -78,7 +78,7 @@ def begun(settings: dict[str, Any], member: int | None) -> tuple[TrainState, Cal
     plan = Plan(
         seed=settings["seed"],
         steps=settings["steps"],
-        rate=lambda step: factor * (1 - step / 100),
+        lr_factor=lambda step: factor * (1 - step / 100),
         clip=settings["clip"],
         accumulation=settings["accumulation"],
         first_member=chosen[0],

@@ -29,12 +29,14 @@ import torch
 from torch import Tensor
 
 from nanogrove.config.overrides import resolve
-from nanogrove.decoding.lookahead import look_ahead
-from nanogrove.decoding.loop import generate
+from nanogrove.decoding.lookahead import lookahead
+from nanogrove.decoding.loop import decode
+from nanogrove.decoding.plain import generate
+from nanogrove.decoding.sampling import Sampler
 from nanogrove.language_model import load
 from nanogrove.model.gpt import GPT
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.synthetic.tree import TreeGrammar
 
 V, HORIZON, PROMPT, NEW = 8, 4, 2, 10
@@ -133,7 +135,8 @@ def texts(lm: Any, grammar: TreeGrammar, prompts: Tensor, seed: int) -> dict[str
     given = begun(prompts)
     written = {"greedy": generate(lm.model, given, new_tokens=NEW, greedy=True)}
     for budget in BUDGETS:
-        written[f"lookahead, {budget}"] = look_ahead(lm.model, lm.heads, given, budget=budget, new_tokens=NEW)
+        strategy = lookahead(lm.model, lm.heads, budget)
+        written[f"lookahead, {budget}"] = decode(strategy, given, new_tokens=NEW, sampler=Sampler(temperature=0))
         generator = torch.Generator().manual_seed(seed)
         many = given.repeat_interleave(budget, 0)
         drawn = torch.cat([many[:, 1:], generate(lm.model, many, new_tokens=NEW, generator=generator)], 1)
@@ -162,7 +165,7 @@ def main() -> None:
         chosen = resolve(PRESET, changes)
         out = options.out / f"seed-{seed}"
         if not (out / "report.html").exists():
-            for _ in lab.train(chosen, out, resume=(out / "preset.json").exists()):
+            for _ in train(chosen, out, resume=(out / "preset.json").exists()):
                 pass
         lm, corpus = load(out), build(chosen).corpus
         grammar: TreeGrammar = corpus.grammar  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """Fitness: exact match is what greedy decoding writes, a reward is of what was sampled, and bad rewards are named."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,18 @@ from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig, find_reward
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.synthetic.examples import TaskConfig, TaskCorpus
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 
 @pytest.fixture(scope="module")
 def corpus() -> TaskCorpus:
-    return make_corpus(TaskConfig(type="task", task="copy", base=(2, 3), held_out=40), 16, 32, 0)
+    built = make_corpus(TaskConfig(type="task", task="copy", base=(2, 3), held_out=40), 16, 32, 0)
+    assert isinstance(built, TaskCorpus)
+    return built
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +36,12 @@ def model(corpus: TaskCorpus) -> GPT:
     made = GPT(config, 3).initialize(0, 1, 2)
     state = TrainState(made, make_optimizer(made, OptimizerConfig(lr=0.01)))
     rates = torch.tensor([0.02, 0.5, 1.0], dtype=torch.float64)
-    list(fit(state, corpus.batches, next_token, Plan(seed=0, steps=200, rate=lambda step: rates)))
+    list(fit(state, corpus.batches, next_token, Plan(seed=0, steps=200, lr_factor=lambda step: rates)))
     return made
 
 
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "scores_of_mine.py").write_text(
         "def digits(texts):\n    return [sum(c.isdigit() for c in t) for t in texts]\n"
         "def short(texts):\n    return [0.5]\n"

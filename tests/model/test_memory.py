@@ -13,7 +13,8 @@ import nanogrove
 from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.data.tokenizer import character_tokenizer
-from nanogrove.decoding.loop import generate, pad
+from nanogrove.decoding.plain import generate
+from nanogrove.decoding.reading import pad
 from nanogrove.errors import PresetError
 from nanogrove.language_model import LanguageModel
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -60,7 +61,7 @@ def slowly(model: GPT, text: list[int]) -> Tensor:
             states.append(model.through(torch.cat([memory, segment[:reach]])[None])[0, -1])
         if len(segment) == S:
             places = memory + model.memory.write
-            memory = torch.stack(
+            memory = torch.stack(  # type: ignore[assignment]
                 [model.through(torch.cat([memory, segment, places[: n + 1]])[None])[0, -1] for n in range(M)]
             )
     return torch.stack(states)

@@ -14,15 +14,18 @@ from nanogrove.corpora import make_corpus
 from nanogrove.errors import DataError, NanogroveError, PresetError
 from nanogrove.evaluate.loss import against_truth, evaluate_split
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.runs import train as lab
+from nanogrove.runs.score import evaluate
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.synthetic.corpus import GrammarCorpus, RHMConfig, RLMConfig
 
 RLM = {"type": "rlm", "v": 5, "L": 2, "beta": 1.5, "held_out": 60}
 
 
 def corpus(batch_size: int = 8, **settings: object) -> GrammarCorpus:
-    return make_corpus(RLMConfig.model_validate({**RLM, **settings}), 4, batch_size, seed=3)
+    built = make_corpus(RLMConfig.model_validate({**RLM, **settings}), 4, batch_size, seed=3)
+    assert isinstance(built, GrammarCorpus)
+    return built
 
 
 def test_a_batch_is_the_sequence_behind_an_end_of_text() -> None:
@@ -85,6 +88,7 @@ def test_tokens_are_written_as_numbers() -> None:
 @pytest.mark.parametrize("config", [RLMConfig.model_validate(RLM), RHMConfig(type="rhm", v=4, m=2, s=2, L=2)])
 def test_the_truth_is_that_of_the_windows(config: RLMConfig | RHMConfig) -> None:
     made = make_corpus(config, 4, 16, seed=0)
+    assert isinstance(made, GrammarCorpus)
     for batch, truth in zip(made.windows("validation", 100), made.truth("validation", 100), strict=True):
         expected = made.grammar.next_token_log_probs(batch.targets)
         found = truth.double().gather(-1, batch.targets[..., None])[..., 0].log()
@@ -147,10 +151,10 @@ def test_a_population_is_scored_as_its_members() -> None:
 def test_a_run_on_a_grammar_tells_the_excess(tmp_path: Path) -> None:
     small = ["train.steps=12", "train.batch_size=8", "train.threads=1", "train.precision=float32", "data.v=4"]
     preset = resolve(read_preset_file("rlm"), [*small, "train.accumulation=1", "evaluate.tokens=100"])
-    events = list(lab.train(preset, tmp_path / "run"))
+    events = list(train(preset, tmp_path / "run"))
     evaluated = [event.step for event in events if event.kind == "eval"]
     assert evaluated == [1, 2, 4, 8, 12]
-    score = lab.evaluate(tmp_path / "run")
+    score = evaluate(tmp_path / "run")
     assert score["split"] == "test"
     assert score["excess"] == pytest.approx(score["loss"] - score["bayes_loss"])
     page = (tmp_path / "run" / "report.html").read_text()

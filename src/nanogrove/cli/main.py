@@ -87,8 +87,8 @@ def train(
     from nanogrove.config.catalog import read_preset_file
     from nanogrove.config.overrides import replaced_budget, resolve
     from nanogrove.record.folder import read_preset
-    from nanogrove.runs import train as lab
-    from nanogrove.runs.setup import estimate
+    from nanogrove.runs.estimate import estimate
+    from nanogrove.runs.train import train
     from nanogrove.train.parallel.ranks import Ranks
 
     values = None
@@ -104,7 +104,7 @@ def train(
         return
     out = out or Path("runs") / chosen.name
     shown = console if Ranks.from_environment().first else Console(quiet=True)
-    stopped = show(lab.train(chosen, out, resume, allow_code), shown, out, replaced)
+    stopped = show(train(chosen, out, resume, allow_code), shown, out, replaced)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
 
@@ -247,9 +247,9 @@ def evaluate(
     if split not in (None, "validation", "test", "train"):
         raise PresetError(f"--split {split}: no such split; it is validation, test or train")
     from nanogrove.cli.render import described_calibration, described_held_out, described_score
-    from nanogrove.runs import train as lab
+    from nanogrove.runs.score import evaluate
 
-    score = lab.evaluate(run, split, calibrate=calibrate)
+    score = evaluate(run, split, calibrate=calibrate)
     for line in (*described_score(score), *described_held_out(score)):
         print(line)
     for line in described_calibration(score["calibration"]) if calibrate else ():

@@ -25,7 +25,7 @@ from nanogrove.data.text.shards import read_index
 from nanogrove.data.tokenizer import byte_tokenizer
 from nanogrove.errors import DataError
 from nanogrove.record.events import read_events
-from nanogrove.runs import train as lab
+from nanogrove.runs.train import train
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_pass_shows_every_window_of_every_block_once(slowly: None, source: Pat
     count, total = shard.count("train"), shard.epoch(16)
     assert count > 3 * reader.BLOCK
     starts = []
-    shard.read = lambda split, starts_, length: starts.append(starts_) or np.zeros((len(starts_), length), np.int64)  # type: ignore[method-assign,func-returns-value]
+    shard.read = lambda split, starts_, length: starts.append(starts_) or np.zeros((len(starts_), length), np.int64)  # type: ignore[assignment,method-assign,func-returns-value]
     for passed in range(3):
         shard.train(np.arange(passed * total, (passed + 1) * total), 16, 0)
         at = np.sort(starts[-1])
@@ -240,11 +240,11 @@ def test_a_run_whose_text_fails_on_the_way_is_saved(
     with pytest.raises(
         DataError, match=r"the network failed; the run is saved at step (\d+), go on with --resume"
     ) as e:
-        list(lab.train(resolve(preset), tmp_path / "run"))
+        list(train(resolve(preset), tmp_path / "run"))
     step = int(str(e.value).split("step ")[1].split(",")[0])
     assert step > 20
     monkeypatch.setattr(Slow, "check", check)
-    for event in lab.train(resolve(preset), tmp_path / "run", resume=True):
+    for event in train(resolve(preset), tmp_path / "run", resume=True):
         last = event
     assert (last.kind, last.step) == ("end", 400)
     steps = [event.step for event in read_events(tmp_path / "run/events.jsonl") if event.kind == "step"]

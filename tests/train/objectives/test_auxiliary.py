@@ -22,9 +22,9 @@ from nanogrove.evaluate.auxiliary import IDLE, gradient_shares, idle, measure
 from nanogrove.model.gpt import GPT, ModelConfig, unstack
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.record.events import read_events
-from nanogrove.runs import train as lab
+from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import heads_of, load_checkpoint
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import weighted
 from nanogrove.train.objectives.auxiliary import (
     head_losses,
@@ -36,6 +36,7 @@ from nanogrove.train.objectives.auxiliary import (
     weight_of,
 )
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 HEADS = ("policy", "value", "dynamics", "span_contrastive", "multi_token")
@@ -178,9 +179,9 @@ def test_every_part_is_its_equation(documents: bool) -> None:
 def test_a_population_is_a_loop_over_its_members() -> None:
     model, heads = made(population=3)
     batches = [batch(seed=p) for p in range(3)]
-    together = Batch(
-        *(torch.stack([getattr(b, f) for b in batches]) for f in ("tokens", "targets", "mask", "weight", "source"))
-    )
+    columns = zip(*((b.tokens, b.targets, b.mask, b.weight, b.source) for b in batches), strict=True)
+    tokens, targets, mask, weight, source = map(torch.stack, columns)
+    together = Batch(tokens, targets, mask, weight, source)
     found = losses(model, heads, together)
     torch.stack(list(found.values())).sum().backward()  # type: ignore[no-untyped-call]
     for p, one in enumerate(batches):
@@ -302,7 +303,7 @@ def test_accumulation_changes_neither_loss_nor_gradient(name: str, monkeypatch: 
         before = [parameter.detach().clone() for parameter in (*model.parameters(), *heads.parameters())]
         sgd = OptimizerConfig(name="sgd", lr=1.0, adamw_lr=1.0, momentum=0.0, weight_decay=0.0)
         state = TrainState(model, make_optimizer(model, sgd, heads=heads), heads=heads)
-        plan = Plan(seed=0, steps=1, rate=lambda step: 1.0, accumulation=accumulation, clip=None)
+        plan = Plan(seed=0, steps=1, lr_factor=lambda step: 1.0, accumulation=accumulation, clip=None)
         (event,) = fit(state, lambda step: given, objective_of(state, plan), plan)
         after = (*model.parameters(), *heads.parameters())
         return event.values, [a.detach() - b for a, b in zip(after, before, strict=True)]
@@ -333,7 +334,7 @@ def test_the_total_is_the_weighted_sum_and_idle_parts_are_told() -> None:
     model, heads = made()
     state = TrainState(model, make_optimizer(model, OptimizerConfig(), heads=heads), heads=heads)
     given = batch()
-    loss = objective_of(state, Plan(seed=3, steps=1, rate=lambda step: 1.0))(model, given)
+    loss = objective_of(state, Plan(seed=3, steps=1, lr_factor=lambda step: 1.0))(model, given)
     start = span_start(CONFIG, T, 3, "span", 0)
     found = losses(model, heads, given, start)
     wanted = weighted(model(given.tokens, given.targets), given).total
@@ -388,7 +389,7 @@ def test_measures_are_against_what_needs_no_learning() -> None:
 
 
 def trained(preset: dict[str, Any], out: Path) -> list[Any]:
-    for _ in lab.train(resolve(preset), out):
+    for _ in train(resolve(preset), out):
         pass
     return read_events(out / "events.jsonl")
 

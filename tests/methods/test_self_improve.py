@@ -205,7 +205,7 @@ def eventful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Round 2 raises an alarm, round 4 keeps no label; the first voter's answers are the labels, cut to the prompt."""
 
     def alarm(self: Any, *_: Any) -> str | None:
-        return "a hook" if self.notes["current"]["round"] == 2 else None
+        return "a hook" if self.method_state["current"]["round"] == 2 else None
 
     def verdicts(model: Any, corpus: Any, prompts: list[str], answers: Any, *_: Any) -> Any:
         labels = Labels([(answer or "")[: len(prompts[0])] for answer in answers[0]], [1.0] * len(prompts))
@@ -382,7 +382,7 @@ def test_what_raises_an_alarm(limits: dict[str, float], said: str | None) -> Non
     calm = {"guard_agreement": 0.0, "guard_drop": 1.0, "guard_loss": 9.0, "guard_fit": 9.0}
     rounds = object.__new__(self_improve._Rounds)
     rounds.config = self_improve.Config(**{**calm, **limits})
-    rounds.notes = {
+    rounds.method_state = {
         "current": {"difficulties": [4]},
         "frontier": 3,
         "accepted": [{"name": "round-1"}],

@@ -84,7 +84,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     reference = reference_model(state)
     if state.step == begin:
         yield _rewarded(state, 0, *_fresh(state.model, corpus, config, plan, "before"))
-    while state.step < plan.steps and not state.notes.get("ended"):
+    while state.step < plan.steps and not state.method_state.get("ended"):
         number, past = divmod(state.step - begin, config.steps_per_round)
         start, name = state.step - past, f"round-{number + 1}"
         if not past:
@@ -186,7 +186,7 @@ def _judged(
     values["kl"] = divergence(state.model, reference, corpus.windows("validation", plan.evaluate_tokens))
     score = REWARD.cost(sum(scores) / len(scores))
     if config.kl_cap is not None and values["kl"] > config.kl_cap:
-        state.notes["ended"] = values["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
+        state.method_state["ended"] = values["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
         score = torch.inf
     yield _rewarded(state, state.round, samples, scores)
     yield state.eval_event({**values, "score": score})

@@ -129,7 +129,7 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     if state.step == begin:
         yield learner.described()
     phase = replace(plan.phase(begin, plan.steps), accumulation=1, divergence=torch.inf)
-    if state.notes.get("ended"):
+    if state.method_state.get("ended"):
         return
     objective = learner.objective if state.heads is None else objective_of(state, phase)
     for event in fit(state, learner.batches, objective, phase):
@@ -137,7 +137,7 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
             yield learner.evaluation()
             yield from auxiliary.told(state, corpus, learner.batches, phase)
         yield event
-        if state.notes.get("ended"):
+        if state.method_state.get("ended"):
             return
 
 
@@ -259,8 +259,8 @@ class _Learner:
         score, parts = self.measured(state.model)
         values |= parts
         if config.kl_cap is not None and values["kl"] > config.kl_cap:
-            state.notes["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
-            values["ended"], score = state.notes["ended"], float("inf")
+            state.method_state["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
+            values["ended"], score = state.method_state["ended"], float("inf")
         return state.eval_event({**values, "score": score})
 
 

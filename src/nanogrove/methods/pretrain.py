@@ -106,7 +106,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     batches = corpus.batches
     main: Callable[[Tensor, Batch], Loss] = weighted
     if (mixture := corpus.mixture()) is not None:
-        saved = config.adaptive and "sources" not in state.notes and config.adaptive.reference
+        saved = config.adaptive and "sources" not in state.method_state and config.adaptive.reference
         reference = plan.ranks.broadcast_from_main(partial(_reference, saved, mixture)) if saved else None
         mixing = Mixing(state, mixture, config.adaptive, reference)
         batches, main = mixing.batches, partial(by_source, sources=len(mixture.names))

@@ -90,7 +90,7 @@ def objective(rewards: Tensor) -> Objective:
 def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -> Iterator[Event]:
     """Yields `rewards` once, a `step` event a step, and `eval` ahead of those that `plan.evaluates` names."""
     size, device = state.model.config.block_size, state.model.embed.weight.device
-    state.notes["scale"] = list(scale(corpus))
+    state.method_state["scale"] = list(scale(corpus))
     if state.step == 0:
         low, high = scale(corpus)
         told = distribution(corpus.rewards[corpus.members("train")])

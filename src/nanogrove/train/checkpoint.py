@@ -5,7 +5,7 @@
 
 `heads.safetensors` is there where auxiliary heads train beside the model, which is whole without it; `kept.safetensors`
 where the method keeps tensors of its own, such as the weights it may fall back to.
-`state.json` holds the step, the method's notes, the position in the record and a checksum of every other file and of
+`state.json` holds the step, the method's state (`notes`), the position in the record and a checksum of every other file and of
 itself. A folder is written aside, flushed to disk and renamed into place, so that the old one or the new one is always
 whole; `current` moves to `prev` and `prev` to `prev2` first. Loading refuses links, unknown formats and files whose
 checksum differs, and reads nothing but safetensors and JSON: no code can hide in a checkpoint.
@@ -63,7 +63,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder}: optimizer.safetensors does not fit the model ({error})") from None
         state.step, state.tokens, state.round = (int(self.state[key]) for key in ("step", "tokens", "round"))
         state.seconds = float(self.state["seconds"])
-        state.notes, state.kept = dict(self.state["notes"]), dict(self.kept)
+        state.method_state, state.kept = dict(self.state["notes"]), dict(self.kept)
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], where: Path) -> None:
@@ -108,7 +108,7 @@ def save_checkpoint(
         "tokens": state.tokens,
         "round": state.round,
         "seconds": state.seconds,
-        "notes": state.notes,
+        "notes": state.method_state,
         **({} if state.heads is None else {"auxiliary": state.heads.config.model_dump()}),
         **extra,
         "files": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},

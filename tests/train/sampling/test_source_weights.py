@@ -168,7 +168,7 @@ def played(preset: dict[str, Any], turns: int, rows: int, loss: list[float], **a
         parts_ |= {f"share {n}": float((sources == n).mean()) for n in range(len(loss))}
         state.step = step + 1
         mixing.observe(Event("step", step + 1, parts_))
-    assert len(state.notes["sources"]["phases"]) == 2, "what is over is forgotten"
+    assert len(state.method_state["sources"]["phases"]) == 2, "what is over is forgotten"
     return weights, drawn
 
 

@@ -26,7 +26,7 @@ code released with the paper differs from it: means for sums, exp(loss) as rewar
 DoReMi: Xie et al. 2023, arXiv 2305.10429, where excess is taken token by token; here a reference's loss is that on held
 out text of the source. Nobody has shown a strategy that beats fixed weights throughout (Aioli, arXiv 2411.05735).
 
-All that is known of the past is in the state's notes, so a resumed run draws the same batches.
+All that is known of the past is in `TrainState.method_state`, so a resumed run draws the same batches.
 """
 
 import math
@@ -105,8 +105,8 @@ class Mixing:
             "turns": 0,
             "given": zeros,
             "reference": reference,
-        } | state.notes.get("sources", {})
-        state.notes["sources"] = self.history
+        } | state.method_state.get("sources", {})
+        state.method_state["sources"] = self.history
         self.start = _shares(np.array(corpus.weighted.phases[0].weights))
         self._mix()
 

@@ -166,7 +166,7 @@ def test_dpo_recovers_reward_gaps_of_bradley_terry_pairs(tmp_path: Path) -> None
     model, tokenizer = policy(tmp_path / "run")
     checkpoint, _ = load_latest(tmp_path / "run/checkpoints")
     reference = GPT(checkpoint.config).eval()
-    reference.load_state_dict(checkpoint.kept)
+    reference.load_state_dict(checkpoint.method_tensors)
     encoded = torch.tensor([tokenizer.encode("3")])
     with torch.no_grad():
         gap = 0.5 * (model(encoded)[0, -1].log_softmax(-1) - reference(encoded)[0, -1].log_softmax(-1))
@@ -239,7 +239,7 @@ def test_log_probabilities_of_held_out_pairs_are_in_the_record(tmp_path: Path) -
     assert checkpoint is not None
     evaluations = [event for event in events if event.kind == "eval" and "kl" in event.values]
     for weights, event in (
-        (checkpoint.kept, next(e for e in events if e.kind == "rewards")),
+        (checkpoint.method_tensors, next(e for e in events if e.kind == "rewards")),
         (checkpoint.model, evaluations[-1]),
     ):
         model = GPT(checkpoint.config).eval()
@@ -384,7 +384,7 @@ def test_kto_raises_the_likelihood_of_wanted_texts_where_most_are_wanted(
     assert isinstance(corpus, RewardedCorpus)
     held_out = np.concatenate([corpus.members("validation"), corpus.members("test")])
     policy, reference = models = GPT(checkpoint.config).eval(), GPT(checkpoint.config).eval()
-    for model, weights in zip(models, (checkpoint.model, checkpoint.kept), strict=True):
+    for model, weights in zip(models, (checkpoint.model, checkpoint.method_tensors), strict=True):
         model.load_state_dict(weights)
     with torch.no_grad():
         gained = log_ratio(policy, reference, corpus.batch(held_out)).numpy()

@@ -263,7 +263,7 @@ def test_an_undone_round_leaves_the_weights_and_moments_it_began_with(eventful: 
     checkpoints = tmp_path / "run" / "checkpoints"
     last = load_checkpoint(checkpoints / "current")
     assert last.state["step"] == 28
-    assert not last.kept, "what a round fell back to is dropped behind it"
+    assert not last.method_tensors, "what a round fell back to is dropped behind it"
     going = train(resolve(PRESET, [*RESUMED, "method.si_rounds=2"]), tmp_path / "again")
     for event in going:
         if event.step == 25 and event.kind == "step":

@@ -159,7 +159,7 @@ def means(losses: list[Any]) -> list[float]:
 
 @dataclass
 class _Rounds:
-    """A run under way. All that it must remember lies in `state.method_state` and `state.kept`.
+    """A run under way. All that it must remember lies in `state.method_state` and `state.method_tensors`.
 
     notes: `frontier`, hardest open difficulty; `accepted`, rounds trained on, each a name and its difficulties;
     `agreement` of the last state kept; `firmest` agreement and `least` loss of all states kept; `strict`, times the
@@ -286,7 +286,7 @@ class _Rounds:
                 f"weights/{name}": parameter for name, parameter in state.named_parameters()
             }
             kept_tensors |= {f"moments/{key}": value for key, value in optimizer_tensors(state).items()}
-            state.kept = {key: value.detach().clone() for key, value in kept_tensors.items()}
+            state.method_tensors = {key: value.detach().clone() for key, value in kept_tensors.items()}
 
     def unready(self) -> str | None:
         """Why the rounds had better not begin, None where they may: a base that is no base."""
@@ -423,8 +423,10 @@ class _Rounds:
             yield event
             with torch.no_grad():
                 for name, parameter in state.named_parameters():
-                    parameter.copy_(state.kept[f"weights/{name}"])
-            moments = {k.removeprefix("moments/"): v for k, v in state.kept.items() if k.startswith("moments/")}
+                    parameter.copy_(state.method_tensors[f"weights/{name}"])
+            moments = {
+                k.removeprefix("moments/"): v for k, v in state.method_tensors.items() if k.startswith("moments/")
+            }
             load_optimizer_tensors(state, moments)
             notes["strict"] += 1
             more = notes["strict"] <= config.retries and config.voters > 1 and state.step < self.plan.steps
@@ -432,7 +434,7 @@ class _Rounds:
                 notes["ended"] = told["ended"] = f"{reason}, and no retry is left"
             values = {"round": current["round"], "difficulties": current["difficulties"], "reason": reason}
             yield Event("alarm", state.step, {**values, "retry": more})
-        state.kept = {}
+        state.method_tensors = {}
         del notes["current"]
         told |= {"accepted": reason is None, "frontier": notes["frontier"]}
         told["loss"] = means(losses)

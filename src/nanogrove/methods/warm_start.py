@@ -49,9 +49,9 @@ def reference_model(state: TrainState) -> GPT:
 
     The optimizer begins anew then: moments of one objective say nothing of another.
     """
-    if not state.kept:
-        state.kept = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}
+    if not state.method_tensors:
+        state.method_tensors = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}
         state.optimizer.state.clear()
     model = GPT(state.model.config).to(state.model.embed.weight.device).eval().requires_grad_(False)
-    model.load_state_dict(state.kept)
+    model.load_state_dict(state.method_tensors)
     return model

@@ -16,7 +16,7 @@ from nanogrove.train.optim.optimizer import Optimizer
 class TrainState:
     """Everything a step changes. `seconds` is time spent training, over all sessions of a run.
 
-    `method_state` (JSON) and `kept` (tensors) are the method's own: what it must know to go on from a checkpoint.
+    `method_state` (JSON) and `method_tensors` (tensors) are the method's own: what it must know to go on from a checkpoint.
     """
 
     model: GPT
@@ -26,7 +26,7 @@ class TrainState:
     round: int = 0  # generation, or self-improvement round
     seconds: float = 0.0
     method_state: dict[str, Any] = field(default_factory=dict)
-    kept: dict[str, Tensor] = field(default_factory=dict)
+    method_tensors: dict[str, Tensor] = field(default_factory=dict)
     heads: Heads | None = None  # what trains beside the model
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

@@ -63,7 +63,7 @@ def test_lines_end_with_a_reward_behind_the_last_bar(tmp_path: Path) -> None:
 def test_prompts_and_filling_have_no_weight(tmp_path: Path) -> None:
     corpus = rewarded(written(tmp_path, "jsonl"), prompt="q")
     rows = np.array([0, 25, 117])
-    batch = corpus.batch(rows)
+    batch = corpus.batch_of(rows)
     for place, row in enumerate(rows):
         prompt, text, _ = ROWS[row]
         counted = batch.targets[place][batch.mask[place]].tolist()

@@ -179,7 +179,7 @@ def learn(model: GPT, corpus: Any, steps: int, rate: float = 1e-2) -> None:
     """Plain training, without a word from nanogrove's own loop."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     for step in range(steps):
-        batch = corpus.batches(step)
+        batch = corpus.batch(step)
         loss = (model(batch.tokens, batch.targets) * batch.mask).sum() / batch.mask.sum()
         optimizer.zero_grad()
         loss.backward()

@@ -233,7 +233,7 @@ def test_log_probabilities_of_held_out_pairs_are_in_the_record(tmp_path: Path) -
     values["train"]["batch_size"], values["evaluate"]["every"], values["model"]["block_size"] = 8, 3, 12
     events = trained(values, tmp_path / "run")
     corpus = build(resolve(values)).corpus
-    batch = corpus.batch(corpus.members("validation"))
+    batch = corpus.batch_of(corpus.members("validation"))
     assert len(batch.tokens) > 8, "more than one batch"
     checkpoint, _ = load_latest(tmp_path / "run/checkpoints")
     assert checkpoint is not None
@@ -387,7 +387,7 @@ def test_kto_raises_the_likelihood_of_wanted_texts_where_most_are_wanted(
     for model, weights in zip(models, (checkpoint.model, checkpoint.method_tensors), strict=True):
         model.load_state_dict(weights)
     with torch.no_grad():
-        gained = log_ratio(policy, reference, corpus.batch(held_out)).numpy()
+        gained = log_ratio(policy, reference, corpus.batch_of(held_out)).numpy()
     wanted = corpus.rewards[held_out] == 1
     assert (~wanted).sum() >= 5
     assert gained[wanted].mean() > 0

@@ -108,7 +108,7 @@ def test_each_voter_trains_on_the_same_labels_in_batches_of_its_own(
 ) -> None:
     labelled(monkeypatch, copied)
     made: list[tuple[int, Any]] = []
-    honest = Mixture.batches
+    honest = Mixture.batch
 
     def watched(self: Mixture, step: int) -> Any:
         batch = honest(self, step)

@@ -30,20 +30,20 @@ def corpus(batch_size: int = 8, **settings: object) -> GrammarCorpus:
 
 def test_a_batch_is_the_sequence_behind_an_end_of_text() -> None:
     made = corpus(targets="all")
-    batch = made.batches(7)
+    batch = made.batch(7)
     assert (batch.tokens[:, 0] == made.tokenizer.end).all()
     assert torch.equal(batch.tokens[:, 1:], batch.targets[:, :-1])
     assert torch.equal(batch.targets, made.grammar.sample(8, 7))
-    assert torch.equal(made.batches(7).tokens, batch.tokens)
-    assert not torch.equal(made.batches(8).tokens, batch.tokens)
+    assert torch.equal(made.batch(7).tokens, batch.tokens)
+    assert not torch.equal(made.batch(8).tokens, batch.tokens)
     assert batch.mask.all()
     assert (batch.weight == 1).all()
-    assert corpus(targets="last").batches(0).mask.tolist() == [[0, 0, 0, 1]] * 8
+    assert corpus(targets="last").batch(0).mask.tolist() == [[0, 0, 0, 1]] * 8
 
 
 def test_a_fixed_training_set_is_read_once_an_epoch_in_new_orders() -> None:
     made = corpus(training_set=24)
-    epochs = [torch.cat([made.batches(3 * epoch + n).targets for n in range(3)]) for epoch in range(2)]
+    epochs = [torch.cat([made.batch(3 * epoch + n).targets for n in range(3)]) for epoch in range(2)]
     assert made.windows_per_epoch == 24
     for epoch in epochs:
         assert sorted(epoch.tolist()) == sorted(made.grammar.sample(24).tolist())
@@ -54,7 +54,7 @@ def test_splits_are_drawn_from_seeds_of_their_own() -> None:
     made = corpus(batch_size=60, v=16)
     validation, test = (next(made.windows(split)).targets for split in ("validation", "test"))
     assert not torch.equal(validation, test)
-    assert not torch.equal(validation, made.batches(0).targets)
+    assert not torch.equal(validation, made.batch(0).targets)
     assert sum(len(batch.targets) for batch in made.windows("validation", limit=40)) == 10
 
 

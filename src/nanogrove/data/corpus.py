@@ -51,7 +51,7 @@ class Corpus(Protocol):
     def windows_per_epoch(self) -> int | None:
         """Windows in one pass over the training split; None where every batch is fresh."""
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`; pure, so that any process can compute any batch."""
 
     def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:

@@ -280,7 +280,7 @@ class RewardedCorpus:
         drawn: np.ndarray = (groups[index][:, None] * self.size + np.arange(self.size)).ravel()
         return drawn
 
-    def batch(self, rows: np.ndarray, weight: Tensor | None = None) -> Batch:
+    def batch_of(self, rows: np.ndarray, weight: Tensor | None = None) -> Batch:
         """The batch `[B, W]` of some rows, texts scored, each by its `weight [B]`, 1 when left out."""
         chosen = torch.from_numpy(rows)
         tokens = self.tokens[chosen]
@@ -307,9 +307,9 @@ class RewardedCorpus:
         mask = (target >= starts[:, None]) & (target < stops[:, None])
         return Batch.uniform(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), mask)
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`, all texts alike: what imitates the data."""
-        return self.batch(self.drawn(step))
+        return self.batch_of(self.drawn(step))
 
     def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
         """Nothing: rows that cannot be used are in `describe`."""
@@ -322,7 +322,7 @@ class RewardedCorpus:
         """The rows of a split, or evenly spread ones of about `limit` tokens."""
         rows = self._spread(split, limit)
         for first in range(0, len(rows), self.batch_size):
-            yield self.batch(rows[first : first + self.batch_size])
+            yield self.batch_of(rows[first : first + self.batch_size])
 
     def _spread(self, split: str, limit: int | None) -> np.ndarray:
         rows = self.members(split)

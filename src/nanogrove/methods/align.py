@@ -101,10 +101,10 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
                 row.setdefault("ended", len(corpus.tokenizer.encode(row["text"])) < config.tokens)
         mixed = Mixed(corpus, rows, config.replay, plan.seed, number)
         phase = plan.phase(start, start + config.steps_per_round, config.rate)
-        for event in fit(state, mixed.batches, objective_of(state, plan), phase):
+        for event in fit(state, mixed.batch, objective_of(state, plan), phase):
             if event.step == phase.steps:
                 yield from _judged(state, corpus, plan, config, reference, name)
-                yield from auxiliary.told(state, corpus, mixed.batches, plan)
+                yield from auxiliary.told(state, corpus, mixed.batch, plan)
             yield event
 
 
@@ -123,7 +123,7 @@ def written(
     generator = random(seed, "align", *(prompts or purpose).encode())
     starts: list[Tensor] = []
     while sum(map(len, starts)) < config.texts:
-        starts.append(corpus.batches(int(generator.integers(1 << 40))).tokens[:, : config.prompt])
+        starts.append(corpus.batch(int(generator.integers(1 << 40))).tokens[:, : config.prompt])
     tokens = torch.cat(starts)[: config.texts].to(model.embed.weight.device)
     with torch.inference_mode():
         new = decoding.generate(
@@ -156,9 +156,9 @@ class Mixed:
             self.tokens[place, : len(whole)] = whole
             self.mask[place, max(len(prompt) - 1, 0) : len(whole) - 1] = True
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`: its last rows are kept texts, drawn evenly, as `extra["kept"] [B]` says."""
-        batch = self.corpus.batches(step)
+        batch = self.corpus.batch(step)
         count = len(batch.tokens) - round(self.replay * len(batch.tokens))
         drawn = torch.from_numpy(random(self.seed, "kept", self.number, step).integers(len(self.tokens), size=count))
         kept, old = self.tokens[drawn], len(batch.tokens) - count

@@ -240,7 +240,7 @@ class _Evolution:
             )
             began = state.seconds
             phase = replace(self.plan.until(end, factor), tolerate_diverged_members=True)
-            for event in fit_members(state, self.corpus.batches, phase):
+            for event in fit_members(state, self.corpus.batch, phase):
                 if event.step == end:
                     yield from self.generation(state.seconds - began)
                 elif self.plan.evaluates(event.step):
@@ -261,7 +261,7 @@ class _Evolution:
         scores = samples.mean(1).nan_to_num(torch.inf, torch.inf).tolist()
         events = [state.eval_event({**values, "score": scores})]
         if plan.ranks.first:
-            events += auxiliary.told(state, self.corpus, self.corpus.batches, plan)
+            events += auxiliary.told(state, self.corpus, self.corpus.batch, plan)
         return events, samples
 
     def generation(self, trained: float) -> Iterator[Event]:

@@ -132,10 +132,10 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     if state.method_state.get("ended"):
         return
     objective = learner.objective if state.heads is None else objective_of(state, phase)
-    for event in fit(state, learner.batches, objective, phase):
+    for event in fit(state, learner.batch, objective, phase):
         if plan.evaluates(event.step):
             yield learner.evaluation()
-            yield from auxiliary.told(state, corpus, learner.batches, phase)
+            yield from auxiliary.told(state, corpus, learner.batch, phase)
         yield event
         if state.method_state.get("ended"):
             return
@@ -144,7 +144,7 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
 def rehearse(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config, further: bool) -> Iterator[Event]:
     """Yields the events of imitating all texts, or of the algorithm from its first step on."""
     if further:
-        return fit(state, corpus.batches, objective_of(state, plan), plan)
+        return fit(state, corpus.batch, objective_of(state, plan), plan)
     state.step = num_steps(config, 0)
     return run(state, corpus, plan, config)
 
@@ -214,13 +214,13 @@ class _Learner:
             )
         return torch.cat(found).numpy()
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step` of the algorithm."""
-        return self.batch(self.corpus.drawn(step, self.kept["train"]))
+        return self.batch_of(self.corpus.drawn(step, self.kept["train"]))
 
-    def batch(self, rows: np.ndarray) -> Batch:
+    def batch_of(self, rows: np.ndarray) -> Batch:
         """Rows with their weights; for kto, followed by mismatched ones."""
-        batch = self.corpus.batch(rows, torch.from_numpy(self.weights[rows]))
+        batch = self.corpus.batch_of(rows, torch.from_numpy(self.weights[rows]))
         if self.config.algorithm != "kto":
             return batch
         return kto_batch(batch, torch.from_numpy(self.wanted[rows]), self.corpus.mismatched(rows))
@@ -241,7 +241,7 @@ class _Learner:
         size = max(self.corpus.batch_size // 2 * 2, 2)
         losses, parts, counts = [], [], []
         for first in range(0, len(rows), size):
-            batch = self.batch(rows[first : first + size]).to(device)
+            batch = self.batch_of(rows[first : first + size]).to(device)
             loss = self.objective(model, batch)
             losses.append(float(loss.total))
             parts.append({name: float(part) for name, part in loss.parts.items()})

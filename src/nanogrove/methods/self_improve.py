@@ -143,7 +143,7 @@ def rehearse(state: TrainState, corpus: TaskCorpus, plan: Plan, config: Config, 
         reached = min(config.target(base), config.model_copy(update={"to": None}).target(base))
         width = corpus.task.longest((base + 1 + reached) // 2)
     mixed = Mixture(corpus, config.voters, width, [], None, 0.0)
-    return fit_members(state, mixed.batches, plan)
+    return fit_members(state, mixed.batch, plan)
 
 
 def agreements(survey: committee.Survey) -> dict[str, float]:
@@ -193,7 +193,7 @@ class _Rounds:
         """Trains on true answers of base difficulties; the control does so to the end of the run."""
         phase = self.plan.phase(0, end)
         taught = Mixture(self.corpus, self.config.voters, self.corpus.length, [], None, 0.0)
-        for event in fit_members(self.state, taught.batches, phase):
+        for event in fit_members(self.state, taught.batch, phase):
             past = event.step - self.begin
             if past >= 0 and past % self.config.si_iter == 0:
                 hardest = self.config.target(self.corpus.base[1]) if past else self.corpus.base[1]
@@ -222,7 +222,7 @@ class _Rounds:
         newest = self.read(current["name"]) if current["rows"] else None
         mixed = Mixture(self.corpus, config.voters, width, older, newest, config.newest)
         phase = self.plan.phase(start, start + config.si_iter, config.si_rate)
-        for event in fit_members(state, mixed.batches, phase):
+        for event in fit_members(state, mixed.batch, phase):
             if event.step == phase.steps:
                 yield from self.heads(mixed)
                 yield from self.judge([*older, newest] if newest else older)
@@ -231,7 +231,7 @@ class _Rounds:
     def heads(self, taught: Mixture) -> Iterator[Event]:
         """What auxiliary heads have learned, if there are any."""
         if self.plan.ranks.first:
-            yield from auxiliary.told(self.state, self.corpus, taught.batches, self.plan)
+            yield from auxiliary.told(self.state, self.corpus, taught.batch, self.plan)
 
     # Labels.
 

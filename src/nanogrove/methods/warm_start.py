@@ -36,11 +36,11 @@ def pretrained(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None,
     if saved is not None and state.step == 0:
         state.model.load_state_dict(saved_weights(saved, corpus, state.model.config))
     phase = plan.phase(0, steps)
-    for event in fit(state, corpus.batches, objective_of(state, plan), phase):
+    for event in fit(state, corpus.batch, objective_of(state, plan), phase):
         if plan.evaluates(event.step):
             values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
             yield state.eval_event({**values, "score": torch.inf})
-            yield from auxiliary.told(state, corpus, corpus.batches, plan)
+            yield from auxiliary.told(state, corpus, corpus.batch, plan)
         yield event
 
 

@@ -114,7 +114,7 @@ class GrammarCorpus:
             self.sequences = independent(grammar, config.training_set, config.held_out)
         self._truths: dict[tuple[str, int], list[Tensor]] = {}
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`, a pure function of the seeds and the step."""
         training = self.sequences.get("train")
         if training is None:

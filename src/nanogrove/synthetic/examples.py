@@ -209,7 +209,7 @@ class TaskCorpus:
         texts = np.ascontiguousarray(symbols).view(f"<U{ids.shape[1]}")[:, 0].tolist()  # drops trailing _END
         return [text if whole else None for text, whole in zip(texts, good.tolist(), strict=True)]
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`, a pure function of the seed and the step."""
         return self.rows(self.draw(step, self.batch_size), self.length).batch()
 
@@ -293,7 +293,7 @@ class Mixture:
         parts = np.array([corpus.base[1] - corpus.base[0] + 1, *[1] * len(older)])
         self.parts = parts / parts.sum()
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`, a pure function of the seed, the step and the labels."""
         drawn, sets = [], []
         for member in range(self.members):

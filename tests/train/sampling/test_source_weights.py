@@ -161,7 +161,7 @@ def played(preset: dict[str, Any], turns: int, rows: int, loss: list[float], **a
     generator, weights, drawn = np.random.default_rng(0), [], []
     for step in range(turns):
         weights.append(mixing.weights.tolist())
-        sources = mixing.batches(step).source.numpy()
+        sources = mixing.batch(step).source.numpy()
         losses = generator.normal(np.array(loss)[sources], 0.2)
         drawn.append(list(zip(sources.tolist(), losses.tolist(), strict=True)))
         parts_ = {f"nll {n}": float(losses[sources == n].sum() / len(sources)) for n in range(len(loss))}
@@ -211,7 +211,7 @@ def test_bounds_hold_and_shares_sum_to_one(weights: list, least: float, most: fl
 
 def test_the_loss_of_each_source_is_that_of_its_own_tokens(preset: dict) -> None:
     parts = build(resolve(preset))
-    batch = parts.corpus.batches(0)
+    batch = parts.corpus.batch(0)
     batch.mask[0, :5] = False
     model = GPT(parts.model_on_data).initialize(0)
     found = by_source(model(batch.tokens, batch.targets), batch, 2)

@@ -77,7 +77,7 @@ class TextCorpus:
             return sequential(number, reaches, [partial(source.epoch, self.length) for source in self.sources])
         return round_robin(number, len(self.sources))
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`, a pure function of (seed, step)."""
         return self._batch(*self.assign(np.arange(step * self.batch_size, (step + 1) * self.batch_size)))
 

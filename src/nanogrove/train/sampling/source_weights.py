@@ -129,9 +129,9 @@ class Mixing:
         """The weights as they are, which sum to one."""
         return _shares(np.array(self.history["phases"][-1][1]))
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step` under the weights as they are."""
-        return self.corpus.batches(step) if self.config is None else self.corpus.mixed(step, self.mixture)
+        return self.corpus.batch(step) if self.config is None else self.corpus.mixed(step, self.mixture)
 
     def observe(self, event: Event) -> None:
         """Takes the losses by source out of a `step` event."""

@@ -115,7 +115,7 @@ def test_each_voter_trains_on_the_same_labels_in_batches_of_its_own(
         made.append((step, batch))
         return batch
 
-    monkeypatch.setattr(Mixture, "batches", watched)
+    monkeypatch.setattr(Mixture, "batch", watched)
     events = trained(tmp_path / "run")
     assert len({tuple(e.values["loss"]) for e in of(events, "step")}) == 32
     for step, batch in made:

@@ -52,10 +52,10 @@ def test_a_fixed_training_set_is_read_once_an_epoch_in_new_orders() -> None:
 
 def test_splits_are_drawn_from_seeds_of_their_own() -> None:
     made = corpus(batch_size=60, v=16)
-    validation, test = (next(made.windows(split)).targets for split in ("validation", "test"))
+    validation, test = (next(made.eval_batches(split)).targets for split in ("validation", "test"))
     assert not torch.equal(validation, test)
     assert not torch.equal(validation, made.batch(0).targets)
-    assert sum(len(batch.targets) for batch in made.windows("validation", limit=40)) == 10
+    assert sum(len(batch.targets) for batch in made.eval_batches("validation", limit=40)) == 10
 
 
 @pytest.mark.parametrize("targets", ["last", "all"])
@@ -89,7 +89,7 @@ def test_tokens_are_written_as_numbers() -> None:
 def test_the_truth_is_that_of_the_windows(config: RLMConfig | RHMConfig) -> None:
     made = make_corpus(config, 4, 16, seed=0)
     assert isinstance(made, GrammarCorpus)
-    for batch, truth in zip(made.windows("validation", 100), made.truth("validation", 100), strict=True):
+    for batch, truth in zip(made.eval_batches("validation", 100), made.truth("validation", 100), strict=True):
         expected = made.grammar.next_token_log_probs(batch.targets)
         found = truth.double().gather(-1, batch.targets[..., None])[..., 0].log()
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -114,7 +114,7 @@ class Oracle(nn.Module):
 def test_the_truth_itself_has_no_excess(targets: str) -> None:
     made = corpus(targets=targets)
     truths = list(made.truth("validation"))
-    score, _ = against_truth(Oracle(truths, 1.0), made.windows("validation"), iter(truths))  # type: ignore[arg-type]
+    score, _ = against_truth(Oracle(truths, 1.0), made.eval_batches("validation"), iter(truths))  # type: ignore[arg-type]
     assert score["excess"] == pytest.approx(0, abs=1e-6)
     assert score["kl"] == pytest.approx([0] * len(score["positions"]), abs=1e-6)
     assert score["accuracy"] == score["bayes_accuracy"]
@@ -124,10 +124,10 @@ def test_the_truth_itself_has_no_excess(targets: str) -> None:
 def test_figures_against_the_truth_equal_their_definitions() -> None:
     made = corpus(targets="all", beta=1.0)
     truths = list(made.truth("validation"))
-    score, _ = against_truth(Oracle(truths, 0.5), made.windows("validation"), iter(truths))  # type: ignore[arg-type]
+    score, _ = against_truth(Oracle(truths, 0.5), made.eval_batches("validation"), iter(truths))  # type: ignore[arg-type]
     p = torch.cat(truths).numpy().astype(float)
     q = p**0.5 / (p**0.5).sum(-1, keepdims=True)
-    x = torch.cat([batch.targets for batch in made.windows("validation")]).numpy()
+    x = torch.cat([batch.targets for batch in made.eval_batches("validation")]).numpy()
     rows, places = np.indices(x.shape)
     gap = (np.log(p) - np.log(q))[rows, places, x].mean(1)
     assert score["loss"] == pytest.approx(-np.log(q)[rows, places, x].mean(), abs=1e-5)

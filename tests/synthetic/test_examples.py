@@ -39,7 +39,7 @@ def spelled(made: TaskCorpus, tokens: torch.Tensor) -> str:
 @pytest.mark.parametrize("task", TASKS)
 def test_answers_and_their_end_are_scored_and_nothing_else(task: str) -> None:
     made = corpus(task, options=TASKS[task])
-    for batch in (made.batch(5), next(made.windows("validation"))):
+    for batch in (made.batch(5), next(made.eval_batches("validation"))):
         assert batch.tokens.shape == (8, made.length)
         for tokens, targets, mask in zip(batch.tokens, batch.targets, batch.mask, strict=True):
             row = spelled(made, torch.cat([tokens[:1], targets]))
@@ -75,12 +75,12 @@ def test_splits_are_fixed_and_of_all_difficulties() -> None:
     made = corpus(held_out=10)
     seen = {}
     for split in ("validation", "test"):
-        rows = torch.cat([batch.tokens for batch in made.windows(split)])
+        rows = torch.cat([batch.tokens for batch in made.eval_batches(split)])
         assert len(rows) == 40
-        assert torch.equal(rows, torch.cat([batch.tokens for batch in made.windows(split)]))
+        assert torch.equal(rows, torch.cat([batch.tokens for batch in made.eval_batches(split)]))
         seen[split] = {spelled(made, row) for row in rows[20:]}  # of three and four digits, which seldom coincide
     assert seen["validation"] != seen["test"]
-    few = torch.cat([batch.mask for batch in made.windows("validation", limit=4 * made.length)])
+    few = torch.cat([batch.mask for batch in made.eval_batches("validation", limit=4 * made.length)])
     assert (few != 0).sum(1).tolist() == [2, 3, 4, 5], "a limit takes evenly from all difficulties"
 
 

@@ -318,7 +318,7 @@ class RewardedCorpus:
     def mixture(self) -> None:
         """Its sequences are of one source."""
 
-    def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+    def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The rows of a split, or evenly spread ones of about `limit` tokens."""
         rows = self._spread(split, limit)
         for first in range(0, len(rows), self.batch_size):

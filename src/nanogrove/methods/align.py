@@ -183,7 +183,7 @@ def _judged(
     """How the model writes and what it still knows behind a round."""
     samples, scores = _fresh(state.model, corpus, config, plan, f"{name} after")
     values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
-    values["kl"] = divergence(state.model, reference, corpus.windows("validation", plan.evaluate_tokens))
+    values["kl"] = divergence(state.model, reference, corpus.eval_batches("validation", plan.evaluate_tokens))
     score = REWARD.cost(sum(scores) / len(scores))
     if config.kl_cap is not None and values["kl"] > config.kl_cap:
         state.method_state["ended"] = values["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"

@@ -290,7 +290,7 @@ class _Evolution:
     @torch.inference_mode()
     def diversity(self) -> dict[str, float]:
         """How far members are apart on average, in weights and in what they predict."""
-        batch = next(self.corpus.windows("validation", COMPARED)).to(self.state.model.embed.weight.device)
+        batch = next(self.corpus.eval_batches("validation", COMPARED)).to(self.state.model.embed.weight.device)
         config = self.state.model.config  # their distributions must fit in memory, of all members
         places = min(COMPARED, LOGITS // (self.config.population_size * (config.vocab_size or 1)))
         rows = max(places // batch.tokens.shape[-1], 1)

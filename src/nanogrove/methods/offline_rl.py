@@ -254,7 +254,9 @@ class _Learner:
         """Objective, plain loss and KL on held-out texts; past `kl_cap` no score counts, and training ends."""
         state, corpus, config = self.state, self.corpus, self.config
         values = evaluate_split(state.model, corpus, "validation", self.plan.evaluate_tokens)
-        values["kl"] = divergence(state.model, self.reference, corpus.windows("validation", self.plan.evaluate_tokens))
+        values["kl"] = divergence(
+            state.model, self.reference, corpus.eval_batches("validation", self.plan.evaluate_tokens)
+        )
         state.model.eval()
         score, parts = self.measured(state.model)
         values |= parts

@@ -149,7 +149,7 @@ class GrammarCorpus:
     def mixture(self) -> None:
         """Its sequences are of one source."""
 
-    def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+    def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The sequences of a split, or as many as make about `limit` tokens; of an endless training split the first."""
         for rows in torch.split(self._sequences(split, limit), self.batch_size):
             yield self._batch(rows)
@@ -159,7 +159,7 @@ class GrammarCorpus:
         return torch.arange(len(self._sequences(split, limit)))
 
     def truth(self, split: str, limit: int | None = None) -> Iterator[Tensor]:
-        """The exact p(x_t | x_<t) `[B, T, V]` for each batch of `windows`; computed once a split, kept in float32."""
+        """The exact p(x_t | x_<t) `[B, T, V]` for each batch of `eval_batches`, float32; computed once per split."""
         sequences = self._sequences(split, limit)
         key = (split, len(sequences))
         if key not in self._truths:

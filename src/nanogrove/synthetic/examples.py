@@ -220,7 +220,7 @@ class TaskCorpus:
     def mixture(self) -> None:
         """Its examples are of one source."""
 
-    def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+    def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The examples of a split, `held_out` of each base difficulty, or evenly spread ones of about `limit` tokens.
 
         Train examples are fresh at every step; its split is as many of the same kind.

@@ -16,7 +16,7 @@ from nanogrove.train.optim.optimizer import Optimizer
 class TrainState:
     """Everything a step changes. `seconds` is time spent training, over all sessions of a run.
 
-    `method_state` (JSON) and `method_tensors` (tensors) are the method's own: what it must know to go on from a checkpoint.
+    `method_state` (JSON) and `method_tensors` are what the method must know to go on from a checkpoint.
     """
 
     model: GPT

@@ -144,9 +144,9 @@ def test_ranks_read_parts_of_the_same_global_batch(corpus: partial[TextCorpus]) 
 
 def test_validation_covers_every_source_and_says_which(corpus: partial[TextCorpus]) -> None:
     made = corpus()
-    found = {source for batch in made.windows("validation", 100) for source in batch.source.tolist()}
+    found = {source for batch in made.eval_batches("validation", 100) for source in batch.source.tolist()}
     assert found == {0, 1, 2}
-    whole = list(made.windows("validation"))
+    whole = list(made.eval_batches("validation"))
     tokens = [source.count("validation") for source in made.sources]
     assert sum(int(batch.mask.sum()) for batch in whole) == sum(tokens) - 3
     for batch in whole:

@@ -132,9 +132,9 @@ def test_permuted_is_a_permutation(size: int) -> None:
 
 def test_windows_cover_a_split_without_overlap(folder: Path) -> None:
     made = corpus(folder)
-    targets = [t for batch in made.windows("validation") for row in batch.targets.tolist() for t in row]
+    targets = [t for batch in made.eval_batches("validation") for row in batch.targets.tolist() for t in row]
     assert targets == everything(made, "validation")[1:].tolist()
-    some = sum(int(batch.mask.sum()) for batch in made.windows("validation", 100))
+    some = sum(int(batch.mask.sum()) for batch in made.eval_batches("validation", 100))
     assert 100 <= some <= 220
 
 

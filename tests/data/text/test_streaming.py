@@ -85,7 +85,7 @@ def test_batches_of_a_stream_are_those_of_the_whole(slowly: None, source: Path) 
     whole = TextCorpus(config(source), 16, 8, seed=3)
     for step in range(449, -1, -1):
         assert whole.batch(step).tokens.equal(batches[step].tokens)
-    held = [[b.tokens.tolist() for b in made.windows("validation", 200)] for made in (growing, whole)]
+    held = [[b.tokens.tolist() for b in made.eval_batches("validation", 200)] for made in (growing, whole)]
     assert held[0] == held[1]
     assert growing.describe()["fingerprint"] == whole.describe()["fingerprint"]
 

@@ -277,7 +277,7 @@ def test_excess_is_over_a_reference_of_the_same_vocabulary(preset: dict, tmp_pat
     parts = build(resolve(preset))
     model = GPT(parts.model_on_data).initialize(0)
     held = reference_losses(model, parts.corpus, 10_000)  # type: ignore[arg-type]
-    mine = (batch for batch in parts.corpus.windows("validation") if batch.source[0] == 0)
+    mine = (batch for batch in parts.corpus.eval_batches("validation") if batch.source[0] == 0)
     direct = [float(model(batch.tokens, batch.targets).detach().mean()) for batch in mine]
     assert held[0] == pytest.approx(np.mean(direct), rel=0.02)
     assert told[0]["weights"][1] > 0.5, "noise is as hard for the reference; one letter is still to be learned"

@@ -105,7 +105,7 @@ class TextCorpus:
             windows[mine] = self.sources[source].train(places[mine], self.length, self.seed)
         return batch_of(windows, sources)
 
-    def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+    def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """Batches that cover `split` of one source after the other without overlap, the last window of each shorter;
         with `limit`, evenly spread windows of about that many tokens in all. Of a training split that is still being
         read, what is there. Raises DataError for a split that holds nothing."""
@@ -120,7 +120,7 @@ class TextCorpus:
                     yield batch_of(source.read(split, np.array([row * size]), count - row * size), np.array([number]))
 
     def _chosen(self, split: str, limit: int | None) -> list[tuple[int, np.ndarray]]:
-        """Of each source the tokens of a split, and the numbers of the windows that `windows` reads."""
+        """Of each source the tokens of a split, and the numbers of the windows that `eval_batches` reads."""
         size = self.length
         tokens = [source.count(split, 0 if split == "train" else None) for source in self.sources]
         if max(tokens) < 2:
@@ -136,7 +136,7 @@ class TextCorpus:
         return found
 
     def documents(self, split: str, limit: int | None = None) -> torch.Tensor:
-        """The document in which each sequence of `windows` begins, numbered through all sources.
+        """The document in which each sequence of `eval_batches` begins, numbered through all sources.
 
         A source that was split by position holds out a stretch of text of few documents, of which others were trained
         on from their beginning: there it is one of `STRETCHES` equal stretches, longer than what neighbours share.

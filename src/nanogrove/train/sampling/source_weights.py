@@ -285,7 +285,7 @@ def reference_losses(model: nn.Module, corpus: MixedCorpus, limit: int) -> list[
     """A model's mean NLL on held-out text of each source, on about `limit` tokens in all; NaN where one has none."""
     device = next(model.parameters()).device
     sums, counts = np.zeros(len(corpus.names)), np.zeros(len(corpus.names))
-    for batch in corpus.windows("validation", limit):
+    for batch in corpus.eval_batches("validation", limit):
         nll = model(batch.tokens.to(device), batch.targets.to(device)).double().cpu()
         for source in sorted(set(batch.source.tolist())):
             mine = batch.source == source

@@ -89,7 +89,9 @@ def test_tokens_are_written_as_numbers() -> None:
 def test_the_truth_is_that_of_the_windows(config: RLMConfig | RHMConfig) -> None:
     made = make_corpus(config, 4, 16, seed=0)
     assert isinstance(made, GrammarCorpus)
-    for batch, truth in zip(made.eval_batches("validation", 100), made.truth("validation", 100), strict=True):
+    for batch, truth in zip(
+        made.eval_batches("validation", 100), made.true_distributions("validation", 100), strict=True
+    ):
         expected = made.grammar.next_token_log_probs(batch.targets)
         found = truth.double().gather(-1, batch.targets[..., None])[..., 0].log()
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -113,7 +115,7 @@ class Oracle(nn.Module):
 @pytest.mark.parametrize("targets", ["last", "all"])
 def test_the_truth_itself_has_no_excess(targets: str) -> None:
     made = corpus(targets=targets)
-    truths = list(made.truth("validation"))
+    truths = list(made.true_distributions("validation"))
     score, _ = against_truth(Oracle(truths, 1.0), made.eval_batches("validation"), iter(truths))  # type: ignore[arg-type]
     assert score["excess"] == pytest.approx(0, abs=1e-6)
     assert score["kl"] == pytest.approx([0] * len(score["positions"]), abs=1e-6)
@@ -123,7 +125,7 @@ def test_the_truth_itself_has_no_excess(targets: str) -> None:
 
 def test_figures_against_the_truth_equal_their_definitions() -> None:
     made = corpus(targets="all", beta=1.0)
-    truths = list(made.truth("validation"))
+    truths = list(made.true_distributions("validation"))
     score, _ = against_truth(Oracle(truths, 0.5), made.eval_batches("validation"), iter(truths))  # type: ignore[arg-type]
     p = torch.cat(truths).numpy().astype(float)
     q = p**0.5 / (p**0.5).sum(-1, keepdims=True)

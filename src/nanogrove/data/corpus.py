@@ -60,7 +60,7 @@ class Corpus(Protocol):
     def documents(self, split: str, limit: int | None = None) -> Tensor:
         """The document of each sequence of `eval_batches`, `[N]` int64: scores on two documents are independent."""
 
-    def truth(self, split: str, limit: int | None = None) -> Iterator[Tensor] | None:
+    def true_distributions(self, split: str, limit: int | None = None) -> Iterator[Tensor] | None:
         """The exact distribution of each target `[B, T, V]`, by batch of `eval_batches`; None where nobody knows it."""
 
     def describe(self) -> dict[str, Any]:

@@ -342,7 +342,7 @@ class RewardedCorpus:
             found.append(numbers.setdefault(key, len(numbers)))
         return torch.tensor(found)
 
-    def truth(self, split: str, limit: int | None = None) -> None:
+    def true_distributions(self, split: str, limit: int | None = None) -> None:
         """Nobody writes down the distribution of texts."""
 
     def describe(self) -> dict[str, Any]:

@@ -158,7 +158,7 @@ class GrammarCorpus:
         """Each sequence is drawn by itself."""
         return torch.arange(len(self._sequences(split, limit)))
 
-    def truth(self, split: str, limit: int | None = None) -> Iterator[Tensor]:
+    def true_distributions(self, split: str, limit: int | None = None) -> Iterator[Tensor]:
         """The exact p(x_t | x_<t) `[B, T, V]` for each batch of `eval_batches`, float32; computed once per split."""
         sequences = self._sequences(split, limit)
         key = (split, len(sequences))

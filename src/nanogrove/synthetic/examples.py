@@ -246,7 +246,7 @@ class TaskCorpus:
         numbers: dict[str, int] = {}
         return torch.tensor([numbers.setdefault(p, len(numbers)) for p, _ in self._pairs(split, limit)])
 
-    def truth(self, split: str, limit: int | None = None) -> None:
+    def true_distributions(self, split: str, limit: int | None = None) -> None:
         """Nobody writes down the distribution of a task's answers."""
 
     def describe(self) -> dict[str, Any]:

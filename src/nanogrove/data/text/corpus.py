@@ -151,7 +151,7 @@ class TextCorpus:
             before = int(numbers[-1].max(initial=before)) + 1
         return torch.from_numpy(np.concatenate(numbers))
 
-    def truth(self, split: str, limit: int | None = None) -> None:
+    def true_distributions(self, split: str, limit: int | None = None) -> None:
         """Nobody knows the distribution of a text."""
 
     def bytes_per_token(self, split: str) -> float:

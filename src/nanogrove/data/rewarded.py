@@ -257,15 +257,15 @@ class RewardedCorpus:
         """Rows of the training split, each seen once in an epoch."""
         return len(self.groups["train"]) * self.size
 
-    def members(self, split: str) -> np.ndarray:
+    def row_indices(self, split: str) -> np.ndarray:
         """Rows of a split, group by group, `[N]`."""
         rows: np.ndarray = (self.groups[split][:, None] * self.size + np.arange(self.size)).ravel()
         return rows
 
-    def drawn(self, step: int, rows: np.ndarray | None = None) -> np.ndarray:
+    def batch_rows(self, step: int, rows: np.ndarray | None = None) -> np.ndarray:
         """The rows of batch number `step`, `batch_size` of them, group by group: each group once an epoch.
 
-        `rows` are the ones to draw from, whole groups as `members` gives them; the training split when left out.
+        `rows` are the ones to draw from, whole groups as `row_indices` gives them; the training split when left out.
         """
         groups = self.groups["train"] if rows is None else rows[:: self.size] // self.size
         count = max(self.batch_size // self.size, 1)
@@ -309,7 +309,7 @@ class RewardedCorpus:
 
     def batch(self, step: int) -> Batch:
         """Batch number `step`, all texts alike: what imitates the data."""
-        return self.batch_of(self.drawn(step))
+        return self.batch_of(self.batch_rows(step))
 
     def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
         """Nothing: rows that cannot be used are in `describe`."""
@@ -325,7 +325,7 @@ class RewardedCorpus:
             yield self.batch_of(rows[first : first + self.batch_size])
 
     def _spread(self, split: str, limit: int | None) -> np.ndarray:
-        rows = self.members(split)
+        rows = self.row_indices(split)
         if limit is not None and limit < len(rows) * self.length:
             count = max(limit // self.length, 1)
             rows = rows[np.arange(count) * len(rows) // count]
@@ -352,7 +352,7 @@ class RewardedCorpus:
         digest.update(self.rewards.tobytes())
         return {
             "documents": len(self.rewards),
-            "train_tokens": int((self.stop - self.start)[torch.from_numpy(self.members("train"))].sum()),
+            "train_tokens": int((self.stop - self.start)[torch.from_numpy(self.row_indices("train"))].sum()),
             "unusable_rows": len(self.problems),
             "first_problem": self.problems[0] if self.problems else None,
             "cut_rows": self.cut,

@@ -105,7 +105,7 @@ def check(config: Config, corpus: RewardedCorpus, model: ModelConfig, allow_code
 
 def _check_sides(config: Config, corpus: RewardedCorpus) -> None:
     """Raises PresetError where no training text would be wanted, or none unwanted."""
-    rewards = corpus.rewards[corpus.members("train")]
+    rewards = corpus.rewards[corpus.row_indices("train")]
     low, high = float(rewards.min()), float(rewards.max())
     if low == high:
         raise PresetError(
@@ -154,7 +154,7 @@ class _Learner:
 
     def __init__(self, state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config, reference: GPT) -> None:
         self.state, self.corpus, self.plan, self.config, self.reference = state, corpus, plan, config, reference
-        self.train = corpus.members("train")
+        self.train = corpus.row_indices("train")
         known = corpus.rewards[self.train]
         self.scaled = scaled(corpus.rewards, config.scale, known)
         self.kept = {split: self._kept(split) for split in ("train", "validation")}  # rows that are learned from
@@ -165,7 +165,7 @@ class _Learner:
 
     def _kept(self, split: str) -> np.ndarray:
         """The rows of a split that count: all, or for `filter` its best ones."""
-        rows = self.corpus.members(split)
+        rows = self.corpus.row_indices(split)
         if self.config.algorithm != "filter":
             return rows
         best: np.ndarray = rows[best_fraction(self.corpus.rewards[rows], self.config.fraction)]
@@ -216,7 +216,7 @@ class _Learner:
 
     def batch(self, step: int) -> Batch:
         """Batch number `step` of the algorithm."""
-        return self.batch_of(self.corpus.drawn(step, self.kept["train"]))
+        return self.batch_of(self.corpus.batch_rows(step, self.kept["train"]))
 
     def batch_of(self, rows: np.ndarray) -> Batch:
         """Rows with their weights; for kto, followed by mismatched ones."""

@@ -91,7 +91,7 @@ def test_equal_prompts_are_one_document(tmp_path: Path) -> None:
     made = make_corpus(RewardedConfig(type="rewarded", path=str(path), prompt="prompt", validation=0.5), 64, 8, 0)
     for limit in (None, 100):
         numbers = made.documents("validation", limit).tolist()
-        kept = made.members("validation")
+        kept = made.row_indices("validation")
         if limit is not None:
             count = limit // made.length
             kept = kept[np.arange(count) * len(kept) // count]

@@ -6,9 +6,9 @@
 `heads.safetensors` is there where auxiliary heads train beside the model, which is whole without it; `kept.safetensors`
 where the method keeps tensors of its own, such as the weights it may fall back to.
 `state.json` holds the step, the method's state (`notes`), the position in the record and a checksum of every other file
-and of itself. A folder is written aside, flushed to disk and renamed into place, so that the old one or the new one is always
-whole; `current` moves to `prev` and `prev` to `prev2` first. Loading refuses links, unknown formats and files whose
-checksum differs, and reads nothing but safetensors and JSON: no code can hide in a checkpoint.
+and of itself. A folder is written aside, flushed to disk and renamed into place, so that the old one or the new one is
+always whole; `current` moves to `prev` and `prev` to `prev2` first. Loading refuses links, unknown formats and files
+whose checksum differs, and reads nothing but safetensors and JSON: no code can hide in a checkpoint.
 """
 
 import hashlib

@@ -4,7 +4,6 @@ Sections are the settings classes that stand beside what they configure. An unkn
 is refused with the key named and, where one is near, the key that was meant.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from nanogrove.config.muzero_general_keys import translated
 from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig
 from nanogrove.data.text.config import DataConfig
 from nanogrove.decoding.loop import Sampling
-from nanogrove.errors import PresetError
+from nanogrove.errors import PresetError, nearest
 from nanogrove.methods import METHODS, load_method
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig
@@ -327,8 +326,8 @@ def _reason(problem: Any) -> str:
 def _nearest(word: str, known: Mapping[str, Any]) -> str:
     """`; did you mean …?` with the nearest of the known words, or nothing when none is near."""
     in_other_sections = [key for key in known if key.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
-    near = difflib.get_close_matches(word, in_other_sections, 1, 0) or difflib.get_close_matches(word, known, 1, 0.7)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest(word, in_other_sections, cutoff=0) or nearest(word, known, cutoff=0.7)
+    return f"; {near}" if near else ""
 
 
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> str | None:

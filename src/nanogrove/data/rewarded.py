@@ -27,9 +27,9 @@ from torch import Tensor
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.rng import permuted, random
-from nanogrove.data.sources.base import Problems
-from nanogrove.data.sources.kinds import PythonStandardLibrary
+from nanogrove.data.sources.base import Skipped
 from nanogrove.data.sources.rows import check_columns, csv_rows, inner_suffix, jsonl_rows, parquet_rows, text_lines
+from nanogrove.data.sources.text import PythonStandardLibrary
 from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
 from nanogrove.errors import DataError
 
@@ -150,7 +150,7 @@ def _functions(columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     scored = "reward" in columns
     check_columns(columns, ("prompt", "text", "reward") if scored else ("prompt", "chosen", "rejected"))
     pattern = re.compile(r"^ *(def \w+\(.*\).*:)$", re.MULTILINE)
-    pieces = PythonStandardLibrary().pieces(Problems())
+    pieces = PythonStandardLibrary().pieces(Skipped())
     lines = list(
         dict.fromkeys(m[1] for piece in pieces for m in pattern.finditer(piece.text) if 20 <= len(m[1]) <= 100)
     )

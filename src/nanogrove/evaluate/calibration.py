@@ -40,7 +40,7 @@ from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration_error import blocks, debiased_error
 from nanogrove.model.gpt import GPT
 from nanogrove.synthetic.examples import TaskCorpus
-from nanogrove.train.checkpoint import Checkpoint, read_plain
+from nanogrove.train.checkpoint import Checkpoint, checksum, read_plain
 
 BINS = 15
 TOKENS = 100_000  # of each split, about, evenly spread; a limit given to `windows` may let through twice as many
@@ -275,7 +275,7 @@ def save_calibration(checkpoint: Checkpoint, found: dict[str, Any]) -> Path:
     """
     folder = checkpoint.folder
     record = {**found, "model": checkpoint.state["files"]["model.safetensors"], "step": checkpoint.state["step"]}
-    record["checksum"] = _checksum(record)
+    record["checksum"] = checksum(record)
     if hashlib.sha256(read_plain(folder / "model.safetensors")).hexdigest() != record["model"]:
         raise CheckpointError(f"{folder}: holds another model than a moment ago; calibrate once the run has ended")
     aside = folder / f".{FILE}.part"
@@ -300,7 +300,7 @@ def load_calibration(checkpoint: Checkpoint) -> dict[str, Any] | None:
     try:
         record = dict(json.loads(data))
         temperature = record["temperature"]
-        if record["checksum"] != _checksum(record) or not RANGE[0] <= temperature <= RANGE[1]:
+        if record["checksum"] != checksum(record) or not RANGE[0] <= temperature <= RANGE[1]:
             raise ValueError
         owner = record["model"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -308,8 +308,3 @@ def load_calibration(checkpoint: Checkpoint) -> dict[str, Any] | None:
     if owner != checkpoint.state["files"]["model.safetensors"]:
         raise CheckpointError(f"{path}: belongs to other weights than those beside it; {AGAIN}")
     return record
-
-
-def _checksum(record: dict[str, Any]) -> str:
-    bare = {key: value for key, value in record.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()

@@ -113,7 +113,7 @@ def save_checkpoint(
         **extra,
         "files": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
     }
-    record["checksum"] = _checksum(record)
+    record["checksum"] = checksum(record)
     aside = root / f".{name}.part"
     try:
         shutil.rmtree(aside, ignore_errors=True)
@@ -164,7 +164,8 @@ def _place(root: Path, name: str, aside: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _checksum(record: dict[str, Any]) -> str:
+def checksum(record: dict[str, Any]) -> str:
+    """SHA-256 of a record as JSON, less its own `checksum`."""
     bare = {key: value for key, value in record.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
 
@@ -189,7 +190,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
                 f"{folder}: has checkpoint format {record['format']}, and this nanogrove reads format {FORMAT}; "
                 "use the nanogrove that wrote it"
             )
-        if record["checksum"] != _checksum(record):
+        if record["checksum"] != checksum(record):
             raise CheckpointError(f"{folder / 'state.json'}: damaged, its checksum differs")
         checksums = dict(record["files"])
         if not all(isinstance(record[key], int) for key in ("step", "tokens", "round")):

@@ -18,7 +18,9 @@ from torch import Tensor
 from nanogrove.model import elementwise, layers
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.train import loop as fit
-from nanogrove.train.optim import optimizer as optim
+from nanogrove.train.optim import adamw, update_rule
+from nanogrove.train.optim.muon import apply_update_
+from nanogrove.train.optim.update_rule import Kernel, Numbers, Update, UpdateSettings
 from side_by_side import Work, in_turn, stepper, tokens
 
 SIZES = ((2, 32, 4, 16), (2, 64, 8, 32), (4, 128, 12, 64))  # layers, width, rows, tokens
@@ -34,12 +36,12 @@ def per_member(vector: Tensor, like: Tensor) -> Tensor:
     return vector.view(vector.shape[0], *[1] * (like.dim() - 2), vector.shape[1])
 
 
-def by_member(self: optim.Optimizer, group: optim.Group, parameters: list, tensors: list[list[Tensor]]) -> None:
-    directions = [torch.zeros_like(p) for p in parameters]
-    lr = torch.as_tensor(group.lr).to(parameters[0])
-    self._kernel(group.rule, [directions, *tensors[1:]], self._steps(group, parameters, ()), 1.0, 0.0)
-    for parameter, direction in zip(parameters, directions, strict=True):
-        optim._move(parameter, direction, lr, lr * group.weight_decay)
+def by_member(kernel: Kernel, update: Update, settings: UpdateSettings) -> None:
+    directions = [torch.zeros_like(weight) for weight in update.weights]
+    lr, steps = torch.as_tensor(update.lr).to(directions[0]), [step[0] for step in update.steps]
+    adamw.kernel(Numbers(directions, update.gradients, update.moments, steps, 1.0, 0.0), settings)
+    for weight, direction in zip(update.weights, directions, strict=True):
+        apply_update_(weight, direction, lr, lr * update.weight_decay)
 
 
 @contextmanager
@@ -50,8 +52,8 @@ def plain() -> Iterator[None]:
             (layers, "linear", linear),
             (layers, "per_member", per_member),
             (elementwise, "_in_full_registers", lambda function, x: function(x)),
-            (optim, "REGISTER", 1),
-            (optim.Optimizer, "_update_by_member", by_member),
+            (update_rule, "REGISTER", 1),
+            (update_rule, "_one_member_after_the_other", by_member),
             (fit, "_norm", lambda x: torch.linalg.vector_norm(x, dim=-1)),
         ):
             held.enter_context(patch.object(owner, name, instead))

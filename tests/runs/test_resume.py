@@ -157,7 +157,7 @@ def test_kills_between_the_renames_of_a_rotation(
 def test_kills_before_anything_is_saved(forked: Any, reference: Callable[[str], Reference], tmp_path: Path) -> None:
     undisturbed = reference("adamw")
     changes = undisturbed.changes
-    preset = next(n for n, change in enumerate(changes) if ".preset.json.part" in change and "rename" in change) + 1
+    preset = next(n for n, change in enumerate(changes) if ".preset.json." in change and "rename" in change) + 1
     saved = next(n for n, change in enumerate(changes) if ".current.part" in change and "rename" in change) + 1
     sweep(forked, undisturbed, [2, preset, preset + 1, saved], tmp_path)
 

@@ -272,6 +272,7 @@ def lineage(
     out: Annotated[Path | None, typer.Option(help="Write the schedule as a preset for one model.")] = None,
 ) -> None:
     """Show the winner of an evolution, its ancestors, and the schedule it had."""
+    from nanogrove.atomic import write_file
     from nanogrove.cli.text import printable
     from nanogrove.config.preset import resolve
     from nanogrove.record.lineage import genealogy, replay, winning_line
@@ -290,7 +291,7 @@ def lineage(
     if out is not None:
         if out.exists():
             raise RunError(f"{out}: is there already; name another file")
-        out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        write_file(out, (json.dumps(made, indent=1) + "\n").encode())
         print(f"{out}: train it with `nanogrove train {out}`")
 
 

@@ -28,9 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogrove.decoding.loop import Transform, read
+from nanogrove.model.elementwise import at_least_float32
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
 from nanogrove.model.layers import packed_weights
+from nanogrove.model.mode import evaluating
 
 
 def horizon(heads: Heads) -> float:
@@ -46,7 +48,7 @@ def outlook(model: GPT, heads: Heads, states: Tensor, steps: int) -> Tensor:
     steps = min(steps, length)
     total = torch.zeros((), device=states.device)
     for number in range(steps):
-        likeliest, tokens = F.log_softmax(_wide(model.logits(states)), -1).max(-1)
+        likeliest, tokens = F.log_softmax(at_least_float32(model.logits(states)), -1).max(-1)
         total = total - discount**number * likeliest
         states = heads.step(states, heads.seen(model.embed(tokens)))
     rest = sum(discount**number for number in range(steps, length))
@@ -74,9 +76,8 @@ def look_ahead(
     `budget` is N of the header, `temperature` what the transforms divide by, 0 for the best of all. Returns the new
     tokens `[B, new_tokens]` as `generate` does.
     """
-    model.eval()
     rows = tokens.shape[0] * budget
-    with packed_weights(model, rows, dtype), packed_weights(heads, rows, dtype):
+    with evaluating(model, heads), packed_weights(model, rows, dtype), packed_weights(heads, rows, dtype):
         return _continue(model, heads, tokens, lengths, budget, new_tokens, transforms, temperature, stop, generator)
 
 
@@ -141,7 +142,3 @@ def _imagined(
 def _judged(model: GPT, heads: Heads, states: Tensor, own: Tensor, steps: int, temperature: float) -> Tensor:
     """`own [B, N]`, log-probabilities with their noise, plus what the outlook behind `states [B, N, C]` is worth."""
     return own - horizon(heads) * outlook(model, heads, states, steps) / (temperature or 1.0)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype.itemsize < 4 else x

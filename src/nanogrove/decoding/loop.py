@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nanogrove.model.gpt import GPT
 from nanogrove.model.layers import Cache, packed_weights
+from nanogrove.model.mode import evaluating
 
 PACK = 16  # new tokens from which on decoding is the faster for a packed copy of the weights
 
@@ -181,15 +182,10 @@ def generate(
     Sampling draws from `generator`, on the device of the tokens. In `dtype` bfloat16 a single float32 model's matrix
     products are rounded to 8 bits where `packed_weights` applies, and elsewhere nothing is.
     """
-    was_training = model.training
-    model.eval()
     packed = packed_weights(model, tokens.shape[-2], dtype) if new_tokens >= PACK else nullcontext()
     way = _continue if model.memory is None else _continue_by_length
-    try:
-        with packed:
-            return way(model, tokens, lengths, new_tokens, transforms, greedy, stop, generator)
-    finally:
-        model.train(was_training)
+    with evaluating(model), packed:
+        return way(model, tokens, lengths, new_tokens, transforms, greedy, stop, generator)
 
 
 def _continue(

@@ -22,6 +22,7 @@ from nanogrove.decoding.loop import Transform, draw, read
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
 from nanogrove.model.layers import packed_weights
+from nanogrove.model.mode import evaluating
 
 
 class Written(NamedTuple):
@@ -51,9 +52,8 @@ def speculate(
     as its are when not; past a full context that holds for rows by themselves: when a context is read anew depends on
     the longest row of a batch. In `dtype` bfloat16 products of several tokens and of one round differently.
     """
-    model.eval()
     rows = tokens.shape[0] * (len(heads.ahead) + 1)
-    with packed_weights(model, rows, dtype), packed_weights(heads, rows, dtype):
+    with evaluating(model, heads), packed_weights(model, rows, dtype), packed_weights(heads, rows, dtype):
         return _continue(model, heads, tokens, lengths, new_tokens, transforms, greedy, stop, generator)
 
 

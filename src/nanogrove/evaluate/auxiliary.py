@@ -29,6 +29,7 @@ from nanogrove.data.batch import Batch, Batches
 from nanogrove.data.corpus import Corpus
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
+from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Event
 from nanogrove.train.loop import Plan
 from nanogrove.train.objective import weighted
@@ -83,19 +84,16 @@ def told(state: TrainState, corpus: Corpus, batches: Batches, plan: Plan) -> Ite
 
 def gradient_shares(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[str, Tensor]:
     """For each part the norm of its weighted gradient in the trunk over the main loss's, `[*P]`, without dropout."""
-    was_training = model.training
-    model.eval()
     trunk = [parameter for name, parameter in model.named_parameters() if not name.startswith("head.")]
-    hidden, memories = states_and_memories(model, heads, batch.tokens)
-    nll = model.nll(hidden, batch.targets)
-    parts = head_losses(heads, model, hidden, nll, batch, start, memories)
-    main = _norm(weighted(nll, batch).total, trunk, model.population)
-    shares = {
-        name: weight_of(heads.config, name) * _norm(part, trunk, model.population) / main
-        for name, part in parts.items()
-    }
-    model.train(was_training)
-    return shares
+    with evaluating(model):
+        hidden, memories = states_and_memories(model, heads, batch.tokens)
+        nll = model.nll(hidden, batch.targets)
+        parts = head_losses(heads, model, hidden, nll, batch, start, memories)
+        main = _norm(weighted(nll, batch).total, trunk, model.population)
+        return {
+            name: weight_of(heads.config, name) * _norm(part, trunk, model.population) / main
+            for name, part in parts.items()
+        }
 
 
 def _norm(loss: Tensor, trunk: list[torch.nn.Parameter], population: int | None) -> Tensor:
@@ -118,19 +116,17 @@ def measure(model: GPT, heads: Heads, batches: Iterable[Batch]) -> dict[str, Any
     Windows too short for a head are left out, as are spans with nothing to be told from, and measures with no place
     to be taken at.
     """
-    was_training = model.training
-    model.eval()
     found: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
-    for number, batch in enumerate(batches):
-        try:
-            heads.config.refuse(batch.tokens.shape[-1])
-        except ValueError:
-            continue
-        shown = batch.to(model.embed.weight.device).expand(model.population)
-        start = span_start(heads.config, batch.tokens.shape[-1], 0, "held-out span", number)
-        for name, total in _sums(model, heads, shown, start).items():
-            found[name] = found[name] + total.double().cpu()
-    model.train(was_training)
+    with evaluating(model):
+        for number, batch in enumerate(batches):
+            try:
+                heads.config.refuse(batch.tokens.shape[-1])
+            except ValueError:
+                continue
+            shown = batch.to(model.embed.weight.device).expand(model.population)
+            start = span_start(heads.config, batch.tokens.shape[-1], 0, "held-out span", number)
+            for name, total in _sums(model, heads, shown, start).items():
+                found[name] = found[name] + total.double().cpu()
     if not found:
         return {}
     c, values = heads.config, {}

@@ -33,14 +33,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanogrove.atomic import write_file
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.decoding.loop import generate
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration_error import blocks, debiased_error
 from nanogrove.model.gpt import GPT
+from nanogrove.model.mode import evaluating
 from nanogrove.synthetic.examples import TaskCorpus
-from nanogrove.train.checkpoint import Checkpoint, checksum, read_plain
+from nanogrove.train.checkpoint import Checkpoint, checksum_of, read_plain
 
 BINS = 15
 TOKENS = 100_000  # of each split, about, evenly spread; a limit given to `windows` may let through twice as many
@@ -167,10 +169,8 @@ def calibrate(model: GPT, corpus: Corpus, limit: int = TOKENS) -> dict[str, Any]
 @torch.inference_mode()
 def fit_split(model: GPT, corpus: Corpus, split: str, limit: int = TOKENS) -> tuple[float, int]:
     """The temperature of a split, of a single model, and the number of scored tokens it was fitted on."""
-    was_training = model.training
-    model.eval()
-    parts = [(states, targets) for _, states, targets in _scored(model, corpus.windows(split, limit))]
-    model.train(was_training)
+    with evaluating(model):
+        parts = [(states, targets) for _, states, targets in _scored(model, corpus.windows(split, limit))]
     states, targets = (torch.cat(column) for column in zip(*parts, strict=True)) if parts else (torch.empty(0),) * 2
     if not len(targets):
         raise PresetError(f"the {split} split has no token that is scored, so nothing can be calibrated on it")
@@ -185,26 +185,24 @@ def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: i
     its Brier score (confidence − correct)². `blocks` is how many the intervals resample. Raises PresetError where no
     token is scored.
     """
-    was_training = model.training
-    model.eval()
     answers = isinstance(corpus, TaskCorpus)
     temperatures = (1.0, temperature)
     tokens: list[list[Tensor]] = [[], []]
     sequences: list[list[Tensor]] = [[], []]
     lengths: list[Tensor] = []
-    for batch, states, targets in _scored(model, corpus.windows(split, limit)):
-        length = batch.mask.sum(-1)
-        row = torch.arange(len(length)).repeat_interleave(length)
-        found = _outcomes(model, states, targets, temperatures)
-        own = _answers(model, batch, corpus.tokenizer.end, temperatures) if answers else None
-        for n in range(2):
-            tokens[n].append(found[n])
-            sums = torch.zeros(len(length), 4, dtype=torch.float64).index_add(0, row, found[n])
-            confidence, right = (sums[:, 1:3] / length[:, None] if own is None else own[n]).unbind(-1)
-            whole = torch.stack([sums[:, 0], confidence, right, (confidence - right).square()], -1)
-            sequences[n].append(whole[length > 0])
-        lengths.append(length[length > 0])
-    model.train(was_training)
+    with evaluating(model):
+        for batch, states, targets in _scored(model, corpus.windows(split, limit)):
+            length = batch.mask.sum(-1)
+            row = torch.arange(len(length)).repeat_interleave(length)
+            found = _outcomes(model, states, targets, temperatures)
+            own = _answers(model, batch, corpus.tokenizer.end, temperatures) if answers else None
+            for n in range(2):
+                tokens[n].append(found[n])
+                sums = torch.zeros(len(length), 4, dtype=torch.float64).index_add(0, row, found[n])
+                confidence, right = (sums[:, 1:3] / length[:, None] if own is None else own[n]).unbind(-1)
+                whole = torch.stack([sums[:, 0], confidence, right, (confidence - right).square()], -1)
+                sequences[n].append(whole[length > 0])
+            lengths.append(length[length > 0])
     if not tokens[0]:
         raise PresetError(f"the {split} split has no token that is scored, so nothing can be measured on it")
     length = torch.cat(lengths)
@@ -275,14 +273,11 @@ def save_calibration(checkpoint: Checkpoint, found: dict[str, Any]) -> Path:
     """
     folder = checkpoint.folder
     record = {**found, "model": checkpoint.state["files"]["model.safetensors"], "step": checkpoint.state["step"]}
-    record["checksum"] = checksum(record)
+    record["checksum"] = checksum_of(record)
     if hashlib.sha256(read_plain(folder / "model.safetensors")).hexdigest() != record["model"]:
         raise CheckpointError(f"{folder}: holds another model than a moment ago; calibrate once the run has ended")
-    aside = folder / f".{FILE}.part"
     try:
-        aside.unlink(missing_ok=True)  # it may be a link
-        aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        aside.replace(folder / FILE)
+        write_file(folder / FILE, (json.dumps(record, indent=1) + "\n").encode())
     except OSError as error:
         raise CheckpointError(f"{folder / FILE}: cannot be written ({error.strerror}); free some space") from None
     return folder / FILE
@@ -300,7 +295,7 @@ def load_calibration(checkpoint: Checkpoint) -> dict[str, Any] | None:
     try:
         record = dict(json.loads(data))
         temperature = record["temperature"]
-        if record["checksum"] != checksum(record) or not RANGE[0] <= temperature <= RANGE[1]:
+        if record["checksum"] != checksum_of(record) or not RANGE[0] <= temperature <= RANGE[1]:
             raise ValueError
         owner = record["model"]
     except (ValueError, KeyError, TypeError, RecursionError):

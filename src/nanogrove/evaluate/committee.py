@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nanogrove.decoding import loop as decoding
 from nanogrove.model.gpt import GPT
+from nanogrove.model.mode import evaluating
 from nanogrove.synthetic.examples import Answer, TaskCorpus
 from nanogrove.synthetic.tasks import Task
 
@@ -148,15 +149,14 @@ def self_consistent(
 @torch.inference_mode()
 def log_probability(model: GPT, corpus: TaskCorpus, pairs: Sequence[tuple[str, str]], at_once: int = 1024) -> Tensor:
     """Mean log-probability of a token of each answer and its end mark, averaged over the voters: `[N]`, nats."""
-    was_training, device = model.training, model.embed.weight.device
-    model.eval()
+    device = model.embed.weight.device
     width = max((len(prompt + answer) for prompt, answer in pairs), default=1)
     found = [torch.empty(0)]
-    for first in range(0, len(pairs), at_once):
-        batch = corpus.rows(pairs[first : first + at_once], width).batch().to(device).expand(model.population)
-        scored = -(model(batch.tokens, batch.targets) * batch.mask).sum(-1) / batch.mask.sum(-1)
-        found.append((scored if model.population is None else scored.mean(0)).cpu())
-    model.train(was_training)
+    with evaluating(model):
+        for first in range(0, len(pairs), at_once):
+            batch = corpus.rows(pairs[first : first + at_once], width).batch().to(device).expand(model.population)
+            scored = -(model(batch.tokens, batch.targets) * batch.mask).sum(-1) / batch.mask.sum(-1)
+            found.append((scored if model.population is None else scored.mean(0)).cpu())
     return torch.cat(found)
 
 

@@ -7,19 +7,19 @@ import torch.nn.functional as F
 
 from nanogrove.data.batch import Batch
 from nanogrove.model.gpt import GPT
+from nanogrove.model.mode import evaluating
 
 
 @torch.inference_mode()
 def divergence(model: GPT, reference: GPT, batches: Iterable[Batch]) -> float:
     """The mean of KL(model ‖ reference) over the scored places of `batches`, nats a token, of single models."""
-    was_training, device = model.training, model.embed.weight.device
-    model.eval()
+    device = model.embed.weight.device
     total, tokens = 0.0, 0
-    for batch in batches:
-        shown = batch.to(device)
-        ours, theirs = (F.log_softmax(m(shown.tokens).double(), -1) for m in (model, reference))
-        counted = shown.mask
-        total += float(((ours.exp() * (ours - theirs)).sum(-1) * counted).sum())
-        tokens += int(counted.sum())
-    model.train(was_training)
+    with evaluating(model):
+        for batch in batches:
+            shown = batch.to(device)
+            ours, theirs = (F.log_softmax(m(shown.tokens).double(), -1) for m in (model, reference))
+            counted = shown.mask
+            total += float(((ours.exp() * (ours - theirs)).sum(-1) * counted).sum())
+            tokens += int(counted.sum())
     return total / max(tokens, 1)

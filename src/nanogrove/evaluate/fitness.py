@@ -19,6 +19,7 @@ from nanogrove.errors import PresetError
 from nanogrove.evaluate.loss import score_split
 from nanogrove.evaluate.reward import Reward, RewardConfig
 from nanogrove.model.gpt import GPT
+from nanogrove.model.mode import evaluating
 from nanogrove.synthetic.examples import TaskCorpus
 
 Fitness = Callable[[GPT, Batch, torch.Generator], Tensor]
@@ -98,13 +99,12 @@ def assess(model: GPT, corpus: Corpus, fitness: Fitness, limit: int | None, seed
     values, losses = score_split(model, corpus, "validation", limit)
     if fitness is loss:
         return values, losses
-    was_training, device = model.training, model.embed.weight.device
-    model.eval()
+    device = model.embed.weight.device
     found = []
-    for number, batch in enumerate(corpus.windows("validation", limit)):
-        generator = torch.Generator(device)
-        generator.manual_seed(derived_seed(seed, "fitness", number))
-        found.append(fitness(model, batch.to(device).expand(model.population), generator).double().cpu())
-    model.train(was_training)
+    with evaluating(model):
+        for number, batch in enumerate(corpus.windows("validation", limit)):
+            generator = torch.Generator(device)
+            generator.manual_seed(derived_seed(seed, "fitness", number))
+            found.append(fitness(model, batch.to(device).expand(model.population), generator).double().cpu())
     unknown = ~losses.isfinite().all(-1, keepdim=True)  # an argmax over what is no number is a number
     return values, torch.cat(found, -1).masked_fill(unknown, torch.nan)

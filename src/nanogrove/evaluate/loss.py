@@ -11,6 +11,7 @@ from torch import Tensor
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.model.gpt import GPT
+from nanogrove.model.mode import evaluating
 
 
 class Score(NamedTuple):
@@ -27,17 +28,15 @@ class Score(NamedTuple):
 @torch.inference_mode()
 def mean_nll(model: GPT, batches: Iterable[Batch]) -> Score:
     """The mean NLL over all scored tokens of `batches`, in float32, sums in float64, without dropout."""
-    was_training = model.training
-    model.eval()
     device = model.embed.weight.device
     sums: list[Tensor] = []  # [*P, B]
     tokens = 0
-    for batch in batches:
-        shown = batch.to(device).expand(model.population)
-        nll = model(shown.tokens, shown.targets) * shown.mask
-        sums.append(nll.double().sum(-1).cpu())
-        tokens += int(batch.mask.sum())
-    model.train(was_training)
+    with evaluating(model):
+        for batch in batches:
+            shown = batch.to(device).expand(model.population)
+            nll = model(shown.tokens, shown.targets) * shown.mask
+            sums.append(nll.double().sum(-1).cpu())
+            tokens += int(batch.mask.sum())
     found = torch.cat(sums, -1)
     return Score(found.sum(-1) / max(tokens, 1), tokens, found * (found.shape[-1] / max(tokens, 1)))
 
@@ -51,26 +50,24 @@ def against_truth(model: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]
     `bayes_accuracy` of the likeliest token; `kl`, for each scored position the mean of KL(truth ‖ model). Figures of a
     population are lists.
     """
-    was_training = model.training
-    model.eval()
     device = model.embed.weight.device
     rows: list[Tensor] = []  # [*P, B, 4]: sums over a sequence's scored tokens
     kl: Tensor | float = 0.0
     weights = torch.zeros(())
-    for batch, truth in zip(batches, truths, strict=True):
-        shown, truth = batch.to(device).expand(model.population), truth.to(device)
-        counted = batch.mask.to(device).double()
-        scores = F.log_softmax(model(shown.tokens).double(), -1)
-        nll = -scores.gather(-1, shown.targets[..., None])[..., 0]
-        best = -truth.double().gather(-1, batch.targets.to(device)[..., None])[..., 0].log()
-        hit = (scores.argmax(-1) == shown.targets).double()
-        best_hit = (truth.argmax(-1) == batch.targets.to(device)).double().expand_as(hit)
-        figures = torch.stack([nll, best.expand_as(nll), hit, best_hit], -1)
-        rows.append((figures * counted[..., None]).sum(-2).cpu())
-        inner = torch.special.entr(truth.double()).sum(-1) + (truth * scores[..., : truth.shape[-1]]).sum(-1)
-        kl = kl - (inner * counted).sum(-2).cpu()
-        weights = weights + counted.sum(0).cpu()
-    model.train(was_training)
+    with evaluating(model):
+        for batch, truth in zip(batches, truths, strict=True):
+            shown, truth = batch.to(device).expand(model.population), truth.to(device)
+            counted = batch.mask.to(device).double()
+            scores = F.log_softmax(model(shown.tokens).double(), -1)
+            nll = -scores.gather(-1, shown.targets[..., None])[..., 0]
+            best = -truth.double().gather(-1, batch.targets.to(device)[..., None])[..., 0].log()
+            hit = (scores.argmax(-1) == shown.targets).double()
+            best_hit = (truth.argmax(-1) == batch.targets.to(device)).double().expand_as(hit)
+            figures = torch.stack([nll, best.expand_as(nll), hit, best_hit], -1)
+            rows.append((figures * counted[..., None]).sum(-2).cpu())
+            inner = torch.special.entr(truth.double()).sum(-1) + (truth * scores[..., : truth.shape[-1]]).sum(-1)
+            kl = kl - (inner * counted).sum(-2).cpu()
+            weights = weights + counted.sum(0).cpu()
     sums, tokens = torch.cat(rows, -2), weights.sum()
     loss, bayes, accuracy, bayes_accuracy = (sums.sum(-2) / tokens).unbind(-1)
     losses, bests = (sums[..., :2] * (sums.shape[-2] / tokens)).unbind(-1)

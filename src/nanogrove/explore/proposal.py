@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanogrove.atomic import write_file
 from nanogrove.errors import RunError
 from nanogrove.explore.findings import VOCABULARY_SIZE, Findings
 
@@ -142,7 +143,7 @@ def write_preset(proposal: Proposal, path: str, out: Path | None) -> Path:
                 raise RunError(f"{out}: is there already; name another file")
             count += 1
             chosen = Path(f"{name}-{count}.json")
-        chosen.write_text(text, encoding="utf-8")
+        write_file(chosen, text.encode())
     except OSError as error:
         raise RunError(f"{chosen}: the preset cannot be written ({error.strerror}); name another with --out") from None
     return chosen

@@ -20,6 +20,7 @@ from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.errors import PresetError
 from nanogrove.evaluate.reward import distribution
 from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Event
 from nanogrove.train.loop import Plan, fit
 from nanogrove.train.objective import Loss, Objective, scored
@@ -113,18 +114,16 @@ def score(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> d
     if limit is not None and limit < len(rows) * corpus.length:
         count = max(limit // corpus.length, 1)
         rows = rows[np.arange(count) * len(rows) // count]
-    was_training = model.training
-    model.eval()
     true, losses, last, tokens = scaled(corpus), [], [], 0
-    for first in range(0, len(rows), corpus.batch_size):
-        piece = batch(corpus, rows[first : first + corpus.batch_size], model.config.block_size)
-        said = model(piece.tokens.to(device)).double().cpu()
-        error = (piece.weight * (said - true[piece.source, None]).square()).sum(1)
-        losses.append(error * (len(error) / scored(piece)))
-        behind = (corpus.stop[piece.source] - 1).clamp(max=said.shape[1] - 1)
-        last.append(said.gather(1, behind[:, None])[:, 0])
-        tokens += int(scored(piece))
-    model.train(was_training)
+    with evaluating(model):
+        for first in range(0, len(rows), corpus.batch_size):
+            piece = batch(corpus, rows[first : first + corpus.batch_size], model.config.block_size)
+            said = model(piece.tokens.to(device)).double().cpu()
+            error = (piece.weight * (said - true[piece.source, None]).square()).sum(1)
+            losses.append(error * (len(error) / scored(piece)))
+            behind = (corpus.stop[piece.source] - 1).clamp(max=said.shape[1] - 1)
+            last.append(said.gather(1, behind[:, None])[:, 0])
+            tokens += int(scored(piece))
     pair = np.stack([torch.cat(last).numpy(), true[torch.from_numpy(rows)].double().numpy()])
     known = len(rows) > 1 and bool((pair.std(1) > 0).all())
     return {

@@ -1,4 +1,4 @@
-"""Activations and dropout whose result for an element depends on that element alone, and not on where it lies.
+"""Activations, casts and dropout whose result for an element depends on that element alone, and not on where it lies.
 
 A CPU works through a tensor in vector registers and finishes what is left of it, and of each thread's part of it, one
 element at a time; torch's GELU and SiLU round differently in the two. Here a tensor whose elements do not fill the
@@ -38,6 +38,11 @@ def _in_full_registers(function: Callable[[Tensor], Tensor], x: Tensor) -> Tenso
     if count % unit == 0 and (x.is_contiguous() or x.shape[-1] % LANES == 0):
         return function(x)
     return function(F.pad(x.reshape(-1), (0, -count % unit)))[:count].view(x.shape)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32 where its format has fewer bits, else as it is."""
+    return x.float() if x.dtype.itemsize < 4 else x
 
 
 class Dropout(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nanogrove.model.documents import document_mask, document_starts
-from nanogrove.model.elementwise import Dropout
+from nanogrove.model.elementwise import Dropout, at_least_float32
 from nanogrove.model.layers import (
     MLP,
     Attention,
@@ -319,8 +319,7 @@ class GPT(nn.Module):
     def values(self, hidden: Tensor) -> Tensor:
         """The numbers `[*P, …]` of a scalar model from states `[*P, …, C]`, in at least float32."""
         assert self.head is not None
-        found: Tensor = self.head(hidden)[..., 0]
-        return found.float() if found.dtype.itemsize < 4 else found
+        return at_least_float32(self.head(hidden)[..., 0])
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood in nats `[*P, B, T]` of `targets [*P, B, T]` behind states `[*P, B, T, C]`.
@@ -356,8 +355,7 @@ class GPT(nn.Module):
         return torch.cat(pieces, -1)
 
     def _piece_nll(self, rows: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
-        logits = self.logits(rows) if weight is None else self._capped(linear(rows, weight))
-        logits = logits.float() if logits.dtype.itemsize < 4 else logits
+        logits = at_least_float32(self.logits(rows) if weight is None else self._capped(linear(rows, weight)))
         return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from nanogrove.model.elementwise import at_least_float32
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.model.layers import Embedding, Linear, Norm
 
@@ -130,8 +131,7 @@ class Value(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[*P, …, C]` to `[*P, …]`, in at least float32."""
-        found: Tensor = self.head(self.up.gelu(x))[..., 0]
-        return found.float() if found.dtype.itemsize < 4 else found
+        return at_least_float32(self.head(self.up.gelu(x))[..., 0])
 
 
 class Recall(nn.Module):
@@ -241,7 +241,7 @@ class Heads(nn.Module):
         assert self.key is not None
         query = self.query(hidden[..., start - 1, :])
         key = self.key(hidden[..., start : start + length, :].mean(-2).detach())
-        query, key = (x.float() if x.dtype.itemsize < 4 else x for x in (query, key))
+        query, key = at_least_float32(query), at_least_float32(key)
         if self.config.span_l2_normalize:
             query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
         else:

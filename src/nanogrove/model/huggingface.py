@@ -36,10 +36,11 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from nanogrove.atomic import write_file
 from nanogrove.errors import CheckpointError, DataError, PresetError
 from nanogrove.model.gpt import GPT, ModelConfig
 
@@ -274,10 +275,10 @@ def export_model(
         if any(out.iterdir()):
             raise CheckpointError(f"{out} is not empty; export into a new folder")
         for name, content in files.items():
-            (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            write_file(out / name, (json.dumps(content, indent=2) + "\n").encode())
         if tokenizer_json is not None:
-            (out / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
-        save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+            write_file(out / "tokenizer.json", tokenizer_json.encode())
+        write_file(out / "model.safetensors", save(tensors, metadata={"format": "pt"}))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{out}: cannot export here ({error})") from None
     return kind

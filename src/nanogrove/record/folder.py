@@ -6,11 +6,13 @@ preset.json   events.jsonl   checkpoints/   report.html   .lock
 import json
 import os
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from nanogrove.atomic import leftovers, no_links, write_file
 from nanogrove.errors import RunError
 from nanogrove.record.events import Event, event_of
 
@@ -31,7 +33,7 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-            self._events = (path / "events.jsonl").open("ab", buffering=0)
+            self._events = FileIO(path / "events.jsonl", "a", opener=no_links)
         except Timeout:
             raise RunError(
                 f"{path}: in use by {self._owner()}; wait for it, stop it, or choose another --out"
@@ -39,8 +41,8 @@ class RunFolder:
         except OSError as error:
             self._lock.release()
             raise RunError(f"{path}: no run folder can be made here ({error.strerror}); choose another --out") from None
-        with suppress(OSError):  # a full disk keeps the lock, and only leaves its owner unnamed
-            (path / ".lock").write_text(f"process {os.getpid()}", encoding="utf-8")
+        with suppress(OSError), FileIO(path / ".lock", "w", opener=no_links) as lock:
+            lock.write(f"process {os.getpid()}".encode())  # on a full disk it is held all the same
 
     def _owner(self) -> str:
         """What the lock says of the process that holds it; Windows lets nobody read it meanwhile."""
@@ -59,11 +61,8 @@ class RunFolder:
 
     def write_preset(self, preset: dict[str, Any]) -> None:
         """Writes `preset.json`, whole or not at all. Raises RunError when the disk refuses."""
-        aside = self.path / ".preset.json.part"
-        aside.unlink(missing_ok=True)  # it may be a link
         try:
-            aside.write_text(json.dumps(preset, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            aside.replace(self.path / "preset.json")
+            write_file(self.path / "preset.json", (json.dumps(preset, indent=1, ensure_ascii=False) + "\n").encode())
         except OSError as error:
             raise RunError(f"{self.path}: the preset cannot be written ({error.strerror}); free some space") from None
 
@@ -88,11 +87,10 @@ class RunFolder:
     def write_rows(self, name: str, rows: list[Any]) -> None:
         """Writes `data/NAME.jsonl`, a row a line, whole or not at all. Raises RunError when the disk refuses."""
         folder = self.path / "data"
-        aside = folder / f".{name}.part"
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
             folder.mkdir(exist_ok=True)
-            aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-            aside.replace(folder / f"{name}.jsonl")
+            write_file(folder / f"{name}.jsonl", lines.encode())
         except OSError as error:
             raise RunError(f"{folder}: data cannot be written ({error.strerror}); free some space") from None
 
@@ -130,7 +128,8 @@ class RunFolder:
             with suppress(OSError):
                 if not (self.path / "events.jsonl").stat().st_size:
                     (self.path / "events.jsonl").unlink()
-                (self.path / ".preset.json.part").unlink(missing_ok=True)
+                for aside in leftovers(self.path / "preset.json"):
+                    aside.unlink()
                 (self.path / ".lock").unlink()
         self._lock.release()
         if not begun:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from nanogrove.atomic import write_file
 from nanogrove.errors import PresetError
 from nanogrove.record.events import Event, read_events
 
@@ -81,7 +82,7 @@ class Wandb:
         folder.mkdir(parents=True, exist_ok=True)
         note = folder / "id.txt"
         if not note.exists():
-            note.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+            write_file(note, uuid.uuid4().hex[:12].encode())
         try:
             if mode == "online" and not self._wandb.login(prompt=False, verify=False):
                 raise PresetError("track.trackers: wandb is online and has no API key; run `wandb login` first")

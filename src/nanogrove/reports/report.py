@@ -9,11 +9,11 @@ A new picture is one function from `Run` to HTML and one line in `SECTIONS`; `pl
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nanogrove.atomic import write_file
 from nanogrove.record.events import Event
 from nanogrove.record.reading import Run, read_run
 from nanogrove.reports.figures import duration, escaped, finite, line, plot, quantity, short
@@ -37,10 +37,8 @@ def write_report(run: Path) -> Path:
     read = read_run(run)
     page = html_page(read.name, [part for section in SECTIONS if (part := section(read))])
     path = run / "report.html"
-    aside = run / "report.html.part"
     # JSON can carry half of a surrogate pair and UTF-8 cannot; one bad character must not cost the report.
-    aside.write_bytes(page.encode("utf-8", errors="replace"))
-    os.replace(aside, path)
+    write_file(path, page.encode("utf-8", errors="replace"))
     return path
 
 

@@ -21,6 +21,7 @@ from nanogrove.train.checkpoint import Checkpoint
 from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.loop import Plan
 from nanogrove.train.optim.optimizer import make_optimizer
+from nanogrove.train.optim.rules import RULES, moments_per_weight
 from nanogrove.train.precision import Precision, pick_device
 from nanogrove.train.optim.schedule import schedule
 from nanogrove.train.state import TrainState
@@ -192,10 +193,11 @@ def _settled(
 
 def _refuse_pieces(preset: Preset, ranks: Ranks) -> None:
     """Raises PresetError where weights cannot be cut in pieces."""
+    optimizer = preset.optimizer.name
     reasons = {
         "there is one rank; start several with torchrun": ranks.world == 1,
         "it goes with method pretrain alone": preset.method["name"] != "pretrain",
-        "muon needs whole matrices; set optimizer.name=adamw": preset.optimizer.name == "muon",
+        f"{optimizer} needs whole matrices; set optimizer.name=adamw": RULES[optimizer].whole_matrices,
         "auxiliary heads are not cut; leave enable_… out": preset.auxiliary.enabled,
         "a memory is not cut; set model.memory_tokens=0": bool(preset.model.memory_tokens),
         "set train.compile=false": preset.train.compile is True,
@@ -218,7 +220,7 @@ def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
         beside = Heads(preset.auxiliary, c).parameter_count()
     parameters = model.parameter_count()
     tokens = plan.steps * train.batch_size * corpus.length
-    moments = {"adamw": 2, "muon": 2, "sgd": 1}[preset.optimizer.name]
+    moments = moments_per_weight(preset.optimizer.name)
     members = getattr(preset.method_config(), "population", None) or 1
     activations = activation_bytes(c, -(-train.batch_size // plan.accumulation))
     return {

@@ -13,7 +13,6 @@ checksum differs, and reads nothing but safetensors and JSON: no code can hide i
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from nanogrove.atomic import flush_folder, write_folder
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import CheckpointError, DataError
 from nanogrove.model.gpt import GPT, ModelConfig, unstack
@@ -113,38 +113,18 @@ def save_checkpoint(
         **extra,
         "files": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
     }
-    record["checksum"] = checksum(record)
+    record["checksum"] = checksum_of(record)
     aside = root / f".{name}.part"
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        for file, data in {**files, "state.json": json.dumps(record, indent=1).encode()}.items():
-            _write(aside / file, data)
-        _flush(aside)
+        write_folder(aside, {**files, "state.json": json.dumps(record, indent=1).encode()})
         _place(root, name, aside)
-        _flush(root)
+        flush_folder(root)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise CheckpointError(
             f"{root / name}: could not be saved at step {state.step} ({error.strerror}); the checkpoints saved "
             "before are whole: free some space and continue with --resume"
         ) from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _place(root: Path, name: str, aside: Path) -> None:
@@ -164,8 +144,8 @@ def _place(root: Path, name: str, aside: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def checksum(record: dict[str, Any]) -> str:
-    """SHA-256 of a record as JSON, less its own `checksum`."""
+def checksum_of(record: dict[str, Any]) -> str:
+    """The checksum of a JSON object without its own `checksum`."""
     bare = {key: value for key, value in record.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
 
@@ -190,7 +170,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
                 f"{folder}: has checkpoint format {record['format']}, and this nanogrove reads format {FORMAT}; "
                 "use the nanogrove that wrote it"
             )
-        if record["checksum"] != checksum(record):
+        if record["checksum"] != checksum_of(record):
             raise CheckpointError(f"{folder / 'state.json'}: damaged, its checksum differs")
         checksums = dict(record["files"])
         if not all(isinstance(record[key], int) for key in ("step", "tokens", "round")):

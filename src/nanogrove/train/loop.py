@@ -26,7 +26,7 @@ from nanogrove.data.rng import derived_seed
 from nanogrove.errors import DivergedError
 from nanogrove.record.events import Event
 from nanogrove.train.objective import Objective, scored
-from nanogrove.train.optim.optimizer import Rate
+from nanogrove.train.optim.update_rule import PerMember
 from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.precision import Precision, autocast
 from nanogrove.train.state import TrainState
@@ -74,7 +74,7 @@ class Plan:
 
     seed: int
     steps: int
-    rate: Callable[[int], Rate]  # step -> factor of every base rate, for all members or `[P]`
+    rate: Callable[[int], PerMember]  # step -> factor of every base rate, for all members or `[P]`
     schedule: Callable[[int], Callable[[int], float]] = lambda steps: lambda step: 1.0  # such a rate for fewer steps
     made: Callable[[str], list[Any]] = lambda name: []  # rows of a `data` event of this run, by its name
     accumulation: int = 1

@@ -9,7 +9,8 @@ from nanogrove.data.batch import Batch
 from nanogrove.model.gpt import GPT, ModelConfig, stack, unstack
 from nanogrove.train.loop import Plan, fit
 from nanogrove.train.objective import next_token
-from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer, orthogonalise
+from nanogrove.train.optim.muon import orthogonalise
+from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.population.breeding import forget
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
 

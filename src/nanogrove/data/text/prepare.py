@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
+from nanogrove.atomic import write_file
 from nanogrove.data.sources.base import PIECE_CHARACTERS, Piece, Skipped
 from nanogrove.data.sources.contract import DocumentSource
 from nanogrove.data.sources.kinds import KINDS
@@ -197,9 +198,7 @@ def _tokenizer(config: DataConfig, identities: list[dict[str, object]]) -> Token
             tokenizer = character_tokenizer(text for n in range(len(identities)) for _, text in _texts(config, n))
         else:
             tokenizer = bpe_tokenizer(_bpe_texts(config), config.vocab_size)
-        aside = path.with_suffix(".part")
-        aside.write_text(tokenizer.to_json(), encoding="utf-8")
-        os.replace(aside, path)
+        write_file(path, tokenizer.to_json().encode())
     return tokenizer
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from nanogrove.atomic import no_links, write_file
 from nanogrove.data.sources.base import Piece, Skipped
 from nanogrove.data.splits import SPLITS
 
@@ -62,7 +63,7 @@ class ShardWriter:
     def flush(self) -> None:
         """Appends what was taken to the files."""
         for path, parts in self.waiting.items():
-            with path.open("ab") as file:
+            with open(path, "ab", opener=no_links) as file:
                 file.writelines(parts)
             self.touched.add(path)
         self.waiting.clear()
@@ -77,12 +78,7 @@ class ShardWriter:
         self.uncommitted = 0
         problems = {"counts": dict(skipped.counts), "places": skipped.locations}
         self.index |= {"complete": complete, "problems": problems, "digest": self.digest.hexdigest()}
-        aside = self.folder / "index.json.part"
-        with aside.open("w") as file:
-            file.write(json.dumps(self.index))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, self.folder / "index.json")
+        write_file(self.folder / "index.json", json.dumps(self.index).encode())
 
 
 @cache

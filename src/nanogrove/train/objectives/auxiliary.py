@@ -38,6 +38,7 @@ from torch.utils.checkpoint import checkpoint
 from nanogrove.data.batch import Batch
 from nanogrove.data.rng import random
 from nanogrove.decoding.lookahead import outlook
+from nanogrove.model.elementwise import at_least_float32
 from nanogrove.model.gpt import GPT, LOGITS
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.train.loop import Plan
@@ -146,8 +147,7 @@ def span_losses(heads: Heads, hidden: Tensor, batch: Batch, mark: int | None, st
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Of the last axis of two tensors, in at least float32."""
-    a, b = (x.float() if x.dtype.itemsize < 4 else x for x in (a, b))
-    return F.cosine_similarity(a, b, dim=-1)
+    return F.cosine_similarity(at_least_float32(a), at_least_float32(b), dim=-1)
 
 
 def policy_positions(config: AuxiliaryConfig, tokens: int, start: int) -> slice:
@@ -173,7 +173,7 @@ def in_pieces(model: GPT, states: Tensor, compute: Callable[[Tensor], Tensor]) -
 def policy_target(heads: Heads, model: GPT, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """Logarithms of the model's own distribution and of the improved one, `[*P, …, V]`, at states `[*P, …, C]`."""
     assert heads.step is not None
-    own = F.log_softmax(_wide(model.logits(hidden)), -1)
+    own = F.log_softmax(at_least_float32(model.logits(hidden)), -1)
     likely, tokens = own.topk(min(heads.config.policy_candidates, own.shape[-1]), -1)
     imagined = heads.step(hidden[..., None, :], heads.seen(model.embed(tokens)))
     steps = heads.config.dynamics_rollouts - 1 if heads.config.policy_target == "search" else 0
@@ -191,7 +191,7 @@ def policy_divergence(target: Tensor, guess: Tensor) -> Tensor:
 def policy_losses(heads: Heads, model: GPT, states: Tensor) -> Tensor:
     """The policy's divergence from its target, `[*P, R]`, at states `[*P, R, C]`."""
     assert heads.policy is not None
-    guess = F.log_softmax(_wide(model.logits(heads.policy(states))), -1)
+    guess = F.log_softmax(at_least_float32(model.logits(heads.policy(states))), -1)
     return policy_divergence(policy_target(heads, model, states.detach())[1], guess)
 
 
@@ -259,7 +259,3 @@ def head_losses(
             recall, told, there = recalled(heads, memories, batch, start)
             parts["memory"] = heads.config.memory_every * mean(model.nll(recall, told), there)
     return parts
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype.itemsize < 4 else x

@@ -19,7 +19,8 @@ from nanogrove.record.events import Event
 from nanogrove.train.loop import Plan, fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.objectives.auxiliary import objective_of
-from nanogrove.train.optim.optimizer import Rate, make_optimizer
+from nanogrove.train.optim.optimizer import make_optimizer
+from nanogrove.train.optim.update_rule import PerMember
 from nanogrove.train.parallel.ranks import Ranks
 from nanogrove.train.state import TrainState
 
@@ -75,7 +76,7 @@ def fit_members(state: TrainState, batches: Batches, plan: Plan) -> Iterator[Eve
         yield event
 
 
-def _of(value: Rate, mine: slice) -> Rate:
+def _of(value: PerMember, mine: slice) -> PerMember:
     """Of what may differ from member to member, `[P]`, the part of some of them."""
     return value[mine] if isinstance(value, Tensor) and value.dim() else value
 

@@ -3,7 +3,7 @@
 Torch's FSDP2 (Zhao 2023, `fully_shard`) does it: each rank holds a piece of every tensor, cut along its first axis, and
 brings a block together just before it is computed, forward and again backward, where gradients are added and cut in the
 same way. Losses and norms are those of one process. The optimizer updates pieces, which asks for one that treats each
-number by itself: AdamW or SGD.
+number by itself, as AdamW and SGD do.
 
 The whole state lies in the memory of the processor. It is what runs begin from and what is saved, so checkpoints know
 nothing of pieces, and `TrainState.gather` brings it up to date.
@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from nanogrove.train.optim.optimizer import make_optimizer
+from nanogrove.train.optim.rules import RULES
 from nanogrove.train.parallel.ranks import Ranks
 from nanogrove.train.state import TrainState
 
@@ -113,8 +114,8 @@ def _gather(state: TrainState, own: Sharded, ranks: Ranks) -> None:
             state.optimizer.state[target]["step"] = own.optimizer.state[piece]["step"].cpu().clone()
 
 
-def _moments(own: Sharded) -> list[str]:
+def _moments(own: Sharded) -> tuple[str, ...]:
     """The moments that this optimizer keeps, in one order on all ranks."""
     if not own.step:
-        return []
-    return ["momentum_buffer"] if own.optimizer.config.name == "sgd" else ["exp_avg", "exp_avg_sq"]
+        return ()
+    return RULES[own.optimizer.config.name].moments

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nanogrove.train.optim.optimizer import Rate
+from nanogrove.train.optim.update_rule import PerMember
 from nanogrove.train.state import TrainState
 
 Name = Literal["lr", "weight_decay", "dropout", "noise"]
@@ -80,14 +80,14 @@ class Range(BaseModel):
         return min(max(value, self.low), self.high)
 
 
-def apply(state: TrainState, values: Mapping[str, float | Sequence[float]]) -> Rate:
+def apply(state: TrainState, values: Mapping[str, float | Sequence[float]]) -> PerMember:
     """Sets weight decay and dropout, of all members or of each its own; returns the factor of the learning rate.
 
     The factor is a tensor `[P]` wherever values are lists, float64, so that the record shows what was set.
     """
     device = state.model.embed.weight.device
 
-    def typed(value: float | Sequence[float]) -> Rate:
+    def typed(value: float | Sequence[float]) -> PerMember:
         single = isinstance(value, (int, float))
         return float(value) if single else torch.tensor(value, dtype=torch.float64, device=device)  # type: ignore[arg-type]
 

@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from nanogrove.data.batch import Batch, Batches
+from nanogrove.model.mode import evaluating
 from nanogrove.train.loop import Plan
 from nanogrove.train.precision import autocast
 from nanogrove.train.state import TrainState
@@ -53,12 +54,10 @@ def easiest(batches: Batches, state: TrainState, config: CurriculumConfig, plan:
 def row_losses(state: TrainState, batch: Batch, plan: Plan) -> list[float]:
     """The mean loss of each row's scored tokens, without dropout; of a row with none 0."""
     model, device = state.model, state.model.embed.weight.device
-    was_training = model.training
-    model.eval()
     found: list[float] = []
-    for part in batch.to(device).split(plan.accumulation):
-        with autocast(device, plan.precision):
-            nll = model(part.tokens, part.targets)
-        found += ((nll * part.mask).sum(-1) / part.mask.sum(-1).clamp(min=1)).tolist()
-    model.train(was_training)
+    with evaluating(model):
+        for part in batch.to(device).split(plan.accumulation):
+            with autocast(device, plan.precision):
+                nll = model(part.tokens, part.targets)
+            found += ((nll * part.mask).sum(-1) / part.mask.sum(-1).clamp(min=1)).tolist()
     return found

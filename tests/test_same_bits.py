@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from nanogrove.config.preset import list_presets, read_preset_file, resolve
+from nanogrove.config.catalog import list_presets
+from nanogrove.config.preset import read_preset_file, resolve
 from nanogrove.runs import train as lab
 from nanogrove.train.autotune import cores
 

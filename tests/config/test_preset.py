@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import nanogrove
-from nanogrove.config.preset import list_presets, read_preset_file, resolve
+from nanogrove.config.catalog import QUICKSTART, list_presets
+from nanogrove.config.preset import read_preset_file, resolve
 from nanogrove.data.sources.hub import SHORTCUTS
 from nanogrove.errors import PresetError
 from nanogrove.evaluate.reward import load_reward
@@ -143,9 +144,8 @@ def test_presets_are_listed(command: Any) -> None:
 
 
 def test_the_default_is_there() -> None:
-    from nanogrove.cli import main as cli
 
-    assert cli.DEFAULT in list_presets()
+    assert QUICKSTART in list_presets()
 
 
 BASE: dict[str, Any] = {"data": {"sources": "my.txt"}, "train": {"steps": 10}}

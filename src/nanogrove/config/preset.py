@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -26,6 +25,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from nanogrove.config.catalog import preset_text, unknown_preset
 from nanogrove.config.muzero_general_keys import translated
 from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig
 from nanogrove.data.text.config import DataConfig
@@ -58,7 +58,7 @@ class SampleConfig(Sampling):
     every: int = Field(500, ge=1, description="steps")
     prompts: list[str] = Field([""], description="an empty one starts a document")
     tokens: int = Field(200, ge=0, description="0 writes none")
-    top_p: float | None = Field(0.95, gt=0, le=1)
+    top_p: float | None = Field(0.95, gt=0, le=1, description="keep the fewest tokens whose probabilities reach p")
 
 
 class SaveConfig(BaseModel):
@@ -75,8 +75,8 @@ class TrackConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    trackers: list[Literal["wandb", "tensorboard", "trackio"]] = []
-    project: str = "nanogrove"
+    trackers: list[Literal["wandb", "tensorboard", "trackio"]] = Field([], description="libraries that get the events")
+    project: str = Field("nanogrove", description="name of the project there")
     name: str | None = Field(None, description="of the run there; the run folder's when left out")
 
 
@@ -120,9 +120,9 @@ class Preset(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    description: str = ""
-    seed: int = Field(0, ge=0, lt=1 << 63)
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run folder in runs/")
+    description: str = Field("", description="one line, shown by `nanogrove presets`")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="of weights, batches, dropout and samples")
     method: Annotated[dict[str, Any], BeforeValidator(_named)] = {"name": "pretrain"}
     data: Data
     model: ModelConfig = ModelConfig()
@@ -187,25 +187,16 @@ class Preset(BaseModel):
 
 def read_preset_file(name: str) -> dict[str, Any]:
     """The JSON of a preset by its name or by the path of a file. Raises PresetError when there is none such."""
-    packaged = resources.files("nanogrove") / "presets" / f"{name}.json"
-    path = packaged if packaged.is_file() else Path(name)
-    if not path.is_file():
-        hint = _nearest(name, list_presets()) or "; `nanogrove presets` lists them, and a file ends in .json"
-        raise PresetError(f"no preset is called {name!r}{hint}")
+    text = preset_text(name)
+    if text is None and not Path(name).is_file():
+        raise unknown_preset(name)
     try:
-        preset = json.loads(path.read_text(encoding="utf-8"))
+        preset = json.loads(Path(name).read_text(encoding="utf-8") if text is None else text)
     except (ValueError, OSError) as error:
         raise PresetError(f"{name}: not a preset in JSON ({error})") from None
     if not isinstance(preset, dict):
         raise PresetError(f"{name}: not a preset; a preset is a JSON object with sections such as data and train")
     return {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).stem).strip("-._") or "run", **preset}
-
-
-def list_presets() -> dict[str, str]:
-    """Names and descriptions of the presets that come with nanogrove."""
-    folder = resources.files("nanogrove") / "presets"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".json")), key=lambda f: f.name)
-    return {f.name.removesuffix(".json"): json.loads(f.read_text())["description"] for f in files}
 
 
 def resolve(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Preset:

@@ -50,9 +50,9 @@ class _Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str
+    path: str = Field(description="file of the rows, or python-defs: lines of the standard library")
     format: Format = Field("auto", description="by the name's ending when left out")
-    encoding: str = "utf-8"
+    encoding: str = Field("utf-8", description="of the file, where it is text")
     tokenizer: str = Field("char", description="char, byte, bpe, a path to a tokenizer.json, or a hub name")
     vocab_size: int = Field(4096, ge=1, description="of a bpe tokenizer trained here")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the prompts")
@@ -88,8 +88,8 @@ class PreferencesConfig(_Options):
 
     type: Literal["preferences"]
     prompt: str | None = Field("prompt", description="column of the prompt; null for none")
-    chosen: str = "chosen"
-    rejected: str = "rejected"
+    chosen: str = Field("chosen", description="column of the better text")
+    rejected: str = Field("rejected", description="column of the worse text")
 
     def examples(self) -> tuple[list[list[Example]], list[str]]:
         """Groups of two, the chosen one first, with rewards 1 and 0; and what was wrong with the other rows."""

@@ -58,7 +58,9 @@ class Config(BaseModel):
     final_split: ClassVar[str] = "test"
     counted_by: ClassVar[tuple[str, ...]] = ("base_steps",)
 
-    algorithm: Literal["rwr", "awr", "filter", "dpo", "kto"] = "rwr"
+    algorithm: Literal["rwr", "awr", "filter", "dpo", "kto"] = Field(
+        "rwr", description="how rewards or preferences weigh the loss"
+    )
     base: str | None = Field(None, description="a saved run or checkpoint to begin from; base_steps when left out")
     base_steps: int = Field(0, ge=0, description="of imitating all texts first; none behind a saved base")
     scale: Scaling = Field("whiten", description="of rewards, by those of the training texts")

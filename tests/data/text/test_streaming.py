@@ -98,7 +98,7 @@ def test_a_pass_shows_every_window_of_every_block_once(slowly: None, source: Pat
     starts = []
     shard.read = lambda split, starts_, length: starts.append(starts_) or np.zeros((len(starts_), length), np.int64)  # type: ignore[method-assign,func-returns-value]
     for passed in range(3):
-        shard.train(np.arange(passed * total, (passed + 1) * total), 16, 0)
+        shard.train_windows(np.arange(passed * total, (passed + 1) * total), 16, 0)
         at = np.sort(starts[-1])
         assert len(np.unique(at)) == total
         assert (np.diff(at) >= 16).all(), "no token is shown twice"
@@ -318,8 +318,8 @@ def test_pieces_do_not_depend_on_where_chunks_end(size: int, monkeypatch: pytest
     monkeypatch.setattr(documents, "PIECE_CHARACTERS", 50)
     whole_text = "==\n".join("".join(f"line {n}\n" for n in range(m % 23)) for m in range(60))
     chunks = (whole_text[at : at + size] for at in range(0, len(whole_text), size))
-    found = list(documents.split(chunks, "==\n"))
-    assert found == list(documents.split(iter([whole_text]), "==\n"))
+    found = list(documents.split_at_separator(chunks, "==\n"))
+    assert found == list(documents.split_at_separator(iter([whole_text]), "==\n"))
     assert all(len(piece.text) <= 50 for piece in found)
     alone = [piece for text in whole_text.split("==\n") for piece in documents.split_long_document(iter([text]))]
     assert found == alone, "a document among others is cut as it would be alone"

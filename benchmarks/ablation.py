@@ -20,7 +20,8 @@ import torch
 from scipy.stats import t as student
 
 from auxiliary import HEADS, costs
-from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.config.catalog import read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.record.events import read_events
 from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build

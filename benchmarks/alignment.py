@@ -12,7 +12,8 @@ import math
 import statistics
 from pathlib import Path
 
-from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.config.catalog import read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.language_model import load
 from nanogrove.methods.align import written
 from nanogrove.model.gpt import GPT
@@ -45,7 +46,7 @@ def main() -> None:
         checkpoint, _ = load_latest(out / "checkpoints")
         assert checkpoint is not None
         reference.load_state_dict(checkpoint.kept)
-        corpus, config = build(preset).corpus, preset.method_config().model_copy(update={"texts": TEXTS})
+        corpus, config = build(preset).corpus, preset.method.model_copy(update={"texts": TEXTS})
         means, errors = [], []
         for model in (reference.eval(), aligned):
             scores = config.reward.find(False)(written(model, corpus, config, seed, "benchmark")[1])

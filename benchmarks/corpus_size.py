@@ -76,7 +76,7 @@ def memory() -> dict[str, float]:
 
 def prepare(values: dict[str, Any], run: Path) -> dict[str, float]:
     """Makes the tokens of a corpus; one that streams is read by a process of its own, whose memory then counts."""
-    from nanogrove.config.preset import resolve
+    from nanogrove.config.overrides import resolve
     from nanogrove.data.text.prepare import prepare
 
     before, began = memory()["VmHWM"], time.monotonic()
@@ -90,7 +90,7 @@ def prepare(values: dict[str, Any], run: Path) -> dict[str, float]:
 
 def train(values: dict[str, Any], run: Path) -> dict[str, float]:
     """Trains on prepared data, then reads batches from all over it."""
-    from nanogrove.config.preset import resolve
+    from nanogrove.config.overrides import resolve
     from nanogrove.data.text.corpus import TextCorpus
     from nanogrove.runs import train as lab
 
@@ -120,7 +120,7 @@ def train(values: dict[str, Any], run: Path) -> dict[str, float]:
 
 def advance(values: dict[str, Any], run: Path) -> dict[str, float]:
     """A run stopped behind its second step, whose checkpoint is saved again as if it had come to step 100,000."""
-    from nanogrove.config.preset import resolve
+    from nanogrove.config.overrides import resolve
     from nanogrove.model.gpt import GPT
     from nanogrove.runs import train as lab
     from nanogrove.train.checkpoint import load_latest, save_checkpoint
@@ -146,7 +146,7 @@ def advance(values: dict[str, Any], run: Path) -> dict[str, float]:
 
 def resume(values: dict[str, Any], run: Path) -> dict[str, float]:
     """The moments at which imports are done and the first new step is."""
-    from nanogrove.config.preset import resolve
+    from nanogrove.config.overrides import resolve
     from nanogrove.record.folder import read_preset
     from nanogrove.runs import train as lab
 

@@ -19,7 +19,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.config.catalog import read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.record.events import Event, read_events
 from nanogrove.runs import train as lab
 

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 from scipy import stats
 
-from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.config.catalog import read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.record.events import Event
 from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build

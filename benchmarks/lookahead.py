@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.decoding.lookahead import look_ahead
 from nanogrove.decoding.loop import generate
 from nanogrove.language_model import load

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.language_model import load
 from nanogrove.record.events import read_events
 from nanogrove.runs import train as lab

@@ -29,8 +29,8 @@ SETTINGS: dict[str, Any] = {
 }
 CLOCKED = """
 import sys, time
-from nanogrove import cli
-from nanogrove.train import distributed
+from nanogrove.cli import main as cli
+from nanogrove.train.parallel import ranks as distributed
 spent, real = [], distributed.Ranks.sum
 def timed(self, tensors):
     began = time.perf_counter()

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.config.catalog import read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.evaluate import committee
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import Event, read_events
@@ -73,7 +74,7 @@ def accuracy(preset: str, seeds: list[int], out: Path, overrides: list[str]) -> 
         print(f"  labels           {'; '.join(labels)}")
         print(f"  decoding takes {decode / seconds:.1%} of the rounds' time", flush=True)
         parts = build(resolve(read_preset_file(preset), overrides))
-        config = parts.preset.method_config()
+        config = parts.preset.method
         a_step = parts.preset.train.batch_size * parts.corpus.length
         steps = round(step.values["tokens"] / a_step) - config.si_rounds * config.si_iter
         settings = (f"seed={seed}", *overrides, "method.labels=none", f"train.steps={steps}")
@@ -128,7 +129,7 @@ def decoding(run: Path) -> None:
     parts = build(preset)
     checkpoint, _ = load_latest(run / "checkpoints")
     assert checkpoint is not None
-    model = GPT(parts.model, preset.method_config().population).eval()
+    model = GPT(parts.model, preset.method.voters).eval()
     model.load_state_dict(checkpoint.model)
     difficulty = last(events, "round").values["frontier"]
     prompts = [prompt for prompt, _ in examples(parts.corpus.task, difficulty, 0, "benchmark", range(1000))]

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.config.catalog import read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.decoding.loop import Sampling, generate
 from nanogrove.decoding.speculative import speculate
 from nanogrove.language_model import load

@@ -96,7 +96,7 @@ def trained(values: dict[str, Any], folder: Path, seconds: float | None) -> dict
     folder.mkdir(parents=True)
     (folder / "preset.json").write_text(json.dumps(values))
     script = (
-        "import json, sys; from pathlib import Path; from nanogrove.config.preset import resolve\n"
+        "import json, sys; from pathlib import Path; from nanogrove.config.overrides import resolve\n"
         "from nanogrove.runs.train import train\n"
         f"for event in train(resolve(json.loads(Path({str(folder / 'preset.json')!r}).read_text())), "
         f"Path({str(folder / 'run')!r})):\n    print(event.kind, flush=True)"
@@ -128,8 +128,8 @@ def tokenising(
     script = f"""
 import sys, time
 from pathlib import Path
-from nanogrove.data.text import DataConfig
-from nanogrove.data.prepare import write
+from nanogrove.data.text.config import DataConfig
+from nanogrove.data.text.prepare import write
 from nanogrove.data.tokenizer import bpe_tokenizer
 import json
 texts = json.loads(Path({str(folder / "texts.json")!r}).read_text())

@@ -174,7 +174,7 @@ def resumes_exactly() -> Callable[[dict[str, Any], Path, list[tuple[str, int]]],
     """
 
     def check(preset: dict[str, Any], folder: Path, stops: list[tuple[str, int]]) -> list[dict[str, Any]]:
-        from nanogrove.config.preset import resolve
+        from nanogrove.config.overrides import resolve
         from nanogrove.runs import train as lab
 
         for _ in lab.train(resolve(preset), folder / "whole"):

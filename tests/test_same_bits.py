@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from nanogrove.config.catalog import list_presets
-from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.config.catalog import list_presets, read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.runs import train as lab
 from nanogrove.train.autotune import cores
 

@@ -28,7 +28,7 @@ for module, names in {{os: ("sysconf", "sched_getaffinity", "getloadavg", "fork"
 for name in {sorted(set(MODULES) - {"nanogrove.__main__"})!r}:
     importlib.import_module(name.removesuffix(".__init__"))
 from nanogrove.synthetic import RandomHierarchyModel
-from nanogrove.train.auto import cores, memory_bytes
+from nanogrove.train.autotune import cores, memory_bytes
 assert cores() >= 1 and memory_bytes(torch.device("cpu")) > 0
 """
 

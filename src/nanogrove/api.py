@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.config.catalog import read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanogrove.errors import CheckpointError
 from nanogrove.evaluate.reward import load_reward

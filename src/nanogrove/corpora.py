@@ -1,31 +1,44 @@
-"""The corpus that each class of data settings describes: a new kind of data is a line here."""
+"""Kinds of data: the settings that a preset may hold under `data`, by type, and the corpus that each describes.
+
+A new kind of data is a line here.
+"""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from nanogrove.data.corpus import Corpus
+from nanogrove.data.corpus import Corpus, CorpusConfig
 from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig, RewardedCorpus
 from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.corpus import TextCorpus
 from nanogrove.synthetic.corpus import GrammarCorpus, RHMConfig, RLMConfig
 from nanogrove.synthetic.examples import TaskConfig, TaskCorpus
 
-CORPORA: dict[type[BaseModel], Callable[..., Any]] = {
-    DataConfig: TextCorpus,
-    RLMConfig: GrammarCorpus,
-    RHMConfig: GrammarCorpus,
-    TaskConfig: TaskCorpus,
-    RewardedConfig: RewardedCorpus,
-    PreferencesConfig: RewardedCorpus,
+
+class Kind(NamedTuple):
+    """Settings, whose `type` is the name of the kind, and what makes a corpus of them.
+
+    The latter takes the settings, the tokens of a window, the sequences of a batch and a seed.
+    """
+
+    Config: type[BaseModel]
+    corpus: Callable[[Any, int, int, int], Corpus]
+
+
+CORPORA = {
+    "text": Kind(DataConfig, TextCorpus),
+    "rlm": Kind(RLMConfig, GrammarCorpus),
+    "rhm": Kind(RHMConfig, GrammarCorpus),
+    "task": Kind(TaskConfig, TaskCorpus),
+    "rewarded": Kind(RewardedConfig, RewardedCorpus),
+    "preferences": Kind(PreferencesConfig, RewardedCorpus),
 }
 
 
-def make_corpus(config: BaseModel, block_size: int, batch_size: int, seed: int) -> Corpus:
+def make_corpus(config: CorpusConfig, block_size: int, batch_size: int, seed: int) -> Corpus:
     """The corpus that `config` describes, in windows of `block_size` tokens and batches of `batch_size` sequences.
 
     Raises DataError where the data cannot be read or is too short.
     """
-    corpus: Corpus = CORPORA[type(config)](config, block_size, batch_size, seed)
-    return corpus
+    return CORPORA[config.type].corpus(config, block_size, batch_size, seed)

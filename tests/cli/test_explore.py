@@ -13,7 +13,8 @@ import pytest
 from rich.cells import cell_len
 
 from nanogrove.cli.exploration import described
-from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.config.catalog import read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.explore import proposal, sample
 from nanogrove.explore.findings import Findings, explore
 from nanogrove.explore.proposal import preset_name, propose, seconds

@@ -9,7 +9,7 @@ import pytest
 
 from nanogrove.cli import verbs
 from nanogrove.cli.main import VERBS
-from nanogrove.config.catalog import list_presets, preset_text
+from nanogrove.config.catalog import list_presets, packaged_text
 
 
 def test_a_verb_is_a_file_and_a_line() -> None:
@@ -21,7 +21,7 @@ def test_a_verb_is_a_file_and_a_line() -> None:
 def test_a_preset_is_printed_in_full(command: Callable[..., Any], name: str) -> None:
     shown = command("presets", name)
     assert shown.code == 0
-    assert shown.out == (preset_text(name) or "").rstrip() + "\n"
+    assert shown.out == (packaged_text(name) or "").rstrip() + "\n"
     assert json.loads(shown.out)["description"] == list_presets()[name]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.errors import PresetError
 from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
@@ -87,7 +87,7 @@ def test_their_names_are_read() -> None:
     assert (preset.model.n_embd, preset.model.n_layer, preset.model.n_head, preset.model.block_size) == (256, 3, 4, 256)
     assert (preset.train.batch_size, preset.train.accumulation, preset.evaluate.tokens) == (512, 4, 2_000_000)
     assert preset.train.tokens == 100_000_000
-    assert preset.method["adaptive"]["interval"] == 5_000_000
+    assert preset.method.adaptive.interval == 5_000_000
     heads = {key: value for key, value in THEIRS["auxiliary"].items() if "adaptive" not in key}
     assert heads.items() <= preset.auxiliary.model_dump().items()
     assert preset.data.min_text_length == 50

@@ -19,7 +19,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 import nanogrove
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.corpora import make_corpus
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate import calibration

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.reward import RewardConfig, load_reward
 from nanogrove.methods import align

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.config.catalog import read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.errors import PresetError
 from nanogrove.methods.evolution_strategies import coefficients, combined, direction, full
 from nanogrove.record.events import read_events

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import nanogrove
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.data.rng import derived_seed
 from nanogrove.errors import PresetError
 from nanogrove.language_model import load
@@ -157,7 +157,7 @@ def test_the_winner_s_schedule_replayed_on_one_model_is_the_winner(preset: dict,
 
     model = GPT(parts.model).initialize(derived_seed(parts.preset.seed, "member", line[0].member))
     state = TrainState(model, make_optimizer(model, parts.preset.optimizer))
-    replayed = list(pretrain.run(state, parts.corpus, parts.plan, parts.preset.method_config()))
+    replayed = list(pretrain.run(state, parts.corpus, parts.plan, parts.preset.method))
     score = [event for event in replayed if event.kind == "eval"][-1].values["loss"]
     assert score == pytest.approx(line[-1].score, abs=1e-4)
     best = load_checkpoint(tmp_path / "run/checkpoints/best").model

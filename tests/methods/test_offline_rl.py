@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from nanogrove.cli.render import show
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.errors import NanogroveError
 from nanogrove.methods.offline_rl import joined

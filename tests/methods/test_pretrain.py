@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.errors import NanogroveError
 from nanogrove.record.events import read_events
 from nanogrove.runs import train as lab

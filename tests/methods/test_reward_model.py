@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import nanogrove
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.errors import CheckpointError, NanogroveError, PresetError
 from nanogrove.evaluate.reward import RewardModel, load_reward
 from nanogrove.language_model import LanguageModel, load

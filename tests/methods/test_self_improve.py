@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import nanogrove
-from nanogrove.config.preset import list_presets, read_preset_file, resolve
+from nanogrove.config.catalog import list_presets, read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.corpora import make_corpus
 from nanogrove.errors import CheckpointError, DataError, NanogroveError, PresetError
 from nanogrove.evaluate import committee
@@ -501,7 +502,6 @@ def test_voters_may_come_from_a_checkpoint_each(tmp_path: Path, monkeypatch: pyt
     singles = [load_checkpoint(Path(path)).model["embed.weight"] for path in paths]
     assert of(events, "step")[-1].step == 12
     going = lab.train(resolve(PRESET, settings), tmp_path / "again")
-    monkeypatch.setattr(lab, "evaluate_split", None)
     first = next(event for event in going if event.kind == "exact")
     going.close()  # type: ignore[attr-defined]
     assert first.step == 0
@@ -588,7 +588,7 @@ def test_presets_fit_their_context_and_take_their_first_steps(name: str, tmp_pat
     settled = [f"train.{key}={json.dumps(PRESET['train'][key])}" for key in ("threads", "precision", "accumulation")]
     parts = build(resolve(read_preset_file(name), [*settled, "train.compile=false", "train.device=cpu"]))
     wanted = parts.preset.method
-    assert parts.plan.steps == parts.preset.train.steps + wanted["si_rounds"] * wanted["si_iter"]
+    assert parts.plan.steps == parts.preset.train.steps + wanted.si_rounds * wanted.si_iter
     overrides = [f"{key}={json.dumps(value)}" for key, value in TINY.items()]
     if parts.preset.data.task == "maze":  # type: ignore[union-attr]
         overrides.append('data.options={"nodes": 4}')

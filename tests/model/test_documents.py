@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import nanogrove
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.decoding.loop import generate, pad
 from nanogrove.decoding.steering import model_score
 from nanogrove.errors import PresetError

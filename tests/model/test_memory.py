@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import nanogrove
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.decoding.loop import generate, pad

@@ -16,7 +16,7 @@ from nanogrove.errors import PresetError, RunError
 from nanogrove.methods import load_method
 from nanogrove.runs.rehearsal import LEAST_STEPS, Rehearsal, pace, rehearse, rounded_up, steps_in
 from nanogrove.runs.setup import build
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.record.events import Event, read_events
 from nanogrove.synthetic.tasks import find_task
 from nanogrove.train.parallel.ranks import Ranks
@@ -123,11 +123,11 @@ def test_minutes_become_steps_for_every_method_that_takes_them(case: str, of_met
     train, times = built.preset.train, built.budget
     assert train.minutes is None
     assert train.steps is not None
-    total = getattr(built.preset.method_config(), "total_steps", lambda steps: steps)
-    assert built.plan.steps == total(train.steps)
+    config, num_steps = built.preset.method, load_method(built.preset.method.name).num_steps
+    assert built.plan.steps == num_steps(config, train.steps)
     assert times["minutes"] == 0.02
     further = times.get("further_steps", 0)
-    assert further == total(0)
+    assert further == num_steps(config, 0)
     seconds = train.steps * times["step_ms"] / 1000 + further * times.get("further_step_ms", 0) / 1000
     assert seconds == pytest.approx(1.2, abs=2 * times["step_ms"] / 1000)
     assert resolve(built.preset.model_dump(mode="json")) == built.preset
@@ -138,9 +138,10 @@ def first_steps(preset: dict[str, Any], further: bool, count: int = 2) -> list[E
     built = build(resolve({**preset, "train": {**preset["train"], "minutes": None, "steps": 3}}))
     plan = replace(built.plan, steps=1 << 40, rate=lambda step: 0.0, schedule=lambda steps: lambda step: 0.0)
     plan = replace(plan, evaluate_every=1 << 40, evaluate_early=False)
-    method, config = load_method(preset["method"]["name"]), built.preset.method_config()
+    rehearse = load_method(built.preset.method.name).rehearse
+    assert rehearse is not None
     steps = []
-    for event in method.rehearse(built.new_state(), built.corpus, plan, config, further):  # type: ignore[attr-defined]
+    for event in rehearse(built.new_state(), built.corpus, plan, built.preset.method, further):
         assert event.kind in ("step", "rewards"), "more than steps is rehearsed"
         steps += [event] * (event.kind == "step")
         if len(steps) == count:
@@ -186,7 +187,7 @@ def test_a_rehearsal_leaves_the_generators_and_the_corpus_as_they_were(of_method
     before = torch.get_rng_state()
     assert built.new_state().model.dropout.active
     first = built.corpus.batches(3).tokens.clone()
-    rehearse(0.003, "pretrain", built.preset.method_config(), built.corpus, built.plan, built.new_state)
+    rehearse(0.003, built.preset.method, built.corpus, built.plan, built.new_state)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(built.corpus.batches(3).tokens, first)
 

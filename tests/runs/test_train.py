@@ -13,7 +13,7 @@ from nanogrove.cli import main as cli
 from nanogrove.runs import train as lab
 from nanogrove.errors import NanogroveError
 from nanogrove.runs.setup import build
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.record.events import read_events
 from nanogrove.train.checkpoint import load_checkpoint
 

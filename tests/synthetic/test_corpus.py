@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nanogrove.config.preset import read_preset_file, resolve
+from nanogrove.config.catalog import read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.corpora import make_corpus
 from nanogrove.errors import DataError, NanogroveError, PresetError
 from nanogrove.evaluate.loss import against_truth, evaluate_split

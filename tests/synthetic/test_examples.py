@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.corpora import make_corpus
 from nanogrove.data.rng import random
 from nanogrove.errors import NanogroveError

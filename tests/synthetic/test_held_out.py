@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nanogrove.cli.render import described_held_out
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.corpora import make_corpus
 from nanogrove.errors import DataError
 from nanogrove.runs import train as lab

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from nanogrove.cli.render import described_held_out
-from nanogrove.config.catalog import list_presets
-from nanogrove.config.preset import read_preset_file
+from nanogrove.config.catalog import list_presets, read_preset_file
 from nanogrove.corpora import make_corpus
 from nanogrove.errors import DataError
 from nanogrove.synthetic import RandomHierarchyModel, RandomLanguageModel

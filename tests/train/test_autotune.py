@@ -110,7 +110,7 @@ def test_affinity_and_shared_units_count(physical: int | None, expected: int, mo
 
 
 def test_the_start_says_which_format_was_taken_and_why(tiny: Any, tmp_path: Path) -> None:
-    from nanogrove.config.preset import resolve
+    from nanogrove.config.overrides import resolve
     from nanogrove.runs import train as lab
 
     for _ in lab.train(resolve(tiny(train={"steps": 1, "precision": "auto", "threads": "auto"})), tmp_path / "run"):
@@ -128,14 +128,15 @@ CLOCKS = {"perf_counter", "process_time", "monotonic", "thread_time", "getloadav
 def test_no_module_that_decides_what_is_computed_reads_a_clock() -> None:
     """Figures for the record may be timed, in `fit` and in methods; nothing in these may be."""
     sources = Path(nanogrove.__file__).parent
-    for path in (*(sources / "model").glob("*.py"), *(sources / "train" / f"{n}.py" for n in ("auto", "precision"))):
+    chosen = (sources / "train" / f"{name}.py" for name in ("autotune", "precision"))
+    for path in (*(sources / "model").glob("*.py"), *chosen):
         names = {n.attr for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Attribute)}
         assert not names & CLOCKS, path
 
 
 FAULTS = """
 import resource, torch
-from nanogrove.train.auto import keep_freed_memory
+from nanogrove.train.autotune import keep_freed_memory
 keep_freed_memory()
 def work():
     return [torch.ones(1 << 21) * k for k in range(6)]

@@ -9,9 +9,11 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
-from nanogrove.config.preset import DATA, Preset
+from nanogrove.config.preset import Preset
+from nanogrove.config.problems import nearest_key
+from nanogrove.corpora import CORPORA
 from nanogrove.data.sources.kinds import KINDS
-from nanogrove.errors import PresetError, nearest
+from nanogrove.errors import PresetError
 from nanogrove.methods import METHODS, load_method
 
 WORDS: dict[object, str] = {
@@ -61,11 +63,10 @@ def find_settings(key: str) -> list[Setting]:
     prefix = key.replace("[]", "") + "."
     chosen = [setting for setting in settings if f"{setting.key}.".replace("[]", "").startswith(prefix)]
     if not chosen:
-        known = {setting.key for setting in settings}
-        last = key.rsplit(".", 1)[-1]
-        near = nearest(key, [name for name in known if name.rsplit(".", 1)[-1] == last], cutoff=0)
-        hint = near or nearest(key, sorted(known)) or "`nanogrove settings` lists all"
-        raise PresetError(f"no setting is called {key!r}; {hint}")
+        hint = (
+            nearest_key(key, dict.fromkeys(setting.key for setting in settings)) or "; `nanogrove settings` lists all"
+        )
+        raise PresetError(f"no setting is called {key!r}{hint}")
     return chosen
 
 
@@ -75,7 +76,7 @@ def _settings() -> Iterator[Setting]:
         if name == "method":
             yield from _section(name, field, methods)
         elif name == "data":
-            yield from _section(name, field, DATA)
+            yield from _section(name, field, {name: kind.Config for name, kind in CORPORA.items()})
             for kind in KINDS.values():
                 yield from _inside("data.sources[]", kind.settings, kind.name)
         else:

@@ -6,7 +6,16 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from nanogrove.data.batch import Batch
+from nanogrove.data.splits import Split
 from nanogrove.data.tokenizer import Tokenizer
+
+
+class CorpusConfig(Protocol):
+    """Settings of a corpus, the section `data` of a preset."""
+
+    @property
+    def type(self) -> str:
+        """The kind of data."""
 
 
 class Corpus(Protocol):
@@ -14,6 +23,18 @@ class Corpus(Protocol):
 
     tokenizer: Tokenizer
     length: int  # tokens of a training window
+
+    @property
+    def config(self) -> CorpusConfig:
+        """The settings, and in them what was looked up, such as the commit of a data set on the hub."""
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that are not empty."""
+
+    @property
+    def default_split(self) -> Split:
+        """The split that `evaluate` scores unless it is given another one: test where samples cost nothing."""
 
     @property
     def windows_per_epoch(self) -> int | None:

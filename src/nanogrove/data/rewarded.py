@@ -30,6 +30,7 @@ from nanogrove.data.rng import permuted, random
 from nanogrove.data.sources.base import Skipped
 from nanogrove.data.sources.rows import check_columns, csv_rows, inner_suffix, jsonl_rows, parquet_rows, text_lines
 from nanogrove.data.sources.text import PythonStandardLibrary
+from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split
 from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
 from nanogrove.errors import DataError
 
@@ -188,6 +189,8 @@ class RewardedCorpus:
     Raises DataError where no row can be used, or too few are left for training and validation.
     """
 
+    default_split: Split = "test"
+
     def __init__(self, config: RewardedConfig | PreferencesConfig, block_size: int, batch_size: int, seed: int) -> None:
         self.config, self.block_size, self.batch_size, self.seed = config, block_size, batch_size, seed
         groups, problems = config.examples()
@@ -242,6 +245,11 @@ class RewardedCorpus:
         test = -(-self.config.test * len(order) // 1)  # rounded up, so that a share above 0 is somebody
         held_out = test + -(-self.config.validation * len(order) // 1)
         return ["test" if order[k] < test else "validation" if order[k] < held_out else "train" for k in keys]
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """All but a test split that is asked to be empty."""
+        return SPLITS if self.config.test else WITHOUT_TEST
 
     @property
     def windows_per_epoch(self) -> int:

@@ -4,3 +4,4 @@ from typing import Literal
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+WITHOUT_TEST: tuple[Split, ...] = ("train", "validation")

@@ -80,7 +80,7 @@ def seconds(proposal: Proposal, vocabulary: int) -> float:
     # Only this function needs torch: what `explore` shows of a file is on the screen before torch has been imported.
     import torch
 
-    from nanogrove.config.preset import resolve
+    from nanogrove.config.overrides import resolve
     from nanogrove.data.batch import Batch
     from nanogrove.model.gpt import GPT
     from nanogrove.train.autotune import Work, resolve_auto

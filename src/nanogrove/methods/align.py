@@ -13,10 +13,10 @@ This is reward-ranked fine-tuning (Dong et al. 2023, arXiv 2304.06767) with repl
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from nanogrove.data.batch import Batch
@@ -28,6 +28,7 @@ from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig
+from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
@@ -38,14 +39,10 @@ from nanogrove.train.state import TrainState
 SHOWN = 6  # fresh texts of each round in the record
 
 
-class Config(BaseModel):
+class Config(MethodConfig):
     """`train.steps` are those of the base; each of `rounds` adds `steps_per_round`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    final_split: ClassVar[str] = "test"
-    heads: ClassVar[bool] = True
-    counted_by: ClassVar[tuple[str, ...]] = ("rounds", "steps_per_round")
-
+    name: Literal["align"] = "align"
     reward: RewardConfig = Field(description="what is wanted of a text")
     base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
     rounds: int = Field(5, ge=1, description="of sampling, scoring and training")
@@ -59,9 +56,10 @@ class Config(BaseModel):
     rate: float = Field(0.3, gt=0, allow_inf_nan=False, description="rates of a round over those of the base")
     kl_cap: float | None = Field(0.2, gt=0, description="nats a token from the reference at which the rounds end")
 
-    def total_steps(self, steps: int) -> int:
-        """Base steps, none behind a saved base, and those of the rounds."""
-        return (0 if self.base is not None else steps) + self.rounds * self.steps_per_round
+
+def num_steps(config: Config, budget: int) -> int:
+    """Steps of the base, none after a saved one, and those of the rounds."""
+    return (0 if config.base is not None else budget) + config.rounds * config.steps_per_round
 
 
 def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
@@ -206,3 +204,14 @@ def _rewarded(state: TrainState, number: int, samples: list[Sample], scores: lis
         for sample, score in zip(samples[:SHOWN], scores[:SHOWN], strict=True)
     ]
     return Event("reward", state.step, {"round": number, "mean": float(known.mean()), "error": error, "texts": shown})
+
+
+METHOD = Method[Config, Corpus](
+    Config=Config,
+    run=run,
+    trains_heads=lambda config: True,
+    num_steps=num_steps,
+    counted_by=("rounds", "steps_per_round"),
+    check=check,
+    final_split="test",
+)

@@ -22,16 +22,17 @@ A direction is a function of (seed, generation, pair) and is drawn again for the
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed
 from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, loss
+from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
@@ -42,13 +43,10 @@ from nanogrove.train.state import TrainState
 Shaping = Literal["zscore", "rank", "sign", "none"]
 
 
-class Config(FitnessConfig):
+class Config(FitnessConfig, MethodConfig):
     """`train.steps` are those of the base; each generation is a step more."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    final_split: ClassVar[str] = "test"
-    counted_by: ClassVar[tuple[str, ...]] = ("generations",)
-
+    name: Literal["evolution_strategies"] = "evolution_strategies"
     population_size: int = Field(32, ge=2, description="members scored a generation, in pairs")
     generations: int = Field(500, ge=1, description="updates of the parameters")
     sigma: float = Field(0.01, gt=0, allow_inf_nan=False, description="deviation of the noise on each weight")
@@ -65,9 +63,10 @@ class Config(FitnessConfig):
                 raise ValueError(f"{name} {getattr(self, name)} is odd, and members come in pairs")
         return self
 
-    def total_steps(self, steps: int) -> int:
-        """Base steps, none behind a saved base, and one a generation."""
-        return (0 if self.base is not None else steps) + self.generations
+
+def num_steps(config: Config, budget: int) -> int:
+    """Steps of the base, none after a saved one, and one per generation."""
+    return (0 if config.base is not None else budget) + config.generations
 
 
 def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
@@ -214,3 +213,14 @@ def combined(directions: Iterator[Direction], weights: Tensor) -> dict[str, Tens
             term = weight * full(noise)
             total[name] = total[name] + term if name in total else term
     return total
+
+
+METHOD = Method[Config, Corpus](
+    Config=Config,
+    run=run,
+    num_steps=num_steps,
+    counted_by=("generations",),
+    rehearse=rehearse,
+    check=check,
+    final_split="test",
+)

@@ -20,11 +20,11 @@ significance is ours: there a member is replaced whatever the noise.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from nanogrove.data.corpus import Corpus
@@ -42,6 +42,7 @@ from nanogrove.evaluate.selection import (
     tournament,
     truncation,
 )
+from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.model.gpt import LOGITS, ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.loop import Plan
@@ -61,15 +62,10 @@ from nanogrove.train.state import TrainState
 COMPARED = 256  # next tokens on which predictions are compared, about
 
 
-class Config(FitnessConfig):
+class Config(FitnessConfig, MethodConfig):
     """`generations` × `steps_per_generation` steps are the run's, so `train` names no budget."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    final_split: ClassVar[str] = "test"
-    spreads: ClassVar[str] = "members"
-    heads: ClassVar[bool] = True
-    counted_by: ClassVar[tuple[str, ...]] = ("generations", "steps_per_generation")
-
+    name: Literal["evolve"] = "evolve"
     population_size: int = Field(8, ge=2, description="members, of all islands together")
     generations: int = Field(10, ge=1, description="how often members are scored and replaced")
     steps_per_generation: int = Field(100, ge=1, description="optimizer steps of each member between two selections")
@@ -116,16 +112,6 @@ class Config(FitnessConfig):
         if "lr" in self.vary and (self.vary["lr"].values and min(self.vary["lr"].values) <= 0):
             raise ValueError("vary.lr must stay above 0")
         return self
-
-    @property
-    def population(self) -> int:
-        """How many models are trained at once."""
-        return self.population_size
-
-    @property
-    def steps(self) -> int:
-        """All steps of the run."""
-        return self.generations * self.steps_per_generation
 
     @property
     def replacements(self) -> int:
@@ -379,3 +365,18 @@ class _Evolution:
             notes["born"] += 1
             births.append(birth)
         return births
+
+
+METHOD = Method[Config, Corpus](
+    Config=Config,
+    run=run,
+    num_members=lambda config: config.population_size,
+    trains_heads=lambda config: True,
+    needs_budget=False,
+    num_steps=lambda config, budget: config.generations * config.steps_per_generation,
+    counted_by=("generations", "steps_per_generation"),
+    check=check,
+    check_scored=check_scored,
+    final_split="test",
+    ranks_share="members",
+)

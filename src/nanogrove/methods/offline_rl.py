@@ -15,22 +15,22 @@ the prompt, cross-fitted by prompt (`train/objectives/value_baseline.py`).
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from nanogrove.data.batch import Batch
-from nanogrove.data.corpus import Corpus
 from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.errors import PresetError
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import distribution
+from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
@@ -51,13 +51,10 @@ from nanogrove.train.objectives.weighting import (
 from nanogrove.train.state import TrainState
 
 
-class Config(BaseModel):
+class Config(MethodConfig):
     """`train.steps` are those of the algorithm; those of the base come before. One micro-batch a step."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    final_split: ClassVar[str] = "test"
-    counted_by: ClassVar[tuple[str, ...]] = ("base_steps",)
-
+    name: Literal["offline_rl"] = "offline_rl"
     algorithm: Literal["rwr", "awr", "filter", "dpo", "kto"] = Field(
         "rwr", description="how rewards or preferences weigh the loss"
     )
@@ -85,20 +82,14 @@ class Config(BaseModel):
     )
     kl_cap: float | None = Field(None, gt=0, description="nats a token from the reference at which training ends")
 
-    @property
-    def heads(self) -> bool:
-        """Whether auxiliary heads may train beside the model: not where texts are compared, pair by pair."""
-        return self.algorithm not in ("dpo", "kto")
 
-    def total_steps(self, steps: int) -> int:
-        """Steps of the base, none behind a saved one, and of the algorithm."""
-        return (0 if self.base is not None else self.base_steps) + steps
+def num_steps(config: Config, budget: int) -> int:
+    """Steps of the base, none after a saved one, and of the algorithm."""
+    return (0 if config.base is not None else config.base_steps) + budget
 
 
-def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
+def check(config: Config, corpus: RewardedCorpus, model: ModelConfig, allow_code: bool) -> None:
     """Raises PresetError or CheckpointError for data or a base that do not fit the algorithm."""
-    if not isinstance(corpus, RewardedCorpus):
-        raise PresetError("method offline_rl learns from scored texts; set data.type to rewarded or preferences")
     pairs = corpus.size == 2
     if pairs != (config.algorithm == "dpo"):
         needs = "preferences" if config.algorithm == "dpo" else "rewarded"
@@ -132,10 +123,9 @@ def _check_sides(config: Config, corpus: RewardedCorpus) -> None:
         )
 
 
-def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
+def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -> Iterator[Event]:
     """Yields `step` events, `eval` ahead of those that `plan.evaluates` names, and `rewards` once."""
-    assert isinstance(corpus, RewardedCorpus)
-    begin = config.total_steps(0)
+    begin = num_steps(config, 0)
     yield from pretrained(state, corpus, plan, config.base, begin)
     reference = reference_model(state)
     learner = _Learner(state, corpus, plan, config, reference)
@@ -155,11 +145,11 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
             return
 
 
-def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, further: bool) -> Iterator[Event]:
+def rehearse(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config, further: bool) -> Iterator[Event]:
     """Yields the events of imitating all texts, or of the algorithm from its first step on."""
     if further:
         return fit(state, corpus.batches, objective_of(state, plan), plan)
-    state.step = config.total_steps(0)
+    state.step = num_steps(config, 0)
     return run(state, corpus, plan, config)
 
 
@@ -291,3 +281,17 @@ def joined(first: Batch, second: Batch) -> Batch:
         rows(first.weight, second.weight),
         torch.cat([first.source, second.source]),
     )
+
+
+METHOD = Method[Config, RewardedCorpus](
+    Config=Config,
+    run=run,
+    trains_heads=lambda config: config.algorithm not in ("dpo", "kto"),  # not where texts are compared, pair by pair
+    num_steps=num_steps,
+    counted_by=("base_steps",),
+    rehearse=rehearse,
+    corpora=(RewardedCorpus,),
+    needs="learns from scored texts; set data.type to rewarded or preferences",
+    check=check,
+    final_split="test",
+)

@@ -12,9 +12,9 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from nanogrove.data.batch import Batch
@@ -23,6 +23,7 @@ from nanogrove.data.text.corpus import TextCorpus
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.loss import evaluate_split
+from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.checkpoint import model_of, read_checkpoint
@@ -49,17 +50,13 @@ Value = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Points = Annotated[list[tuple[Annotated[int, Field(ge=0)], Value]], AfterValidator(_rising)]
 
 
-class Config(BaseModel):
+class Config(MethodConfig):
     """Pretraining has few settings beyond those of every method."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    spreads: ClassVar[str] = "rows"
-    heads: ClassVar[bool] = True
-
+    name: Literal["pretrain"] = "pretrain"
     follow: dict[Literal["lr", "weight_decay", "dropout"], Points] = Field(
         {}, description="[step, value] points by hyperparameter; the schedule's factor comes on top of lr"
     )
-
     adaptive: AdaptiveConfig | None = Field(None, description="weights of several sources that follow their losses")
     curriculum: CurriculumConfig | None = Field(None, description="the easiest rows of each batch first")
 
@@ -146,3 +143,15 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
                 yield evaluation()
                 yield from auxiliary.told(state, corpus, batches, plan)
             yield event
+
+
+METHOD = Method[Config, Corpus](
+    Config=Config,
+    run=run,
+    trains_heads=lambda config: True,
+    memory=True,
+    sharding=True,
+    rehearse=rehearse,
+    check=check,
+    ranks_share="batch",
+)

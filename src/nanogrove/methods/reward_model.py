@@ -7,18 +7,17 @@ such a model writes nothing.
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from nanogrove.data.batch import Batch
-from nanogrove.data.corpus import Corpus
 from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.errors import PresetError
 from nanogrove.evaluate.reward import distribution
+from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Event
@@ -27,19 +26,19 @@ from nanogrove.train.objective import Loss, Objective, scored
 from nanogrove.train.state import TrainState
 
 
-class Config(BaseModel):
+class Config(MethodConfig):
     """A reward model has no settings beyond those of every method."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    final_split: ClassVar[str] = "test"
-    scalar: ClassVar[bool] = True
-    spreads: ClassVar[str] = "rows"
+    name: Literal["reward_model"] = "reward_model"
 
 
-def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
+NEEDS = "learns from texts with rewards; set data.type=rewarded"
+
+
+def check(config: Config, corpus: RewardedCorpus, model: ModelConfig, allow_code: bool) -> None:
     """Raises PresetError for data that have no rewards, or one reward only."""
-    if not isinstance(corpus, RewardedCorpus) or corpus.size != 1:
-        raise PresetError("method reward_model learns from texts with rewards; set data.type=rewarded")
+    if corpus.size != 1:
+        raise PresetError(f"method reward_model {NEEDS}")
     low, high = scale(corpus)
     if low == high:
         raise PresetError(
@@ -86,9 +85,8 @@ def objective(rewards: Tensor) -> Objective:
     return weighted_square_error
 
 
-def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
+def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -> Iterator[Event]:
     """Yields `rewards` once, a `step` event a step, and `eval` ahead of those that `plan.evaluates` names."""
-    assert isinstance(corpus, RewardedCorpus)
     size, device = state.model.config.block_size, state.model.embed.weight.device
     state.notes["scale"] = list(scale(corpus))
     if state.step == 0:
@@ -104,12 +102,11 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
 
 
 @torch.inference_mode()
-def score(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> dict[str, Any]:
+def score(model: GPT, corpus: RewardedCorpus, split: str, limit: int | None = None) -> dict[str, Any]:
     """The loss on a split, or on about `limit` tokens of it, and how what is said at the end correlates with the truth.
 
     The loss is in units of the scale squared. No correlation is given for less than two texts or equal numbers.
     """
-    assert isinstance(corpus, RewardedCorpus)
     rows, device = corpus.members(split), model.embed.weight.device
     if limit is not None and limit < len(rows) * corpus.length:
         count = max(limit // corpus.length, 1)
@@ -133,3 +130,16 @@ def score(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> d
         "tokens": tokens,
         "texts": len(rows),
     }
+
+
+METHOD = Method[Config, RewardedCorpus](
+    Config=Config,
+    run=run,
+    output="scalar",
+    corpora=(RewardedCorpus,),
+    needs=NEEDS,
+    check=check,
+    evaluate=score,
+    final_split="test",
+    ranks_share="batch",
+)

@@ -21,18 +21,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed, random
 from nanogrove.errors import PresetError
 from nanogrove.evaluate import auxiliary, committee
 from nanogrove.evaluate.loss import evaluate_split, mean_nll
+from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.synthetic.examples import Mixture, Rows, TaskCorpus
@@ -47,14 +47,10 @@ REPLAYED = 200  # labels of each round, at most, on which the guard watches the 
 Pairs = list[tuple[str, str]]
 
 
-class Config(BaseModel):
+class Config(MethodConfig):
     """`train.steps` are base steps; each of `si_rounds` rounds adds `si_iter`, also one that is undone."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    spreads: ClassVar[str] = "members"
-    heads: ClassVar[bool] = True
-    counted_by: ClassVar[tuple[str, ...]] = ("si_rounds", "si_iter")
-
+    name: Literal["self_improve"] = "self_improve"
     voters: int = Field(3, ge=1, description="models trained at once, each from a seed of its own")
     si_rounds: int = Field(7, ge=0, description="rounds, retries included; 0 trains the base only")
     si_iter: int = Field(100, ge=1, description="steps of a round")
@@ -101,25 +97,19 @@ class Config(BaseModel):
             raise ValueError("base is given and si_rounds is 0, so nothing is left to train")
         return self
 
-    @property
-    def population(self) -> int:
-        """How many models are trained at once."""
-        return self.voters
-
-    def total_steps(self, steps: int) -> int:
-        """Base steps, none behind a saved base, and those of the rounds."""
-        return (0 if self.base is not None else steps) + self.si_rounds * self.si_iter
-
     def target(self, hardest_base: int) -> int:
         """The hardest difficulty that may be opened."""
         each = self.lengths if self.gate == "agreement" else 1
         return hardest_base + self.si_rounds * each if self.to is None else self.to
 
 
-def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
+def num_steps(config: Config, budget: int) -> int:
+    """Steps of the base, none after a saved one, and those of the rounds."""
+    return (0 if config.base is not None else budget) + config.si_rounds * config.si_iter
+
+
+def check(config: Config, corpus: TaskCorpus, model: ModelConfig, allow_code: bool) -> None:
     """Raises PresetError, DataError or CheckpointError for what cannot be trained, before anything is."""
-    if not isinstance(corpus, TaskCorpus):
-        raise PresetError("method self_improve asks questions and reads answers; set data.type=task and data.task")
     target = config.target(corpus.base[1])
     if target < corpus.base[1]:
         raise PresetError(f"method.to={target} is easier than data.base, which ends at {corpus.base[1]}")
@@ -135,20 +125,19 @@ def saved_voters(config: Config, corpus: TaskCorpus, model: ModelConfig) -> dict
     return load_population([Path(path) for path in paths], corpus.tokenizer, model, config.voters)
 
 
-def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
+def run(state: TrainState, corpus: TaskCorpus, plan: Plan, config: Config) -> Iterator[Event]:
     """Yields `step` events, and ahead of the last one of the base and of each round `exact`, `round` and `eval`.
 
     A `data` event carries the labels of a round before they are used, and an `alarm` tells of a round undone.
     """
-    yield from _Rounds(state, cast(TaskCorpus, corpus), plan, config).events()
+    yield from _Rounds(state, corpus, plan, config).events()
 
 
-def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, further: bool) -> Iterator[Event]:
+def rehearse(state: TrainState, corpus: TaskCorpus, plan: Plan, config: Config, further: bool) -> Iterator[Event]:
     """Yields `step` events of the base, or of a round half way to the hardest difficulty that can be opened.
 
     Batches of a round are as wide as its longest example, which grows about evenly from round to round.
     """
-    assert isinstance(corpus, TaskCorpus)
     width, base = corpus.length, corpus.base[1]
     if further and config.labels == "committee":
         reached = min(config.target(base), config.model_copy(update={"to": None}).target(base))
@@ -450,3 +439,18 @@ class _Rounds:
         told |= {"accepted": reason is None, "frontier": notes["frontier"]}
         told["loss"] = means(losses)
         yield Event("round", state.step, told, seconds)
+
+
+METHOD = Method[Config, TaskCorpus](
+    Config=Config,
+    run=run,
+    num_members=lambda config: config.voters,
+    trains_heads=lambda config: True,
+    num_steps=num_steps,
+    counted_by=("si_rounds", "si_iter"),
+    rehearse=rehearse,
+    corpora=(TaskCorpus,),
+    needs="asks questions and reads answers; set data.type=task and data.task",
+    check=check,
+    ranks_share="members",
+)

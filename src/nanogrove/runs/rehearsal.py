@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from pydantic import BaseModel
 
 from nanogrove.data.corpus import Corpus
 from nanogrove.errors import PresetError
 from nanogrove.methods import load_method
+from nanogrove.methods.contract import MethodConfig
 from nanogrove.record.events import Event
 from nanogrove.train.autotune import keep_freed_memory
 from nanogrove.train.parallel.ranks import ALONE, Ranks
@@ -55,15 +55,14 @@ class Rehearsal:
 
 
 def rehearse(
-    minutes: float, method: str, config: BaseModel, corpus: Corpus, plan: Plan, new_state: Callable[[], TrainState]
+    minutes: float, config: MethodConfig, corpus: Corpus, plan: Plan, new_state: Callable[[], TrainState]
 ) -> Rehearsal:
     """Times steps of a method under a resolved `plan`, whose own number of steps does not count.
 
     Raises PresetError where the minutes are too few for a step, on rank 0.
     """
     keep_freed_memory()
-    module = load_method(method)
-    steps_of = getattr(module, "rehearse", None) or (lambda *given: module.run(*given[:4]))
+    method = load_method(config.name)
     quiet = replace(
         plan,
         steps=ENDLESS,
@@ -75,9 +74,11 @@ def rehearse(
 
     def timed(further: bool) -> Pace:
         wanted = min(MEASURED_SECONDS, 60 * minutes * MEASURED_SHARE)
-        return pace(steps_of(new_state(), corpus, quiet, config, further), wanted, plan.ranks)
+        if method.rehearse is None:
+            return pace(method.run(new_state(), corpus, quiet, config), wanted, plan.ranks)
+        return pace(method.rehearse(new_state(), corpus, quiet, config, further), wanted, plan.ranks)
 
-    count = getattr(config, "total_steps", lambda steps: steps)(0)
+    count = method.num_steps(config, 0)
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if used else []):
         main, further = timed(False), timed(True) if count else Pace(0.0, 0.0)
@@ -91,7 +92,7 @@ def rehearse(
         if fitting:
             return fitting
         enough = rounded_up((aside + USEFUL_STEPS * main.step) / 60)
-        names = " × ".join(f"method.{name}" for name in getattr(config, "counted_by", ()))
+        names = " × ".join(f"method.{name}" for name in method.counted_by)
         first = f"the {count:,} steps of {names} and the first one that train.steps would count" if count else "a step"
         takes = f"{'take' if count else 'takes'} {_duration(aside + main.step)} here"
         raise PresetError(

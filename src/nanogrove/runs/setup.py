@@ -9,9 +9,8 @@ import torch
 from nanogrove.corpora import make_corpus
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed
-from nanogrove.data.text.corpus import TextCorpus
 from nanogrove.errors import CheckpointError, PresetError
-from nanogrove.methods import load_method
+from nanogrove.methods import METHODS, load_method
 from nanogrove.runs.rehearsal import rehearse
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import Heads
@@ -42,7 +41,7 @@ class Parts:
     def new_state(self) -> TrainState:
         """The state of step 0: a function of the preset and its seed."""
         preset = self.preset
-        population = getattr(preset.method_config(), "population", None)
+        population = load_method(preset.method.name).num_members(preset.method)
         seeds = [derived_seed(preset.seed, "member", member) for member in range(population or 1)]
         model = GPT(self.model, population).initialize(*seeds)
         heads = None
@@ -62,13 +61,14 @@ def build(
     Raises PresetError and DataError for what cannot be, CheckpointError when the data or its vocabulary is not what
     `checkpoint` was trained on.
     """
-    train, config = preset.train, preset.method_config()
-    spreads, members = getattr(config, "spreads", None), getattr(config, "population", None) or 1
-    if ranks.world > 1 and spreads is None:
-        raise PresetError(f"method {preset.method['name']} trains in one process; start it without torchrun")
-    if spreads == "members" and ranks.world > members:
+    train, config = preset.train, preset.method
+    method = load_method(config.name)
+    members = method.num_members(config) or 1
+    if ranks.world > 1 and method.ranks_share == "nothing":
+        raise PresetError(f"method {config.name} trains in one process; start it without torchrun")
+    if method.ranks_share == "members" and ranks.world > members:
         raise PresetError(f"{members} members are fewer than the {ranks.world} ranks; start {members} at most")
-    if spreads == "rows" and ranks.world > train.batch_size:
+    if method.ranks_share == "batch" and ranks.world > train.batch_size:
         raise PresetError(
             f"train.batch_size={train.batch_size} is fewer sequences than the {ranks.world} ranks; raise it, or start "
             f"{train.batch_size} ranks at most"
@@ -84,11 +84,10 @@ def build(
             )
         if checkpoint.state.get("data") != corpus.describe()["fingerprint"]:
             raise CheckpointError(f"{checkpoint.folder}: the data has changed since; bring it back, or start anew")
-    config = preset.method_config()
-    scalar = getattr(config, "scalar", False)
+    scalar = method.output == "scalar"
     if preset.model.scalar != scalar:
         raise PresetError(
-            f"method {preset.method['name']} needs model.scalar={str(scalar).lower()}; only a reward model is scalar"
+            f"method {config.name} needs model.scalar={str(scalar).lower()}; only a reward model is scalar"
         )
     try:
         preset.auxiliary.refuse(corpus.length)
@@ -111,31 +110,27 @@ def build(
             "train.epochs: this data never ends or is still being read; set train.steps, train.tokens or train.minutes "
             "instead"
         )
-    if not train.budgets:
-        steps = config.steps  # type: ignore[attr-defined]  # of a method that counts its own
-    elif train.epochs and corpus.windows_per_epoch:
+    if train.epochs and corpus.windows_per_epoch:
         steps = max(round(train.epochs * corpus.windows_per_epoch / train.batch_size), 1)
     else:
         steps = train.steps or -(-(train.tokens or 0) // tokens_a_step)
-    total = getattr(config, "total_steps", lambda steps: steps)
-    split = getattr(config, "final_split", "validation")
-    if getattr(preset.data, split, None) == 0:
-        raise PresetError(f"method {preset.method['name']} ends on the {split} split, which is empty; set data.{split}")
-    module = load_method(preset.method["name"])
-    check, check_scored = getattr(module, "check", None), getattr(module, "check_scored", None)
-    if check is not None and checkpoint is None:
-        check(config, corpus, model, allow_code)
-    if check_scored is not None and checkpoint is None:
-        check_scored(config, corpus, preset.evaluate.tokens)
+    split = method.final_split
+    if split not in corpus.splits:
+        raise PresetError(f"method {config.name} ends on the {split} split, which is empty; set data.{split}")
+    if method.corpora and not isinstance(corpus, method.corpora):
+        raise PresetError(f"method {config.name} {method.needs}")
+    if checkpoint is None:
+        method.check(config, corpus, model, allow_code)
+        method.check_scored(config, corpus, preset.evaluate.tokens)
     settled = partial(_settled, corpus, settings, model, device, allow_code, ranks)
     if train.minutes is None:
-        return settled(preset, total(steps))
-    parts = settled(preset, total(1))
+        return settled(preset, method.num_steps(config, steps))
+    parts = settled(preset, method.num_steps(config, 1))
     for _ in range(2):  # again where so many steps are worth compiling for
-        rehearsal = rehearse(train.minutes, preset.method["name"], config, corpus, parts.plan, parts.new_state)
+        rehearsal = rehearse(train.minutes, config, corpus, parts.plan, parts.new_state)
         budget = {"steps": rehearsal.steps, "minutes": None, "compile": train.compile}
         again = parts.preset.model_copy(update={"train": parts.preset.train.model_copy(update=budget)})
-        before, parts = parts, settled(again, total(rehearsal.steps))
+        before, parts = parts, settled(again, method.num_steps(config, rehearsal.steps))
         if parts.plan.compile == before.plan.compile:
             break
     return replace(parts, budget=rehearsal.times)
@@ -155,9 +150,10 @@ def _settled(
 
     `settings` are those of the model in the resolved preset, and `model` those on this data.
     """
-    train, config, vocabulary = preset.train, preset.method_config(), model.vocab_size or 0
-    spreads, members = getattr(config, "spreads", None), getattr(config, "population", None) or 1
-    work = Work(model, members, -(-train.batch_size // ranks.world) if spreads == "rows" else train.batch_size)
+    train, vocabulary = preset.train, model.vocab_size or 0
+    method = load_method(preset.method.name)
+    rows = -(-train.batch_size // ranks.world) if method.ranks_share == "batch" else train.batch_size
+    work = Work(model, method.num_members(preset.method) or 1, rows)
     if any(getattr(train, key) == "auto" for key in AUTO):
         found = ranks.told(lambda: asdict(resolve_auto(work, steps, device)))
         if ranks.world > 1:
@@ -184,8 +180,7 @@ def _settled(
         ranks=ranks,
         shard=device if train.shard else None,
     )
-    data = corpus.config if isinstance(corpus, TextCorpus) else preset.data
-    resolved = preset.model_copy(update={"model": settings, "train": train, "data": data})
+    resolved = preset.model_copy(update={"model": settings, "train": train, "data": corpus.config})
     # In pieces on its device, the whole model lies on the processor.
     reason = reason_for(plan.precision, auto_precision(work.flops, device))
     return Parts(resolved, corpus, model, plan, torch.device("cpu") if train.shard else device, reason)
@@ -193,10 +188,11 @@ def _settled(
 
 def _refuse_pieces(preset: Preset, ranks: Ranks) -> None:
     """Raises PresetError where weights cannot be cut in pieces."""
+    able = " or ".join(name for name in METHODS if load_method(name).sharding)
     optimizer = preset.optimizer.name
     reasons = {
         "there is one rank; start several with torchrun": ranks.world == 1,
-        "it goes with method pretrain alone": preset.method["name"] != "pretrain",
+        f"it goes with method {able} alone": not load_method(preset.method.name).sharding,
         f"{optimizer} needs whole matrices; set optimizer.name=adamw": RULES[optimizer].whole_matrices,
         "auxiliary heads are not cut; leave enable_… out": preset.auxiliary.enabled,
         "a memory is not cut; set model.memory_tokens=0": bool(preset.model.memory_tokens),
@@ -221,7 +217,7 @@ def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
     parameters = model.parameter_count()
     tokens = plan.steps * train.batch_size * corpus.length
     moments = moments_per_weight(preset.optimizer.name)
-    members = getattr(preset.method_config(), "population", None) or 1
+    members = load_method(preset.method.name).num_members(preset.method) or 1
     activations = activation_bytes(c, -(-train.batch_size // plan.accumulation))
     return {
         "parameters": parameters,

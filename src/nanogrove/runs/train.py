@@ -13,7 +13,7 @@ nothing and show nothing.
 
 import hashlib
 import platform
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -28,12 +28,12 @@ from nanogrove.data.text.corpus import TextCorpus
 from nanogrove.data.splits import SPLITS
 from nanogrove.errors import CheckpointError, DataError, DivergedError, PresetError, RunError
 from nanogrove.evaluate import calibration
-from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.language_model import LanguageModel
 from nanogrove.methods import load_method
 from nanogrove.model.gpt import GPT, unstack
 from nanogrove.runs.setup import Parts, build
-from nanogrove.config.preset import Preset, difference, resolve
+from nanogrove.config.overrides import resolve
+from nanogrove.config.preset import Preset, difference
 from nanogrove.record.events import Event, read_events
 from nanogrove.reports.report import write_report
 from nanogrove.record.folder import RunFolder, read_preset
@@ -142,8 +142,8 @@ def _lead(folder: RunFolder, parts: Parts, state: TrainState, checkpoint: Checkp
 def _follow(parts: Parts, state: TrainState, stopped: list[int]) -> Iterator[Event]:
     """What every rank but the first does: it trains along, and stops with the others."""
     plan = parts.plan
-    method = load_method(parts.preset.method["name"])
-    for event in method.run(state, parts.corpus, plan, parts.preset.method_config()):
+    config = parts.preset.method
+    for event in load_method(config.name).run(state, parts.corpus, plan, config):
         if event.kind == "step":
             if any(_due(parts.preset, event.step).values()):
                 state.gather()
@@ -210,7 +210,7 @@ class _Run:
         preset, plan, heads = self.parts.preset, self.parts.plan, self.state.heads
         values = {
             "name": preset.name,
-            "method": preset.method["name"],
+            "method": preset.method.name,
             "seed": preset.seed,
             "parameters": self.state.model.parameter_count(),
             **({} if heads is None else {"head_parameters": heads.parameter_count()}),
@@ -287,9 +287,9 @@ class _Run:
     def drive(self, stopped: list[int]) -> Iterator[Event]:
         """Consumes the method's events to its end, or to the first step behind a signal in `stopped`."""
         preset = self.parts.preset
-        method = load_method(preset.method["name"])
         spacing = max(self.parts.plan.steps // RECORDED_STEPS, 1)
-        events = method.run(self.state, self.parts.corpus, self.parts.plan, preset.method_config())
+        method = load_method(preset.method.name)
+        events = method.run(self.state, self.parts.corpus, self.parts.plan, preset.method)
         event: Event | None = None
         try:
             for event in events:
@@ -370,8 +370,8 @@ class _Run:
         model = model_of(best, self.parts.device)
         if preset.sample.tokens and not preset.model.scalar:
             yield from self.samples(LanguageModel(model, best.tokenizer), self.state.step)
-        split = getattr(preset.method_config(), "final_split", "validation")
-        score = _score(preset)(model, self.parts.corpus, split, FINAL_TOKENS)
+        method = load_method(preset.method.name)
+        score = method.evaluate(model, self.parts.corpus, method.final_split, FINAL_TOKENS)
         values = {
             **score,
             "scored": score["tokens"],
@@ -399,11 +399,6 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]
     return {name: pair for name, pair in found.items() if pair[0] != pair[1]}
 
 
-def _score(preset: Preset) -> Callable[..., dict[str, Any]]:
-    """What scores a model on a split: the method's own, or the loss of the next token."""
-    return getattr(load_method(preset.method["name"]), "score", evaluate_split)
-
-
 def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrate: bool = False) -> dict[str, Any]:
     """How a run's best model does on the whole of a split: loss, and what else `evaluate_split` tells of such data.
 
@@ -427,18 +422,18 @@ def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrat
     data = corpus.describe()
     if checkpoint.state.get("data") != data["fingerprint"]:
         raise CheckpointError(f"{run}: the data has changed since; scores on it could include what it was trained on")
-    model, scored = model_of(checkpoint, pick_device(device)), _score(preset)
-    chosen = split or ("validation" if preset.data.type == "text" and not calibrate else "test")
+    model, method = model_of(checkpoint, pick_device(device)), load_method(preset.method.name)
+    chosen = split or ("test" if calibrate else corpus.default_split)
     overlaps = ("overlap", "expected_overlap")
     known: dict[str, Any] = {key: data[key] for key in overlaps if key in data and chosen == "test"}
     if not calibrate:
-        return {**scored(model, corpus, chosen), **known, "step": checkpoint.state["step"]}
+        return {**method.evaluate(model, corpus, chosen, None), **known, "step": checkpoint.state["step"]}
     if preset.model.scalar:
         raise PresetError(f"{run}: is a reward model; a temperature is for one that predicts tokens")
-    if getattr(preset.data, "test", None) == 0:
+    if "test" not in corpus.splits:
         raise PresetError(f"{run}: made with data.test=0, so no split is left to measure a temperature on; train anew")
     if checkpoint.model["embed.weight"].dim() == 3:
         raise PresetError(f"{run}: no member of its population was scored yet; a temperature belongs to one model")
     found = calibration.calibrate(model, corpus)
     calibration.save_calibration(checkpoint, found)
-    return {**scored(model, corpus, chosen), **known, "step": checkpoint.state["step"], "calibration": found}
+    return {**method.evaluate(model, corpus, chosen, None), **known, "step": checkpoint.state["step"], "calibration": found}

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.rng import permuted, random
+from nanogrove.data.splits import SPLITS, Split
 from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanogrove.errors import DataError
 from nanogrove.synthetic.rhm import RandomHierarchyModel
@@ -93,7 +94,10 @@ class GrammarCorpus:
     Raises DataError where `block_size` is less than a sequence, saying what would fit.
     """
 
-    def __init__(self, config: GrammarConfig, block_size: int, batch_size: int, seed: int) -> None:
+    splits = SPLITS
+    default_split: Split = "test"
+
+    def __init__(self, config: RLMConfig | RHMConfig, block_size: int, batch_size: int, seed: int) -> None:
         grammar = config.grammar()
         self.config, self.grammar, self.length = config, grammar, grammar.T
         self.batch_size, self.seed = batch_size, seed

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.rng import random
+from nanogrove.data.splits import SPLITS, Split
 from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.errors import DataError
 from nanogrove.synthetic.tasks import Task, drawn, examples, find_task
@@ -107,6 +108,8 @@ class TaskCorpus:
     `block_size` is less than the longest base example, saying what would fit.
     """
 
+    splits = SPLITS
+    default_split: Split = "test"
     windows_per_epoch = None
 
     def __init__(self, config: TaskConfig, block_size: int, batch_size: int, seed: int) -> None:

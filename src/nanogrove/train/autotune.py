@@ -2,8 +2,8 @@
 
 Each of them changes how sums are rounded, so each follows from what does not vary on one machine: what the processor
 can do, its cores, the memory it has, and the floating-point operations of a step. The same preset so gives the same
-bits, whatever else the machine does meanwhile. A rule is right about as often as a stopwatch: docs/systems.md has the
-measurements that its limits come from. A resumed run takes what its `preset.json` says.
+bits, whatever else the machine does meanwhile. A rule is right about as often as a stopwatch: docs/guide/systems.md has
+the measurements that its limits come from. A resumed run takes what its `preset.json` says.
 """
 
 import ctypes

@@ -77,7 +77,7 @@ def worker(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     script = f"""
         import os, signal, sys, time
         from pathlib import Path
-        from nanogrove.data import pdf
+        from nanogrove.data.sources import pdf
         true_extract = pdf.extract
         def extract(path):
             name, number = Path(path).name, 0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.data.sources import base as documents
 from nanogrove.data.sources.base import Skipped
 from nanogrove.data.splits import SPLITS

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 import nanogrove
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.errors import CheckpointError, NanogroveError
 from nanogrove.evaluate.auxiliary import IDLE, gradient_shares, idle, measure

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.errors import PresetError
 from nanogrove.train.optim.schedule import SCHEDULES, Point, ScheduleConfig, schedule
 

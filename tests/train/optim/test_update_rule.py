@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.errors import PresetError
 from nanogrove.model.gpt import GPT, ModelConfig, stack, unstack

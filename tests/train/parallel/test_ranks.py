@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.errors import PresetError, RunError
 from nanogrove.methods import METHODS, load_method
@@ -321,9 +321,9 @@ PIECES = """
 import json, sys, torch
 from pathlib import Path
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.train.distributed import joined
-from nanogrove.train.optim import OptimizerConfig, make_optimizer
-from nanogrove.train.sharding import sharded
+from nanogrove.train.parallel.ranks import joined
+from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+from nanogrove.train.parallel.sharding import sharded
 from nanogrove.train.state import TrainState
 with joined("cpu") as ranks:
     config = ModelConfig(vocab_size=50, block_size=8, n_layer=3, n_head=2, n_embd=32)
@@ -495,8 +495,9 @@ def test_what_ranks_cannot_do_is_refused_in_a_line(tiny: Any) -> None:
         build(resolve(tiny(method="evolve", train={"steps": None})), ranks=Ranks(0, 9))
     with pytest.raises(PresetError, match="method evolution_strategies trains in one process; start it without"):
         build(resolve(tiny(method="evolution_strategies")), ranks=Ranks(0, 2))
-    spreading = {name: spreads for name in METHODS if (spreads := getattr(load_method(name).Config, "spreads", None))}
-    assert spreading == {"pretrain": "rows", "reward_model": "rows", "evolve": "members", "self_improve": "members"}
+    shared = {name: load_method(name).ranks_share for name in METHODS}
+    assert {name for name, what in shared.items() if what == "batch"} == {"pretrain", "reward_model"}
+    assert {name for name, what in shared.items() if what == "members"} == {"evolve", "self_improve"}
 
 
 def test_ranks_are_what_torchrun_says() -> None:

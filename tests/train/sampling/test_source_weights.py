@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.errors import NanogroveError
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import Event, read_events

@@ -17,7 +17,7 @@ def lineage(
     """Show the winner of an evolution, its ancestors, and the schedule it had."""
     from nanogrove.atomic import write_file
     from nanogrove.cli.text import printable
-    from nanogrove.config.preset import resolve
+    from nanogrove.config.overrides import resolve
     from nanogrove.record.lineage import genealogy, replay, winning_line
     from nanogrove.record.reading import read_run
 

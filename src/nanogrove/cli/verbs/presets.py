@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 
 from nanogrove.cli.terminal import console
-from nanogrove.config.catalog import QUICKSTART, list_presets, preset_text, unknown_preset
+from nanogrove.config.catalog import QUICKSTART, list_presets, packaged_text, unknown_preset
 
 
 def presets(
@@ -16,7 +16,7 @@ def presets(
     if name is None:
         print_presets()
         return
-    text = preset_text(name)
+    text = packaged_text(name)
     if text is None:
         raise unknown_preset(name)
     print(text.rstrip())

@@ -24,7 +24,8 @@ def train(
 ) -> None:
     """Train a preset in a run folder."""
     from nanogrove.cli.render import show
-    from nanogrove.config.preset import read_preset_file, replaced_budget, resolve
+    from nanogrove.config.catalog import read_preset_file
+    from nanogrove.config.overrides import replaced_budget, resolve
     from nanogrove.record.folder import read_preset
     from nanogrove.runs import train as lab
     from nanogrove.runs.setup import estimate

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from nanogrove.data.batch import Batch
-from nanogrove.data.splits import SPLITS
+from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split
 from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.mixture import Assigned, Phase, Weighted, round_robin, sequential
 from nanogrove.data.text.prepare import pin_versions, prepare
@@ -27,6 +27,8 @@ class TextCorpus:
     A batch waits for no more of a source that streams than it needs. Raises DataError when a source is too short for
     one window, or a split is.
     """
+
+    default_split: Split = "validation"
 
     def __init__(self, config: DataConfig, block_size: int, batch_size: int, seed: int) -> None:
         config = pin_versions(config)
@@ -52,6 +54,11 @@ class TextCorpus:
             f"{name}: the {split} split has {tokens} tokens and needs at least {need}; use more text, a smaller "
             "model.block_size, or another data.split"
         )
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """All but a test split that is asked to be empty."""
+        return SPLITS if self.config.test else WITHOUT_TEST
 
     @property
     def windows_per_epoch(self) -> int | None:

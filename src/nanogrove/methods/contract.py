@@ -1,0 +1,97 @@
+"""The contract of a method: what a file of this folder answers about itself, each answer with its default.
+
+A method yields events and knows nothing of files, trackers or progress bars. After each `step` event the state is
+whole, and the run may save it, or stop. Two kinds of event do something: `eval` names the best model so far, by its
+`score` or else its `loss`, the lower the better, of a population member by member; `data`, with a `name` and `rows`, is
+written to the run folder before the method goes on, and the plan reads it back after a resume.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from nanogrove.data.corpus import Corpus
+from nanogrove.data.splits import Split
+from nanogrove.evaluate.loss import evaluate_split
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.record.events import Event
+from nanogrove.train.loop import Plan
+from nanogrove.train.state import TrainState
+
+
+class MethodConfig(BaseModel):
+    """The settings of a method, each of which narrows `name` to its own: `name: Literal["evolve"] = "evolve"`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+
+
+C = TypeVar("C", bound=MethodConfig)
+D = TypeVar("D", bound=Corpus)
+
+
+def _budget(config: MethodConfig, budget: int) -> int:
+    return budget
+
+
+def _accept(config: MethodConfig, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
+    """Every corpus will do."""
+
+
+def _accept_scored(config: MethodConfig, corpus: Corpus, limit: int | None) -> None:
+    """Every number of tokens will do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Generic[C, D]):
+    """A way to make a model better, from settings `C` and a corpus `D`."""
+
+    Config: type[C]
+    run: Callable[[TrainState, D, Plan, C], Iterator[Event]]
+    """Trains the state from wherever it stands to the end of the plan."""
+
+    # What is trained.
+    num_members: Callable[[C], int | None] = lambda config: None
+    """How many models are trained at once; None for a single one, without a population axis."""
+    output: Literal["tokens", "scalar"] = "tokens"
+    """Whether the model gives logits of tokens, or a number at each position."""
+    trains_heads: Callable[[C], bool] = lambda config: False
+    """Whether auxiliary heads may train beside the model."""
+    memory: bool = False
+    """Whether the model may have a memory."""
+    sharding: bool = False
+    """Whether ranks may hold shards of the weights."""
+
+    # For how long.
+    needs_budget: bool = True
+    """Whether `train` must name a budget; else the settings count all steps, and it may not."""
+    num_steps: Callable[[C, int], int] = _budget
+    """All steps of a run, from those that `train` names, or 0 where it names none."""
+    counted_by: tuple[str, ...] = ()
+    """The settings that make steps which `train` does not name."""
+    rehearse: Callable[[TrainState, D, Plan, C, bool], Iterator[Event]] | None = None
+    """Steps that a budget in minutes times: those that `train.steps` names or, where the last argument is true, those
+    that the method adds. None where the first steps of `run` will do."""
+
+    # On what.
+    corpora: tuple[type[D], ...] = ()
+    """The classes of corpus that it learns from; any where there are none."""
+    needs: str = ""
+    """Why another corpus will not do, and what to set: follows `method NAME` in an error."""
+    check: Callable[[C, D, ModelConfig, bool], None] = _accept
+    """Raises PresetError, DataError or CheckpointError for what cannot be trained, before a run begins; the last
+    argument is whether functions that the settings name may be imported and run."""
+    check_scored: Callable[[C, D, int | None], None] = _accept_scored
+    """The same for the tokens that `evaluate.tokens` leaves to score."""
+    evaluate: Callable[[GPT, D, str, int | None], dict[str, Any]] = evaluate_split
+    """The values of an `eval` event on a split, or on about so many tokens of it."""
+    final_split: Split = "validation"
+    """The split that is scored when a run ends."""
+
+    # With whom.
+    ranks_share: Literal["nothing", "batch", "members"] = "nothing"
+    """What ranks divide where several train together: all run the method, and rank 0 alone scores. `nothing` refuses
+    more than one."""

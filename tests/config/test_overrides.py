@@ -1,0 +1,103 @@
+"""An override becomes what the field that it sets wants, and one that cannot be is refused in a line."""
+
+import json
+from typing import Any
+
+import pytest
+
+from nanogrove.config.overrides import resolve
+from nanogrove.errors import PresetError
+
+BASE: dict[str, Any] = {"data": {"sources": "my.txt"}, "train": {"steps": 10}}
+
+
+def value(key: str, *given: str, base: dict[str, Any] = BASE) -> Any:
+    """The value of a dotted key in a resolved preset."""
+    found: Any = resolve(base, given).model_dump(mode="json")
+    for part in key.split("."):
+        found = found[part]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optimizer.lr=1e-3", 0.001),
+        ("optimizer.lr=2", 2.0),
+        ("train.steps=1e3", 1000),
+        ("train.steps= 7 ", 7),
+        ("train.compile=true", True),
+        ("train.compile=no", False),
+        ("train.clip=null", None),
+        ("model.n_kv_head=1", 1),
+        ("optimizer.betas=[0.8, 0.9]", [0.8, 0.9]),
+        ("name=123", "123"),
+        ("name=true", "true"),
+        ("name=null", "null"),
+        ('name="quoted"', "quoted"),
+        ("track.name=007", "007"),
+        ("track.name=7", "7"),
+        ("track.name=null", None),
+        ("description=a=b, c = d", "a=b, c = d"),
+        ("description=", ""),
+        ("data.tokenizer=1e5", "1e5"),
+        ('sample.prompts=["1", "null"]', ["1", "null"]),
+        ("seed=9223372036854775807", 2**63 - 1),
+        ("method=pretrain", {"name": "pretrain", "follow": {}, "adaptive": None, "curriculum": None}),
+    ],
+)
+def test_an_override_is_read_as_its_field_wants(override: str, expected: Any) -> None:
+    found = value(override.partition("=")[0], override)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize("given", ["123", "a b.txt", '"a b.txt"', '["123"]', '[{"type": "text", "path": "123"}]'])
+def test_sources_may_be_a_bare_path(given: str) -> None:
+    (source,) = value("data.sources", f"data.sources={given}")
+    assert source["type"] == "text"
+    assert source["path"] in ("123", "a b.txt")
+
+
+def test_the_last_override_counts() -> None:
+    assert value("train.steps", "train.steps=3", "train.steps=4") == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.stpes=1", "did you mean train.steps?"),
+        ("optimiser.lr=1", "did you mean optimizer.lr?"),
+        ("block_size=1", "did you mean model.block_size?"),
+        ("model.lr=1", "did you mean optimizer.lr?"),
+        ("seeed=1", "did you mean seed?"),
+        ("train.steps.more=1", "unknown key train.steps.more"),
+        ("xyzzy=1", "unknown key xyzzy"),
+        ("train.steps=1.5", "train.steps=1.5: "),
+        ("train.steps=", "train.steps=: "),
+        ("train.compile=perhaps", "train.compile=perhaps: "),
+        ("optimizer.betas=[0.9]", "optimizer.betas=[0.9]: "),
+        ('data.sources=[{"type": "telepathy"}]', "telepathy"),
+        ("train=5", "train=5: "),
+    ],
+)
+def test_an_override_that_is_refused(override: str, said: str) -> None:
+    with pytest.raises(PresetError) as error:
+        resolve(BASE, [override])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_near_is_not_suggested() -> None:
+    with pytest.raises(PresetError, match=r"unknown key xyzzy$"):
+        resolve(BASE, ["xyzzy=1"])
+
+
+def test_a_whole_section_may_be_set() -> None:
+    assert value("train.batch_size", 'train={"epochs": 2, "batch_size": 3}') == 3
+
+
+def test_resolving_changes_nothing_that_was_given() -> None:
+    base = json.loads(json.dumps(BASE))
+    resolve(base, ["train.steps=3", "model.n_layer=2"])
+    assert base == BASE

@@ -26,7 +26,7 @@ def lineage(
     if preset["method"]["name"] != "evolve":
         raise RunError(f"{run}: is no evolution, so there is no line of descent; `nanogrove report` tells of it")
     line = winning_line(genealogy(read.of("generation")))
-    made = replay(preset, line)
+    schedule = replay(preset, line)
     for life in line:
         score = "none" if life.score is None else f"{life.score:.4f}"
         values = "  ".join(f"{name} {value:.4g}" for name, value in life.values.items())
@@ -34,5 +34,5 @@ def lineage(
     if out is not None:
         if out.exists():
             raise RunError(f"{out}: is there already; name another file")
-        write_file(out, (json.dumps(made, indent=1) + "\n").encode())
+        write_file(out, (json.dumps(schedule, indent=1) + "\n").encode())
         print(f"{out}: train it with `nanogrove train {out}`")

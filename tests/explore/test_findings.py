@@ -163,7 +163,7 @@ def test_the_verdict_on_a_column(values: list[Any], verdict: str) -> None:
 
 def test_figures_of_a_column() -> None:
     column = examine("x", ["one two", "one two", "three", None], 8)
-    assert (column.there, column.filled, column.numeric, column.distinct) == (0.5, 3 / 8, 0, 2 / 3)
+    assert (column.present, column.filled, column.numeric, column.distinct) == (0.5, 3 / 8, 0, 2 / 3)
     assert column.characters == 19 / 3
     assert column.words == 5 / 3
 

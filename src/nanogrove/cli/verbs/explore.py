@@ -24,17 +24,17 @@ def explore(
     from nanogrove.explore.findings import explore as look
     from nanogrove.explore.proposal import propose, seconds, write_preset
 
-    found = look(path)
+    findings = look(path)
     width = min(console.width, 100)
-    for line in described(found, width):
+    for line in described(findings, width):
         print(line)
-    proposal = propose(found)
+    proposal = propose(findings)
     if proposal is None:
         raise DataError(
-            f"{path}: too little to train on, with {found.chosen_tokens.count:,} tokens; nothing is written"
+            f"{path}: too little to train on, with {findings.chosen_tokens.count:,} tokens; nothing is written"
         )
     sys.stdout.flush()  # what follows takes seconds
-    took = seconds(proposal, found.chosen_tokens.vocabulary)
+    took = seconds(proposal, findings.chosen_tokens.vocabulary)
     written = write_preset(proposal, path, out)
     for line in proposed(proposal, took, str(written), width):
         print(line)

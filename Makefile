@@ -14,6 +14,9 @@ test: .venv/.installed-test
 test-avx2: .venv/.installed-test
 	$(AVX2) $(TEST) tests/model tests/train tests/methods tests/evaluate
 
+docs: .venv/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 check: .venv/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,4 +34,8 @@ check: .venv/.installed-test
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@ .venv/.installed
 
-.PHONY: demo test test-avx2 check
+.venv/.installed-docs: .venv/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	touch $@
+
+.PHONY: demo test test-avx2 check docs

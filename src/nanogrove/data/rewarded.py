@@ -253,6 +253,7 @@ class RewardedCorpus:
 
     @property
     def windows_per_epoch(self) -> int:
+        """Rows of the training split, each seen once in an epoch."""
         return len(self.groups["train"]) * self.size
 
     def members(self, split: str) -> np.ndarray:

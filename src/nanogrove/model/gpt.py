@@ -131,10 +131,12 @@ class ModelConfig(BaseModel):
 
     @property
     def head_size(self) -> int:
+        """Width of one attention head."""
         return self.n_embd // self.n_head
 
     @property
     def kv_heads(self) -> int:
+        """Heads of keys and values; as many as query heads unless `n_kv_head` says fewer."""
         return self.n_kv_head or self.n_head
 
     @property

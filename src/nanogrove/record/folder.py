@@ -53,6 +53,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the checkpoints of this run."""
         return self.path / "checkpoints"
 
     def preset(self) -> dict[str, Any] | None:

@@ -106,6 +106,7 @@ class Wandb:
                 self.log(event)
 
     def log(self, event: Event) -> None:
+        """Sends the figures of one event, and a sample as text."""
         values: dict[str, Any] = dict(_numbers(event))
         if event.kind == "sample":
             values["sample"] = self._wandb.Html(f"<pre>{html.escape(_sample(event))}</pre>")
@@ -113,6 +114,7 @@ class Wandb:
             self._run.log(values, step=event.step)
 
     def close(self) -> None:
+        """Ends the run there."""
         self._run.finish()
 
 
@@ -127,6 +129,7 @@ class TensorBoard:
         self._writer: Any = None
 
     def log(self, event: Event) -> None:
+        """Writes the figures of one event, and a sample as text."""
         if self._writer is None:
             # What was shown from this step on, before a kill, is of a history that is no more.
             self._writer = self._open(self._folder, purge_step=event.step)
@@ -137,6 +140,7 @@ class TensorBoard:
             self._writer.add_text("sample", _literal(_sample(event)), event.step)
 
     def close(self) -> None:
+        """Closes the file, if one was opened."""
         if self._writer is not None:
             self._writer.close()
 
@@ -177,6 +181,7 @@ class Trackio:
         self._finish = trackio.finish
 
     def log(self, event: Event) -> None:
+        """Writes the figures of one event, and a sample as text."""
         values: dict[str, Any] = dict(_numbers(event))
         if event.kind == "sample":
             values["sample"] = self._markdown(_literal(_sample(event)))
@@ -184,6 +189,7 @@ class Trackio:
             self._run.log(values, step=event.step)
 
     def close(self) -> None:
+        """Ends the run there."""
         with _quiet():
             self._finish()
 

@@ -113,6 +113,7 @@ def spread(value: Any) -> tuple[float | None, float | None, float | None]:
 
 
 def quantity(value: Any) -> str:
+    """A figure to four places; of a population its median, least and greatest."""
     low, middle, high = spread(value)
     if low is None or middle is None or high is None:
         return UNKNOWN
@@ -130,6 +131,7 @@ def short(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
+    """Seconds as a person says them, as in `2 h 5 min`."""
     if seconds is None:
         return UNKNOWN
     if seconds < 60:

@@ -37,6 +37,7 @@ class Sharded(TrainState):
     cut: list[nn.Parameter] = field(default_factory=list)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The shards of this rank under the names of the whole parameters."""
         yield from self.pieces.items()
 
     def gradients(self) -> list[Tensor]:

@@ -6,11 +6,13 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nanogrove.errors import RunError
 from nanogrove.record.events import Event
+from nanogrove.record.reading import Run
 from nanogrove.reports import figures, page, report
 
 HOSTILE = [
@@ -281,3 +283,12 @@ def test_an_event_without_a_step_number_is_refused(tmp_path: Path) -> None:
         file.write('{"kind": "step", "step": "<b>", "time": {}}\n')
     with pytest.raises(RunError, match="damaged"):
         report.write_report(folder)
+
+
+def test_a_new_section_is_one_line(tmp_path: Path, drawn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def toy(run: Run) -> str:
+        return f"<h2>Toy of {len(run.of('step'))} steps</h2>"
+
+    monkeypatch.setattr(report, "SECTIONS", (*report.SECTIONS, toy))
+    text, _ = drawn(tmp_path, [Event("step", 1, {"loss": 1.0}, {})])
+    assert "<section><h2>Toy of 1 steps</h2></section>" in text

@@ -1,21 +1,35 @@
-"""How a run looks while it runs: a live line on a terminal, plain lines elsewhere."""
+"""How a run looks while it runs: a live line on a terminal, plain lines elsewhere.
+
+What the terminal says of an event is a function in the table `LINES`, by the kind of the event. A new kind is one line
+there; one that is not in it is not shown.
+"""
 
 import shlex
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from nanogrove.cli.text import printable
-from nanogrove.record.events import Event
+from nanogrove.record.events import Event, Values
+from nanogrove.record.measures import CALIBRATION, HEADS, REWARD, described, measured, number
 
 PLAIN_SECONDS = 10.0  # between two plain lines of progress
+
+
+@dataclass
+class View:
+    """What a line may depend on beside its event: the run's folder, its steps, and the budget that was replaced."""
+
+    out: Path
+    replaced: str | None = None
+    steps: int = 0
 
 
 def show(events: Iterable[Event], console: Console, out: Path, replaced: str | None = None) -> int | None:
@@ -23,62 +37,43 @@ def show(events: Iterable[Event], console: Console, out: Path, replaced: str | N
 
     `replaced` is the preset's budget where the command line gave another.
     """
+    view, stopped = View(out, replaced), None
     with _progress(console) as progress:
-        task = progress.add_task("", total=None, loss="", rate="") if progress else None
-        shown, steps, signal_number = 0.0, 0, None
-
-        def say(text: str) -> None:
-            (progress.console if progress else console).print(text, highlight=False, soft_wrap=True)
-
+        live = Live(console, progress)
         for event in events:
-            values, spent = event.values, event.time
+            if event.kind == "step":
+                live.step(event, view.steps)
+                continue
             if event.kind == "start":
-                steps = values["steps"]
-                say(_described(event, replaced))
-            elif event.kind == "note":
-                say(f"[yellow]note[/]: {escape(printable(values['text']))}")
-            elif event.kind == "step":
-                loss, rate = _number(values["loss"]), f"{spent['tokens_per_second']:,.0f} tokens/s"
-                if progress and task is not None:
-                    total = steps or None
-                    progress.update(task, completed=event.step, total=total, loss=f"loss {loss}", rate=rate)
-                elif time.monotonic() - shown > PLAIN_SECONDS:
-                    shown = time.monotonic()
-                    of = f" of {steps}" if steps else ""
-                    say(f"step {event.step}{of}  loss {loss}  {rate}")
-            elif event.kind == "eval":
-                say(f"step {event.step}  {_score(event)}")
-            elif event.kind == "rewards":
-                say(_rewards(values))
-            elif event.kind == "sources" and "weights" in values:
-                shares = zip(values["names"], values["weights"], strict=True)
-                say("weights from here on: " + escape(", ".join(f"{printable(n)} {w:.2f}" for n, w in shares)))
-            elif event.kind == "auxiliary":
-                say(_heads(values))
-            elif event.kind == "exact":
-                say(_exact(values))
-            elif event.kind == "alarm":
-                then = "it is tried again, with a unanimous vote" if values["retry"] else "no more rounds"
-                say(f"[yellow]alarm[/]: round {values['round']} is undone, {escape(values['reason'])}; {then}")
-            elif event.kind == "generation":
-                say(_generation(values))
-            elif event.kind == "round":
-                say(_round(values))
-            elif event.kind == "sample" and event.step < steps:
-                say(f"[dim]step {event.step} writes:[/] {escape(printable(values['text']))}")
-            elif event.kind == "sample":
-                say(f"\n[bold]A sample[/]\n{escape(printable(values['text']))}\n")
-            elif event.kind == "end":
-                say(
-                    f"{_score(event)} on {values['scored']:,} tokens held out for {values['split']}, "
-                    f"{spent['seconds']:.0f} s of training"
-                )
-                say(f"report: {escape(str(out / 'report.html'))}")
-            elif event.kind == "stop":
-                signal_number = values["signal"]
-                run = escape(shlex.quote(str(out)))
-                say(f"stopped and saved at step {event.step}; go on with: nanogrove train {run} --resume")
-        return signal_number
+                view.steps = event.values["steps"]
+            if event.kind == "stop":
+                stopped = int(event.values["signal"])
+            if event.kind in LINES:
+                text = LINES[event.kind](event, view)
+                if text is not None:
+                    live.say(text)
+    return stopped
+
+
+class Live:
+    """Lines above a bar of progress, where there is a terminal for one; else lines alone, of progress few."""
+
+    def __init__(self, console: Console, progress: Progress | None) -> None:
+        self.console, self.progress, self.shown = console, progress, 0.0
+        self.task = TaskID(0) if progress is None else progress.add_task("", total=None, loss="", rate="")
+
+    def say(self, text: str) -> None:
+        """Shows a line, or several."""
+        (self.progress.console if self.progress else self.console).print(text, highlight=False, soft_wrap=True)
+
+    def step(self, event: Event, steps: int) -> None:
+        """Moves the bar, or says now and then how far a run of so many `steps` has come; 0 if that is not known."""
+        loss, rate = f"loss {number(event.values['loss'])}", f"{event.time['tokens_per_second']:,.0f} tokens/s"
+        if self.progress:
+            self.progress.update(self.task, completed=event.step, total=steps or None, loss=loss, rate=rate)
+        elif time.monotonic() - self.shown > PLAIN_SECONDS:
+            self.shown = time.monotonic()
+            self.say(f"step {event.step}{f' of {steps}' if steps else ''}  {loss}  {rate}")
 
 
 @contextmanager
@@ -98,7 +93,8 @@ def _progress(console: Console) -> Iterator[Progress | None]:
         yield progress
 
 
-def _described(event: Event, replaced: str | None) -> str:
+def _start(event: Event, view: View) -> str:
+    """The data, the model, and what it trains on."""
     v = event.values
     data = v["data"]
     amount = "fresh data at every step"
@@ -107,7 +103,8 @@ def _described(event: Event, replaced: str | None) -> str:
     elif data.get("streams"):
         amount = "text that is read as training goes on"
     minutes = described_minutes(event.time)
-    budget = (f" {minutes}" if minutes else "") + (f" in place of {escape(printable(replaced))}" if replaced else "")
+    instead = f" in place of {escape(printable(view.replaced))}" if view.replaced else ""
+    budget = (f" {minutes}" if minutes else "") + instead
     together = f", {v['ranks']} ranks" if "ranks" in v else ""
     return (
         _left_out(data)
@@ -135,16 +132,16 @@ def _milliseconds(value: float) -> str:
     return f"{value:,.0f} ms" if value >= 10 else f"{value:.2g} ms"
 
 
-def _left_out(told: dict[str, Any]) -> str:
+def _left_out(data: Values) -> str:
     """What of the data was left out, a line a kind."""
     lines = ""
-    for kind, count in told.get("left_out", {}).items():
-        place = told["for_example"].get(kind)
+    for kind, count in data.get("left_out", {}).items():
+        place = data["for_example"].get(kind)
         lines += f"left out: {count:,} times {kind}" + (f", as in {place}\n" if place else "\n")
     return escape(printable(lines))
 
 
-def described_held_out(data: dict[str, Any]) -> Iterator[str]:
+def described_held_out(data: Values) -> Iterator[str]:
     """A line where a grammar's test sequences, or their prefixes, are trained on; none where that is negligible.
 
     And one where a task has so few prompts of a difficulty that a split repeats them.
@@ -169,12 +166,58 @@ def described_held_out(data: dict[str, Any]) -> Iterator[str]:
         yield f"overlap: the share of test sequences expected among fresh training sequences is {after}"
 
 
-def _score(event: Event) -> str:
-    return f"{event.values['split']} {described_score(event.values)}"
+def _note(event: Event, view: View) -> str:
+    return f"[yellow]note[/]: {escape(printable(event.values['text']))}"
 
 
-def _rewards(values: dict[str, Any]) -> str:
+def _eval(event: Event, view: View) -> str:
+    return f"step {event.step}  {event.values['split']} {described(event.values)}"
+
+
+def _sources(event: Event, view: View) -> str | None:
+    """The weights of sources, where they adapt."""
+    if "weights" not in event.values:
+        return None
+    weights = zip(event.values["names"], event.values["weights"], strict=True)
+    return "weights from here on: " + escape(", ".join(f"{printable(name)} {weight:.2f}" for name, weight in weights))
+
+
+def _alarm(event: Event, view: View) -> str:
+    values = event.values
+    then = "it is tried again, with a unanimous vote" if values["retry"] else "no more rounds"
+    return f"[yellow]alarm[/]: round {values['round']} is undone, {escape(values['reason'])}; {then}"
+
+
+def _sample(event: Event, view: View) -> str:
+    text = escape(printable(event.values["text"]))
+    return f"[dim]step {event.step} writes:[/] {text}" if event.step < view.steps else f"\n[bold]A sample[/]\n{text}\n"
+
+
+def _end(event: Event, view: View) -> str:
+    """The score of the best model, and where the report lies."""
+    values = event.values
+    held_out = f"{values['scored']:,} tokens held out for {values['split']}"
+    return (
+        f"{values['split']} {described(values)} on {held_out}, {event.time['seconds']:.0f} s of training\n"
+        f"report: {escape(str(view.out / 'report.html'))}"
+    )
+
+
+def _stop(event: Event, view: View) -> str:
+    run = escape(shlex.quote(str(view.out)))
+    return f"stopped and saved at step {event.step}; go on with: nanogrove train {run} --resume"
+
+
+def _reward(event: Event, view: View) -> str:
+    """The reward of fresh texts, before the first round or after one."""
+    number_of_round = event.values["round"]
+    when = f"after round {number_of_round}" if number_of_round else "before the first round"
+    return f"{when}  {REWARD.phrase(event.values)} of fresh texts"
+
+
+def _rewards(event: Event, view: View) -> str:
     """One line of the rewards to learn from, and of what the algorithm makes of them."""
+    values = event.values
     line = (
         f"rewards of {values['texts']:,} texts: mean {values['mean']:.4g}, standard deviation {values['deviation']:.4g}"
     )
@@ -188,33 +231,28 @@ def _rewards(values: dict[str, Any]) -> str:
     return line
 
 
-def _heads(values: dict[str, Any]) -> str:
+def _heads(event: Event, view: View) -> str:
     """One line of what heads have learned, and the parts that teach the model nothing."""
-    found, said = values["measures"], []
-    for name, label, against in (
-        ("value_r2", "value R²", ""),
-        ("latent_cosine", "latent cosine", "latent_copying"),
-        ("span_accuracy", "spans", "span_chance"),
-        ("multi_token_accuracy", "tokens ahead right", ""),
-        ("policy_kl", "policy KL", "policy_kl_of_model"),
-    ):
-        if name in found:
-            beside = f" ({_figures(found[against])} without learning)" if against in found else ""
-            said.append(f"{label} {_figures(found[name])}{beside}")
-    line = f"heads: {', '.join(said)}" if said else "heads: nothing to measure them on"
+    values, learned = event.values, []
+    figures = values["measures"]
+    for measure in HEADS:
+        if measure.label and measure.name in figures:
+            reference = figures.get(measure.reference)
+            beside = f" ({_figures(reference)} without learning)" if measure.reference in figures else ""
+            learned.append(f"{measure.label} {_figures(figures[measure.name])}{beside}")
+    line = f"heads: {', '.join(learned)}" if learned else "heads: nothing to measure them on"
     idle = f"\n[yellow]idle[/]: {', '.join(values['idle'])}, whose gradient is below {values['idle_below']:.1%} of the "
     return line + (idle + "main loss's" if values["idle"] else "")
 
 
-def _figures(value: Any) -> str:
+def _figures(value: float | list[float]) -> str:
     """A number, or several, in three digits."""
-    if isinstance(value, list):
-        return " ".join(map(_figures, value))
-    return f"{value:.3f}"
+    return " ".join(map(_figures, value)) if isinstance(value, list) else f"{value:.3f}"
 
 
-def _exact(values: dict[str, Any]) -> str:
+def _exact(event: Event, view: View) -> str:
     """Exact match of the median voter from the first difficulty that is not mastered, or the last four."""
+    values = event.values
     middle = [median(exact) for exact in values["exact"]]
     first = next((n for n, share in enumerate(middle) if share < 0.99), len(middle))
     shown = min(first, len(middle) - 1)
@@ -223,43 +261,54 @@ def _exact(values: dict[str, Any]) -> str:
     return f"exact match by difficulty  {mastered}{figures}"
 
 
-def _generation(values: dict[str, Any]) -> str:
+def _generation(event: Event, view: View) -> str:
     """One line of a generation: its scores, and how many places changed owners."""
+    values = event.values
     scores, births = sorted(values["score"]), values.get("births", [])
-    said = f"generation {values['generation']}  best {scores[0]:.4f}, median {median(scores):.4f}"
+    line = f"generation {values['generation']}  best {scores[0]:.4f}, median {median(scores):.4f}"
     changed = [f"{len(births)} of {len(scores)} replaced"] if births else []
     for key in ("spared", "diverged"):
         changed += [f"{len(values[key])} {key}"] if values.get(key) else []
-    return f"{said}; {', '.join(changed)}" if changed else said
+    return f"{line}; {', '.join(changed)}" if changed else line
 
 
-def _round(values: dict[str, Any]) -> str:
+def _round(event: Event, view: View) -> str:
     """One line of a round: what it labelled, how much of it was kept, and how much of that was right."""
-    labels = []
+    values, labels = event.values, []
     for label in values["labels"]:
         right = "" if label["precision"] is None else f", {label['precision']:.1%} of them right"
         agreed = "" if label["agreement"] is None else f"agreement {label['agreement']:.2f}, "
         labels.append(f"difficulty {label['difficulty']}: {agreed}kept {label['kept']:.0%}{right}")
-    said = f"round {values['round']}  {'; '.join(labels) or 'older data alone'}  frontier {values['frontier']}"
-    return f"{said}\n[yellow]no more rounds[/]: {escape(values['ended'])}" if values.get("ended") else said
+    line = f"round {values['round']}  {'; '.join(labels) or 'older data alone'}  frontier {values['frontier']}"
+    return f"{line}\n[yellow]no more rounds[/]: {escape(values['ended'])}" if values.get("ended") else line
 
 
-def described_score(values: dict[str, Any]) -> str:
-    """The loss, and beside it bits per byte of a text, the best loss where it is known, or a reward's correlation."""
-    if "correlation" in values:
-        found = "none" if values["correlation"] is None else _number(values["correlation"])
-        return f"loss {_number(values['loss'])}, correlation {found} with the true reward"
-    loss = f"loss {_number(values['loss'])} nats a token"
-    if "chosen_log_prob" in values:
-        chosen, rejected = values["chosen_log_prob"], values["rejected_log_prob"]
-        return f"{loss}, log-probability of chosen texts {chosen:.2f} and of rejected ones {rejected:.2f} nats per text"
-    if "bits_per_byte" in values:
-        return f"{loss}, {_number(values['bits_per_byte'])} bits per byte"
-    if "bayes_loss" not in values:
-        return loss
-    excess = f"excess {_number(values['excess'])} ± {_number(values['excess_error'])}"
-    accuracy = f"accuracy {_number(values['accuracy'])}, best {values['bayes_accuracy']:.4f}"
-    return f"{loss}, best {values['bayes_loss']:.4f}, {excess}; {accuracy}"
+LINES: dict[str, Callable[[Event, View], str | None]] = {
+    "start": _start,
+    "note": _note,
+    "eval": _eval,
+    "reward": _reward,
+    "rewards": _rewards,
+    "sources": _sources,
+    "auxiliary": _heads,
+    "exact": _exact,
+    "alarm": _alarm,
+    "generation": _generation,
+    "round": _round,
+    "sample": _sample,
+    "end": _end,
+    "stop": _stop,
+}
+
+
+def described_score(values: Values) -> Iterator[str]:
+    """Lines of what a best model does on a split: all its figures, and those that are lists over something."""
+    yield f"{values['split']} {described(values)}, on {values['tokens']:,} tokens; model of step {values['step']}"
+    for measure in measured(values):
+        if measure.by:
+            axis = measure.by.removesuffix("s")
+            for at, figure in zip(values[measure.by], values[measure.name], strict=True):
+                yield f"{axis} {at:>3}  {measure.label} {number(figure)}"
 
 
 EVENTS = {
@@ -268,21 +317,22 @@ EVENTS = {
 }
 
 
-def described_calibration(found: dict[str, Any]) -> Iterator[str]:
+def described_calibration(calibrated: Values) -> Iterator[str]:
     """Lines that tell a temperature, what it brings on another split, and the reliability tables before and after."""
-    fitted, measured = found["fitted"], found["measured"]
-    yield f"temperature {found['temperature']:.4f}, fitted on {fitted['tokens']:,} {fitted['split']} tokens"
+    fitted, measured = calibrated["fitted"], calibrated["measured"]
+    yield f"temperature {calibrated['temperature']:.4f}, fitted on {fitted['tokens']:,} {fitted['split']} tokens"
     if fitted["chose_checkpoint"]:
         yield f"the {fitted['split']} split chose this checkpoint too; {measured['split']} chose nothing"
-    if found["bounded"]:
+    if calibrated["bounded"]:
         yield "that is the end of the range searched: nearly all predictions are right, or none beats a uniform guess"
     for name, each in measured["figures"].items():
         event = f", right when {EVENTS['answer']}" if measured["event"] == "answer" else f"; {EVENTS['share']}"
         yield f"\n{measured[name]:,} {measured['split']} {name}{event if name == 'sequences' else ''}"
         yield f"{'':<18}{'before':>9}{'after':>9}"
-        for label, key in CALIBRATION_FIGURES.items():
-            cells = ["n/a" if each[when][key] is None else f"{each[when][key]:.4f}" for when in ("before", "after")]
-            yield f"{label:<18}{cells[0]:>9}{cells[1]:>9}"
+        for measure in (measure for measure in CALIBRATION if measure.label):
+            figures = [each[when][measure.name] for when in ("before", "after")]
+            cells = ["n/a" if figure is None else number(figure) for figure in figures]
+            yield f"{measure.label:<18}{cells[0]:>9}{cells[1]:>9}"
         yield f"{'confidence':<18}{'  before: count, confidence, accuracy':<38}  after"
         tables = [each[when]["bins"]["width"] for when in ("before", "after")]
         bins = len(tables[0]["count"])
@@ -292,26 +342,5 @@ def described_calibration(found: dict[str, Any]) -> Iterator[str]:
                 yield f"{n / bins:.3f} to {(n + 1) / bins:.3f}    {cells[0]:<38}{cells[1]}".rstrip()
 
 
-CALIBRATION_FIGURES = {
-    "NLL, nats": "nll",
-    "ECE, equal width": "ece_width",
-    "ECE, equal mass": "ece_mass",
-    "ECE, debiased": "ece_debiased",
-    "  95 %: from": "ece_debiased_low",
-    "  95 %: to": "ece_debiased_high",
-    "Brier score": "brier",
-    "accuracy": "accuracy",
-}
-
-
 def _bin(count: int, confidence: float | None, accuracy: float | None) -> str:
     return f"{count:>10,}  {confidence:.4f}  {accuracy:.4f}" if count else ""
-
-
-def _number(value: float | list[float]) -> str:
-    """A figure; of a population of more than four its least, median and greatest."""
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    if len(value) <= 4:
-        return " ".join(f"{v:.3f}" for v in value)
-    return f"{min(value):.3f} to {max(value):.3f}, median {median(value):.3f}"

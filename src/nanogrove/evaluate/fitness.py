@@ -20,6 +20,7 @@ from nanogrove.evaluate.loss import score_split
 from nanogrove.evaluate.reward import Reward, RewardConfig
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
+from nanogrove.record.measures import REWARD
 from nanogrove.synthetic.examples import TaskCorpus
 
 Fitness = Callable[[GPT, Batch, torch.Generator], Tensor]
@@ -52,7 +53,7 @@ def rewarded(reward: Reward, corpus: Corpus, prompt: int, tokens: int) -> Fitnes
             corpus.tokenizer.decode([token for token in row if token not in (-1, end)])
             for row in written.flatten(0, -2).tolist()
         ]
-        return -torch.tensor(reward(texts), device=written.device).view(written.shape[:-1])
+        return REWARD.cost(torch.tensor(reward(texts), device=written.device).view(written.shape[:-1]))
 
     return fitness
 

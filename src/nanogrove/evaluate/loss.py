@@ -1,6 +1,5 @@
 """The loss of a model on held-out data, and, where the true distribution is known, how far above the best it is."""
 
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
+from nanogrove.record.measures import derived
 
 
 class Score(NamedTuple):
@@ -99,9 +99,8 @@ def score_split(model: GPT, corpus: Corpus, split: str, limit: int | None = None
     truths = corpus.truth(split, limit)
     if truths is not None:
         figures, losses = against_truth(model, corpus.windows(split, limit), truths)
-        return {"split": split, **figures}, losses
+        values = {"split": split, **figures}
+        return values | derived(values), losses
     score = mean_nll(model, corpus.windows(split, limit))
     values = {"split": split, "loss": score.loss.tolist(), "tokens": score.tokens}
-    size = corpus.bytes_per_token(split)
-    bits = {} if size is None else {"bits_per_byte": (score.loss / (math.log(2) * size)).tolist()}
-    return {**values, **bits}, score.losses
+    return values | derived(values, bytes_per_token=corpus.bytes_per_token(split)), score.losses

@@ -32,6 +32,7 @@ from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
+from nanogrove.record.measures import REWARD
 from nanogrove.train.loop import Plan, fit
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.state import TrainState
@@ -186,7 +187,7 @@ def _judged(
     samples, scores = _fresh(state.model, corpus, config, plan, f"{name} after")
     values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
     values["kl"] = divergence(state.model, reference, corpus.windows("validation", plan.evaluate_tokens))
-    score = -sum(scores) / len(scores)
+    score = REWARD.cost(sum(scores) / len(scores))
     if config.kl_cap is not None and values["kl"] > config.kl_cap:
         state.notes["ended"] = values["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
         score = torch.inf

@@ -8,7 +8,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 |--------|------------------------------------------------------------|-----------------------------------|
 | start  | name, seed, parameters, vocabulary, data, precision, …     | once, before the first step       |
 | resume | changed; ranks, versions, machine as they are now          | when what bits depend on changed  |
-| eval   | split, loss, bits_per_byte, tokens (scored), seen; of dpo log_prob | before the `step` event it follows |
+| eval   | split, loss, tokens (scored), seen, all of `measures`; score   | before the `step` event it follows |
 | step   | loss, lr, grad_norm, tokens; where heads train their losses | last of its step: a safe point    |
 | sources | names; loss, share, passes, weights of each, seen        | behind an interval, before its `step` event |
 | auxiliary | shares of gradients, idle parts, measures, seen        | where heads train, behind an `eval` |
@@ -22,7 +22,9 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | alarm  | round, difficulties, reason, retry                         | when a round is undone            |
 | end    | split, loss, bits_per_byte, scored, tokens, best_step      | once, when the budget is spent    |
 
-At a `step` event the training state is whole and may be saved; no other event promises that.
+What an `eval` event may hold is in `measures.MEASURES`; its score, where it has one, is what the best checkpoint is
+chosen by, and the lower is the better. At a `step` event the training state is whole and may be saved; no other event
+promises that.
 """
 
 import json
@@ -32,6 +34,9 @@ from typing import Any
 
 from nanogrove.errors import RunError
 
+Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
+Values = dict[str, Any]  # JSON whose keys depend on the kind of event
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -39,7 +44,7 @@ class Event:
 
     kind: str
     step: int
-    values: dict[str, Any] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
     time: dict[str, float] = field(default_factory=dict)
 
     def line(self) -> str:
@@ -48,7 +53,7 @@ class Event:
         return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: Json) -> Json:
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, dict):

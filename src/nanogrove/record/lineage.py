@@ -6,15 +6,14 @@ whose weights a child began as.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from nanogrove.errors import RunError
-from nanogrove.record.events import Event
+from nanogrove.record.events import Event, Values
 
 
 @dataclass(frozen=True)
 class Life:
-    """A member in one generation, which ended behind `step`; `parent` is itself, or who it was copied from before."""
+    """A member in one generation, which ended after `step`; `parent` is itself, or who it was copied from before."""
 
     generation: int
     step: int
@@ -29,30 +28,30 @@ Genealogy = list[dict[int, Life]]  # for each generation, oldest first, its memb
 
 def genealogy(generations: Sequence[Event]) -> Genealogy:
     """Who lived in each generation. Raises RunError where an event is not one that an evolution writes."""
-    found: Genealogy = []
+    lived: Genealogy = []
     parents: dict[int, int] = {}  # of those just born
     try:
         for event in generations:
-            told = event.values
-            found.append(
+            values = event.values
+            lived.append(
                 {
                     int(member): Life(
-                        int(told["generation"]),
+                        int(values["generation"]),
                         event.step,
                         int(member),
                         parents.get(member, member),
-                        None if told["score"][slot] is None else float(told["score"][slot]),
-                        {name: float(values[slot]) for name, values in told["values"].items()},
+                        None if values["score"][slot] is None else float(values["score"][slot]),
+                        {name: float(settings[slot]) for name, settings in values["values"].items()},
                     )
-                    for slot, member in enumerate(told["members"])
+                    for slot, member in enumerate(values["members"])
                 }
             )
-            parents = {birth["member"]: birth["parents"][0] for birth in told.get("births", [])}
-            if len(found) > 1 and any(life.parent not in found[-2] for life in found[-1].values()):
+            parents = {birth["member"]: birth["parents"][0] for birth in values.get("births", [])}
+            if len(lived) > 1 and any(life.parent not in lived[-2] for life in lived[-1].values()):
                 raise KeyError
     except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError):
         raise RunError("a `generation` event is not one that an evolution writes; the record is damaged") from None
-    return found
+    return lived
 
 
 def winning_line(lived: Genealogy) -> list[Life]:
@@ -74,13 +73,13 @@ def schedule(line: Sequence[Life]) -> dict[str, list[list[float]]]:
     begins = [0, *(life.step for life in line)]
     for began, life in zip(begins, line, strict=False):
         for name, value in life.values.items():
-            mine = points.setdefault(name, [])
-            if not mine or mine[-1][1] != value:
-                mine.append([began, value])
+            so_far = points.setdefault(name, [])
+            if not so_far or so_far[-1][1] != value:
+                so_far.append([began, value])
     return points
 
 
-def replay(preset: dict[str, Any], line: Sequence[Life]) -> dict[str, Any]:
+def replay(preset: Values, line: Sequence[Life]) -> Values:
     """A preset that trains one model by the schedule of a winning line, for as many steps.
 
     `preset` is the evolution's, resolved. The noise of mutations is no part of it. Raises RunError for an empty line.

@@ -1,12 +1,12 @@
 """What a run folder says, read back: `Run`, from which every section of the report is drawn."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nanogrove.errors import RunError
-from nanogrove.record.events import Event, read_events
+from nanogrove.record.events import Event, Values, read_events
 
 STALE = "stale"  # in place of a calibration that is damaged or belongs to other weights
 
@@ -19,17 +19,26 @@ class Run:
     """
 
     name: str
-    preset: dict[str, Any]
+    preset: Values
     events: dict[str, list[Event]]
-    calibration: Any = None
+    calibration: object = None
 
     def of(self, kind: str) -> list[Event]:
         """All events of one kind, oldest first; empty when there is none."""
         return self.events.get(kind, [])
 
+    def evaluations(self) -> list[Event]:
+        """All `eval` events of the validation split, oldest first."""
+        return [event for event in self.of("eval") if event.values.get("split", "validation") == "validation"]
+
     def last(self, kind: str) -> Event:
         """The latest event of one kind, or an empty one at step 0 when there is none."""
         return self.of(kind)[-1] if self.of(kind) else Event(kind, 0)
+
+
+def times(event: Event) -> Mapping[str, float]:
+    """What depends on the clock of an event; nothing where the record is damaged there."""
+    return event.time if isinstance(event.time, dict) else {}
 
 
 def read_run(run: Path) -> Run:
@@ -52,7 +61,7 @@ def read_run(run: Path) -> Run:
     return Run(str(start.get("name") or run.resolve().name), preset, events, read_calibration(run))
 
 
-def read_calibration(run: Path) -> Any:
+def read_calibration(run: Path) -> object:
     """What `calibration.json` of the best checkpoint, or the newest without one, holds; None where it is missing.
 
     STALE where it is damaged, or belongs to other weights than those beside it. A link is not followed.
@@ -63,8 +72,8 @@ def read_calibration(run: Path) -> Any:
     if any(part.is_symlink() for part in (path, folder, root)) or not path.is_file():
         return None
     try:
-        found = json.loads(path.read_bytes())
+        calibration: Values = json.loads(path.read_bytes())
         state = json.loads((folder / "state.json").read_bytes())
-        return found if found["model"] == state["files"]["model.safetensors"] else STALE
+        return calibration if calibration["model"] == state["files"]["model.safetensors"] else STALE
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return STALE

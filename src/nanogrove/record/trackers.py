@@ -42,7 +42,7 @@ class Tracker(Protocol):
 
 
 def open_trackers(
-    names: Sequence[str], run: Path, preset: dict[str, Any], *, project: str = "nanogrove", name: str | None = None
+    names: Sequence[str], run: Path, preset: dict[str, object], *, project: str = "nanogrove", name: str | None = None
 ) -> list[Tracker]:
     """Open the trackers of these names (`wandb`, `tensorboard`, `trackio`) for the run in this folder.
 
@@ -68,10 +68,10 @@ class Wandb:
     """Weights & Biases. Offline unless the user has set WANDB_MODE=online (or disabled); it never asks for a key.
 
     Offline, `wandb sync` uploads the newest folder under `trackers/wandb/wandb/`; it holds the whole run, because
-    offline runs cannot be resumed and so a resumed run is told from its beginning, under the same id.
+    offline runs cannot be resumed and so a resumed run is shown from its beginning, under the same id.
     """
 
-    def __init__(self, run: Path, preset: dict[str, Any], project: str, name: str) -> None:
+    def __init__(self, run: Path, preset: dict[str, object], project: str, name: str) -> None:
         mode = os.environ.get("WANDB_MODE")
         mode = mode if mode in ("online", "disabled") else "offline"
         if mode != "online":
@@ -107,7 +107,7 @@ class Wandb:
 
     def log(self, event: Event) -> None:
         """Sends the figures of one event, and a sample as text."""
-        values: dict[str, Any] = dict(_numbers(event))
+        values: dict[str, object] = dict(_numbers(event))
         if event.kind == "sample":
             values["sample"] = self._wandb.Html(f"<pre>{html.escape(_sample(event))}</pre>")
         if values and event.step >= self._first:
@@ -121,7 +121,7 @@ class Wandb:
 class TensorBoard:
     """TensorBoard files in `trackers/tensorboard`; `tensorboard --logdir runs` shows all runs there."""
 
-    def __init__(self, run: Path, preset: dict[str, Any], project: str, name: str) -> None:
+    def __init__(self, run: Path, preset: dict[str, object], project: str, name: str) -> None:
         _library("tensorboard")
         self._open = _library("torch.utils.tensorboard").SummaryWriter
         self._folder = str(run / "trackers" / "tensorboard")
@@ -148,19 +148,19 @@ class TensorBoard:
 class Trackio:
     """trackio, in `trackers/trackio` or, if the user has set TRACKIO_DIR, there.
 
-    `TRACKIO_DIR=runs/NAME/trackers/trackio trackio show` opens its pages. trackio settles its folder when it is
+    `TRACKIO_DIR=runs/NAME/trackers/trackio trackio show` opens its pages. trackio chooses its folder when it is
     first imported, so a second run in one Python process needs a TRACKIO_DIR set before, or it is refused. Where
     a Hugging Face token lies about, trackio asks huggingface.co whose it is; it goes on if there is no answer.
     """
 
-    def __init__(self, run: Path, preset: dict[str, Any], project: str, name: str) -> None:
+    def __init__(self, run: Path, preset: dict[str, object], project: str, name: str) -> None:
         folder = Path(os.environ.get("TRACKIO_DIR") or run / "trackers" / "trackio").resolve()
         with _environment("TRACKIO_DIR", str(folder)):
             trackio = _library("trackio")
-        settled = importlib.import_module("trackio.utils").TRACKIO_DIR
-        if Path(settled).resolve() != folder:
+        chosen = importlib.import_module("trackio.utils").TRACKIO_DIR
+        if Path(chosen).resolve() != folder:
             raise PresetError(
-                f"track.trackers: in this process trackio already writes to {settled}; start a new one for {run}, "
+                f"track.trackers: in this process trackio already writes to {chosen}; start a new one for {run}, "
                 "or set TRACKIO_DIR before the first run to gather all runs in one folder"
             )
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +182,7 @@ class Trackio:
 
     def log(self, event: Event) -> None:
         """Writes the figures of one event, and a sample as text."""
-        values: dict[str, Any] = dict(_numbers(event))
+        values: dict[str, object] = dict(_numbers(event))
         if event.kind == "sample":
             values["sample"] = self._markdown(_literal(_sample(event)))
         if values:
@@ -194,7 +194,7 @@ class Trackio:
             self._finish()
 
 
-TRACKERS: dict[str, Callable[[Path, dict[str, Any], str, str], Tracker]] = {
+TRACKERS: dict[str, Callable[[Path, dict[str, object], str, str], Tracker]] = {
     "wandb": Wandb,
     "tensorboard": TensorBoard,
     "trackio": Trackio,
@@ -220,13 +220,13 @@ def _numbers(event: Event) -> dict[str, float]:
     heading = {"step": "train", "eval": str(event.values.get("split", "validation")), "end": "end"}.get(event.kind)
     if heading is None:
         return {}
-    found = _flat(heading, event.values)
+    numbers = _flat(heading, event.values)
     if event.kind == "step":
-        found |= _flat("time", event.time)
-    return found
+        numbers |= _flat("time", event.time)
+    return numbers
 
 
-def _flat(name: str, value: Any) -> dict[str, float]:
+def _flat(name: str, value: object) -> dict[str, float]:
     if isinstance(value, dict):
         return {key: number for part in value for key, number in _flat(f"{name}/{part}", value[part]).items()}
     if isinstance(value, list):
@@ -253,7 +253,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _quiet() -> contextlib.AbstractContextManager[Any]:
+def _quiet() -> contextlib.AbstractContextManager[object]:
     """Keep a library's greetings off the terminal, where progress is drawn."""
     return contextlib.redirect_stdout(io.StringIO())
 

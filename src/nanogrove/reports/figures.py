@@ -8,26 +8,42 @@ import html
 import json
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 POINTS = 2000  # drawn for one line; more cannot be told apart on a screen and makes the page slow
 UNKNOWN = "n/a"
 
 
-def plot(
-    title: str, x_label: str, lines: Iterable[dict[str, Any]], logarithmic: bool = False, log_y: bool = False
-) -> str:
+class Line(TypedDict):
+    """One line of a figure, with a band from `low` to `high` where it has one."""
+
+    name: str
+    reference: bool  # dotted
+    x: list[float]
+    y: list[float | None]
+    low: NotRequired[list[float | None]]
+    high: NotRequired[list[float | None]]
+
+
+Point = tuple[object, object]
+
+
+def plot(title: str, x_label: str, lines: Iterable[Line], logarithmic: bool = False, log_y: bool = False) -> str:
     """A figure of the lines that `line` and `links` made, over one axis; empty when there are none."""
     drawn = list(lines)
     return _figure(title, {"x": x_label, "log": logarithmic, "log_y": log_y, "lines": drawn}) if drawn else ""
 
 
-def heatmap(title: str, x_label: str, y_label: str, cells: Iterable[tuple[Any, Any, Any]]) -> str:
+def heatmap(title: str, x_label: str, y_label: str, cells: Iterable[tuple[object, object, object]]) -> str:
     """A figure of shares from 0 to 1, a coloured cell for each `(x, y, share)`; empty when there are none.
 
     A cell whose share is no finite number is left blank, one whose place is none is left out.
     """
-    placed = {(x, y): finite(z) for x, y, z in cells if finite(x) is not None and finite(y) is not None}
+    placed = {
+        (at, height): finite(share)
+        for x, y, share in cells
+        if (at := finite(x)) is not None and (height := finite(y)) is not None
+    }
     if all(share is None for share in placed.values()):
         return ""
     across, up = sorted({x for x, _ in placed}), sorted({y for _, y in placed})
@@ -35,7 +51,7 @@ def heatmap(title: str, x_label: str, y_label: str, cells: Iterable[tuple[Any, A
     return _figure(title, {"x": x_label, "y": y_label, "log": False, "lines": [], "heat": grid})
 
 
-def _figure(title: str, described: dict[str, Any]) -> str:
+def _figure(title: str, described: dict[str, object]) -> str:
     spec = json.dumps(described, allow_nan=False, separators=(",", ":"))
     # A data block still ends at the first "</script", and "<!--" changes how it is read: no "<" may be left.
     spec = spec.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -46,7 +62,7 @@ def _figure(title: str, described: dict[str, Any]) -> str:
     )
 
 
-def line(name: str, x: Sequence[Any], y: Sequence[Any], reference: bool = False) -> list[dict[str, Any]]:
+def line(name: str, x: Sequence[object], y: Sequence[object], reference: bool = False) -> list[Line]:
     """One line for `plot`, thinned to at most POINTS points; none when there is nothing to draw.
     A `reference` is dotted.
 
@@ -58,7 +74,7 @@ def line(name: str, x: Sequence[Any], y: Sequence[Any], reference: bool = False)
     if all(middle is None for _, (_, middle, _) in placed):
         return []
     kept = [placed[i] for i in _thinned([middle for _, (_, middle, _) in placed])]
-    drawn: dict[str, Any] = {
+    drawn: Line = {
         "name": name,
         "reference": reference,
         "x": [at for at, _ in kept],
@@ -70,17 +86,18 @@ def line(name: str, x: Sequence[Any], y: Sequence[Any], reference: bool = False)
     return [drawn]
 
 
-def links(name: str, ends: Sequence[tuple[tuple[Any, Any], tuple[Any, Any]]]) -> list[dict[str, Any]]:
+def links(name: str, ends: Iterable[tuple[Point, Point]]) -> list[Line]:
     """Straight pieces between two points each, as one line for `plot` with gaps; at most POINTS points of them.
 
     A piece with an end that is no finite number is left out.
     """
-    sound = [piece for piece in ends if all(finite(value) is not None for end in piece for value in end)]
+    numbers = ([finite(value) for end in piece for value in end] for piece in ends)
+    sound = [[value for value in piece if value is not None] for piece in numbers if None not in piece]
     shown = sound[:: -(-3 * len(sound) // POINTS) or 1]
     if not shown:
         return []
-    x = [at for (x0, _), (x1, _) in shown for at in (x0, x1, x1)]
-    y = [value for (_, y0), (_, y1) in shown for value in (y0, y1, None)]
+    x = [at for x0, _, x1, _ in shown for at in (x0, x1, x1)]
+    y = [value for _, y0, _, y1 in shown for value in (y0, y1, None)]
     return [{"name": name, "reference": False, "x": x, "y": y}]
 
 
@@ -99,21 +116,21 @@ def _thinned(y: Sequence[float | None]) -> list[int]:
     return sorted(kept)
 
 
-def finite(value: Any) -> float | None:
+def finite(value: object) -> float | None:
     """A finite number as it is, anything else as None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if -1e300 < value < 1e300 else None
 
 
-def spread(value: Any) -> tuple[float | None, float | None, float | None]:
+def spread(value: object) -> tuple[float | None, float | None, float | None]:
     """Lowest, median and highest of a population's values; of one value thrice that; None without any."""
     numbers = [n for n in map(finite, value if isinstance(value, list) else [value]) if n is not None]
     return (min(numbers), statistics.median(numbers), max(numbers)) if numbers else (None, None, None)
 
 
-def quantity(value: Any) -> str:
-    """A figure to four places; of a population its median, least and greatest."""
+def quantity(value: object) -> str:
+    """A figure in four decimals; of a population its median, least and greatest."""
     low, middle, high = spread(value)
     if low is None or middle is None or high is None:
         return UNKNOWN
@@ -140,6 +157,6 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
-def escaped(value: Any) -> str:
+def escaped(value: object) -> str:
     """Any value as text that is safe between tags and inside quoted attributes."""
     return html.escape(str(value), quote=True)

@@ -37,6 +37,7 @@ from nanogrove.config.preset import Preset, difference
 from nanogrove.record.events import Event, read_events
 from nanogrove.reports.report import write_report
 from nanogrove.record.folder import RunFolder, read_preset
+from nanogrove.record.measures import costs
 from nanogrove.record.trackers import Tracker, open_trackers
 from nanogrove.train.autotune import Decoding, cores, instructions, keep_freed_memory, processor, unpacked
 from nanogrove.train.checkpoint import (
@@ -327,8 +328,7 @@ class _Run:
 
     def keep_best(self, event: Event) -> None:
         """Saves the model of an `eval` event, of a population its best member, where none was as good before."""
-        score = event.values.get("score", event.values["loss"])
-        scores = score if isinstance(score, list) else [score]
+        scores = costs(event.values)
         member = min(range(len(scores)), key=scores.__getitem__)
         if self.best is None or scores[member] < self.best["score"]:
             self.best = {"step": event.step, "score": scores[member], "member": member}

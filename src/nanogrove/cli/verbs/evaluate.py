@@ -24,10 +24,7 @@ def evaluate(
     from nanogrove.runs import train as lab
 
     score = lab.evaluate(run, split, calibrate=calibrate)
-    print(f"{score['split']} {described_score(score)}, on {score['tokens']:,} tokens; model of step {score['step']}")
-    for position, divergence in zip(score.get("positions", []), score.get("kl", []), strict=True):
-        print(f"position {position:>3}  KL(best || model) {divergence:.4f}")
-    for line in described_held_out(score):
+    for line in (*described_score(score), *described_held_out(score)):
         print(line)
     for line in described_calibration(score["calibration"]) if calibrate else ():
         print(line)

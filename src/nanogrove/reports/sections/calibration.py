@@ -4,22 +4,10 @@ Made from the `calibration.json` that `nanogrove evaluate RUN --calibrate` leave
 is taken on trust: what is no number is left out or shown as `n/a`.
 """
 
-from typing import Any
-
+from nanogrove.record.measures import CALIBRATION
 from nanogrove.record.reading import STALE, Run
-from nanogrove.reports.figures import UNKNOWN, escaped, finite, line, plot, short
+from nanogrove.reports.figures import UNKNOWN, Line, escaped, finite, line, plot, short
 
-FIGURES = {
-    "nll": "NLL, nats",
-    "ece_width": "ECE, 15 bins of equal width",
-    "ece_mass": "ECE, 15 bins of equal mass",
-    "ece_debiased": "the same debiased, root mean square",
-    "ece_debiased_low": "95 % interval, from",
-    "ece_debiased_high": "95 % interval, to",
-    "brier": "Brier score",
-    "confidence": "mean confidence",
-    "accuracy": "accuracy",
-}
 EVENTS = {
     "answer": "is right when the model's greedy answer is the true one",
     "share": "stands with its tokens' mean confidence and the share of them that is predicted right",
@@ -29,22 +17,22 @@ FEWEST = 10  # in a bin that is drawn; of fewer the accuracy is chance
 
 def calibration(run: Run) -> str:
     """The reliability diagram of tokens and of sequences, with what one temperature changes, on a split of its own."""
-    found = run.calibration
-    if found is None:
+    if run.calibration is None:
         return ""
-    if found == STALE:
-        told = (
+    if run.calibration == STALE:
+        why = (
             "calibration.json is damaged or belongs to other weights; nanogrove evaluate RUN --calibrate makes it anew."
         )
-        return f"<h2>Calibration</h2><p>{told}</p>"
-    fitted, measured = _of(found, "fitted"), _of(found, "measured")
+        return f"<h2>Calibration</h2><p>{why}</p>"
+    calibrated = _of(run.calibration)
+    fitted, measured = _of(calibrated, "fitted"), _of(calibrated, "measured")
     answer = measured.get("event") == "answer"
     meant = EVENTS["answer" if answer else "share"]
     chose = ", which chose this checkpoint too" if fitted.get("chose_checkpoint") is True else ""
     note = (
-        f"Temperature {_number(found.get('temperature'))}, fitted on {short(finite(fitted.get('tokens')))} tokens of "
-        f"the {fitted.get('split')} split{chose}; shown is the {measured.get('split')} split. A sequence {meant}. Bins "
-        f"that hold fewer than {FEWEST} are not drawn."
+        f"Temperature {_number(calibrated.get('temperature'))}, fitted on {short(finite(fitted.get('tokens')))} tokens "
+        f"of the {fitted.get('split')} split{chose}; shown is the {measured.get('split')} split. A sequence {meant}. "
+        f"Bins that hold fewer than {FEWEST} are not drawn."
     )
     blocks = finite(measured.get("blocks"))
     if blocks is not None:
@@ -64,14 +52,16 @@ def calibration(run: Run) -> str:
     return f'<h2>Calibration</h2><p class="made">{escaped(note)}</p>{body}'
 
 
-def _table(caption: str, figures: dict[str, dict[str, Any]]) -> str:
-    cells = {key: "".join(f"<td>{_number(each.get(key))}</td>" for each in figures.values()) for key in FIGURES}
-    rows = "".join(f"<tr><th>{label}</th>{cells[key]}</tr>" for key, label in FIGURES.items())
+def _table(caption: str, figures: dict[str, dict[str, object]]) -> str:
+    rows = ""
+    for measure in CALIBRATION:
+        cells = "".join(f"<td>{_number(each.get(measure.name))}</td>" for each in figures.values())
+        rows += f"<tr><th>{measure.title or measure.label}</th>{cells}</tr>"
     head = "".join(f"<td>{when}</td>" for when in figures)
     return f"<table><caption>{caption}</caption><tr><th></th>{head}</tr>{rows}</table>"
 
 
-def _reliability(name: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
+def _reliability(name: str, figures: dict[str, object]) -> list[Line]:
     """The line of one reliability table of equal width; none where its columns are not three lists of one length."""
     table = _of(figures, "bins", "width")
     columns = [table.get(name) for name in ("count", "confidence", "accuracy")]
@@ -82,13 +72,13 @@ def _reliability(name: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
     return line(name, [row[1] for row in rows], [finite(row[2]) for row in rows])
 
 
-def _of(value: Any, *keys: str) -> dict[str, Any]:
+def _of(value: object, *keys: str) -> dict[str, object]:
     """The object under these keys, an empty one where there is none."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value if isinstance(value, dict) else {}
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     number = finite(value)
     return UNKNOWN if number is None else f"{number:.4f}"

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 from nanogrove.errors import RunError
 from nanogrove.record.events import Event
 from nanogrove.record.lineage import Genealogy, Life, genealogy, winning_line
 from nanogrove.record.reading import Run
-from nanogrove.reports.figures import escaped, finite, line, links, plot
+from nanogrove.reports.figures import Line, escaped, finite, line, links, plot
 
 
 def evolution(run: Run) -> str:
@@ -40,10 +39,10 @@ def evolution(run: Run) -> str:
         ],
     ]
     body = "".join(f'<div class="row">{"".join(row)}</div>' for row in pictures if any(row))
-    return f'<h2>Evolution</h2>{body}<p class="made">{escaped(_told(generations, winner))}</p>'
+    return f'<h2>Evolution</h2>{body}<p class="made">{escaped(_summary(generations, winner))}</p>'
 
 
-def _descent(lived: Genealogy) -> list[tuple[tuple[Any, Any], tuple[Any, Any]]]:
+def _descent(lived: Genealogy) -> list[tuple[tuple[object, object], tuple[object, object]]]:
     """A piece from each member's parent, or itself, a generation before."""
     return [
         ((before[life.parent].generation, before[life.parent].score), (life.generation, life.score))
@@ -52,7 +51,7 @@ def _descent(lived: Genealogy) -> list[tuple[tuple[Any, Any], tuple[Any, Any]]]:
     ]
 
 
-def _traced(name: str, lives: Sequence[Life]) -> list[dict[str, Any]]:
+def _traced(name: str, lives: Sequence[Life]) -> list[Line]:
     return line(name, [life.generation for life in lives], [life.score for life in lives])
 
 
@@ -74,17 +73,17 @@ def _hyperparameter(name: str, lived: Genealogy, winner: Sequence[Life]) -> str:
     )
 
 
-def _distance(generations: list[Event], numbers: list[Any], kind: str) -> list[dict[str, Any]]:
-    found = [event.values.get("distance") for event in generations]
-    return line(kind, numbers, [each.get(kind) if isinstance(each, dict) else None for each in found])
+def _distance(generations: list[Event], numbers: list[object], kind: str) -> list[Line]:
+    distances = [event.values.get("distance") for event in generations]
+    return line(kind, numbers, [each.get(kind) if isinstance(each, dict) else None for each in distances])
 
 
-def _told(generations: list[Event], winner: Sequence[Life]) -> str:
+def _summary(generations: list[Event], winner: Sequence[Life]) -> str:
     counts = {
         name: sum(len(event.values[key]) for event in generations if isinstance(event.values.get(key), list))
         for key, name in (("births", "births"), ("spared", "spared as no worse than noise"), ("diverged", "diverged"))
     }
-    said = [f"{count:,} {name}" for name, count in counts.items() if count]
+    sentences = [f"{count:,} {name}" for name, count in counts.items() if count]
     if winner:
-        said.append(f"the winner is member {winner[-1].member} of generation {winner[-1].generation}")
-    return "; ".join(said) + "."
+        sentences.append(f"the winner is member {winner[-1].member} of generation {winner[-1].generation}")
+    return "; ".join(sentences) + "."

@@ -1,50 +1,39 @@
 """The pictures of auxiliary heads: their losses, the share of their gradients, and what they have learned."""
 
-from typing import Any
-
+from nanogrove.record.measures import HEADS
 from nanogrove.record.reading import Run
-from nanogrove.reports.figures import escaped, line, plot
+from nanogrove.reports.figures import Line, escaped, line, plot
 
 PARTS = ("value", "value_imagined", "dynamics_latent", "dynamics_token", "span", "multi_token", "policy", "memory")
-BASELINES = {"latent_copying", "span_chance", "policy_kl_of_model"}
-MEASURES = {
-    "Value: share of the variance explained": ("value_r2",),
-    "Value: error, nats a token": ("value_error",),
-    "Dynamics: cosine with the true state, k steps on": ("latent_cosine", "latent_copying"),
-    "Spans told from the batch's others": ("span_accuracy", "span_chance"),
-    "Tokens ahead: accuracy": ("multi_token_accuracy",),
-    "Tokens ahead: loss": ("multi_token_loss",),
-    "Policy: KL from its target": ("policy_kl", "policy_kl_of_model"),
-    "Policy: entropy, nats": ("policy_entropy",),
-    "Memory: loss of the segment before": ("memory_loss",),
-    "Memory: accuracy on the segment before": ("memory_accuracy",),
-}
+BASELINES = {measure.reference for measure in HEADS if measure.reference}
 
 
 def heads(run: Run) -> str:
     """Part losses over tokens, shares of the gradient, and held-out measures; empty where no head was trained."""
-    told = [event for event in run.of("auxiliary") if isinstance(event.values.get("shares"), dict)]
-    if not told:
+    events = [event for event in run.of("auxiliary") if isinstance(event.values.get("shares"), dict)]
+    if not events:
         return ""
-    steps, seen = run.of("step"), [event.values.get("seen") for event in told]
+    steps, seen = run.of("step"), [event.values.get("seen") for event in events]
     tokens = [event.values.get("tokens") for event in steps]
     losses, shares = [], []
     for part in PARTS:
         losses += line(part, tokens, [event.values.get(part) for event in steps])
-        shares += line(part, seen, [event.values["shares"].get(part) for event in told])
-    least = line("idle below", seen, [told[-1].values.get("idle_below")] * len(told), reference=True) if shares else []
+        shares += line(part, seen, [event.values["shares"].get(part) for event in events])
+    least = (
+        line("idle below", seen, [events[-1].values.get("idle_below")] * len(events), reference=True) if shares else []
+    )
     figures = [
         plot("Losses of heads, without their weights", "tokens", losses),
         plot("Gradient in the trunk, over the main loss's", "tokens", [*shares, *least], log_y=True),
     ]
-    measured = [event.values.get("measures") for event in told]
-    for title, names in MEASURES.items():
+    measured = [event.values.get("measures") for event in events]
+    for measure in HEADS:
         lines = []
-        for name in names:
-            values = [found.get(name) if isinstance(found, dict) else None for found in measured]
+        for name in filter(None, (measure.name, measure.reference)):
+            values = [each.get(name) if isinstance(each, dict) else None for each in measured]
             lines += _by_step(name, seen, values)
-        figures.append(plot(title, "tokens", lines))
-    idle = told[-1].values.get("idle")
+        figures.append(plot(measure.title, "tokens", lines))
+    idle = events[-1].values.get("idle")
     note = (
         f'<p class="made">Idle at the end: {escaped(", ".join(map(str, idle)))}</p>'
         if idle and isinstance(idle, list)
@@ -55,7 +44,7 @@ def heads(run: Run) -> str:
     return f"<h2>Auxiliary heads</h2>{note}{rows}"
 
 
-def _by_step(name: str, seen: list[Any], values: list[Any]) -> list[dict[str, Any]]:
+def _by_step(name: str, seen: list[object], values: list[object]) -> list[Line]:
     """A line for each step ahead where values are lists, one a step; else one line."""
     reference = name in BASELINES
     if not any(isinstance(value, list) for value in values):

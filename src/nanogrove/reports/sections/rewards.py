@@ -1,27 +1,27 @@
 """The pictures of learning from scored texts: the rewards, and objective and KL as training goes on."""
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 from nanogrove.record.events import Event
 from nanogrove.record.reading import Run
-from nanogrove.reports.figures import escaped, finite, line, plot, quantity
+from nanogrove.reports.figures import Line, escaped, finite, line, plot, quantity
 
 
 def rewards(run: Run) -> str:
-    """Of scored texts their distribution, of a model's own ones the rewards by round; objective and KL beside."""
+    """The distribution of scored texts, or the rewards of a model's own texts by round; objective and KL beside."""
     if not run.of("rewards") and not run.of("reward"):
         return ""
-    told, rounds = run.last("rewards").values, run.of("reward")
+    texts, rounds = run.last("rewards").values, run.of("reward")
     evaluations = [event for event in run.of("eval") if "kl" in event.values]
     steps = [event.step for event in evaluations]
     kl, score = ([event.values.get(name) for event in evaluations] for name in ("kl", "score"))
-    own = {event.step: finite(event.values.get("mean")) for event in rounds}
-    gained = [own.get(event.step) for event in evaluations] if rounds else score
+    means = {event.step: finite(event.values.get("mean")) for event in rounds}
+    gained = [means.get(event.step) for event in evaluations] if rounds else score
     what = "mean reward" if rounds else "objective"
     rows = [
         [
-            plot("Rewards of the training texts", "reward", _histogram(told.get("histogram"))),
+            plot("Rewards of the training texts", "reward", _histogram(texts.get("histogram"))),
             plot("Reward of fresh texts, two standard errors", "round", _by_round(rounds)),
             plot(f"{what.capitalize()} against KL", "KL from the reference, nats a token", _pairs(what, kl, gained)),
         ],
@@ -36,12 +36,12 @@ def rewards(run: Run) -> str:
         ],
     ]
     body = "".join(f'<div class="row">{"".join(row)}</div>' for row in rows if any(row))
-    said = f'<p class="made">{escaped(_summary(told, evaluations))}</p>'
-    return f"<h2>Rewards</h2>{body}{said}{_side_by_side(run, rounds)}"
+    summary = f'<p class="made">{escaped(_summary(texts, evaluations))}</p>'
+    return f"<h2>Rewards</h2>{body}{summary}{_side_by_side(run, rounds)}"
 
 
 def _side_by_side(run: Run, rounds: list[Event]) -> str:
-    """What the model wrote behind the same prompts before the first round, and behind the one that was kept."""
+    """What the model wrote after the same prompts before the first round, and after the one that was kept."""
     if len(rounds) < 2:
         return ""
     kept = [event for event in rounds[1:] if event.step == run.last("end").values.get("best_step")]
@@ -52,24 +52,24 @@ def _side_by_side(run: Run, rounds: list[Event]) -> str:
     return f"<h2>{escaped(title)}</h2>{body}" if body else ""
 
 
-def _texts(event: Event) -> list[dict[str, Any]]:
-    told = event.values.get("texts")
-    return [text for text in told if isinstance(text, dict)] if isinstance(told, list) else []
+def _texts(event: Event) -> list[dict[str, object]]:
+    texts = event.values.get("texts")
+    return [text for text in texts if isinstance(text, dict)] if isinstance(texts, list) else []
 
 
-def _text(when: str, told: dict[str, Any]) -> str:
-    caption = f"{when}, reward {quantity(told.get('reward'))}; prompt: {told.get('prompt')}"
+def _text(when: str, sample: dict[str, object]) -> str:
+    caption = f"{when}, reward {quantity(sample.get('reward'))}; prompt: {sample.get('prompt')}"
     # The parser drops one newline right after <pre>, so the text's own first newline needs one to be dropped.
-    return f'<div><p class="made">{escaped(caption)}</p><pre dir="auto">\n{escaped(told.get("text"))}</pre></div>'
+    return f'<div><p class="made">{escaped(caption)}</p><pre dir="auto">\n{escaped(sample.get("text"))}</pre></div>'
 
 
-def _correlations(run: Run) -> list[dict[str, Any]]:
-    """Of a reward model's numbers behind held-out texts."""
+def _correlations(run: Run) -> list[Line]:
+    """The correlation of a reward model's numbers at the end of held-out texts."""
     known = [event for event in run.of("eval") if "correlation" in event.values]
     return line("correlation", [event.step for event in known], [event.values["correlation"] for event in known])
 
 
-def _log_probs(run: Run, figure: str) -> list[dict[str, Any]]:
+def _log_probs(run: Run, figure: str) -> list[Line]:
     """The mean log-probabilities of chosen and of rejected texts, those of the reference first."""
     known = [event for event in (*run.of("rewards"), *run.of("eval")) if f"chosen_{figure}" in event.values]
     steps = [event.step for event in known]
@@ -80,7 +80,7 @@ def _log_probs(run: Run, figure: str) -> list[dict[str, Any]]:
     ]
 
 
-def _displacement(values: dict[str, Any], evaluations: list[Event]) -> list[str]:
+def _displacement(values: dict[str, object], evaluations: list[Event]) -> list[str]:
     """What became of the likelihood of chosen and rejected texts from the reference to the last evaluation."""
     sentences, last = [], evaluations[-1].values if evaluations else {}
     for side in ("chosen", "rejected"):
@@ -92,7 +92,7 @@ def _displacement(values: dict[str, Any], evaluations: list[Event]) -> list[str]
     return sentences
 
 
-def _summary(values: dict[str, Any], evaluations: list[Event]) -> str:
+def _summary(values: dict[str, object], evaluations: list[Event]) -> str:
     count, size = finite(values.get("texts")), finite(values.get("effective_sample_size"))
     sentences = []
     if count:
@@ -111,25 +111,25 @@ def _summary(values: dict[str, Any], evaluations: list[Event]) -> str:
     return "; ".join(sentences)
 
 
-def _by_round(rounds: list[Event]) -> list[dict[str, Any]]:
+def _by_round(rounds: list[Event]) -> list[Line]:
     """Mean rewards, with bands of two standard errors."""
-    bands: list[Any] = []
+    bands: list[object] = []
     for event in rounds:
         mean, error = finite(event.values.get("mean")), finite(event.values.get("error"))
         bands.append(None if mean is None else [mean - 2 * (error or 0), mean, mean + 2 * (error or 0)])
     return line("reward", [event.values.get("round") for event in rounds], bands)
 
 
-def _pairs(name: str, x: list[Any], y: list[Any]) -> list[dict[str, Any]]:
+def _pairs(name: str, x: Sequence[object], y: Sequence[object]) -> list[Line]:
     """One figure over another, in the order of the first."""
     known = [(finite(a), finite(b)) for a, b in zip(x, y, strict=True)]
     points = sorted((a, b) for a, b in known if a is not None and b is not None)
     return line(name, [a for a, _ in points], [b for _, b in points])
 
 
-def _histogram(told: Any) -> list[dict[str, Any]]:
+def _histogram(histogram: object) -> list[Line]:
     """Counts over the middles of their bins."""
-    edges, counts = (told.get(name) if isinstance(told, dict) else None for name in ("edges", "counts"))
+    edges, counts = (histogram.get(name) if isinstance(histogram, dict) else None for name in ("edges", "counts"))
     if not isinstance(edges, list) or not isinstance(counts, list) or len(edges) != len(counts) + 1:
         return []
     known = [finite(edge) for edge in edges]

@@ -1,11 +1,10 @@
 """The pictures of a self-improving run: what the committee can do at each difficulty, and how good its labels were."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from nanogrove.record.events import Event
 from nanogrove.record.reading import Run
-from nanogrove.reports.figures import escaped, finite, heatmap, line, plot, spread
+from nanogrove.reports.figures import Line, escaped, finite, heatmap, line, plot, spread
 
 
 def self_improvement(run: Run) -> str:
@@ -33,14 +32,14 @@ def self_improvement(run: Run) -> str:
     ]
     body = "".join(f'<div class="row">{"".join(row)}</div>' for row in pictures if any(row))
     why = '<p class="made">Right and wrong are measured for this page; the run decides by agreement alone.</p>'
-    return f"<h2>Self-improvement</h2>{why}{body}{_told(run)}"
+    return f"<h2>Self-improvement</h2>{why}{body}{_undone(run)}"
 
 
-def _round(event: Event) -> Any:
+def _round(event: Event) -> object:
     return event.values.get("round")
 
 
-def _cells(events: Iterable[Event], name: str) -> Iterator[tuple[Event, Any, Any]]:
+def _cells(events: Iterable[Event], name: str) -> Iterator[tuple[Event, object, object]]:
     """Each survey's difficulties with the figure of that name."""
     for event in events:
         difficulties, figures = event.values.get("difficulties"), event.values.get(name)
@@ -48,16 +47,16 @@ def _cells(events: Iterable[Event], name: str) -> Iterator[tuple[Event, Any, Any
             yield from ((event, difficulty, figure) for difficulty, figure in zip(difficulties, figures, strict=False))
 
 
-def _heat(title: str, cells: list[tuple[Event, Any, float | None]]) -> str:
+def _heat(title: str, cells: list[tuple[Event, object, float | None]]) -> str:
     return heatmap(title, "round", "difficulty", [(_round(event), d, value) for event, d, value in cells])
 
 
-def _labels(event: Event) -> list[dict[str, Any]]:
-    found = event.values.get("labels")
-    return [label for label in found if isinstance(label, dict)] if isinstance(found, list) else []
+def _labels(event: Event) -> list[dict[str, object]]:
+    labels = event.values.get("labels")
+    return [label for label in labels if isinstance(label, dict)] if isinstance(labels, list) else []
 
 
-def _complement(share: Any) -> float | None:
+def _complement(share: object) -> float | None:
     value = finite(share)
     return None if value is None else 1.0 - value
 
@@ -66,23 +65,23 @@ def _kept(event: Event) -> list[float]:
     return [share for label in _labels(event) if (share := finite(label.get("kept"))) is not None]
 
 
-def _filters(rounds: list[Event], figure: str) -> Iterator[dict[str, Any]]:
+def _filters(rounds: list[Event], figure: str) -> Iterator[Line]:
     """A line for each filter, and one for all of them together."""
-    found: dict[str, dict[str, list[Any]]] = {"all": {"x": [], "y": []}}
+    lines: dict[str, dict[str, list[object]]] = {"all": {"x": [], "y": []}}
     for event in rounds:
         for label in _labels(event):
             filters = label.get("filters")
             every = {"all": label, **(filters if isinstance(filters, dict) else {})}
             for name, figures in every.items():
-                drawn = found.setdefault(name, {"x": [], "y": []})
+                drawn = lines.setdefault(name, {"x": [], "y": []})
                 drawn["x"].append(_round(event))
                 drawn["y"].append(figures.get(figure) if isinstance(figures, dict) else None)
-    for name, drawn in found.items():
+    for name, drawn in lines.items():
         yield from line(name, drawn["x"], drawn["y"])
 
 
-def _before_and_after(surveys: list[Event], rounds: list[Event]) -> Iterator[dict[str, Any]]:
-    """Two lines over difficulty: the base without rounds, and the voters behind the last one that was not undone."""
+def _before_and_after(surveys: list[Event], rounds: list[Event]) -> Iterator[Line]:
+    """Two lines over difficulty: the base without rounds, and the voters after the last one that was not undone."""
     undone = [_round(event) for event in rounds if event.values.get("accepted") is False]
     kept = [event for event in surveys if _round(event) not in undone]
     for name, event in {"base alone": surveys[0], "behind the last round": (kept or surveys)[-1]}.items():
@@ -90,12 +89,12 @@ def _before_and_after(surveys: list[Event], rounds: list[Event]) -> Iterator[dic
         yield from line(name, [d for _, d, _ in cells], [spread(exact)[1] for _, _, exact in cells])
 
 
-def _frontier(events: list[Event]) -> list[dict[str, Any]]:
+def _frontier(events: list[Event]) -> list[Line]:
     return line("frontier", [_round(event) for event in events], [event.values.get("frontier") for event in events])
 
 
-def _told(run: Run) -> str:
+def _undone(run: Run) -> str:
     """Rounds that were undone, and why there were no more."""
-    said = [f"Round {_round(event)} was undone: {event.values.get('reason')}." for event in run.of("alarm")]
-    said += [f"No more rounds: {event.values['ended']}." for event in run.of("round") if event.values.get("ended")]
-    return f"<ul>{''.join(f'<li>{escaped(text)}</li>' for text in said)}</ul>" if said else ""
+    sentences = [f"Round {_round(event)} was undone: {event.values.get('reason')}." for event in run.of("alarm")]
+    sentences += [f"No more rounds: {event.values['ended']}." for event in run.of("round") if event.values.get("ended")]
+    return f"<ul>{''.join(f'<li>{escaped(text)}</li>' for text in sentences)}</ul>" if sentences else ""

@@ -1,23 +1,23 @@
 """The pictures of a mixture: what each source was given, and the loss on it."""
 
 from nanogrove.record.reading import Run
-from nanogrove.reports.figures import line, plot
+from nanogrove.reports.figures import Line, line, plot
 
 SHOWN = 12  # sources with a line of their own
 
 
-def mixing(run: Run) -> str:
+def sources(run: Run) -> str:
     """Of text from several sources the loss on each, its share of the tokens and, where they adapt, the weights."""
-    told = [event for event in run.of("sources") if isinstance(event.values.get("names"), list)]
-    if not told:
+    events = [event for event in run.of("sources") if isinstance(event.values.get("names"), list)]
+    if not events:
         return ""
-    seen = [event.values.get("seen") for event in told]
-    names = [str(name) for name in told[-1].values["names"]][:SHOWN]
+    seen = [event.values.get("seen") for event in events]
+    names = [str(name) for name in events[-1].values["names"]][:SHOWN]
 
-    def over(key: str) -> list[dict[str, object]]:
+    def over(key: str) -> list[Line]:
         lines = []
         for number, name in enumerate(names):
-            values = [event.values.get(key) for event in told]
+            values = [event.values.get(key) for event in events]
             lines += line(name, seen, [v[number] if isinstance(v, list) and len(v) > number else None for v in values])
         return lines
 

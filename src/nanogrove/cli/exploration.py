@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from rich.cells import cell_len
 
 from nanogrove.cli.text import printable
+from nanogrove.data.sources.kinds import KINDS
 from nanogrove.explore.columns import Column
 from nanogrove.explore.findings import Findings
 from nanogrove.explore.guess import DELIMITERS
@@ -22,10 +23,11 @@ def described(findings: Findings, width: int = 80) -> Iterator[str]:
     def line(label: str, text: str) -> Iterator[str]:
         yield from _wrapped(label, text, width)
 
+    kind = KINDS[findings.kind]
     about = "" if findings.whole else "about "
     pattern = f" {findings.source['glob']}" if "glob" in findings.source else ""
     files = f" in {_count(findings.files, 'file')}{pattern}" if findings.files > 1 or pattern else ""
-    yield from _wrapped("", f"{findings.path}: {findings.kind.label}, {_size(findings.bytes)}{files}", width, 0)
+    yield from _wrapped("", f"{findings.path}: {kind.label}, {_size(findings.bytes)}{files}", width, 0)
     if findings.others:
         others = ", ".join(f"{count:,} {ending}" for ending, count in findings.others[:5])
         yield from line("not read", f"{others}{' and others' if len(findings.others) > 5 else ''}")
@@ -53,7 +55,7 @@ def described(findings: Findings, width: int = 80) -> Iterator[str]:
             yield from line("", f"{key}:\n{shown}" if "\n" in shown else f"{key}: {shown}")
         yield ""
     lengths = f", {findings.median:,} median, {findings.longest:,} the longest" if findings.documents > 1 else ""
-    yield from line("documents", f"{about if not findings.kind.plain_text else ''}{findings.documents:,}")
+    yield from line("documents", f"{about if not kind.plain_text else ''}{findings.documents:,}")
     yield from line("characters", f"{about}{findings.characters:,}{lengths}; {findings.alphabet:,} different ones")
     if findings.scripts:
         yield from line("scripts", ", ".join(f"{name} {_percent(share)}" for name, share in findings.scripts.items()))
@@ -63,9 +65,9 @@ def described(findings: Findings, width: int = 80) -> Iterator[str]:
             share = f"{findings.duplicates:,} of {findings.compared:,} documents are exact duplicates of earlier ones"
             duplicates = f"{share}; data.drop_duplicates=true leaves them out"
         yield from line("duplicates", duplicates)
-    for kind, count in sorted(findings.skipped.items(), key=lambda each: -each[1]):
-        examples = findings.locations.get(kind)
-        yield from line("left out", f"{count:,} times {kind}" + (f", as in {examples[0]}" if examples else ""))
+    for reason, count in sorted(findings.skipped.items(), key=lambda each: -each[1]):
+        examples = findings.locations.get(reason)
+        yield from line("left out", f"{count:,} times {reason}" + (f", as in {examples[0]}" if examples else ""))
     for note in findings.notes:
         yield from line("note", note)
     yield ""

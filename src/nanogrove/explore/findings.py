@@ -7,7 +7,6 @@ from statistics import median
 from unicodedata import name as character_name
 
 from nanogrove.data.sources.base import Skipped
-from nanogrove.data.sources.contract import SourceKind
 from nanogrove.data.sources.rows import inner_suffix
 from nanogrove.data.tokenizer import bpe_tokenizer
 from nanogrove.errors import DataError
@@ -37,7 +36,7 @@ class Findings:
     """What a file or folder holds. Where `whole` is False only a sample was read, and counts are estimates."""
 
     path: str
-    kind: SourceKind
+    kind: str  # name of the kind of source, such as csv
     source: dict[str, object]  # for `data.sources`
     files: int
     bytes: int
@@ -94,7 +93,7 @@ def explore(path: str) -> Findings:
     tokenizer, why = recommend(tokens)
     return Findings(
         path=path,
-        kind=chosen.kind,
+        kind=chosen.kind.name,
         source=source,
         files=len(chosen.files),
         bytes=sum(sizes.values()),

@@ -52,7 +52,7 @@ def propose(findings: Findings) -> Proposal | None:
         data["vocab_size"] = VOCABULARY_SIZE
     name = Path(findings.path).name or findings.path
     values = {
-        "description": f"Made by nanogrove explore, of {findings.kind.name} in {name}.",
+        "description": f"Made by nanogrove explore, of {findings.kind} in {name}.",
         "data": data,
         "model": {"family": "nanochat", "n_layer": 4, "n_head": 4, "n_embd": width, "block_size": block},
         "train": {"tokens": budget, "batch_size": batch},

@@ -213,7 +213,7 @@ def test_a_network_that_stays_away_ends_in_an_error(
     skipped = Skipped()
     pieces = source.pieces(skipped)
     assert [next(pieces).text for _ in range(12)] == asked(ROWS[:12])
-    with pytest.raises(DataError, match=r"^set: the network failed behind row 12 \(no answer\); .*--resume goes on"):
+    with pytest.raises(DataError, match=r"^set: the network failed after row 12 \(no answer\); .*--resume goes on"):
         next(pieces)
     assert skipped.counts == {"network error, retried": 4}
     assert waits == [1, 2, 4, 8]
@@ -385,7 +385,7 @@ def test_a_connection_that_is_cut_goes_on(our_hub: tuple[type[Hub], ThreadingHTT
     assert visit(server, "print(read() == every, skipped.counts)") == ("True Counter({'network error, retried': 2})\n")
     handler.failures["train-1.jsonl"] = 1000
     said = visit(server, "refused(read)")
-    assert re.fullmatch(r"owner/name: the network failed behind row 100 \(.*\); once .* --resume goes on .*\n", said)
+    assert re.fullmatch(r"owner/name: the network failed after row 100 \(.*\); once .* --resume goes on .*\n", said)
 
 
 def test_what_the_hub_does_not_have_is_told_at_once(our_hub: tuple[type[Hub], ThreadingHTTPServer]) -> None:

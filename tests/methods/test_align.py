@@ -52,7 +52,7 @@ def test_the_best_texts_are_kept_and_only_what_the_model_wrote_is_scored(preset:
     assert all(row["reward"] == -abs(len(row["text"]) - 4) for row in rows)
     parts = build(resolve(preset))
     batch = align.Mixed(parts.corpus, rows, 0.5, 0, 0).batches(7)
-    assert batch.source.tolist() == [0, 0, 1, 1]
+    assert batch.extra["kept"].tolist() == [False, False, True, True]
     texts = {row["text"]: row["ended"] for row in rows}
     assert len(texts) == len(rows)
     for place in (2, 3):

@@ -15,14 +15,13 @@ from nanogrove.cli.render import show
 from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.errors import NanogroveError
-from nanogrove.methods.offline_rl import joined
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import read_events
 from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
 from nanogrove.train.checkpoint import load_latest
 from nanogrove.train.objective import Loss, next_token
-from nanogrove.train.objectives.preference import dpo, kto, log_ratio
+from nanogrove.train.objectives.preference import dpo, kto, kto_batch, log_ratio
 
 ITEMS = {"a": (0.4, 1.0), "b": (0.3, 0.0), "c": (0.2, 2.0), "d": (0.1, -3.0)}  # share under μ, reward
 PROMPTS = "0123456789"
@@ -256,14 +255,13 @@ def test_kto_is_its_equation(pair: tuple[GPT, GPT, Batch], flip: int) -> None:
     """With z clamped at 0 in one of the two cases."""
     model, reference, batch = pair if flip > 0 else (pair[1], pair[0], pair[2])
     sign = np.array([1, -1, -1, 1, -1, 1])
-    signed = replace(batch, weight=batch.weight * torch.tensor(sign)[:, None])
     other = torch.arange(6).roll(1)
-    wrong = replace(batch.take(other), source=torch.ones(6, dtype=torch.int64))
+    wrong = batch.take(other)
     z = max((by_hand(model, wrong) - by_hand(reference, wrong)).mean(), 0.0)
     ratio = by_hand(model, batch) - by_hand(reference, batch)
     share = np.where(sign > 0, 1.5, 0.7)
     wanted = (share * (1 - sigmoid(0.2 * sign * (ratio - z)))).mean()
-    found = kto(reference, 0.2, 1.5, 0.7)(model, joined(signed, wrong))
+    found = kto(reference, 0.2, 1.5, 0.7)(model, kto_batch(batch, torch.from_numpy(sign > 0), wrong))
     assert found.total.item() == pytest.approx(wanted, abs=1e-5)
     assert found.parts["z"].item() == pytest.approx(z, abs=1e-5)
 

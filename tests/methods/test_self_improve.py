@@ -122,7 +122,7 @@ def test_each_voter_trains_on_the_same_labels_in_batches_of_its_own(
         assert batch.tokens.shape == (3, 16, 2 * (2 if step < 20 else 3 + (step - 20) // 4) + 1)
         assert not torch.equal(batch.tokens[0], batch.tokens[1])
         newest = 0 if step < 20 else 1 + (step - 20) // 4
-        assert ((batch.source == newest).sum(1) == (16 if step < 20 else 8)).all()
+        assert ((batch.extra["labels"] == newest).sum(1) == (16 if step < 20 else 8)).all()
 
 
 def test_no_true_answer_is_used_but_for_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

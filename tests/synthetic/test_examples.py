@@ -103,19 +103,19 @@ def test_each_member_draws_the_mixture_by_itself_and_in_the_shares_asked_for() -
     for step in range(50):
         batch = mixed.batches(step)
         assert batch.tokens.shape == (2, 64, 12)
-        assert ((batch.source == 3).sum(1) == 16).all()
+        assert ((batch.extra["labels"] == 3).sum(1) == 16).all()
         assert not torch.equal(batch.tokens[0, :48], batch.tokens[1, :48])
         assert not torch.equal(batch.tokens[0, 48:], batch.tokens[1, 48:]), "labels, too, are drawn one by one"
-        counts += np.bincount(batch.source.flatten().numpy(), minlength=4)
+        counts += np.bincount(batch.extra["labels"].flatten().numpy(), minlength=4)
         for member in range(2):
             for n in range(3):  # what a source says is where the row is from
-                rows = batch.tokens[member][batch.source[member] == n + 1]
+                rows = batch.tokens[member][batch.extra["labels"][member] == n + 1]
                 assert all(spelled(made, row).startswith(str(n)) for row in rows)
     older = counts[:3] / counts[:3].sum()
     assert older == pytest.approx([3 / 5, 1 / 5, 1 / 5], abs=0.03)
     assert torch.equal(mixed.batches(7).tokens, mixed.batches(7).tokens)
     alone = Mixture(made, 2, 12, labels[:2], None, 0.25).batches(0)
-    assert alone.source.max() <= 2
+    assert alone.extra["labels"].max() <= 2
 
 
 def test_labels_are_not_cut_where_they_join_a_wider_batch() -> None:

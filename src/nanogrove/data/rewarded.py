@@ -287,11 +287,11 @@ class RewardedCorpus:
         target = torch.arange(1, tokens.shape[1])
         mask = (target >= self.start[chosen, None]) & (target < self.stop[chosen, None])
         if weight is None:
-            return Batch.uniform(inputs, targets, mask, torch.zeros_like(chosen))
+            return Batch.uniform(inputs, targets, mask)
         return Batch(inputs, targets, mask, weight.float()[:, None].expand(mask.shape), torch.zeros_like(chosen))
 
     def mismatched(self, rows: np.ndarray) -> Batch:
-        """Each row's prompt with the text of the next one, the last row's with the first's; of source 1.
+        """Each row's prompt with the text of the next one, the last row's with the first's.
 
         Such a row may be longer than any of the data's, so it is as wide as it has to be, up to the context.
         """
@@ -304,7 +304,7 @@ class RewardedCorpus:
         filled = [torch.nn.functional.pad(w, (0, width - len(w)), value=self.tokenizer.end) for w in made]
         tokens, target = torch.stack(filled), torch.arange(1, width)
         mask = (target >= starts[:, None]) & (target < stops[:, None])
-        return Batch.uniform(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), mask, torch.ones_like(starts))
+        return Batch.uniform(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), mask)
 
     def batches(self, step: int) -> Batch:
         """Batch number `step`, all texts alike: what imitates the data."""

@@ -161,7 +161,7 @@ class Mixed:
             self.mask[place, max(len(prompt) - 1, 0) : len(whole) - 1] = True
 
     def batches(self, step: int) -> Batch:
-        """Batch number `step`: its last rows are kept texts, drawn evenly."""
+        """Batch number `step`: its last rows are kept texts, drawn evenly, as `extra["kept"] [B]` says."""
         batch = self.corpus.batches(step)
         count = len(batch.tokens) - round(self.replay * len(batch.tokens))
         drawn = torch.from_numpy(random(self.seed, "kept", self.number, step).integers(len(self.tokens), size=count))
@@ -170,7 +170,8 @@ class Mixed:
             torch.cat([batch.tokens[:old], kept[:, :-1]]),
             torch.cat([batch.targets[:old], kept[:, 1:]]),
             torch.cat([batch.mask[:old], self.mask[drawn]]),
-            torch.cat([batch.source[:old], torch.ones(count, dtype=torch.int64)]),
+            torch.cat([batch.source[:old], torch.zeros(count, dtype=torch.int64)]),
+            {"kept": torch.arange(len(batch.tokens)) >= old},
         )
 
 

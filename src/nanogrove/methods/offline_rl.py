@@ -19,9 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.rewarded import RewardedCorpus
@@ -37,7 +35,7 @@ from nanogrove.record.events import Event
 from nanogrove.train.loop import Plan, fit
 from nanogrove.train.objective import Objective, next_token, scored
 from nanogrove.train.objectives.auxiliary import objective_of
-from nanogrove.train.objectives.preference import dpo, kto
+from nanogrove.train.objectives.preference import dpo, kto, kto_batch
 from nanogrove.train.objectives.value_baseline import cross_fitted
 from nanogrove.train.objectives.weighting import (
     Scaling,
@@ -164,6 +162,7 @@ class _Learner:
         self.kept = {split: self._kept(split) for split in ("train", "validation")}  # rows that are learned from
         self.figures: dict[str, Any] = distribution(known)  # of the training rows, for the record
         self.weights = self._weights()  # [N], of all rows, by what the training rows are
+        self.wanted = self._wanted() if config.algorithm == "kto" else np.ones(len(self.weights), dtype=bool)  # [N]
         self.objective = self._objective()
 
     def _kept(self, split: str) -> np.ndarray:
@@ -183,12 +182,10 @@ class _Learner:
             self.figures["value_r2"] = baseline.r2
             advantages = rewards - baseline.values
             return exponential(advantages, config.beta, config.clip, advantages[train])
-        if config.algorithm == "kto":
-            return self._sides()
         return np.ones(len(rewards))
 
-    def _sides(self) -> np.ndarray:
-        """1 for wanted rows and −1 for the others, `[N]`."""
+    def _wanted(self) -> np.ndarray:
+        """Which rows are wanted, `[N]`, and for the record how many are, and by what they are weighed."""
         config, rewards = self.config, self.corpus.rewards
         threshold = wanted_above(rewards[self.train]) if config.threshold is None else config.threshold
         wanted = int((rewards[self.train] > threshold).sum())
@@ -196,7 +193,8 @@ class _Learner:
         weights = balance(wanted, unwanted, (config.wanted, config.unwanted))
         self.figures |= {"threshold": threshold, "wanted": wanted, "unwanted": unwanted}
         self.figures |= dict(zip(("wanted_weight", "unwanted_weight"), weights, strict=True))
-        return np.where(rewards > threshold, 1.0, -1.0)
+        above: np.ndarray = rewards > threshold
+        return above
 
     def _objective(self) -> Objective:
         if self.config.algorithm == "dpo":
@@ -223,9 +221,11 @@ class _Learner:
         return self.batch(self.corpus.drawn(step, self.kept["train"]))
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """Rows with their weights; for kto, with mismatched ones behind them."""
-        made = self.corpus.batch(rows, torch.from_numpy(self.weights[rows]))
-        return made if self.config.algorithm != "kto" else joined(made, self.corpus.mismatched(rows))
+        """Rows with their weights; for kto, followed by mismatched ones."""
+        batch = self.corpus.batch(rows, torch.from_numpy(self.weights[rows]))
+        if self.config.algorithm != "kto":
+            return batch
+        return kto_batch(batch, torch.from_numpy(self.wanted[rows]), self.corpus.mismatched(rows))
 
     def described(self) -> Event:
         """The rewards' distribution, and what the algorithm makes of them, such as the effective sample size."""
@@ -265,22 +265,6 @@ class _Learner:
             values["ended"], score = state.notes["ended"], float("inf")
         values |= {"score": score, "seen": state.tokens}
         return Event("eval", state.step, values, {"seconds": state.seconds})
-
-
-def joined(first: Batch, second: Batch) -> Batch:
-    """The rows of two batches, the second at least as wide; the first is padded with positions that are not scored."""
-    more = second.tokens.shape[1] - first.tokens.shape[1]
-
-    def rows(above: Tensor, below: Tensor) -> Tensor:
-        return torch.cat([F.pad(above, (0, more)), below])
-
-    return Batch(
-        rows(first.tokens, second.tokens),
-        rows(first.targets, second.targets),
-        rows(first.mask, second.mask),
-        rows(first.weight, second.weight),
-        torch.cat([first.source, second.source]),
-    )
 
 
 METHOD = Method[Config, RewardedCorpus](

@@ -61,7 +61,7 @@ def scaled(corpus: RewardedCorpus) -> Tensor:
 
 
 def batch(corpus: RewardedCorpus, rows: np.ndarray, size: int) -> Batch:
-    """Whole texts `[B, W]`, cut to `size` tokens, with their end marks; `source` is the row of each.
+    """Whole texts `[B, W]`, cut to `size` tokens, with their end marks; `extra["row"] [B]` is the row of each.
 
     The weight of a text's t-th token of n is 2t/(n(n+1)), times scored tokens a text, so that the sum over a batch
     divided by its number of scored tokens is the mean over texts, whatever the micro-batches.
@@ -72,14 +72,15 @@ def batch(corpus: RewardedCorpus, rows: np.ndarray, size: int) -> Batch:
     counted = (place >= corpus.start[chosen, None]) & (place < corpus.stop[chosen, None])
     n = counted.sum(1, keepdim=True).clamp(min=1)
     weight = counted.cumsum(1) * counted * 2 / (n * (n + 1))
-    return Batch(tokens, tokens, counted, weight * (counted.sum() / len(rows)), chosen)
+    weight = weight * (counted.sum() / len(rows))
+    return Batch(tokens, tokens, counted, weight, torch.zeros_like(chosen), {"row": chosen})
 
 
 def objective(rewards: Tensor) -> Objective:
     """The weighted square error of a scalar model against `rewards [N]`, by the row that a sequence is."""
 
     def weighted_square_error(model: nn.Module, batch: Batch) -> Loss:
-        error = model(batch.tokens) - rewards[batch.source, None]
+        error = model(batch.tokens) - rewards[batch.extra["row"], None]
         return Loss((batch.mask * batch.weight * error.square()).sum((-2, -1)) / scored(batch), {})
 
     return weighted_square_error
@@ -116,9 +117,9 @@ def score(model: GPT, corpus: RewardedCorpus, split: str, limit: int | None = No
         for first in range(0, len(rows), corpus.batch_size):
             piece = batch(corpus, rows[first : first + corpus.batch_size], model.config.block_size)
             said = model(piece.tokens.to(device)).double().cpu()
-            error = (piece.weight * (said - true[piece.source, None]).square()).sum(1)
+            error = (piece.weight * (said - true[piece.extra["row"], None]).square()).sum(1)
             losses.append(error * (len(error) / scored(piece)))
-            behind = (corpus.stop[piece.source] - 1).clamp(max=said.shape[1] - 1)
+            behind = (corpus.stop[piece.extra["row"]] - 1).clamp(max=said.shape[1] - 1)
             last.append(said.gather(1, behind[:, None])[:, 0])
             tokens += int(scored(piece))
     pair = np.stack([torch.cat(last).numpy(), true[torch.from_numpy(rows)].double().numpy()])

@@ -134,7 +134,7 @@ class GrammarCorpus:
         if self.config.targets == "last":
             mask[:, :-1] = False
         inputs = torch.cat([start, sequences[:, :-1]], 1)
-        return Batch.uniform(inputs, sequences, mask, torch.zeros(len(sequences), dtype=torch.int64))
+        return Batch.uniform(inputs, sequences, mask)
 
     def _sequences(self, split: str, limit: int | None) -> Tensor:
         drawn = self.sequences.get(split)

@@ -11,7 +11,7 @@ one at least, and examples of a split come up again.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Self, cast
@@ -92,13 +92,12 @@ class Rows:
         """The same rows of `width` + 1 tokens, filled up with `end`."""
         return Rows(F.pad(self.tokens, (0, width + 1 - self.tokens.shape[-1]), value=end), self.start, self.stop)
 
-    def batch(self, source: Tensor | None = None) -> Batch:
-        """Inputs and targets of W − 1 tokens, the answers and their end marks scored; source 0 when left out."""
+    def batch(self, extra: Mapping[str, Tensor] | None = None) -> Batch:
+        """Inputs and targets of W − 1 tokens, the answers and their end marks scored."""
         tokens = self.tokens.long()
         target = torch.arange(1, tokens.shape[-1])
         scored = (target >= self.start[..., None]) & (target < self.stop[..., None])
-        source = torch.zeros_like(self.start) if source is None else source
-        return Batch.uniform(tokens[..., :-1].contiguous(), tokens[..., 1:].contiguous(), scored, source)
+        return Batch.uniform(tokens[..., :-1].contiguous(), tokens[..., 1:].contiguous(), scored, extra=extra)
 
 
 class TaskCorpus:
@@ -270,8 +269,8 @@ class Mixture:
     """Batches of base examples and of labels made since, `[P, B, width]`, every member's drawn by itself.
 
     A `share` of a batch comes from the newest labels, where there are any, and the rest from all that is older: there
-    the base counts by its number of difficulties and each earlier set of labels as one. `source` is 0 for the base and
-    n for set n, the newest being the last.
+    the base counts by its number of difficulties and each earlier set of labels as one. `extra["labels"] [P, B]` is 0
+    for the base and n for set n, the newest being the last.
     """
 
     def __init__(
@@ -288,14 +287,14 @@ class Mixture:
 
     def batches(self, step: int) -> Batch:
         """Batch number `step`, a pure function of the seed, the step and the labels."""
-        drawn, sources = [], []
+        drawn, sets = [], []
         for member in range(self.members):
             generator = random(self.corpus.seed, "mixture", step, member)
             older = generator.choice(len(self.parts), size=self.corpus.batch_size - self.fresh, p=self.parts)
-            source = np.concatenate([np.sort(older), np.full(self.fresh, len(self.sizes), dtype=np.int64)])
-            made = source[source > 0] - 1
-            index = self.begins[made] + generator.integers(self.sizes[made])
-            base = self.corpus.draw(step, len(source) - len(made), member)
+            labels = np.concatenate([np.sort(older), np.full(self.fresh, len(self.sizes), dtype=np.int64)])
+            labelled = labels[labels > 0] - 1
+            index = self.begins[labelled] + generator.integers(self.sizes[labelled])
+            base = self.corpus.draw(step, len(labels) - len(labelled), member)
             drawn.append(Rows.cat([self.corpus.rows(base, self.width), self.table[torch.from_numpy(index)]]))
-            sources.append(torch.from_numpy(source))
-        return Rows.stack(drawn).batch(torch.stack(sources))
+            sets.append(torch.from_numpy(labels))
+        return Rows.stack(drawn).batch({"labels": torch.stack(sets)})

@@ -11,11 +11,10 @@ from tokenizers import Tokenizer as Backend
 
 from nanogrove.corpora import make_corpus
 from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig, RewardedCorpus
-from nanogrove.methods.offline_rl import joined
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.huggingface import export_model, to_transformers
 from nanogrove.train.objective import Loss
-from nanogrove.train.objectives.preference import dpo, kto
+from nanogrove.train.objectives.preference import dpo, kto, kto_batch
 
 pytestmark = pytest.mark.filterwarnings(  # trl sets one and reads the other itself
     "ignore:`(is_)?gradient_checkpointing` is deprecated and will be removed in v6:FutureWarning"
@@ -140,8 +139,8 @@ def test_kto_is_that_of_trl(beta: float, good: float, bad: float, turned: int, t
     policy, reference = ours[::turned]
     their_policy, their_reference = theirs[::turned]
     order = np.arange(len(rows))
-    signed = corpus.batch(order, torch.tensor([1.0 if label else -1.0 for label in wanted]))
-    found = kto(reference, beta, good, bad)(policy, joined(signed, corpus.mismatched(order)))
+    batch = kto_batch(corpus.batch(order), torch.tensor(wanted), corpus.mismatched(order))
+    found = kto(reference, beta, good, bad)(policy, batch)
     backwards = rows[::-1]  # they pair a prompt with the text before, we with the text behind
     trainer = KTOTrainer(
         their_policy,

@@ -1,7 +1,5 @@
 """Optimizers: a population against single models, Muon against its definition, AdamW against torch."""
 
-from dataclasses import fields
-
 import pytest
 import torch
 
@@ -27,7 +25,7 @@ def batches(step: int, members: int = 4) -> Batch:
 
 
 def member(batch: Batch, p: int) -> Batch:
-    return Batch(*(getattr(batch, field.name)[p] for field in fields(batch)))
+    return batch.member(p)
 
 
 def rounding(rate: float, steps: int = 3) -> float:

@@ -515,12 +515,14 @@ def test_ranks_are_what_torchrun_says() -> None:
 @pytest.mark.parametrize("of", [1, 2, 3, 4, 7])
 def test_parts_of_a_batch_are_its_rows_in_order(of: int, population: int | None) -> None:
     tokens = torch.arange(35).view(7, 5)
-    batch = Batch(tokens, tokens + 1, tokens % 2 == 0, tokens.float(), torch.arange(7)).expand(population)
+    batch = Batch(tokens, tokens + 1, tokens % 2 == 0, tokens.float(), torch.arange(7), {"row": torch.arange(7)})
+    batch = batch.expand(population)
     parts = [batch.part(number, of) for number in range(of)]
     sizes = [part.tokens.shape[-2] for part in parts]
     assert max(sizes) - min(sizes) <= 1
     for name, dim in (("tokens", -2), ("targets", -2), ("mask", -2), ("weight", -2), ("source", -1)):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts], dim), getattr(batch, name))
+    assert torch.equal(torch.cat([part.extra["row"] for part in parts], -1), batch.extra["row"])
 
 
 def test_buckets_hold_all_tensors_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,7 @@ DPO learns a difference, which may grow while both of its texts become less like
 of it for the record. Where one side is longer the difference is one of lengths as well; dividing each Δ by its length
 takes that out, and unlike the cited method keeps the reference. The anchor is the next-token loss of the chosen texts.
 
-A batch for DPO holds pairs, the chosen row ahead of the rejected one. In one for KTO a row's weights are 1 where
-its text is wanted and −1 where it is not, and `source` is 1 for mismatched rows.
+A batch for DPO holds pairs, the chosen row ahead of the rejected one. One for KTO is made by `kto_batch`.
 """
 
 import torch
@@ -70,11 +69,32 @@ def kto(reference: nn.Module, beta: float, wanted: float = 1.0, unwanted: float 
     """The mean over texts, of which the wanted ones count `wanted` and the others `unwanted`; the part is z."""
 
     def objective(model: nn.Module, batch: Batch) -> Loss:
-        ratio, sign = log_ratio(model, reference, batch), batch.weight[:, 0]
-        mismatched = batch.source == 1
+        ratio, mismatched = log_ratio(model, reference, batch), batch.extra["mismatched"]
+        sign = torch.where(batch.extra["wanted"], 1.0, -1.0)
         z = ratio[mismatched].mean().detach().clamp(min=0)
         ratio, sign = ratio[~mismatched], sign[~mismatched]
         share = torch.where(sign > 0, wanted, unwanted)
         return Loss((share * (1 - torch.sigmoid(beta * sign * (ratio - z)))).mean(), {"z": z})
 
     return objective
+
+
+def kto_batch(texts: Batch, wanted: Tensor, mismatched: Batch) -> Batch:
+    """Rows of `texts`, of which `wanted [B]` says which are wanted, followed by mismatched ones, at least as wide.
+
+    `extra` has `wanted` and `mismatched`, `[2B]`. The texts are padded with positions that are not scored.
+    """
+    wider = mismatched.tokens.shape[1] - texts.tokens.shape[1]
+    none = torch.zeros_like(wanted)
+
+    def rows(first: Tensor, second: Tensor) -> Tensor:
+        return torch.cat([F.pad(first, (0, wider)), second])
+
+    return Batch(
+        rows(texts.tokens, mismatched.tokens),
+        rows(texts.targets, mismatched.targets),
+        rows(texts.mask, mismatched.mask),
+        rows(texts.weight, mismatched.weight),
+        torch.cat([texts.source, mismatched.source]),
+        {"wanted": torch.cat([wanted, none]), "mismatched": torch.cat([none, torch.ones_like(none)])},
+    )

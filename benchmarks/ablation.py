@@ -23,8 +23,8 @@ from auxiliary import HEADS, costs
 from nanogrove.config.catalog import read_preset_file
 from nanogrove.config.overrides import resolve
 from nanogrove.record.events import read_events
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 
 LENGTHS = (1.0, 1.3, 1.75, 2.4, 3.0)  # of plain runs, over the steps of those with heads
 SETTLED = {"threads": 1, "precision": "float32", "accumulation": 1, "compile": False}
@@ -48,7 +48,7 @@ def preset(data: str, steps: int, seed: int, heads: list[str]) -> dict[str, Any]
 def trained(values: dict[str, Any], out: Path) -> float:
     """The loss on held-out data at the end of a run."""
     if not (out / "report.html").exists():
-        for _ in lab.train(resolve(values), out, resume=(out / "preset.json").exists()):
+        for _ in train(resolve(values), out, resume=(out / "preset.json").exists()):
             pass
     loss: float = next(e.values["loss"] for e in read_events(out / "events.jsonl") if e.kind == "end")
     return loss
@@ -85,7 +85,7 @@ def main() -> None:
                 losses[label][seed] = trained(preset(data, options.steps, seed, heads), options.out / name)
         parts = build(resolve(preset(data, options.steps, 0, [])))
         _, ratios = costs(
-            HEADS, parts.model, parts.preset.train.batch_size, options.rounds, value_horizon=HORIZON[data]
+            HEADS, parts.model_on_data, parts.preset.train.batch_size, options.rounds, value_horizon=HORIZON[data]
         )
         shown = ", ".join(f"{statistics.mean(row[n] for row in plain.values()):.4f}" for n in range(len(LENGTHS)))
         print(

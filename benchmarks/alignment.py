@@ -18,8 +18,8 @@ from nanogrove.language_model import load
 from nanogrove.methods.align import written
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import read_events
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import load_latest
 
 TEXTS = 1024
@@ -35,7 +35,7 @@ def main() -> None:
     for seed in options.seeds:
         out = options.out / f"seed-{seed}"
         preset = resolve(read_preset_file("align-terms"), [f"seed={seed}", "sample.tokens=0", *options.overrides])
-        for _ in lab.train(preset, out, resume=(out / "preset.json").exists()):
+        for _ in train(preset, out, resume=(out / "preset.json").exists()):
             pass
         events = read_events(out / "events.jsonl")
         losses = {event.step: event.values["loss"] for event in events if event.kind == "eval"}

@@ -92,12 +92,12 @@ def train(values: dict[str, Any], run: Path) -> dict[str, float]:
     """Trains on prepared data, then reads batches from all over it."""
     from nanogrove.config.overrides import resolve
     from nanogrove.data.text.corpus import TextCorpus
-    from nanogrove.runs import train as lab
+    from nanogrove.runs.train import train
 
     before = memory()
     chosen = resolve(values)
     seconds, anonymous = [], []
-    for event in lab.train(chosen, run):
+    for event in train(chosen, run):
         if event.kind == "step":
             seconds.append(event.time["seconds"])
             anonymous.append(memory()["RssAnon"])
@@ -122,13 +122,13 @@ def advance(values: dict[str, Any], run: Path) -> dict[str, float]:
     """A run stopped behind its second step, whose checkpoint is saved again as if it had come to step 100,000."""
     from nanogrove.config.overrides import resolve
     from nanogrove.model.gpt import GPT
-    from nanogrove.runs import train as lab
+    from nanogrove.runs.train import train
     from nanogrove.train.checkpoint import load_latest, save_checkpoint
     from nanogrove.train.optim.optimizer import make_optimizer
     from nanogrove.train.state import TrainState
 
     chosen = resolve({**values, "train": {**values["train"], "steps": LATE + 100}, "save": {"every": 2}})
-    events = lab.train(chosen, run)
+    events = train(chosen, run)
     for event in events:
         if event.kind == "step" and event.step == 3:
             break
@@ -148,10 +148,10 @@ def resume(values: dict[str, Any], run: Path) -> dict[str, float]:
     """The moments at which imports are done and the first new step is."""
     from nanogrove.config.overrides import resolve
     from nanogrove.record.folder import read_preset
-    from nanogrove.runs import train as lab
+    from nanogrove.runs.train import train
 
     imported = time.monotonic()
-    events = lab.train(resolve(read_preset(run) or {}), run, resume=True)
+    events = train(resolve(read_preset(run) or {}), run, resume=True)
     first = next(event for event in events if event.kind == "step")
     done = time.monotonic()
     events.close()  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ from typing import Any
 from nanogrove.config.catalog import read_preset_file
 from nanogrove.config.overrides import resolve
 from nanogrove.record.events import Event, read_events
-from nanogrove.runs import train as lab
+from nanogrove.runs.train import train
 
 WAYS: dict[str, dict[str, Any]] = {
     "population based training": {},
@@ -58,7 +58,7 @@ def changed(preset: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def record(preset: dict[str, Any], out: Path, overrides: list[str]) -> list[Event]:
     """The events of a run, made now where it is not there."""
     settings = ["sample.tokens=0", *overrides]
-    for _ in lab.train(resolve(preset, settings), out, resume=(out / "preset.json").exists()):
+    for _ in train(resolve(preset, settings), out, resume=(out / "preset.json").exists()):
         pass
     return read_events(out / "events.jsonl")
 

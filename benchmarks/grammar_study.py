@@ -24,19 +24,20 @@ from scipy import stats
 from nanogrove.config.catalog import read_preset_file
 from nanogrove.config.overrides import resolve
 from nanogrove.record.events import Event
-from nanogrove.runs import train as lab
+from nanogrove.runs.score import evaluate
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.synthetic.rhm import RandomHierarchyModel
 
 
-def train(preset: str, *overrides: str) -> tuple[list[Event], dict[str, Any], float]:
+def trained(preset: str, *overrides: str) -> tuple[list[Event], dict[str, Any], float]:
     """The evaluations of a run, the score of its best model on the test split, and its seconds."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         began = time.perf_counter()
-        events = list(lab.train(resolve(read_preset_file(preset), ["save.snapshots=false", *overrides]), out))
+        events = list(train(resolve(read_preset_file(preset), ["save.snapshots=false", *overrides]), out))
         seconds = time.perf_counter() - began
-        return [event for event in events if event.kind == "eval"], lab.evaluate(out), seconds
+        return [event for event in events if event.kind == "eval"], evaluate(out), seconds
 
 
 def rlm(figure: go.Figure, steps: int, overrides: list[str], preset: str = "rlm-deep") -> None:
@@ -44,7 +45,7 @@ def rlm(figure: go.Figure, steps: int, overrides: list[str], preset: str = "rlm-
     curves = []
     for depth in (1, 2, 3):
         settings = (f"data.L={depth}", "data.v=32", f"model.block_size={2**depth}", f"train.steps={steps}", *overrides)
-        evaluations, score, seconds = train(preset, *settings)
+        evaluations, score, seconds = trained(preset, *settings)
         data = build(resolve(read_preset_file(preset), settings)).corpus.describe()
         seen = [event.values["seen"] for event in evaluations]
         excess = [event.values["excess"] for event in evaluations]
@@ -85,7 +86,7 @@ def rhm_run(rule_seed: int, size: int, steps: int, overrides: list[str]) -> Trai
         "evaluate.every=100",
         *overrides,
     )
-    _, score, seconds = train("rhm", *settings)
+    _, score, seconds = trained("rhm", *settings)
     figures = {name: score[name] for name in ("loss", "bayes_loss", "excess", "accuracy", "bayes_accuracy")}
     return Trained(rule_seed, size, steps, **figures, overlap=score["overlap"], seconds=seconds)
 

@@ -33,8 +33,8 @@ from nanogrove.decoding.lookahead import look_ahead
 from nanogrove.decoding.loop import generate
 from nanogrove.language_model import load
 from nanogrove.model.gpt import GPT
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.synthetic.tree import TreeGrammar
 
 V, HORIZON, PROMPT, NEW = 8, 4, 2, 10
@@ -162,7 +162,7 @@ def main() -> None:
         chosen = resolve(PRESET, changes)
         out = options.out / f"seed-{seed}"
         if not (out / "report.html").exists():
-            for _ in lab.train(chosen, out, resume=(out / "preset.json").exists()):
+            for _ in train(chosen, out, resume=(out / "preset.json").exists()):
                 pass
         lm, corpus = load(out), build(chosen).corpus
         grammar: TreeGrammar = corpus.grammar  # type: ignore[attr-defined]

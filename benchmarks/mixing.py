@@ -23,8 +23,8 @@ from scipy import stats
 from nanogrove.config.overrides import resolve
 from nanogrove.language_model import load
 from nanogrove.record.events import read_events
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.train.sampling.source_weights import reference_losses
 
 SENTENCE = "the quick brown fox jumps over the lazy dog and goes home.\n"
@@ -58,7 +58,7 @@ def trained(values: dict[str, Any], out: Path, overrides: list[str]) -> tuple[fl
         adaptive["interval"] = (chosen.train.steps or 0) * tokens // 20
         chosen = resolve(values, overrides)
     if not (out / "report.html").exists():
-        for _ in lab.train(chosen, out, resume=(out / "preset.json").exists()):
+        for _ in train(chosen, out, resume=(out / "preset.json").exists()):
             pass
     told = [event.values for event in read_events(out / "events.jsonl") if event.kind == "sources"]
     seen = np.diff([0, *(values["seen"] for values in told)])

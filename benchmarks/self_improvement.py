@@ -23,16 +23,16 @@ from nanogrove.config.overrides import resolve
 from nanogrove.evaluate import committee
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import Event, read_events
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.synthetic.tasks import examples
 from nanogrove.train.checkpoint import load_latest
 
 
-def train(preset: str, out: Path, *overrides: str) -> list[Event]:
+def trained(preset: str, out: Path, *overrides: str) -> list[Event]:
     """The record of a run, made now where it is not there."""
     settings = ("sample.tokens=0", *overrides)
-    for _ in lab.train(resolve(read_preset_file(preset), list(settings)), out, resume=(out / "preset.json").exists()):
+    for _ in train(resolve(read_preset_file(preset), list(settings)), out, resume=(out / "preset.json").exists()):
         pass
     return read_events(out / "events.jsonl")
 
@@ -52,7 +52,7 @@ def shown(event: Event) -> str:
 
 def accuracy(preset: str, seeds: list[int], out: Path, overrides: list[str]) -> None:
     for seed in seeds:
-        events = train(preset, out / f"seed-{seed}", f"seed={seed}", *overrides)
+        events = trained(preset, out / f"seed-{seed}", f"seed={seed}", *overrides)
         surveys = [event for event in events if event.kind == "exact"]
         first, step = surveys[0].values, last(events, "step")
         seconds = sum(sum(event.time.values()) for event in events if event.kind == "round")
@@ -78,13 +78,13 @@ def accuracy(preset: str, seeds: list[int], out: Path, overrides: list[str]) -> 
         a_step = parts.preset.train.batch_size * parts.corpus.length
         steps = round(step.values["tokens"] / a_step) - config.si_rounds * config.si_iter
         settings = (f"seed={seed}", *overrides, "method.labels=none", f"train.steps={steps}")
-        control = last(train(preset, out / f"seed-{seed}-control", *settings), "exact")
+        control = last(trained(preset, out / f"seed-{seed}-control", *settings), "exact")
         print(f"  the control      {shown(control)}", flush=True)
 
 
 def avalanche(out: Path, overrides: list[str]) -> None:
     settings = [*overrides, "model.token_shift=false"]  # a base that errs soon
-    train("self-improve-quick", out / "base", *settings, "train.steps=500", "method.si_rounds=0")
+    trained("self-improve-quick", out / "base", *settings, "train.steps=500", "method.si_rounds=0")
     settings += [f"method.base={out / 'base'}", "method.gate=schedule", "method.si_rounds=8", "method.si_iter=100"]
     settings += ["method.inject=0.2"]
     open_to_errors = ["method.vote=null", "method.length_margin=null"]
@@ -93,7 +93,7 @@ def avalanche(out: Path, overrides: list[str]) -> None:
         "neither, no guard": [*open_to_errors, "method.guard=false"],
         "neither, guarded": open_to_errors,
     }.items():
-        events = train("self-improve-quick", out / name.replace(" ", "-"), *settings, *more)
+        events = trained("self-improve-quick", out / name.replace(" ", "-"), *settings, *more)
         print(name)
         for event in events:
             if event.kind == "round":
@@ -129,7 +129,7 @@ def decoding(run: Path) -> None:
     parts = build(preset)
     checkpoint, _ = load_latest(run / "checkpoints")
     assert checkpoint is not None
-    model = GPT(parts.model, preset.method.voters).eval()
+    model = GPT(parts.model_on_data, preset.method.voters).eval()
     model.load_state_dict(checkpoint.model)
     difficulty = last(events, "round").values["frontier"]
     prompts = [prompt for prompt, _ in examples(parts.corpus.task, difficulty, 0, "benchmark", range(1000))]

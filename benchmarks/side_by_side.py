@@ -106,7 +106,7 @@ def stepper(
 
     With `by_member`, each member has a learning rate and a weight decay of its own.
 
-    Memory is kept for the whole process as `lab.train` keeps it, so the peers have it too.
+    Memory is kept for the whole process as `nanogrove.runs.train.train` keeps it, so the peers have it too.
     """
     keep_freed_memory()
     model = GPT(config, population).initialize(*range(population or 1)).to(batch.tokens.device)

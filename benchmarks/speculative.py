@@ -20,8 +20,8 @@ from nanogrove.config.overrides import resolve
 from nanogrove.decoding.loop import Sampling, generate
 from nanogrove.decoding.speculative import speculate
 from nanogrove.language_model import load
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 
 NEW = 64
 CHANGES = {f"enable_{name}": False for name in ("policy", "value", "dynamics", "span_contrastive")}
@@ -43,7 +43,7 @@ def main() -> None:
         values["train"] |= {"steps": options.steps, "threads": 1, "precision": "float32", "compile": False}
         chosen, out = resolve({**values, "sample": {"tokens": 0}}), options.out / f"{count}-tokens"
         if not (out / "report.html").exists():
-            for _ in lab.train(chosen, out, resume=(out / "preset.json").exists()):
+            for _ in train(chosen, out, resume=(out / "preset.json").exists()):
                 pass
         lm, corpus = load(out), build(chosen).corpus
         assert lm.heads is not None

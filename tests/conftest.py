@@ -175,9 +175,9 @@ def resumes_exactly() -> Callable[[dict[str, Any], Path, list[tuple[str, int]]],
 
     def check(preset: dict[str, Any], folder: Path, stops: list[tuple[str, int]]) -> list[dict[str, Any]]:
         from nanogrove.config.overrides import resolve
-        from nanogrove.runs import train as lab
+        from nanogrove.runs.train import train
 
-        for _ in lab.train(resolve(preset), folder / "whole"):
+        for _ in train(resolve(preset), folder / "whole"):
             pass
         left = record, _ = _left(folder / "whole")
         steps = sorted(stop for stop in stops if stop[0] == "step")
@@ -186,12 +186,12 @@ def resumes_exactly() -> Callable[[dict[str, Any], Path, list[tuple[str, int]]],
             for kind, number in chain:
                 *before, place = [(line["kind"], line["step"]) for line in record if line["kind"] == kind][:number]
                 missing = before.count(place) + 1
-                for event in lab.train(resolve(preset), out, resume=True):
+                for event in train(resolve(preset), out, resume=True):
                     missing -= (event.kind, event.step) == place
                     if not missing:
                         break
                 assert not missing, (kind, number)
-            for _ in lab.train(resolve(preset), out, resume=True):
+            for _ in train(resolve(preset), out, resume=True):
                 pass
             assert _left(out) == left, chain
         return record

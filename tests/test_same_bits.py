@@ -14,7 +14,7 @@ import pytest
 
 from nanogrove.config.catalog import list_presets, read_preset_file
 from nanogrove.config.overrides import resolve
-from nanogrove.runs import train as lab
+from nanogrove.runs.train import train
 from nanogrove.train.autotune import cores
 
 NETWORK = {"games-csv", "general", "muzero-general", "qa"}  # their sources are on the hub or on Kaggle
@@ -98,9 +98,9 @@ def made_tiny(text_file: Path, rows_file: Path, name: str) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in small.items()]
 
 
-def train(name: str, settings: list[str], out: Path) -> None:
+def trained(name: str, settings: list[str], out: Path) -> None:
     """Runs a preset to its end."""
-    kinds = {event.kind for event in lab.train(resolve(read_preset_file(name), settings), out)}
+    kinds = {event.kind for event in train(resolve(read_preset_file(name), settings), out)}
     assert "end" in kinds
 
 
@@ -120,8 +120,8 @@ def wild_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that ends on few tokens and without its report."""
-    monkeypatch.setattr(lab, "FINAL_TOKENS", 400)
-    monkeypatch.setattr(lab, "write_report", lambda run: None)
+    monkeypatch.setattr("nanogrove.runs.train.FINAL_TOKENS", 400)
+    monkeypatch.setattr("nanogrove.runs.recorder.write_report", lambda run: None)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -130,7 +130,7 @@ def test_a_preset_leaves_the_same_bits_whatever_the_clock_says(
 ) -> None:
     settings = overrides(name)
     for run in ("one", "two"):
-        train(name, settings, tmp_path / run)
+        trained(name, settings, tmp_path / run)
     (record, tensors), again = left(tmp_path / "one"), left(tmp_path / "two")
     assert record == again[0]
     assert tensors == again[1]
@@ -158,7 +158,7 @@ def test_a_preset_leaves_the_same_bits_under_load(
     if read_preset_file(name).get("method", {}).get("name") == "evolve":
         grown |= {"train.steps": None}
     settings = [*overrides(name), *(f"{key}={json.dumps(value)}" for key, value in grown.items())]
-    train(name, settings, tmp_path / "one")
+    trained(name, settings, tmp_path / "one")
     request.getfixturevalue("load")
-    train(name, settings, tmp_path / "two")
+    trained(name, settings, tmp_path / "two")
     assert left(tmp_path / "one") == left(tmp_path / "two")

@@ -1,4 +1,4 @@
-"""nanogrove from Python: a few functions over the lab, and the same errors as the command line.
+"""nanogrove from Python: a few functions over `runs`, and the same errors as the command line.
 
 `run` and `score` are the verbs `train` and `evaluate`, whose names are taken by packages.
 """
@@ -18,7 +18,8 @@ from nanogrove.language_model import LanguageModel, load
 from nanogrove.model.gpt import GPT
 from nanogrove.model.huggingface import export_model, import_model
 from nanogrove.reports.report import write_report
-from nanogrove.runs import train as lab
+from nanogrove.runs.score import evaluate
+from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import load_weights, read_checkpoint, read_plain
 
 
@@ -34,26 +35,26 @@ def run(
     That is a `LanguageModel`, or of method reward_model a `RewardModel`.
     `overrides` are by dotted key, as in `{"train.steps": 100}`. With `resume`, a run that `out` holds already goes on,
     and one that is finished is only loaded. With `allow_code`, functions that the preset names as `module:function` are
-    run. For the events as they come, see `lab.train`. Raises NanogroveError, and KeyboardInterrupt or, behind SIGTERM,
-    SystemExit where a signal stopped the run, saved, before its end.
+    run. For the events as they come, see `nanogrove.runs.train.train`. Raises NanogroveError, and KeyboardInterrupt or,
+    after SIGTERM, SystemExit where a signal stopped the run, saved, before its end.
     """
     values = read_preset_file(preset) if isinstance(preset, str) else preset
     changes = [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()]
-    for event in lab.train(resolve(values, changes), Path(out), resume, allow_code):
+    for event in train(resolve(values, changes), Path(out), resume, allow_code):
         if event.kind == "stop":
-            told = f"{out}: stopped at step {event.step} and saved; resume=True goes on"
-            raise KeyboardInterrupt(told) if event.values["signal"] == signal.SIGINT else SystemExit(told)
+            message = f"{out}: stopped at step {event.step} and saved; resume=True goes on"
+            raise KeyboardInterrupt(message) if event.values["signal"] == signal.SIGINT else SystemExit(message)
     return load_reward(out) if resolve(values, changes).model.scalar else load(out)
 
 
 def score(run: str | Path, split: str | None = None, calibrate: bool = False) -> dict[str, Any]:
-    """Loss in nats a token of a run's best model on the whole of a split, with what else is known of such data.
+    """Loss in nats per token of a run's best model on the whole of a split, with what else is known of such data.
 
     Bits per byte for text; for a grammar the best loss, the excess and its error, accuracies and divergences. With
     `calibrate` a temperature is fitted on validation and kept for `load`, and what it brings on test, which is the
-    split then, is told under `calibration`.
+    split then, is given under `calibration`.
     """
-    return lab.evaluate(Path(run), split, calibrate=calibrate)
+    return evaluate(Path(run), split, calibrate=calibrate)
 
 
 def report(run: str | Path) -> Path:

@@ -19,7 +19,7 @@ from nanogrove.explore import proposal, sample
 from nanogrove.explore.findings import Findings, explore
 from nanogrove.explore.proposal import preset_name, propose, seconds
 from nanogrove.language_model import load
-from nanogrove.runs import setup as parts
+from nanogrove.runs import setup
 from nanogrove.train.autotune import Settings
 
 HOSTILE = '"[red]not[/] \x1b[31mred\x1b[0m","\x07 text with [bold]marks[/bold] and \x1b]0;a title\x07 in it\r\nline"'
@@ -38,7 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is timed."""
     monkeypatch.setattr(proposal, "seconds", lambda *_: 420.0)
-    monkeypatch.setattr(parts, "resolve_auto", lambda *_: Settings(1, "float32", 1, False))
+    monkeypatch.setattr(setup, "resolve_auto", lambda *_: Settings(1, "float32", 1, False))
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 
 from nanogrove.config.overrides import resolve
 from nanogrove.errors import PresetError
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 
 THEIRS: dict[str, Any] = {
     "name": "qa_plus_wiki",
@@ -72,7 +72,7 @@ def test_their_preset_runs_on_data_sets_laid_out_as_on_the_hub(tmp_path: Path, m
     )
     small = ["model.n_embd=16", "model.block_size=32", "train.batch_size=8", "train.accumulation=1", "train.tokens=512"]
     preset = resolve(THEIRS, [*small, "sample.tokens=0", "data.tokenizer=byte", "method.adaptive.interval=256"])
-    events = list(lab.train(preset, tmp_path / "run"))
+    events = list(train(preset, tmp_path / "run"))
     told = [event.values for event in events if event.kind == "sources"]
     assert told[0]["names"] == ["sentence-transformers/natural-questions", "wikimedia/wikipedia"]
     data = events[0].values["data"]

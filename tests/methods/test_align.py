@@ -13,8 +13,8 @@ from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.reward import RewardConfig, load_reward
 from nanogrove.methods import align
 from nanogrove.record.events import Event, read_events
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import load_latest
 
 
@@ -39,7 +39,7 @@ def preset(tiny: Any) -> dict[str, Any]:
 
 
 def run(preset: dict[str, Any], out: Path, *overrides: str) -> list[Event]:
-    for _ in lab.train(resolve(preset, overrides), out):
+    for _ in train(resolve(preset, overrides), out):
         pass
     return read_events(out / "events.jsonl")
 
@@ -82,7 +82,7 @@ def test_an_end_mark_is_scored_only_where_the_model_wrote_it(
 
     monkeypatch.setattr(align.decoding, "generate", watched)
     preset["method"] |= {"keep": 1.0, "replay": 0.0, "rounds": 1, "steps_per_round": 8}
-    for _ in lab.train(resolve(preset), tmp_path / "run"):
+    for _ in train(resolve(preset), tmp_path / "run"):
         pass
     corpus = build(resolve(preset)).corpus
     end, decode = corpus.tokenizer.end, corpus.tokenizer.decode
@@ -95,14 +95,14 @@ def test_an_end_mark_is_scored_only_where_the_model_wrote_it(
         ids = [*corpus.tokenizer.encode(row["text"]), *([end] if row["ended"] else [])]
         assert tokens[1:][mask].tolist() == ids
 
-    steps = lab.train(resolve(preset), tmp_path / "stopped")
+    steps = train(resolve(preset), tmp_path / "stopped")
     while next(steps).step < 10:  # what was saved is step 9, within the round
         pass
     steps.close()
     stored = tmp_path / "stopped/data/round-1.jsonl"
     old = [{name: value for name, value in row.items() if name != "ended"} for row in rows]
     stored.write_text("".join(json.dumps(row) + "\n" for row in old))
-    for _ in lab.train(resolve(preset), tmp_path / "stopped", resume=True):
+    for _ in train(resolve(preset), tmp_path / "stopped", resume=True):
         pass
     ends = [load_latest(tmp_path / name / "checkpoints")[0] for name in ("run", "stopped")]
     assert all(checkpoint is not None and checkpoint.state["step"] == 14 for checkpoint in ends)

@@ -11,7 +11,7 @@ from nanogrove.config.overrides import resolve
 from nanogrove.errors import PresetError
 from nanogrove.methods.evolution_strategies import coefficients, combined, direction, full
 from nanogrove.record.events import read_events
-from nanogrove.runs import train as lab
+from nanogrove.runs.train import train
 
 PLAIN = {"device": "cpu", "precision": "float32", "threads": 1, "accumulation": 1, "compile": False}
 SHAPES = {"matrix": (12, 10), "vector": (30,)}
@@ -136,7 +136,7 @@ def test_a_kill_behind_any_step_and_a_resume_end_alike(preset: dict, tmp_path: P
 def test_how_many_members_exist_at_once_changes_nothing(preset: dict, tmp_path: Path, at_once: int) -> None:
     for name, count in (("all", 8), ("some", at_once)):
         preset["method"]["at_once"] = count
-        for _ in lab.train(resolve(preset), tmp_path / name):
+        for _ in train(resolve(preset), tmp_path / name):
             pass
     both = [read_events(tmp_path / name / "events.jsonl") for name in ("all", "some")]
     for mine, theirs in zip(*both, strict=True):
@@ -147,16 +147,16 @@ def test_how_many_members_exist_at_once_changes_nothing(preset: dict, tmp_path: 
 
 def test_a_base_is_a_saved_run_of_the_same_model(preset: dict, tmp_path: Path) -> None:
     base = {**preset, "method": "pretrain"}
-    for _ in lab.train(resolve(base), tmp_path / "base"):
+    for _ in train(resolve(base), tmp_path / "base"):
         pass
     preset["method"] |= {"base": str(tmp_path / "base"), "generations": 2}
-    for _ in lab.train(resolve(preset), tmp_path / "run"):
+    for _ in train(resolve(preset), tmp_path / "run"):
         pass
     events = read_events(tmp_path / "run/events.jsonl")
     assert [event.step for event in events if event.kind == "step"] == [1, 2]
     preset["model"]["n_embd"] = 16
     with pytest.raises(Exception, match="is another model, its n_embd is 32 and here 16"):
-        list(lab.train(resolve(preset), tmp_path / "misfit"))
+        list(train(resolve(preset), tmp_path / "misfit"))
 
 
 def test_what_makes_no_sense_is_refused(preset: dict) -> None:
@@ -166,7 +166,7 @@ def test_what_makes_no_sense_is_refused(preset: dict) -> None:
 
 @pytest.mark.slow
 def test_right_or_wrong_alone_carries_copying_from_half_to_nearly_all(tmp_path: Path) -> None:
-    for _ in lab.train(resolve(read_preset_file("evolve-es"), ["train.threads=1", "sample.tokens=0"]), tmp_path):
+    for _ in train(resolve(read_preset_file("evolve-es"), ["train.threads=1", "sample.tokens=0"]), tmp_path):
         pass
     events = read_events(tmp_path / "events.jsonl")
     right = {event.step: 1 - event.values["score"] for event in events if event.kind == "eval"}

@@ -18,8 +18,8 @@ from nanogrove.methods import evolve
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import Event, read_events
 from nanogrove.record.lineage import genealogy, replay, schedule, winning_line
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import load_checkpoint, load_latest
 
 
@@ -56,7 +56,7 @@ def of(events: list[Event], kind: str) -> list[Event]:
 
 
 def run(preset: dict[str, Any], out: Path, *overrides: str) -> list[Event]:
-    for _ in lab.train(resolve(preset, overrides), out):
+    for _ in train(resolve(preset, overrides), out):
         pass
     return read_events(out / "events.jsonl")
 
@@ -155,7 +155,7 @@ def test_the_winner_s_schedule_replayed_on_one_model_is_the_winner(preset: dict,
     from nanogrove.train.optim.optimizer import make_optimizer
     from nanogrove.train.state import TrainState
 
-    model = GPT(parts.model).initialize(derived_seed(parts.preset.seed, "member", line[0].member))
+    model = GPT(parts.model_on_data).initialize(derived_seed(parts.preset.seed, "member", line[0].member))
     state = TrainState(model, make_optimizer(model, parts.preset.optimizer))
     replayed = list(pretrain.run(state, parts.corpus, parts.plan, parts.preset.method))
     score = [event for event in replayed if event.kind == "eval"][-1].values["loss"]

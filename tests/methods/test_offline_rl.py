@@ -17,8 +17,8 @@ from nanogrove.data.batch import Batch
 from nanogrove.errors import NanogroveError
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import read_events
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import load_latest
 from nanogrove.train.objective import Loss, next_token
 from nanogrove.train.objectives.preference import dpo, kto, kto_batch, log_ratio
@@ -65,8 +65,8 @@ def toy(tmp_path: Path) -> Path:
     return path
 
 
-def train(made: dict[str, Any], out: Path, *overrides: str) -> list[Any]:
-    for _ in lab.train(resolve(made, overrides), out):
+def trained(made: dict[str, Any], out: Path, *overrides: str) -> list[Any]:
+    for _ in train(resolve(made, overrides), out):
         pass
     return read_events(out / "events.jsonl")
 
@@ -89,7 +89,7 @@ def probabilities(out: Path, prompt: str) -> np.ndarray:
 
 @pytest.mark.parametrize("algorithm", ["rwr", "awr"])
 def test_weighted_imitation_reaches_mu_exp_r_over_beta(algorithm: str, toy: Path, tmp_path: Path) -> None:
-    train(preset(toy, algorithm, clip=1e6), tmp_path / "run")
+    trained(preset(toy, algorithm, clip=1e6), tmp_path / "run")
     mu, rewards = (np.array(column) for column in zip(*ITEMS.values(), strict=True))
     wanted = mu * np.exp(rewards / 1.5)
     wanted /= wanted.sum()
@@ -106,15 +106,15 @@ def test_a_constant_added_to_all_rewards_changes_no_weight(toy: Path, tmp_path: 
     rows = [json.loads(line) for line in toy.read_text().splitlines()]
     moved.write_text("".join(json.dumps({**row, "reward": row["reward"] + 64}) + "\n" for row in rows))
     for algorithm in ("rwr", "awr", "filter"):
-        train(preset(toy, algorithm, 20), tmp_path / f"{algorithm}-plain")
-        train(preset(moved, algorithm, 20), tmp_path / f"{algorithm}-moved")
+        trained(preset(toy, algorithm, 20), tmp_path / f"{algorithm}-plain")
+        trained(preset(moved, algorithm, 20), tmp_path / f"{algorithm}-moved")
         plain, other = (policy(tmp_path / f"{algorithm}-{name}")[0].state_dict() for name in ("plain", "moved"))
         for name, tensor in plain.items():
             torch.testing.assert_close(other[name], tensor, atol=1e-6, rtol=0)
 
 
 def test_the_best_fraction_alone_is_imitated(toy: Path, tmp_path: Path) -> None:
-    train(preset(toy, "filter", fraction=0.2), tmp_path / "run")
+    trained(preset(toy, "filter", fraction=0.2), tmp_path / "run")
     assert probabilities(tmp_path / "run", "3")[2] > 0.99
 
 
@@ -130,7 +130,7 @@ def test_filter_is_the_plain_loss_of_the_texts_it_keeps(toy: Path, tmp_path: Pat
     monkeypatch.setattr("nanogrove.methods.offline_rl.next_token", watched)
     values = preset(toy, "filter", 4, fraction=0.2)
     values["train"]["batch_size"] = 16
-    train(values, tmp_path / "run")
+    trained(values, tmp_path / "run")
     corpus = build(resolve(values)).corpus
     best = np.flatnonzero(corpus.rewards == 2.0)
     model = GPT(ModelConfig(vocab_size=corpus.tokenizer.vocab_size, block_size=4, n_layer=1, n_head=1, n_embd=16))
@@ -161,7 +161,7 @@ def test_dpo_recovers_reward_gaps_of_bradley_terry_pairs(tmp_path: Path) -> None
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = preset(path, "dpo", 250, beta=0.5, base_steps=60)
     made["train"]["batch_size"] = 6000
-    events = train(made, tmp_path / "run")
+    events = trained(made, tmp_path / "run")
     model, tokenizer = policy(tmp_path / "run")
     checkpoint, _ = load_latest(tmp_path / "run/checkpoints")
     reference = GPT(checkpoint.config).eval()
@@ -230,7 +230,7 @@ def test_log_probabilities_of_held_out_pairs_are_in_the_record(tmp_path: Path) -
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     values = preset(path, "dpo", 6, base_steps=5, nll_weight=0.5)
     values["train"]["batch_size"], values["evaluate"]["every"], values["model"]["block_size"] = 8, 3, 12
-    events = train(values, tmp_path / "run")
+    events = trained(values, tmp_path / "run")
     corpus = build(resolve(values)).corpus
     batch = corpus.batch(corpus.members("validation"))
     assert len(batch.tokens) > 8, "more than one batch"
@@ -295,13 +295,13 @@ def test_a_kill_behind_any_step_and_a_resume_end_alike(
 def test_training_ends_where_the_kl_passes_its_cap(toy: Path, tmp_path: Path) -> None:
     made = preset(toy, "rwr", 200, base_steps=60, kl_cap=0.02, beta=0.3)
     made["evaluate"]["every"] = 5
-    events = train(made, tmp_path / "run")
+    events = trained(made, tmp_path / "run")
     scores = [event for event in events if event.kind == "eval" and "kl" in event.values]
     assert "exceeds method.kl_cap" in scores[-1].values["ended"]
     assert events[-1].kind == "end"
     assert events[-1].values["best_step"] < scores[-1].step
     assert max(event.step for event in events) < 260
-    for _ in lab.train(resolve(made), tmp_path / "run", resume=True):
+    for _ in train(resolve(made), tmp_path / "run", resume=True):
         pass
     assert max(event.step for event in read_events(tmp_path / "run/events.jsonl")) == scores[-1].step
 
@@ -334,7 +334,7 @@ def test_what_makes_no_sense_is_refused(
     if "data.type=rewarded" in overrides:
         made["data"], overrides = {**made["data"], "type": "rewarded"}, []
     with pytest.raises(NanogroveError) as error:
-        train(made, tmp_path / "run", *overrides)
+        trained(made, tmp_path / "run", *overrides)
     assert said in str(error.value)
 
 
@@ -376,7 +376,7 @@ def test_kto_raises_the_likelihood_of_wanted_texts_where_most_are_wanted(
     values = preset(thumbs, "kto", 40, beta=0.1, base_steps=60) | {"seed": seed}
     values["model"]["block_size"], values["train"]["batch_size"], values["optimizer"]["lr"] = 12, 32, 0.003
     out = tmp_path / "run"
-    show(lab.train(resolve(values), out), Console(force_terminal=False, width=500), out)
+    show(train(resolve(values), out), Console(force_terminal=False, width=500), out)
     checkpoint, _ = load_latest(out / "checkpoints")
     assert checkpoint is not None
     corpus = build(resolve(values)).corpus
@@ -404,4 +404,4 @@ def test_kto_raises_the_likelihood_of_wanted_texts_where_most_are_wanted(
 
 def test_text_that_is_not_scored_is_refused(tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(NanogroveError, match="learns from scored texts"):
-        train(tiny(method="offline_rl"), tmp_path / "run")
+        trained(tiny(method="offline_rl"), tmp_path / "run")

@@ -9,7 +9,7 @@ import pytest
 from nanogrove.config.overrides import resolve
 from nanogrove.errors import NanogroveError
 from nanogrove.record.events import read_events
-from nanogrove.runs import train as lab
+from nanogrove.runs.train import train
 
 FOLLOW = {"lr": [[0, 0.01], [5, 0.02], [9, 0.005]], "dropout": [[0, 0.0], [6, 0.3]], "weight_decay": [[0, 0.2]]}
 
@@ -20,7 +20,7 @@ def rates(out: Path) -> list[float]:
 
 def test_points_hold_from_their_step_on(tiny: Any, tmp_path: Path) -> None:
     made = tiny(method={"name": "pretrain", "follow": FOLLOW}, train={"steps": 12}, schedule={"name": "constant"})
-    for _ in lab.train(resolve(made), tmp_path / "run"):
+    for _ in train(resolve(made), tmp_path / "run"):
         pass
     assert rates(tmp_path / "run") == pytest.approx([0.01] * 5 + [0.02] * 4 + [0.005] * 3)
 
@@ -32,13 +32,13 @@ def test_a_resume_amid_the_points_ends_alike(tiny: Any, tmp_path: Path, resumes_
 
 def test_a_run_from_before_a_setting_was_there_goes_on(tiny: Any, tmp_path: Path) -> None:
     made = tiny(train={"steps": 8})
-    for event in lab.train(resolve(made), tmp_path / "run"):
+    for event in train(resolve(made), tmp_path / "run"):
         if event.kind == "step" and event.step == 5:
             break
     stored = json.loads((tmp_path / "run/preset.json").read_text())
     del stored["method"]["follow"]
     (tmp_path / "run/preset.json").write_text(json.dumps(stored))
-    for _ in lab.train(resolve(made), tmp_path / "run", resume=True):
+    for _ in train(resolve(made), tmp_path / "run", resume=True):
         pass
     assert len(rates(tmp_path / "run")) == 8
 

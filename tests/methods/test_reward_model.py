@@ -19,8 +19,8 @@ from nanogrove.language_model import LanguageModel, load
 from nanogrove.methods.reward_model import batch, objective, scaled, score
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import read_events
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import load_latest
 
 PLAIN = {"device": "cpu", "precision": "float32", "threads": 1, "accumulation": 1, "compile": False}
@@ -49,8 +49,8 @@ def preset(path: Path, method: str = "reward_model", steps: int = 6, **data: Any
     }
 
 
-def train(made: dict[str, Any], out: Path, *overrides: str) -> list[Any]:
-    for _ in lab.train(resolve(made, overrides), out):
+def trained(made: dict[str, Any], out: Path, *overrides: str) -> list[Any]:
+    for _ in train(resolve(made, overrides), out):
         pass
     return read_events(out / "events.jsonl")
 
@@ -61,7 +61,7 @@ def judge(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("judge") / "run"
     made = preset(texts, steps=120)
     made["evaluate"]["every"] = 30
-    train(made, out)
+    trained(made, out)
     return out
 
 
@@ -69,7 +69,7 @@ def judge(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def writer(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A language model of the same texts."""
     out = tmp_path_factory.mktemp("writer") / "run"
-    train(preset(texts, "offline_rl", 60), out, "method.scale=none", "method.beta=1000", "optimizer.lr=0.01")
+    trained(preset(texts, "offline_rl", 60), out, "method.scale=none", "method.beta=1000", "optimizer.lr=0.01")
     return out
 
 
@@ -84,7 +84,7 @@ def test_the_loss_is_its_equation(texts: Path, block_size: int) -> None:
     made["data"]["prompt"], made["model"]["block_size"] = "q", block_size
     parts = build(resolve(made))
     corpus: Any = parts.corpus
-    model = GPT(parts.model).initialize(0).double()
+    model = GPT(parts.model_on_data).initialize(0).double()
     model.head.weight.data *= 20
     rewards = scaled(corpus)
     train_rewards = corpus.rewards[corpus.members("train")]
@@ -105,8 +105,8 @@ def test_the_loss_is_its_equation(texts: Path, block_size: int) -> None:
 
 
 def test_micro_batches_change_nothing(texts: Path, tmp_path: Path) -> None:
-    train(preset(texts), tmp_path / "one")
-    train(preset(texts), tmp_path / "four", "train.accumulation=4")
+    trained(preset(texts), tmp_path / "one")
+    trained(preset(texts), tmp_path / "four", "train.accumulation=4")
     one, four = (load_latest(tmp_path / name / "checkpoints")[0].model for name in ("one", "four"))
     assert all(torch.allclose(one[name], four[name], atol=1e-5) for name in one)
 
@@ -137,7 +137,7 @@ def known_rewards(texts: Path) -> list[float]:
 
 def test_no_correlation_is_told_of_one_text(texts: Path) -> None:
     parts = build(resolve(preset(texts)))
-    found = score(GPT(parts.model).initialize(0), parts.corpus, "validation", 1)
+    found = score(GPT(parts.model_on_data).initialize(0), parts.corpus, "validation", 1)
     assert (found["texts"], found["correlation"]) == (1, None)
 
 
@@ -200,7 +200,7 @@ def test_without_beta_and_with_all_tokens_it_writes_what_it_writes_unsteered(
 def stranger(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A language model of another vocabulary."""
     out = tmp_path_factory.mktemp("stranger") / "run"
-    train(tiny(train={"steps": 1}), out)
+    trained(tiny(train={"steps": 1}), out)
     return out
 
 
@@ -213,7 +213,7 @@ def test_a_reward_model_on_the_vocabulary_of_a_run(
     path.write_text("".join(f"{line}|{line.count('a')}\n" for line in lines))
     tokenizer = str(stranger / "checkpoints/best/tokenizer.json")
     made = preset(path, steps=1, tokenizer=tokenizer)
-    train(made, tmp_path / "run")
+    trained(made, tmp_path / "run")
     ended = command("generate", stranger, "A", "--reward", tmp_path / "run", "--beta", 3, "--tokens", 4)
     assert (ended.code, len(ended.err.splitlines())) == (0, 1), "the format is said"
     assert ended.out.startswith("A")
@@ -296,12 +296,12 @@ def test_what_makes_no_sense_is_refused(
     path = tmp_path / "texts.jsonl"
     rows = [json.loads(line) for line in texts.read_text().splitlines()]
     path.write_text("".join(json.dumps({**row, "one": 1}) + "\n" for row in rows))
-    assert said in raised(lambda: train(preset(path, method), tmp_path / "run", *overrides))
+    assert said in raised(lambda: trained(preset(path, method), tmp_path / "run", *overrides))
 
 
 def test_text_without_rewards_and_pairs_are_refused(tiny: Any, tmp_path: Path) -> None:
     made = tiny(method="reward_model", model={"scalar": True})
-    assert "set data.type=rewarded" in raised(lambda: train(made, tmp_path / "run"))
+    assert "set data.type=rewarded" in raised(lambda: trained(made, tmp_path / "run"))
 
 
 @pytest.mark.parametrize("given", [[1.0], [math.nan, 1.0] * 99, ["x"]])

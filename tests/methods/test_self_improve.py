@@ -21,8 +21,8 @@ from nanogrove.evaluate import committee
 from nanogrove.evaluate.committee import Labels
 from nanogrove.methods import self_improve
 from nanogrove.record.events import Event
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.synthetic.copying import Copying
 from nanogrove.synthetic.examples import Mixture, TaskConfig
 from nanogrove.train.checkpoint import load_checkpoint
@@ -52,8 +52,8 @@ def of(events: list[Event], kind: str) -> list[Event]:
     return [event for event in events if event.kind == kind]
 
 
-def train(out: Path, *overrides: str, resume: bool = False, base: dict[str, Any] = PRESET) -> list[Event]:
-    return list(lab.train(resolve(base, overrides), out, resume))
+def trained(out: Path, *overrides: str, resume: bool = False, base: dict[str, Any] = PRESET) -> list[Event]:
+    return list(train(resolve(base, overrides), out, resume))
 
 
 def rows(run: Path, name: str) -> list[dict[str, Any]]:
@@ -86,7 +86,7 @@ def rotten(prompts: list[str], labels: Labels) -> list[str | None]:
 
 def test_base_then_rounds_of_one_difficulty_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labelled(monkeypatch, copied)
-    events = train(tmp_path / "run")
+    events = trained(tmp_path / "run")
     assert [event.step for event in of(events, "step")] == list(range(1, 33))
     assert [(e.step, e.values["frontier"]) for e in of(events, "exact")] == [(20, 2), (24, 3), (28, 4), (32, 5)]
     assert [(e.step, e.values["count"]) for e in of(events, "data")] == [(20, 30), (24, 30), (28, 30)]
@@ -116,7 +116,7 @@ def test_each_voter_trains_on_the_same_labels_in_batches_of_its_own(
         return batch
 
     monkeypatch.setattr(Mixture, "batches", watched)
-    events = train(tmp_path / "run")
+    events = trained(tmp_path / "run")
     assert len({tuple(e.values["loss"]) for e in of(events, "step")}) == 32
     for step, batch in made:
         assert batch.tokens.shape == (3, 16, 2 * (2 if step < 20 else 3 + (step - 20) // 4) + 1)
@@ -129,7 +129,7 @@ def test_no_true_answer_is_used_but_for_the_record(tmp_path: Path, monkeypatch: 
     """With every true answer past the base made a lie, the same labels are kept and the same models come out."""
     settings = ["method.vote=0.6", "method.guard=true", "method.guard_agreement=0", "method.length_margin=2"]
     settings += ["method.gate=agreement", "method.threshold=0.02", "method.lengths=2", "method.to=6"]
-    told = train(tmp_path / "told", *settings)
+    told = trained(tmp_path / "told", *settings)
     honest = Copying.answer
 
     def lie(self: Copying, prompt: str) -> str | None:
@@ -143,7 +143,7 @@ def test_no_true_answer_is_used_but_for_the_record(tmp_path: Path, monkeypatch: 
     honest_example = Copying.example
     monkeypatch.setattr(Copying, "answer", lie)
     monkeypatch.setattr(Copying, "example", example)
-    fooled = train(tmp_path / "fooled", *settings)
+    fooled = trained(tmp_path / "fooled", *settings)
     assert of(told, "data"), "no label was made, so nothing is shown"
     for event in of(told, "data"):
         name = event.values["name"]
@@ -218,7 +218,7 @@ def eventful(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def undisturbed(eventful: None, tmp_path: Path) -> dict[str, Any]:
-    events = train(tmp_path / "whole", *RESUMED)
+    events = trained(tmp_path / "whole", *RESUMED)
     assert [event.step for event in of(events, "alarm")] == [28]
     accepted = [event.values["accepted"] for event in of(events, "round")]
     assert accepted == [True, False, True, True]
@@ -231,13 +231,13 @@ def test_a_run_killed_at_any_step_goes_on_bit_for_bit(undisturbed: dict[str, Any
     """One run dies behind each of `STEPS`, and is what it would have been."""
     run, settings = tmp_path / "run", resolve(PRESET, RESUMED)
     for step in STEPS:
-        going = lab.train(settings, run, resume=True)
+        going = train(settings, run, resume=True)
         for event in going:
             if event.kind == "step" and event.step == step + 1:  # `step` is saved by now, `step` + 1 is not
                 going.close()  # type: ignore[attr-defined]
                 break
         assert load_checkpoint(run / "checkpoints" / "current").state["step"] == step, STEPS[step]
-    train(run, *RESUMED, resume=True)
+    trained(run, *RESUMED, resume=True)
     assert outcome(run) == undisturbed
 
 
@@ -246,25 +246,25 @@ def test_a_run_stopped_between_saves_goes_on_bit_for_bit(
     undisturbed: dict[str, Any], tmp_path: Path, step: int
 ) -> None:
     rarely = [*RESUMED, "save.every=7"]
-    train(tmp_path / "rarely", *rarely)
+    trained(tmp_path / "rarely", *rarely)
     run = tmp_path / "run"
-    for event in lab.train(resolve(PRESET, rarely), run):
+    for event in train(resolve(PRESET, rarely), run):
         if event.kind == "step" and event.step == step:
             os.kill(os.getpid(), signal.SIGINT)
     assert load_checkpoint(run / "checkpoints" / "current").state["step"] == step
-    train(run, *rarely, resume=True)
+    trained(run, *rarely, resume=True)
     assert outcome(run) == outcome(tmp_path / "rarely")
     same = {key: value for key, value in outcome(run).items() if key.startswith(("current/", "event", "data"))}
     assert same.items() <= undisturbed.items(), "how often it is saved changes nothing"
 
 
 def test_an_undone_round_leaves_the_weights_and_moments_it_began_with(eventful: None, tmp_path: Path) -> None:
-    train(tmp_path / "run", *RESUMED, "method.si_rounds=2")
+    trained(tmp_path / "run", *RESUMED, "method.si_rounds=2")
     checkpoints = tmp_path / "run" / "checkpoints"
     last = load_checkpoint(checkpoints / "current")
     assert last.state["step"] == 28
     assert not last.kept, "what a round fell back to is dropped behind it"
-    going = lab.train(resolve(PRESET, [*RESUMED, "method.si_rounds=2"]), tmp_path / "again")
+    going = train(resolve(PRESET, [*RESUMED, "method.si_rounds=2"]), tmp_path / "again")
     for event in going:
         if event.step == 25 and event.kind == "step":
             going.close()  # type: ignore[attr-defined]
@@ -286,7 +286,7 @@ def test_an_undone_round_leaves_the_weights_and_moments_it_began_with(eventful: 
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Voters of two steps. They know nothing; where a test needs answers that they would give, it gives them."""
     run = tmp_path_factory.mktemp("saved") / "run"
-    train(run, *SIZE, "train.steps=2", "method.si_rounds=0", "save.every=2")
+    trained(run, *SIZE, "train.steps=2", "method.si_rounds=0", "save.every=2")
     return run
 
 
@@ -295,7 +295,7 @@ SIZE = ["model.n_layer=2", "model.n_embd=32", "data.held_out=20", "data.base=[1,
 
 def from_base(base: Path, out: Path, *overrides: str) -> list[Event]:
     method = [f"method.base={json.dumps(str(base))}", "method.guard=true", "save.every=1000", "method.examples=200"]
-    return train(out, *SIZE, *method, "method.vote=1.0", *overrides)
+    return trained(out, *SIZE, *method, "method.vote=1.0", *overrides)
 
 
 class Voters:
@@ -417,7 +417,7 @@ def test_a_retry_asks_for_a_unanimous_vote(saved: Path, tmp_path: Path, monkeypa
 
 
 def test_rounds_do_not_begin_from_a_base_that_is_none(tmp_path: Path) -> None:
-    events = train(tmp_path / "run", "method.guard=true", "train.steps=2")
+    events = trained(tmp_path / "run", "method.guard=true", "train.steps=2")
     [told] = of(events, "round")
     assert "agreement at base difficulty 2" in told.values["ended"]
     assert of(events, "step")[-1].step == 2
@@ -428,7 +428,7 @@ def test_rounds_do_not_begin_from_a_base_that_is_none(tmp_path: Path) -> None:
 def test_a_round_that_keeps_too_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
     labelled(monkeypatch, lambda prompts, labels: [p[:-1] if n < 5 else None for n, p in enumerate(prompts)])
     settings = ["method.minimum=6", f"method.empty={empty}"]
-    events = train(tmp_path / "run", *settings)
+    events = trained(tmp_path / "run", *settings)
     told = of(events, "round")
     said = "the filters kept 5 of 30 labels, and method.minimum is 6"
     assert len(told) == (1 if empty == "stop" else 3)
@@ -439,7 +439,7 @@ def test_a_round_that_keeps_too_little(tmp_path: Path, monkeypatch: pytest.Monke
     assert events[-1].kind == "end"
     assert nanogrove.load(tmp_path / "run").generate("12=", tokens=3).startswith("12=")
     before = outcome(tmp_path / "run")
-    train(tmp_path / "run", *settings, resume=True)
+    trained(tmp_path / "run", *settings, resume=True)
     assert outcome(tmp_path / "run") == before, "a run that ended early stays what it is"
 
 
@@ -454,14 +454,14 @@ def test_the_gate_opens_by_agreement_alone(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(committee, "survey", survey)
     gate = ["method.gate=agreement", "method.threshold=0.8", "method.lengths=3", "method.to=6", "method.guard=true"]
-    events = train(tmp_path / "run", *gate, "method.guard_loss=100", "method.guard_fit=100")
+    events = trained(tmp_path / "run", *gate, "method.guard_loss=100", "method.guard_fit=100")
     opened = [event.values["difficulties"] for event in of(events, "round")]
     assert opened == [[3, 4], [4], [4]], "6 is past 5, which is closed; closed, the hardest open one is labelled anew"
     assert [label["prompts"] for label in of(events, "round")[0].values["labels"]] == [15, 15]
 
 
 def test_the_control_trains_as_long_on_base_data_alone(tmp_path: Path) -> None:
-    events = train(tmp_path / "run", "method.labels=none")
+    events = trained(tmp_path / "run", "method.labels=none")
     assert of(events, "step")[-1].step == 32
     assert not of(events, "data")
     assert not of(events, "round")
@@ -471,7 +471,7 @@ def test_the_control_trains_as_long_on_base_data_alone(tmp_path: Path) -> None:
 
 def test_all_filters_together_make_a_run(tmp_path: Path) -> None:
     settings = ["method.vote=0.3", "method.length_margin=20", "method.self_consistency=3", "method.temperature=0.4"]
-    events = train(tmp_path / "run", *settings, "method.confidence=-9", "method.inject=0.2", "method.empty=replay")
+    events = trained(tmp_path / "run", *settings, "method.confidence=-9", "method.inject=0.2", "method.empty=replay")
     names = ["finished", "length", "vote", "self-consistency", "confidence"]
     for event in of(events, "round"):
         for label in event.values["labels"]:
@@ -482,9 +482,9 @@ def test_all_filters_together_make_a_run(tmp_path: Path) -> None:
 def test_one_voter_needs_no_committee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labelled(monkeypatch, copied)
     loose = ["method.guard=true", "method.guard_loss=100"]
-    events = train(tmp_path / "run", "method.voters=1", *loose, "method.guard_fit=100")
+    events = trained(tmp_path / "run", "method.voters=1", *loose, "method.guard_fit=100")
     assert [event.values["accepted"] for event in of(events, "round")] == [True] * 3
-    [alarm] = of(train(tmp_path / "strict", "method.voters=1", *loose, "method.guard_fit=0.01"), "alarm")
+    [alarm] = of(trained(tmp_path / "strict", "method.voters=1", *loose, "method.guard_fit=0.01"), "alarm")
     assert not alarm.values["retry"], "one voter has no stricter vote"
     assert of(events, "exact")[0].values["agreement"] == [None] * 5
 
@@ -495,13 +495,13 @@ def test_one_voter_needs_no_committee(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_voters_may_come_from_a_checkpoint_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labelled(monkeypatch, copied)
     for seed in (5, 6):
-        train(tmp_path / f"{seed}", "method=pretrain", f"seed={seed}")
+        trained(tmp_path / f"{seed}", "method=pretrain", f"seed={seed}")
     paths = [str(tmp_path / f"{seed}" / "checkpoints" / "current") for seed in (5, 6)]
     settings = ["method.voters=2", f"method.base={json.dumps(paths)}", "model.block_size=24"]
-    events = train(tmp_path / "run", *settings)
+    events = trained(tmp_path / "run", *settings)
     singles = [load_checkpoint(Path(path)).model["embed.weight"] for path in paths]
     assert of(events, "step")[-1].step == 12
-    going = lab.train(resolve(PRESET, settings), tmp_path / "again")
+    going = train(resolve(PRESET, settings), tmp_path / "again")
     first = next(event for event in going if event.kind == "exact")
     going.close()  # type: ignore[attr-defined]
     assert first.step == 0
@@ -533,7 +533,7 @@ def test_bad_settings_are_told_in_one_line(
     tmp_path: Path, overrides: list[str], error: type[NanogroveError], said: str
 ) -> None:
     with pytest.raises(error) as caught:
-        train(tmp_path / "run", *overrides)
+        trained(tmp_path / "run", *overrides)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists(), "what is refused leaves nothing behind"
@@ -556,10 +556,10 @@ def test_a_base_that_does_not_fit_is_refused(saved: Path, tmp_path: Path) -> Non
     ]
     for overrides, said in cases:
         with pytest.raises(CheckpointError, match=said):
-            train(tmp_path / "run", base, *overrides)
+            trained(tmp_path / "run", base, *overrides)
     single = f"method.base={json.dumps(str(saved / 'checkpoints' / 'best'))}"
     with pytest.raises(CheckpointError, match="1 models where 3 are asked for"):
-        train(tmp_path / "run", single, *size)
+        trained(tmp_path / "run", single, *size)
 
 
 TINY = {
@@ -592,6 +592,6 @@ def test_presets_fit_their_context_and_take_their_first_steps(name: str, tmp_pat
     overrides = [f"{key}={json.dumps(value)}" for key, value in TINY.items()]
     if parts.preset.data.task == "maze":  # type: ignore[union-attr]
         overrides.append('data.options={"nodes": 4}')
-    events = list(lab.train(resolve(read_preset_file(name), overrides), tmp_path / "run"))
+    events = list(train(resolve(read_preset_file(name), overrides), tmp_path / "run"))
     assert of(events, "step")[-1].step == 5
     assert [event.values["difficulties"] for event in of(events, "round")] == [[3]]

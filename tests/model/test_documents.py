@@ -311,11 +311,11 @@ def test_a_run_fills_in_the_mark_and_a_loaded_model_has_it(preset: dict[str, Any
     with torch.no_grad():
         assert torch.equal(model(tokens)[:, 3:], model(changed)[:, 3:])
     again = {**preset, "data": {**preset["data"], "tokenizer": "byte"}}
-    assert build(resolve(again)).model.mark == 256  # of the data, whatever a stored preset was trained on
+    assert build(resolve(again)).model_on_data.mark == 256  # of the data, whatever a stored preset was trained on
     nanogrove.run(str(tmp_path / "a" / "preset.json"), tmp_path / "b")
     nanogrove.run(preset, tmp_path / "a", resume=True)
     off = {**preset, "model": {**preset["model"], "within_documents": False}}
-    assert build(resolve(off)).model.document_mark is None
+    assert build(resolve(off)).model_on_data.document_mark is None
 
 
 def test_what_a_run_refuses(preset: dict[str, Any], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nanogrove.cli.render import show
-from nanogrove.config.preset import resolve
+from nanogrove.config.overrides import resolve
 from nanogrove.record import measures
 from nanogrove.record.events import Event
 from nanogrove.record.measures import CALIBRATION, HEADS, MEASURES, REWARD, Derived, Measure, costs, derived, described

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from nanogrove.runs import train as lab, setup as parts
+from nanogrove.config.overrides import resolve
 from nanogrove.errors import PresetError, RunError
 from nanogrove.methods import load_method
+from nanogrove.record.events import Event, read_events
+from nanogrove.runs import setup
 from nanogrove.runs.rehearsal import LEAST_STEPS, Rehearsal, pace, rehearse, rounded_up, steps_in
 from nanogrove.runs.setup import build
-from nanogrove.config.overrides import resolve
-from nanogrove.record.events import Event, read_events
+from nanogrove.runs.train import train
 from nanogrove.synthetic.tasks import find_task
 from nanogrove.train.parallel.ranks import Ranks
 
@@ -59,7 +60,7 @@ def test_a_slow_step_is_timed_twice_and_no_more() -> None:
 
 def test_ranks_stop_together() -> None:
     class Slower(Ranks):
-        def highest(self, number: int) -> int:
+        def all_reduce_max(self, number: int) -> int:
             asked.append(number)
             return int(len(asked) == 5)
 
@@ -204,7 +205,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         calls.append(minutes)
         return Rehearsal(STEPS, {"minutes": minutes, "step_ms": 1000 * 60 * minutes / STEPS})
 
-    monkeypatch.setattr(parts, "rehearse", instead)
+    monkeypatch.setattr(setup, "rehearse", instead)
     return calls
 
 
@@ -218,15 +219,15 @@ def left(run: Path) -> tuple[list[dict[str, Any]], bytes]:
 def test_a_run_by_minutes_is_the_run_of_its_steps_bit_for_bit(tiny: Any, tmp_path: Path) -> None:
     """Here with a real rehearsal, of a model with dropout."""
     by_minutes = tiny(train={"steps": None, "minutes": 0.002})
-    for event in lab.train(resolve(by_minutes), tmp_path / "minutes"):
+    for event in train(resolve(by_minutes), tmp_path / "minutes"):
         if event.kind == "start":
             stored = json.loads((tmp_path / "minutes/preset.json").read_text())
             assert stored["train"]["minutes"] is None
             assert event.values["steps"] == stored["train"]["steps"]
-    for _ in lab.train(resolve(tiny(train={"steps": stored["train"]["steps"]})), tmp_path / "steps"):
+    for _ in train(resolve(tiny(train={"steps": stored["train"]["steps"]})), tmp_path / "steps"):
         pass
     assert left(tmp_path / "minutes") == left(tmp_path / "steps")
-    for _ in lab.train(resolve(stored), tmp_path / "again"):
+    for _ in train(resolve(stored), tmp_path / "again"):
         pass
     assert left(tmp_path / "minutes") == left(tmp_path / "again")
     times = read_events(tmp_path / "minutes/events.jsonl")[0].time
@@ -247,17 +248,17 @@ def test_a_run_cut_twice_before_it_saved_still_knows_its_minutes(
 ) -> None:
     asked = resolve(tiny(train={"steps": None, "minutes": 3}, save={"every": 100}))
     for _ in range(3):
-        for event in lab.train(asked, tmp_path / "run", resume=True):
+        for event in train(asked, tmp_path / "run", resume=True):
             if event.kind == "step" and event.step == 2:
                 break
     assert measured == [3.0]
     assert read_events(tmp_path / "run/events.jsonl")[0].time["minutes"] == 3
-    assert [event.step for event in lab.train(asked, tmp_path / "run", resume=True)][-1] == STEPS
+    assert [event.step for event in train(asked, tmp_path / "run", resume=True)][-1] == STEPS
 
 
 def test_a_resume_by_other_minutes_is_refused(tiny: Any, tmp_path: Path, measured: list[float]) -> None:
     def resumed(**budget: Any) -> None:
-        for _ in lab.train(resolve(tiny(train={"steps": None, **budget})), tmp_path / "run", resume=True):
+        for _ in train(resolve(tiny(train={"steps": None, **budget})), tmp_path / "run", resume=True):
             pass
 
     resumed(minutes=3)
@@ -271,26 +272,26 @@ def test_a_resume_by_other_minutes_is_refused(tiny: Any, tmp_path: Path, measure
 
 
 def test_a_resume_by_minutes_of_a_run_by_steps_is_refused(tiny: Any, tmp_path: Path) -> None:
-    for _ in lab.train(resolve(tiny(train={"steps": 3})), tmp_path / "run"):
+    for _ in train(resolve(tiny(train={"steps": 3})), tmp_path / "run"):
         pass
     asked = resolve(tiny(), ["train.minutes=3"])
     with pytest.raises(RunError, match=r"train\.minutes is null there and 3\.0 here"):
-        next(iter(lab.train(asked, tmp_path / "run", resume=True)))
+        next(iter(train(asked, tmp_path / "run", resume=True)))
 
 
 def test_a_run_that_pays_for_compiling_is_timed_compiled(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, measured: list[float]
 ) -> None:
-    settled, compiled = parts._settled, []
+    original, compiled = setup.resolve_runtime, []
 
-    def worth_it(*given: Any) -> Any:
-        *others, preset, steps = given
+    def worth_it(preset: Any, *given: Any) -> Any:
+        steps = given[4]
         compiled.append((steps, preset.train.compile))
         chosen = preset.model_copy(update={"train": preset.train.model_copy(update={"compile": False})})
-        built = settled(*others, chosen, steps)
+        built = original(chosen, *given)
         return replace(built, plan=replace(built.plan, compile=steps >= STEPS))
 
-    monkeypatch.setattr(parts, "_settled", worth_it)
+    monkeypatch.setattr(setup, "resolve_runtime", worth_it)
     built = build(resolve(tiny(train={"steps": None, "minutes": 3, "compile": "auto"})))
     assert built.plan.compile
     assert measured == [3.0, 3.0]

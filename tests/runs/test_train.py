@@ -10,11 +10,14 @@ import torch
 
 import nanogrove
 from nanogrove.cli import main as cli
-from nanogrove.runs import train as lab
-from nanogrove.errors import NanogroveError
-from nanogrove.runs.setup import build
 from nanogrove.config.overrides import resolve
+from nanogrove.errors import NanogroveError
 from nanogrove.record.events import read_events
+from nanogrove.runs import circumstances
+from nanogrove.runs.checkpointer import Checkpointer
+from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
+from nanogrove.train.autotune import instructions
 from nanogrove.train.checkpoint import load_checkpoint
 
 
@@ -71,14 +74,14 @@ def test_a_run_leaves_what_the_design_says(preset: dict, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("sent", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_signal_ends_the_script_too(sent: int, raised: type, preset: dict, tmp_path: Path, monkeypatch) -> None:
-    out, save = tmp_path / "a", lab._Run.save
+    out, save = tmp_path / "a", Checkpointer.save
 
-    def interrupted(self: lab._Run, name: str, member: int = 0) -> None:
+    def interrupted(self: Checkpointer, name: str, member: int = 0) -> None:
         save(self, name, member)
         monkeypatch.undo()
         signal.raise_signal(sent)
 
-    monkeypatch.setattr(lab._Run, "save", interrupted)
+    monkeypatch.setattr(Checkpointer, "save", interrupted)
     with pytest.raises(raised, match="stopped at step 1 and saved; resume=True goes on"):
         nanogrove.run(preset, out)
     nanogrove.run(preset, out, resume=True)
@@ -191,7 +194,7 @@ def test_what_a_model_writes_cannot_steer_a_terminal(capsys) -> None:
 
 def cut(preset: dict, out: Path, step: int) -> None:
     """Trains a preset until it goes on from a step, as if it were killed there."""
-    for event in lab.train(resolve(preset), out, resume=out.exists()):
+    for event in train(resolve(preset), out, resume=out.exists()):
         if event.kind == "step" and event.step == step:
             return
 
@@ -212,16 +215,16 @@ def test_a_run_that_goes_on_elsewhere_says_so_once(
     cut(preset, whole, 41)
     cut(preset, out, 14)
     with monkeypatch.context() as patch:
-        patch.setattr(f"nanogrove.runs.train.{place}", now if name == "torch" else lambda *_: now)
+        patch.setattr(f"nanogrove.runs.circumstances.{place}", now if name == "torch" else lambda *_: now)
         events = []
-        for event in lab.train(resolve(preset), out, resume=True):
+        for event in train(resolve(preset), out, resume=True):
             events.append(event)
             if event.kind == "step" and event.step == 24:
                 break
         note = next(event for event in events if event.kind == "note")
         assert f"resumed with {name} {now}, before " in note.values["text"]
         assert "it may round otherwise than an uninterrupted run" in note.values["text"]
-        assert [event.kind for event in lab_events(preset, out)][:1] != ["note"], "it is said of each change once"
+        assert [event.kind for event in resumed_events(preset, out)][:1] != ["note"], "it is said of each change once"
     record = [event for event in without_time(out / "events.jsonl") if event["kind"] != "resume"]
     changes = [event for event in without_time(out / "events.jsonl") if event["kind"] == "resume"]
     assert record == without_time(whole / "events.jsonl")
@@ -231,9 +234,9 @@ def test_a_run_that_goes_on_elsewhere_says_so_once(
     assert change["changed"][name][1] == now
 
 
-def lab_events(preset: dict, out: Path) -> list:
+def resumed_events(preset: dict, out: Path) -> list:
     """All events of a resume to the end."""
-    return list(lab.train(resolve(preset), out, resume=True))
+    return list(train(resolve(preset), out, resume=True))
 
 
 def test_what_a_run_goes_on_is_compared_with_what_it_last_went_on(
@@ -241,10 +244,10 @@ def test_what_a_run_goes_on_is_compared_with_what_it_last_went_on(
 ) -> None:
     cut(preset, tmp_path / "run", 14)
     with monkeypatch.context() as patch:
-        patch.setattr(lab, "instructions", lambda: "AVX2")
+        patch.setattr("nanogrove.runs.circumstances.instructions", lambda: "AVX2")
         cut(preset, tmp_path / "run", 24)
-    lab_events(preset, tmp_path / "run")
-    here = lab.instructions()
+    resumed_events(preset, tmp_path / "run")
+    here = instructions()
     events = read_events(tmp_path / "run" / "events.jsonl")
     changes = [event.values["changed"] for event in events if event.kind == "resume"]
     assert changes == [{"instructions": [here, "AVX2"]}, {"instructions": ["AVX2", here]}]
@@ -253,4 +256,4 @@ def test_what_a_run_goes_on_is_compared_with_what_it_last_went_on(
 def test_ranks_count_among_what_changes() -> None:
     old = {"versions": {"torch": "1"}, "machine": {"threads": 1}}
     machine = {"threads": 1, "processor": "x", "instructions": "y"}
-    assert lab._changes(old, {"ranks": 2, "versions": {"torch": "1"}, "machine": machine}) == {"ranks": [1, 2]}
+    assert circumstances.changes(old, {"ranks": 2, "versions": {"torch": "1"}, "machine": machine}) == {"ranks": [1, 2]}

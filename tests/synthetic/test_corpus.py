@@ -14,8 +14,9 @@ from nanogrove.corpora import make_corpus
 from nanogrove.errors import DataError, NanogroveError, PresetError
 from nanogrove.evaluate.loss import against_truth, evaluate_split
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.runs import train as lab
+from nanogrove.runs.score import evaluate
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.synthetic.corpus import GrammarCorpus, RHMConfig, RLMConfig
 
 RLM = {"type": "rlm", "v": 5, "L": 2, "beta": 1.5, "held_out": 60}
@@ -147,10 +148,10 @@ def test_a_population_is_scored_as_its_members() -> None:
 def test_a_run_on_a_grammar_tells_the_excess(tmp_path: Path) -> None:
     small = ["train.steps=12", "train.batch_size=8", "train.threads=1", "train.precision=float32", "data.v=4"]
     preset = resolve(read_preset_file("rlm"), [*small, "train.accumulation=1", "evaluate.tokens=100"])
-    events = list(lab.train(preset, tmp_path / "run"))
+    events = list(train(preset, tmp_path / "run"))
     evaluated = [event.step for event in events if event.kind == "eval"]
     assert evaluated == [1, 2, 4, 8, 12]
-    score = lab.evaluate(tmp_path / "run")
+    score = evaluate(tmp_path / "run")
     assert score["split"] == "test"
     assert score["excess"] == pytest.approx(score["loss"] - score["bayes_loss"])
     page = (tmp_path / "run" / "report.html").read_text()

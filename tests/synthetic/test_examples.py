@@ -10,8 +10,8 @@ from nanogrove.config.overrides import resolve
 from nanogrove.corpora import make_corpus
 from nanogrove.data.rng import random
 from nanogrove.errors import NanogroveError
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.synthetic.examples import Mixture, TaskConfig, TaskCorpus
 
 TASKS = {
@@ -161,7 +161,7 @@ def test_what_just_fits_is_taken() -> None:
 
 def test_pretraining_learns_a_task(tmp_path: Any) -> None:
     preset = resolve(PRESET, ["train.steps=60", "optimizer.lr=0.03", "data.base=[1, 1]", "evaluate.every=20"])
-    losses = [e.values["loss"] for e in lab.train(preset, tmp_path / "run") if e.kind == "eval"]
+    losses = [e.values["loss"] for e in train(preset, tmp_path / "run") if e.kind == "eval"]
     assert losses[-1] < losses[0]
     assert losses[-1] < 1.3, "one digit and its end are a guess of 1.15 nats a token"
 

@@ -11,7 +11,7 @@ from nanogrove.cli.render import described_held_out
 from nanogrove.config.overrides import resolve
 from nanogrove.corpora import make_corpus
 from nanogrove.errors import DataError
-from nanogrove.runs import train as lab
+from nanogrove.runs.train import train
 from nanogrove.synthetic.examples import Mixture, TaskConfig, TaskCorpus
 from nanogrove.synthetic.tasks import TASKS
 
@@ -102,7 +102,7 @@ def test_labels_of_rounds_and_measured_prompts_do_not_meet(tmp_path: Path) -> No
         "sample": {"tokens": 0},
     }
     preset["train"]["compile"] = False  # type: ignore[index]
-    for _ in lab.train(resolve(preset), tmp_path / "run"):
+    for _ in train(resolve(preset), tmp_path / "run"):
         pass
     made = make_corpus(TaskConfig.model_validate(preset["data"]), 12, 16, 0)
     labels = [json.loads(line) for path in (tmp_path / "run/data").iterdir() for line in path.read_text().splitlines()]

@@ -111,9 +111,9 @@ def test_affinity_and_shared_units_count(physical: int | None, expected: int, mo
 
 def test_the_start_says_which_format_was_taken_and_why(tiny: Any, tmp_path: Path) -> None:
     from nanogrove.config.overrides import resolve
-    from nanogrove.runs import train as lab
+    from nanogrove.runs.train import train
 
-    for _ in lab.train(resolve(tiny(train={"steps": 1, "precision": "auto", "threads": "auto"})), tmp_path / "run"):
+    for _ in train(resolve(tiny(train={"steps": 1, "precision": "auto", "threads": "auto"})), tmp_path / "run"):
         pass
     start = json.loads((tmp_path / "run" / "events.jsonl").read_text("utf-8").splitlines()[0])
     expected = auto.auto_precision(0, CPU)

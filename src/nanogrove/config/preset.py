@@ -23,6 +23,7 @@ from nanogrove.config.problems import nearest_key
 from nanogrove.corpora import CORPORA
 from nanogrove.data.corpus import CorpusConfig
 from nanogrove.decoding.loop import Sampling
+from nanogrove.json_difference import differences
 from nanogrove.methods import METHODS, load_method
 from nanogrove.methods.contract import MethodConfig
 from nanogrove.model.gpt import ModelConfig
@@ -182,22 +183,16 @@ class Preset(BaseModel):
         return self
 
 
-def difference(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> str | None:
+def difference(stored: Mapping[str, object], asked: Mapping[str, object]) -> str | None:
     """The first key in which a preset asked for differs from a stored one, said as a clause, or None.
 
-    What was left to the run to find, a vocabulary of null or a precision of `auto`, does not count.
+    What was left to the run to find, a vocabulary of null, a precision of `auto`, the commit of a source of the hub,
+    does not count; nor do name and description.
     """
-    found = {"model.vocab_size": None, **{f"train.{key}": "auto" for key in AUTO}}
-    for key, value in asked.items():
-        was, path = stored.get(key), f"{prefix}{key}"
-        if isinstance(value, list) and isinstance(was, list) and path in ("data.sources", "data.custom_sources"):
-            was, value = dict(enumerate(was)), dict(enumerate(value))  # of the hub, the run has found the commits
-        if key == "revision" and value is None:
-            continue
-        if isinstance(value, dict) and isinstance(was, dict) and len(value) == len(was):
-            nested = difference(was, value, f"{path}.")
-            if nested:
-                return nested
-        elif value != was and not (path in found and value == found[path]) and path not in ("name", "description"):
-            return f"{path} is {json.dumps(was)} there and {json.dumps(value)} here"
+    left_open: dict[str, object] = {"model.vocab_size": None, **{f"train.{key}": "auto" for key in AUTO}}
+    for path, was, now in differences(dict(stored), dict(asked)):
+        commit = path.endswith(".revision") and now is None
+        resolved = path in left_open and now == left_open[path]
+        if not commit and not resolved and path not in ("name", "description"):
+            return f"{path} is {json.dumps(was)} there and {json.dumps(now)} here"
     return None

@@ -8,6 +8,8 @@ from typing import Any
 
 from nanogrove.methods.contract import Method
 
+AnyMethod = Method[Any, Any]  # one whose settings and corpus are known by its own file alone
+
 METHODS = {
     "align": "nanogrove.methods.align",
     "pretrain": "nanogrove.methods.pretrain",
@@ -19,7 +21,7 @@ METHODS = {
 }
 
 
-def load_method(name: str) -> Method[Any, Any]:
+def load_method(name: str) -> AnyMethod:
     """The method of this name in `METHODS`. Raises KeyError where there is none."""
-    method: Method[Any, Any] = import_module(METHODS[name]).METHOD
+    method: AnyMethod = import_module(METHODS[name]).METHOD
     return method

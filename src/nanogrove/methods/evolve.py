@@ -249,13 +249,13 @@ class _Evolution:
     def assessed(self) -> tuple[list[Event], Tensor]:
         """An `eval` event, one of the heads if there are any, and the fitness `[P, N]` of N sequences; by rank 0."""
         state, plan = self.state, self.plan
-        state.gather()
+        plan.layout.gather()
 
         def found() -> tuple[dict[str, Any], list[list[float]]]:
             values, samples = assess(state.model, self.corpus, self.fitness, plan.evaluate_tokens, plan.seed)
             return values, samples.tolist()
 
-        values, rows = plan.ranks.told(found)
+        values, rows = plan.ranks.broadcast_from_main(found)
         samples = torch.tensor(rows, dtype=torch.float64)
         scores = samples.mean(1).nan_to_num(torch.inf, torch.inf).tolist()
         told = {**values, "score": scores, "seen": state.tokens}

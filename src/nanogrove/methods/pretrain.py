@@ -107,42 +107,38 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     main: Callable[[Tensor, Batch], Loss] = weighted
     if isinstance(corpus, TextCorpus) and len(corpus.names) > 1:
         saved = config.adaptive and "sources" not in state.notes and config.adaptive.reference
-        reference = plan.ranks.told(partial(_reference, saved, corpus)) if saved else None
+        reference = plan.ranks.broadcast_from_main(partial(_reference, saved, corpus)) if saved else None
         mixing = Mixing(state, corpus, config.adaptive, reference)
         batches, main = mixing.batches, partial(by_source, sources=len(corpus.names))
-    own = state
-    if plan.shard is not None:
-        from nanogrove.train.parallel.sharding import sharded  # which imports the compiler, and takes seconds
+    with plan.layout.spread(state) as own:
+        objective = objective_of(own, plan, main)
+        curriculum = config.curriculum
+        taught = batches if curriculum is None else easiest(batches, own, curriculum, plan)
 
-        own = sharded(state, plan.ranks, plan.shard)
-    objective = objective_of(own, plan, main)
-    curriculum = config.curriculum
-    taught = batches if curriculum is None else easiest(batches, own, curriculum, plan)
+        def evaluation() -> Event:
+            plan.layout.gather()
+            values = evaluate_split(own.model, corpus, "validation", plan.evaluate_tokens)
+            return Event("eval", state.step, {**values, "seen": state.tokens}, {"seconds": state.seconds})
 
-    def evaluation() -> Event:
-        state.gather()
-        values = evaluate_split(own.model, corpus, "validation", plan.evaluate_tokens)
-        return Event("eval", state.step, {**values, "seen": state.tokens}, {"seconds": state.seconds})
-
-    changes = {step for points in config.follow.values() for step, _ in points if step < plan.steps}
-    for end in sorted(changes | {plan.steps}):
-        if end <= state.step:
-            continue
-        begun = state.step
-        factor = apply(own, {n: max(p for p in points if p[0] <= begun)[1] for n, points in config.follow.items()})
-        phase = replace(plan, steps=end, rate=lambda step, factor=factor: factor * plan.rate(step))  # type: ignore[misc]
-        for event in fit(own, taught, objective, phase):
-            state.step, state.tokens, state.seconds = own.step, own.tokens, own.seconds
-            if curriculum is not None:
-                event.values["share"] = curriculum.share(event.step - 1, plan.steps)
-            if mixing is not None:
-                mixing.observe(event)
-                if mixing.due or (config.adaptive is None and plan.evaluates(state.step)):
-                    yield mixing.update()
-            if plan.evaluates(state.step) and (plan.ranks.first or plan.shard):
-                yield evaluation()
-                yield from auxiliary.told(state, corpus, batches, plan)
-            yield event
+        changes = {step for points in config.follow.values() for step, _ in points if step < plan.steps}
+        for end in sorted(changes | {plan.steps}):
+            if end <= state.step:
+                continue
+            begun = state.step
+            factor = apply(own, {n: max(p for p in points if p[0] <= begun)[1] for n, points in config.follow.items()})
+            phase = replace(plan, steps=end, rate=lambda step, factor=factor: factor * plan.rate(step))  # type: ignore[misc]
+            for event in fit(own, taught, objective, phase):
+                state.step, state.tokens, state.seconds = own.step, own.tokens, own.seconds
+                if curriculum is not None:
+                    event.values["share"] = curriculum.share(event.step - 1, plan.steps)
+                if mixing is not None:
+                    mixing.observe(event)
+                    if mixing.due or (config.adaptive is None and plan.evaluates(state.step)):
+                        yield mixing.update()
+                if plan.evaluates(state.step) and (plan.ranks.first or plan.sharded):
+                    yield evaluation()
+                    yield from auxiliary.told(state, corpus, batches, plan)
+                yield event
 
 
 METHOD = Method[Config, Corpus](

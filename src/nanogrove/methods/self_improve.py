@@ -197,11 +197,11 @@ class _Rounds:
             past = event.step - self.begin
             if past >= 0 and past % self.config.si_iter == 0:
                 hardest = self.config.target(self.corpus.base[1]) if past else self.corpus.base[1]
-                self.state.gather()
+                self.plan.layout.gather()
                 yield from self.settle(*self.survey(hardest, past // self.config.si_iter), self.losses([]))
                 yield from self.heads(taught)
             elif self.plan.evaluates(event.step):
-                self.state.gather()
+                self.plan.layout.gather()
                 yield self.evaluation(self.losses([])[0])
                 yield from self.heads(taught)
             yield event
@@ -254,7 +254,7 @@ class _Rounds:
         rows: list[dict[str, Any]] = []
         figures = []
         for difficulty, share in zip(difficulties, shares, strict=False):
-            kept, figure = self.plan.ranks.told(partial(self.answered, difficulty, len(share), slot))
+            kept, figure = self.plan.ranks.broadcast_from_main(partial(self.answered, difficulty, len(share), slot))
             rows += [{"prompt": prompt, "answer": answer, "difficulty": difficulty} for prompt, answer in kept]
             figures.append(figure)
         current = {
@@ -338,7 +338,7 @@ class _Rounds:
     def read(self, name: str) -> Rows:
         """The labels of a round, from the run folder where they were not made just now."""
         if name not in self.labels:
-            self.labels[name] = self.tokens(self.plan.ranks.told(partial(self.plan.made, name)))
+            self.labels[name] = self.tokens(self.plan.ranks.broadcast_from_main(partial(self.plan.made, name)))
         return self.labels[name]
 
     def tokens(self, rows: list[dict[str, Any]]) -> Rows:
@@ -355,13 +355,13 @@ class _Rounds:
         if not number:  # what the base can do without rounds, as far as they are to reach
             ahead = max(ahead, config.target(self.corpus.base[1]) - frontier)
         look = partial(committee.survey, self.state.model, self.corpus, frontier, ahead, config.decode_batch)
-        found = committee.Survey(*self.plan.ranks.told(look))
+        found = committee.Survey(*self.plan.ranks.broadcast_from_main(look))
         values = {"round": number, "frontier": frontier, **found._asdict()}
         return Event("exact", self.state.step, values, {"survey": time.perf_counter() - began}), found
 
     def losses(self, rounds: list[Rows]) -> list[Any]:
         """Figures of held-out base examples, as `evaluate_split` has them, then the loss `[P]` on labels of rounds."""
-        return self.plan.ranks.told(partial(self._losses, rounds))
+        return self.plan.ranks.broadcast_from_main(partial(self._losses, rounds))
 
     def _losses(self, rounds: list[Rows]) -> list[Any]:
         base = evaluate_split(self.state.model, self.corpus, "validation", self.plan.evaluate_tokens)

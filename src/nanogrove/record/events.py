@@ -10,14 +10,14 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | resume | changed; ranks, versions, machine as they are now          | when what bits depend on changed  |
 | eval   | split, loss, tokens (scored), seen, all of `measures`; score   | before the `step` event it follows |
 | step   | loss, lr, grad_norm, tokens; where heads train their losses | last of its step: a safe point    |
-| sources | names; loss, share, passes, weights of each, seen        | behind an interval, before its `step` event |
-| auxiliary | shares of gradients, idle parts, measures, seen        | where heads train, behind an `eval` |
+| sources | names; loss, share, passes, weights of each, seen        | after an interval, before its `step` event |
+| auxiliary | shares of gradients, idle parts, measures, seen        | where heads train, after an `eval`  |
 | sample | prompt, text                                               | as the preset asks                |
 | data   | name, count; the rows lie in data/NAME.jsonl               | before they are used              |
-| exact  | round, difficulties; exact, vote and agreement at each     | behind the base, behind a round   |
-| round  | round, difficulties, labels, rows, accepted, frontier      | behind a round                    |
-| generation | generation, members, score, error, values, births      | behind a generation               |
-| reward | round, mean, error, texts, of fresh texts                  | before and behind each alignment round |
+| exact  | round, difficulties; exact, vote and agreement at each     | after the base, after a round     |
+| round  | round, difficulties, labels, rows, accepted, frontier      | after a round                     |
+| generation | generation, members, score, error, values, births      | after a generation                |
+| reward | round, mean, error, texts, of fresh texts                  | before and after each alignment round |
 | rewards | mean, deviation, histogram, effective_sample_size         | before learning from them begins  |
 | alarm  | round, difficulties, reason, retry                         | when a round is undone            |
 | end    | split, loss, bits_per_byte, scored, tokens, best_step      | once, when the budget is spent    |
@@ -51,6 +51,11 @@ class Event:
         """The event as one line of JSON, newline included. Numbers that are not finite become null."""
         record = {"kind": self.kind, "step": self.step, **self.values, "time": self.time}
         return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def note(text: str) -> Event:
+    """A line for whoever watches a run; it is not written to the record."""
+    return Event("note", 0, {"text": text})
 
 
 def _finite(value: Json) -> Json:

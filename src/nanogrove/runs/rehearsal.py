@@ -27,8 +27,8 @@ from nanogrove.methods import load_method
 from nanogrove.methods.contract import MethodConfig
 from nanogrove.record.events import Event
 from nanogrove.train.autotune import keep_freed_memory
-from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.loop import Plan
+from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.state import TrainState
 
 MEASURED_SECONDS = 2.0  # of timed steps, unless the budget is a short one
@@ -99,7 +99,7 @@ def rehearse(
             f"train.minutes={minutes:g} is too short: {first} {takes}; set train.minutes={enough:g} or more"
         )
 
-    return Rehearsal(plan.ranks.told(steps), times)
+    return Rehearsal(plan.ranks.broadcast_from_main(steps), times)
 
 
 def pace(events: Iterator[Event], wanted: float, ranks: Ranks = ALONE) -> Pace:
@@ -110,7 +110,7 @@ def pace(events: Iterator[Event], wanted: float, ranks: Ranks = ALONE) -> Pace:
         if event.kind == "step":
             times.append(event.time["seconds"] - before)
             before = event.time["seconds"]
-            if ranks.highest(int(len(times) > LEAST_STEPS and before - times[0] >= wanted)):
+            if ranks.all_reduce_max(int(len(times) > LEAST_STEPS and before - times[0] >= wanted)):
                 break
     usual = sorted(times[1:])[len(times[1:]) // 4]
     return Pace(usual, max(times[0] - usual, 0.0))

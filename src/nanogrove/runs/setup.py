@@ -1,166 +1,244 @@
-"""A preset's parts, built: data prepared, and all settled that it leaves open. Nothing random, nothing trained."""
+"""A preset becomes a `Setup`: data prepared, all defaults resolved that it leaves open, and nothing trained.
 
+`build` is a list of steps, each a function that looks at what it is given alone and raises for what cannot be.
+"""
+
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 
+from nanogrove.config.preset import Preset
 from nanogrove.corpora import make_corpus
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed
 from nanogrove.errors import CheckpointError, PresetError
-from nanogrove.methods import METHODS, load_method
-from nanogrove.runs.rehearsal import rehearse
+from nanogrove.methods import METHODS, AnyMethod, load_method
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import Heads
-from nanogrove.config.preset import Preset
-from nanogrove.train.autotune import AUTO, Work, activation_bytes, auto_precision, reason_for, resolve_auto
+from nanogrove.runs.rehearsal import rehearse
+from nanogrove.train.autotune import AUTO, Decoding, Work, auto_precision, reason_for, resolve_auto
 from nanogrove.train.checkpoint import Checkpoint
-from nanogrove.train.parallel.ranks import ALONE, Ranks
-from nanogrove.train.loop import Plan
+from nanogrove.train.loop import Plan, TrainConfig
 from nanogrove.train.optim.optimizer import make_optimizer
-from nanogrove.train.optim.rules import RULES, moments_per_weight
-from nanogrove.train.precision import Precision, pick_device
+from nanogrove.train.optim.rules import RULES
 from nanogrove.train.optim.schedule import schedule
+from nanogrove.train.parallel.layout import REPLICATED, Layout
+from nanogrove.train.parallel.members import ByMember
+from nanogrove.train.parallel.ranks import ALONE, Ranks
+from nanogrove.train.precision import Precision, pick_device
 from nanogrove.train.state import TrainState
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a preset describes, built."""
+class Setup:
+    """All that a run needs besides its folder."""
 
-    preset: Preset  # resolved, no `auto` left that would change a result
+    preset: Preset  # resolved, as preset.json holds it: no `auto` is left that would change a result
+    method: AnyMethod
     corpus: Corpus
-    model: ModelConfig
+    model_on_data: ModelConfig  # preset.model with the document mark of this data's tokenizer, as checkpoints hold it
     plan: Plan
-    device: torch.device
+    device: torch.device  # computes a step
+    whole_device: torch.device  # holds, scores and samples the whole state: `device`, or the CPU where that is sharded
     precision_reason: str
     budget: dict[str, float] = field(default_factory=dict)  # minutes that became steps, and the times of a step
 
+    @property
+    def population(self) -> int | None:
+        """How many models are trained at once; None for a single one."""
+        return self.method.num_members(self.preset.method)
+
+    @property
+    def sample_precision(self) -> Decoding:
+        """The format in which samples are drawn: that of training, where a model decodes in it."""
+        rounded = self.plan.precision == "bfloat16" and self.whole_device.type == "cpu"
+        return "bfloat16" if rounded else "float32"
+
     def new_state(self) -> TrainState:
         """The state of step 0: a function of the preset and its seed."""
-        preset = self.preset
-        population = load_method(preset.method.name).num_members(preset.method)
+        preset, population = self.preset, self.population
         seeds = [derived_seed(preset.seed, "member", member) for member in range(population or 1)]
-        model = GPT(self.model, population).initialize(*seeds)
+        model = GPT(self.model_on_data, population).initialize(*seeds)
         heads = None
         if preset.auxiliary.enabled:
-            heads = Heads(preset.auxiliary, self.model, population)
-            heads = heads.initialize(*(derived_seed(seed, "heads") for seed in seeds)).to(self.device)
+            heads = Heads(preset.auxiliary, self.model_on_data, population)
+            heads = heads.initialize(*(derived_seed(seed, "heads") for seed in seeds)).to(self.whole_device)
         precision = torch.bfloat16 if self.plan.precision == "bfloat16" else torch.float32
         optimizer = make_optimizer(model, preset.optimizer, precision, heads)
-        return TrainState(model.to(self.device), optimizer, heads=heads)
+        return TrainState(model.to(self.whole_device), optimizer, heads=heads)
 
 
 def build(
     preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool = False, ranks: Ranks = ALONE
-) -> Parts:
-    """Prepares the data and settles what the preset leaves open: vocabulary, steps, precision.
+) -> Setup:
+    """Prepares the data and resolves what the preset leaves open: vocabulary, steps, precision.
 
     Raises PresetError and DataError for what cannot be, CheckpointError when the data or its vocabulary is not what
     `checkpoint` was trained on.
     """
-    train, config = preset.train, preset.method
-    method = load_method(config.name)
-    members = method.num_members(config) or 1
+    method, train = load_method(preset.method.name), preset.train
+    check_parallel(preset, method, ranks)
+    device = pick_device(train.device)
+    check_sharding(preset, method, ranks)
+    corpus = ranks.local_rank0_first(
+        lambda: make_corpus(preset.data, preset.model.block_size, train.batch_size, preset.seed)
+    )
+    check_same_data(checkpoint, corpus)
+    check_model(preset, method, corpus)
+    model = resolve_vocabulary(preset.model, corpus)
+    steps = resolve_steps(train, corpus)
+    model_on_data = resolve_document_mark(model, corpus)
+    check_method(preset, method, corpus, model_on_data, allow_code, new=checkpoint is None)
+    resolved = preset.model_copy(update={"model": model, "data": corpus.config})
+
+    def runtime(preset: Preset, steps: int) -> Setup:
+        total = method.num_steps(preset.method, steps)
+        return resolve_runtime(preset, method, corpus, model_on_data, device, total, allow_code, ranks)
+
+    return runtime(resolved, steps) if train.minutes is None else fill_minutes(train.minutes, resolved, runtime)
+
+
+def check_parallel(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
+    """Raises PresetError where the method cannot keep so many ranks busy."""
+    name, rows, members = preset.method.name, preset.train.batch_size, method.num_members(preset.method) or 1
     if ranks.world > 1 and method.ranks_share == "nothing":
-        raise PresetError(f"method {config.name} trains in one process; start it without torchrun")
+        raise PresetError(f"method {name} trains in one process; start it without torchrun")
     if method.ranks_share == "members" and ranks.world > members:
         raise PresetError(f"{members} members are fewer than the {ranks.world} ranks; start {members} at most")
-    if method.ranks_share == "batch" and ranks.world > train.batch_size:
+    if method.ranks_share == "batch" and ranks.world > rows:
         raise PresetError(
-            f"train.batch_size={train.batch_size} is fewer sequences than the {ranks.world} ranks; raise it, or start "
-            f"{train.batch_size} ranks at most"
+            f"train.batch_size={rows} is fewer sequences than the {ranks.world} ranks; raise it, or start "
+            f"{rows} ranks at most"
         )
-    device = pick_device(train.device)
-    if train.shard:
-        _refuse_pieces(preset, ranks)
-    corpus: Corpus = ranks.in_turn(lambda: make_corpus(preset.data, preset.model.block_size, train.batch_size, preset.seed))
-    if checkpoint is not None:
-        if checkpoint.tokenizer.to_json() != corpus.tokenizer.to_json():
-            raise CheckpointError(
-                f"{checkpoint.folder}: has another vocabulary than the data; use the data of this run"
-            )
-        if checkpoint.state.get("data") != corpus.describe()["fingerprint"]:
-            raise CheckpointError(f"{checkpoint.folder}: the data has changed since; bring it back, or start anew")
+
+
+def check_sharding(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
+    """Raises PresetError where `train.shard` is set and weights cannot be sharded."""
+    if not preset.train.shard:
+        return
+    able = " or ".join(name for name in METHODS if load_method(name).sharding)
+    optimizer = preset.optimizer.name
+    reasons = {
+        "there is one rank; start several with torchrun": ranks.world == 1,
+        f"it goes with method {able} alone": not method.sharding,
+        f"{optimizer} needs whole matrices; set optimizer.name=adamw": RULES[optimizer].whole_matrices,
+        "auxiliary heads are not cut; leave enable_… out": preset.auxiliary.enabled,
+        "a memory is not cut; set model.memory_tokens=0": bool(preset.model.memory_tokens),
+        "set train.compile=false": preset.train.compile is True,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise PresetError(f"train.shard: {reason}")
+
+
+def check_same_data(checkpoint: Checkpoint | None, corpus: Corpus) -> None:
+    """Raises CheckpointError where a run would go on from a checkpoint with other data than it was trained on."""
+    if checkpoint is None:
+        return
+    if checkpoint.tokenizer.to_json() != corpus.tokenizer.to_json():
+        raise CheckpointError(f"{checkpoint.folder}: has another vocabulary than the data; use the data of this run")
+    if checkpoint.state.get("data") != corpus.describe()["fingerprint"]:
+        raise CheckpointError(f"{checkpoint.folder}: the data has changed since; bring it back, or start anew")
+
+
+def check_model(preset: Preset, method: AnyMethod, corpus: Corpus) -> None:
+    """Raises PresetError where the model is not of the kind that the method trains, or its heads reach too far."""
     scalar = method.output == "scalar"
     if preset.model.scalar != scalar:
         raise PresetError(
-            f"method {config.name} needs model.scalar={str(scalar).lower()}; only a reward model is scalar"
+            f"method {preset.method.name} needs model.scalar={str(scalar).lower()}; only a reward model is scalar"
         )
     try:
         preset.auxiliary.refuse(corpus.length)
     except ValueError as error:
         raise PresetError(f"{error}, of which this data has no longer ones") from None
-    vocabulary = preset.model.vocab_size or corpus.tokenizer.vocab_size
-    if vocabulary < corpus.tokenizer.vocab_size:
-        raise PresetError(
-            f"model.vocab_size={vocabulary} is smaller than the tokenizer's {corpus.tokenizer.vocab_size}; leave it out"
-        )
-    settings, end = preset.model.model_copy(update={"vocab_size": vocabulary}), corpus.tokenizer.end
-    if settings.document_mark not in (None, end):
+
+
+def resolve_vocabulary(model: ModelConfig, corpus: Corpus) -> ModelConfig:
+    """The model with as many tokens as the data needs. Raises PresetError where it is given fewer."""
+    needed = corpus.tokenizer.vocab_size
+    vocabulary = model.vocab_size or needed
+    if vocabulary < needed:
+        raise PresetError(f"model.vocab_size={vocabulary} is smaller than the tokenizer's {needed}; leave it out")
+    return model.model_copy(update={"vocab_size": vocabulary})
+
+
+def resolve_document_mark(model: ModelConfig, corpus: Corpus) -> ModelConfig:
+    """The model that is trained on this data, which knows the token between its documents where it must see them.
+
+    Raises PresetError where it is given another token, and for a reward model, which would see that token alone.
+    """
+    end = corpus.tokenizer.end
+    if model.document_mark not in (None, end):
         raise PresetError(f"model.document_mark is not the end of text of the tokenizer, which is {end}; leave it out")
-    if settings.within_documents and scalar:
+    if model.within_documents and model.scalar:
         raise PresetError("model.within_documents: a reward model judges by the end mark, which would see itself alone")
-    model = settings.model_copy(update={"document_mark": end if settings.within_documents else None})
-    tokens_a_step = train.batch_size * corpus.length
-    if train.epochs and corpus.windows_per_epoch is None:
+    return model.model_copy(update={"document_mark": end if model.within_documents else None})
+
+
+def resolve_steps(train: TrainConfig, corpus: Corpus) -> int:
+    """The steps that the budget of `train` comes to; 0 where it names none, or minutes.
+
+    Raises PresetError for epochs of data that never ends.
+    """
+    if train.epochs is None:
+        return train.steps or -(-(train.tokens or 0) // (train.batch_size * corpus.length))
+    if corpus.windows_per_epoch is None:
         raise PresetError(
             "train.epochs: this data never ends or is still being read; set train.steps, train.tokens or train.minutes "
             "instead"
         )
-    if train.epochs and corpus.windows_per_epoch:
-        steps = max(round(train.epochs * corpus.windows_per_epoch / train.batch_size), 1)
-    else:
-        steps = train.steps or -(-(train.tokens or 0) // tokens_a_step)
-    split = method.final_split
+    return max(round(train.epochs * corpus.windows_per_epoch / train.batch_size), 1)
+
+
+def check_method(
+    preset: Preset, method: AnyMethod, corpus: Corpus, model: ModelConfig, allow_code: bool, *, new: bool
+) -> None:
+    """Raises PresetError where the method cannot learn from the data, and what its own checks of a `new` run raise."""
+    name, split = preset.method.name, method.final_split
     if split not in corpus.splits:
-        raise PresetError(f"method {config.name} ends on the {split} split, which is empty; set data.{split}")
+        raise PresetError(f"method {name} ends on the {split} split, which is empty; set data.{split}")
     if method.corpora and not isinstance(corpus, method.corpora):
-        raise PresetError(f"method {config.name} {method.needs}")
-    if checkpoint is None:
-        method.check(config, corpus, model, allow_code)
-        method.check_scored(config, corpus, preset.evaluate.tokens)
-    settled = partial(_settled, corpus, settings, model, device, allow_code, ranks)
-    if train.minutes is None:
-        return settled(preset, method.num_steps(config, steps))
-    parts = settled(preset, method.num_steps(config, 1))
-    for _ in range(2):  # again where so many steps are worth compiling for
-        rehearsal = rehearse(train.minutes, config, corpus, parts.plan, parts.new_state)
-        budget = {"steps": rehearsal.steps, "minutes": None, "compile": train.compile}
-        again = parts.preset.model_copy(update={"train": parts.preset.train.model_copy(update=budget)})
-        before, parts = parts, settled(again, method.num_steps(config, rehearsal.steps))
-        if parts.plan.compile == before.plan.compile:
-            break
-    return replace(parts, budget=rehearsal.times)
+        raise PresetError(f"method {name} {method.needs}")
+    if new:
+        method.check(preset.method, corpus, model, allow_code)
+        method.check_scored(preset.method, corpus, preset.evaluate.tokens)
 
 
-def _settled(
+def resolve_runtime(
+    preset: Preset,
+    method: AnyMethod,
     corpus: Corpus,
-    settings: ModelConfig,
     model: ModelConfig,
     device: torch.device,
+    steps: int,
     allow_code: bool,
     ranks: Ranks,
-    preset: Preset,
-    steps: int,
-) -> Parts:
-    """The parts of a run of `steps` steps, with what the preset leaves to `auto` chosen.
+) -> Setup:
+    """The setup of a run of `steps` steps, with what the preset leaves to `auto` chosen; sets this process's threads.
 
-    `settings` are those of the model in the resolved preset, and `model` those on this data.
+    Args:
+        preset: all of it resolved but `auto`.
+        method: the preset's.
+        corpus: its data, ready.
+        model: the model on this data.
+        device: computes a step.
+        steps: all of the run, those too that the method adds.
+        allow_code: whether functions that the preset names may be imported and run.
+        ranks: the processes that train together.
     """
-    train, vocabulary = preset.train, model.vocab_size or 0
-    method = load_method(preset.method.name)
+    train, members = preset.train, method.num_members(preset.method)
     rows = -(-train.batch_size // ranks.world) if method.ranks_share == "batch" else train.batch_size
-    work = Work(model, method.num_members(preset.method) or 1, rows)
+    work = Work(model, members or 1, rows)
     if any(getattr(train, key) == "auto" for key in AUTO):
-        found = ranks.told(lambda: asdict(resolve_auto(work, steps, device)))
+        choices = ranks.broadcast_from_main(lambda: asdict(resolve_auto(work, steps, device)))
         if ranks.world > 1:
-            found["threads"] = min(found["threads"], ranks.threads)
-        found["compile"] = found["compile"] and not train.shard
-        chosen = {key: found[key] for key in AUTO if getattr(train, key) == "auto"}
-        train = train.model_copy(update=chosen)
+            choices["threads"] = min(choices["threads"], ranks.threads)
+        choices["compile"] = choices["compile"] and not train.shard
+        train = train.model_copy(update={key: choices[key] for key in AUTO if getattr(train, key) == "auto"})
     if train.threads != "auto":
         torch.set_num_threads(train.threads)
     plan = Plan(
@@ -172,63 +250,44 @@ def _settled(
         clip=train.clip,
         precision=cast(Precision, train.precision),
         compile=train.compile is True,
-        divergence=torch.tensor(float(vocabulary)).log().item() + train.divergence,
+        divergence=torch.tensor(float(model.vocab_size or 0)).log().item() + train.divergence,
         evaluate_every=preset.evaluate.every,
         evaluate_early=preset.evaluate.early,
         evaluate_tokens=preset.evaluate.tokens,
         allow_code=allow_code,
         ranks=ranks,
-        shard=device if train.shard else None,
+        layout=_layout(train.shard, members, device, ranks),
+        sharded=train.shard,
     )
-    resolved = preset.model_copy(update={"model": settings, "train": train, "data": corpus.config})
-    # In pieces on its device, the whole model lies on the processor.
-    reason = reason_for(plan.precision, auto_precision(work.flops, device))
-    return Parts(resolved, corpus, model, plan, torch.device("cpu") if train.shard else device, reason)
+    return Setup(
+        preset=preset.model_copy(update={"train": train}),
+        method=method,
+        corpus=corpus,
+        model_on_data=model,
+        plan=plan,
+        device=device,
+        whole_device=torch.device("cpu") if train.shard else device,
+        precision_reason=reason_for(plan.precision, auto_precision(work.flops, device)),
+    )
 
 
-def _refuse_pieces(preset: Preset, ranks: Ranks) -> None:
-    """Raises PresetError where weights cannot be cut in pieces."""
-    able = " or ".join(name for name in METHODS if load_method(name).sharding)
-    optimizer = preset.optimizer.name
-    reasons = {
-        "there is one rank; start several with torchrun": ranks.world == 1,
-        f"it goes with method {able} alone": not load_method(preset.method.name).sharding,
-        f"{optimizer} needs whole matrices; set optimizer.name=adamw": RULES[optimizer].whole_matrices,
-        "auxiliary heads are not cut; leave enable_… out": preset.auxiliary.enabled,
-        "a memory is not cut; set model.memory_tokens=0": bool(preset.model.memory_tokens),
-        "set train.compile=false": preset.train.compile is True,
-    }
-    for reason, so in reasons.items():
-        if so:
-            raise PresetError(f"train.shard: {reason}")
+def _layout(shard: bool, members: int | None, device: torch.device, ranks: Ranks) -> Layout:
+    """How the state of a run lies over its ranks."""
+    if shard:
+        from nanogrove.train.parallel.sharding import Sharding  # which imports the compiler, and takes seconds
+
+        return Sharding(ranks, device)
+    return REPLICATED if ranks.world == 1 or members is None else ByMember(ranks)
 
 
-def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
-    """What a run would take: parameters and tokens of one member; operations and bytes of memory of all members.
-
-    Memory counts weights, those of auxiliary heads too, gradients, moments and, roughly, what one micro-batch keeps for
-    its backward pass.
-    """
-    parts = build(preset, allow_code=allow_code)
-    c, plan, train, corpus = parts.model, parts.plan, parts.preset.train, parts.corpus
-    with torch.device("meta"):
-        model = GPT(c)
-        beside = Heads(preset.auxiliary, c).parameter_count()
-    parameters = model.parameter_count()
-    tokens = plan.steps * train.batch_size * corpus.length
-    moments = moments_per_weight(preset.optimizer.name)
-    members = load_method(preset.method.name).num_members(preset.method) or 1
-    activations = activation_bytes(c, -(-train.batch_size // plan.accumulation))
-    return {
-        "parameters": parameters,
-        "steps": plan.steps,
-        "tokens": tokens,
-        "epochs": corpus.windows_per_epoch and tokens / (corpus.windows_per_epoch * corpus.length),
-        "members": members,
-        "flops": members * tokens * model.flops_per_token(corpus.length),
-        "memory_bytes": members * (4 * (parameters + beside) * (2 + moments) + activations),
-        "precision": plan.precision,
-        "device": str(parts.device),
-        "data": corpus.describe(),
-        "budget": parts.budget,
-    }
+def fill_minutes(minutes: float, preset: Preset, runtime: Callable[[Preset, int], Setup]) -> Setup:
+    """The setup of as many steps as fit in `minutes`, of which some are timed; `runtime` gives that of some steps."""
+    setup = runtime(preset, 1)
+    for _ in range(2):  # again where so many steps are worth compiling for
+        rehearsal = rehearse(minutes, preset.method, setup.corpus, setup.plan, setup.new_state)
+        budget = {"steps": rehearsal.steps, "minutes": None, "compile": preset.train.compile}
+        train = setup.preset.train.model_copy(update=budget)
+        before, setup = setup, runtime(setup.preset.model_copy(update={"train": train}), rehearsal.steps)
+        if setup.plan.compile == before.plan.compile:
+            break
+    return replace(setup, budget=rehearsal.times)

@@ -27,6 +27,7 @@ from nanogrove.errors import DivergedError
 from nanogrove.record.events import Event
 from nanogrove.train.objective import Objective, scored
 from nanogrove.train.optim.update_rule import PerMember
+from nanogrove.train.parallel.layout import REPLICATED, Layout
 from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.precision import Precision, autocast
 from nanogrove.train.state import TrainState
@@ -54,7 +55,7 @@ class TrainConfig(BaseModel):
     )
     compile: Literal["auto"] | bool = Field("auto", description="with torch.compile; auto where that pays")
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="of the CPU; auto times a few")
-    shard: bool = Field(False, description="cut weights and moments in pieces, one for each rank")
+    shard: bool = Field(False, description="shard weights and moments, one shard for each rank")
     device: str = Field("auto", description="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
     divergence: float = Field(5.0, gt=0, description="nats above a uniform guess at which a run is stopped")
 
@@ -90,7 +91,8 @@ class Plan:
     evaluate_early: bool = False  # also behind step 1, 2, 4, 8, …
     evaluate_tokens: int | None = None  # all of the split when None
     ranks: Ranks = ALONE  # the processes that train together, of which this is one
-    shard: torch.device | None = None  # where ranks hold pieces of the model, whose gradients come added
+    layout: Layout = REPLICATED  # how the state lies over the ranks
+    sharded: bool = False  # whether ranks hold shards of the model, whose gradients come summed
     first_member: int = 0  # the number of the first member here, of a population that ranks share
     spread: int | None = None  # members of the population that ranks share; else they share the rows of a batch
 
@@ -127,7 +129,7 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         parts: dict[str, list[Tensor]] = defaultdict(list)
         rows = batch if plan.spread else batch.part(ranks.rank, ranks.world)
         micros = rows.split(plan.accumulation)
-        if plan.shard:  # pieces meet at each micro-batch, so all ranks go through as many
+        if plan.sharded:  # shards meet at each micro-batch, so all ranks go through as many
             most = max(len(batch.part(n, ranks.world).split(plan.accumulation)) for n in (0, ranks.world - 1))
             micros += [replace(micros[0], mask=torch.zeros_like(micros[0].mask))] * (most - len(micros))
         for micro in micros:
@@ -142,8 +144,8 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         told = {name: torch.stack(part).sum(0) for name, part in parts.items()}
         gradients = state.gradients()
         if plan.spread is None:
-            ranks.sum([*(() if plan.shard else gradients), total, *told.values()])
-        norm = clip_gradients(gradients, count.shape, plan.clip, ranks if plan.shard else ALONE)
+            ranks.sum([*(() if plan.sharded else gradients), total, *told.values()])
+        norm = clip_gradients(gradients, count.shape, plan.clip, ranks if plan.sharded else ALONE)
         lr = state.optimizer.groups[0].lr
         if plan.spread is not None:
             by_member = {"loss": total, "norm": norm, "lr": lr, **told}
@@ -189,7 +191,7 @@ def _of_all(figures: list[Any], population: int, ranks: Ranks) -> list[Any]:
 def clip_gradients(gradients: list[Tensor], members: torch.Size, limit: float | None, ranks: Ranks = ALONE) -> Tensor:
     """Scales the gradients `[*P, …]` in place so that no member's norm exceeds `limit`; the norms before, `[*P]`.
 
-    Of a model in pieces each of the `ranks` gives the gradients of its own.
+    Of a sharded model each of the `ranks` gives the gradients of its shards.
     """
     norms = [_norm(gradient.flatten(len(members))) for gradient in gradients]
     norm = _norm(torch.stack(norms, -1))

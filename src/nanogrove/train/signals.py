@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as something to look at behind a step, instead of the end."""
+"""Ctrl-C and SIGTERM as something to look at after a step, instead of the end."""
 
 import signal
 import threading

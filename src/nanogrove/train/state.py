@@ -1,6 +1,6 @@
 """The training state: the only mutable thing, and its optimizer's moments as named tensors."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,6 @@ class TrainState:
     notes: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
     heads: Heads | None = None  # what trains beside the model
-    gather: Callable[[], None] = lambda: None  # makes a population whole that is spread over ranks, called on all
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All that is trained: the model's parameters under their names, heads' as in `heads.value.up.weight`."""

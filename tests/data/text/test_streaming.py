@@ -25,7 +25,7 @@ from nanogrove.data.text.shards import read_index
 from nanogrove.data.tokenizer import byte_tokenizer
 from nanogrove.errors import DataError
 from nanogrove.record.events import read_events
-from nanogrove.runs import train as lab
+from nanogrove.runs.train import train
 
 
 @pytest.fixture
@@ -240,11 +240,11 @@ def test_a_run_whose_text_fails_on_the_way_is_saved(
     with pytest.raises(
         DataError, match=r"the network failed; the run is saved at step (\d+), go on with --resume"
     ) as e:
-        list(lab.train(resolve(preset), tmp_path / "run"))
+        list(train(resolve(preset), tmp_path / "run"))
     step = int(str(e.value).split("step ")[1].split(",")[0])
     assert step > 20
     monkeypatch.setattr(Slow, "check", check)
-    for event in lab.train(resolve(preset), tmp_path / "run", resume=True):
+    for event in train(resolve(preset), tmp_path / "run", resume=True):
         last = event
     assert (last.kind, last.step) == ("end", 400)
     steps = [event.step for event in read_events(tmp_path / "run/events.jsonl") if event.kind == "step"]

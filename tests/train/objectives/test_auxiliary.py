@@ -22,7 +22,7 @@ from nanogrove.evaluate.auxiliary import IDLE, gradient_shares, idle, measure
 from nanogrove.model.gpt import GPT, ModelConfig, unstack
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.record.events import read_events
-from nanogrove.runs import train as lab
+from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import heads_of, load_checkpoint
 from nanogrove.train.loop import Plan, fit
 from nanogrove.train.objective import weighted
@@ -388,7 +388,7 @@ def test_measures_are_against_what_needs_no_learning() -> None:
 
 
 def trained(preset: dict[str, Any], out: Path) -> list[Any]:
-    for _ in lab.train(resolve(preset), out):
+    for _ in train(resolve(preset), out):
         pass
     return read_events(out / "events.jsonl")
 

@@ -12,8 +12,8 @@ from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.errors import PresetError
 from nanogrove.model.gpt import GPT, ModelConfig, stack, unstack
-from nanogrove.runs import train as runs
-from nanogrove.runs.setup import estimate
+from nanogrove.runs.estimate import estimate
+from nanogrove.runs.train import train
 from nanogrove.train.loop import Plan, fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
@@ -112,10 +112,10 @@ def test_a_preset_may_name_it_and_a_wrong_name_is_refused_with_all_there_are(tin
 def test_a_run_that_stops_goes_on_with_its_moments(tiny: Any, tmp_path: Path) -> None:
     preset = resolve(tiny(optimizer=SETTINGS, sample={"tokens": 0}, train={"steps": 8}))
     for out in ("whole", "parted"):
-        for event in runs.train(preset, tmp_path / out):
+        for event in train(preset, tmp_path / out):
             if out == "parted" and (event.kind, event.step) == ("step", 6):
                 break
-    for _ in runs.train(preset, tmp_path / "parted", resume=True):
+    for _ in train(preset, tmp_path / "parted", resume=True):
         pass
     records = [(tmp_path / out / "events.jsonl").read_text().splitlines() for out in ("whole", "parted")]
     events = [[{k: v for k, v in json.loads(line).items() if k != "time"} for line in lines] for lines in records]

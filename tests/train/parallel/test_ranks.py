@@ -17,8 +17,8 @@ from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.errors import PresetError, RunError
 from nanogrove.methods import METHODS, load_method
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import load_checkpoint
 from nanogrove.train.parallel import ranks as distributed
 from nanogrove.train.parallel.ranks import ALONE, Ranks
@@ -74,7 +74,7 @@ def preset(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process, as it always was."""
     run = tmp_path_factory.mktemp("alone") / "run"
-    for _ in lab.train(resolve(json.loads(preset.read_text())), run):
+    for _ in train(resolve(json.loads(preset.read_text())), run):
         pass
     return run
 
@@ -117,7 +117,7 @@ def test_heads_train_on_ranks_too_and_only_the_contrast_has_other_negatives(
     values = tiny(**PLAIN, auxiliary={**heads, "value_horizon": 4, "span_contrastive_weight": 0.0})
     (tmp_path / "preset.json").write_text(json.dumps(values))
     trained(2, tmp_path / "preset.json", "--out", tmp_path / "two")
-    for _ in lab.train(resolve(values), tmp_path / "one"):
+    for _ in train(resolve(values), tmp_path / "one"):
         pass
     same_course(tmp_path / "two", tmp_path / "one")
     (ours, theirs) = ([e for e in record(tmp_path / run) if e["kind"] == "step"][-1] for run in ("two", "one"))
@@ -131,7 +131,7 @@ def test_ranks_share_the_rows_that_a_curriculum_leaves(tiny: Any, tmp_path: Path
     values = tiny(**PLAIN, method={"name": "pretrain", "curriculum": {"start": 0.2, "until": 0.8}})
     (tmp_path / "preset.json").write_text(json.dumps(values))
     trained(2, tmp_path / "preset.json", "--out", tmp_path / "two")
-    for _ in lab.train(resolve(values), tmp_path / "one"):
+    for _ in train(resolve(values), tmp_path / "one"):
         pass
     ours, theirs = ([e for e in record(tmp_path / run) if e["kind"] == "step"] for run in ("two", "one"))
     assert ours[0]["tokens"] == theirs[0]["tokens"] == 2 * 16, "two rows of six, one for each rank"
@@ -218,7 +218,7 @@ def test_a_signal_stops_all_ranks_saved_and_another_number_of_ranks_goes_on(
     assert f"stopped and saved at step {stopped_at};" in said
     assert losses(run, "step")[stopped_at:] == []
     trained(1 if to == "torchrun" else 4, run, "--resume")
-    for _ in lab.train(resolve(json.loads(preset.read_text())), tmp_path / "alone"):
+    for _ in train(resolve(json.loads(preset.read_text())), tmp_path / "alone"):
         pass
     ours, theirs = losses(run, "step"), losses(tmp_path / "alone", "step")
     assert len(ours) == 80
@@ -279,7 +279,7 @@ def test_a_model_in_pieces_trains_as_a_whole_one_and_leaves_the_same_folder(
     values["model"]["bias"] = False  # a key's bias has no gradient but rounding
     (tmp_path / "preset.json").write_text(json.dumps(values))
     trained(3, tmp_path / "preset.json", "train.shard=true", "--out", tmp_path / "pieces")
-    for _ in lab.train(resolve(values), tmp_path / "whole"):
+    for _ in train(resolve(values), tmp_path / "whole"):
         pass
     same_course(tmp_path / "pieces", tmp_path / "whole")
     kinds = [[(e["kind"], e["step"]) for e in record(tmp_path / run)] for run in ("pieces", "whole")]
@@ -310,7 +310,7 @@ def test_a_run_in_pieces_stops_and_goes_on_in_one_whole_and_back(
     assert process.returncode != 0
     trained(2, run, "--resume")
     values["train"]["shard"] = False
-    for _ in lab.train(resolve(values), tmp_path / "alone"):
+    for _ in train(resolve(values), tmp_path / "alone"):
         pass
     ours, theirs = losses(run, "step"), losses(tmp_path / "alone", "step")
     assert len(ours) == 80
@@ -323,12 +323,12 @@ from pathlib import Path
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train.parallel.ranks import joined
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
-from nanogrove.train.parallel.sharding import sharded
+from nanogrove.train.parallel.sharding import shard_state
 from nanogrove.train.state import TrainState
 with joined("cpu") as ranks:
     config = ModelConfig(vocab_size=50, block_size=8, n_layer=3, n_head=2, n_embd=32)
     model = GPT(config).initialize(0)
-    own = sharded(TrainState(model, make_optimizer(model, OptimizerConfig())), ranks, torch.device("cpu"))
+    own = shard_state(TrainState(model, make_optimizer(model, OptimizerConfig())), ranks, torch.device("cpu"))
     tokens = torch.randint(0, 50, (4, 8), generator=torch.Generator().manual_seed(ranks.rank))
     own.model(tokens, tokens).mean().backward()
     own.gradients()
@@ -415,7 +415,7 @@ def test_a_population_on_two_ranks_is_the_population_of_one_process(
 ) -> None:
     """One rank has two members, the other three. All is the same: figures of each step, scores, births, heads."""
     trained(2, bred, "--out", tmp_path / "two")
-    for _ in lab.train(resolve(json.loads(bred.read_text())), tmp_path / "one"):
+    for _ in train(resolve(json.loads(bred.read_text())), tmp_path / "one"):
         pass
     ours, theirs = record(tmp_path / "two"), record(tmp_path / "one")
     assert ours[0].pop("ranks") == 2
@@ -455,7 +455,7 @@ def test_a_population_stopped_on_two_ranks_goes_on_alone(bred: Path, tmp_path: P
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     trained(1, tmp_path / "run", "--resume")
-    for _ in lab.train(resolve(longer), tmp_path / "alone"):
+    for _ in train(resolve(longer), tmp_path / "alone"):
         pass
     ours, theirs = losses(tmp_path / "run", "step"), losses(tmp_path / "alone", "step")
     assert len(ours) == 120
@@ -476,7 +476,7 @@ def test_a_committee_on_three_ranks_labels_and_learns_as_in_one_process(
     values["data"] = {"type": "task", "task": "copy", "base": [1, 2], "held_out": 20}
     (tmp_path / "preset.json").write_text(json.dumps(values))
     trained(3, tmp_path / "preset.json", "--out", tmp_path / "three")
-    for _ in lab.train(resolve(values), tmp_path / "one"):
+    for _ in train(resolve(values), tmp_path / "one"):
         pass
     ours, theirs = record(tmp_path / "three"), record(tmp_path / "one")
     assert [(e["kind"], e["step"]) for e in ours] == [(e["kind"], e["step"]) for e in theirs]
@@ -526,7 +526,7 @@ def test_parts_of_a_batch_are_its_rows_in_order(of: int, population: int | None)
 
 
 def test_buckets_hold_all_tensors_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "BUCKET", 10)
+    monkeypatch.setattr(distributed, "BUCKET_NUMBERS", 10)
     sizes = [3, 4, 3, 1, 40, 0, 10]
     made = [torch.zeros(size) for size in sizes] + [torch.zeros(2, dtype=torch.float64)]
     buckets = list(distributed._buckets(made))

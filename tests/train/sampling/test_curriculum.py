@@ -11,7 +11,7 @@ from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.errors import PresetError
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.runs import train as lab
+from nanogrove.runs.train import train
 from nanogrove.train.loop import Plan
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.sampling.curriculum import CurriculumConfig, easiest
@@ -93,7 +93,7 @@ def test_accumulation_changes_nothing(tiny: Any, tmp_path: Path) -> None:
             train={"steps": 12, "batch_size": 8, "accumulation": accumulation},
             sample={"tokens": 0},
         )
-        events = list(lab.train(resolve(values), tmp_path / str(accumulation)))
+        events = list(train(resolve(values), tmp_path / str(accumulation)))
         losses.append([event.values["loss"] for event in events if event.kind == "step"])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 

@@ -14,8 +14,8 @@ from nanogrove.errors import NanogroveError
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import Event, read_events
 from nanogrove.reports.report import write_report
-from nanogrove.runs import train as lab
 from nanogrove.runs.setup import build
+from nanogrove.runs.train import train
 from nanogrove.train.objective import next_token
 from nanogrove.train.sampling.source_weights import (
     AdaptiveConfig,
@@ -56,7 +56,7 @@ def preset(tiny: Any, tmp_path: Path) -> dict[str, Any]:
 
 
 def run(preset: dict[str, Any], out: Path, *overrides: str) -> list[Event]:
-    for _ in lab.train(resolve(preset, overrides), out):
+    for _ in train(resolve(preset, overrides), out):
         pass
     return read_events(out / "events.jsonl")
 
@@ -213,7 +213,7 @@ def test_the_loss_of_each_source_is_that_of_its_own_tokens(preset: dict) -> None
     parts = build(resolve(preset))
     batch = parts.corpus.batches(0)
     batch.mask[0, :5] = False
-    model = GPT(parts.model).initialize(0)
+    model = GPT(parts.model_on_data).initialize(0)
     found = by_source(model(batch.tokens, batch.targets), batch, 2)
     assert found.total.equal(next_token(model, batch).total)
     nll = model(batch.tokens, batch.targets).detach()
@@ -275,7 +275,7 @@ def test_excess_is_over_a_reference_of_the_same_vocabulary(preset: dict, tmp_pat
     preset["method"]["adaptive"] |= {"strategy": "excess_loss", "reference": str(tmp_path / "reference")}
     told = [event.values for event in run(preset, tmp_path / "run") if event.kind == "sources"]
     parts = build(resolve(preset))
-    model = GPT(parts.model).initialize(0)
+    model = GPT(parts.model_on_data).initialize(0)
     held = reference_losses(model, parts.corpus, 10_000)  # type: ignore[arg-type]
     mine = (batch for batch in parts.corpus.windows("validation") if batch.source[0] == 0)
     direct = [float(model(batch.tokens, batch.targets).detach().mean()) for batch in mine]
@@ -318,11 +318,11 @@ def test_excess_is_over_what_was_measured_at_the_start(preset: dict, tmp_path: P
     run(plain, tmp_path / "reference", "optimizer.lr=0.02", "train.steps=40")
     preset["method"]["adaptive"] |= {"strategy": "excess_loss", "reference": str(tmp_path / "reference")}
     whole = run(preset, tmp_path / "whole")
-    for event in lab.train(resolve(preset), tmp_path / "cut"):
+    for event in train(resolve(preset), tmp_path / "cut"):
         if event.kind == "step" and event.step == 7:
             break
     (tmp_path / "reference").rename(tmp_path / "elsewhere")
-    for _ in lab.train(resolve(preset), tmp_path / "cut", resume=True):
+    for _ in train(resolve(preset), tmp_path / "cut", resume=True):
         pass
     cut = read_events(tmp_path / "cut/events.jsonl")
     assert [e.values for e in cut if e.kind == "sources"] == [e.values for e in whole if e.kind == "sources"]

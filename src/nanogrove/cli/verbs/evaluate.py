@@ -21,9 +21,9 @@ def evaluate(
     if split not in (None, "validation", "test", "train"):
         raise PresetError(f"--split {split}: no such split; it is validation, test or train")
     from nanogrove.cli.render import described_calibration, described_held_out, described_score
-    from nanogrove.runs import train as lab
+    from nanogrove.runs import score as runs
 
-    score = lab.evaluate(run, split, calibrate=calibrate)
+    score = runs.evaluate(run, split, calibrate=calibrate)
     for line in (*described_score(score), *described_held_out(score)):
         print(line)
     for line in described_calibration(score["calibration"]) if calibrate else ():

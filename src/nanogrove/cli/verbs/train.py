@@ -27,8 +27,8 @@ def train(
     from nanogrove.config.catalog import read_preset_file
     from nanogrove.config.overrides import replaced_budget, resolve
     from nanogrove.record.folder import read_preset
-    from nanogrove.runs import train as lab
-    from nanogrove.runs.setup import estimate
+    from nanogrove.runs import train as runs
+    from nanogrove.runs.estimate import estimate
     from nanogrove.train.parallel.ranks import Ranks
 
     values = None
@@ -44,7 +44,7 @@ def train(
         return
     out = out or Path("runs") / chosen.name
     shown = console if Ranks.from_environment().first else Console(quiet=True)
-    stopped = show(lab.train(chosen, out, resume, allow_code), shown, out, replaced)
+    stopped = show(runs.train(chosen, out, resume, allow_code), shown, out, replaced)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
 

@@ -1,13 +1,14 @@
 """A population trained on next tokens: all members together in one process, or spread over ranks.
 
-Spread, each rank trains a copy of its own members on the same batches, and the whole population, which every rank
-holds, stays as it was until `TrainState.gather` brings all members together again: at the end of a phase, and where
-somebody is about to score, save or breed. So ranks exchange a few numbers a step, and weights a few times a phase. What
-a step yields are figures of all members, as one process would give them.
+Spread over ranks (`ByMember`), each of them trains a copy of its members on the same batches, and the whole population,
+which every rank holds, stays as it was until `gather` brings all members together: at the end of a phase, and before
+they are scored, saved or bred. So ranks exchange a few numbers a step, and weights a few times a phase. What a step
+yields are figures of all members, as one process would give them.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,62 +58,88 @@ def difference_from_alone(state: TrainState, batch: Batch, plan: Plan) -> str | 
 def fit_members(state: TrainState, batches: Batches, plan: Plan) -> Iterator[Event]:
     """`fit` of a population, with its heads if it has any, to `plan.steps`.
 
-    Of several ranks each trains its members. Behind a step that is not the last, the state of all of them is whole
-    once `state.gather` was called, on every rank. Raises what `fit` does.
+    Each of several ranks trains its members. After the last step the state of all members is up to date on every rank,
+    and after any other once `plan.layout.gather` was called. Raises what `fit` does.
     """
     population, ranks = state.model.population, plan.ranks
     if ranks.world == 1 or population is None:
         yield from fit(state, batches, objective_of(state, plan), plan)
         return
-    mine = ranks.share(population)
-    own = _taken(state, mine)
-    phase = replace(plan, spread=population, first_member=mine.start, rate=lambda step: _of(plan.rate(step), mine))
-    state.gather = lambda: _gather(state, own, mine, ranks)
-    for event in fit(own, lambda step: batches(step).members(mine), objective_of(own, plan), phase):
-        state.step, state.tokens, state.seconds = own.step, own.tokens, own.seconds
-        if event.step == plan.steps:
-            state.gather()
-            state.gather = lambda: None  # what becomes of members from here on is not this phase's
-        yield event
+    members, last = ranks.share(population), None
+    phase = replace(
+        plan, spread=population, first_member=members.start, rate=lambda step: _of(plan.rate(step), members)
+    )
+    with plan.layout.spread(state) as part:
+        for event in fit(part, lambda step: batches(step).members(members), objective_of(part, plan), phase):
+            state.step, state.tokens, state.seconds = part.step, part.tokens, part.seconds
+            if event.step == plan.steps:
+                last = event
+            else:
+                yield event
+    if last is not None:
+        yield last
 
 
-def _of(value: PerMember, mine: slice) -> PerMember:
-    """Of what may differ from member to member, `[P]`, the part of some of them."""
-    return value[mine] if isinstance(value, Tensor) and value.dim() else value
+@dataclass
+class ByMember:
+    """Each of several ranks trains a copy of its members of a population; see `layout.py`."""
+
+    ranks: Ranks
+    spread_now: tuple[TrainState, TrainState] | None = None  # a whole state, and this rank's part of it
+
+    @contextmanager
+    def spread(self, state: TrainState) -> Iterator[TrainState]:
+        part = _copy_members(state, self.ranks.share(state.model.population or 1))
+        self.spread_now = state, part
+        try:
+            yield part
+            self.gather()
+        finally:
+            self.spread_now = None
+
+    def gather(self) -> None:
+        if self.spread_now is not None:
+            _gather(*self.spread_now, self.ranks)
 
 
-def _taken(state: TrainState, mine: slice) -> TrainState:
+def _of(value: PerMember, members: slice) -> PerMember:
+    """The values of some members, where `value` differs from member to member, `[P]`."""
+    return value[members] if isinstance(value, Tensor) and value.dim() else value
+
+
+def _copy_members(state: TrainState, members: slice) -> TrainState:
     """A copy of some members, with their moments and settings."""
     model, heads = state.model, state.heads
-    count = mine.stop - mine.start
+    count = members.stop - members.start
     gpt = GPT(model.config, count).to(model.embed.weight.device)
-    gpt.dropout.share = _of(model.dropout.share, mine)
+    gpt.dropout.share = _of(model.dropout.share, members)
     beside = None if heads is None else Heads(heads.config, model.config, count).to(model.embed.weight.device)
     optimizer = make_optimizer(gpt, state.optimizer.config, state.optimizer.precision, beside)
     for group, theirs in zip(optimizer.groups, state.optimizer.groups, strict=True):
-        group.weight_decay = _of(theirs.weight_decay, mine)
-    own = TrainState(gpt, optimizer, state.step, state.tokens, seconds=state.seconds, heads=beside)
-    for (_, parameter), (_, whole) in zip(own.named_parameters(), state.named_parameters(), strict=True):
-        parameter.data.copy_(whole.data[mine])
+        group.weight_decay = _of(theirs.weight_decay, members)
+    part = TrainState(gpt, optimizer, state.step, state.tokens, seconds=state.seconds, heads=beside)
+    for (_, parameter), (_, whole) in zip(part.named_parameters(), state.named_parameters(), strict=True):
+        parameter.data.copy_(whole.data[members])
         for name, moment in state.optimizer.state.get(whole, {}).items():
-            optimizer.state[parameter][name] = (moment[mine] if moment.dim() else moment).clone()
-    return own
+            optimizer.state[parameter][name] = (moment[members] if moment.dim() else moment).clone()
+    return part
 
 
 @torch.no_grad()
-def _gather(state: TrainState, own: TrainState, mine: slice, ranks: Ranks) -> None:
+def _gather(state: TrainState, part: TrainState, ranks: Ranks) -> None:
     """Sets the weights and moments of all members to those of the ranks that train them."""
     population = state.model.population or 1
+    members = ranks.share(population)
     whole: list[Tensor] = []
-    for (_, parameter), (_, ours) in zip(state.named_parameters(), own.named_parameters(), strict=True):
+    for (_, parameter), (_, ours) in zip(state.named_parameters(), part.named_parameters(), strict=True):
         parameter.zero_()
-        parameter[mine] = ours
+        parameter[members] = ours
         whole.append(parameter.data)
-        for name, moment in sorted(own.optimizer.state[ours].items()):  # in one order on all ranks, read or made here
+        for name, moment in sorted(part.optimizer.state[ours].items()):  # in one order on all ranks, read or made here
             together = moment.clone()
             if moment.dim():
                 together = moment.new_zeros(population, *moment.shape[1:])
-                together[mine] = moment
+                together[members] = moment
                 whole.append(together)
             state.optimizer.state[parameter][name] = together
     ranks.sum(whole)

@@ -2,10 +2,10 @@
 
 What is computed is what one process computes. Of one model every rank takes its rows of the global batch, the sums of
 gradients and losses over all ranks are divided by the scored tokens of all, and each rank then makes the same update.
-Gradients are added in flat pieces behind the last micro-batch; see docs/decisions/011-many-devices.md for why no
+Gradients are summed in flat buckets after the last micro-batch; see docs/decisions/011-many-devices.md for why no
 wrapper does it. Members of a population are trained by a rank each, or several (`train/parallel/members.py`).
 
-Two channels: gradients go by NCCL between GPUs and by gloo between processors; all else, a few bytes of text, always
+Two channels: gradients go by NCCL between GPUs and by gloo between CPUs; all else, a few bytes of text, always
 goes by gloo, where waiting for a long evaluation of rank 0 is no fault. Every message is of one shape, and one kind of
 it says that a rank has failed, so that an error of one rank ends all of them, whatever they were about to say.
 """
@@ -19,8 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import zip_longest
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,14 +27,14 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from nanogrove.errors import NanogroveError, PresetError, RunError
+from nanogrove.json_difference import differences
 from nanogrove.train.autotune import cores
 from nanogrove.train.precision import pick_device
 
 T = TypeVar("T")
 COMING = timedelta(minutes=10)  # from the first rank's start to the last one's
 PATIENCE = timedelta(days=1)  # for ranks that wait while rank 0 scores, samples or saves; a dead peer is told at once
-BUCKET = 1 << 24  # numbers added at once, at most, unless one tensor has more
-MISSING = "nothing"
+BUCKET_NUMBERS = 1 << 24  # added at once, at most, unless one tensor has more
 
 
 class PeerError(RunError):
@@ -50,7 +49,7 @@ class Ranks:
     world: int = 1
     local: int = 0
     local_world: int = 1
-    talk: Callable[[], Any] = lambda: None  # the process group for words, while it lasts
+    control_group: Callable[[], dist.ProcessGroup | None] = lambda: None  # the group of text messages, while it lasts
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -99,57 +98,61 @@ class Ranks:
                 for tensor, piece in zip(bucket, pieces, strict=True):
                     tensor.copy_(piece.view_as(tensor))
 
-    def copy_first(self, tensors: list[Tensor]) -> None:
+    def broadcast(self, tensors: list[Tensor]) -> None:
         """Replaces each tensor by that of rank 0. Raises PeerError."""
         if self.world > 1:
             with _contact(self.rank):
-                for tensor in tensors:  # NCCL moves nothing that lies on the processor
-                    dist.broadcast(tensor, 0, group=self.talk() if tensor.device.type == "cpu" else None)
+                for tensor in tensors:  # NCCL moves nothing that lies on the CPU
+                    dist.broadcast(tensor, 0, group=self.control_group() if tensor.device.type == "cpu" else None)
 
-    def highest(self, number: int) -> int:
-        """The greatest number that any rank gives."""
-        return number if self.world == 1 else max(map(int, self.say(str(number))))
+    def all_reduce_max(self, number: int) -> int:
+        """The greatest of the numbers of all ranks."""
+        return number if self.world == 1 else max(map(int, self.all_gather_text(str(number))))
 
-    def say(self, text: str = "") -> list[str]:
-        """What every rank says, in order of rank; returns when all have. Raises PeerError where one has failed."""
+    def all_gather_text(self, text: str) -> list[str]:
+        """The text of every rank, in order of rank; a barrier. Raises PeerError where a rank has failed."""
         if self.world == 1:
             return [text]
-        said = self._gather("=" + text)
-        for rank, words in enumerate(said):
-            if words.startswith("!"):
-                raise PeerError(f"rank {rank}: {words[1:]}")
-        return [words[1:] for words in said]
+        messages = self._gather("=" + text)
+        for rank, message in enumerate(messages):
+            if message.startswith("!"):
+                raise PeerError(f"rank {rank}: {message[1:]}")
+        return [message[1:] for message in messages]
 
-    def told(self, work: Callable[[], T]) -> T:
-        """What `work` gives on rank 0, on every rank: it must be JSON. No other rank does the work."""
+    def barrier(self) -> None:
+        """Returns once all ranks have come here. Raises PeerError where one has failed."""
+        self.all_gather_text("")
+
+    def broadcast_from_main(self, work: Callable[[], T]) -> T:
+        """Returns on every rank what `work`, called on rank 0 alone, returns there: a value of JSON."""
         if self.world == 1:
             return work()
-        said: T = json.loads(self.say(json.dumps(work()) if self.first else "null")[0])
-        return said
+        result: T = json.loads(self.all_gather_text(json.dumps(work()) if self.first else "null")[0])
+        return result
 
-    def in_turn(self, work: Callable[[], T]) -> T:
-        """`work` by one rank of each machine and then by the others, which find what it prepared."""
+    def local_rank0_first(self, work: Callable[[], T]) -> T:
+        """Calls `work` on one rank of each machine and then on the others, for which it has prepared files."""
         early = work() if self.local == 0 else None
-        self.say()
+        self.barrier()
         return work() if early is None else early
 
-    def same_everywhere(self, name: str, value: Any) -> None:
+    def same_everywhere(self, name: str, value: object) -> None:
         """Raises RunError, on all ranks, where a rank's `value`, which is JSON, is not that of rank 0."""
-        texts = self.say(json.dumps(value, sort_keys=True))
+        texts = self.all_gather_text(json.dumps(value, sort_keys=True))
         for rank, text in enumerate(texts):
             if text != texts[0]:
-                key, theirs, ours = next(_differences(name, json.loads(text), json.loads(texts[0])))
+                key, theirs, ours = next(differences(json.loads(text), json.loads(texts[0]), name))
                 raise RunError(
-                    f"{key} is {theirs} on rank {rank} and {ours} on rank 0; "
+                    f"{key} is {json.dumps(theirs)} on rank {rank} and {json.dumps(ours)} on rank 0; "
                     "start every rank with the same command, on the same data"
                 )
 
     @contextmanager
-    def agreement(self) -> Iterator[None]:
+    def fail_together(self) -> Iterator[None]:
         """A part that all ranks leave together or, where one fails, none: the others raise PeerError."""
         try:
             yield
-            self.say()
+            self.barrier()
         except PeerError:
             raise
         except (NanogroveError, OSError) as error:
@@ -163,11 +166,11 @@ class Ranks:
         data = text.encode()
         with _contact(self.rank):
             sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
-            dist.all_gather(sizes, torch.tensor([len(data)]), group=self.talk())
+            dist.all_gather(sizes, torch.tensor([len(data)]), group=self.control_group())
             longest = max(int(size) for size in sizes)
             texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
             padded = torch.tensor(list(data.ljust(longest, b"\0")), dtype=torch.uint8)
-            dist.all_gather(texts, padded, group=self.talk())
+            dist.all_gather(texts, padded, group=self.control_group())
         return [bytes(t.tolist()[: int(size)]).decode() for t, size in zip(texts, sizes, strict=True)]
 
 
@@ -180,37 +183,37 @@ def joined(device: str) -> Iterator[Ranks]:
 
     Raises RunError where they cannot meet, PresetError for a device that not every rank can have.
     """
-    found = Ranks.from_environment()
-    if found.world == 1:
-        yield found
+    ranks = Ranks.from_environment()
+    if ranks.world == 1:
+        yield ranks
         return
     chosen = pick_device(device)
     if chosen.index is not None:
         raise PresetError(f"train.device={device} names one device for all ranks; use train.device={chosen.type}")
     if chosen.type == "cuda":
-        if found.local_world > torch.cuda.device_count():
+        if ranks.local_world > torch.cuda.device_count():
             raise RunError(
-                f"{found.local_world} ranks and {torch.cuda.device_count()} GPUs here; set --nproc_per_node to that"
+                f"{ranks.local_world} ranks and {torch.cuda.device_count()} GPUs here; set --nproc_per_node to that"
             )
-        torch.cuda.set_device(found.local)
-    if found.local_world == found.world:  # all on this machine, whose own name need not lead anywhere
+        torch.cuda.set_device(ranks.local)
+    if ranks.local_world == ranks.world:  # all on this machine, whose own name need not lead anywhere
         os.environ["MASTER_ADDR"] = "127.0.0.1"
         if "lo" in [name for _, name in socket.if_nameindex()]:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=_meeting(found), rank=found.rank, world_size=found.world)
-        talk: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
+        dist.init_process_group(backend, store=_meeting(ranks), rank=ranks.rank, world_size=ranks.world)
+        control: dist.ProcessGroup | None = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         reason = str(error).split("\n")[0]
-        raise RunError(f"rank {found.rank}: the {found.world} ranks cannot meet ({reason})") from None
+        raise RunError(f"rank {ranks.rank}: the {ranks.world} ranks cannot meet ({reason})") from None
     try:
-        yield Ranks(found.rank, found.world, found.local, found.local_world, lambda: talk)
+        yield Ranks(ranks.rank, ranks.world, ranks.local, ranks.local_world, lambda: control)
     finally:
         dist.destroy_process_group()
         # Its threads are joined once nothing holds the group any more. One may not have let go of the last message yet,
         # for which it needs Python, and at Python's end that would abort the process.
-        talk = None
+        control = None
 
 
 def _meeting(ranks: Ranks) -> Store:
@@ -258,25 +261,13 @@ def _contact(rank: int) -> Iterator[None]:
 
 
 def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
-    """The tensors in order, as lists of one type and at most `BUCKET` numbers."""
+    """The tensors in order, as lists of one type and at most `BUCKET_NUMBERS`."""
     bucket: list[Tensor] = []
     for tensor in tensors:
-        full = sum(t.numel() for t in bucket) + tensor.numel() > BUCKET
+        full = sum(t.numel() for t in bucket) + tensor.numel() > BUCKET_NUMBERS
         if bucket and (full or tensor.dtype != bucket[0].dtype):
             yield bucket
             bucket = []
         bucket.append(tensor)
     if bucket:
         yield bucket
-
-
-def _differences(name: str, theirs: Any, ours: Any) -> Iterator[tuple[str, str, str]]:
-    """The dotted keys in which two JSON values differ, with the values."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for key in sorted(theirs.keys() | ours.keys()):
-            yield from _differences(f"{name}.{key}", theirs.get(key, MISSING), ours.get(key, MISSING))
-    elif isinstance(theirs, list) and isinstance(ours, list):
-        for place, (their, our) in enumerate(zip_longest(theirs, ours, fillvalue=MISSING)):
-            yield from _differences(f"{name}[{place}]", their, our)
-    elif theirs != ours:
-        yield name, json.dumps(theirs), json.dumps(ours)

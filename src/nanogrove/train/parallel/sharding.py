@@ -1,17 +1,18 @@
-"""Weights, gradients and moments cut in as many pieces as there are ranks, for a model that does not fit one device.
+"""Weights, gradients and moments sharded over the ranks, for a model that does not fit one device.
 
-Torch's FSDP2 (Zhao 2023, `fully_shard`) does it: each rank holds a piece of every tensor, cut along its first axis, and
-brings a block together just before it is computed, forward and again backward, where gradients are added and cut in the
-same way. Losses and norms are those of one process. The optimizer updates pieces, which asks for one that treats each
-number by itself, as AdamW and SGD do.
+Torch's FSDP2 (Zhao 2023, `fully_shard`) does it: each rank holds a shard of every tensor, split along its first axis,
+and a block is gathered just before it is computed, forward and again backward, where gradients are summed and sharded
+in the same way. Losses and norms are those of one process. The optimizer updates shards, which asks for one that treats
+each number by itself, as AdamW and SGD do.
 
-The whole state lies in the memory of the processor. It is what runs begin from and what is saved, so checkpoints know
-nothing of pieces, and `TrainState.gather` brings it up to date.
+The whole state lies in the memory of the CPU. It is what runs begin from and what is saved, so checkpoints know nothing
+of shards, and `Sharding.gather` brings it up to date.
 """
 
 import copy
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -27,55 +28,74 @@ from nanogrove.train.state import TrainState
 
 
 @dataclass
-class Sharded(TrainState):
-    """This rank's pieces as a training state: plain tensors that share memory with the model's, the `cut` ones.
+class ShardedState(TrainState):
+    """This rank's shards as a training state: plain tensors that share memory with the model's parameters.
 
-    Those are kept here, since a module holds whole ones while it is computed.
+    Those, `distributed`, are kept here, since a module holds whole ones while it is computed.
     """
 
-    pieces: dict[str, nn.Parameter] = field(default_factory=dict)
-    cut: list[nn.Parameter] = field(default_factory=list)
+    shards: dict[str, nn.Parameter] = field(default_factory=dict)
+    distributed: list[nn.Parameter] = field(default_factory=list)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The shards of this rank under the names of the whole parameters."""
-        yield from self.pieces.items()
+        yield from self.shards.items()
 
     def gradients(self) -> list[Tensor]:
-        """The gradients of the pieces, added over all ranks."""
-        for piece, parameter in zip(self.pieces.values(), self.cut, strict=True):
+        """The gradients of the shards, summed over all ranks."""
+        for shard, parameter in zip(self.shards.values(), self.distributed, strict=True):
             gradient, parameter.grad = parameter.grad, None
-            piece.grad = None if gradient is None else _local(gradient)
+            shard.grad = None if gradient is None else _local(gradient)
         return super().gradients()
 
 
-def sharded(state: TrainState, ranks: Ranks, device: torch.device) -> Sharded:
-    """Cuts a whole state, which lies on the processor, in pieces on `device`; `state.gather` then brings it together.
+@dataclass
+class Sharding:
+    """Each rank trains its shard of every tensor on `device`; `gather` fills the state of rank 0 alone."""
 
-    `gather` is for all ranks, and fills the state of rank 0 alone.
-    """
+    ranks: Ranks
+    device: torch.device
+    spread_now: tuple[TrainState, ShardedState] | None = None  # a whole state, and this rank's shards of it
+
+    @contextmanager
+    def spread(self, state: TrainState) -> Iterator[TrainState]:
+        shards = shard_state(state, self.ranks, self.device)
+        self.spread_now = state, shards
+        try:
+            yield shards
+            self.gather()
+        finally:
+            self.spread_now = None
+
+    def gather(self) -> None:
+        if self.spread_now is not None:
+            _gather(*self.spread_now, self.ranks)
+
+
+def shard_state(state: TrainState, ranks: Ranks, device: torch.device) -> ShardedState:
+    """This rank's shards on `device` of a whole state, which lies on the CPU."""
     # Its objectives return views of what a module gave, and change none of them in place.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (ranks.world,))
     model = copy.deepcopy(state.model)
     optimizer = make_optimizer(model, state.optimizer.config, state.optimizer.precision)
-    places = {parameter: n for n, parameter in enumerate(model.parameters())}
-    order = [[places[parameter] for parameter in group.parameters] for group in optimizer.groups]
+    positions = {parameter: n for n, parameter in enumerate(model.parameters())}
+    order = [[positions[parameter] for parameter in group.parameters] for group in optimizer.groups]
     for module in [*model.blocks, model]:
         fully_shard(module, mesh=mesh)
         assert isinstance(module, FSDPModule)
         module.set_gradient_divide_factor(1.0)  # a rank counts by its scored tokens, as `fit` sees to
         module.set_force_sum_reduction_for_comms(True)  # gloo knows no other factor
-    pieces = {name: nn.Parameter(_local(parameter)) for name, parameter in model.named_parameters()}
-    held = list(pieces.values())
+    shards = {name: nn.Parameter(_local(parameter)) for name, parameter in model.named_parameters()}
+    held = list(shards.values())
     for group, numbers in zip(optimizer.groups, order, strict=True):
         group.parameters = [held[n] for n in numbers if held[n].numel()]
-    own = Sharded(model, optimizer, state.step, state.tokens, seconds=state.seconds, notes=state.notes)
-    own.pieces, own.cut = pieces, list(model.parameters())
-    for (_, whole), piece, parameter in zip(state.named_parameters(), held, own.cut, strict=True):
+    sharded = ShardedState(model, optimizer, state.step, state.tokens, seconds=state.seconds, notes=state.notes)
+    sharded.shards, sharded.distributed = shards, list(model.parameters())
+    for (_, whole), shard, parameter in zip(state.named_parameters(), held, sharded.distributed, strict=True):
         for name, moment in state.optimizer.state.get(whole, {}).items():
-            optimizer.state[piece][name] = _cut(moment, parameter) if moment.dim() else moment.clone().to(device)
-    state.gather = lambda: _gather(state, own, ranks)
-    return own
+            optimizer.state[shard][name] = _shard(moment, parameter) if moment.dim() else moment.clone().to(device)
+    return sharded
 
 
 def _local(tensor: Tensor) -> Tensor:
@@ -83,40 +103,41 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local().detach()
 
 
-def _cut(whole: Tensor, like: Tensor) -> Tensor:
-    """This rank's piece of a tensor that every rank has whole."""
+def _shard(whole: Tensor, like: Tensor) -> Tensor:
+    """This rank's shard of a tensor that every rank has whole."""
     assert isinstance(like, DTensor)
-    there = distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-    return _local(there).clone()
+    distributed = distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return _local(distributed).clone()
 
 
 @torch.no_grad()
-def _gather(state: TrainState, own: Sharded, ranks: Ranks) -> None:
+def _gather(state: TrainState, sharded: ShardedState, ranks: Ranks) -> None:
     """Sets the whole state of rank 0, one tensor after the other."""
 
-    def whole(piece: Tensor, like: DTensor) -> Tensor:
-        made = DTensor.from_local(
-            piece, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    def whole(shard: Tensor, like: DTensor) -> Tensor:
+        distributed = DTensor.from_local(
+            shard, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
         )
-        return made.full_tensor()
+        return distributed.full_tensor()
 
-    for (_, target), piece, parameter in zip(state.named_parameters(), own.pieces.values(), own.cut, strict=True):
+    tensors = zip(state.named_parameters(), sharded.shards.values(), sharded.distributed, strict=True)
+    for (_, target), shard, parameter in tensors:
         assert isinstance(parameter, DTensor)
-        full = whole(piece.detach(), parameter)
+        full = whole(shard.detach(), parameter)
         if ranks.first:
             target.copy_(full)
-        for name in _moments(own):
-            moment = own.optimizer.state[piece].get(name)
-            moment = torch.zeros_like(piece) if moment is None else moment  # of an empty piece
+        for name in _moments(sharded):
+            moment = sharded.optimizer.state[shard].get(name)
+            moment = torch.zeros_like(shard) if moment is None else moment  # of an empty shard
             full = whole(moment, parameter)
             if ranks.first:
                 state.optimizer.state[target][name] = full.cpu()
-        if ranks.first and "step" in own.optimizer.state[piece]:
-            state.optimizer.state[target]["step"] = own.optimizer.state[piece]["step"].cpu().clone()
+        if ranks.first and "step" in sharded.optimizer.state[shard]:
+            state.optimizer.state[target]["step"] = sharded.optimizer.state[shard]["step"].cpu().clone()
 
 
-def _moments(own: Sharded) -> tuple[str, ...]:
+def _moments(sharded: ShardedState) -> tuple[str, ...]:
     """The moments that this optimizer keeps, in one order on all ranks."""
-    if not own.step:
+    if not sharded.step:
         return ()
-    return RULES[own.optimizer.config.name].moments
+    return RULES[sharded.optimizer.config.name].moments

@@ -42,8 +42,8 @@ def easiest(batches: Batches, state: TrainState, config: CurriculumConfig, plan:
         count = min(max(math.ceil(share * len(batch.tokens) - 1e-9), plan.ranks.world), len(batch.tokens))
         if count == len(batch.tokens):
             return batch
-        found = row_losses(state, batch, plan) if plan.ranks.first or plan.shard else []  # pieces compute together
-        losses = torch.tensor(plan.ranks.told(lambda: found))
+        found = row_losses(state, batch, plan) if plan.ranks.first or plan.sharded else []  # shards compute together
+        losses = torch.tensor(plan.ranks.broadcast_from_main(lambda: found))
         rows = losses.argsort(stable=True)[:count].sort().values
         return batch.take(rows)
 

@@ -1,0 +1,1 @@
+"""A preset becomes a run: set up, trained, recorded, saved, scored."""

@@ -1,0 +1,136 @@
+"""The checkpoints of a run as it goes: the current state, the best model so far, snapshots if asked for.
+
+Rank 0 holds a `Checkpointer`; every other rank a `NullCheckpointer`, which saves nothing.
+"""
+
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TypedDict
+
+from nanogrove.config.preset import Preset
+from nanogrove.record.events import Event
+from nanogrove.record.folder import RunFolder
+from nanogrove.record.measures import costs
+from nanogrove.runs.setup import Setup
+from nanogrove.train.checkpoint import Checkpoint, save_checkpoint
+from nanogrove.train.state import TrainState
+
+
+class Best(TypedDict):
+    """The best evaluation so far; `member` is who was best when last scored, since slots change their owners."""
+
+    step: int
+    score: float
+    member: int
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is to be done after a step, all of it with the whole state."""
+
+    sample: bool
+    snapshot: bool
+    save: bool
+
+    def __bool__(self) -> bool:
+        return self.sample or self.snapshot or self.save
+
+
+def due(preset: Preset, step: int) -> Due:
+    """What the preset asks for after a step."""
+    return Due(
+        sample=bool(preset.sample.tokens) and not preset.model.scalar and step % preset.sample.every == 0,
+        snapshot=preset.save.snapshots and step & (step - 1) == 0,
+        save=step % preset.save.every == 0,
+    )
+
+
+@dataclass
+class Checkpointer:
+    """Saves the state of a run in its folder."""
+
+    folder: RunFolder
+    setup: Setup
+    state: TrainState
+    best: Best | None = None
+    saved: int = -1  # the step of the newest `current`
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Takes over what a checkpoint, to which the state was restored, knows of the run."""
+        self.best, self.saved = checkpoint.state["best"], self.state.step
+
+    def save(self, name: str, member: int = 0) -> None:
+        """Saves the state under `name`; best and snapshots hold the weights of one model only."""
+        extra = {
+            "position": self.folder.position(),
+            "best": self.best,
+            "data": self.setup.corpus.describe()["fingerprint"],
+            "nanogrove": metadata.version("nanogrove"),
+        }
+        single = None if self.state.model.population is None or name == "current" else member
+        save_checkpoint(self.folder.checkpoints, name, self.state, self.setup.corpus.tokenizer, extra, single)
+
+    def save_current(self) -> None:
+        """Saves all that going on needs, unless that was done at this step."""
+        if self.saved < self.state.step:
+            self.save("current")
+            self.saved = self.state.step
+
+    def save_due(self, due: Due) -> None:
+        """Saves what is due after a step."""
+        if due.snapshot:
+            self.save(f"step-{self.state.step}")
+        if due.save:
+            self.save_current()
+
+    def keep_best(self, event: Event) -> None:
+        """Saves the model of an `eval` event, of a population its best member, where none was as good before."""
+        scores = costs(event.values)
+        member = min(range(len(scores)), key=scores.__getitem__)
+        if self.best is None or scores[member] < self.best["score"]:
+            self.best = {"step": event.step, "score": scores[member], "member": member}
+            self.save("best", member)
+        self.best["member"] = member
+
+    @property
+    def best_member(self) -> int:
+        """The member that was best when last scored, whom samples come from."""
+        return 0 if self.best is None else self.best["member"]
+
+    def last_good(self) -> str:
+        """Where a run that diverged can be taken up again, as the end of an error."""
+        newest = f"{self.folder.checkpoints / 'current'} (step {self.saved})" if self.saved >= 0 else "none yet"
+        return f"; last good checkpoint: {newest}"
+
+    def rescue(self, event: Event | None) -> str:
+        """Saves a run whose data failed after `event`, where its state is whole without the other ranks.
+
+        Returns where the run can be taken up again, as the end of an error.
+        """
+        plan = self.setup.plan
+        whole = plan.ranks.world == 1 or (self.state.model.population is None and not plan.sharded)
+        if whole and event is not None and event.kind == "step" and event.step == self.state.step:
+            self.save_current()
+        newest = f"the run is saved at step {self.saved}" if self.saved >= 0 else "nothing is saved yet"
+        return f"; {newest}, go on with --resume"
+
+
+class NullCheckpointer:
+    """The checkpointer of a rank that saves nothing."""
+
+    best_member = 0
+
+    def save_current(self) -> None:
+        pass
+
+    def save_due(self, due: Due) -> None:
+        pass
+
+    def keep_best(self, event: Event) -> None:
+        pass
+
+    def last_good(self) -> str:
+        return ""
+
+    def rescue(self, event: Event | None) -> str:
+        return ""

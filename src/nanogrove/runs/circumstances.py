@@ -1,0 +1,73 @@
+"""What a run begins with, and on what it goes on: its first event, and what bits depend on besides the preset."""
+
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from nanogrove.record.events import Event
+from nanogrove.runs.setup import Setup
+from nanogrove.train.autotune import cores, instructions, processor, unpacked
+from nanogrove.train.parallel.members import difference_from_alone
+from nanogrove.train.state import TrainState
+
+CIRCUMSTANCES = ("start", "resume")  # the events that hold them
+BIT_DEPENDENCIES = {"versions": ("nanogrove", "torch"), "machine": ("processor", "instructions", "threads")}
+
+
+def start_event(setup: Setup, state: TrainState) -> Event:
+    """The first event: what is about to be trained, on what."""
+    preset, plan, heads = setup.preset, setup.plan, state.heads
+    values = {
+        "name": preset.name,
+        "method": preset.method.name,
+        "seed": preset.seed,
+        "parameters": state.model.parameter_count(),
+        **({} if heads is None else {"head_parameters": heads.parameter_count()}),
+        "vocabulary": setup.model_on_data.vocab_size,
+        "steps": plan.steps,
+        "data": setup.corpus.describe(),
+        "precision": plan.precision,
+        "precision_reason": setup.precision_reason,
+        "decoding": setup.sample_precision,
+        "decoding_reason": "the format of training" + unpacked(setup.sample_precision),
+        "micro_batches": plan.accumulation,
+        "compile": plan.compile,
+        "device": str(setup.device),
+        **circumstances(setup),
+    }
+    if state.model.population is not None and plan.ranks.world == 1:
+        values["members_differ"] = difference_from_alone(state, setup.corpus.batches(0), plan)
+    return Event("start", 0, values, setup.budget)
+
+
+def circumstances(setup: Setup) -> dict[str, Any]:
+    """Ranks, versions and machine: what bits may depend on besides the preset."""
+    ranks = setup.plan.ranks.world
+    return {
+        **({"ranks": ranks} if ranks > 1 else {}),
+        "versions": {
+            "nanogrove": metadata.version("nanogrove"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "machine": {
+            "system": platform.platform(),
+            "processor": processor(setup.whole_device),
+            "instructions": instructions(),
+            "cores": cores(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
+    """What differs, by name, of two `circumstances` that bits may depend on; what the older does not know is left."""
+    pairs = {"ranks": [before.get("ranks", 1), now.get("ranks", 1)]}
+    for section, names in BIT_DEPENDENCIES.items():
+        known = before.get(section, {})
+        pairs |= {name: [known[name], now[section][name]] for name in names if name in known}
+    if "instructions" not in before.get("machine", {}):
+        pairs.pop("processor", None)  # such a record names the processor in another way
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

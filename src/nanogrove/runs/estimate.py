@@ -1,0 +1,42 @@
+"""What a run would take, before it begins."""
+
+from typing import Any
+
+import torch
+
+from nanogrove.config.preset import Preset
+from nanogrove.model.gpt import GPT
+from nanogrove.model.heads import Heads
+from nanogrove.runs.setup import build
+from nanogrove.train.autotune import activation_bytes
+from nanogrove.train.optim.rules import moments_per_weight
+
+
+def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
+    """What a run would take: parameters and tokens of one member; operations and bytes of memory of all members.
+
+    Memory counts weights, those of auxiliary heads too, gradients, moments and, roughly, what one micro-batch keeps for
+    its backward pass.
+    """
+    setup = build(preset, allow_code=allow_code)
+    config, plan, train, corpus = setup.model_on_data, setup.plan, setup.preset.train, setup.corpus
+    with torch.device("meta"):
+        model = GPT(config)
+        in_heads = Heads(preset.auxiliary, config).parameter_count()
+    parameters, members = model.parameter_count(), setup.population or 1
+    tokens = plan.steps * train.batch_size * corpus.length
+    moments = moments_per_weight(preset.optimizer.name)
+    activations = activation_bytes(config, -(-train.batch_size // plan.accumulation))
+    return {
+        "parameters": parameters,
+        "steps": plan.steps,
+        "tokens": tokens,
+        "epochs": corpus.windows_per_epoch and tokens / (corpus.windows_per_epoch * corpus.length),
+        "members": members,
+        "flops": members * tokens * model.flops_per_token(corpus.length),
+        "memory_bytes": members * (4 * (parameters + in_heads) * (2 + moments) + activations),
+        "precision": plan.precision,
+        "device": str(setup.device),
+        "data": corpus.describe(),
+        "budget": setup.budget,
+    }

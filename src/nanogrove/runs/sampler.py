@@ -1,0 +1,29 @@
+"""Samples that a run draws as it goes."""
+
+from collections.abc import Iterator
+
+from nanogrove.data.rng import derived_seed
+from nanogrove.language_model import LanguageModel
+from nanogrove.model.gpt import GPT, unstack
+from nanogrove.record.events import Event
+from nanogrove.runs.setup import Setup
+from nanogrove.train.state import TrainState
+
+
+def samples_of_state(setup: Setup, state: TrainState, member: int, step: int) -> Iterator[Event]:
+    """Samples of the model as it stands; of a population, of one member."""
+    model = state.model
+    if model.population is not None:
+        model = GPT(model.config).to(setup.whole_device)
+        model.load_state_dict(unstack(state.model.state_dict(), member))
+    yield from samples(setup, LanguageModel(model, setup.corpus.tokenizer), step)
+
+
+def samples(setup: Setup, lm: LanguageModel, step: int) -> Iterator[Event]:
+    """A `sample` event for each prompt of the preset; its randomness is a function of (seed, step)."""
+    settings = setup.preset.sample
+    sampling = settings.model_dump(exclude={"every", "prompts", "tokens"})
+    seed, precision = derived_seed(setup.preset.seed, "sample", step), setup.sample_precision
+    texts = lm.generate(settings.prompts, settings.tokens, seed=seed, precision=precision, **sampling)
+    for prompt, text in zip(settings.prompts, texts, strict=True):
+        yield Event("sample", step, {"prompt": prompt, "text": text})

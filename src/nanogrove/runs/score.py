@@ -1,0 +1,55 @@
+"""How a run's best model does on a whole split, once it has ended or at any time before."""
+
+from pathlib import Path
+from typing import Any
+
+from nanogrove.config.overrides import resolve
+from nanogrove.corpora import make_corpus
+from nanogrove.data.splits import SPLITS
+from nanogrove.errors import CheckpointError, PresetError, RunError
+from nanogrove.evaluate import calibration
+from nanogrove.methods import load_method
+from nanogrove.record.folder import read_preset
+from nanogrove.train.checkpoint import model_of, read_checkpoint
+from nanogrove.train.precision import pick_device
+
+
+def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrate: bool = False) -> dict[str, Any]:
+    """How a run's best model does on the whole of a split: loss, and what else `evaluate_split` says of such data.
+
+    Left out, the split is validation for text and test for a grammar, whose samples cost nothing to spend. With
+    `calibrate` it is test, a temperature is fitted on validation and kept beside the weights, and what it brings on
+    test is given under `calibration`; see `nanogrove.evaluate.calibration`.
+
+    Raises RunError for a folder without a run, CheckpointError when the data is no longer that it was trained on, and
+    PresetError for a split that is none, or where there is nothing to measure a temperature on.
+    """
+    if split not in (None, *SPLITS):
+        raise PresetError(f"{split!r} is no split; take one of {', '.join(SPLITS)}")
+    if calibrate and split not in (None, "test"):
+        raise PresetError(f"a temperature is fitted on validation and measured on test; leave split={split} out")
+    stored = read_preset(run)
+    if stored is None:
+        raise RunError(f"{run}: no run here; give a folder such as runs/NAME")
+    checkpoint = read_checkpoint(run)
+    preset = resolve(stored)
+    corpus = make_corpus(preset.data, checkpoint.config.block_size, preset.train.batch_size, preset.seed)
+    data = corpus.describe()
+    if checkpoint.state.get("data") != data["fingerprint"]:
+        raise CheckpointError(f"{run}: the data has changed since; scores on it could include what it was trained on")
+    model, method = model_of(checkpoint, pick_device(device)), load_method(preset.method.name)
+    chosen = split or ("test" if calibrate else corpus.default_split)
+    overlaps = ("overlap", "expected_overlap")
+    known: dict[str, Any] = {key: data[key] for key in overlaps if key in data and chosen == "test"}
+    if not calibrate:
+        return {**method.evaluate(model, corpus, chosen, None), **known, "step": checkpoint.state["step"]}
+    if preset.model.scalar:
+        raise PresetError(f"{run}: is a reward model; a temperature is for one that predicts tokens")
+    if "test" not in corpus.splits:
+        raise PresetError(f"{run}: made with data.test=0, so no split is left to measure a temperature on; train anew")
+    if checkpoint.model["embed.weight"].dim() == 3:
+        raise PresetError(f"{run}: no member of its population was scored yet; a temperature belongs to one model")
+    fitted = calibration.calibrate(model, corpus)
+    calibration.save_calibration(checkpoint, fitted)
+    score = method.evaluate(model, corpus, chosen, None)
+    return {**score, **known, "step": checkpoint.state["step"], "calibration": fitted}

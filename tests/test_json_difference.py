@@ -1,0 +1,26 @@
+"""Where two JSON values differ: by dotted keys, lists of objects item by item, other lists as wholes."""
+
+import pytest
+
+from nanogrove.json_difference import differences
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "expected"),
+    [
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, [("a.c", 2, 3)]),
+        ({"a": 1}, {"b": 2}, [("b", "nothing", 2), ("a", 1, "nothing")]),
+        ({"a": [1, 2]}, {"a": [1, 3]}, [("a", [1, 2], [1, 3])]),
+        ({"a": [{"b": 1}, {"b": 2}]}, {"a": [{"b": 1}, {"b": 3}]}, [("a.1.b", 2, 3)]),
+        ({"a": [{"b": 1}]}, {"a": [{"b": 1}, {"c": 2}]}, [("a.1", "nothing", {"c": 2})]),
+        ({"a": {}}, {"a": None}, [("a", {}, None)]),
+    ],
+)
+def test_differences_by_dotted_key(theirs: object, ours: object, expected: list[object]) -> None:
+    assert list(differences(theirs, ours)) == expected
+
+
+def test_a_path_to_begin_with() -> None:
+    assert list(differences({"a": 1}, {"a": 2}, "preset")) == [("preset.a", 1, 2)]
+    assert list(differences(1, 2, "seed")) == [("seed", 1, 2)]

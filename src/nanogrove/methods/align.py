@@ -22,7 +22,8 @@ from torch import Tensor
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed, random
-from nanogrove.decoding import loop as decoding
+from nanogrove.decoding import plain as decoding
+from nanogrove.decoding.sampling import temperature
 from nanogrove.errors import PresetError
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.divergence import divergence
@@ -134,7 +135,7 @@ def written(
             model,
             tokens,
             new_tokens=config.tokens,
-            transforms=[] if config.temperature == 1 else [decoding.temperature(config.temperature)],
+            transforms=[] if config.temperature == 1 else [temperature(config.temperature)],
             stop=[corpus.tokenizer.end],
             generator=torch.Generator(tokens.device).manual_seed(derived_seed(seed, "align", *purpose.encode())),
         )

@@ -15,6 +15,7 @@ from nanogrove.corpora import CORPORA
 from nanogrove.data.sources.kinds import KINDS
 from nanogrove.errors import PresetError
 from nanogrove.methods import METHODS, load_method
+from nanogrove.train.optim.names import NameIn
 
 WORDS: dict[object, str] = {
     int: "a whole number",
@@ -112,7 +113,8 @@ def _setting(key: str, field: FieldInfo, of: str | None) -> Setting:
     default = None if field.is_required() else field.get_default(call_default_factory=True)
     section = isinstance(default, BaseModel)
     limits = _limits(field.metadata)
-    words = "a section" if section else _words(field.annotation)
+    tables = [part.table for part in field.metadata if isinstance(part, NameIn)]
+    words = f"one of {', '.join(tables[0])}" if tables else "a section" if section else _words(field.annotation)
     return Setting(
         key,
         of,

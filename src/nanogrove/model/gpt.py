@@ -47,7 +47,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     family: FamilyName = Field(
-        "gpt2", description="bundle of settings: GPT-2, Llama or NanoChat; any of them can be set apart"
+        "gpt2", description="a bundle of settings, gpt2, llama or nanochat; each of them can be set by itself"
     )
     vocab_size: int | None = Field(None, ge=1, description="taken from the tokenizer when left out")
     block_size: int = Field(256, ge=1, description="longest context, in tokens")

@@ -15,7 +15,14 @@ from difflib import get_close_matches
 
 
 class NanogroveError(Exception):
-    """Base of all errors nanogrove raises on purpose; its text is written for the person at the keyboard."""
+    """Base of all errors nanogrove raises on purpose; its text is written for the person at the keyboard.
+
+    >>> try:
+    ...     nanogrove.load("runs/nowhere")
+    ... except nanogrove.NanogroveError as error:
+    ...     print(error)
+    runs/nowhere: neither a run nor a checkpoint; give a folder such as runs/NAME
+    """
 
 
 class PresetError(NanogroveError):

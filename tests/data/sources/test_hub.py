@@ -432,7 +432,7 @@ def test_without_a_network_what_is_here_is_read_and_nothing_else(
 @pytest.mark.parametrize("name", sorted(SHORTCUTS))
 def test_shortcuts_are_there(name: str) -> None:
     source = HubSource.model_validate(SHORTCUTS[name])
-    assert re.fullmatch("[0-9a-f]{40}", source.identity()["revision"])
+    assert re.fullmatch("[0-9a-f]{40}", str(source.identity()["revision"]))
     pieces = source.pieces(Skipped())
     assert next(pieces).text
     pieces.close()  # type: ignore[attr-defined]

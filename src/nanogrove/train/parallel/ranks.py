@@ -33,7 +33,7 @@ from nanogrove.train.precision import pick_device
 
 T = TypeVar("T")
 COMING = timedelta(minutes=10)  # from the first rank's start to the last one's
-PATIENCE = timedelta(days=1)  # for ranks that wait while rank 0 scores, samples or saves; a dead peer is noticed at once
+PATIENCE = timedelta(days=1)  # for ranks that wait while rank 0 scores, samples or saves; a dead peer shows at once
 BUCKET_NUMBERS = 1 << 24  # added at once, at most, unless one tensor has more
 
 

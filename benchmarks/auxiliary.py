@@ -15,9 +15,10 @@ import torch
 
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig, Heads
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 from side_by_side import Work, tokens
 
@@ -38,7 +39,7 @@ def step_with(names: list[str], model: ModelConfig, rows: int, settings: dict[st
         enabled = AuxiliaryConfig.model_validate({**settings, **{f"enable_{name}": True for name in names}})
         heads = Heads(enabled, model).initialize(0)
     state = TrainState(gpt, make_optimizer(gpt, OptimizerConfig(), heads=heads), heads=heads)
-    plan = Plan(seed=0, steps=1 << 40, rate=lambda step: 1.0)
+    plan = Plan(seed=0, steps=1 << 40, lr_factor=lambda step: 1.0)
     batch = tokens(rows, model.block_size, model.vocab_size or 1)
     events = fit(state, lambda step: batch, objective_of(state, plan), plan)
     return lambda: next(events) and None

@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import torch
 
-from nanogrove.decoding.loop import generate
+from nanogrove.decoding.plain import generate
 from nanogrove.decoding.steering import TOP_K, model_score, reward_augmented
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.model.layers import packed_weights
+from nanogrove.model.packing import packed_weights
 from nanogrove.train.autotune import decoding
 from side_by_side import in_turn
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from nanogrove.decoding.loop import generate
+from nanogrove.decoding.plain import generate
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train.autotune import decoding
 from side_by_side import in_turn, nanogpt, quietly

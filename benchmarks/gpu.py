@@ -21,10 +21,11 @@ from torch import Tensor
 
 from nanogrove.data.batch import Batch
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.optim.schedule import ScheduleConfig, schedule
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 from side_by_side import in_turn, matmul_rate, nanogpt, quietly, stepper, tokens
 from time_to_loss import read_text, whole_loss
@@ -68,7 +69,7 @@ def race(checkout: Path, path: Path, device: str, tiny: bool) -> None:
     state = TrainState(model, make_optimizer(model, muon, torch.bfloat16))
     horizon = 40 if tiny else 700
     rates = schedule(ScheduleConfig(name="wsd", warmup=10, decay=0.7, final=0.0), horizon)
-    plan = Plan(seed=0, steps=horizon, rate=rates, precision="bfloat16", compile=not tiny)
+    plan = Plan(seed=0, steps=horizon, lr_factor=rates, precision="bfloat16", compile=not tiny)
 
     def batches(step: int) -> Batch:
         rows = rows_of(training, step, count, length, device)

@@ -29,8 +29,10 @@ import torch
 from torch import Tensor
 
 from nanogrove.config.overrides import resolve
-from nanogrove.decoding.lookahead import look_ahead
-from nanogrove.decoding.loop import generate
+from nanogrove.decoding.lookahead import lookahead
+from nanogrove.decoding.loop import decode
+from nanogrove.decoding.plain import generate
+from nanogrove.decoding.sampling import Sampler
 from nanogrove.language_model import load
 from nanogrove.model.gpt import GPT
 from nanogrove.runs.setup import build
@@ -133,7 +135,8 @@ def texts(lm: Any, grammar: TreeGrammar, prompts: Tensor, seed: int) -> dict[str
     given = begun(prompts)
     written = {"greedy": generate(lm.model, given, new_tokens=NEW, greedy=True)}
     for budget in BUDGETS:
-        written[f"lookahead, {budget}"] = look_ahead(lm.model, lm.heads, given, budget=budget, new_tokens=NEW)
+        strategy = lookahead(lm.model, lm.heads, budget)
+        written[f"lookahead, {budget}"] = decode(strategy, given, new_tokens=NEW, sampler=Sampler(temperature=0))
         generator = torch.Generator().manual_seed(seed)
         many = given.repeat_interleave(budget, 0)
         drawn = torch.cat([many[:, 1:], generate(lm.model, many, new_tokens=NEW, generator=generator)], 1)

@@ -27,10 +27,11 @@ from auxiliary import processor_time
 from nanogrove.data.batch import Batch
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig, Heads
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.optim.schedule import ScheduleConfig, schedule
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 VALUES, KEYS, SEGMENT = 16, 4, 16
@@ -101,7 +102,7 @@ def accuracy(model: GPT, batch: Batch) -> float:
 def recall(name: str, seed: int, steps: int, segments: int) -> float:
     state = recall_state(name, seed, segments)
     rate = schedule(ScheduleConfig(name="cosine", warmup=50), steps)
-    plan = Plan(seed=seed, steps=steps, rate=rate)
+    plan = Plan(seed=seed, steps=steps, lr_factor=rate)
 
     def batches(step: int) -> Batch:
         batch = texts(seed * 1_000_000 + step, segments)
@@ -138,7 +139,7 @@ def main() -> None:
     states = {name: recall_state(name, 0, options.segments) for name in MODELS}
     works = {}
     for name, state in states.items():
-        plan = Plan(seed=0, steps=1 << 40, rate=lambda step: 1.0)
+        plan = Plan(seed=0, steps=1 << 40, lr_factor=lambda step: 1.0)
         works[name] = fit(
             state, lambda step, name=name: seen(name, texts(step, options.segments)), objective_of(state, plan), plan
         )  # type: ignore[misc]

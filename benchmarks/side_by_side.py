@@ -20,9 +20,10 @@ import torch
 from nanogrove.data.batch import Batch
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train.autotune import keep_freed_memory
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 Work = Callable[[], object]
@@ -115,6 +116,6 @@ def stepper(
     factor: Any = torch.linspace(0.5, 1.5, population or 1) if by_member else 1.0
     if by_member:
         state.optimizer.set_decay(0.1 * factor)
-    plan = Plan(seed=0, steps=1 << 60, rate=lambda step: factor, precision=precision)
+    plan = Plan(seed=0, steps=1 << 60, lr_factor=lambda step: factor, precision=precision)
     steps: Iterator[object] = fit(state, lambda step: batch, next_token, plan)
     return lambda: next(steps)

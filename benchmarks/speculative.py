@@ -10,21 +10,35 @@ its quartiles. Runs lie in FOLDER; one that is there is only read.
 import argparse
 import statistics
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from nanogrove.config.catalog import read_preset_file
 from nanogrove.config.overrides import resolve
-from nanogrove.decoding.loop import Sampling, generate
-from nanogrove.decoding.speculative import speculate
+from nanogrove.decoding.loop import Sequences, Strategy, decode
+from nanogrove.decoding.plain import plain
+from nanogrove.decoding.sampling import Sampler, Sampling
+from nanogrove.decoding.speculative import speculative
 from nanogrove.language_model import load
 from nanogrove.runs.setup import build
 from nanogrove.runs.train import train
 
 NEW = 64
 CHANGES = {f"enable_{name}": False for name in ("policy", "value", "dynamics", "span_contrastive")}
+
+
+def counted(strategy: Strategy, calls: list[None]) -> Strategy:
+    """The strategy, which appends to `calls` at each call of the model."""
+
+    def steps(rows: Sequences, sampler: Sampler) -> Iterator[None]:
+        for step in strategy.steps(rows, sampler):
+            calls.append(step)
+            yield step
+
+    return replace(strategy, steps=steps)
 
 
 def main() -> None:
@@ -52,24 +66,24 @@ def main() -> None:
             for temperature in (0.0, 0.8):
                 times: dict[str, list[float]] = {"plain": [], "speculative": []}
                 transforms = Sampling(temperature=temperature).transforms()
-                settled: dict[str, Any] = {"new_tokens": NEW, "transforms": transforms, "greedy": not temperature}
-                made = calls = 0
+                calls: list[None] = []
+                strategies = {"plain": plain(lm.model), "speculative": counted(speculative(lm.model, lm.heads), calls)}
                 for number in range(options.rounds + 1):
                     at = torch.arange(number * batch, number * batch + batch) % len(held_out)
                     prompts = held_out[at, :32]
                     for way in times:
                         generator = torch.Generator().manual_seed(number)
                         began = time.perf_counter()
-                        if way == "plain":
-                            generate(lm.model, prompts, generator=generator, **settled)
-                        else:
-                            calls += speculate(lm.model, lm.heads, prompts, generator=generator, **settled).calls
-                            made += NEW
+                        sampler = Sampler(transforms, temperature, generator)
+                        decode(strategies[way], prompts, new_tokens=NEW, sampler=sampler)
                         times[way].append(time.perf_counter() - began)
                 ratios = [p / s for p, s in zip(times["plain"][1:], times["speculative"][1:], strict=True)]
                 low, middle, high = statistics.quantiles(ratios, n=4)
                 told = f"{middle:.2f} ({low:.2f} to {high:.2f})"
-                print(f"{count:>6}{batch:>7}{temperature:>13}{made / calls:>15.2f}{told:>25}", flush=True)
+                print(
+                    f"{count:>6}{batch:>7}{temperature:>13}{NEW * (options.rounds + 1) / len(calls):>15.2f}{told:>25}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from nanogrove.corpora import make_corpus
 from nanogrove.data.text.config import DataConfig
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.optim.schedule import ScheduleConfig, schedule
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 from side_by_side import Work, in_turn, nanogpt, quietly
 
@@ -105,7 +106,7 @@ def our_steps(path: Path, seed: int, count: int, precision: str, extra: dict[str
     muon = torch.bfloat16 if precision == "bfloat16" else torch.float32
     state = TrainState(model, make_optimizer(model, OptimizerConfig.model_validate(RATES), muon))
     rates = schedule(ScheduleConfig(name="wsd", warmup=10, decay=0.7, final=0.0), count)
-    plan = Plan(seed=seed, steps=count, rate=rates, precision=precision)  # type: ignore[arg-type]
+    plan = Plan(seed=seed, steps=count, lr_factor=rates, precision=precision)  # type: ignore[arg-type]
     return model, fit(state, corpus.batches, next_token, plan)
 
 

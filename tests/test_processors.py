@@ -12,11 +12,13 @@ import pytest
 import torch
 
 import nanogrove
-from nanogrove.decoding.loop import PACK, generate
+from nanogrove.decoding.loop import MIN_TOKENS_TO_PACK
+from nanogrove.decoding.plain import generate
 from nanogrove.errors import PresetError
 from nanogrove.model import processor
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.model.layers import Linear, packed_weights
+from nanogrove.model.layers import Linear
+from nanogrove.model.packing import packed_weights
 from nanogrove.train import autotune as auto
 
 REFUSED = "mkldnn_reorder_linear_weight: bf16 path needs the cpu support avx512bw"
@@ -106,9 +108,9 @@ def test_bfloat16_products_without_its_operators_round_as_defined(
 def test_decoding_in_float32_writes_the_same_text(without: Raising, lacking: str) -> None:
     model = GPT(ModelConfig(vocab_size=31, block_size=16, n_layer=2, n_head=2, n_embd=32)).initialize(0)
     prompt = torch.tensor([[1, 2, 3]])
-    packed = generate(model, prompt, new_tokens=2 * PACK, greedy=True)
+    packed = generate(model, prompt, new_tokens=2 * MIN_TOKENS_TO_PACK, greedy=True)
     without(lacking)
-    assert torch.equal(generate(model, prompt, new_tokens=2 * PACK, greedy=True), packed)
+    assert torch.equal(generate(model, prompt, new_tokens=2 * MIN_TOKENS_TO_PACK, greedy=True), packed)
 
 
 @LACKING
@@ -143,7 +145,7 @@ def test_a_run_trains_samples_generates_and_calibrates(
     preset = tiny(
         train={"steps": 6, "precision": precision},
         auxiliary=heads,
-        sample={"every": 2, "tokens": PACK},
+        sample={"every": 2, "tokens": MIN_TOKENS_TO_PACK},
         data={"test": 0.2},
         model={"family": "nanochat", "dropout": 0.0},
     )
@@ -157,14 +159,14 @@ def test_a_run_trains_samples_generates_and_calibrates(
     assert start["precision_reason"].startswith(asks) == (precision == "bfloat16")
     assert ("oneDNN" in start["decoding_reason"]) == (precision == "bfloat16" or lacking == "any format")
     for more in ([], ["--confidence"], ["--speculative"], ["--lookahead", 2]):
-        written = command("generate", run, "the", "--tokens", PACK, "--precision", precision, *more)
+        written = command("generate", run, "the", "--tokens", MIN_TOKENS_TO_PACK, "--precision", precision, *more)
         assert written.code == 0, written.err
         as_asked = precision == "float32" and lacking != "any format"  # then there is nothing to say
         assert (f"decoded in {start['decoding']}: " in written.err) != as_asked
     assert command("evaluate", run, "--calibrate").code == 0
     lm = nanogrove.load(run)
-    best = lm.best_of(2, ["the"], PACK, reward=lambda texts: [0.0] * len(texts), precision=precision)
-    steered = lm.generate("the", PACK, reward=lambda texts: [0.0] * len(texts), precision=precision)
+    best = lm.best_of(2, ["the"], MIN_TOKENS_TO_PACK, reward=lambda texts: [0.0] * len(texts), precision=precision)
+    steered = lm.generate("the", MIN_TOKENS_TO_PACK, reward=lambda texts: [0.0] * len(texts), precision=precision)
     assert all(text.startswith("the") for text in (*best, steered))
 
 

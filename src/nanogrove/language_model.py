@@ -1,36 +1,59 @@
-"""A trained model with its tokenizer, ready to write text: what `nanogrove.load` returns."""
+"""A trained model with its tokenizer, ready to generate text: what `nanogrove.load` returns."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple, Unpack, overload
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
-from nanogrove.decoding.lookahead import look_ahead
-from nanogrove.decoding.loop import PACK, Sampling, Transform, generate, pad
-from nanogrove.decoding.speculative import speculate
+from nanogrove.decoding.loop import MIN_TOKENS_TO_PACK, Strategy, decode
+from nanogrove.decoding.plain import plain
+from nanogrove.decoding.reading import pad
+from nanogrove.decoding.sampling import Sampler, Sampling, SamplingOptions, Transform, record_log_probs
 from nanogrove.decoding.steering import TOP_K, model_score, reward_augmented, sequence_score
+from nanogrove.decoding.strategies import strategy_for
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration import load_calibration
 from nanogrove.evaluate.reward import Reward, RewardModel, checked_reward, load_reward
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
-from nanogrove.model.layers import packed_weights
+from nanogrove.model.packing import packed_weights
 from nanogrove.train.autotune import Choice, Decoding, decoding
 from nanogrove.train.checkpoint import Checkpoint, heads_of, model_of, read_checkpoint
 
 AnyReward = RewardModel | Callable[[Sequence[str]], Sequence[float]] | str | Path  # a path is that of a run
-BETA = 5.0  # what a reward counts, in nats, unless told
+BETA = 5.0  # what a reward counts, in nats, when left out
+
+
+class DrawOptions(SamplingOptions, total=False):
+    """What every way to generate takes: the settings of `Sampling`, and what else decides the draw."""
+
+    seed: int
+    precision: Decoding
+    calibrated: bool
+
+
+class SteeredOptions(DrawOptions, total=False):
+    """What plain decoding takes: a reward steers it too."""
+
+    reward: AnyReward | None
+    beta: float
+
+
+class GenerationOptions(SteeredOptions, total=False):
+    """What `LanguageModel.generate` takes; its docstring says what each option does."""
+
+    speculative: bool
+    lookahead: int | None
 
 
 class Continuation(NamedTuple):
-    """A text as `generate` writes it, and how sure its model was of each of the N new tokens.
+    """A text as `generate` gives it, and how sure its model was of each of the N new tokens.
 
     `tokens` are the new ones, one by one, an end of text included. `probabilities` are the model's own, at its
     calibrated temperature or 1, whatever was drawn from: cuts and the sampling temperature do not change them.
@@ -39,7 +62,7 @@ class Continuation(NamedTuple):
     text: str
     tokens: list[str]
     probabilities: list[float]
-    mean_log_probability: float  # nats a token
+    mean_log_probability: float  # nats per token
 
 
 class LanguageModel:
@@ -57,102 +80,63 @@ class LanguageModel:
         self.temperature = 1.0 if temperature is None else temperature
 
     @overload
-    def generate(
-        self,
-        prompt: str = "",
-        tokens: int = 100,
-        *,
-        seed: int = 0,
-        precision: Decoding = "auto",
-        calibrated: bool = False,
-        reward: AnyReward | None = None,
-        beta: float = BETA,
-        speculative: bool = False,
-        lookahead: int | None = None,
-        **sampling: Any,
-    ) -> str: ...
+    def generate(self, prompt: str = "", tokens: int = 100, **options: Unpack[GenerationOptions]) -> str: ...  # type: ignore[overload-overlap]
 
     @overload
-    def generate(
-        self,
-        prompt: Sequence[str],
-        tokens: int = 100,
-        *,
-        seed: int = 0,
-        precision: Decoding = "auto",
-        calibrated: bool = False,
-        reward: AnyReward | None = None,
-        beta: float = BETA,
-        speculative: bool = False,
-        lookahead: int | None = None,
-        **sampling: Any,
-    ) -> list[str]: ...
+    def generate(self, prompt: Sequence[str], tokens: int = 100, **options: Unpack[GenerationOptions]) -> list[str]: ...
 
     def generate(
-        self,
-        prompt: str | Sequence[str] = "",
-        tokens: int = 100,
-        *,
-        seed: int = 0,
-        precision: Decoding = "auto",
-        calibrated: bool = False,
-        reward: AnyReward | None = None,
-        beta: float = BETA,
-        speculative: bool = False,
-        lookahead: int | None = None,
-        **sampling: Any,
+        self, prompt: str | Sequence[str] = "", tokens: int = 100, **options: Unpack[GenerationOptions]
     ) -> str | list[str]:
         """Prompt plus continuation: a string for one prompt, a list for a list, decoded as one batch.
 
         A text ends at the end-of-text token or after `tokens` new tokens; an empty prompt starts a document.
-        `sampling` takes the settings of `Sampling`: temperature, top_k, top_p, min_p, repetition_penalty,
-        no_repeat_ngram. With `calibrated` the temperature is multiplied by the model's own. `precision` is that of
-        matrix products; `auto` takes bfloat16 where the processor has such products and the model is large enough to
-        gain, as the method `precision` says. Equal seeds give equal texts in equal precision.
 
-        A `reward` steers: of the `top_k` likeliest tokens, 20 when left out, each gets `beta` times the reward of the
-        text that ends with it, ahead of the temperature (`decoding/steering.py`). It is a `RewardModel` or the run of
-        one, whose numbers are clamped to [0, 1], or a function from texts, prompts included, to numbers.
+        Args:
+            prompt: A text, or several.
+            tokens: New tokens per prompt, at most.
+            seed: Equal seeds give equal texts in equal precision; 0 when left out.
+            precision: The format of matrix products. `auto`, when left out, takes bfloat16 where the CPU has such
+                products and the model is large enough to gain, as the method `precision` says.
+            calibrated: Multiply the temperature by the model's own.
+            reward: Steers: of the `top_k` likeliest tokens, 20 when left out, each gets `beta` times the reward of the
+                text that ends with it, before the temperature (`decoding/steering.py`). It is a `RewardModel` or the
+                run of one, whose numbers are clamped to [0, 1], or a function from texts, prompts included, to numbers.
+            beta: What the reward counts, in nats; 5 when left out.
+            speculative: The model's multi-token heads draft and the model verifies (`decoding/speculative.py`): texts
+                are distributed as without, in fewer calls of the model; greedily they are the same texts.
+            lookahead: Search for each token with value and dynamics heads, in so many calls of the model
+                (`decoding/lookahead.py`).
+            temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram: The settings of `Sampling`.
 
-        With `speculative` the model's multi-token heads draft and the model verifies (`decoding/speculative.py`): texts
-        are distributed as without, in fewer calls of the model; greedily they are the same texts. With `lookahead` each
-        token is searched for with value and dynamics heads, in so many calls of the model (`decoding/lookahead.py`).
-
-        Raises PresetError for a setting out of range or two ways to write at once, CheckpointError for a model that has
+        Raises PresetError for a setting out of range or two strategies at once, CheckpointError for a model that has
         not been calibrated and should be, one without the heads or a reward model of another vocabulary, and DataError
         for a prompt the vocabulary cannot express.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        write = self._way(reward, speculative, lookahead)
-        texts, _ = self._written(prompts, tokens, seed, precision, calibrated, sampling, reward, beta, write=write)
+        drafts, budget = options.pop("speculative", False), options.pop("lookahead", None)
+        reward, beta = options.pop("reward", None), options.pop("beta", BETA)
+        asked = {"speculative": drafts or None, "lookahead": budget}
+        strategy = strategy_for(self.model, self.heads, asked, steered=reward is not None)
+        texts, _ = self._decode_texts(strategy, prompts, tokens, options, reward, beta)
         return texts[0] if isinstance(prompt, str) else texts
 
     def continuations(
-        self,
-        prompts: Sequence[str],
-        tokens: int = 100,
-        *,
-        seed: int = 0,
-        precision: Decoding = "auto",
-        calibrated: bool = False,
-        reward: AnyReward | None = None,
-        beta: float = BETA,
-        **sampling: Any,
+        self, prompts: Sequence[str], tokens: int = 100, **options: Unpack[SteeredOptions]
     ) -> list[Continuation]:
-        """The texts that `generate` writes for the same arguments, each with the confidence of its new tokens."""
+        """The texts that `generate` gives for the same arguments, each with the confidence of its new tokens."""
         if self.model.memory is not None and len(prompts) > 1:
             raise PresetError("confidence: a model with a memory tells it of one prompt at a time")
-        watch, log_probabilities = _watch(self.temperature if calibrated else 1.0)
-        texts, new = self._written(prompts, tokens, seed, precision, calibrated, sampling, reward, beta, watch)
-        found = []
-        for text, row, scores in zip(texts, new.tolist(), log_probabilities(new), strict=True):
-            written = [token for token in row if token >= 0]
-            names = [
-                END_OF_TEXT if token == self.tokenizer.end else self.tokenizer.decode([token]) for token in written
-            ]
-            own = scores[: len(written)]
-            found.append(Continuation(text, names, own.exp().tolist(), float(own.mean())))
-        return found
+        recorder, log_probs_of = record_log_probs(self.temperature if options.get("calibrated") else 1.0)
+        reward, beta = options.pop("reward", None), options.pop("beta", BETA)
+        texts, new = self._decode_texts(plain(self.model), prompts, tokens, options, reward, beta, recorder)
+        continuations = []
+        for text, row, scores in zip(texts, new.tolist(), log_probs_of(new), strict=True):
+            ids = [token for token in row if token >= 0]
+            names = [END_OF_TEXT if token == self.tokenizer.end else self.tokenizer.decode([token]) for token in ids]
+            log_probs = scores[: len(ids)]
+            continuations.append(Continuation(text, names, log_probs.exp().tolist(), float(log_probs.mean())))
+        return continuations
 
     def best_of(
         self,
@@ -161,49 +145,42 @@ class LanguageModel:
         tokens: int = 100,
         *,
         reward: AnyReward,
-        seed: int = 0,
-        precision: Decoding = "auto",
-        calibrated: bool = False,
-        **sampling: Any,
+        **options: Unpack[DrawOptions],
     ) -> list[str]:
-        """Of `n` texts that `generate` draws behind each prompt, decoded as one batch, that of the highest reward.
+        """For each prompt the text of the highest reward among `n` that `generate` draws, all decoded as one batch.
 
         Takes and raises what `generate` does; of equal ones the first is taken. Raises PresetError for n < 1.
         """
         if n < 1:
             raise PresetError(f"best of {n}: there is no best of none; give 1 or more")
-        judge, drawn = self._judge(reward), [prompt for prompt in prompts for _ in range(n)]
-        texts, new = self._written(drawn, tokens, seed, precision, calibrated, sampling, None, 0.0)
-        if isinstance(judge, RewardModel):
-            written = [[token for token in row if token >= 0] for row in new.tolist()]
-            values = judge.of_tokens([self._prompt(p) + row for p, row in zip(drawn, written, strict=True)])
+        rewards, repeated = self._resolve_reward(reward), [prompt for prompt in prompts for _ in range(n)]
+        texts, new = self._decode_texts(plain(self.model), repeated, tokens, options)
+        if isinstance(rewards, RewardModel):
+            ids = [[token for token in row if token >= 0] for row in new.tolist()]
+            values = rewards.of_tokens([self._prompt(p) + row for p, row in zip(repeated, ids, strict=True)])
         else:
-            values = judge(texts)
-        groups = (range(first, first + n) for first in range(0, len(drawn), n))
+            values = rewards(texts)
+        groups = (range(first, first + n) for first in range(0, len(repeated), n))
         return [texts[max(group, key=values.__getitem__)] for group in groups]
 
-    def _written(
+    def _decode_texts(
         self,
+        strategy: Strategy,
         prompts: Sequence[str],
         tokens: int,
-        seed: int,
-        precision: Decoding,
-        calibrated: bool,
-        sampling: dict[str, Any],
-        reward: AnyReward | None,
-        beta: float,
-        *before: Transform,
-        write: Callable[..., Tensor] | None = None,
+        options: DrawOptions,
+        reward: AnyReward | None = None,
+        beta: float = BETA,
+        *recorders: Transform,
     ) -> tuple[list[str], Tensor]:
-        """Each prompt with its continuation, and the new tokens `[R, tokens]`, −1 behind the end of a text.
+        """Each prompt with its continuation, and the new tokens `[R, tokens]`, −1 after the end of a text.
 
-        `before` are transforms that see the logits as the model made them; `write` decodes, plainly if left out.
+        Takes what `generate` does, a `strategy`, and `recorders`: transforms that see the logits as the model made
+        them, and change nothing.
         """
-        try:
-            settings = Sampling(**sampling)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise PresetError(f"{problem['loc'][0]}: {problem['msg'].lower()}") from None
+        seed, precision = options.pop("seed", 0), options.pop("precision", "auto")
+        calibrated = options.pop("calibrated", False)
+        settings = _checked_sampling(options)
         if calibrated and not self.calibrated:
             raise CheckpointError(
                 "this model has no temperature of its own yet; run `nanogrove evaluate RUN --calibrate` first"
@@ -218,118 +195,59 @@ class LanguageModel:
         steering: list[Transform] = []
         packed: AbstractContextManager[None] = nullcontext()
         if reward is not None:
-            if not math.isfinite(beta):
-                raise PresetError(f"beta: must be a finite number, and {beta} was given")
-            judge, k = self._judge(reward), settings.top_k or TOP_K
+            k = settings.top_k or TOP_K
             settings = settings.model_copy(update={"top_k": None})  # the cut is part of steering
-            if isinstance(judge, RewardModel):
-                score = model_score(judge.model)
-                if tokens >= PACK:
-                    packed = packed_weights(judge.model, k * len(rows), dtype)
-            else:
-                told = judge
-                score = sequence_score(lambda found: told([self.tokenizer.decode(row) for row in found]))
-            steering = [reward_augmented(score, beta, k)]
+            transform, judge = self._steering(reward, beta, k)
+            steering.append(transform)
+            if judge is not None and tokens >= MIN_TOKENS_TO_PACK:
+                packed = packed_weights(judge, k * len(rows), dtype)
+        transforms = [*recorders, *settings.transforms(steering)]
+        sampler = Sampler(transforms, settings.temperature, torch.Generator(device).manual_seed(seed))
         with packed:
-            new = (write or _plainly)(
-                self.model,
-                rows,
-                lengths,
-                new_tokens=tokens,
-                transforms=[*before, *settings.transforms(steering)],
-                temperature=settings.temperature,
-                stop=[self.tokenizer.end],
-                generator=torch.Generator(device).manual_seed(seed),
-                dtype=dtype,
-            )
-        texts = [
-            text + self.tokenizer.decode([token for token in row if token >= 0])
-            for text, row in zip(prompts, new.tolist(), strict=True)
-        ]
-        return texts, new
+            stop = [self.tokenizer.end]
+            new = decode(strategy, rows, lengths, new_tokens=tokens, sampler=sampler, stop=stop, dtype=dtype)
+        continuations = [self.tokenizer.decode([token for token in row if token >= 0]) for row in new.tolist()]
+        return [prompt + text for prompt, text in zip(prompts, continuations, strict=True)], new
+
+    def _steering(self, reward: AnyReward, beta: float, k: int) -> tuple[Transform, GPT | None]:
+        """The transform by which `reward` steers the `k` likeliest tokens, and the reward model if there is one."""
+        if not math.isfinite(beta):
+            raise PresetError(f"beta: must be a finite number, and {beta} was given")
+        resolved = self._resolve_reward(reward)
+        if isinstance(resolved, RewardModel):
+            return reward_augmented(model_score(resolved.model), beta, k), resolved.model
+        score = sequence_score(lambda rows: resolved([self.tokenizer.decode(row) for row in rows]))
+        return reward_augmented(score, beta, k), None
 
     def _prompt(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text)) or [self.tokenizer.end]
 
-    def _way(self, reward: AnyReward | None, speculative: bool, lookahead: int | None) -> Callable[..., Tensor]:
-        """What writes: plain decoding, or one of those that heads make possible."""
-        ways = [name for name, on in (("speculative", speculative), ("lookahead", lookahead is not None)) if on]
-        if self.model.memory is not None and (ways or reward is not None):
-            raise PresetError(f"{'a reward' if not ways else ways[0]}: a model with a memory is decoded plainly only")
-        if not ways:
-            return _plainly
-        if reward is not None or len(ways) > 1:
-            raise PresetError(f"{' and '.join(ways)}{' and a reward' if reward else ''} do not go together; take one")
-        if speculative:
-            if self.heads is None or not len(self.heads.ahead):
-                raise CheckpointError(
-                    "speculative: this model has no multi-token heads to draft; train one with "
-                    "auxiliary.enable_multi_token=true"
-                )
-            return partial(_drafted, self.heads)
-        if self.heads is None or self.heads.value is None or self.heads.step is None:
-            raise CheckpointError(
-                "lookahead: this model has no value and dynamics heads; train one with auxiliary.enable_value=true "
-                "auxiliary.enable_dynamics=true"
-            )
-        if lookahead is None or lookahead < 1:
-            raise PresetError(f"lookahead: {lookahead} model calls a token write nothing; give 1 or more")
-        return partial(_searched, self.heads, lookahead)
-
-    def _judge(self, reward: AnyReward) -> RewardModel | Reward:
+    def _resolve_reward(self, reward: AnyReward) -> RewardModel | Reward:
         """The reward model that is given or lies in a run, or a function that is checked as it is used."""
-        found = load_reward(reward, self.model.embed.weight.device) if isinstance(reward, (str, Path)) else reward
-        if not isinstance(found, RewardModel):
-            return checked_reward(found, getattr(found, "__name__", "the reward"))
-        sizes = (found.model.embed.weight.shape[0], self.model.embed.weight.shape[-2])
-        if found.tokenizer.to_json() != self.tokenizer.to_json() or sizes[0] < sizes[1]:
+        resolved = load_reward(reward, self.model.embed.weight.device) if isinstance(reward, (str, Path)) else reward
+        if not isinstance(resolved, RewardModel):
+            return checked_reward(resolved, getattr(resolved, "__name__", "the reward"))
+        sizes = (resolved.model.embed.weight.shape[0], self.model.embed.weight.shape[-2])
+        if resolved.tokenizer.to_json() != self.tokenizer.to_json() or sizes[0] < sizes[1]:
             where = f"{reward}: this reward model" if isinstance(reward, (str, Path)) else "the reward model"
             raise CheckpointError(
                 f"{where} has another vocabulary than the model it is to steer; train one with "
                 "data.tokenizer=RUN/checkpoints/best/tokenizer.json"
             )
-        return found
+        return resolved
 
     def precision(self, asked: Decoding = "auto") -> Choice:
         """The format that `generate` multiplies in when `asked` is given, and why. Raises PresetError as it does."""
         return decoding(self.model, asked)
 
 
-def _plainly(*given: Any, temperature: float, **settled: Any) -> Tensor:
-    return generate(*given, greedy=not temperature, **settled)
-
-
-def _drafted(heads: Heads, model: GPT, *given: Any, temperature: float, **settled: Any) -> Tensor:
-    return speculate(model, heads, *given, greedy=not temperature, **settled).tokens
-
-
-def _searched(heads: Heads, budget: int, model: GPT, *given: Any, **settled: Any) -> Tensor:
-    return look_ahead(model, heads, *given, budget=budget, **settled)
-
-
-def _watch(temperature: float) -> tuple[Transform, Callable[[Tensor], Tensor]]:
-    """A transform that changes nothing, and a function from the tokens `[R, N]` written then to log-probabilities.
-
-    Those `[R, n]` of the n steps decoding took, at `temperature`. A step's scores are kept until its token is known.
-    """
-    known: list[Tensor] = []
-    latest = torch.empty(0)
-
-    def transform(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        nonlocal latest
-        if len(latest):
-            chosen = tokens.gather(1, lengths[:, None] - 1)
-            known.append(latest.gather(1, chosen.clamp(min=0)))
-        latest = (logits / temperature).log_softmax(-1)
-        return logits
-
-    def log_probabilities(new: Tensor) -> Tensor:
-        if not len(new):
-            return torch.empty(0, 0)
-        last = latest.gather(1, new[:, len(known), None].clamp(min=0))
-        return torch.cat([*known, last], 1)
-
-    return transform, log_probabilities
+def _checked_sampling(settings: Mapping[str, object]) -> Sampling:
+    """The settings as `Sampling`. Raises PresetError, with its name and the reason, for one out of range or unknown."""
+    try:
+        return Sampling.model_validate(dict(settings))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise PresetError(f"{problem['loc'][0]}: {problem['msg'].lower()}") from None
 
 
 def from_checkpoint(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> LanguageModel:
@@ -341,8 +259,8 @@ def from_checkpoint(checkpoint: Checkpoint, device: str | torch.device = "cpu") 
         raise CheckpointError(
             f"{checkpoint.folder}: is a reward model and writes nothing; give it as the reward of a model that does"
         )
-    found = load_calibration(checkpoint)
-    temperature = None if found is None else found["temperature"]
+    calibration = load_calibration(checkpoint)
+    temperature = None if calibration is None else calibration["temperature"]
     return LanguageModel(model_of(checkpoint, device), checkpoint.tokenizer, temperature, heads_of(checkpoint, device))
 
 

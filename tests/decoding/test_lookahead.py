@@ -1,6 +1,7 @@
 """Lookahead chooses what an exhaustive search by plain forwards chooses, within its budget."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,8 +10,11 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from nanogrove.data.tokenizer import character_tokenizer
-from nanogrove.decoding.lookahead import look_ahead, outlook
-from nanogrove.decoding.loop import Sampling, generate, pad
+from nanogrove.decoding.lookahead import lookahead, outlook
+from nanogrove.decoding.loop import decode
+from nanogrove.decoding.plain import generate
+from nanogrove.decoding.reading import pad
+from nanogrove.decoding.sampling import Sampler, Sampling
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.language_model import LanguageModel
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -36,6 +40,23 @@ def made(rollouts: int = 2, **settings: Any) -> tuple[GPT, Heads]:
         for parameter in (*model.parameters(), *heads.parameters()):
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return model.double(), heads.double()
+
+
+def look_ahead(
+    model: GPT,
+    heads: Heads,
+    tokens: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    budget: int,
+    new_tokens: int,
+    temperature: float = 0.0,
+    stop: Sequence[int] = (),
+) -> Tensor:
+    transforms = Sampling(temperature=temperature).transforms()
+    sampler = Sampler(transforms, temperature, torch.Generator().manual_seed(0))
+    strategy = lookahead(model, heads, budget)
+    return decode(strategy, tokens, lengths, new_tokens=new_tokens, sampler=sampler, stop=stop)
 
 
 def slow_outlook(model: GPT, heads: Heads, state: Tensor, steps: int) -> float:
@@ -75,7 +96,7 @@ def exhaustive(model: GPT, heads: Heads, prompt: list[int], new: int) -> list[in
     ids=["gpt2", "nanochat-shift", "documents"],
 )
 def test_a_budget_of_all_tokens_is_an_exhaustive_search(settings: dict, rollouts: int) -> None:
-    """Prompts of different lengths side by side: the cache keeps of the rivals the one that was chosen."""
+    """Prompts of different lengths side by side: the cache keeps of the candidates the one that was chosen."""
     model, heads = made(rollouts, **settings)
     tokens, lengths = pad(PROMPTS)
     found = look_ahead(model, heads, tokens, lengths, budget=V, new_tokens=10)
@@ -159,16 +180,7 @@ def test_drawn_tokens_are_distributed_as_the_improved_policy() -> None:
         ]
     total = sum(DISCOUNT**k for k in range(HORIZON))
     wanted = (own - total * torch.tensor(ahead, dtype=torch.float64) / temperature).softmax(-1)
-    drawn = look_ahead(
-        model,
-        heads,
-        prompt.expand(rows, -1),
-        budget=V,
-        new_tokens=1,
-        transforms=Sampling(temperature=temperature).transforms(),
-        temperature=temperature,
-        generator=torch.Generator().manual_seed(0),
-    )
+    drawn = look_ahead(model, heads, prompt.expand(rows, -1), budget=V, new_tokens=1, temperature=temperature)
     counts = drawn[:, 0].bincount(minlength=V)
     kept = [token for token in range(V) if rows * wanted[token] >= 5]
     scale = sum(counts[t].item() for t in kept) / math.fsum(rows * wanted[t].item() for t in kept)

@@ -1,244 +1,91 @@
-"""Decoding against the uncached model, and each logit transform against its definition."""
+"""The loop: how rows grow and end, what a strategy is asked for, and that ends are asked for only where they can be."""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor
 
-from nanogrove.decoding.loop import (
-    PACK,
-    Sampling,
-    draw,
-    generate,
-    min_p,
-    no_repeat_ngram,
-    pad,
-    repetition_penalty,
-    temperature,
-    top_k,
-    top_p,
-)
-from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.model.layers import packed_weights
+from nanogrove.decoding.loop import Sequences, Strategy, decode
+from nanogrove.decoding.sampling import Sampler
 
-FAMILIES = {
-    "gpt2": {},
-    "llama": {"n_kv_head": 2},
-    "nanochat": {"zero_init": False},
-    "llama-none": {"family": "llama", "position": "none"},
-    "llama-shift": {"family": "llama", "token_shift": True},
-}
+STOP = 9
 
 
-def make(family: str, population: int | None = None, block_size: int = 32) -> GPT:
-    settings = {"family": family, **FAMILIES[family]}
-    config = ModelConfig(vocab_size=23, block_size=block_size, n_layer=2, n_head=4, n_embd=32, **settings)
-    model = GPT(config, population).initialize(*range(population or 1))
-    with torch.no_grad():  # far from uniform, so that a wrong key or position shows
-        for parameter in model.parameters():
-            parameter.mul_(3.0)
-        if model.shift is not None:
-            torch.nn.init.normal_(model.shift.weight, generator=torch.Generator().manual_seed(9))
-    return model.eval()
+def rows(stop: list[int] | None = None, new_tokens: int = 3, spare: int = 2) -> Sequences:
+    prompts, lengths = torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1])
+    return Sequences(prompts, lengths, new_tokens, [STOP] if stop is None else stop, spare)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_cached_states_equal_uncached_at_every_position_with_ragged_prompts(
-    family: str, dtype: torch.dtype, tolerance: float
-) -> None:
-    model = make(family).to(dtype)
-    torch.manual_seed(1)
-    sequences = torch.randint(0, 23, (3, 30))
-    starts = torch.tensor([3, 9, 6])
-    full = model(sequences)
-    cache = model.cache(3)
-    prompt = sequences[:, :9].clone()
-    for row, start in enumerate(starts):
-        prompt[row, start:] = 0
-    logits = model.logits(model.hidden(prompt, cache, starts))
-    for row, start in enumerate(starts):
-        torch.testing.assert_close(logits[row, :start], full[row, :start], atol=tolerance, rtol=0)
-    for step in range(20):
-        at = starts + step
-        token = sequences.gather(1, at[:, None])
-        logits = model.logits(model.hidden(token, cache))
-        torch.testing.assert_close(logits[:, 0], full[torch.arange(3), at], atol=tolerance, rtol=0)
+def test_an_ended_row_that_is_appended_to_grows_by_minus_one() -> None:
+    grown = rows()
+    assert grown.tokens.tolist() == [[1, 2, -1, -1, -1, -1, -1], [3, -1, -1, -1, -1, -1, -1]]
+    for token in ([4, STOP], [5, 6], [STOP, 7]):
+        assert grown.most_left
+        grown.append(torch.tensor(token))
+    assert grown.lengths.tolist() == [5, 4]
+    assert grown.written().tolist() == [[4, 5, STOP], [STOP, -1, -1]]
+    assert not grown.most_left
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_several_tokens_at_once_behind_a_ragged_cache(family: str) -> None:
-    model = make(family)
-    sequences = torch.randint(0, 23, (2, 20), generator=torch.Generator().manual_seed(2))
-    starts = torch.tensor([4, 7])
-    cache = model.cache(2)
-    model.hidden(sequences[:, :7], cache, starts)
-    chunk = torch.stack([sequences[0, 4:9], sequences[1, 7:12]])
-    logits = model.logits(model.hidden(chunk, cache))
-    full = model(sequences)
-    torch.testing.assert_close(logits[0], full[0, 4:9], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(logits[1], full[1, 7:12], atol=1e-5, rtol=1e-5)
+def test_rows_are_extended_up_to_their_count_their_first_stop_and_their_budget() -> None:
+    grown = rows(new_tokens=4)
+    assert grown.extend(torch.tensor([[4, 5, 6], [4, STOP, 6]]), torch.tensor([2, 3])).tolist() == [2, 2]
+    assert grown.lengths.tolist() == [4, 3]
+    assert grown.ended.tolist() == [False, True]
+    assert grown.most_left == 2
+    assert grown.extend(torch.tensor([[7, 8, STOP], [7, 8, 9]]), torch.tensor([3, 3])).tolist() == [2, 0]
+    assert grown.written().tolist() == [[4, 5, 7, 8], [4, STOP, -1, -1]]
+    assert grown.tokens[:, 6:].tolist() == [[-1, -1], [-1, -1]], "what was not accepted is wiped out"
+    assert not grown.most_left
 
 
-def greedy_by_rereading(model: GPT, prompt: list[int], count: int) -> list[int]:
-    """The plain loop: no cache; when the context is full, the last half of it is kept, as documented."""
-    context, written = list(prompt)[-model.config.block_size :], []
-    for _ in range(count):
-        if len(context) > model.config.block_size:
-            context = context[-(model.config.block_size // 2) :]
-        token = int(model(torch.tensor([context]))[0, -1].argmax())
-        written.append(token)
-        context.append(token)
-    return written
+def test_tokens_up_to_a_length_hide_what_follows() -> None:
+    grown = rows()
+    grown.append(torch.tensor([4, 5]))
+    assert grown.up_to(torch.tensor([1, 2])).tolist() == [[1, -1, -1, -1, -1, -1, -1], [3, 5, -1, -1, -1, -1, -1]]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_equals_the_plain_loop_far_past_the_context(family: str) -> None:
-    model = make(family, block_size=16)
-    prompt = [1, 5, 2, 8]
-    rows, lengths = pad([prompt])
-    written = generate(model, rows, lengths, new_tokens=50, greedy=True)
-    assert written[0].tolist() == greedy_by_rereading(model, prompt, 50)
+def test_without_stop_tokens_the_device_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(tensor: Tensor) -> bool:
+        raise AssertionError("a tensor was copied to know whether rows have ended")
+
+    grown = rows(stop=[])
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "__bool__", asked)
+        patch.setattr(Tensor, "__int__", asked)
+        while grown.most_left:
+            grown.append(torch.tensor([4, 5]))
+    assert grown.written().tolist() == [[4, 4, 4], [5, 5, 5]]
 
 
-def test_prompts_in_a_batch_write_what_they_write_alone() -> None:
-    model = make("llama")
-    prompts = [[1], [2, 3, 4, 5, 6], [7, 8, 9]]
-    together = generate(model, *pad(prompts), new_tokens=12, greedy=True)
-    for prompt, row in zip(prompts, together, strict=True):
-        alone = generate(model, *pad([prompt]), new_tokens=12, greedy=True)
-        assert row.tolist() == alone[0].tolist()
+def counting(one_length: bool = False) -> tuple[Strategy, list[tuple[int, int]]]:
+    """A strategy that writes each row's length, and what it was given: rows and width of each group."""
+    given: list[tuple[int, int]] = []
+
+    def steps(grown: Sequences, sampler: Sampler) -> Iterator[None]:
+        given.append((len(grown.tokens), int(grown.lengths.max())))
+        while True:
+            grown.append(grown.lengths.clone())
+            yield
+
+    return Strategy(steps=steps, modules=(), one_length=one_length), given
 
 
-def test_a_prompt_longer_than_the_context_reads_its_end() -> None:
-    model = make("gpt2", block_size=8)
-    prompt = list(range(20))
-    written = generate(model, *pad([prompt]), new_tokens=1, greedy=True)
-    assert int(written) == int(model(torch.tensor([prompt[-8:]]))[0, -1].argmax())
+def test_rows_stand_where_their_prompts_stood_also_where_they_are_taken_length_by_length() -> None:
+    prompts, lengths = torch.zeros(3, 4, dtype=torch.int64), torch.tensor([4, 2, 4])
+    wanted = [[4, 5], [2, 3], [4, 5]]
+    together, given = counting()
+    assert decode(together, prompts, lengths, new_tokens=2).tolist() == wanted
+    assert given == [(3, 4)]
+    by_length, given = counting(one_length=True)
+    assert decode(by_length, prompts, lengths, new_tokens=2).tolist() == wanted
+    assert given == [(1, 2), (2, 4)]
 
 
-def test_a_population_decodes_as_its_members() -> None:
-    model = make("nanochat", population=3)
-    tokens = torch.randint(0, 23, (3, 2, 5), generator=torch.Generator().manual_seed(3))
-    lengths = torch.tensor([[5, 3], [4, 5], [5, 5]])
-    together = generate(model, tokens, lengths, new_tokens=9, greedy=True)
-    for p in range(3):
-        single = GPT(model.config)
-        single.load_state_dict({name: value[p] for name, value in model.state_dict().items()})
-        alone = generate(single, tokens[p], lengths[p], new_tokens=9, greedy=True)
-        assert together[p].tolist() == alone.tolist()
-
-
-def test_a_stop_token_ends_its_row_only() -> None:
-    model = make("gpt2")
-    rows, lengths = pad([[1, 2], [3, 4, 5]])
-    free = generate(model, rows, lengths, new_tokens=15, greedy=True).tolist()
-    stop = free[0][4]
-    stopped = generate(model, rows, lengths, new_tokens=15, greedy=True, stop=[stop]).tolist()
-    for before, after in zip(free, stopped, strict=True):
-        end = before.index(stop) + 1 if stop in before else 15
-        assert after == before[:end] + [-1] * (15 - end)
-
-
-def test_sampling_follows_the_distribution() -> None:
-    model = make("gpt2")
-    rows = torch.tensor([[4, 2]]).expand(4000, 2)
-    drawn = generate(model, rows, new_tokens=1, generator=torch.Generator().manual_seed(0))
-    expected = model(rows[:1])[0, -1].softmax(-1) * 4000
-    counts = drawn.flatten().bincount(minlength=23)
-    chi2 = ((counts - expected) ** 2 / expected).sum()
-    assert chi2 < 48.3  # the 99.9 % quantile at 22 degrees of freedom
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_packed_weights_change_nothing_but_rounding_and_are_dropped(family: str) -> None:
-    model = make(family)
-    tokens = torch.randint(0, 23, (3, 12), generator=torch.Generator().manual_seed(3))
-    with torch.inference_mode():
-        plain = model(tokens)
-        with packed_weights(model, rows=3):
-            assert model.blocks[0].mlp.down.packed is not None
-            torch.testing.assert_close(model(tokens), plain, atol=1e-5, rtol=1e-5)
-        model.blocks[0].mlp.down.weight.mul_(2.0)
-        assert (model(tokens) - plain).abs().max() > 1e-3  # a copy kept would not see the change
-
-
-def test_bfloat16_products_round_and_no_more() -> None:
-    model = make("gpt2")
-    tokens = torch.randint(0, 23, (3, 12), generator=torch.Generator().manual_seed(3))
-    with torch.inference_mode(), packed_weights(model, 3, torch.bfloat16):
-        rounded = model(tokens)
-    assert rounded.dtype == torch.float32
-    error = (rounded - model(tokens)).abs().max() / rounded.abs().max()
-    assert 1e-5 < error < 0.05
-
-
-def test_packed_weights_are_dropped_when_decoding_fails() -> None:
-    model = make("gpt2")
-
-    def fail(logits: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        raise KeyError("a user's transform")
-
-    with pytest.raises(KeyError):
-        generate(model, torch.zeros(1, 4, dtype=torch.int64), new_tokens=PACK, transforms=[fail])
-    assert all(getattr(module, "packed", None) is None for module in model.modules())
-
-
-def test_a_token_without_probability_is_never_drawn() -> None:
-    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 1.0, -torch.inf]]).expand(10_000, 5)
-    drawn = draw(logits, torch.Generator().manual_seed(0)).bincount(minlength=5) / 10_000
-    expected = logits[0].softmax(-1)
-    assert (drawn[expected == 0] == 0).all()
-    torch.testing.assert_close(drawn, expected, atol=0.015, rtol=0)
-
-
-def test_generating_leaves_the_training_mode_as_it_was() -> None:
-    model = make("gpt2").train()
-    generate(model, torch.tensor([[1]]), new_tokens=2)
-    assert model.training
-
-
-LOGITS = torch.log(torch.tensor([[0.5, 0.25, 0.15, 0.07, 0.03]]))
-NONE = torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-
-
-@pytest.mark.parametrize(
-    ("transform", "kept"),
-    [
-        (top_k(2), [0, 1]),
-        (top_k(99), [0, 1, 2, 3, 4]),
-        (top_p(0.5), [0]),
-        (top_p(0.51), [0, 1]),
-        (top_p(0.92), [0, 1, 2, 3]),
-        (min_p(0.2), [0, 1, 2]),
-        (temperature(0.7), [0, 1, 2, 3, 4]),
-    ],
-)
-def test_cuts_keep_what_they_should(transform: object, kept: list[int]) -> None:
-    assert (transform(LOGITS, *NONE)[0] > -torch.inf).nonzero().flatten().tolist() == kept  # type: ignore[operator]
-
-
-def test_top_p_keeps_the_likely_tokens_wherever_they_stand() -> None:
-    shuffled = LOGITS[:, [3, 0, 4, 1, 2]]
-    assert (top_p(0.6)(shuffled, *NONE)[0] > -torch.inf).tolist() == [False, True, False, True, False]
-
-
-def test_repetition_penalty_lowers_seen_tokens_of_either_sign() -> None:
-    logits = torch.tensor([[2.0, -2.0, 2.0, -2.0]])
-    history, lengths = torch.tensor([[0, 1, -1]]), torch.tensor([2])
-    assert repetition_penalty(2.0)(logits, history, lengths).tolist() == [[1.0, -4.0, 2.0, -2.0]]
-
-
-def test_no_ngram_is_written_twice() -> None:
-    history = torch.tensor([[1, 2, 3, 1, 2, -1], [1, 2, 3, 4, 1, 2], [3, -1, -1, -1, -1, -1]])
-    lengths = torch.tensor([5, 6, 1])
-    out = no_repeat_ngram(3)(torch.zeros(3, 5), history, lengths)
-    assert [(row == -torch.inf).nonzero().flatten().tolist() for row in out] == [[3], [3], []]
-    one = no_repeat_ngram(1)(torch.zeros(1, 3), torch.tensor([[0, 1, 2]]), torch.tensor([3]))
-    assert one.tolist() == [[0.0, 0.0, 0.0]]  # every token is banned, so none is
-
-
-def test_a_long_greedy_text_repeats_no_trigram() -> None:
-    transforms = Sampling(temperature=0, no_repeat_ngram=3).transforms()
-    written = generate(make("llama"), torch.tensor([[1, 2]]), new_tokens=60, greedy=True, transforms=transforms)
-    text = [1, 2, *written[0].tolist()]
-    trigrams = list(zip(text, text[1:], text[2:], strict=False))
-    assert len(set(trigrams)) == len(trigrams)
+def test_no_new_tokens_ask_for_no_step_and_a_stop_token_ends_the_loop() -> None:
+    strategy, given = counting()
+    assert decode(strategy, torch.zeros(2, 3, dtype=torch.int64), new_tokens=0).shape == (2, 0)
+    assert given == []
+    written = decode(strategy, torch.zeros(2, 3, dtype=torch.int64), new_tokens=5, stop=[4])
+    assert written.tolist() == [[3, 4, -1, -1, -1]] * 2

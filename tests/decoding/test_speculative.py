@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from nanogrove.data.tokenizer import character_tokenizer
-from nanogrove.decoding.loop import Sampling, generate, pad
-from nanogrove.decoding.speculative import speculate
+from nanogrove.decoding.loop import decode
+from nanogrove.decoding.plain import generate
+from nanogrove.decoding.reading import pad
+from nanogrove.decoding.sampling import Sampler, Sampling
+from nanogrove.decoding.speculative import speculative
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.language_model import LanguageModel
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -41,6 +45,24 @@ def made(count: int = 4, noise: float = 0.3, **settings: Any) -> tuple[GPT, Head
     return model.double(), heads.double()
 
 
+def speculate(
+    model: GPT,
+    heads: Heads,
+    tokens: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    new_tokens: int,
+    sampling: Sampling,
+    stop: Sequence[int] = (),
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    sampler = Sampler(sampling.transforms(), sampling.temperature, generator)
+    return decode(speculative(model, heads), tokens, lengths, new_tokens=new_tokens, sampler=sampler, stop=stop)
+
+
+GREEDY = Sampling(temperature=0)
+
+
 @pytest.mark.parametrize("sampling", [{}, {"repetition_penalty": 1.5, "no_repeat_ngram": 3}])
 @pytest.mark.parametrize("stop", [[], [3]])
 @pytest.mark.parametrize("settings", FAMILIES, ids=lambda s: "-".join(k if v is True else str(v) for k, v in s.items()))
@@ -48,14 +70,11 @@ def test_greedy_tokens_are_those_of_plain_decoding(settings: dict, stop: list[in
     """Prompts of different lengths, of which rows accept different numbers of drafts and end at different times."""
     model, heads = made(**settings)
     tokens, lengths = pad(PROMPTS)
-    told: dict[str, Any] = {
-        "transforms": Sampling(temperature=0, **sampling).transforms(),
-        "greedy": True,
-        "stop": stop,
-    }
+    asked = Sampling(temperature=0, **sampling)
     for new in (1, 2, 30):
-        plain = generate(model, tokens, lengths, new_tokens=new, **told)
-        assert torch.equal(speculate(model, heads, tokens, lengths, new_tokens=new, **told).tokens, plain), new
+        plain = generate(model, tokens, lengths, new_tokens=new, transforms=asked.transforms(), greedy=True, stop=stop)
+        drafted = speculate(model, heads, tokens, lengths, new_tokens=new, sampling=asked, stop=stop)
+        assert torch.equal(drafted, plain), new
 
 
 @pytest.mark.parametrize("size", [36, 37, 38, 39, 64])
@@ -63,7 +82,7 @@ def test_rows_that_end_early_have_room_wherever_the_context_ends(size: int) -> N
     model, heads = made(noise=0.2, block_size=size)
     tokens = torch.randint(0, V, (40, 5), generator=torch.Generator().manual_seed(0))
     plain = generate(model, tokens, new_tokens=31, greedy=True)
-    assert torch.equal(speculate(model, heads, tokens, new_tokens=31, greedy=True).tokens, plain)
+    assert torch.equal(speculate(model, heads, tokens, new_tokens=31, sampling=GREEDY), plain)
 
 
 @pytest.mark.parametrize("settings", FAMILIES[:4], ids=lambda s: "-".join(map(str, s.values())))
@@ -72,7 +91,7 @@ def test_a_row_by_itself_goes_on_alike_past_a_full_context(settings: dict) -> No
     for prompt in PROMPTS:
         tokens, _ = pad([prompt])
         plain = generate(model, tokens, new_tokens=130, greedy=True)
-        assert torch.equal(speculate(model, heads, tokens, new_tokens=130, greedy=True).tokens, plain)
+        assert torch.equal(speculate(model, heads, tokens, new_tokens=130, sampling=GREEDY), plain)
 
 
 def test_calls_are_counted_and_a_head_that_is_always_right_saves_all_it_can() -> None:
@@ -99,9 +118,9 @@ def test_calls_are_counted_and_a_head_that_is_always_right_saves_all_it_can() ->
         return read(*arguments, **named)
 
     model.hidden = counted  # type: ignore[method-assign]
-    written = speculate(model, heads, torch.tensor([[1, 2]]), new_tokens=41, greedy=True)
-    assert written.tokens.tolist() == [[5] * 41]
-    assert written.calls == calls == 1 + 40 // 4, "one for the first token, and then four a call"
+    written = speculate(model, heads, torch.tensor([[1, 2]]), new_tokens=41, sampling=GREEDY)
+    assert written.tolist() == [[5] * 41]
+    assert calls == 1 + 40 // 4, "one for the first token, and then four a call"
 
 
 def exact(model: GPT, prompt: list[int], new: int, settings: Sampling) -> dict[tuple[int, ...], float]:
@@ -141,10 +160,10 @@ def test_sampled_texts_are_distributed_as_the_model_says(sampling: dict, drafts:
         heads.double(),
         torch.tensor([prompt]).expand(rows, -1),
         new_tokens=new,
-        transforms=Sampling(**sampling).transforms(),
+        sampling=Sampling(**sampling),
         generator=torch.Generator().manual_seed(0),
     )
-    counts = Counter(map(tuple, written.tokens.tolist()))
+    counts = Counter(map(tuple, written.tolist()))
     assert all(wanted[text] > 0 for text in counts)
     likely = [text for text, chance in wanted.items() if rows * chance >= 5]
     seen = [counts[text] for text in likely]

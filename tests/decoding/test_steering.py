@@ -6,7 +6,9 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from nanogrove.decoding.loop import draw, generate, pad, temperature
+from nanogrove.decoding.plain import generate
+from nanogrove.decoding.reading import pad
+from nanogrove.decoding.sampling import draw, temperature
 from nanogrove.decoding.steering import model_score, reward_augmented, sequence_score
 from nanogrove.model.gpt import GPT, ModelConfig
 

@@ -14,9 +14,10 @@ from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig, find_reward
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.synthetic.examples import TaskConfig, TaskCorpus
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 
@@ -32,7 +33,7 @@ def model(corpus: TaskCorpus) -> GPT:
     made = GPT(config, 3).initialize(0, 1, 2)
     state = TrainState(made, make_optimizer(made, OptimizerConfig(lr=0.01)))
     rates = torch.tensor([0.02, 0.5, 1.0], dtype=torch.float64)
-    list(fit(state, corpus.batches, next_token, Plan(seed=0, steps=200, rate=lambda step: rates)))
+    list(fit(state, corpus.batches, next_token, Plan(seed=0, steps=200, lr_factor=lambda step: rates)))
     return made
 
 

@@ -9,10 +9,11 @@ from torch import Tensor
 
 import nanogrove
 from nanogrove.config.overrides import resolve
-from nanogrove.decoding.loop import generate, pad
+from nanogrove.decoding.plain import generate
+from nanogrove.decoding.reading import pad
 from nanogrove.decoding.steering import model_score
 from nanogrove.errors import PresetError
-from nanogrove.model import layers
+from nanogrove.model import attention
 from nanogrove.model.documents import document_mask, document_starts
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.huggingface import export_model
@@ -59,7 +60,7 @@ def close(found: Tensor, wanted: Tensor) -> None:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways to compute attention on a CPU."""
     if request.param == "kernel":
-        monkeypatch.setattr(layers, "SCORES", -1)
+        monkeypatch.setattr(attention, "MAX_SCORES_WRITTEN_OUT", -1)
 
 
 def test_the_mask_is_its_definition() -> None:
@@ -203,7 +204,7 @@ def test_cached_in_step_and_in_chunks(name: str, population: int | None) -> None
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
-def test_rivals_one_of_them_a_mark(name: str, ragged: bool) -> None:
+def test_candidates_one_of_them_a_mark(name: str, ragged: bool) -> None:
     """Candidates are scored as if each were read alone, and go on from the one that is taken."""
     model = make(name)
     rows = [[5, MARK, 7, 2], [3, 4, 9]] if ragged else [[5, MARK, 7], [3, 4, 9]]
@@ -212,7 +213,7 @@ def test_rivals_one_of_them_a_mark(name: str, ragged: bool) -> None:
     for step in range(8):
         candidates = torch.stack([drawn(4, seed=step), drawn(4, seed=50 + step)])
         candidates[:, 1] = MARK
-        found = model.logits(model.hidden(candidates, cache, rivals=True))
+        found = model.logits(model.hidden(candidates, cache, candidates=True))
         for row in range(2):
             wanted = [model(torch.tensor([[*rows[row], token]]))[0, -1] for token in candidates[row].tolist()]
             close(found[row], torch.stack(wanted))
@@ -266,13 +267,13 @@ def test_generated_text_past_marks_and_past_the_context(name: str) -> None:
 def test_off_is_the_path_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """No mask is made, with a cache or without."""
     model, masks = make(within=False), []
-    forward = layers.Attention.forward
+    forward = attention.Attention.forward
 
-    def watched(self: layers.Attention, x: Tensor, rotary: Any, cache: Any, layer: int, mask: Any) -> Tensor:
+    def watched(self: attention.Attention, x: Tensor, rotary: Any, cache: Any, layer: int, mask: Any) -> Tensor:
         masks.append(mask)
         return forward(self, x, rotary, cache, layer, mask)
 
-    monkeypatch.setattr(layers.Attention, "forward", watched)
+    monkeypatch.setattr(attention.Attention, "forward", watched)
     model(drawn(2, 9, marks=(3,)))
     generate(model, drawn(2, 9, marks=(3,)), new_tokens=4)
     assert masks == [None] * 10

@@ -13,7 +13,8 @@ import nanogrove
 from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.data.tokenizer import character_tokenizer
-from nanogrove.decoding.loop import generate, pad
+from nanogrove.decoding.plain import generate
+from nanogrove.decoding.reading import pad
 from nanogrove.errors import PresetError
 from nanogrove.language_model import LanguageModel
 from nanogrove.model.gpt import GPT, ModelConfig

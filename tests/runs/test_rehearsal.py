@@ -137,7 +137,7 @@ def test_minutes_become_steps_for_every_method_that_takes_them(case: str, of_met
 def first_steps(preset: dict[str, Any], further: bool, count: int = 2) -> list[Event]:
     """The first steps of a rehearsal."""
     built = build(resolve({**preset, "train": {**preset["train"], "minutes": None, "steps": 3}}))
-    plan = replace(built.plan, steps=1 << 40, rate=lambda step: 0.0, schedule=lambda steps: lambda step: 0.0)
+    plan = replace(built.plan, steps=1 << 40, lr_factor=lambda step: 0.0, schedule=lambda steps: lambda step: 0.0)
     plan = replace(plan, evaluate_every=1 << 40, evaluate_early=False)
     rehearse = load_method(built.preset.method.name).rehearse
     assert rehearse is not None

@@ -10,10 +10,11 @@ import torch
 from nanogrove.data.batch import Batch
 from nanogrove.errors import DivergedError
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.train.loop import Plan, clip_gradients, fit
+from nanogrove.train.loop import clip_gradients, fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.optim.schedule import ScheduleConfig, schedule
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 CONFIG = ModelConfig(vocab_size=31, block_size=12, n_layer=1, n_head=2, n_embd=16)
@@ -36,8 +37,8 @@ def train(plan: Plan, optimizer: str = "adamw", lr: float = 0.01) -> tuple[GPT, 
 
 @pytest.mark.parametrize("accumulation", [2, 3, 8])
 def test_accumulation_counts_tokens_not_micro_batches(accumulation: int) -> None:
-    whole, events = train(Plan(seed=0, steps=3, rate=lambda step: 1.0))
-    cut, cut_events = train(Plan(seed=0, steps=3, rate=lambda step: 1.0, accumulation=accumulation))
+    whole, events = train(Plan(seed=0, steps=3, lr_factor=lambda step: 1.0))
+    cut, cut_events = train(Plan(seed=0, steps=3, lr_factor=lambda step: 1.0, accumulation=accumulation))
     for a, b in zip(events, cut_events, strict=True):
         assert a.values["loss"] == pytest.approx(b.values["loss"], abs=1e-9)
     for p, q in zip(whole.parameters(), cut.parameters(), strict=True):
@@ -113,7 +114,7 @@ def test_every_schedule_is_continuous_falls_and_ends_at_its_last_rate() -> None:
 
 def test_the_last_update_has_the_last_rate() -> None:
     config = ScheduleConfig(name="wsd", warmup=2, decay=1.0, final=0.25)
-    _, events = train(Plan(seed=0, steps=9, rate=schedule(config, 9)), lr=0.01)
+    _, events = train(Plan(seed=0, steps=9, lr_factor=schedule(config, 9)), lr=0.01)
     assert events[1].values["lr"] == 0.01
     assert events[-1].values["lr"] == 0.0025
 
@@ -124,14 +125,16 @@ def test_dropout_is_a_function_of_the_step() -> None:
         optimizer = make_optimizer(model, OptimizerConfig(name="sgd", lr=1e-9))  # weights all but stand still
         state = TrainState(model, optimizer, step=start)
         torch.manual_seed(start)  # whatever was drawn before must not matter
-        return [e.values["loss"] for e in fit(state, uneven, next_token, Plan(seed=3, steps=6, rate=lambda s: 1.0))]
+        return [
+            e.values["loss"] for e in fit(state, uneven, next_token, Plan(seed=3, steps=6, lr_factor=lambda s: 1.0))
+        ]
 
     assert losses(0)[4:] == pytest.approx(losses(4), abs=1e-6)
     assert len(set(losses(0))) == 6
 
 
 def test_divergence_stops_before_the_update_and_names_step_and_rate() -> None:
-    plan = Plan(seed=0, steps=50, rate=lambda step: 1.0, divergence=math.log(31) + 5, clip=None)
+    plan = Plan(seed=0, steps=50, lr_factor=lambda step: 1.0, divergence=math.log(31) + 5, clip=None)
     with pytest.raises(DivergedError, match=r"at step \d+: loss .*learning rate 1e\+06"):
         train(plan, "sgd", lr=1e6)
 
@@ -147,15 +150,15 @@ def test_a_loss_that_is_no_number_leaves_the_weights_alone() -> None:
 
     state = TrainState(model, make_optimizer(model, OptimizerConfig()))
     with pytest.raises(DivergedError, match="at step 1: loss nan"):
-        list(fit(state, poisoned, next_token, Plan(seed=0, steps=2, rate=lambda step: 1.0)))
+        list(fit(state, poisoned, next_token, Plan(seed=0, steps=2, lr_factor=lambda step: 1.0)))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler still imports it
 def test_a_compiled_model_trains_as_the_plain_one() -> None:
-    _, plain = train(Plan(seed=0, steps=3, rate=lambda step: 1.0))
-    _, compiled = train(Plan(seed=0, steps=3, rate=lambda step: 1.0, compile=True))
+    _, plain = train(Plan(seed=0, steps=3, lr_factor=lambda step: 1.0))
+    _, compiled = train(Plan(seed=0, steps=3, lr_factor=lambda step: 1.0, compile=True))
     for a, b in zip(plain, compiled, strict=True):
         assert a.values["loss"] == pytest.approx(b.values["loss"], abs=1e-5)
 
@@ -185,7 +188,7 @@ def test_every_family_trains_in_bfloat16_near_its_float32_losses(family: str, po
     def losses(precision: str) -> torch.Tensor:
         model = GPT(config, population).initialize(*range(population or 1))
         state = TrainState(model, make_optimizer(model, OptimizerConfig(lr=0.01)))
-        plan = Plan(seed=0, steps=5, rate=lambda step: 1.0, precision=precision)
+        plan = Plan(seed=0, steps=5, lr_factor=lambda step: 1.0, precision=precision)
         return torch.tensor([event.values["loss"] for event in fit(state, uneven, next_token, plan)])
 
     torch.testing.assert_close(losses("bfloat16"), losses("float32"), atol=0.02, rtol=0)

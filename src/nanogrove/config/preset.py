@@ -22,7 +22,7 @@ from pydantic_core.core_schema import tagged_union_schema
 from nanogrove.config.problems import nearest
 from nanogrove.corpora import CORPORA
 from nanogrove.data.corpus import CorpusConfig
-from nanogrove.decoding.loop import Sampling
+from nanogrove.decoding.sampling import Sampling
 from nanogrove.json_difference import differences
 from nanogrove.methods import METHODS, load_method
 from nanogrove.methods.contract import MethodConfig

@@ -1,1 +1,1 @@
-"""Decoding: how a model continues a prompt."""
+"""How a model continues a text: the loop, the strategies, and what steers them."""

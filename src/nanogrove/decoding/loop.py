@@ -1,286 +1,150 @@
-"""Decoding: batched, cached, prompts of different lengths side by side, populations included.
+"""The decoding loop: rows of tokens grow until each has ended, by whichever strategy finds the next tokens.
 
-A logit transform is a plain function `(logits [R, V], tokens [R, T], lengths [R]) -> logits [R, V]`; `tokens` holds
-what each row has read and written so far, with −1 past its length. `generate` applies a list of them in order, so a
-new way to steer decoding is one more function.
+The loop holds what every strategy would otherwise repeat: prompts of several lengths side by side, the budget of new
+tokens, stop tokens, evaluation mode, packed weights, and the end. A `Strategy` says how the next tokens are found.
 
-When a row's context is full, its last `block_size // 2` tokens are read again into an empty cache and decoding goes
-on: one extra read every half context, where cropping at each token would cost a full read every time.
+Letters in shapes: R rows, of a population P * B; T tokens that a row has room for; n tokens of one step.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from nanogrove.model.gpt import GPT
-from nanogrove.model.layers import Cache, packed_weights
+from nanogrove.decoding.sampling import Sampler
 from nanogrove.model.mode import evaluating
+from nanogrove.model.packing import packed_weights
 
-PACK = 16  # new tokens from which on decoding is the faster for a packed copy of the weights
-
-Transform = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-class Sampling(BaseModel):
-    """How the next token is chosen. A temperature of 0 takes the most likely one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    temperature: float = Field(0.8, ge=0, allow_inf_nan=False)
-    top_k: int | None = Field(None, ge=1, description="keep the k most likely tokens")
-    top_p: float | None = Field(None, gt=0, le=1, description="keep the fewest tokens whose probabilities reach p")
-    min_p: float | None = Field(None, ge=0, le=1, description="keep tokens of at least p times the largest")
-    repetition_penalty: float = Field(1.0, gt=0, description="above 1 makes tokens already seen less likely")
-    no_repeat_ngram: int | None = Field(None, ge=1, description="never write an n-gram twice")
-
-    def transforms(self, steering: Sequence[Transform] = ()) -> list[Transform]:
-        """The transforms these settings ask for: penalties, then what steers, then the temperature, then the cuts."""
-        chosen: list[Transform] = []
-        if self.repetition_penalty != 1.0:
-            chosen.append(repetition_penalty(self.repetition_penalty))
-        if self.no_repeat_ngram:
-            chosen.append(no_repeat_ngram(self.no_repeat_ngram))
-        chosen += steering
-        if self.temperature not in (0.0, 1.0):
-            chosen.append(temperature(self.temperature))
-        if self.top_k:
-            chosen.append(top_k(self.top_k))
-        if self.top_p is not None and self.top_p < 1:
-            chosen.append(top_p(self.top_p))
-        if self.min_p:
-            chosen.append(min_p(self.min_p))
-        return chosen
+MIN_TOKENS_TO_PACK = 16  # new tokens from which on decoding is the faster for a packed copy of the weights
 
 
-def temperature(value: float) -> Transform:
-    """Divides logits by `value` > 0."""
-    return lambda logits, tokens, lengths: logits / value
+class Sequences:
+    """Rows that grow: their tokens, lengths and ends.
 
-
-def top_k(k: int) -> Transform:
-    """Keeps the k largest logits of a row; ties with the k-th stay."""
-
-    def transform(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        kth = logits.topk(min(k, logits.shape[-1])).values[:, -1:]
-        return logits.masked_fill(logits < kth, -torch.inf)
-
-    return transform
-
-
-def top_p(p: float) -> Transform:
-    """Nucleus sampling (Holtzman 2020): the fewest most likely tokens whose probabilities sum to at least p."""
-
-    def transform(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        ordered, order = logits.sort(descending=True)
-        probability = ordered.softmax(-1)
-        cut = probability.cumsum(-1) - probability >= p  # the mass before a token already suffices
-        return logits.masked_fill(cut.scatter(-1, order, cut), -torch.inf)
-
-    return transform
-
-
-def min_p(p: float) -> Transform:
-    """Keeps tokens at least p times as likely as the most likely one (Nguyen 2024)."""
-
-    def transform(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        probability = logits.softmax(-1)
-        return logits.masked_fill(probability < p * probability.amax(-1, keepdim=True), -torch.inf)
-
-    return transform
-
-
-def repetition_penalty(penalty: float) -> Transform:
-    """Divides positive and multiplies negative logits of tokens already seen (Keskar 2019)."""
-
-    def transform(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        vocabulary = logits.shape[-1]
-        seen = torch.zeros(logits.shape[0], vocabulary + 1, dtype=torch.bool, device=logits.device)
-        seen.scatter_(1, tokens.where(tokens >= 0, vocabulary), True)
-        return torch.where(seen[:, :-1], torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-
-    return transform
-
-
-def no_repeat_ngram(n: int) -> Transform:
-    """Forbids tokens that would complete an n-gram already in the row; a row with no token left is not touched."""
-
-    def transform(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        if tokens.shape[1] < n:
-            return logits
-        windows = tokens.unfold(1, n, 1)  # [R, T − n + 1, n]
-        at = lengths[:, None] + torch.arange(1 - n, 0, device=tokens.device)
-        tail = tokens.gather(1, at.clamp(min=0)).masked_fill(at < 0, -2)
-        repeated = (windows[..., :-1] == tail[:, None]).all(-1) & (windows[..., -1] >= 0)
-        vocabulary = logits.shape[-1]
-        banned = torch.zeros(logits.shape[0], vocabulary + 1, dtype=torch.bool, device=logits.device)
-        banned.scatter_(1, windows[..., -1].where(repeated, vocabulary), True)
-        allowed = logits.masked_fill(banned[:, :-1], -torch.inf)
-        return torch.where((allowed > -torch.inf).any(-1, keepdim=True), allowed, logits)
-
-    return transform
-
-
-def pad(prompts: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Token lists as `tokens [B, T]`, padded on the right with 0, and their `lengths [B]`.
-
-    Raises ValueError for an empty prompt: the first token must be told.
+    Args:
+        prompts: `[R, T]`, padded on the right.
+        lengths: `[R]`, the tokens of each prompt.
+        new_tokens: How many tokens a row may get.
+        stop: Tokens that end a row, and are kept.
+        spare: Positions after the last token that a strategy writes drafts to.
     """
-    if not prompts or not all(prompts):
-        raise ValueError("a prompt needs at least one token")
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    tokens = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.tensor(prompt)
-    return tokens.to(device), lengths.to(device)
+
+    def __init__(self, prompts: Tensor, lengths: Tensor, new_tokens: int, stop: Sequence[int], spare: int) -> None:
+        self.start = self.lengths = lengths
+        self.new_tokens = self.most_left = new_tokens  # the latter: tokens that the row with most room may still get
+        self.positions = torch.arange(prompts.shape[1] + new_tokens + spare, device=prompts.device)
+        self.tokens = F.pad(prompts, (0, new_tokens + spare))
+        self.tokens = self.up_to(lengths)
+        self.stops = torch.tensor(list(stop), dtype=torch.int64, device=prompts.device)
+        self.ended = torch.full_like(lengths, new_tokens < 1, dtype=torch.bool)
+
+    def up_to(self, lengths: Tensor) -> Tensor:
+        """The tokens `[R, T]`, −1 from `lengths [R]` on."""
+        return self.tokens.masked_fill(self.positions >= lengths[:, None], -1)
+
+    def append(self, token: Tensor) -> None:
+        """Appends `token [R]` to every row; a row that has ended gets −1, so that rows of one length stay so.
+
+        Asks the device whether all rows have ended only where a stop token may have ended them.
+        """
+        self.tokens.scatter_(1, self.lengths[:, None], token.masked_fill(self.ended, -1)[:, None])
+        self.lengths = self.lengths + 1
+        self.most_left -= 1
+        if len(self.stops):
+            self.ended = self.ended | torch.isin(token, self.stops)
+            self.most_left = 0 if bool(self.ended.all()) else self.most_left
+
+    def extend(self, tokens: Tensor, counts: Tensor) -> Tensor:
+        """Appends the first `counts [R]` of `tokens [R, n]` to each row that has not ended, up to its first stop token.
+
+        Returns how many those were, `[R]`. Positions after them hold −1.
+        """
+        step = torch.arange(tokens.shape[1], device=tokens.device)
+        stops = torch.isin(tokens, self.stops) & (step < counts[:, None])
+        counts = torch.where(stops.any(1), stops.int().argmax(1) + 1, counts)
+        left = (self.new_tokens - (self.lengths - self.start)).masked_fill(self.ended, 0)
+        counts = torch.minimum(counts, left)
+        after = step >= counts[:, None]
+        self.tokens.scatter_(1, self.lengths[:, None] + step, tokens.masked_fill(after, -1))
+        self.lengths = self.lengths + counts
+        self.ended = self.ended | stops.any(1) | (counts == left)
+        self.most_left = int((left - counts).masked_fill(self.ended, 0).max())
+        return counts
+
+    def written(self) -> Tensor:
+        """The new tokens `[R, new_tokens]`, −1 after the end of a row."""
+        return self.tokens.gather(1, self.start[:, None] + self.positions[: self.new_tokens])
 
 
-def read(model: GPT, history: Tensor, lengths: Tensor, batch: int, limit: int, spare: int = 0) -> tuple[Tensor, Cache]:
-    """Reads each row's last `limit` tokens into an empty cache with room for `spare` more than the context holds.
+Steps = Callable[[Sequences, Sampler], Iterator[None]]
 
-    `history [R, T]` holds `lengths [R]` tokens a row, `batch` rows a member. Returns the states `[*P, B, 1, C]` behind
-    them, and the cache.
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """A way to find the next tokens.
+
+    Args:
+        steps: Given rows and a sampler, yields for as long as it is asked, each time with one token or more appended
+            to every row that goes on. What it needs from step to step it keeps in itself, so a strategy serves again.
+        modules: What computes; it does so in evaluation mode and, where that pays, with packed weights.
+        tokens_per_call: Tokens that one call of the model reads for each row.
+        pack_from: New tokens from which on weights are packed.
+        spare: Positions after the last token that it writes drafts to.
+        one_length: Whether prompts must have one length; the loop then takes rows length by length, the shortest first.
     """
-    keep = lengths.clamp(max=limit)
-    at = (lengths - keep)[:, None] + torch.arange(int(keep.max()), device=lengths.device)
-    window = history.gather(1, at.clamp(max=history.shape[1] - 1)).clamp(min=0)
-    cache = model.cache(batch, min(history.shape[1], model.config.block_size) + spare)
-    axes = () if model.population is None else (model.population,)
-    hidden = model.hidden(window.view(*axes, batch, -1), cache, keep)
-    last = (keep - 1).view(*axes, batch, 1, 1).expand(*axes, batch, 1, hidden.shape[-1])
-    return hidden.gather(-2, last), cache
 
-
-def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One token `[R]` a row of `logits [R, V]`, by its softmax: where a uniform number falls in the running sum.
-
-    One random number a row, where `torch.multinomial` draws one for every token of the vocabulary.
-    """
-    reached = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
-    at = torch.rand(logits.shape[0], 1, dtype=torch.float64, device=logits.device, generator=generator)
-    return torch.searchsorted(reached, at * reached[:, -1:], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    steps: Steps
+    modules: Sequence[nn.Module]
+    tokens_per_call: int = 1
+    pack_from: int = 0
+    spare: int = 0
+    one_length: bool = False
 
 
 @torch.inference_mode()
-def generate(
-    model: GPT,
-    tokens: Tensor,
+def decode(
+    strategy: Strategy,
+    prompts: Tensor,
     lengths: Tensor | None = None,
     *,
     new_tokens: int,
-    transforms: Sequence[Transform] = (),
-    greedy: bool = False,
+    sampler: Sampler | None = None,
     stop: Sequence[int] = (),
-    generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Continues `tokens [*P, B, T]`, padded on the right to true `lengths [*P, B]` (all T when left out).
+    """Continues `prompts [*P, B, T]`: the new tokens `[*P, B, new_tokens]`, −1 after a token of `stop`, which is kept.
 
-    Returns the new tokens `[*P, B, new_tokens]`; behind a token of `stop`, which is kept, a row holds −1.
-    Sampling draws from `generator`, on the device of the tokens. In `dtype` bfloat16 a single float32 model's matrix
-    products are rounded to 8 bits where `packed_weights` applies, and elsewhere nothing is.
+    Args:
+        strategy: How the next tokens are found.
+        prompts: Token ids, padded on the right.
+        lengths: The true lengths `[*P, B]` of the prompts; all T when left out.
+        new_tokens: How many tokens each row gets at most.
+        sampler: How a token is chosen from scores; drawn from the softmax of the logits when left out.
+        stop: Tokens that end their row.
+        dtype: With bfloat16 a single float32 model's matrix products are rounded to 8 bits where `packed_weights`
+            applies; elsewhere nothing is.
     """
-    packed = packed_weights(model, tokens.shape[-2], dtype) if new_tokens >= PACK else nullcontext()
-    way = _continue if model.memory is None else _continue_by_length
-    with evaluating(model), packed:
-        return way(model, tokens, lengths, new_tokens, transforms, greedy, stop, generator)
+    flat = prompts.flatten(0, -2)
+    lengths = torch.full(flat.shape[:1], flat.shape[1], device=flat.device) if lengths is None else lengths.flatten()
+    written = flat.new_full((len(flat), new_tokens), -1)
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(*strategy.modules))
+        if new_tokens >= strategy.pack_from:
+            for module in strategy.modules:
+                stack.enter_context(packed_weights(module, prompts.shape[-2] * strategy.tokens_per_call, dtype))
+        for group in _groups(lengths) if strategy.one_length else [slice(None)]:
+            width = int(lengths[group].max()) if strategy.one_length else flat.shape[1]
+            rows = Sequences(flat[group, :width], lengths[group], new_tokens, stop, strategy.spare)
+            steps = strategy.steps(rows, sampler or Sampler())
+            while rows.most_left:
+                next(steps)
+            written[group] = rows.written()
+    return written.view(*prompts.shape[:-1], new_tokens)
 
 
-def _continue(
-    model: GPT,
-    tokens: Tensor,
-    lengths: Tensor | None,
-    new_tokens: int,
-    transforms: Sequence[Transform],
-    greedy: bool,
-    stop: Sequence[int],
-    generator: torch.Generator | None,
-) -> Tensor:
-    batch, size = tokens.shape[-2], model.config.block_size
-    rows = tokens.flatten(0, -2)
-    if lengths is None:
-        lengths = torch.full(rows.shape[:1], rows.shape[1], device=rows.device)
-    lengths = lengths.flatten().clone()
-    history = torch.nn.functional.pad(rows, (0, new_tokens), value=-1)
-    places = torch.arange(history.shape[1], device=rows.device)
-    history = history.masked_fill(places >= lengths[:, None], -1)
-    start = lengths.clone()
-    stops = torch.tensor(list(stop), device=rows.device, dtype=torch.int64)
-    done = torch.zeros_like(lengths, dtype=torch.bool)
-    hidden, cache = read(model, history, lengths, batch, size)
-    for count in range(new_tokens):
-        scores = model.logits(hidden).reshape(rows.shape[0], -1).float()
-        for transform in transforms:
-            scores = transform(scores, history, lengths)
-        chosen = scores.argmax(-1) if greedy else draw(scores, generator)
-        history.scatter_(1, lengths[:, None], chosen.masked_fill(done, -1)[:, None])
-        lengths = lengths + 1
-        done = done | torch.isin(chosen, stops)
-        if count + 1 == new_tokens or (len(stop) and bool(done.all())):
-            break
-        if cache.longest >= size:
-            hidden, cache = read(model, history, lengths, batch, max(size // 2, 1))
-        else:
-            step = chosen.view(*tokens.shape[:-1], 1)
-            hidden = model.hidden(step, cache)
-    at = start[:, None] + torch.arange(new_tokens, device=rows.device)
-    return history.gather(1, at).view(*tokens.shape[:-1], new_tokens)
-
-
-def _continue_by_length(
-    model: GPT,
-    tokens: Tensor,
-    lengths: Tensor | None,
-    new_tokens: int,
-    transforms: Sequence[Transform],
-    greedy: bool,
-    stop: Sequence[int],
-    generator: torch.Generator | None,
-) -> Tensor:
-    """`_continue` of a model with a memory: rows of one length together, so that their segments end together."""
-    assert model.population is None
-    if lengths is None:
-        lengths = torch.full(tokens.shape[:1], tokens.shape[1], device=tokens.device)
-    found = tokens.new_full((len(tokens), new_tokens), -1)
-    for length in sorted(set(lengths.tolist())):
-        rows = (lengths == length).nonzero()[:, 0]
-        found[rows] = _roll(model, tokens[rows, :length], new_tokens, transforms, greedy, stop, generator)
-    return found
-
-
-def _roll(
-    model: GPT,
-    tokens: Tensor,
-    new_tokens: int,
-    transforms: Sequence[Transform],
-    greedy: bool,
-    stop: Sequence[int],
-    generator: torch.Generator | None,
-) -> Tensor:
-    """New tokens `[R, new_tokens]` behind `tokens [R, T]`; the cache holds one segment, behind the memory it reads."""
-    assert model.memory is not None
-    (rows, width), segment, size = tokens.shape, model.config.memory_segment, model.config.memory_tokens
-    history = torch.nn.functional.pad(tokens, (0, new_tokens), value=-1)
-    stops = torch.tensor(list(stop), device=tokens.device, dtype=torch.int64)
-    done = torch.zeros(rows, dtype=torch.bool, device=tokens.device)
-    full = (width - 1) // segment * segment  # a segment is closed when the token behind it is known
-    memory = model.memory.first(rows)
-    if full:
-        memory = model.remember(tokens[:, :full], write_last=True)[1][:, -1]
-    cache, given = model.cache(rows), torch.cat([memory, model.embed(tokens[:, full:])], 1)
-    for length in range(width, width + new_tokens):
-        scores = model.logits(model.through(given, cache)[:, -1]).float()
-        for transform in transforms:
-            scores = transform(scores, history, torch.full((rows,), length, device=tokens.device))
-        chosen = scores.argmax(-1) if greedy else draw(scores, generator)
-        history[:, length] = chosen.masked_fill(done, -1)
-        done = done | torch.isin(chosen, stops)
-        if len(stop) and bool(done.all()):
-            break
-        given = model.embed(chosen[:, None])
-        if cache.longest == size + segment:
-            memory = model.through(model.memory.places(memory), cache)
-            cache, given = model.cache(rows), torch.cat([memory, given], 1)
-    return history[:, width:]
+def _groups(lengths: Tensor) -> list[Tensor]:
+    """The rows of each length, the shortest first."""
+    return [(lengths == length).nonzero()[:, 0] for length in sorted(set(lengths.tolist()))]

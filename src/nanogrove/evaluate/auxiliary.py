@@ -31,7 +31,6 @@ from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
 from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Event
-from nanogrove.train.loop import Plan
 from nanogrove.train.objective import weighted
 from nanogrove.train.objectives.auxiliary import (
     cosine,
@@ -48,6 +47,7 @@ from nanogrove.train.objectives.auxiliary import (
     value_targets,
     weight_of,
 )
+from nanogrove.train.plan import Plan
 from nanogrove.train.precision import autocast
 from nanogrove.train.state import TrainState
 

@@ -36,7 +36,7 @@ from torch import Tensor
 from nanogrove.atomic import write_file
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
-from nanogrove.decoding.loop import generate
+from nanogrove.decoding.plain import generate
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration_error import blocks, debiased_error
 from nanogrove.model.gpt import GPT

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogrove.decoding import loop as decoding
+from nanogrove.decoding.plain import generate
+from nanogrove.decoding.sampling import temperature as divided_by
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
 from nanogrove.synthetic.examples import Answer, TaskCorpus
@@ -51,12 +52,12 @@ def decode(
     by_length: dict[int, list[int]] = defaultdict(list)
     for place, prompt in enumerate(prompts):
         by_length[len(prompt)].append(place)
-    transforms = [] if temperature in (0.0, 1.0) else [decoding.temperature(temperature)]
+    transforms = [] if temperature in (0.0, 1.0) else [divided_by(temperature)]
     for length, places in sorted(by_length.items()):
         for first in range(0, len(places), at_once):
             some = places[first : first + at_once]
             tokens = corpus.prompts([prompts[place] for place in some]).to(device)
-            written = decoding.generate(
+            written = generate(
                 model,
                 tokens if model.population is None else tokens.expand(members, *tokens.shape),
                 new_tokens=corpus.task.longest(difficulty) - length + 1,

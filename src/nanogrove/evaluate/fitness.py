@@ -14,7 +14,7 @@ from torch import Tensor
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed
-from nanogrove.decoding import loop as decoding
+from nanogrove.decoding.plain import generate
 from nanogrove.errors import PresetError
 from nanogrove.evaluate.loss import score_split
 from nanogrove.evaluate.reward import Reward, RewardConfig
@@ -46,9 +46,7 @@ def rewarded(reward: Reward, corpus: Corpus, prompt: int, tokens: int) -> Fitnes
 
     def fitness(model: GPT, batch: Batch, generator: torch.Generator) -> Tensor:
         end = corpus.tokenizer.end
-        written = decoding.generate(
-            model, batch.tokens[..., :prompt], new_tokens=tokens, stop=[end], generator=generator
-        )
+        written = generate(model, batch.tokens[..., :prompt], new_tokens=tokens, stop=[end], generator=generator)
         texts = [
             corpus.tokenizer.decode([token for token in row if token not in (-1, end)])
             for row in written.flatten(0, -2).tolist()

@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nanogrove.data.tokenizer import Tokenizer
-from nanogrove.decoding.loop import pad, read
+from nanogrove.decoding.reading import pad, read
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.model.gpt import GPT
 from nanogrove.train.checkpoint import model_of, read_checkpoint
@@ -137,7 +137,7 @@ class RewardModel:
         if not rows:
             return []
         tokens, lengths = pad(rows, self.model.embed.weight.device)
-        hidden, _ = read(self.model, tokens, lengths, len(rows), self.model.config.block_size)
+        hidden, _ = read(self.model, tokens, lengths, self.model.config.block_size)
         found = self.model.values(hidden)[:, 0].double()
         return cast(list[float], (self.low + (self.high - self.low) * found).tolist())
 

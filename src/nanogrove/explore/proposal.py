@@ -82,9 +82,10 @@ def seconds(proposal: Proposal, vocabulary: int) -> float:
     from nanogrove.data.batch import Batch
     from nanogrove.model.gpt import GPT
     from nanogrove.train.autotune import Work, resolve_auto
-    from nanogrove.train.loop import Plan, fit
+    from nanogrove.train.loop import fit
     from nanogrove.train.objective import next_token
     from nanogrove.train.optim.optimizer import make_optimizer
+    from nanogrove.train.plan import Plan
     from nanogrove.train.precision import pick_device
     from nanogrove.train.state import TrainState
 

@@ -12,7 +12,6 @@ This is reward-ranked fine-tuning (Dong et al. 2023, arXiv 2304.06767) with repl
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -22,7 +21,8 @@ from torch import Tensor
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed, random
-from nanogrove.decoding import loop as decoding
+from nanogrove.decoding import plain as decoding
+from nanogrove.decoding.sampling import temperature
 from nanogrove.errors import PresetError
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.divergence import divergence
@@ -33,8 +33,9 @@ from nanogrove.methods.warm_start import pretrained, reference_model, saved_weig
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.record.measures import REWARD
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 SHOWN = 6  # fresh texts of each round in the record
@@ -83,7 +84,6 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     reference = reference_model(state)
     if state.step == begin:
         yield _rewarded(state, 0, *_fresh(state.model, corpus, config, plan, "before"))
-    rate = plan.schedule(config.steps_per_round)
     while state.step < plan.steps and not state.notes.get("ended"):
         number, past = divmod(state.step - begin, config.steps_per_round)
         start, name = state.step - past, f"round-{number + 1}"
@@ -96,15 +96,11 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
             state.round = number + 1
             yield Event("data", state.step, {"name": name, "rows": rows, "count": len(rows)})
         else:
-            rows = plan.made(name)
+            rows = plan.rows.read_rows(name)
             for row in rows:  # one that does not say is of an older run; an end mark takes one of the `tokens`
                 row.setdefault("ended", len(corpus.tokenizer.encode(row["text"])) < config.tokens)
         mixed = Mixed(corpus, rows, config.replay, plan.seed, number)
-        phase = replace(
-            plan,
-            steps=start + config.steps_per_round,
-            rate=lambda step, start=start: config.rate * rate(step - start),  # type: ignore[misc]
-        )
+        phase = plan.phase(start, start + config.steps_per_round, config.rate)
         for event in fit(state, mixed.batches, objective_of(state, plan), phase):
             if event.step == phase.steps:
                 yield from _judged(state, corpus, plan, config, reference, name)
@@ -134,7 +130,7 @@ def written(
             model,
             tokens,
             new_tokens=config.tokens,
-            transforms=[] if config.temperature == 1 else [decoding.temperature(config.temperature)],
+            transforms=[] if config.temperature == 1 else [temperature(config.temperature)],
             stop=[corpus.tokenizer.end],
             generator=torch.Generator(tokens.device).manual_seed(derived_seed(seed, "align", *purpose.encode())),
         )
@@ -193,8 +189,7 @@ def _judged(
         state.notes["ended"] = values["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
         score = torch.inf
     yield _rewarded(state, state.round, samples, scores)
-    told = {**values, "score": score, "seen": state.tokens}
-    yield Event("eval", state.step, told, {"seconds": state.seconds})
+    yield state.eval_event({**values, "score": score})
 
 
 def _rewarded(state: TrainState, number: int, samples: list[Sample], scores: list[float]) -> Event:

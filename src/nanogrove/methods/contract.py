@@ -17,7 +17,7 @@ from nanogrove.data.splits import Split
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
-from nanogrove.train.loop import Plan
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 

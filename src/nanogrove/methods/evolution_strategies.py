@@ -36,8 +36,9 @@ from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import Loss, next_token
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 Shaping = Literal["zscore", "rank", "sign", "none"]
@@ -87,17 +88,14 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     def scored(event: Event) -> Iterator[Event]:
         if plan.evaluates(event.step) or event.step == begin:
             values, samples = assess(model, corpus, fitness, plan.evaluate_tokens, plan.seed)
-            told = {**values, "score": float(samples.mean()), "seen": state.tokens}
-            yield Event("eval", state.step, told, {"seconds": state.seconds})
+            yield state.eval_event({**values, "score": float(samples.mean())})
         yield event
 
-    for event in fit(state, corpus.batches, next_token, replace(plan, steps=begin, rate=plan.schedule(max(begin, 1)))):
+    for event in fit(state, corpus.batches, next_token, plan.phase(0, begin)):
         yield from scored(event)
     if state.step == begin:
         state.optimizer.state.clear()  # moments of true gradients say nothing of estimates
-    rate = plan.schedule(config.generations)
-    phase = replace(plan, rate=lambda step: config.rate * rate(step - begin))
-    for event in _generations(state, corpus, phase, config, fitness):
+    for event in _generations(state, corpus, plan.phase(begin, plan.steps, config.rate), config, fitness):
         yield from scored(event)
 
 

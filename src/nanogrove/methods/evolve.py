@@ -45,8 +45,8 @@ from nanogrove.evaluate.selection import (
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.model.gpt import LOGITS, ModelConfig
 from nanogrove.record.events import Event
-from nanogrove.train.loop import Plan
 from nanogrove.train.parallel.members import fit_members
+from nanogrove.train.plan import Plan
 from nanogrove.train.population.breeding import (
     Crossover,
     copy_members,
@@ -236,9 +236,8 @@ class _Evolution:
             end = (state.step // every + 1) * every
             # By member even where all are alike, so that each one's moments have an age of their own.
             factor = apply(state, self.notes["values"]) * torch.ones(self.config.population_size, dtype=torch.float64)
-            rate: Any = lambda step, factor=factor: factor * self.plan.rate(step)  # noqa: E731
             began = state.seconds
-            phase = replace(self.plan, steps=end, rate=rate, survivors=True)
+            phase = replace(self.plan.until(end, factor), tolerate_diverged_members=True)
             for event in fit_members(state, self.corpus.batches, phase):
                 if event.step == end:
                     yield from self.generation(state.seconds - began)
@@ -258,8 +257,7 @@ class _Evolution:
         values, rows = plan.ranks.broadcast_from_main(found)
         samples = torch.tensor(rows, dtype=torch.float64)
         scores = samples.mean(1).nan_to_num(torch.inf, torch.inf).tolist()
-        told = {**values, "score": scores, "seen": state.tokens}
-        events = [Event("eval", state.step, told, {"seconds": state.seconds})]
+        events = [state.eval_event({**values, "score": scores})]
         if plan.ranks.first:
             events += auxiliary.told(state, self.corpus, self.corpus.batches, plan)
         return events, samples

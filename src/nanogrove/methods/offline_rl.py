@@ -32,7 +32,7 @@ from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import Objective, next_token, scored
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.objectives.preference import dpo, kto, kto_batch
@@ -46,6 +46,7 @@ from nanogrove.train.objectives.weighting import (
     scaled,
     wanted_above,
 )
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 
@@ -127,8 +128,7 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     learner = _Learner(state, corpus, plan, config, reference)
     if state.step == begin:
         yield learner.described()
-    rate = plan.schedule(plan.steps - begin)
-    phase = replace(plan, accumulation=1, rate=lambda step: rate(step - begin), divergence=torch.inf)
+    phase = replace(plan.phase(begin, plan.steps), accumulation=1, divergence=torch.inf)
     if state.notes.get("ended"):
         return
     objective = learner.objective if state.heads is None else objective_of(state, phase)
@@ -261,8 +261,7 @@ class _Learner:
         if config.kl_cap is not None and values["kl"] > config.kl_cap:
             state.notes["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
             values["ended"], score = state.notes["ended"], float("inf")
-        values |= {"score": score, "seen": state.tokens}
-        return Event("eval", state.step, values, {"seconds": state.seconds})
+        return state.eval_event({**values, "score": score})
 
 
 METHOD = Method[Config, RewardedCorpus](

@@ -8,7 +8,6 @@ model; see `nanogrove.train.objectives.auxiliary`.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -27,9 +26,10 @@ from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.checkpoint import model_of, read_checkpoint
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import Loss, weighted
 from nanogrove.train.objectives.auxiliary import objective_of
+from nanogrove.train.plan import Plan
 from nanogrove.train.population.hyperparameters import apply
 from nanogrove.train.precision import pick_device
 from nanogrove.train.sampling.curriculum import CurriculumConfig, easiest
@@ -118,7 +118,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         def evaluation() -> Event:
             plan.layout.gather()
             values = evaluate_split(own.model, corpus, "validation", plan.evaluate_tokens)
-            return Event("eval", state.step, {**values, "seen": state.tokens}, {"seconds": state.seconds})
+            return state.eval_event(values)
 
         changes = {step for points in config.follow.values() for step, _ in points if step < plan.steps}
         for end in sorted(changes | {plan.steps}):
@@ -126,8 +126,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
                 continue
             begun = state.step
             factor = apply(own, {n: max(p for p in points if p[0] <= begun)[1] for n, points in config.follow.items()})
-            phase = replace(plan, steps=end, rate=lambda step, factor=factor: factor * plan.rate(step))  # type: ignore[misc]
-            for event in fit(own, taught, objective, phase):
+            for event in fit(own, taught, objective, plan.until(end, factor)):
                 state.step, state.tokens, state.seconds = own.step, own.tokens, own.seconds
                 if curriculum is not None:
                     event.values["share"] = curriculum.share(event.step - 1, plan.steps)

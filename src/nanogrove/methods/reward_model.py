@@ -21,8 +21,9 @@ from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Event
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import Loss, Objective, scored
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 
@@ -98,7 +99,7 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     for event in fit(state, lambda step: batch(corpus, corpus.drawn(step), size), learned, plan):
         if plan.evaluates(event.step) and plan.ranks.first:
             values = score(state.model, corpus, "validation", plan.evaluate_tokens)
-            yield Event("eval", state.step, {**values, "seen": state.tokens}, {"seconds": state.seconds})
+            yield state.eval_event(values)
         yield event
 
 

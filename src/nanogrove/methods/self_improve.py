@@ -17,7 +17,7 @@ ours.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -37,8 +37,8 @@ from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.synthetic.examples import Mixture, Rows, TaskCorpus
 from nanogrove.train.checkpoint import load_population
-from nanogrove.train.loop import Plan
 from nanogrove.train.parallel.members import fit_members
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
 
 AHEAD = 2  # difficulties past the hardest opened one that are measured too
@@ -191,7 +191,7 @@ class _Rounds:
 
     def train_base(self, end: int) -> Iterator[Event]:
         """Trains on true answers of base difficulties; the control does so to the end of the run."""
-        phase = replace(self.plan, steps=end, rate=self.plan.schedule(max(end, 1)))
+        phase = self.plan.phase(0, end)
         taught = Mixture(self.corpus, self.config.voters, self.corpus.length, [], None, 0.0)
         for event in fit_members(self.state, taught.batches, phase):
             past = event.step - self.begin
@@ -202,7 +202,7 @@ class _Rounds:
                 yield from self.heads(taught)
             elif self.plan.evaluates(event.step):
                 self.plan.layout.gather()
-                yield self.evaluation(self.losses([])[0])
+                yield self.state.eval_event(self.losses([])[0])
                 yield from self.heads(taught)
             yield event
 
@@ -221,8 +221,7 @@ class _Rounds:
         older = [self.read(made["name"]) for made in self.notes["accepted"]]
         newest = self.read(current["name"]) if current["rows"] else None
         mixed = Mixture(self.corpus, config.voters, width, older, newest, config.newest)
-        rate = self.plan.schedule(config.si_iter)
-        phase = replace(self.plan, steps=start + config.si_iter, rate=lambda step: config.si_rate * rate(step - start))
+        phase = self.plan.phase(start, start + config.si_iter, config.si_rate)
         for event in fit_members(state, mixed.batches, phase):
             if event.step == phase.steps:
                 yield from self.heads(mixed)
@@ -338,7 +337,9 @@ class _Rounds:
     def read(self, name: str) -> Rows:
         """The labels of a round, from the run folder where they were not made just now."""
         if name not in self.labels:
-            self.labels[name] = self.tokens(self.plan.ranks.broadcast_from_main(partial(self.plan.made, name)))
+            self.labels[name] = self.tokens(
+                self.plan.ranks.broadcast_from_main(partial(self.plan.rows.read_rows, name))
+            )
         return self.labels[name]
 
     def tokens(self, rows: list[dict[str, Any]]) -> Rows:
@@ -368,9 +369,6 @@ class _Rounds:
         some = [rows[:: -(-len(rows) // REPLAYED)] for rows in rounds]  # of all its difficulties
         return [base, *(mean_nll(self.state.model, [rows.batch()]).loss.tolist() for rows in some)]
 
-    def evaluation(self, values: dict[str, Any]) -> Event:
-        return Event("eval", self.state.step, {**values, "seen": self.state.tokens}, {"seconds": self.state.seconds})
-
     def settle(self, event: Event, survey: committee.Survey, losses: list[Any]) -> Iterator[Event]:
         """Keeps the state as it is: what it agrees on, and its losses, are what later ones are held against.
 
@@ -382,7 +380,7 @@ class _Rounds:
         now = means(losses)
         notes["least"] = [min(pair) for pair in zip(notes["least"], now, strict=False)] + now[len(notes["least"]) :]
         yield event
-        yield self.evaluation({**base, "score": [a - settled for a in survey.apart]} if settled else base)
+        yield self.state.eval_event({**base, "score": [a - settled for a in survey.apart]} if settled else base)
 
     def alarm(self, survey: committee.Survey, losses: list[Any]) -> str | None:
         """Why the round is to be undone, None where it is not."""

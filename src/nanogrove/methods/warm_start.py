@@ -1,7 +1,6 @@
 """A warm start for methods that improve a model: a saved run or pretraining of their own, and a frozen reference."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,8 +12,9 @@ from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.checkpoint import load_population
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 
@@ -35,12 +35,11 @@ def pretrained(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None,
     """
     if saved is not None and state.step == 0:
         state.model.load_state_dict(saved_weights(saved, corpus, state.model.config))
-    phase = replace(plan, steps=steps, rate=plan.schedule(max(steps, 1)))
+    phase = plan.phase(0, steps)
     for event in fit(state, corpus.batches, objective_of(state, plan), phase):
         if plan.evaluates(event.step):
             values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
-            told = {**values, "score": torch.inf, "seen": state.tokens}
-            yield Event("eval", state.step, told, {"seconds": state.seconds})
+            yield state.eval_event({**values, "score": torch.inf})
             yield from auxiliary.told(state, corpus, corpus.batches, plan)
         yield event
 

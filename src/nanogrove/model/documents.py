@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 def document_starts(
-    tokens: Tensor, mark: int, places: Tensor, before: Tensor | int = 0, rivals: bool = False
+    tokens: Tensor, mark: int, positions: Tensor, before: Tensor | int = 0, candidates: bool = False
 ) -> Tensor:
-    """For each of `tokens [R, T]` at `places [R, T]` or `[T]` the position where its document begins, `[R, T]`.
+    """For each of `tokens [R, T]` at `positions [R, T]` or `[T]` the position where its document begins, `[R, T]`.
 
-    That is the place of the latest `mark`, itself included, or `before [R, 1]` where there is none yet. Of `rivals`,
-    candidates for one place, none stands behind another.
+    That is the position of the latest `mark`, itself included, or `before [R, 1]` where there is none yet. Of
+    `candidates` for one position none follows another.
     """
-    starts = torch.where(tokens == mark, places, before)
-    return starts if rivals else starts.cummax(-1).values
+    starts = torch.where(tokens == mark, positions, before)
+    return starts if candidates else starts.cummax(-1).values
 
 
 def document_mask(starts: Tensor, like: Tensor) -> Tensor:

@@ -1,66 +1,37 @@
 """The one model: a decoder-only transformer whose variants are settings, not classes.
 
-Blocks are pre-norm: x + attention(norm(x)), then x + mlp(norm(x)). Three families bundle the settings of well-known
-models, `gpt2` (Radford 2019), `llama` (Touvron 2023) and `nanochat` (Karpathy 2025); any single setting can
-be changed beside them. Shapes are named in `layers.py`.
+Blocks are pre-norm: x + attention(norm(x)), then x + mlp(norm(x)). The families of `families/table.py` bundle the
+settings of well-known models; any single setting can be changed beside them. Shapes are named in `layers.py`.
 """
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticKnownError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nanogrove.model.documents import document_mask, document_starts
+from nanogrove.model.attention import Attention, rotary_table
+from nanogrove.model.cache import Cache, Placement, first_placement
 from nanogrove.model.elementwise import Dropout, at_least_float32
-from nanogrove.model.layers import (
-    MLP,
-    Attention,
-    Cache,
-    Embedding,
-    Linear,
-    MLPKind,
-    Norm,
-    NormKind,
-    TokenShift,
-    linear,
-    rotary_table,
-)
+from nanogrove.model.families.table import SETTINGS
+from nanogrove.model.layers import MLP, Embedding, Linear, MLPKind, Norm, NormKind, TokenShift, leading, linear
 from nanogrove.model.memory import Memory
 
 LOGITS = 1 << 25  # numbers in the logits of one piece of the loss, 128 MB in float32
 
-FAMILIES: dict[str, dict[str, Any]] = {
-    "gpt2": {
-        "norm": "layernorm",
-        "mlp": "gelu",
-        "position": "learned",
-        "qk_norm": False,
-        "bias": True,
-        "tie_embeddings": True,
-    },
-    "llama": {
-        "norm": "rmsnorm",
-        "mlp": "swiglu",
-        "position": "rotary",
-        "qk_norm": False,
-        "bias": False,
-        "tie_embeddings": False,
-    },
-    "nanochat": {
-        "norm": "rmsnorm-unscaled",
-        "mlp": "relu2",
-        "position": "rotary",
-        "qk_norm": True,
-        "bias": False,
-        "tie_embeddings": False,
-        "embed_norm": True,
-        "logit_softcap": 15.0,
-        "zero_init": True,
-    },
-}
+
+def _known_family(name: object) -> object:
+    """The name of a family. Raises pydantic's error for a value that is not one of a few."""
+    if name not in tuple(SETTINGS):
+        *others, last = map(repr, SETTINGS)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+    return name
+
+
+FamilyName = Annotated[str, BeforeValidator(_known_family)]
 
 
 class ModelConfig(BaseModel):
@@ -68,14 +39,14 @@ class ModelConfig(BaseModel):
 
     With `within_documents` a token sees only its own document of those that its window holds: from the latest
     `document_mark` on, that one included, or from the window's beginning where there is none. Token shift keeps to it
-    too. Positions keep running: a document's first token has that of its place in the window.
+    too. Positions keep running: a document's first token has its position in the window.
 
     Raises pydantic's ValidationError for an unknown key, a wrong type or sizes that do not fit each other.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    family: Literal["gpt2", "llama", "nanochat"] = "gpt2"
+    family: FamilyName = "gpt2"
     vocab_size: int | None = Field(None, ge=1, description="taken from the tokenizer when left out")
     block_size: int = Field(256, ge=1, description="longest context, in tokens")
     n_layer: int = Field(4, ge=1)
@@ -106,7 +77,7 @@ class ModelConfig(BaseModel):
     @classmethod
     def _fill_from_family(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            return {**FAMILIES.get(values.get("family", "gpt2"), {}), **values}
+            return {**SETTINGS.get(values.get("family", "gpt2"), {}), **values}
         return values
 
     @model_validator(mode="after")
@@ -139,12 +110,12 @@ class ModelConfig(BaseModel):
 
     @property
     def context(self) -> int:
-        """Places that attention reaches: the window, or with a memory a segment with what is read and written."""
+        """Positions that attention reaches: the window, or with a memory a segment with what is read and written."""
         return self.memory_segment + 2 * self.memory_tokens if self.memory_tokens else self.block_size
 
     @property
     def mark(self) -> int | None:
-        """The token that attention does not look behind, if there is one."""
+        """The token that begins what attention sees, if there is one."""
         return self.document_mark if self.within_documents else None
 
     @property
@@ -219,66 +190,34 @@ class GPT(nn.Module):
             self.head = Linear(config.n_embd, (config.vocab_size,), bias=False, population=population)
 
     def hidden(
-        self, tokens: Tensor, cache: Cache | None = None, lengths: Tensor | None = None, *, rivals: bool = False
+        self, tokens: Tensor, cache: Cache | None = None, lengths: Tensor | None = None, *, candidates: bool = False
     ) -> Tensor:
         """The final normalised states `[*P, B, T, C]` of `tokens [*P, B, T]`.
 
-        With a cache, the tokens stand behind those already read and are added to it. A first read may be padded on
-        the right, with the true `lengths [R]` given; what a padded place computes is to be ignored. `rivals` are T
-        candidates for the one next place behind a cache that is not empty: each sees what was read and itself, all at
-        the same position, and none counts as read until `Cache.take` says which.
+        With a cache, the tokens follow those already read and are added to it. A first read may be padded on the right,
+        with the true `lengths [R]` given; the states of pads are to be ignored. `candidates` are T tokens that compete
+        for the one position after those of a cache that is not empty: each sees what was read and itself, and none
+        counts as read until `Cache.take` says which.
         Raises ValueError when the tokens reach past `block_size`.
         """
         if self.memory is not None:
             if cache is not None:
                 raise ValueError("a model with a memory is decoded by `generate`, segment by segment")
             return self.remember(tokens)[0]
-        new = tokens.shape[-1]
-        seen = cache.longest if cache else 0
-        reach = seen + (1 if rivals else new)
+        reach = (cache.longest if cache else 0) + (1 if candidates else tokens.shape[-1])
         if reach > self.config.block_size:
             raise ValueError(f"{reach} tokens are more than block_size {self.config.block_size}")
-        own_places = cache is not None and (cache.ragged or rivals)
-        places = cache.positions(new, rivals) if own_places and cache else torch.arange(seen, seen + new)
-        places = places.to(tokens.device)
-        mark = self.config.mark
-        first = None if mark is None else tokens == mark
-        x = self.embed(tokens)
-        if self.shift is not None:
-            before = torch.zeros_like(x[..., :1, :])
-            if cache is not None and cache.longest:
-                before = self.embed(cache.last.view(*tokens.shape[:-1], 1))
-            if rivals:  # the same token stands before each: sequences of one
-                before = before.expand_as(x).reshape(*x.shape[:-3], -1, 1, x.shape[-1])
-                x = self.shift(x.reshape(before.shape), before, first).view(x.shape)
-            else:
-                x = self.shift(x, before, first)
-        if self.position is not None:
-            index = places.view(*tokens.shape) if own_places else places.expand(*tokens.shape)
-            x = x + self.position(index)
-        rotary = None
-        if self.rotary is not None:
-            rotary = self.rotary[:, places]
-            if own_places:
-                rotary = rotary[:, :, None]
-        x = self.dropout(x)
-        if self.embed_norm is not None:
-            x = self.embed_norm(x)
-        rows, mask = tokens.flatten(0, -2), None
-        if cache is not None and cache.longest:
-            mask = cache.mask(new, rivals, cache.starts(rows, rivals))
-        elif mark is not None:
-            mask = document_mask(document_starts(rows, mark, places), x)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, rotary, cache, layer, mask)
-        if cache is not None and not rivals:
+        rows = tokens.flatten(0, -2)
+        placement = self._place(rows, cache, candidates)
+        states = self._trunk(self._embedded(tokens, placement.previous, candidates), placement, cache)
+        if cache is not None and not candidates:
             cache.advance(rows, lengths)
-        return self.norm(x)  # type: ignore[no-any-return]
+        return states
 
     def remember(self, tokens: Tensor, write_last: bool = False) -> tuple[Tensor, Tensor]:
-        """Of a model with a memory the states `[*P, B, T, C]` of `tokens [*P, B, T]`, and the memories in between.
+        """Reads `tokens [*P, B, T]` segment by segment: their states `[*P, B, T, C]`, and the memories in between.
 
-        These are `[*P, B, n, m, C]`, one behind each segment but the last, or with `write_last` behind that one too.
+        These are `[*P, B, n, m, C]`, one after each segment but the last, or with `write_last` after that one too.
         """
         assert self.memory is not None
         memory, size = self.memory.first(tokens.shape[-2]), self.config.memory_tokens
@@ -286,7 +225,7 @@ class GPT(nn.Module):
         segments = torch.split(self.embed(tokens), self.config.memory_segment, -2)
         for number, segment in enumerate(segments, 1):
             writes = write_last or number < len(segments)
-            y = self.through(torch.cat([memory, segment, *([self.memory.places(memory)] if writes else [])], -2))
+            y = self.through(torch.cat([memory, segment, *([self.memory.inputs(memory)] if writes else [])], -2))
             states.append(y[..., size : size + segment.shape[-2], :])
             if writes:
                 memory = y[..., -size:, :]
@@ -294,20 +233,46 @@ class GPT(nn.Module):
         return torch.cat(states, -2), torch.stack(memories, -3) if memories else tokens.new_empty(0)
 
     def through(self, x: Tensor, cache: Cache | None = None) -> Tensor:
-        """Final states `[*P, B, T, C]` of embedded inputs `x`, which stand behind those that the cache holds."""
-        new, seen = x.shape[-2], cache.longest if cache else 0
-        places = torch.arange(seen, seen + new, device=x.device)
+        """Final states `[*P, B, T, C]` of embedded inputs `x`, which follow those that the cache holds."""
+        rows = torch.zeros(x[..., 0, 0].numel(), x.shape[-2], dtype=torch.int64, device=x.device)  # nothing asks which
+        states = self._trunk(x, self._place(rows, cache), cache)
+        if cache is not None:
+            cache.advance(rows)
+        return states
+
+    def _place(self, rows: Tensor, cache: Cache | None, candidates: bool = False) -> Placement:
+        """Where the tokens `rows [R, T]` stand: after those that were read, or at the beginning."""
+        if cache is not None and cache.longest:
+            return cache.place(rows, candidates)
+        return first_placement(rows, self.config.mark, self.embed.weight)
+
+    def _embedded(self, tokens: Tensor, previous: Tensor | None, candidates: bool) -> Tensor:
+        """Embeddings `[*P, B, T, C]` of tokens, shifted where so configured; `previous [R]` precedes the first."""
+        x: Tensor = self.embed(tokens)
+        if self.shift is None:
+            return x
+        if previous is None:
+            before = torch.zeros_like(x[..., :1, :])
+        else:
+            before = self.embed(previous.view(*tokens.shape[:-1], 1))
+        shifted = before.expand_as(x) if candidates else torch.cat((before, x[..., :-1, :]), -2)
+        first = None if self.config.mark is None else tokens == self.config.mark
+        return self.shift(x, shifted, first)  # type: ignore[no-any-return]
+
+    def _trunk(self, x: Tensor, placement: Placement, cache: Cache | None) -> Tensor:
+        """Final normalised states `[*P, B, T, C]` of inputs `x`: positions, blocks, norm."""
+        positions, each_row = placement.positions, placement.positions.dim() > 1
         if self.position is not None:
-            x = x + self.position(places.expand(*x.shape[:-1]))
+            shape = x.shape[:-1]
+            x = x + self.position(positions.view(shape) if each_row else positions.expand(shape))
         x = self.dropout(x)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
-        rotary = None if self.rotary is None else self.rotary[:, places]
-        mask = cache.mask(new) if cache is not None and cache.longest else None
+        rotary = None if self.rotary is None else self.rotary[:, positions]
+        if rotary is not None and each_row:
+            rotary = rotary[:, :, None]
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotary, cache, layer, mask)
-        if cache is not None:
-            cache.advance(places.expand(x[..., 0, 0].numel(), new))  # which tokens they are no cache of these asks
+            x = block(x, rotary, cache, layer, placement.mask)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -324,13 +289,13 @@ class GPT(nn.Module):
         return at_least_float32(self.head(hidden)[..., 0])
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Negative log-likelihood in nats `[*P, B, T]` of `targets [*P, B, T]` behind states `[*P, B, T, C]`.
+        """Negative log-likelihood in nats `[*P, B, T]` of `targets [*P, B, T]` after states `[*P, B, T, C]`.
 
         In at least float32. Where the logits of all positions would be large they are made a piece at a time, and
         again for the backward pass, so that they never exist whole: positions of each member as in a single model, and
         of several members as many at once as fit.
         """
-        axes = () if self.population is None else (self.population,)
+        axes = leading(self.population)
         rows, wanted = hidden.reshape(*axes, -1, hidden.shape[-1]), targets.reshape(*axes, -1)
         vocabulary, members = self.config.vocab_size or 1, self.population or 1
         piece = max(LOGITS // vocabulary, 1)

@@ -1,23 +1,23 @@
 """Heads that look further than the next token: they read a GPT's final states and teach it while it trains.
 
     value    how hard the text ahead will be, one number
-    step     dynamics: the state behind one more token, imagined from the state before it and that token's embedding
+    step     dynamics: the state after one more token, imagined from the state before it and that token's embedding
     span     a query for the text that follows, and a key of such a text
     ahead    multi-token prediction: for each further offset a state that the shared output map reads
     policy   such a state for the policy
-    recall   from a model's rolling memory the tokens of the segment behind which it was written
+    recall   from a model's rolling memory the tokens of the segment after which it was written
 
-All read h_t, which has seen the tokens up to t and none behind, so no head sees what it predicts; what each one learns
-is in `nanogrove.train.objectives.auxiliary`. They are a module of their own: without them the GPT is what it is, with
-them too.
+All read h_t, which has seen the tokens up to t and none that follow, so no head sees what it predicts; what each one
+learns is in `nanogrove.train.objectives.auxiliary`. They are a module of their own: without them the GPT is what it is,
+with them too.
 
 Sources: MuZero (Schrittwieser 2020), whose latent dynamics halve the gradient at each step; EfficientZero (Ye 2021),
 from which the cosine of a projected and predicted state comes; SimSiam (Chen & He 2021); CPC (van den Oord 2018);
-multi-token prediction (Gloeckle 2024); a memory's reconstruction, from it alone and at all places at once, is after the
-Compressive Transformer's (Rae 2020) and the in-context autoencoder (Ge 2023). Here the maps `down` begin at zero, so
-dynamics begin as a copy of the last state and predictions further ahead as that of the next token; the value begins at
-ln V, a uniform guess; queries and keys begin in different halves of the space where they are compared, so the contrast
-begins at chance, ln B. Shapes are named in `layers.py`.
+multi-token prediction (Gloeckle 2024); a memory's reconstruction, from it alone and at all positions at once, is after
+the Compressive Transformer's (Rae 2020) and the in-context autoencoder (Ge 2023). Here the maps `down` begin at zero,
+so dynamics begin as a copy of the last state and predictions further ahead as that of the next token; the value begins
+at ln V, a uniform guess; queries and keys begin in different halves of the space where they are compared, so the
+contrast begins at chance, ln B. Shapes are named in `layers.py`.
 """
 
 import math
@@ -42,9 +42,9 @@ class AuxiliaryConfig(BaseModel):
 
     enable_policy: bool = Field(False, description="a policy taught by one step of lookahead; needs value and dynamics")
     enable_value: bool = Field(False, description="how hard the next tokens will be")
-    enable_dynamics: bool = Field(False, description="the states behind the next tokens, imagined")
+    enable_dynamics: bool = Field(False, description="the states after the next tokens, imagined")
     enable_span_contrastive: bool = Field(False, description="tell the text that follows from that of other rows")
-    enable_multi_token: bool = Field(False, description="predict tokens behind the next one")
+    enable_multi_token: bool = Field(False, description="predict tokens after the next one")
     enable_memory: bool = Field(False, description="reconstruct a segment from the memory; needs model.memory_tokens")
     policy_kl_weight: float = Weight
     value_weight: float = Weight
@@ -52,13 +52,13 @@ class AuxiliaryConfig(BaseModel):
     span_contrastive_weight: float = Weight
     multi_token_weight: float = Weight
     memory_weight: float = Weight
-    memory_every: int = Field(4, ge=1, description="every so-manieth token of a segment is reconstructed")
+    memory_every: int = Field(4, ge=1, description="every k-th token of a segment is reconstructed")
     policy_target: Literal["value", "search"] = Field(
-        "value", description="what improves it: values of imagined next states, or of the likeliest texts behind these"
+        "value", description="what improves it: values of imagined next states, or of the likeliest texts after these"
     )
     policy_candidates: int = Field(4, ge=2, description="likeliest tokens that are tried in imagination")
     policy_beta: float = Field(1.0, gt=0, allow_inf_nan=False, description="how much a nat of value counts")
-    policy_every: int = Field(4, ge=1, description="it learns at every so-manieth place, others from step to step")
+    policy_every: int = Field(4, ge=1, description="it learns at every k-th position, others from step to step")
     value_horizon: int = Field(8, ge=1, description="tokens whose mean NLL is the value")
     value_discount: float = Field(1.0, gt=0, le=1, description="weight of each token against the one before")
     dynamics_rollouts: int = Field(2, ge=1, le=3, description="steps imagined in a row")
@@ -135,7 +135,7 @@ class Value(nn.Module):
 
 
 class Recall(nn.Module):
-    """States for the tokens of a segment: each place asks the memory written behind it, by attention of one head."""
+    """States for the tokens of a segment: each position asks the memory written after it, by attention of one head."""
 
     def __init__(self, model: ModelConfig, inner: int, population: int | None) -> None:
         super().__init__()
@@ -144,10 +144,10 @@ class Recall(nn.Module):
         self.content = Linear(model.n_embd, (model.n_embd,), False, population)
         self.bend = Step(model, inner, population)
 
-    def forward(self, memories: Tensor, places: Tensor) -> Tensor:
-        """`memories [*P, B, n, m, C]` to states `[*P, B, n, K, C]` for the `places [K]` of each segment."""
+    def forward(self, memories: Tensor, positions: Tensor) -> Tensor:
+        """`memories [*P, B, n, m, C]` to states `[*P, B, n, K, C]` for the `positions [K]` of each segment."""
         axes = memories.shape[:-4]
-        asked = self.place(places.expand(*axes, len(places)))[..., None, None, :, :]
+        asked = self.place(positions.expand(*axes, len(positions)))[..., None, None, :, :]
         scores = asked @ self.key(memories).mT / memories.shape[-1] ** 0.5
         return self.bend(asked + scores.softmax(-1) @ self.content(memories))  # type: ignore[no-any-return]
 
@@ -207,7 +207,7 @@ class Heads(nn.Module):
         return self.token(F.rms_norm(embedded, embedded.shape[-1:]))  # type: ignore[no-any-return]
 
     def imagine(self, hidden: Tensor, embedded: Tensor) -> list[Tensor]:
-        """States `[*P, B, T − k, C]` for k = 1, …: at t that behind the tokens t + 1 … t + k, imagined from h_t.
+        """States `[*P, B, T − k, C]` for k = 1, …: at t that after the tokens t + 1 … t + k, imagined from h_t.
 
         `hidden` and the tokens' `embedded` are `[*P, B, T, C]`. The gradient into each further step is halved.
         """

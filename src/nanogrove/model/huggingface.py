@@ -1,20 +1,10 @@
 """Exchange with `transformers`: a folder that `AutoModelForCausalLM.from_pretrained` loads, and back.
 
-Four of its families express a `GPT`. Nothing here imports `transformers`; the tests compare with it.
-
-| family   | is a GPT with                                        | and stores                             |
-|----------|------------------------------------------------------|----------------------------------------|
-| gpt2     | layernorm, gelu, learned positions                   | weights transposed, biases everywhere  |
-| llama    | rmsnorm, swiglu, rotary                              | q, k, v apart, gate and up apart       |
-| qwen3    | rmsnorm, swiglu, rotary, qk_norm, no bias            | the same                               |
-| nanochat | rmsnorm-unscaled, relu2, rotary, qk_norm, embed_norm | q, k, v apart, q and k in other order  |
+What its families express and how they store it stands in `families/`, a file each. Nothing here imports
+`transformers`; the tests compare with it.
 
 Traps, each met by a line below:
 
-- NanoChat turns a pair (x1, x2) by minus the angle that `layers.rotate` turns it by. To turn (x2, x1) backwards
-  is to turn (x1, x2) forwards and swap, and one swap in both q and k leaves their products alone. So the two
-  halves of each head's rows of q and k change places. It normalises after turning and we before: without a
-  scale that is the same.
 - GPT-2 has a bias in every map and norm. A model without gets zeros, and `nanogrove_bias: false` in config.json,
   so that it comes back without them, unless they were trained meanwhile.
 - NanoChat's default `pad_token_id`, 1, would stop the gradient of that token's embedding: all three special ids
@@ -28,7 +18,6 @@ attention alone, where it is written and read. `zero_init` is not exchanged.
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -42,108 +31,9 @@ from torch import Tensor
 
 from nanogrove.atomic import write_file
 from nanogrove.errors import CheckpointError, DataError, PresetError
+from nanogrove.model.families.family import Exchange
+from nanogrove.model.families.table import EXCHANGES, FAMILIES
 from nanogrove.model.gpt import GPT, ModelConfig
-
-_Table = dict[str, tuple[Any, ...]]
-
-
-def _value(word: str) -> Any:
-    try:
-        return json.loads(word)
-    except ValueError:
-        return word
-
-
-def _table(text: str) -> _Table:
-    """Entries `name=value|value`, with as many values as there are, in JSON or plain words."""
-    entries = (entry.split("=") for entry in text.split())
-    return {name: tuple(map(_value, values.split("|"))) if values else () for name, values in entries}
-
-
-@dataclass(frozen=True)
-class _Family:
-    """One family of `transformers`: what it can express, and how it names and stores that."""
-
-    architecture: str
-    has: _Table  # our settings, and the values it can express; any value of a setting not named
-    keys: _Table  # its keys in config.json, and our setting; then what it takes for a key left out, if it may be
-    fixed: _Table  # its further keys, and the values that mean what we do; its default first
-    ignored: str  # keys of its own that change no logits
-    modules: _Table  # our modules, and what they are called there; a fused one has several names
-
-
-_GPT2 = _Family(
-    architecture="GPT2LMHeadModel",
-    has=_table("""norm=layernorm mlp=gelu position=learned n_kv_head= qk_norm=false embed_norm=false
-        logit_softcap=null token_shift=false"""),
-    keys=_table("""
-        vocab_size=vocab_size n_positions=block_size n_layer=n_layer n_head=n_head n_embd=n_embd n_inner=n_inner|null
-        layer_norm_epsilon=norm_eps|1e-5 tie_word_embeddings=tie_embeddings|true
-        embd_pdrop=dropout|0.1 attn_pdrop=dropout|0.1 resid_pdrop=dropout|0.1"""),
-    fixed=_table("""
-        activation_function=gelu_new|gelu_pytorch_tanh scale_attn_weights=true scale_attn_by_inverse_layer_idx=false
-        reorder_and_upcast_attn=false add_cross_attention=false is_encoder_decoder=false"""),
-    ignored="""n_ctx nanogrove_bias summary_type summary_use_proj summary_activation summary_proj_to_labels
-        summary_first_dropout""",
-    modules=_table("""
-        embed=transformer.wte
-        position=transformer.wpe
-        blocks.*.attention_norm=transformer.h.*.ln_1
-        blocks.*.attention.qkv=transformer.h.*.attn.c_attn
-        blocks.*.attention.out=transformer.h.*.attn.c_proj
-        blocks.*.mlp_norm=transformer.h.*.ln_2
-        blocks.*.mlp.up=transformer.h.*.mlp.c_fc
-        blocks.*.mlp.down=transformer.h.*.mlp.c_proj
-        norm=transformer.ln_f
-        head=lm_head"""),
-)
-_LAYER = "model.layers.*"
-_LLAMA = _Family(
-    architecture="LlamaForCausalLM",
-    has=_table(
-        "norm=rmsnorm mlp=swiglu position=rotary qk_norm=false embed_norm=false logit_softcap=null token_shift=false"
-    ),
-    keys=_table("""
-        vocab_size=vocab_size max_position_embeddings=block_size num_hidden_layers=n_layer hidden_size=n_embd
-        intermediate_size=n_inner num_attention_heads=n_head num_key_value_heads=n_kv_head|null
-        head_dim=head_size|null rms_norm_eps=norm_eps|1e-6 tie_word_embeddings=tie_embeddings|false
-        attention_dropout=dropout|0.0 attention_bias=bias|false mlp_bias=bias|false"""),
-    fixed=_table("hidden_act=silu|swish pretraining_tp=1 is_encoder_decoder=false"),
-    ignored="",
-    modules=_table(f"""
-        embed=model.embed_tokens
-        blocks.*.attention_norm={_LAYER}.input_layernorm
-        blocks.*.attention.qkv={_LAYER}.self_attn.q_proj|{_LAYER}.self_attn.k_proj|{_LAYER}.self_attn.v_proj
-        blocks.*.attention.q_norm={_LAYER}.self_attn.q_norm
-        blocks.*.attention.k_norm={_LAYER}.self_attn.k_norm
-        blocks.*.attention.out={_LAYER}.self_attn.o_proj
-        blocks.*.mlp_norm={_LAYER}.post_attention_layernorm
-        blocks.*.mlp.up={_LAYER}.mlp.gate_proj|{_LAYER}.mlp.up_proj
-        blocks.*.mlp.down={_LAYER}.mlp.down_proj
-        norm=model.norm
-        head=lm_head"""),
-)
-_QWEN3 = replace(
-    _LLAMA,
-    architecture="Qwen3ForCausalLM",
-    has=_LLAMA.has | _table("qk_norm=true bias=false"),
-    keys={key: row for key, row in _LLAMA.keys.items() if row[0] != "bias"}
-    | _table("num_key_value_heads=n_kv_head|32 head_dim=head_size|128"),
-    fixed=_table("hidden_act=silu|swish attention_bias=false use_sliding_window=false is_encoder_decoder=false"),
-    ignored="sliding_window max_window_layers",  # idle without use_sliding_window
-)
-_NANOCHAT = replace(
-    _LLAMA,
-    architecture="NanoChatForCausalLM",
-    has=_table(
-        "norm=rmsnorm-unscaled mlp=relu2 position=rotary qk_norm=true embed_norm=true bias=false token_shift=false"
-    ),
-    keys={key: row for key, row in _LLAMA.keys.items() if row[0] not in ("bias", "head_size")}
-    | _table("final_logit_softcapping=logit_softcap|15.0"),
-    fixed=_table("hidden_act=relu2 attention_bias=false is_encoder_decoder=false"),
-    modules=_LLAMA.modules | _table(f"blocks.*.mlp.up={_LAYER}.mlp.fc1 blocks.*.mlp.down={_LAYER}.mlp.fc2"),
-)
-_FAMILIES = {"gpt2": _GPT2, "llama": _LLAMA, "qwen3": _QWEN3, "nanochat": _NANOCHAT}
 
 # Bookkeeping, outputs and initial values, in any family: no logits depend on these.
 _IGNORED = """architectures model_type transformers_version _name_or_path name_or_path dtype torch_dtype use_cache
@@ -158,9 +48,9 @@ def _shown(value: Any) -> str:
 
 
 def family_of(config: ModelConfig) -> str:
-    """The family that expresses `config`: gpt2, llama, qwen3 or nanochat.
+    """The family of `transformers` that expresses `config`.
 
-    Raises PresetError when there is none, naming the fewest settings that together rule out all four.
+    Raises PresetError when there is none, naming the fewest settings that together rule out all of them.
     """
     if config.scalar:
         raise PresetError("this is a reward model (scalar=true): it gives numbers, and transformers' families logits")
@@ -174,7 +64,7 @@ def family_of(config: ModelConfig) -> str:
         wanted["n_kv_head"] = config.kv_heads
     lacks = {
         kind: {name for name, value in wanted.items() if value not in family.has.get(name, (value,))}
-        for kind, family in _FAMILIES.items()
+        for kind, family in EXCHANGES.items()
     }
     nearest = min(lacks, key=lambda kind: len(lacks[kind]))
     if not lacks[nearest]:
@@ -182,7 +72,7 @@ def family_of(config: ModelConfig) -> str:
     subsets = (set(some) for size in range(1, 5) for some in combinations(wanted, size))
     culprits = next(some for some in subsets if all(some & lacking for lacking in lacks.values()))
     asked = " with ".join(f"{name}={_shown(wanted[name])}" for name in wanted if name in culprits)
-    has = _FAMILIES[nearest].has | {"n_kv_head": (config.n_head,)}
+    has = EXCHANGES[nearest].has | {"n_kv_head": (config.n_head,)}
     needed = ", ".join(f"{name}={_shown(has[name][0])}" for name in wanted if name in lacks[nearest])
     raise PresetError(f"no transformers family has {asked}; the nearest, {nearest}, needs {needed}")
 
@@ -193,7 +83,7 @@ def _blank(config: ModelConfig) -> GPT:
         return GPT(config)
 
 
-def _links(config: ModelConfig, family: _Family) -> Iterator[tuple[str, torch.Size, list[str], list[int]]]:
+def _links(config: ModelConfig, family: Exchange) -> Iterator[tuple[str, torch.Size, list[str], list[int]]]:
     """Each parameter's name and shape, its names in that family, and how many of our rows each of those takes."""
     model = _blank(config)
     for name, parameter in model.named_parameters():
@@ -204,38 +94,28 @@ def _links(config: ModelConfig, family: _Family) -> Iterator[tuple[str, torch.Si
         yield name, parameter.shape, theirs, [parameter.shape[0]] if len(theirs) == 1 else [*fused.parts]
 
 
-def _turned(name: str, tensor: Tensor, kind: str, head_size: int) -> Tensor:
-    """`tensor`, called `name` there, from our layout to that family's, or back: both are the same step."""
-    if kind == "gpt2" and re.search(r"\.c_\w+\.weight$", name):
-        return tensor.mT
-    if kind == "nanochat" and re.search(r"\.[qk]_proj\.", name):
-        halves = tensor.reshape(-1, 2, head_size // 2, *tensor.shape[1:])
-        return halves.flip(1).reshape(tensor.shape)
-    return tensor
-
-
 def to_transformers(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """The state dict of one model, or gradients by the same names, named and laid out as `transformers` does.
 
     Copies. Raises PresetError as `family_of` does.
     """
     kind, theirs = family_of(config), {}
-    stored = config.model_copy(update={"bias": config.bias or kind == "gpt2"})
-    for ours, shape, names, rows in _links(stored, _FAMILIES[kind]):
+    exchange = EXCHANGES[kind]
+    stored = config.model_copy(update={"bias": config.bias or exchange.biased})
+    for ours, shape, names, rows in _links(stored, exchange):
         added = ours.endswith(".bias") and not config.bias
         tensor = state["embed.weight"].new_zeros(shape) if added else state[ours]
         for name, part in zip(names, torch.split(tensor, rows), strict=True):
-            part = _turned(name, part, kind, config.head_size)
-            theirs[name] = part.clone(memory_format=torch.contiguous_format)
+            theirs[name] = exchange.layout(name, part, config.head_size).clone(memory_format=torch.contiguous_format)
     return theirs
 
 
 def from_transformers(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """What `to_transformers` returned, as a state dict of `GPT(config)`. Copies, and raises, as that does."""
-    kind = family_of(config)
+    exchange = EXCHANGES[family_of(config)]
     return {
-        ours: torch.cat([_turned(name, tensors[name], kind, config.head_size) for name in names])
-        for ours, _, names, _ in _links(config, _FAMILIES[kind])
+        ours: torch.cat([exchange.layout(name, tensors[name], config.head_size) for name in names])
+        for ours, _, names, _ in _links(config, exchange)
     }
 
 
@@ -286,16 +166,16 @@ def export_model(
 
 def _to_json(config: ModelConfig, kind: str, end: int | None, dtype: torch.dtype) -> dict[str, Any]:
     """The content of config.json."""
-    family = _FAMILIES[kind]
+    family = EXCHANGES[kind]
     content: dict[str, Any] = {"architectures": [family.architecture], "model_type": kind}
     settings = {name: getattr(config, name) for name in (*ModelConfig.model_fields, "head_size")}
     settings |= {"n_inner": config.inner_size, "n_kv_head": config.kv_heads}
     content |= {key: settings[row[0]] for key, row in family.keys.items()}
     content |= {key: values[0] for key, values in family.fixed.items()}
-    if kind != "gpt2":  # version 5 reads the first, older readers the second
+    if family.rotary:  # version 5 reads the first, older readers the second
         content["rope_parameters"] = {"rope_type": "default", "rope_theta": config.rope_theta}
         content["rope_theta"] = config.rope_theta
-    elif not config.bias:
+    if family.biased and not config.bias:
         content["nanogrove_bias"] = False
     content |= {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
     return content | {"dtype": str(dtype).removeprefix("torch.")}
@@ -325,11 +205,11 @@ def import_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: cannot be read ({error})") from None
     kind = raw.get("model_type") if isinstance(raw, dict) else None
-    if not isinstance(kind, str) or kind not in _FAMILIES:
-        known = ", ".join(_FAMILIES)
+    if not isinstance(kind, str) or kind not in EXCHANGES:
+        known = ", ".join(EXCHANGES)
         raise CheckpointError(f"{where}: model_type={_shown(kind)} is not supported; {known} are")
     config = _from_json(raw, kind, where)
-    embed = _FAMILIES[kind].modules["embed"][0] + ".weight"
+    embed = EXCHANGES[kind].modules["embed"][0] + ".weight"
     tensors = _read_weights(folder, prefix=embed.split(".")[0] + ".")
     if config.tie_embeddings and "lm_head.weight" in tensors:
         head = tensors.pop("lm_head.weight")
@@ -373,12 +253,12 @@ def _read_weights(folder: Path, prefix: str) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if not _DERIVED_TENSORS.search(name)}
 
 
-def _check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
-    for problem, names in (("lacks", expected.keys() - found.keys()), ("has", found.keys() - expected.keys())):
+def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    for problem, names in (("lacks", expected.keys() - tensors.keys()), ("has", tensors.keys() - expected.keys())):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise CheckpointError(f"{where} {problem} {min(names)}{more}, unlike its settings")
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         shape, wanted = list(tensor.shape), list(expected[name].shape)
         if shape != wanted:
             raise CheckpointError(f"{where}: {name} has the shape {shape}, and the settings make it {wanted}")
@@ -388,9 +268,9 @@ def _check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
 
 def _from_json(raw: dict[str, Any], kind: str, where: Path) -> ModelConfig:
     """Our settings from the content of config.json, each of whose keys is read, checked, or known to be idle."""
-    family, fixed, sources = _FAMILIES[kind], dict(_FAMILIES[kind].fixed), dict[str, str]()
+    family, fixed, sources = EXCHANGES[kind], dict(EXCHANGES[kind].fixed), dict[str, str]()
     settings = {name: values[0] for name, values in family.has.items() if values}
-    settings["family"] = "llama" if kind == "qwen3" else kind
+    settings["family"] = FAMILIES[kind].imported_as or kind
     for key, (ours, *default) in family.keys.items():
         if raw.get(key) is None and not default:
             raise CheckpointError(f"{where}: {key} is missing")
@@ -400,9 +280,9 @@ def _from_json(raw: dict[str, Any], kind: str, where: Path) -> ModelConfig:
             raise CheckpointError(f"{where}: {both} must agree: nanogrove has one setting for them, {ours}")
         settings[ours], sources[ours] = value, key
     known = {*_IGNORED.split(), *family.ignored.split(), *family.keys}
-    if kind == "qwen3" and isinstance(raw.get("layer_types"), list):
+    if family.full_attention and isinstance(raw.get("layer_types"), list):
         fixed["layer_types"] = (["full_attention"] * len(raw["layer_types"]),)
-    if kind != "gpt2":
+    if family.rotary:
         settings["rope_theta"] = _rope_theta(raw, where)
         known |= {"rope_scaling", "rope_parameters", "rope_theta"}
     for key, value in raw.items():

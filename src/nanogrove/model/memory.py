@@ -1,10 +1,10 @@
-"""Rolling memory: vectors that a model writes behind each segment of a text and reads ahead of the next one.
+"""Rolling memory: vectors that a model writes after each segment of a text and reads before the next one.
 
 A window is read in segments of S tokens. Attention sees, in this order, the m vectors of the memory, the tokens of the
-segment, and m places where the next memory is written; it is causal, so a token sees the memory and the segment up to
-itself, and a written vector all of both. What the last layer gives at these places is the memory of the next segment
-(Recurrent Memory Transformer, Bulatov 2022). Their input is the old memory plus a learned vector each, so that a memory
-that is to stay the same can. The first memory is learned. Gradients flow through all segments of a window.
+segment, and m positions where the next memory is written; it is causal, so a token sees the memory and the segment up
+to itself, and a written vector all of both. What the last layer gives at these positions is the memory of the next
+segment (Recurrent Memory Transformer, Bulatov 2022). Their input is the old memory plus a learned vector each, so that
+a memory that is to stay the same can. The first memory is learned. Gradients flow through all segments of a window.
 
 Nothing limits how many segments a text has; what one costs does not depend on those before it. Positions count within
 a segment: 0 … m − 1 for what is read, then the tokens, then what is written.
@@ -17,7 +17,7 @@ from nanogrove.model.layers import leading
 
 
 class Memory(nn.Module):
-    """The first memory, and what stands in the places where the next one is written; m vectors each."""
+    """The first memory, and what stands at the positions where the next one is written; m vectors each."""
 
     def __init__(self, tokens: int, n_embd: int, population: int | None = None) -> None:
         super().__init__()
@@ -29,6 +29,6 @@ class Memory(nn.Module):
         start = self.start[..., None, :, :]
         return start.expand(*start.shape[:-3], rows, *start.shape[-2:])
 
-    def places(self, memory: Tensor) -> Tensor:
-        """Inputs `[*P, B, m, C]` of the places in which what follows `memory [*P, B, m, C]` is written."""
+    def inputs(self, memory: Tensor) -> Tensor:
+        """Inputs `[*P, B, m, C]` of the positions at which what follows `memory [*P, B, m, C]` is written."""
         return memory + self.write[..., None, :, :]

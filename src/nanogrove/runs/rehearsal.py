@@ -27,8 +27,8 @@ from nanogrove.methods import load_method
 from nanogrove.methods.contract import MethodConfig
 from nanogrove.record.events import Event
 from nanogrove.train.autotune import keep_freed_memory
-from nanogrove.train.loop import Plan
 from nanogrove.train.parallel.ranks import ALONE, Ranks
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 MEASURED_SECONDS = 2.0  # of timed steps, unless the budget is a short one
@@ -66,7 +66,7 @@ def rehearse(
     quiet = replace(
         plan,
         steps=ENDLESS,
-        rate=lambda step: 0.0,
+        lr_factor=lambda step: 0.0,
         schedule=lambda steps: lambda step: 0.0,
         evaluate_every=ENDLESS,
         evaluate_early=False,

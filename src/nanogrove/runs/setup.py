@@ -21,13 +21,14 @@ from nanogrove.model.heads import Heads
 from nanogrove.runs.rehearsal import rehearse
 from nanogrove.train.autotune import AUTO, Decoding, Work, auto_precision, reason_for, resolve_auto
 from nanogrove.train.checkpoint import Checkpoint
-from nanogrove.train.loop import Plan, TrainConfig
+from nanogrove.train.loop import TrainConfig
 from nanogrove.train.optim.optimizer import make_optimizer
 from nanogrove.train.optim.rules import RULES
 from nanogrove.train.optim.schedule import schedule
 from nanogrove.train.parallel.layout import REPLICATED, Layout
 from nanogrove.train.parallel.members import ByMember
 from nanogrove.train.parallel.ranks import ALONE, Ranks
+from nanogrove.train.plan import Plan
 from nanogrove.train.precision import Precision, pick_device
 from nanogrove.train.state import TrainState
 
@@ -244,7 +245,7 @@ def resolve_runtime(
     plan = Plan(
         seed=preset.seed,
         steps=steps,
-        rate=schedule(preset.schedule, steps),
+        lr_factor=schedule(preset.schedule, steps),
         schedule=partial(schedule, preset.schedule),
         accumulation=cast(int, train.accumulation),
         clip=train.clip,

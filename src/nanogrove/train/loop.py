@@ -3,17 +3,17 @@
 Step n reads batch n, sets the rates of step n and draws its dropout from a seed that is a function of n; nothing
 depends on how the loop came there, so a resumed run is the uninterrupted one, bit for bit on a CPU.
 
-Dropout of a member is a function of (seed, step, member). Of several ranks (`Plan.ranks`) each trains on its rows of
-the batch and draws its own dropout; gradients, losses and
-their parts are summed over all, so that every rank makes the same update and yields the same figures. Where they share
-a population instead (`Plan.spread`, see `members.py`), a rank's state holds its members alone, and only the figures are
-brought together.
+Dropout of a member is a function of (seed, step, member). Each of several ranks (`Plan.ranks`) trains on its rows of
+the batch and draws its own dropout; gradients, losses and their parts are summed over all, so that every rank makes
+the same update and yields the same figures. Where ranks share a population instead
+(`Plan.num_members_across_ranks`, see `parallel/members.py`), a rank's state holds its members alone, and only the
+figures are brought together.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self, cast
 
 import torch
@@ -26,9 +26,8 @@ from nanogrove.data.rng import derived_seed
 from nanogrove.errors import DivergedError
 from nanogrove.record.events import Event
 from nanogrove.train.objective import Objective, scored
-from nanogrove.train.optim.update_rule import PerMember
-from nanogrove.train.parallel.layout import REPLICATED, Layout
 from nanogrove.train.parallel.ranks import ALONE, Ranks
+from nanogrove.train.plan import Plan
 from nanogrove.train.precision import Precision, autocast
 from nanogrove.train.state import TrainState
 
@@ -69,53 +68,23 @@ class TrainConfig(BaseModel):
         return [name for name in BUDGETS if getattr(self, name) is not None]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a method needs to know to train: resolved numbers, no choices left open."""
-
-    seed: int
-    steps: int
-    rate: Callable[[int], PerMember]  # step -> factor of every base rate, for all members or `[P]`
-    schedule: Callable[[int], Callable[[int], float]] = lambda steps: lambda step: 1.0  # such a rate for fewer steps
-    made: Callable[[str], list[Any]] = lambda name: []  # rows of a `data` event of this run, by its name
-    accumulation: int = 1
-    clip: float | None = 1.0
-    precision: Precision = "float32"
-    compile: bool = False
-    divergence: float = torch.inf  # a loss above this stops the run
-    allow_code: bool = False  # whether functions a preset names may be imported and run
-    survivors: bool = False  # of a population, only if all members diverge
-    evaluate_every: int = 250
-    evaluate_early: bool = False  # also behind step 1, 2, 4, 8, …
-    evaluate_tokens: int | None = None  # all of the split when None
-    ranks: Ranks = ALONE  # the processes that train together, of which this is one
-    layout: Layout = REPLICATED  # how the state lies over the ranks
-    sharded: bool = False  # whether ranks hold shards of the model, whose gradients come summed
-    first_member: int = 0  # the number of the first member here, of a population that ranks share
-    spread: int | None = None  # members of the population that ranks share; else they share the rows of a batch
-
-    def evaluates(self, step: int) -> bool:
-        """Whether the model is to be scored behind `step`."""
-        early = self.evaluate_early and step & (step - 1) == 0
-        return early or step % self.evaluate_every == 0 or step == self.steps
-
-
 def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -> Iterator[Event]:
     """Trains from `state.step` to `plan.steps`, yielding a `step` event behind each update.
 
     Micro-batches, and ranks, are weighted by their scored tokens, so either changes memory and time and nothing else.
     Raises PeerError where another rank is gone, and DivergedError, before the update, when a loss or gradient norm is
-    no number or the loss exceeds `plan.divergence`: that of any member, or with `plan.survivors` of all.
+    NaN or infinite, or the loss exceeds `plan.divergence`: that of any member, or, with
+    `plan.tolerate_diverged_members`, that of all.
     """
     parameters = [parameter for _, parameter in state.named_parameters()]
     device = parameters[0].device
     forward = cast(nn.Module, torch.compile(state.model)) if plan.compile else state.model
     ranks = plan.ranks
-    apart = [ranks.rank] if ranks.rank and plan.spread is None else []  # rank 0 draws what one process draws
+    apart = [ranks.rank] if ranks.rank and plan.num_members_across_ranks is None else []
     while state.step < plan.steps:
         began = time.perf_counter()
         state.model.train()
-        state.optimizer.set_rate(plan.rate(state.step))
+        state.optimizer.set_rate(plan.lr_factor(state.step))
         if state.model.dropout.active:
             members = range(plan.first_member, plan.first_member + (state.model.population or 1))
             seeds = [derived_seed(plan.seed, "dropout", state.step, member, *apart) for member in members]
@@ -125,7 +94,7 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         count = scored(batch)
         totals: list[Tensor] = []
         parts: dict[str, list[Tensor]] = defaultdict(list)
-        rows = batch if plan.spread else batch.part(ranks.rank, ranks.world)
+        rows = batch if plan.num_members_across_ranks else batch.part(ranks.rank, ranks.world)
         micros = rows.split(plan.accumulation)
         if plan.sharded:  # shards meet at each micro-batch, so all ranks go through as many
             most = max(len(batch.part(n, ranks.world).split(plan.accumulation)) for n in (0, ranks.world - 1))
@@ -141,16 +110,16 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         total = torch.stack(totals).sum(0)
         told = {name: torch.stack(part).sum(0) for name, part in parts.items()}
         gradients = state.gradients()
-        if plan.spread is None:
+        if plan.num_members_across_ranks is None:
             ranks.sum([*(() if plan.sharded else gradients), total, *told.values()])
         norm = clip_gradients(gradients, count.shape, plan.clip, ranks if plan.sharded else ALONE)
         lr = state.optimizer.groups[0].lr
-        if plan.spread is not None:
+        if plan.num_members_across_ranks is not None:
             by_member = {"loss": total, "norm": norm, "lr": lr, **told}
-            total, norm, lr, *others = _of_all(list(by_member.values()), plan.spread, ranks)
+            total, norm, lr, *others = _of_all(list(by_member.values()), plan.num_members_across_ranks, ranks)
             told = dict(zip(told, others, strict=True))
         sound = (total <= plan.divergence) & norm.isfinite()
-        if not bool(sound.any() if plan.survivors else sound.all()):
+        if not bool(sound.any() if plan.tolerate_diverged_members else sound.all()):
             state.optimizer.zero_grad()
             raise DivergedError(
                 f"training diverged at step {state.step + 1}: loss {_shown(total)}, gradient norm {_shown(norm)}, "

@@ -1,6 +1,6 @@
 """The training state: the only mutable thing, and its optimizer's moments as named tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
+from nanogrove.record.events import Event
 from nanogrove.train.optim.optimizer import Optimizer
 
 
@@ -33,6 +34,10 @@ class TrainState:
         yield from self.model.named_parameters()
         if self.heads is not None:
             yield from self.heads.named_parameters(prefix="heads")
+
+    def eval_event(self, values: Mapping[str, object]) -> Event:
+        """The `eval` event of the values that were measured on the state as it is."""
+        return Event("eval", self.step, {**values, "seen": self.tokens}, {"seconds": self.seconds})
 
     def gradients(self) -> list[Tensor]:
         """Those there are, in the order of the parameters."""

@@ -24,7 +24,7 @@ from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.record.events import read_events
 from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import heads_of, load_checkpoint
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import weighted
 from nanogrove.train.objectives.auxiliary import (
     head_losses,
@@ -36,6 +36,7 @@ from nanogrove.train.objectives.auxiliary import (
     weight_of,
 )
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 HEADS = ("policy", "value", "dynamics", "span_contrastive", "multi_token")
@@ -302,7 +303,7 @@ def test_accumulation_changes_neither_loss_nor_gradient(name: str, monkeypatch: 
         before = [parameter.detach().clone() for parameter in (*model.parameters(), *heads.parameters())]
         sgd = OptimizerConfig(name="sgd", lr=1.0, adamw_lr=1.0, momentum=0.0, weight_decay=0.0)
         state = TrainState(model, make_optimizer(model, sgd, heads=heads), heads=heads)
-        plan = Plan(seed=0, steps=1, rate=lambda step: 1.0, accumulation=accumulation, clip=None)
+        plan = Plan(seed=0, steps=1, lr_factor=lambda step: 1.0, accumulation=accumulation, clip=None)
         (event,) = fit(state, lambda step: given, objective_of(state, plan), plan)
         after = (*model.parameters(), *heads.parameters())
         return event.values, [a.detach() - b for a, b in zip(after, before, strict=True)]
@@ -333,7 +334,7 @@ def test_the_total_is_the_weighted_sum_and_idle_parts_are_told() -> None:
     model, heads = made()
     state = TrainState(model, make_optimizer(model, OptimizerConfig(), heads=heads), heads=heads)
     given = batch()
-    loss = objective_of(state, Plan(seed=3, steps=1, rate=lambda step: 1.0))(model, given)
+    loss = objective_of(state, Plan(seed=3, steps=1, lr_factor=lambda step: 1.0))(model, given)
     start = span_start(CONFIG, T, 3, "span", 0)
     found = losses(model, heads, given, start)
     wanted = weighted(model(given.tokens, given.targets), given).total

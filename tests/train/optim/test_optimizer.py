@@ -5,10 +5,11 @@ import torch
 
 from nanogrove.data.batch import Batch
 from nanogrove.model.gpt import GPT, ModelConfig, stack, unstack
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.muon import orthogonalise
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+from nanogrove.train.plan import Plan
 from nanogrove.train.population.breeding import forget
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
 
@@ -48,7 +49,7 @@ def test_three_steps_of_four_stacked_members_equal_four_single_models(
 ) -> None:
     config = ModelConfig(vocab_size=31, block_size=12, n_layer=2, n_head=4, n_embd=32, **family)
     optimizer = OptimizerConfig(name=name, lr=0.01, eps=eps)
-    plan = Plan(seed=0, steps=3, rate=lambda step: 1.0, clip=0.5, accumulation=2)
+    plan = Plan(seed=0, steps=3, lr_factor=lambda step: 1.0, clip=0.5, accumulation=2)
     singles = [GPT(config).initialize(seed).to(dtype) for seed in range(4)]
     together = GPT(config, population=4).to(dtype)
     together.load_state_dict(stack([single.state_dict() for single in singles]))
@@ -119,13 +120,13 @@ def test_orthogonalise_brings_singular_values_near_one(shape: tuple[int, int]) -
 @pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
 def test_moments_survive_saving_by_name(name: str) -> None:
     config = ModelConfig(vocab_size=31, block_size=12, n_layer=1, n_head=2, n_embd=16)
-    plan = Plan(seed=0, steps=4, rate=lambda step: 1.0)
+    plan = Plan(seed=0, steps=4, lr_factor=lambda step: 1.0)
 
     def run(stops: list[int]) -> GPT:
         model = GPT(config).initialize(0)
         state = TrainState(model, make_optimizer(model, OptimizerConfig(name=name)))
         for stop in stops:
-            limited = Plan(seed=0, steps=stop, rate=plan.rate)
+            limited = Plan(seed=0, steps=stop, lr_factor=plan.lr_factor)
             for _ in fit(state, lambda step: member(batches(step), 0), next_token, limited):
                 pass
             moments = {key: value.clone() for key, value in optimizer_tensors(state).items()}
@@ -185,11 +186,11 @@ def test_members_with_rates_of_their_own_equal_single_models_with_those(
     state = TrainState(together, make_optimizer(together, settings, dtype))
     state.optimizer.set_decay(torch.tensor(decays, dtype=torch.float64))
     factor = torch.tensor(rates, dtype=torch.float64)
-    list(fit(state, batches, next_token, Plan(seed=0, steps=3, rate=lambda step: factor)))
+    list(fit(state, batches, next_token, Plan(seed=0, steps=3, lr_factor=lambda step: factor)))
     for p, single in enumerate(singles):
         alone = settings.model_copy(update={"weight_decay": decays[p]})
         optimizer = make_optimizer(single, alone, dtype)
-        plan = Plan(seed=0, steps=3, rate=lambda step, p=p: rates[p])
+        plan = Plan(seed=0, steps=3, lr_factor=lambda step, p=p: rates[p])
         list(fit(TrainState(single, optimizer), lambda step, p=p: member(batches(step), p), next_token, plan))
         for key, parameter in single.named_parameters():
             assert (together.get_parameter(key)[p] - parameter).abs().max() <= tolerance, key
@@ -200,13 +201,13 @@ def test_a_member_whose_moments_are_reset_goes_on_as_with_a_fresh_optimizer() ->
     model = GPT(config, population=4).initialize(0, 1, 2, 3).double()
     state = TrainState(model, make_optimizer(model, OptimizerConfig(lr=0.01)))
     factor = torch.ones(4, dtype=torch.float64)
-    list(fit(state, batches, next_token, Plan(seed=0, steps=5, rate=lambda step: factor)))
+    list(fit(state, batches, next_token, Plan(seed=0, steps=5, lr_factor=lambda step: factor)))
     forget(state, [2])
     single = GPT(config).double()
     single.load_state_dict(unstack(model.state_dict(), 2))
     alone = TrainState(single, make_optimizer(single, OptimizerConfig(lr=0.01)), step=5)
-    list(fit(state, batches, next_token, Plan(seed=0, steps=9, rate=lambda step: factor)))
-    plan = Plan(seed=0, steps=9, rate=lambda step: 1.0)
+    list(fit(state, batches, next_token, Plan(seed=0, steps=9, lr_factor=lambda step: factor)))
+    plan = Plan(seed=0, steps=9, lr_factor=lambda step: 1.0)
     list(fit(alone, lambda step: member(batches(step), 2), next_token, plan))
     for key, parameter in single.named_parameters():
         torch.testing.assert_close(model.get_parameter(key)[2], parameter, atol=1e-9, rtol=0)
@@ -216,7 +217,7 @@ def test_a_member_whose_moments_are_reset_goes_on_as_with_a_fresh_optimizer() ->
 def test_moments_by_member_go_through_a_checkpoint() -> None:
     model = GPT(ModelConfig(vocab_size=31, block_size=12, n_layer=1, n_embd=16, n_head=2), 4).initialize(0, 1, 2, 3)
     state = TrainState(model, make_optimizer(model, OptimizerConfig()))
-    list(fit(state, batches, next_token, Plan(seed=0, steps=2, rate=lambda step: torch.ones(4))))
+    list(fit(state, batches, next_token, Plan(seed=0, steps=2, lr_factor=lambda step: torch.ones(4))))
     kept = {key: value.clone() for key, value in optimizer_tensors(state).items()}
     load_optimizer_tensors(state, kept)
     assert all(torch.equal(value, kept[key]) for key, value in optimizer_tensors(state).items())
@@ -232,7 +233,7 @@ def test_rates_may_become_those_of_members_and_one_for_all_again(name: str) -> N
     other = TrainState(steady, make_optimizer(steady, OptimizerConfig(name=name)))
     for step in range(3):
         rate = torch.ones(4, dtype=torch.float64) if step == 1 else 1.0
-        list(fit(state, batches, next_token, Plan(seed=0, steps=step + 1, rate=lambda step, rate=rate: rate)))
-    list(fit(other, batches, next_token, Plan(seed=0, steps=3, rate=lambda step: 1.0)))
+        list(fit(state, batches, next_token, Plan(seed=0, steps=step + 1, lr_factor=lambda step, rate=rate: rate)))
+    list(fit(other, batches, next_token, Plan(seed=0, steps=3, lr_factor=lambda step: 1.0)))
     for changed, same in zip(model.parameters(), steady.parameters(), strict=True):
         assert torch.equal(changed, same)

@@ -14,10 +14,11 @@ from nanogrove.errors import PresetError
 from nanogrove.model.gpt import GPT, ModelConfig, stack, unstack
 from nanogrove.runs.estimate import estimate
 from nanogrove.runs.train import train
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.optim.rules import RULES, moments_per_weight
+from nanogrove.train.plan import Plan
 from nanogrove.train.population.breeding import copy_members, forget
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
 
@@ -70,11 +71,11 @@ def test_a_member_is_the_run_alone(factors: list[float] | None) -> None:
     together.load_state_dict(stack([single.state_dict() for single in singles]))
     state = TrainState(together, make_optimizer(together, config))
     factor = 1.0 if factors is None else torch.tensor(factors, dtype=torch.float64)
-    list(fit(state, batches, next_token, Plan(seed=0, steps=4, rate=lambda step: factor)))
+    list(fit(state, batches, next_token, Plan(seed=0, steps=4, lr_factor=lambda step: factor)))
     for p, single in enumerate(singles):
         alone = TrainState(single, make_optimizer(single, config))
         rate = 1.0 if factors is None else factors[p]
-        plan = Plan(seed=0, steps=4, rate=lambda step, rate=rate: rate)
+        plan = Plan(seed=0, steps=4, lr_factor=lambda step, rate=rate: rate)
         list(fit(alone, lambda step, p=p: batches(step).member(p), next_token, plan))
         for key, tensor in unstack(together.state_dict(), p).items():
             assert torch.equal(tensor, single.state_dict()[key]), key
@@ -134,7 +135,7 @@ def test_its_memory_is_counted(tiny: Any) -> None:
 def test_its_moments_are_bred_and_go_through_a_checkpoint() -> None:
     model = GPT(CONFIG, 4).initialize(0, 1, 2, 3)
     state = TrainState(model, make_optimizer(model, OptimizerConfig(**SETTINGS)))
-    list(fit(state, batches, next_token, Plan(seed=0, steps=2, rate=lambda step: 1.0)))
+    list(fit(state, batches, next_token, Plan(seed=0, steps=2, lr_factor=lambda step: 1.0)))
     copy_members(state, [0], [3])
     forget(state, [1])
     moments = {key: tensor.clone() for key, tensor in optimizer_tensors(state).items()}

@@ -14,10 +14,11 @@ import torch
 from nanogrove.data.batch import Batch
 from nanogrove.data.rng import derived_seed
 from nanogrove.model.gpt import GPT, ModelConfig, unstack
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.parallel.members import difference_from_alone
+from nanogrove.train.plan import Plan
 from nanogrove.train.population.hyperparameters import apply
 from nanogrove.train.state import TrainState, optimizer_tensors
 
@@ -77,7 +78,7 @@ def begun(settings: dict[str, Any], member: int | None) -> tuple[TrainState, Cal
     plan = Plan(
         seed=settings["seed"],
         steps=settings["steps"],
-        rate=lambda step: factor * (1 - step / 100),
+        lr_factor=lambda step: factor * (1 - step / 100),
         clip=settings["clip"],
         accumulation=settings["accumulation"],
         first_member=chosen[0],
@@ -136,7 +137,7 @@ def population(**model: Any) -> TrainState:
 
 
 def plan_of(**settings: Any) -> Plan:
-    return Plan(seed=0, steps=1, rate=lambda step: 1.0, **settings)
+    return Plan(seed=0, steps=1, lr_factor=lambda step: 1.0, **settings)
 
 
 TEXT = torch.randint(31, (4, 13), generator=torch.Generator().manual_seed(0))

@@ -6,9 +6,10 @@ import torch
 
 from nanogrove.data.batch import Batch
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+from nanogrove.train.plan import Plan
 from nanogrove.train.population.breeding import (
     copy_members,
     cross,
@@ -32,7 +33,7 @@ def state(request: pytest.FixtureRequest) -> TrainState:
         tokens[:, :-1], tokens[:, 1:], torch.ones(4, 12, dtype=torch.bool), torch.zeros(4, dtype=torch.int64)
     )
     rates = torch.tensor([0.1, 0.2, 0.5, 1.0, 2.0], dtype=torch.float64)
-    list(fit(made, lambda step: batch, next_token, Plan(seed=0, steps=3, rate=lambda step: rates)))
+    list(fit(made, lambda step: batch, next_token, Plan(seed=0, steps=3, lr_factor=lambda step: rates)))
     return made
 
 

@@ -12,8 +12,8 @@ from nanogrove.data.batch import Batch
 from nanogrove.errors import PresetError
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.runs.train import train
-from nanogrove.train.loop import Plan
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+from nanogrove.train.plan import Plan
 from nanogrove.train.sampling.curriculum import CurriculumConfig, easiest
 from nanogrove.train.state import TrainState
 
@@ -37,7 +37,7 @@ def batch(step: int) -> Batch:
 
 
 def plan(**changes: Any) -> Plan:
-    return Plan(seed=0, steps=20, rate=lambda step: 1.0, **changes)
+    return Plan(seed=0, steps=20, lr_factor=lambda step: 1.0, **changes)
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])

@@ -41,8 +41,8 @@ from nanogrove.decoding.lookahead import outlook
 from nanogrove.model.elementwise import at_least_float32
 from nanogrove.model.gpt import GPT, LOGITS
 from nanogrove.model.heads import AuxiliaryConfig, Heads
-from nanogrove.train.loop import Plan
 from nanogrove.train.objective import Loss, Objective, scored, weighted
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 WEIGHTS = {  # of each part, in the configuration

@@ -17,12 +17,13 @@ from nanogrove.data.batch import Batch, Batches
 from nanogrove.model.gpt import GPT, unstack
 from nanogrove.model.heads import Heads
 from nanogrove.record.events import Event
-from nanogrove.train.loop import Plan, fit
+from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.optim.optimizer import make_optimizer
 from nanogrove.train.optim.update_rule import PerMember
 from nanogrove.train.parallel.ranks import Ranks
+from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 
@@ -67,7 +68,10 @@ def fit_members(state: TrainState, batches: Batches, plan: Plan) -> Iterator[Eve
         return
     members, last = ranks.share(population), None
     phase = replace(
-        plan, spread=population, first_member=members.start, rate=lambda step: _of(plan.rate(step), members)
+        plan,
+        num_members_across_ranks=population,
+        first_member=members.start,
+        lr_factor=lambda step: _of(plan.lr_factor(step), members),
     )
     with plan.layout.spread(state) as part:
         for event in fit(part, lambda step: batches(step).members(members), objective_of(part, plan), phase):

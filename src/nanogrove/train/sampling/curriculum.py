@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nanogrove.data.batch import Batch, Batches
 from nanogrove.model.mode import evaluating
-from nanogrove.train.loop import Plan
+from nanogrove.train.plan import Plan
 from nanogrove.train.precision import autocast
 from nanogrove.train.state import TrainState
 

@@ -1,0 +1,48 @@
+"""Plain decoding: a call of the model reads one token of each row and gives the scores of the next."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from nanogrove.decoding.loop import MIN_TOKENS_TO_PACK, Sequences, Strategy, decode
+from nanogrove.decoding.reading import Context
+from nanogrove.decoding.rolling import rolling
+from nanogrove.decoding.sampling import Sampler, Transform
+from nanogrove.model.gpt import GPT
+from nanogrove.model.layers import leading
+
+
+def plain(model: GPT) -> Strategy:
+    """Plain decoding of a model or a population, over a sliding context or, with a memory, segment by segment."""
+    if model.memory is not None:
+        return rolling(model)
+    return Strategy(steps=partial(_steps, model), modules=(model,), pack_from=MIN_TOKENS_TO_PACK)
+
+
+def _steps(model: GPT, rows: Sequences, sampler: Sampler) -> Iterator[None]:
+    context = Context(model, rows)
+    while True:
+        token = sampler.choose(sampler.scores(context.logits(), rows.tokens, rows.lengths))
+        rows.append(token)
+        yield
+        if not context.renew():
+            context.hidden = model.hidden(token.view(*leading(model.population), -1, 1), context.cache)
+
+
+def generate(
+    model: GPT,
+    tokens: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    new_tokens: int,
+    transforms: Sequence[Transform] = (),
+    greedy: bool = False,
+    stop: Sequence[int] = (),
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Decodes plainly: `decode`, with the parts of a `Sampler` as arguments of their own."""
+    sampler = Sampler(transforms, 0.0 if greedy else 1.0, generator)
+    return decode(plain(model), tokens, lengths, new_tokens=new_tokens, sampler=sampler, stop=stop, dtype=dtype)

@@ -1,0 +1,65 @@
+"""What a strategy reads: prompts as one tensor, and the sliding context of rows that grow.
+
+When a row's context is full, its last `block_size // 2` tokens are read again into an empty cache and decoding goes
+on: one extra read every half context, where cropping at each token would cost a full read every time.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nanogrove.decoding.loop import Sequences
+from nanogrove.model.cache import Cache
+from nanogrove.model.gpt import GPT
+from nanogrove.model.layers import leading
+
+
+def pad(prompts: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Token lists as `tokens [B, T]`, padded on the right with 0, and their `lengths [B]`.
+
+    Raises ValueError for an empty prompt: a model needs a first token.
+    """
+    if not prompts or not all(prompts):
+        raise ValueError("a prompt needs at least one token")
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    tokens = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = torch.tensor(prompt)
+    return tokens.to(device), lengths.to(device)
+
+
+def read(model: GPT, tokens: Tensor, lengths: Tensor, limit: int, spare: int = 0) -> tuple[Tensor, Cache]:
+    """Reads each row's last `limit` tokens into an empty cache with room for `spare` more than the context holds.
+
+    `tokens [R, T]` holds `lengths [R]` tokens a row. Returns the states `[*P, B, 1, C]` after them, and the cache.
+    """
+    keep = lengths.clamp(max=limit)
+    at = (lengths - keep)[:, None] + torch.arange(int(keep.max()), device=lengths.device)
+    window = tokens.gather(1, at.clamp(max=tokens.shape[1] - 1)).clamp(min=0)
+    shape = (*leading(model.population), len(tokens) // (model.population or 1))
+    cache = model.cache(shape[-1], min(tokens.shape[1], model.config.block_size) + spare)
+    hidden = model.hidden(window.view(*shape, -1), cache, keep)
+    last = (keep - 1).view(*shape, 1, 1).expand(*shape, 1, hidden.shape[-1])
+    return hidden.gather(-2, last), cache
+
+
+class Context:
+    """What a model has read of growing rows: the states `[*P, B, 1, C]` after their latest tokens, and the cache."""
+
+    def __init__(self, model: GPT, rows: Sequences, spare: int = 0) -> None:
+        self.model, self.rows, self.spare = model, rows, spare
+        self.hidden, self.cache = read(model, rows.tokens, rows.lengths, model.config.block_size, spare)
+
+    def renew(self) -> bool:
+        """Reads the last half of a full context into an empty cache; whether it was full."""
+        size = self.model.config.block_size
+        full = self.cache.longest >= size
+        if full:
+            half = max(size // 2, 1)
+            self.hidden, self.cache = read(self.model, self.rows.tokens, self.rows.lengths, half, self.spare)
+        return full
+
+    def logits(self) -> Tensor:
+        """The model's scores `[R, V]` of each row's next token."""
+        return self.model.logits(self.hidden).reshape(len(self.rows.tokens), -1)

@@ -1,0 +1,139 @@
+"""Keys and values of tokens that were read, and where the tokens that follow them stand.
+
+Letters of shapes are those of `layers.py`.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nanogrove.model.documents import document_mask, document_starts
+
+
+class Placement(NamedTuple):
+    """Where new tokens stand, and what they see.
+
+    Args:
+        positions: `[T]`, or `[R, T]` where each row has its own.
+        mask: What each sees: for a first read 0 or −inf `[R, 1, T, T]`, after it true or false
+            `[R, 1, T, keys]`; None for all that came before and itself.
+        previous: `[R]`, the token before the first of them; None where nothing was read.
+    """
+
+    positions: Tensor
+    mask: Tensor | None
+    previous: Tensor | None
+
+
+def first_placement(tokens: Tensor, mark: int | None, like: Tensor) -> Placement:
+    """Where `tokens [R, T]` stand that are read first; `like` has the device and the format of states."""
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    mask = None if mark is None else document_mask(document_starts(tokens, mark, positions), like)
+    return Placement(positions, mask, None)
+
+
+class Cache:
+    """Keys and values of the tokens read so far, for `layers` layers and R rows of lengths of their own.
+
+    Row r holds its tokens at 0 … lengths[r] − 1, whatever the other rows do, so a prompt needs no padding on the
+    left and its positions are those of a prompt decoded alone. Attention never sees what lies past a row's length nor,
+    where a `mark` begins each document, what lies before the latest one.
+    """
+
+    def __init__(
+        self, layers: int, rows: int, heads: int, size: int, head_size: int, like: Tensor, mark: int | None = None
+    ) -> None:
+        self.keys = like.new_zeros(layers, rows, heads, size, head_size)
+        self.values = torch.zeros_like(self.keys)
+        self.lengths = torch.zeros(rows, dtype=torch.int64, device=like.device)
+        self.last = torch.zeros(rows, dtype=torch.int64, device=like.device)  # each row's latest token
+        self.start = torch.zeros(rows, dtype=torch.int64, device=like.device)  # and where its document begins
+        self.mark = mark
+        self.before_latest = self.last, self.start  # the two, before the latest reading
+        self.longest = 0
+        self.ragged = False
+
+    def place(self, tokens: Tensor, candidates: bool = False) -> Placement:
+        """Where the next `tokens [R, T]` of a cache that is not empty stand.
+
+        With `candidates` they are T candidates for one position: each sees what was read and itself. They are stored
+        side by side all the same, so a cache for them has room for as many tokens more.
+        """
+        count = tokens.shape[1]
+        mask = self._mask(count, candidates, self._starts(tokens, candidates))
+        if self.ragged or candidates:
+            return Placement(self._positions(count, candidates), mask, self.last)
+        positions = torch.arange(self.longest, self.longest + count, device=tokens.device)
+        return Placement(positions, mask, self.last)
+
+    def advance(self, tokens: Tensor, lengths: Tensor | None = None) -> None:
+        """Counts `tokens [R, T]` more in every row, or, after a first read of padded prompts, `lengths [R]` of them."""
+        starts, self.before_latest = self._starts(tokens), (self.last, self.start)
+        if starts is not None:
+            self.start = starts[:, -1] if lengths is None else starts.gather(1, lengths[:, None] - 1)[:, 0]
+        if lengths is None:
+            self.lengths = self.lengths + tokens.shape[1]
+            self.last = tokens[:, -1]
+            self.longest += tokens.shape[1]
+        else:
+            self.lengths = lengths
+            self.last = tokens.gather(1, lengths[:, None] - 1)[:, 0]
+            self.longest = int(lengths.max())
+            self.ragged = bool((lengths != self.longest).any())
+
+    def keep(self, tokens: Tensor, counts: Tensor) -> None:
+        """Takes back all but the first `counts [R]` of the `tokens [R, T]` read last, which were no first reading."""
+        last, start = self.before_latest
+        first = self.lengths - tokens.shape[1]
+        self.lengths = first + counts
+        self.longest = int(self.lengths.max())
+        self.ragged = bool((self.lengths != self.longest).any())
+        self.last = torch.where(counts > 0, tokens.gather(1, (counts - 1).clamp(min=0)[:, None])[:, 0], last)
+        if self.mark is not None:
+            step = torch.arange(tokens.shape[1], device=tokens.device)
+            marks = (tokens == self.mark) & (step < counts[:, None])
+            self.start = torch.where(marks, first[:, None] + step, start[:, None]).amax(1)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores `[R, G, T, D]` after each row's tokens; returns all keys and values up to the longest row."""
+        new, end = keys.shape[2], self.longest + keys.shape[2]
+        if self.ragged:
+            rows = torch.arange(keys.shape[0], device=keys.device)[:, None]
+            at = self.lengths[:, None] + torch.arange(new, device=keys.device)
+            self.keys[layer][rows, :, at] = keys.transpose(1, 2)
+            self.values[layer][rows, :, at] = values.transpose(1, 2)
+        else:
+            self.keys[layer][:, :, self.longest : end] = keys
+            self.values[layer][:, :, self.longest : end] = values
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def take(self, index: Tensor, tokens: Tensor) -> None:
+        """Counts the candidate `index [R]` of each row, which is the token `tokens [R]`, as read; the others are void.
+
+        Its keys and values are those of its position already: they move to the front of its candidates'.
+        """
+        rows, at = torch.arange(len(index), device=index.device), self.lengths + index
+        for stored in (self.keys, self.values):
+            stored[:, rows, :, self.lengths] = stored[:, rows, :, at]
+        self.advance(tokens[:, None])
+
+    def _positions(self, count: int, candidates: bool = False) -> Tensor:
+        """`[R, count]`: the positions of the next tokens of each row; of `candidates` the one position that is next."""
+        step = torch.arange(count, device=self.lengths.device)
+        return self.lengths[:, None] + (torch.zeros_like(step) if candidates else step)
+
+    def _starts(self, tokens: Tensor, candidates: bool = False) -> Tensor | None:
+        """Where the documents of the next `tokens [R, T]` begin, `[R, T]`; None where no mark begins one."""
+        if self.mark is None:
+            return None
+        positions = self._positions(tokens.shape[1], candidates)
+        return document_starts(tokens, self.mark, positions, self.start[:, None], candidates)
+
+    def _mask(self, count: int, candidates: bool, starts: Tensor | None) -> Tensor | None:
+        """Which stored keys the next tokens see, `[R, 1, count, longest + count]`; None where all are seen."""
+        if count == 1 and not self.ragged and starts is None:
+            return None
+        key, stored = torch.arange(self.longest + count, device=self.lengths.device), self._positions(count)[..., None]
+        seen = (key < self.lengths[:, None, None]) | (key == stored) if candidates else key <= stored
+        return (seen if starts is None else seen & (key >= starts[..., None]))[:, None]

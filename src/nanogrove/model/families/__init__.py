@@ -1,0 +1,1 @@
+"""Families of well-known models: a file each, and one table."""

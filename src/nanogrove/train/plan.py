@@ -1,0 +1,67 @@
+"""What a method needs to know to train: resolved numbers, no choices left open."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
+
+import torch
+
+from nanogrove.train.optim.update_rule import PerMember
+from nanogrove.train.parallel.layout import REPLICATED, Layout
+from nanogrove.train.parallel.ranks import ALONE, Ranks
+from nanogrove.train.precision import Precision
+
+
+class RowReader(Protocol):
+    """Where the rows of `data` events lie, such as a run folder."""
+
+    def read_rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of the `data` event of this name."""
+
+
+class _NoRows:
+    def read_rows(self, name: str) -> list[dict[str, Any]]:
+        return []
+
+
+NO_ROWS = _NoRows()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of a run, or of a phase of it, and the ranks that train together."""
+
+    seed: int
+    steps: int
+    lr_factor: Callable[[int], PerMember]  # step -> factor of every base learning rate, for all members or `[P]`
+    schedule: Callable[[int], Callable[[int], float]] = lambda steps: lambda step: 1.0  # factors for a number of steps
+    rows: RowReader = NO_ROWS
+    accumulation: int = 1
+    clip: float | None = 1.0
+    precision: Precision = "float32"
+    compile: bool = False
+    divergence: float = torch.inf  # a loss above this stops the run
+    allow_code: bool = False  # whether functions a preset names may be imported and run
+    tolerate_diverged_members: bool = False  # a population stops only if all members diverge
+    evaluate_every: int = 250
+    evaluate_early: bool = False  # also after step 1, 2, 4, 8, …
+    evaluate_tokens: int | None = None  # all of the split when None
+    ranks: Ranks = ALONE  # the processes that train together, of which this is one
+    layout: Layout = REPLICATED  # how the state lies over the ranks
+    sharded: bool = False  # whether ranks hold shards of the model, whose gradients come summed
+    first_member: int = 0  # the number of the first member here, of a population that ranks share
+    num_members_across_ranks: int | None = None  # of a population that ranks share; else they share rows of a batch
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the model is to be scored after `step`."""
+        early = self.evaluate_early and step & (step - 1) == 0
+        return early or step % self.evaluate_every == 0 or step == self.steps
+
+    def phase(self, start: int, end: int, scale: float = 1.0) -> Self:
+        """The steps from `start` to `end` under a schedule of their own, multiplied by `scale`."""
+        factor = self.schedule(max(end - start, 1))
+        return replace(self, steps=end, lr_factor=lambda step: scale * factor(step - start))
+
+    def until(self, end: int, scale: PerMember = 1.0) -> Self:
+        """The steps to `end` under the plan's own schedule, multiplied by `scale`, for all members or `[P]`."""
+        return replace(self, steps=end, lr_factor=lambda step: scale * self.lr_factor(step))

@@ -41,7 +41,7 @@ def undurable() -> Iterator[None]:
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """About 20 KB of made-up sentences, with letters beyond ASCII."""
     rng = random.Random(0)
-    lines = []
+    lines: list[str] = []
     while sum(map(len, lines)) < 20_000:
         line = " ".join(rng.choice(WORDS) for _ in range(rng.randint(4, 12))).capitalize()
         lines.append(f"{line}{rng.choice(['.', '.', '?', ' — é!'])}\n")

@@ -46,7 +46,7 @@ def watch(changed: Callable[[str], None]) -> None:
         if event in CHANGES or (event == "open" and (arguments[2] or 0) & WRITING):
             changed(f"{event} {arguments[0]}")
 
-    os.fsync = lambda descriptor: changed("fsync")
+    os.fsync = lambda fd: changed("fsync")
     sys.addaudithook(hook)
 
 

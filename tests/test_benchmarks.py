@@ -1,11 +1,17 @@
-"""Benchmarks start, and the one of a GPU says in one line when there is none."""
+"""Benchmarks start, that of a GPU refuses in one line without one, and the scripts that compare and count are right."""
 
+import importlib.util
+import json
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -63,3 +69,139 @@ def test_every_script_says_what_it_does(script: Path) -> None:
     done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert script.name == "side_by_side.py" or "usage" in done.stdout
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Reads a benchmark as a module."""
+
+    def read(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return read
+
+
+def write_run(folder: Path, loss: float, weight: float, seconds: float) -> None:
+    """What a run leaves, in short."""
+    saves = folder / "checkpoints" / "best"
+    saves.mkdir(parents=True)
+    events = [{"kind": "step", "step": 1, "loss": loss, "time": {"seconds": seconds}}]
+    (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    (saves / "state.json").write_text(json.dumps({"step": 1, "seconds": seconds, "notes": {"open": [1, 2]}}))
+    save_file({"one": torch.zeros(3), "two": torch.tensor([1.0, weight])}, saves / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("loss", "weight", "first"),
+    [
+        (2.0, 5.0, None),
+        (2.5, 5.0, "events.jsonl 1 (step of step 1): loss 2.0 became 2.5"),
+        (2.0, 5.000001, "checkpoints/best/model.safetensors: two: 'F32 [2] "),
+    ],
+)
+def test_the_first_difference_of_two_runs_is_named_and_clocks_are_none(
+    script: Callable[[str], ModuleType], tmp_path: Path, loss: float, weight: float, first: str | None
+) -> None:
+    same_bits = script("same_bits")
+    write_run(tmp_path / "one", 2.0, 5.0, seconds=1.0)
+    write_run(tmp_path / "two", loss, weight, seconds=2.0)
+    one, two = (same_bits.contents(tmp_path / name) for name in ("one", "two"))
+    difference = same_bits.difference(one, two)
+    assert difference == first or difference.startswith(first)
+    assert same_bits.difference(one, {}) is not None
+    assert same_bits.difference({}, one) is not None
+
+
+def test_every_preset_is_a_case_that_can_be_made_tiny(script: Callable[[str], ModuleType]) -> None:
+    same_bits = script("same_bits")
+    presets = same_bits.read_presets(BENCHMARKS.parent)
+    cases = same_bits.all_cases(presets)
+    assert presets.keys() <= cases.keys()
+    for case in cases.values():
+        assert {*case.needs} <= cases.keys()
+        assert case.preset is None or 'train.device="cpu"' in same_bits.overrides(case, presets[case.preset])
+    chosen = [case.name for case in same_bits.chosen(cases, ["adaptive-excess_loss"])]
+    assert chosen == ["mix-weighted", "adaptive-excess_loss"]
+
+
+CHECKOUT = """
+import json, pathlib, sys
+run = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+run.mkdir(parents=True)
+(run / "events.jsonl").write_text(json.dumps({"kind": "end", "step": 3, "loss": LOSS, "time": {}}) + "\\n")
+"""
+
+
+@pytest.mark.slow
+def test_two_checkouts_are_compared(tmp_path: Path) -> None:
+    for name, loss in (("before", "1.0"), ("after", "1.5")):
+        package = tmp_path / name / "src" / "nanogrove"
+        (package / "presets").mkdir(parents=True)
+        (package / "presets" / "small.json").write_text(
+            json.dumps({"data": {"type": "rlm"}, "method": {"name": "evolve"}})
+        )
+        (package / "__init__.py").touch()
+        (package / "__main__.py").write_text(CHECKOUT.replace("LOSS", loss))
+    command = [sys.executable, str(BENCHMARKS / "same_bits.py"), str(tmp_path / "before")]
+    for other, code, line in (
+        ("after", 1, "small                       events.jsonl 1 (end of step 3): loss 1.0 became 1.5"),
+        ("before", 0, "small                       equal"),
+    ):
+        further = [str(tmp_path / other), "small", "--keep", str(tmp_path / "kept")]
+        done = subprocess.run([*command, *further], capture_output=True, text=True)
+        assert (done.returncode, done.stdout.splitlines()[0]) == (code, line), done.stderr
+
+
+TOY = {
+    "__init__.py": "",
+    "bottom.py": "from typing import Any\n\ndef add(one: Any, two: Any) -> int:\n    return sum([one, two])\n",
+    "middle.py": "from toy import bottom\n\ndef of(x):\n    return getattr(x, 'y', 0) + bottom.add(3, 7)\n",
+    "top.py": ("from toy.middle import of\n\ndef run(x):\n    from toy import under\n    return of(x[0]), of(x[1])\n"),
+    "under.py": "def late():\n    import toy.top  # behind\n",
+}
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """A package of four modules, two of which import each other inside of functions."""
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    for name, source in TOY.items():
+        (folder / name).write_text(source)
+    return folder
+
+
+def test_the_figures_of_a_source_tree(script: Callable[[str], ModuleType], toy: Path) -> None:
+    lines = list(script("house").measure(toy))
+    assert lines == [
+        "5 files, 15 lines",
+        "Any: 2, 133.3 per 1,000 lines",
+        "getattr with a default: 1",
+        "isinstance: 0",
+        'lines with "behind": 1',
+        "files above 400 lines: 0",
+        "functions above 60 lines: 0",
+        "circles of imports: 1; toy.top and toy.under",
+    ]
+    (toy / "long.py").write_text("def long():\n" + "    pass\n" * 400)
+    lines = list(script("house").measure(toy))
+    assert lines[5:7] == ["files above 400 lines: 1; toy.long 401", "functions above 60 lines: 1; toy.long.long 401"]
+
+
+def test_the_way_through_a_package_is_of_first_calls(
+    script: Callable[[str], ModuleType], toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = script("walk")
+    monkeypatch.syspath_prepend(str(toy.parent))
+    with walk.first_calls(toy) as way:
+        assert import_module("toy.top").run([1, 2]) == (10, 10)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "toy"]:
+        del sys.modules[name]
+    assert list(walk.lines(way)) == ["top.py: run", "middle.py: of", "bottom.py: add"]
+    assert walk.counted(way) == (3, 3, 2)

@@ -38,7 +38,7 @@ sys.addaudithook(_audit)
 def audit() -> Iterator[list[tuple[str, str]]]:
     """What the interpreter is asked to open, compile and run from now on."""
     global seen
-    seen = events = []
+    seen = events = list[tuple[str, str]]()
     yield events
     seen = None
 

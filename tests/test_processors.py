@@ -138,7 +138,7 @@ def test_bfloat16_is_refused_where_nothing_would_be_rounded() -> None:
 @LACKING
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
 def test_a_run_trains_samples_generates_and_calibrates(
-    command: Any, tiny: Any, tmp_path: Path, without: Raising, lacking: str, precision: str
+    command: Any, tiny: Any, tmp_path: Path, without: Raising, lacking: str, precision: auto.Decoding
 ) -> None:
     without(lacking)
     heads = {"enable_value": True, "enable_dynamics": True, "enable_multi_token": True}

@@ -154,6 +154,7 @@ def test_a_preset_leaves_the_same_bits_under_load(
     name: str, overrides: Callable[..., list[str]], tmp_path: Path, request: pytest.FixtureRequest, short_end: None
 ) -> None:
     """Steps large enough for all cores, and for bfloat16 where the CPU has it."""
+    grown: dict[str, int | None]
     grown = {"model.n_embd": 64, "model.n_layer": 2, "train.batch_size": 64, "train.steps": 2, "evaluate.every": 1}
     if read_preset_file(name).get("method", {}).get("name") == "evolve":
         grown |= {"train.steps": None}

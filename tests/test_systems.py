@@ -65,7 +65,7 @@ def test_a_folder_in_which_nothing_began_leaves_no_two_owners(tmp_path: Path) ->
     import filelock
 
     first = RunFolder(tmp_path / "run")
-    waiting, opened = filelock.FileLock(tmp_path / "run" / ".lock"), []
+    waiting, opened = filelock.FileLock(tmp_path / "run" / ".lock"), list[object]()
     monkeypatch = pytest.MonkeyPatch()
     import fcntl
 

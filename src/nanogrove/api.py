@@ -37,6 +37,12 @@ def run(
     and one that is finished is only loaded. With `allow_code`, functions that the preset names as `module:function` are
     run. For the events as they come, see `nanogrove.runs.train.train`. Raises NanogroveError, and KeyboardInterrupt or,
     after SIGTERM, SystemExit where a signal stopped the run, saved, before its end.
+
+    >>> preset = {"data": {"sources": "my.txt", "tokenizer": "char"}, "evaluate": {"tokens": 100}}
+    >>> preset["model"] = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16}
+    >>> model = nanogrove.run(preset, "runs/small", {"train.steps": 5})
+    >>> model.generate("Once upon", tokens=5).startswith("Once upon")
+    True
     """
     values = read_preset_file(preset) if isinstance(preset, str) else preset
     changes = [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()]
@@ -53,12 +59,20 @@ def score(run: str | Path, split: str | None = None, calibrate: bool = False) ->
     Bits per byte for text; for a grammar the best loss, the excess and its error, accuracies and divergences. With
     `calibrate` a temperature is fitted on validation and kept for `load`, and what it brings on test, which is the
     split then, is given under `calibration`.
+
+    >>> measured = nanogrove.score("runs/mine", "test")
+    >>> 0 < measured["bits_per_byte"] < 8
+    True
     """
     return evaluate(Path(run), split, calibrate=calibrate)
 
 
 def report(run: str | Path) -> Path:
-    """Writes `report.html` of a run anew and returns its path."""
+    """Writes `report.html` of a run anew and returns its path.
+
+    >>> nanogrove.report("runs/mine").name
+    'report.html'
+    """
     return write_report(Path(run))
 
 
@@ -66,6 +80,9 @@ def to_transformers(run: str | Path, out: str | Path) -> str:
     """Writes a run's best model as a folder that `transformers` loads; returns its family there, as in `llama`.
 
     Raises PresetError for a combination of settings that no family of `transformers` has.
+
+    >>> nanogrove.to_transformers("runs/mine", "exported/mine")
+    'llama'
     """
     checkpoint = read_checkpoint(Path(run))
     end = checkpoint.tokenizer.end
@@ -79,6 +96,10 @@ def from_transformers(folder: str | Path) -> LanguageModel:
     """The model of a folder that `transformers` wrote: GPT-2, Llama, Qwen3 or NanoChat, with its tokenizer.json.
 
     Raises CheckpointError for what nanogrove cannot express; nothing is left out silently, and no code is run.
+
+    >>> family = nanogrove.to_transformers("runs/mine", "exported/again")
+    >>> nanogrove.from_transformers("exported/again").generate("Once upon", tokens=5).startswith("Once upon")
+    True
     """
     config, weights = import_model(Path(folder))
     model = GPT(config)

@@ -10,7 +10,14 @@ NanogroveError          one line: what is wrong, where, and what to do; the comm
 
 
 class NanogroveError(Exception):
-    """Base of all errors nanogrove raises on purpose; its text is written for the person at the keyboard."""
+    """Base of all errors nanogrove raises on purpose; its text is written for the person at the keyboard.
+
+    >>> try:
+    ...     nanogrove.load("runs/nowhere")
+    ... except nanogrove.NanogroveError as error:
+    ...     print(error)
+    runs/nowhere: neither a run nor a checkpoint; give a folder such as runs/NAME
+    """
 
 
 class PresetError(NanogroveError):

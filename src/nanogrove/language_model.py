@@ -112,6 +112,12 @@ class LanguageModel:
         Raises PresetError for a setting out of range or two strategies at once, CheckpointError for a model that has
         not been calibrated and should be, one without the heads or a reward model of another vocabulary, and DataError
         for a prompt the vocabulary cannot express.
+
+        >>> model = nanogrove.load("runs/mine")
+        >>> model.generate("Once upon", tokens=5, temperature=0.8, seed=1).startswith("Once upon")
+        True
+        >>> len(model.generate(["One prompt", "or several"], tokens=5))
+        2
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         drafts, budget = options.pop("speculative", False), options.pop("lookahead", None)
@@ -268,5 +274,9 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> LanguageModel:
     """The best model of a run folder, or that of a checkpoint folder, with its temperature where it was calibrated.
 
     No code in either is ever run. Raises CheckpointError, in one line, when there is none or it is damaged.
+
+    >>> model = nanogrove.load("runs/mine")
+    >>> model.calibrated
+    False
     """
     return from_checkpoint(read_checkpoint(Path(path)), device)

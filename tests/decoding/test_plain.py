@@ -1,5 +1,7 @@
 """Plain decoding, and the cache and the packed weights that it uses, against the uncached model."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from nanogrove.decoding.sampling import (
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.packing import packed_weights
 
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "llama": {"n_kv_head": 2},
     "nanochat": {"zero_init": False},

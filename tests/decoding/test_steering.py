@@ -1,6 +1,7 @@
 """Reward-augmented decoding: the cached scores, the closed form, and what steering buys against a constant bias."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from nanogrove.decoding.sampling import draw, temperature
 from nanogrove.decoding.steering import model_score, reward_augmented, sequence_score
 from nanogrove.model.gpt import GPT, ModelConfig
 
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "llama": {"n_kv_head": 2},
     "nanochat": {"zero_init": False},
@@ -24,7 +25,7 @@ V = 23
 
 def make(family: str = "gpt2", block_size: int = 32, scalar: bool = False) -> GPT:
     """Far from uniform, so that a wrong key or position shows; numbers of both sides of 0 and 1."""
-    settings = {"family": family, **FAMILIES[family]}
+    settings: dict[str, Any] = {"family": family, **FAMILIES[family]}
     config = ModelConfig(vocab_size=V, block_size=block_size, n_layer=2, n_head=4, n_embd=32, scalar=scalar, **settings)
     model = GPT(config).initialize(int(scalar))
     with torch.no_grad():
@@ -140,7 +141,7 @@ def p_value(counts: torch.Tensor, p: torch.Tensor) -> float:
     return float(chi2.sf(float(statistic), int(kept.sum()) - 1))
 
 
-def by_function(rows: list[list[int]]) -> list[float]:
+def by_function(rows: Sequence[Sequence[int]]) -> list[float]:
     return [float(row[-1] % 3) - 0.3 * row[-2] for row in rows]
 
 
@@ -193,7 +194,7 @@ def test_greedy_takes_the_best_of_logit_and_reward() -> None:
         prefix.append(token)
 
 
-def changes(rows: list[list[int]]) -> list[float]:
+def changes(rows: Sequence[Sequence[int]]) -> list[float]:
     """1 where a token and the one before it are of different parity: no token is good or bad by itself."""
     return [float((row[-1] + row[-2]) % 2) for row in rows]
 

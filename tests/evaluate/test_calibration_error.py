@@ -72,7 +72,7 @@ def test_the_interval_covers_an_error_that_is_known(factor: float) -> None:
 
 def test_what_the_predictions_of_a_unit_share_is_no_error() -> None:
     """Each outcome four times over: taken for independent ones they look miscalibrated, as units they do not."""
-    alone, together = [], []
+    alone, together = list[float](), list[float]()
     for seed in range(40):
         sure, right = (column.repeat_interleave(4) for column in predictions(120, seed))
         bins, unit = equal_mass(sure), torch.arange(60).repeat_interleave(8)

@@ -16,7 +16,9 @@ from nanogrove.synthetic.examples import Answer, TaskConfig, TaskCorpus
 
 def corpus(task: str = "copy", **options: Any) -> TaskCorpus:
     config = {"type": "task", "task": task, "base": [1, 3], "options": options, "held_out": 20}
-    return make_corpus(TaskConfig.model_validate(config), 64, 8, seed=0)
+    built = make_corpus(TaskConfig.model_validate(config), 64, 8, seed=0)
+    assert isinstance(built, TaskCorpus)
+    return built
 
 
 def voters(made: TaskCorpus, count: int | None = 3, scale: float = 12.0) -> GPT:
@@ -126,7 +128,8 @@ def test_the_length_filter_compares_answers_to_prompts_of_one_length() -> None:
 
 
 def test_self_consistency_by_hand() -> None:
-    samples = [[["a", "b"], ["a", None]], [["a", "c"], ["x", None]], [["y", "c"], ["z", "c"]]]  # [S][P][N]
+    samples: list[list[list[Answer]]]  # [S][P][N]
+    samples = [[["a", "b"], ["a", None]], [["a", "c"], ["x", None]], [["y", "c"], ["z", "c"]]]
     answers, shares = committee.consistent(samples)
     assert answers == [["a", "c"], ["a", "c"]]
     assert shares == [[2 / 3, 2 / 3], [1 / 3, 1 / 3]]
@@ -155,7 +158,7 @@ def test_log_probabilities_are_those_of_the_answer_and_its_end() -> None:
 def test_filters_are_asked_for_one_by_one() -> None:
     made = corpus()
     model = voters(made)
-    answers = [["1", "2"], ["1", None]]
+    answers: list[list[Answer]] = [["1", "2"], ["1", None]]
     shares = [[1.0, 1.0], [1.0, 1.0]]
 
     def names(**rules: Any) -> list[str]:
@@ -206,8 +209,9 @@ def test_a_survey_tells_apart_what_is_right_and_what_is_common() -> None:
     model = voters(made, 2)
 
     def answers(model: GPT, corpus: TaskCorpus, prompts: list[str], difficulty: int, **_: Any) -> list[list[Answer]]:
-        first = [prompt[:-1] for prompt in prompts]
-        return [first, first if difficulty < 3 else ["0" * difficulty] * len(prompts)]
+        first: list[Answer] = [prompt[:-1] for prompt in prompts]
+        second: list[Answer] = ["0" * difficulty] * len(prompts)
+        return [first, first if difficulty < 3 else second]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(committee, "decode", answers)

@@ -1,6 +1,7 @@
 """Fitness: exact match is what greedy decoding writes, a reward is of what was sampled, and bad rewards are named."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ from nanogrove.train.state import TrainState
 
 @pytest.fixture(scope="module")
 def corpus() -> TaskCorpus:
-    return make_corpus(TaskConfig(type="task", task="copy", base=(2, 3), held_out=40), 16, 32, 0)
+    built = make_corpus(TaskConfig(type="task", task="copy", base=(2, 3), held_out=40), 16, 32, 0)
+    assert isinstance(built, TaskCorpus)
+    return built
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def model(corpus: TaskCorpus) -> GPT:
 
 
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "scores_of_mine.py").write_text(
         "def digits(texts):\n    return [sum(c.isdigit() for c in t) for t in texts]\n"
         "def short(texts):\n    return [0.5]\n"

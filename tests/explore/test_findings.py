@@ -356,8 +356,8 @@ def test_which_tokenizer(tmp_path: Path, rng: random.Random) -> None:
     assert "26 characters are few" in found.why or "27 characters are few" in found.why
     (tmp_path / "a.txt").write_text("".join(chr(rng.randrange(0x4E00, 0x5500)) for _ in range(20_000)), "utf-8")
     assert explore(str(tmp_path / "a.txt")).tokenizer == "byte"
-    found = recommend([Tokens("char", 90, 3_000_000), Tokens("byte", 257, 3_000_000), Tokens("bpe", 4096, 900_000)])
-    assert found == ("bpe", "each of its 4,096 tokens comes about 219 times")
+    advice = recommend([Tokens("char", 90, 3_000_000), Tokens("byte", 257, 3_000_000), Tokens("bpe", 4096, 900_000)])
+    assert advice == ("bpe", "each of its 4,096 tokens comes about 219 times")
 
 
 def test_a_thinned_text_comes_from_all_of_it() -> None:
@@ -484,7 +484,7 @@ def test_what_may_not_be_read(tmp_path: Path, name: str) -> None:
 
 
 def test_text_is_not_taken_for_binary() -> None:
-    assert binary("PK means pack. " * 99 and b"PK means pack. " * 99) is None
+    assert binary(b"PK means pack. " * 99) is None
     assert binary("Zeilen\n".encode("utf-16")) is None
     assert binary(b"\x1b[31mred\x1b[0m\n" * 9) is None
     assert kind_of("a.txt") == "text"

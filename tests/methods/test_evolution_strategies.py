@@ -95,8 +95,8 @@ def test_noise_of_low_rank_has_the_identity_for_its_covariance() -> None:
 
 
 def test_a_direction_is_a_function_of_seed_generation_and_pair() -> None:
-    def drawn(*place: int) -> torch.Tensor:
-        return flat({name: full(noise) for name, noise in direction(SHAPES, 2, *place).items()})
+    def drawn(seed: int, generation: int, pair: int) -> torch.Tensor:
+        return flat({name: full(noise) for name, noise in direction(SHAPES, 2, seed, generation, pair).items()})
 
     assert torch.equal(drawn(1, 2, 3), drawn(1, 2, 3))
     for other in ((0, 2, 3), (1, 0, 3), (1, 2, 0)):

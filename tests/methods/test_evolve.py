@@ -157,6 +157,7 @@ def test_the_winner_s_schedule_replayed_on_one_model_is_the_winner(preset: dict,
 
     model = GPT(parts.model_on_data).initialize(derived_seed(parts.preset.seed, "member", line[0].member))
     state = TrainState(model, make_optimizer(model, parts.preset.optimizer))
+    assert isinstance(parts.preset.method, pretrain.Config)
     replayed = list(pretrain.run(state, parts.corpus, parts.plan, parts.preset.method))
     score = [event for event in replayed if event.kind == "eval"][-1].values["loss"]
     assert score == pytest.approx(line[-1].score, abs=1e-4)

@@ -14,6 +14,7 @@ from rich.console import Console
 from nanogrove.cli.render import show
 from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
+from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.errors import NanogroveError
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import read_events
@@ -166,9 +167,9 @@ def test_dpo_recovers_reward_gaps_of_bradley_terry_pairs(tmp_path: Path) -> None
     checkpoint, _ = load_latest(tmp_path / "run/checkpoints")
     reference = GPT(checkpoint.config).eval()
     reference.load_state_dict(checkpoint.kept)
-    prompt = torch.tensor([tokenizer.encode("3")])
+    encoded = torch.tensor([tokenizer.encode("3")])
     with torch.no_grad():
-        gap = 0.5 * (model(prompt)[0, -1].log_softmax(-1) - reference(prompt)[0, -1].log_softmax(-1))
+        gap = 0.5 * (model(encoded)[0, -1].log_softmax(-1) - reference(encoded)[0, -1].log_softmax(-1))
     found = np.array([float(gap[tokenizer.encode(item)[0]]) for item in rewards])
     true = np.array(list(rewards.values()))
     assert np.corrcoef(found, true)[0, 1] > 0.99
@@ -380,12 +381,13 @@ def test_kto_raises_the_likelihood_of_wanted_texts_where_most_are_wanted(
     checkpoint, _ = load_latest(out / "checkpoints")
     assert checkpoint is not None
     corpus = build(resolve(values)).corpus
+    assert isinstance(corpus, RewardedCorpus)
     held_out = np.concatenate([corpus.members("validation"), corpus.members("test")])
-    models = [GPT(checkpoint.config).eval(), GPT(checkpoint.config).eval()]
+    policy, reference = models = GPT(checkpoint.config).eval(), GPT(checkpoint.config).eval()
     for model, weights in zip(models, (checkpoint.model, checkpoint.kept), strict=True):
         model.load_state_dict(weights)
     with torch.no_grad():
-        gained = log_ratio(*models, corpus.batch(held_out)).numpy()
+        gained = log_ratio(policy, reference, corpus.batch(held_out)).numpy()
     wanted = corpus.rewards[held_out] == 1
     assert (~wanted).sum() >= 5
     assert gained[wanted].mean() > 0

@@ -13,6 +13,7 @@ import torch
 
 import nanogrove
 from nanogrove.config.overrides import resolve
+from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.errors import CheckpointError, NanogroveError, PresetError
 from nanogrove.evaluate.reward import RewardModel, load_reward
 from nanogrove.language_model import LanguageModel, load
@@ -137,6 +138,7 @@ def known_rewards(texts: Path) -> list[float]:
 
 def test_no_correlation_is_told_of_one_text(texts: Path) -> None:
     parts = build(resolve(preset(texts)))
+    assert isinstance(parts.corpus, RewardedCorpus)
     found = score(GPT(parts.model_on_data).initialize(0), parts.corpus, "validation", 1)
     assert (found["texts"], found["correlation"]) == (1, None)
 

@@ -24,7 +24,7 @@ from nanogrove.record.events import Event
 from nanogrove.runs.setup import build
 from nanogrove.runs.train import train
 from nanogrove.synthetic.copying import Copying
-from nanogrove.synthetic.examples import Mixture, TaskConfig
+from nanogrove.synthetic.examples import Mixture, TaskConfig, TaskCorpus
 from nanogrove.train.checkpoint import load_checkpoint
 
 PRESET: dict[str, Any] = {
@@ -389,7 +389,9 @@ def test_what_raises_an_alarm(limits: dict[str, float], said: str | None) -> Non
         "firmest": {"1": 1.0, "2": 1.0, "3": 0.9, "4": 1.0, "5": 1.0},  # 4 and 5 were not open
         "least": [0.1, 0.2],
     }
-    rounds.corpus = make_corpus(TaskConfig(type="task", task="copy", base=(1, 3)), 16, 4, 0)
+    corpus = make_corpus(TaskConfig(type="task", task="copy", base=(1, 3)), 16, 4, 0)
+    assert isinstance(corpus, TaskCorpus)
+    rounds.corpus = corpus
     after = committee.Survey(
         [1, 2, 3, 4, 5], [0.0, 0.85, 0.9, 0.3, 0.0], [], [], []
     )  # one prompt of 1 digit is held out
@@ -507,6 +509,7 @@ def test_voters_may_come_from_a_checkpoint_each(tmp_path: Path, monkeypatch: pyt
     assert first.step == 0
     config = self_improve.Config(voters=2, base=paths)
     corpus = make_corpus(resolve(PRESET).data, 16, 16, 0)
+    assert isinstance(corpus, TaskCorpus)
     weights = self_improve.saved_voters(config, corpus, load_checkpoint(Path(paths[0])).config)
     assert torch.equal(weights["embed.weight"], torch.stack(singles))
 

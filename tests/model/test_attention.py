@@ -17,8 +17,8 @@ def test_values_and_gradients_equal_the_fused_kernel(groups: int, dtype: torch.d
     ours = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
     theirs = [tensor.detach().clone().requires_grad_() for tensor in ours]
     weights = torch.randn(4, 6, 10, 8, dtype=dtype)
-    y = attention.causal_attention(*ours)
-    expected = F.scaled_dot_product_attention(*theirs, is_causal=True, enable_gqa=True)
+    y = attention.causal_attention(ours[0], ours[1], ours[2])
+    expected = F.scaled_dot_product_attention(theirs[0], theirs[1], theirs[2], is_causal=True, enable_gqa=True)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(y, expected, atol=tolerance, rtol=tolerance)
     (y * weights).sum().backward()

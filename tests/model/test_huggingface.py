@@ -144,15 +144,15 @@ def test_greedy_text_is_the_same(kind: str, tmp_path: Path) -> None:
     assert len(set(tokens[:, 5:].flatten().tolist())) > 3
 
 
-BASE = {"vocab_size": 61, "bos_token_id": 0, "eos_token_id": 1}
-WIDTHS = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+BASE: dict[str, Any] = {"vocab_size": 61, "bos_token_id": 0, "eos_token_id": 1}
+WIDTHS: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
 THEIR_CONFIGS = {
     "gpt2": GPT2Config(**BASE, n_positions=40, n_embd=24, n_layer=2, n_head=3),
     "gpt2, untied": GPT2Config(**BASE, n_positions=40, n_embd=24, n_layer=2, n_head=3, tie_word_embeddings=False),
     "llama": LlamaConfig(**BASE, **WIDTHS, num_key_value_heads=2, rope_parameters={"rope_theta": 500.0}),
     "llama, biases": LlamaConfig(**BASE, **WIDTHS, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**BASE, **WIDTHS, num_key_value_heads=2, head_dim=6, rms_norm_eps=1e-3),
-    "nanochat": NanoChatConfig(**BASE, **WIDTHS, num_key_value_heads=2, rope_theta=77.0),
+    "nanochat": NanoChatConfig(**BASE, **WIDTHS, num_key_value_heads=2, rope_theta=77.0),  # type: ignore[call-arg]
 }
 
 
@@ -254,6 +254,7 @@ def test_the_tokenizer_goes_along(kind: str, make: Callable[[], Tokenizer], tmp_
     end = tokenizer.token_to_id("<|endoftext|>")
     config = random_config(kind, 0, vocab_size=end + 1)
     state = random_model(config, 0).state_dict()
+    assert end is not None
     export_model(state, config, tmp_path / "out", tokenizer.to_str(), ("<|endoftext|>", end))
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
     text = "the cat's garden  saw 12345\n\n  rain."

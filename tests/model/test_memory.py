@@ -61,7 +61,7 @@ def slowly(model: GPT, text: list[int]) -> Tensor:
             states.append(model.through(torch.cat([memory, segment[:reach]])[None])[0, -1])
         if len(segment) == S:
             places = memory + model.memory.write
-            memory = torch.stack(
+            memory = torch.stack(  # type: ignore[assignment]
                 [model.through(torch.cat([memory, segment, places[: n + 1]])[None])[0, -1] for n in range(M)]
             )
     return torch.stack(states)

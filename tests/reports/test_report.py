@@ -178,7 +178,7 @@ def test_a_long_line_is_thinned_and_keeps_its_extremes_gaps_and_ends() -> None:
     assert drawn["x"] == sorted(drawn["x"])
     assert (drawn["x"][0], drawn["x"][-1]) == (0, 99_999)
     assert (kept[40_000], kept[60_001], kept[70_000]) == (1000.0, -1000.0, None)
-    assert all(kept[n] == y[n] for n in kept)
+    assert all(kept[n] == y[int(n)] for n in kept)
 
 
 def test_the_latest_samples_are_in_view_and_older_ones_folded(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_the_latest_samples_are_in_view_and_older_ones_folded(tmp_path: Path) ->
 
 
 def hostile_events(bad: str) -> list[Event]:
-    facts = {"method": bad, "device": bad, "precision": bad, "compile": bad, "seed": bad, "vocabulary": bad}
+    facts: dict[str, Any] = dict.fromkeys(("method", "device", "precision", "compile", "seed", "vocabulary"), bad)
     facts |= {key: {bad: bad, "in a list": [bad, {bad: bad}]} for key in ("versions", "machine", "data")}
     samples = [Event("sample", n, {"prompt": bad, "text": bad}) for n in (1, 2)]
     return [start(name=bad, **facts), step(1, 3.0), *samples, step(2, 2.0, grad_norm=bad), end(2, 2.5)]

@@ -23,7 +23,9 @@ RLM = {"type": "rlm", "v": 5, "L": 2, "beta": 1.5, "held_out": 60}
 
 
 def corpus(batch_size: int = 8, **settings: object) -> GrammarCorpus:
-    return make_corpus(RLMConfig.model_validate({**RLM, **settings}), 4, batch_size, seed=3)
+    built = make_corpus(RLMConfig.model_validate({**RLM, **settings}), 4, batch_size, seed=3)
+    assert isinstance(built, GrammarCorpus)
+    return built
 
 
 def test_a_batch_is_the_sequence_behind_an_end_of_text() -> None:
@@ -86,6 +88,7 @@ def test_tokens_are_written_as_numbers() -> None:
 @pytest.mark.parametrize("config", [RLMConfig.model_validate(RLM), RHMConfig(type="rhm", v=4, m=2, s=2, L=2)])
 def test_the_truth_is_that_of_the_windows(config: RLMConfig | RHMConfig) -> None:
     made = make_corpus(config, 4, 16, seed=0)
+    assert isinstance(made, GrammarCorpus)
     for batch, truth in zip(made.windows("validation", 100), made.truth("validation", 100), strict=True):
         expected = made.grammar.next_token_log_probs(batch.targets)
         found = truth.double().gather(-1, batch.targets[..., None])[..., 0].log()

@@ -26,7 +26,9 @@ TASKS = {
 
 def corpus(task: str = "copy", base: tuple[int, int] = (1, 4), block_size: int = 96, **settings: Any) -> TaskCorpus:
     config = TaskConfig.model_validate({"type": "task", "task": task, "base": base, **settings})
-    return make_corpus(config, block_size, 8, seed=3)
+    built = make_corpus(config, block_size, 8, seed=3)
+    assert isinstance(built, TaskCorpus)
+    return built
 
 
 def spelled(made: TaskCorpus, tokens: torch.Tensor) -> str:

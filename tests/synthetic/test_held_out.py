@@ -22,7 +22,9 @@ CASES = [(task, d) for task in TASKS for d in range(*[n + k for k, n in enumerat
 
 def corpus(task: str, base: tuple[int, int], seed: int = 0, **settings: Any) -> TaskCorpus:
     values = {"type": "task", "task": task, "base": base, "options": OPTIONS.get(task, {}), **settings}
-    return make_corpus(TaskConfig.model_validate(values), 200, 64, seed)
+    built = make_corpus(TaskConfig.model_validate(values), 200, 64, seed)
+    assert isinstance(built, TaskCorpus)
+    return built
 
 
 @pytest.mark.parametrize(("task", "difficulty"), CASES)

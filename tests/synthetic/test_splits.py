@@ -20,7 +20,9 @@ SMALL = {"type": "rhm", "v": 4, "m": 2, "s": 2, "L": 3, "held_out": 40}  # 4·2^
 
 
 def corpus(**settings: Any) -> GrammarCorpus:
-    return make_corpus(RHMConfig.model_validate({**SMALL, **settings}), 8, 16, seed=0)
+    built = make_corpus(RHMConfig.model_validate({**SMALL, **settings}), 8, 16, seed=0)
+    assert isinstance(built, GrammarCorpus)
+    return built
 
 
 def rows(sequences: Tensor, tokens: int | None = None) -> list[tuple[int, ...]]:

@@ -15,6 +15,7 @@ from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.optim.schedule import ScheduleConfig, schedule
 from nanogrove.train.plan import Plan
+from nanogrove.train.precision import Precision
 from nanogrove.train.state import TrainState
 
 CONFIG = ModelConfig(vocab_size=31, block_size=12, n_layer=1, n_head=2, n_embd=16)
@@ -185,7 +186,7 @@ def test_every_family_trains_in_bfloat16_near_its_float32_losses(family: str, po
     """Warnings are errors here: a format no kernel is made for would be told, and slow."""
     config = ModelConfig(family=family, qk_norm=True, vocab_size=31, block_size=12, n_layer=2, n_head=2, n_embd=16)
 
-    def losses(precision: str) -> torch.Tensor:
+    def losses(precision: Precision) -> torch.Tensor:
         model = GPT(config, population).initialize(*range(population or 1))
         state = TrainState(model, make_optimizer(model, OptimizerConfig(lr=0.01)))
         plan = Plan(seed=0, steps=5, lr_factor=lambda step: 1.0, precision=precision)

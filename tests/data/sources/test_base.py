@@ -31,7 +31,9 @@ def folder(tmp_path: Path) -> Path:
 def corpus(*paths: Path, **settings: Any) -> TextCorpus:
     sources = [str(path) for path in paths]
     options = {"sources": sources, "tokenizer": "char", "validation": 0.3, **settings}
-    return make_corpus(DataConfig.model_validate(options), SIZE, 4, seed=0)
+    built = make_corpus(DataConfig.model_validate(options), SIZE, 4, seed=0)
+    assert isinstance(built, TextCorpus)
+    return built
 
 
 def counted(made: TextCorpus, limit: int | None) -> list[int]:
@@ -39,7 +41,7 @@ def counted(made: TextCorpus, limit: int | None) -> list[int]:
     numbers, before, batches = [], 0, list(made.windows("validation", limit))
     for number, source in enumerate(made.sources):
         tokens = source.read("validation", np.array([0]), source.count("validation"))[0]
-        found = []
+        found: list[object] = []
         for batch in batches:
             for row, origin in zip(batch.tokens.numpy(), batch.source.tolist(), strict=True):
                 if origin == number:

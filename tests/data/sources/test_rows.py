@@ -262,7 +262,7 @@ def test_packed_files_and_packed_files_cut_off(name: str, ending: str, tmp_path:
     found = jsonl_rows(path, "auto", lambda *fault: told.append(fault))
     if name == "a.csv":
         found = csv_rows(path, "auto", None, partial(check_columns, ["text"]), lambda *fault: told.append(fault))
-    seen = []
+    seen: list[object] = []
     with pytest.raises(DataError, match="damaged or cut off"):
         seen.extend(row["text"] for _, row in found)
     assert ending == "zst" or 1000 < len(seen) < 20_000

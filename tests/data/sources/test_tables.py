@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -108,7 +109,11 @@ SOURCES: dict[str, Any] = {"csv": CsvSource, "jsonl": JsonlSource, "parquet": Pa
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_every_row_is_a_document_and_empty_ones_are_counted(kind: str, tmp_path: Path) -> None:
-    table = [{"q": "a", "n": 1, "text": "one\ntwo"}, {"q": None, "n": 2, "text": " \n"}, {"q": "c", "n": 3, "text": ""}]
+    table: list[dict[str, Any]] = [
+        {"q": "a", "n": 1, "text": "one\ntwo"},
+        {"q": None, "n": 2, "text": " \n"},
+        {"q": "c", "n": 3, "text": ""},
+    ]
     path, problems = written(tmp_path, kind, table), Problems(refuse=True)
     source = SOURCES[kind](path=str(path))
     assert texts(source, problems) == ["one\ntwo"]
@@ -192,7 +197,8 @@ def test_rows_from_elsewhere() -> None:
     deep: list = []
     for _ in range(100_000):
         deep = [deep]
-    rows = [(1, {"text": "a"}), (2, {"text": "\udcff"}), (3, {"text": None}), (4, {"text": deep})]
+    texts: list[Any] = ["a", "\udcff", None, deep]
+    rows = [(number, {"text": text}) for number, text in enumerate(texts, start=1)]
     problems = Problems()
     pieces = list(row_pieces(rows, Columns(), problems, "set, row {}".format))
     assert [piece.text for piece in pieces] == ["a"]
@@ -227,7 +233,10 @@ def test_links_that_lead_back_are_not_followed(pattern: str, tmp_path: Path) -> 
     assert CsvSource(path=str(tmp_path / pattern)).files() == [path]
 
 
-@pytest.mark.parametrize("pattern", ["**.txt", "", "/*.txt"])
+STARS = pytest.param("**.txt", marks=pytest.mark.skipif(sys.version_info >= (3, 13), reason="a pattern since then"))
+
+
+@pytest.mark.parametrize("pattern", [STARS, "", "/*.txt"])
 def test_a_glob_that_is_no_pattern(pattern: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no pattern"):
         FileSource(path=str(tmp_path), glob=pattern).files()

@@ -94,12 +94,13 @@ def test_shards_join_without_a_seam(folder: Path, monkeypatch) -> None:
     cut = corpus(folder)
     assert len(cut.sources[0].index["splits"]["train"]["shards"]) > 5
     starts = np.arange(0, len(everything(cut, "train")) - 40, 7)
-    assert np.array_equal(*(made.sources[0].read("train", starts, 40) for made in (cut, whole)))
+    assert np.array_equal(cut.sources[0].read("train", starts, 40), whole.sources[0].read("train", starts, 40))
 
 
 def test_an_epoch_shows_every_window_once_and_the_next_in_another_order(folder: Path) -> None:
     made = corpus(folder)
     count, size = made.windows_per_epoch, made.length
+    assert count is not None
     rows = np.concatenate([made.batches(step).tokens.numpy() for step in range(-(-count // 4))])[:count]
     tokens = everything(made, "train")
     offset = next(

@@ -96,7 +96,7 @@ def test_a_pass_shows_every_window_of_every_block_once(slowly: None, source: Pat
     count, total = shard.count("train"), shard.epoch(16)
     assert count > 3 * reader.BLOCK
     starts = []
-    shard.read = lambda split, starts_, length: starts.append(starts_) or np.zeros((len(starts_), length), np.int64)  # type: ignore[method-assign,func-returns-value]
+    shard.read = lambda split, starts_, length: starts.append(starts_) or np.zeros((len(starts_), length), np.int64)  # type: ignore[assignment,method-assign,func-returns-value]
     for passed in range(3):
         shard.train(np.arange(passed * total, (passed + 1) * total), 16, 0)
         at = np.sort(starts[-1])

@@ -21,6 +21,7 @@ def _short_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def figures(ece: float) -> dict[str, Any]:
     width = {"count": [0, 30, 50, 2], "confidence": [None, 0.4, 0.9, 1.0], "accuracy": [None, 0.3, 0.5, 1.0]}
+    means: dict[str, float | None]
     means = {"nll": 1.23456, "ece_width": ece, "ece_mass": ece / 2, "brier": 0.5, "confidence": 0.7, "accuracy": 0.4}
     means |= {"ece_debiased": ece / 4, "ece_debiased_low": -0.01, "ece_debiased_high": None}
     return {**means, "bins": {"width": width, "mass": width}}

@@ -179,9 +179,9 @@ def test_every_part_is_its_equation(documents: bool) -> None:
 def test_a_population_is_a_loop_over_its_members() -> None:
     model, heads = made(population=3)
     batches = [batch(seed=p) for p in range(3)]
-    together = Batch(
-        *(torch.stack([getattr(b, f) for b in batches]) for f in ("tokens", "targets", "mask", "weight", "source"))
-    )
+    columns = zip(*((b.tokens, b.targets, b.mask, b.weight, b.source) for b in batches), strict=True)
+    tokens, targets, mask, weight, source = map(torch.stack, columns)
+    together = Batch(tokens, targets, mask, weight, source)
     found = losses(model, heads, together)
     torch.stack(list(found.values())).sum().backward()  # type: ignore[no-untyped-call]
     for p, one in enumerate(batches):

@@ -103,6 +103,7 @@ def test_dpo_is_that_of_trl(
     ]
     path = written(tmp_path / "pairs.jsonl", rows)
     corpus = make_corpus(PreferencesConfig(type="preferences", path=path), 8, 2 * len(rows), 0)
+    assert isinstance(corpus, RewardedCorpus)
     assert corpus.cut == 3
     (policy, reference), (their_policy, their_reference), tokenizer = models(corpus, tmp_path)
     found = dpo(reference, beta, normalised, anchor)(policy, corpus.batch(np.arange(2 * len(rows))))
@@ -128,13 +129,14 @@ def test_kto_is_that_of_trl(beta: float, good: float, bad: float, turned: int, t
     from trl import KTOConfig, KTOTrainer
 
     wanted = [True, False, True, True, False, False]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"prompt": prompt, "completion": text, "label": label}
         for prompt, text, label in zip(PROMPTS, texts(0), wanted, strict=True)
     ]
     scored = [{"prompt": row["prompt"], "text": row["completion"], "reward": float(row["label"])} for row in rows]
     path = written(tmp_path / "scored.jsonl", scored)
     corpus = make_corpus(RewardedConfig(type="rewarded", path=path, prompt="prompt"), 16, len(rows), 0)
+    assert isinstance(corpus, RewardedCorpus)
     ours, theirs, tokenizer = models(corpus, tmp_path)
     policy, reference = ours[::turned]
     their_policy, their_reference = theirs[::turned]

@@ -30,6 +30,7 @@ def test_pure_noise_stays_in_the_advantages(states: np.ndarray) -> None:
         rewards = np.random.default_rng(draw).normal(size=64)
         baseline = cross_fitted(states, rewards, names(64), np.arange(64), seed=draw)
         ratios.append((rewards - baseline.values).std() / rewards.std())
+        assert baseline.r2 is not None
         explained.append(baseline.r2)
     assert min(ratios) > 0.9
     assert np.mean(explained) < 0.02

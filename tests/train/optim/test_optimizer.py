@@ -150,6 +150,7 @@ def test_ten_steps_equal_those_of_torch(name: str) -> None:
         {"params": [theirs.get_parameter(names[id(p)]) for p in g.parameters], "weight_decay": g.weight_decay}
         for g in optimizer.groups
     ]
+    reference: torch.optim.Optimizer
     if name == "adamw":
         reference = torch.optim.AdamW(groups, lr=0.01, betas=settings.betas, eps=settings.eps, fused=False)
     else:

@@ -385,11 +385,12 @@ def bred(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "crossover": "layers",
         "vary": {"lr": {"low": 1e-3, "high": 0.1}, "weight_decay": {"values": [0.0, 0.1]}},
     }
+    plain: dict[str, Any] = {**PLAIN, "model": {"dropout": 0.2}, "train": {**PLAIN["train"], "steps": None}}  # type: ignore[dict-item]
     values = tiny(
         method=method,
         auxiliary={"enable_value": True, "enable_dynamics": True, "value_horizon": 4},
         evaluate={"every": 3, "tokens": 300},
-        **{**PLAIN, "model": {"dropout": 0.2}, "train": {**PLAIN["train"], "steps": None}},
+        **plain,
     )
     path = tmp_path_factory.mktemp("bred") / "preset.json"
     path.write_text(json.dumps(values))

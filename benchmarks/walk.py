@@ -1,0 +1,127 @@
+"""The way of a batch of text through the package: every function of a 6-step run, in the order of first calls.
+
+python benchmarks/walk.py [--way]
+
+Prints how many functions and files of the package such a run enters, and how often two first calls in a row lie in
+different files; --way prints the functions too, those of one file in a row on one line. A first run, which is not
+counted, prepares the data. What runs while a module is imported is not counted, and of a lambda, a comprehension or a
+generator expression only the file is, since a reader finds it inside of a function. Python 3.12 and later run
+comprehensions without a call and count fewer.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import itertools
+import json
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import NamedTuple
+
+PRESET = {
+    "name": "walk",
+    "data": {"sources": "text.txt", "tokenizer": "char"},
+    "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16},
+    "train": {"steps": 6, "batch_size": 4, "device": "cpu"},
+    "evaluate": {"every": 3, "tokens": 200},
+    "sample": {"every": 3, "tokens": 12},
+    "save": {"every": 3},
+}
+
+
+class Call(NamedTuple):
+    """A function by its file, below the package, its qualified name, and its line."""
+
+    file: str
+    name: str
+    line: int
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether this is a lambda, a comprehension or a generator expression."""
+        return self.name.endswith(">")
+
+
+@contextlib.contextmanager
+def first_calls(package: Path) -> Iterator[list[Call]]:
+    """Lists the functions of a package in the order in which they are first called inside of the context."""
+    calls: dict[Call, None] = {}
+    way: list[Call] = []
+    folder = f"{package.resolve()}{os.sep}"
+    modules: list[CodeType] = []  # being imported; `__main__` is not, as all runs in it
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        code = frame.f_code
+        if not code.co_filename.startswith(folder):
+            return
+        if code.co_name == "<module>":
+            if code.co_filename.endswith("__main__.py"):
+                return
+            if event == "call":
+                modules.append(code)
+            elif event == "return":
+                modules.pop()
+        elif event == "call" and not modules:
+            calls.setdefault(Call(code.co_filename.removeprefix(folder), code.co_qualname, code.co_firstlineno))
+
+    sys.setprofile(profile)
+    try:
+        yield way
+    finally:
+        sys.setprofile(None)
+        way.extend(calls)
+
+
+def counted(way: Sequence[Call]) -> tuple[int, int, int]:
+    """Functions, files, and changes of file of a way."""
+    changes = sum(call.file != following.file for call, following in itertools.pairwise(way))
+    return sum(not call.anonymous for call in way), len({call.file for call in way}), changes
+
+
+def lines(way: Sequence[Call]) -> Iterator[str]:
+    """The named functions of a way, those of one file in a row on one line."""
+    named = [call for call in way if not call.anonymous]
+    for file, calls in itertools.groupby(named, lambda call: call.file):
+        yield f"{file}: {', '.join(call.name for call in calls)}"
+
+
+def six_steps(package: Path) -> list[Call]:
+    """The way of a run of `PRESET` through the command line."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        os.environ["NANOGROVE_CACHE"] = str(Path(folder) / "cache")
+        Path("text.txt").write_text("Sphinx of black quartz, judge my vow. Pack my box, too.\n" * 300)
+        Path("preset.json").write_text(json.dumps(PRESET))
+        command = ["train", "preset.json", "--out"]
+        subprocess.run([sys.executable, "-m", "nanogrove", *command, "first"], check=True, stdout=subprocess.DEVNULL)
+        sys.argv = ["nanogrove", *command, "second"]
+        with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence), first_calls(package) as way:
+            try:
+                runpy.run_module("nanogrove", run_name="__main__", alter_sys=True)
+            except SystemExit as end:
+                if end.code:
+                    raise
+    return way
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--way", action="store_true", help="print the functions, in the order of first calls")
+    options = parser.parse_args()
+    found = importlib.util.find_spec("nanogrove")
+    if found is None or found.origin is None:
+        sys.exit("error: nanogrove is not installed")
+    way = six_steps(Path(found.origin).parent)
+    if options.way:
+        print("\n".join(lines(way)))
+    functions, files, changes = counted(way)
+    print(f"{functions} functions in {files} files, {changes} changes of file")
+
+
+if __name__ == "__main__":
+    main()

@@ -525,7 +525,7 @@ def test_a_split_without_a_scored_token(small: Any) -> None:
     model, corpus = small
 
     class Silent:
-        tokenizer = corpus.tokenizer
+        tokenizer, has_answers = corpus.tokenizer, corpus.has_answers
 
         def windows(self, split: str, limit: int | None = None) -> Iterator[Any]:
             for batch in corpus.windows(split, limit):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.splits import Split
+from nanogrove.data.text.mixture import Weighted
 from nanogrove.data.tokenizer import Tokenizer
 
 
@@ -37,6 +38,16 @@ class Corpus(Protocol):
         """The split that `evaluate` scores unless it is given another one: test where samples cost nothing."""
 
     @property
+    def has_answers(self) -> bool:
+        """Whether what is scored of a sequence is an answer, right or wrong as a whole."""
+
+    def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
+        """What sources left out, as far as they have been read: counts by kind, and the first place of each."""
+
+    def mixture(self) -> "MixedCorpus | None":
+        """Itself, where it mixes two text sources or more; else None."""
+
+    @property
     def windows_per_epoch(self) -> int | None:
         """Windows in one pass over the training split; None where every batch is fresh."""
 
@@ -57,3 +68,22 @@ class Corpus(Protocol):
 
     def bytes_per_token(self, split: str) -> float | None:
         """Mean UTF-8 bytes of text a token of the split stands for; None where tokens are no text."""
+
+
+class MixedCorpus(Corpus, Protocol):
+    """Text sources whose weights may change as training goes on."""
+
+    names: list[str]  # of the sources
+    batch_size: int
+    seed: int
+    weighted: Weighted  # the mixture that the settings ask for
+
+    @property
+    def shows_all_sources(self) -> bool:
+        """Whether each stretch of training is drawn from all sources, not from one after the other."""
+
+    def mixed(self, step: int, mixture: Weighted) -> Batch:
+        """Batch number `step` under another mixture."""
+
+    def source_tokens(self) -> list[int | None]:
+        """Training tokens of each source; None for one that streams, whose size nobody knows."""

@@ -190,6 +190,7 @@ class RewardedCorpus:
     """
 
     default_split: Split = "test"
+    has_answers = False
 
     def __init__(self, config: RewardedConfig | PreferencesConfig, block_size: int, batch_size: int, seed: int) -> None:
         self.config, self.block_size, self.batch_size, self.seed = config, block_size, batch_size, seed
@@ -309,6 +310,13 @@ class RewardedCorpus:
     def batches(self, step: int) -> Batch:
         """Batch number `step`, all texts alike: what imitates the data."""
         return self.batch(self.drawn(step))
+
+    def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
+        """Nothing: rows that cannot be used are in `describe`."""
+        return {}, {}
+
+    def mixture(self) -> None:
+        """Its sequences are of one source."""
 
     def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The rows of a split, or evenly spread ones of about `limit` tokens."""

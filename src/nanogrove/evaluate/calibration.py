@@ -41,7 +41,6 @@ from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration_error import blocks, debiased_error
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
-from nanogrove.synthetic.examples import TaskCorpus
 from nanogrove.train.checkpoint import Checkpoint, checksum_of, read_plain
 
 BINS = 15
@@ -185,7 +184,7 @@ def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: i
     its Brier score (confidence − correct)². `blocks` is how many the intervals resample. Raises PresetError where no
     token is scored.
     """
-    answers = isinstance(corpus, TaskCorpus)
+    answers = corpus.has_answers
     temperatures = (1.0, temperature)
     tokens: list[list[Tensor]] = [[], []]
     sequences: list[list[Tensor]] = [[], []]

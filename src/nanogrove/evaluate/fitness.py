@@ -21,7 +21,6 @@ from nanogrove.evaluate.reward import Reward, RewardConfig
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
 from nanogrove.record.measures import REWARD
-from nanogrove.synthetic.examples import TaskCorpus
 
 Fitness = Callable[[GPT, Batch, torch.Generator], Tensor]
 """A model, or a population with the batch expanded to `[P, B, T]`, to `[*P, B]`; the generator is for sampling."""
@@ -72,7 +71,7 @@ class FitnessConfig(BaseModel):
         if self.fitness == "loss":
             return loss
         if self.fitness == "exact_match":
-            if not isinstance(corpus, TaskCorpus):
+            if not corpus.has_answers:
                 raise PresetError(
                     "method.fitness=exact_match asks for answers that are right or wrong; set data.type=task"
                 )

@@ -17,8 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from nanogrove.data.batch import Batch
-from nanogrove.data.corpus import Corpus
-from nanogrove.data.text.corpus import TextCorpus
+from nanogrove.data.corpus import Corpus, MixedCorpus
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.loss import evaluate_split
@@ -71,15 +70,16 @@ def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) 
     """Raises PresetError where nothing can adapt, CheckpointError for a reference that cannot be had."""
     if config.adaptive is None:
         return
-    if not isinstance(corpus, TextCorpus) or len(corpus.names) < 2:
+    mixture = corpus.mixture()
+    if mixture is None:
         raise PresetError("method.adaptive weighs sources against each other; give data.sources two or more")
-    if corpus.config.mix_strategy == "sequential":
+    if not mixture.shows_all_sources:
         raise PresetError("method.adaptive draws from all sources; set data.mix_strategy to round_robin or weighted")
     if config.adaptive.reference is not None:
-        _reference(config.adaptive.reference, corpus)
+        _reference(config.adaptive.reference, mixture)
 
 
-def _reference(saved: str, corpus: TextCorpus) -> list[float]:
+def _reference(saved: str, corpus: MixedCorpus) -> list[float]:
     """The losses by source of the model of a run."""
     checkpoint = read_checkpoint(Path(saved))
     if checkpoint.tokenizer.to_json() != corpus.tokenizer.to_json():
@@ -105,11 +105,11 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     mixing: Mixing | None = None
     batches = corpus.batches
     main: Callable[[Tensor, Batch], Loss] = weighted
-    if isinstance(corpus, TextCorpus) and len(corpus.names) > 1:
+    if (mixture := corpus.mixture()) is not None:
         saved = config.adaptive and "sources" not in state.notes and config.adaptive.reference
-        reference = plan.ranks.broadcast_from_main(partial(_reference, saved, corpus)) if saved else None
-        mixing = Mixing(state, corpus, config.adaptive, reference)
-        batches, main = mixing.batches, partial(by_source, sources=len(corpus.names))
+        reference = plan.ranks.broadcast_from_main(partial(_reference, saved, mixture)) if saved else None
+        mixing = Mixing(state, mixture, config.adaptive, reference)
+        batches, main = mixing.batches, partial(by_source, sources=len(mixture.names))
     with plan.layout.spread(state) as own:
         objective = objective_of(own, plan, main)
         curriculum = config.curriculum

@@ -19,7 +19,6 @@ from typing import Any
 
 from nanogrove.config.overrides import resolve
 from nanogrove.config.preset import Preset, difference
-from nanogrove.data.text.corpus import TextCorpus
 from nanogrove.errors import CheckpointError, DataError, DivergedError, RunError
 from nanogrove.language_model import LanguageModel
 from nanogrove.record.events import Event, note, read_events
@@ -196,7 +195,7 @@ def _finish(setup: Setup, state: TrainState, recorder: Recorder, checkpointer: C
     best_step = None if checkpointer.best is None else checkpointer.best["step"]
     values = {**score, "scored": score["tokens"], "tokens": state.tokens, "best_step": best_step}
     time = {"seconds": state.seconds}
-    if isinstance(corpus, TextCorpus) and corpus.describe().get("streams"):  # what was read depends on the clock
+    if corpus.describe().get("streams"):  # what was read depends on the clock
         counts, places = corpus.left_out()
         time |= {f"left out, {kind}": count for kind, count in counts.items()}
         for kind, count in counts.items():

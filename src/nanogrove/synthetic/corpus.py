@@ -96,6 +96,7 @@ class GrammarCorpus:
 
     splits = SPLITS
     default_split: Split = "test"
+    has_answers = False
 
     def __init__(self, config: RLMConfig | RHMConfig, block_size: int, batch_size: int, seed: int) -> None:
         grammar = config.grammar()
@@ -142,6 +143,13 @@ class GrammarCorpus:
         if limit is not None:
             count = max(min(count, limit // self.length), 2)
         return self.grammar.sample(count) if drawn is None else drawn[:count]
+
+    def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
+        """Nothing: there are no documents to leave out."""
+        return {}, {}
+
+    def mixture(self) -> None:
+        """Its sequences are of one source."""
 
     def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The sequences of a split, or as many as make about `limit` tokens; of an endless training split the first."""

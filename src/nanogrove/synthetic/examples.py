@@ -109,6 +109,7 @@ class TaskCorpus:
 
     splits = SPLITS
     default_split: Split = "test"
+    has_answers = True
     windows_per_epoch = None
 
     def __init__(self, config: TaskConfig, block_size: int, batch_size: int, seed: int) -> None:
@@ -211,6 +212,13 @@ class TaskCorpus:
     def batches(self, step: int) -> Batch:
         """Batch number `step`, a pure function of the seed and the step."""
         return self.rows(self.draw(step, self.batch_size), self.length).batch()
+
+    def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
+        """Nothing: there are no documents to leave out."""
+        return {}, {}
+
+    def mixture(self) -> None:
+        """Its examples are of one source."""
 
     def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The examples of a split, `held_out` of each base difficulty, or evenly spread ones of about `limit` tokens.

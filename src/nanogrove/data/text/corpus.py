@@ -29,6 +29,7 @@ class TextCorpus:
     """
 
     default_split: Split = "validation"
+    has_answers = False
 
     def __init__(self, config: DataConfig, block_size: int, batch_size: int, seed: int) -> None:
         config = pin_versions(config)
@@ -79,6 +80,19 @@ class TextCorpus:
     def batches(self, step: int) -> Batch:
         """Batch number `step`, a pure function of (seed, step)."""
         return self._batch(*self.assign(np.arange(step * self.batch_size, (step + 1) * self.batch_size)))
+
+    def mixture(self) -> "TextCorpus | None":
+        """Itself, where it has two sources or more."""
+        return self if len(self.names) > 1 else None
+
+    @property
+    def shows_all_sources(self) -> bool:
+        return self.config.mix_strategy != "sequential"
+
+    def source_tokens(self) -> list[int | None]:
+        """Training tokens of each source; None for one that streams."""
+        indices = [source.index for source in self.sources]
+        return [None if index["streamed"] else index["splits"]["train"]["tokens"] for index in indices]
 
     def mixed(self, step: int, mixture: Weighted) -> Batch:
         """Batch number `step` under another mixture."""

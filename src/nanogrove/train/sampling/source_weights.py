@@ -38,7 +38,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from nanogrove.data.batch import Batch
-from nanogrove.data.text.corpus import TextCorpus
+from nanogrove.data.corpus import MixedCorpus
 from nanogrove.data.text.mixture import Phase, Weighted
 from nanogrove.record.events import Event
 from nanogrove.train.objective import Loss, scored, weighted
@@ -89,7 +89,7 @@ class Mixing:
     """The losses of a corpus's sources as training goes on and, where `config` asks for it, weights that adapt."""
 
     def __init__(
-        self, state: TrainState, corpus: TextCorpus, config: AdaptiveConfig | None, reference: list[float] | None
+        self, state: TrainState, corpus: MixedCorpus, config: AdaptiveConfig | None, reference: list[float] | None
     ) -> None:
         self.state, self.corpus, self.config = state, corpus, config
         count = len(corpus.names)
@@ -187,11 +187,8 @@ class Mixing:
         step = self.corpus.batch_size * self.corpus.length
         history = self.history
         history["given"] = [a + b * step for a, b in zip(history["given"], history["share"], strict=True)]
-        known = [
-            None if source.index["streamed"] else source.index["splits"]["train"]["tokens"]
-            for source in self.corpus.sources
-        ]
-        return [size and given / size for given, size in zip(history["given"], known, strict=True)]
+        sizes = self.corpus.source_tokens()
+        return [size and given / size for given, size in zip(history["given"], sizes, strict=True)]
 
     def _proposed(self, losses: list[float | None], config: AdaptiveConfig) -> np.ndarray:
         """The weights of the next interval, smoothed and within bounds."""
@@ -287,7 +284,7 @@ def bounded(weights: np.ndarray, least: float, most: float) -> np.ndarray:
 
 
 @torch.inference_mode()
-def reference_losses(model: nn.Module, corpus: TextCorpus, limit: int) -> list[float]:
+def reference_losses(model: nn.Module, corpus: MixedCorpus, limit: int) -> list[float]:
     """A model's mean NLL on held-out text of each source, on about `limit` tokens in all; NaN where one has none."""
     device = next(model.parameters()).device
     sums, counts = np.zeros(len(corpus.names)), np.zeros(len(corpus.names))

@@ -67,13 +67,13 @@ class Config(FitnessConfig, MethodConfig):
 
     name: Literal["evolve"] = "evolve"
     population_size: int = Field(8, ge=2, description="members, of all islands together")
-    generations: int = Field(10, ge=1)
-    steps_per_generation: int = Field(100, ge=1)
+    generations: int = Field(10, ge=1, description="how often members are scored and replaced")
+    steps_per_generation: int = Field(100, ge=1, description="optimizer steps of each member between two selections")
     selection: Literal["truncation", "tournament", "none"] = Field("truncation", description="none breeds nobody")
     elites: int = Field(1, ge=0, description="best members of an island that nothing replaces")
     replaced: float = Field(0.25, gt=0, lt=1, description="truncation: share of an island, its worst")
     parents: float = Field(0.25, gt=0, lt=1, description="truncation: share of an island, its best")
-    tournament_size: int = Field(2, ge=2)
+    tournament_size: int = Field(2, ge=2, description="tournament: members that compete to be a parent")
     significance: float | None = Field(
         0.05, ge=0.001, lt=0.5, description="most likely a generation replaces one that is no worse; null: no test"
     )
@@ -82,7 +82,7 @@ class Config(FitnessConfig, MethodConfig):
     crossover_rate: float = Field(0.5, ge=0, le=1, description="share of the children that are")
     moments: Literal["copy", "reset"] = Field("copy", description="the optimizer's memory of a child")
     vary: dict[Name, Range] = Field({}, description="hyperparameters that differ, by name")
-    islands: int = Field(1, ge=1)
+    islands: int = Field(1, ge=1, description="groups that breed among themselves")
     migrate_every: int = Field(5, ge=1, description="generations")
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ from nanogrove.model.elementwise import at_least_float32
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.model.layers import Embedding, Linear, Norm
 
-Weight = Field(0.05, ge=0, allow_inf_nan=False)
+Weight = Field(0.05, ge=0, allow_inf_nan=False, description="weight of this loss; the next token's is 1")
 
 
 class AuxiliaryConfig(BaseModel):
@@ -63,7 +63,9 @@ class AuxiliaryConfig(BaseModel):
     value_discount: float = Field(1.0, gt=0, le=1, description="weight of each token against the one before")
     dynamics_rollouts: int = Field(2, ge=1, le=3, description="steps imagined in a row")
     span_mask_fraction: float = Field(0.15, gt=0, lt=1, description="share of a sequence that a span covers")
-    span_contrastive_temperature: float = Field(0.07, gt=0, allow_inf_nan=False)
+    span_contrastive_temperature: float = Field(
+        0.07, gt=0, allow_inf_nan=False, description="divides the similarities of spans"
+    )
     span_l2_normalize: bool = Field(True, description="compare directions; else scaled products")
     span_size: int = Field(128, ge=2, description="width in which spans are compared")
     multi_token_count: int = Field(2, ge=2, description="tokens predicted at each position, the next one included")

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.rng import permuted, random
-from nanogrove.data.sources.base import Problems
-from nanogrove.data.sources.kinds import PythonStandardLibrary
+from nanogrove.data.sources.base import Skipped
 from nanogrove.data.sources.rows import check_columns, csv_rows, inner_suffix, jsonl_rows, parquet_rows, text_lines
+from nanogrove.data.sources.text import PythonStandardLibrary
 from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split
 from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
 from nanogrove.errors import DataError
@@ -51,9 +51,9 @@ class _Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str
+    path: str = Field(description="file of the rows, or python-defs: lines of the standard library")
     format: Format = Field("auto", description="by the name's ending when left out")
-    encoding: str = "utf-8"
+    encoding: str = Field("utf-8", description="of the file, where it is text")
     tokenizer: str = Field("char", description="char, byte, bpe, a path to a tokenizer.json, or a hub name")
     vocab_size: int = Field(4096, ge=1, description="of a bpe tokenizer trained here")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the prompts")
@@ -89,8 +89,8 @@ class PreferencesConfig(_Options):
 
     type: Literal["preferences"]
     prompt: str | None = Field("prompt", description="column of the prompt; null for none")
-    chosen: str = "chosen"
-    rejected: str = "rejected"
+    chosen: str = Field("chosen", description="column of the better text")
+    rejected: str = Field("rejected", description="column of the worse text")
 
     def examples(self) -> tuple[list[list[Example]], list[str]]:
         """Groups of two, the chosen one first, with rewards 1 and 0; and what was wrong with the other rows."""
@@ -151,7 +151,7 @@ def _functions(columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     scored = "reward" in columns
     check_columns(columns, ("prompt", "text", "reward") if scored else ("prompt", "chosen", "rejected"))
     pattern = re.compile(r"^ *(def \w+\(.*\).*:)$", re.MULTILINE)
-    pieces = PythonStandardLibrary().pieces(Problems())
+    pieces = PythonStandardLibrary().pieces(Skipped())
     lines = list(
         dict.fromkeys(m[1] for piece in pieces for m in pattern.finditer(piece.text) if 20 <= len(m[1]) <= 100)
     )

@@ -47,12 +47,12 @@ class Config(MethodConfig):
     name: Literal["align"] = "align"
     reward: RewardConfig = Field(description="what is wanted of a text")
     base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
-    rounds: int = Field(5, ge=1)
-    steps_per_round: int = Field(30, ge=1)
+    rounds: int = Field(5, ge=1, description="of sampling, scoring and training")
+    steps_per_round: int = Field(30, ge=1, description="optimizer steps of a round")
     texts: int = Field(256, ge=2, description="written and scored a round")
     prompt: int = Field(8, ge=1, description="tokens of training text each begins with")
     tokens: int = Field(48, ge=1, description="to write behind it, at most")
-    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="of the sampled texts")
     keep: float = Field(0.25, gt=0, le=1, description="share of the texts to train on, the best")
     replay: float = Field(0.5, ge=0, lt=1, description="share of a batch that is training data as ever")
     rate: float = Field(0.3, gt=0, allow_inf_nan=False, description="rates of a round over those of the base")
@@ -104,7 +104,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         for event in fit(state, mixed.batch, objective_of(state, plan), phase):
             if event.step == phase.steps:
                 yield from _judged(state, corpus, plan, config, reference, name)
-                yield from auxiliary.told(state, corpus, mixed.batch, plan)
+                yield from auxiliary.evaluate_heads(state, corpus, mixed.batch, plan)
             yield event
 
 

@@ -49,7 +49,7 @@ class Config(FitnessConfig, MethodConfig):
 
     name: Literal["evolution_strategies"] = "evolution_strategies"
     population_size: int = Field(32, ge=2, description="members scored a generation, in pairs")
-    generations: int = Field(500, ge=1)
+    generations: int = Field(500, ge=1, description="updates of the parameters")
     sigma: float = Field(0.01, gt=0, allow_inf_nan=False, description="deviation of the noise on each weight")
     rank: int | None = Field(None, ge=1, description="of the noise on a matrix; null is Gaussian, of full rank")
     shaping: Shaping = Field("zscore", description="sign: of each pair's difference, whatever its size")

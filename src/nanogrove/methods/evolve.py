@@ -43,7 +43,7 @@ from nanogrove.evaluate.selection import (
     truncation,
 )
 from nanogrove.methods.contract import Method, MethodConfig
-from nanogrove.model.gpt import LOGITS, ModelConfig
+from nanogrove.model.gpt import MAX_LOGITS_PER_CHUNK, ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.parallel.members import fit_members
 from nanogrove.train.plan import Plan
@@ -67,13 +67,13 @@ class Config(FitnessConfig, MethodConfig):
 
     name: Literal["evolve"] = "evolve"
     population_size: int = Field(8, ge=2, description="members, of all islands together")
-    generations: int = Field(10, ge=1)
-    steps_per_generation: int = Field(100, ge=1)
+    generations: int = Field(10, ge=1, description="how often members are scored and replaced")
+    steps_per_generation: int = Field(100, ge=1, description="optimizer steps of each member between two selections")
     selection: Literal["truncation", "tournament", "none"] = Field("truncation", description="none breeds nobody")
     elites: int = Field(1, ge=0, description="best members of an island that nothing replaces")
     replaced: float = Field(0.25, gt=0, lt=1, description="truncation: share of an island, its worst")
     parents: float = Field(0.25, gt=0, lt=1, description="truncation: share of an island, its best")
-    tournament_size: int = Field(2, ge=2)
+    tournament_size: int = Field(2, ge=2, description="tournament: members that compete to be a parent")
     significance: float | None = Field(
         0.05, ge=0.001, lt=0.5, description="most likely a generation replaces one that is no worse; null: no test"
     )
@@ -82,7 +82,7 @@ class Config(FitnessConfig, MethodConfig):
     crossover_rate: float = Field(0.5, ge=0, le=1, description="share of the children that are")
     moments: Literal["copy", "reset"] = Field("copy", description="the optimizer's memory of a child")
     vary: dict[Name, Range] = Field({}, description="hyperparameters that differ, by name")
-    islands: int = Field(1, ge=1)
+    islands: int = Field(1, ge=1, description="groups that breed among themselves")
     migrate_every: int = Field(5, ge=1, description="generations")
 
     @model_validator(mode="after")
@@ -261,7 +261,7 @@ class _Evolution:
         scores = samples.mean(1).nan_to_num(torch.inf, torch.inf).tolist()
         events = [state.eval_event({**values, "score": scores})]
         if plan.ranks.first:
-            events += auxiliary.told(state, self.corpus, self.corpus.batch, plan)
+            events += auxiliary.evaluate_heads(state, self.corpus, self.corpus.batch, plan)
         return events, samples
 
     def generation(self, trained: float) -> Iterator[Event]:
@@ -292,7 +292,7 @@ class _Evolution:
         """How far members are apart on average, in weights and in what they predict."""
         batch = next(self.corpus.eval_batches("validation", COMPARED)).to(self.state.model.embed.weight.device)
         config = self.state.model.config  # their distributions must fit in memory, of all members
-        places = min(COMPARED, LOGITS // (self.config.population_size * (config.vocab_size or 1)))
+        places = min(COMPARED, MAX_LOGITS_PER_CHUNK // (self.config.population_size * (config.vocab_size or 1)))
         rows = max(places // batch.tokens.shape[-1], 1)
         shown = batch.split(-(-len(batch.tokens) // rows))[0].expand(self.state.model.population)
         self.state.model.eval()

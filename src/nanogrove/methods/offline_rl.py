@@ -54,7 +54,9 @@ class Config(MethodConfig):
     """`train.steps` are those of the algorithm; those of the base come before. One micro-batch a step."""
 
     name: Literal["offline_rl"] = "offline_rl"
-    algorithm: Literal["rwr", "awr", "filter", "dpo", "kto"] = "rwr"
+    algorithm: Literal["rwr", "awr", "filter", "dpo", "kto"] = Field(
+        "rwr", description="how rewards or preferences weigh the loss"
+    )
     base: str | None = Field(None, description="a saved run or checkpoint to begin from; base_steps when left out")
     base_steps: int = Field(0, ge=0, description="of imitating all texts first; none behind a saved base")
     scale: Scaling = Field("whiten", description="of rewards, by those of the training texts")
@@ -135,7 +137,7 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     for event in fit(state, learner.batch, objective, phase):
         if plan.evaluates(event.step):
             yield learner.evaluation()
-            yield from auxiliary.told(state, corpus, learner.batch, phase)
+            yield from auxiliary.evaluate_heads(state, corpus, learner.batch, phase)
         yield event
         if state.method_state.get("ended"):
             return

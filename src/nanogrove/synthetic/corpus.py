@@ -40,8 +40,8 @@ class GrammarConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed_rules: int = Field(12345, ge=0)
-    seed_samples: int = Field(67890, ge=0)
+    seed_rules: int = Field(12345, ge=0, description="of the rules of the grammar")
+    seed_samples: int = Field(67890, ge=0, description="of the sequences drawn from it")
     targets: Literal["last", "all"] = Field("last", description="tokens that are scored")
     training_set: int | None = Field(None, ge=1, description="sequences; null draws fresh ones at every step")
     held_out: int = Field(8192, ge=2, description="sequences of the validation and of the test split")
@@ -55,9 +55,11 @@ class RLMConfig(GrammarConfig):
     """A Random Language Model (DeGiuli 2019): see `RandomLanguageModel`."""
 
     type: Literal["rlm"]
-    v: int = Field(128, ge=2)
-    L: int = Field(1, ge=1)
-    beta: float = Field(2.0, ge=0, allow_inf_nan=False)
+    v: int = Field(128, ge=2, description="symbols, which are the tokens")
+    L: int = Field(1, ge=1, description="depth of the trees: sequences have 2^L tokens")
+    beta: float = Field(
+        2.0, ge=0, allow_inf_nan=False, description="inverse temperature of the rules: 0 makes all equally likely"
+    )
 
     def grammar(self) -> TreeGrammar:
         """The grammar. Raises DataError for rules beyond memory."""
@@ -68,10 +70,10 @@ class RHMConfig(GrammarConfig):
     """A Random Hierarchy Model (Cagnetta 2024): see `RandomHierarchyModel`."""
 
     type: Literal["rhm"]
-    v: int = Field(32, ge=2)
-    m: int = Field(8, ge=1)
-    s: int = Field(2, ge=2)
-    L: int = Field(3, ge=1)
+    v: int = Field(32, ge=2, description="symbols of each level, which are the tokens")
+    m: int = Field(8, ge=1, description="synonyms: rules of each symbol")
+    s: int = Field(2, ge=2, description="symbols that a rule makes of one")
+    L: int = Field(3, ge=1, description="depth of the trees: sequences have s^L tokens")
 
     def grammar(self) -> TreeGrammar:
         """The grammar. Raises DataError for more synonyms than there are tuples."""

@@ -39,7 +39,7 @@ FILES = ("model.safetensors", "heads.safetensors", "optimizer.safetensors", "kep
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as read: weights by name, moments where it has them, and what `state.json` told."""
+    """A checkpoint as read: weights by name, moments where it has them, and what `state.json` holds."""
 
     folder: Path
     config: ModelConfig
@@ -70,10 +70,10 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: Path) -> N
     """Copies weights into a model. Raises CheckpointError naming the first that is missing, extra or misshapen."""
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name in sorted(expected.keys() | weights.keys()):
-        found = tuple(weights[name].shape) if name in weights else "missing"
+        given = tuple(weights[name].shape) if name in weights else "missing"
         wanted = tuple(expected[name]) if name in expected else "none"
-        if found != wanted:
-            raise CheckpointError(f"{where}: weight {name} is {found}, and the configuration asks for {wanted}")
+        if given != wanted:
+            raise CheckpointError(f"{where}: weight {name} is {given}, and the configuration asks for {wanted}")
     model.load_state_dict(weights)
 
 
@@ -287,7 +287,7 @@ def load_population(
     Raises CheckpointError where one is missing, has another vocabulary or is another model than `config`, and where
     there are more or fewer.
     """
-    found: list[dict[str, Tensor]] = []
+    stacks: list[dict[str, Tensor]] = []
     for path in paths:
         whole = (path / "state.json").exists()
         checkpoint = load_checkpoint(path) if whole else load_latest(path / "checkpoints")[0]
@@ -303,9 +303,9 @@ def load_population(
         weights = checkpoint.model
         if weights["embed.weight"].dim() == 2:
             weights = {name: tensor[None] for name, tensor in weights.items()}
-        found.append(weights)
-    count = sum(len(weights["embed.weight"]) for weights in found)
+        stacks.append(weights)
+    count = sum(len(weights["embed.weight"]) for weights in stacks)
     if count != members:
         names = ", ".join(map(str, paths))
         raise CheckpointError(f"{names}: {count} models where {members} are asked for; give as many, or one for each")
-    return {name: torch.cat([weights[name] for weights in found]) for name in found[0]}
+    return {name: torch.cat([weights[name] for weights in stacks]) for name in stacks[0]}

@@ -11,7 +11,7 @@ from nanogrove.corpora import make_corpus
 from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig
 from nanogrove.data.text import reader as windows
 from nanogrove.data.text.config import DataConfig
-from nanogrove.data.text.corpus import STRETCHES, TextCorpus
+from nanogrove.data.text.corpus import HELD_OUT_STRETCHES, TextCorpus
 from nanogrove.synthetic.corpus import RLMConfig
 from nanogrove.synthetic.examples import TaskConfig
 
@@ -57,7 +57,7 @@ def counted(made: TextCorpus, limit: int | None) -> list[int]:
 @pytest.mark.parametrize("limit", [None, 200])
 @pytest.mark.parametrize("block", [100, 1 << 21])
 def test_windows_of_documents(folder: Path, limit: int | None, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "BLOCK", block)
+    monkeypatch.setattr(windows, "TOKENS_PER_BLOCK", block)
     made = corpus(folder)
     numbers = made.documents("validation", limit).tolist()
     assert numbers == counted(made, limit)
@@ -79,7 +79,7 @@ def test_one_text_is_held_out_in_stretches(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("It was a bright cold day in April. " * 1000)
     made = corpus(tmp_path / "book.txt")
     numbers = made.documents("validation")
-    assert len(set(numbers.tolist())) == STRETCHES
+    assert len(set(numbers.tolist())) == HELD_OUT_STRETCHES
     assert (numbers.diff() >= 0).all()
     assert np.bincount(numbers.numpy()).std() < 1, "equal ones"
 

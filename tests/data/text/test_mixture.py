@@ -9,7 +9,7 @@ from scipy import stats
 
 from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.corpus import TextCorpus
-from nanogrove.data.text.mixture import STRATA, Phase, Weighted, round_robin, sequential
+from nanogrove.data.text.mixture import SEQUENCES_PER_STRATUM, Phase, Weighted, round_robin, sequential
 
 
 def each_in_order(sources: np.ndarray, places: np.ndarray) -> bool:
@@ -28,8 +28,8 @@ def test_shares_come_true_and_nothing_is_skipped(weights: tuple[float, ...]) -> 
     if likely.sum() > 1:
         assert stats.chisquare(counts[likely], 20_000 * shares[likely]).pvalue > 0.01
     for first in range(0, 2000, 100):
-        part = np.bincount(sources[first : first + STRATA], minlength=len(weights))
-        assert np.abs(part - STRATA * shares).max() < 0.2 * STRATA
+        part = np.bincount(sources[first : first + SEQUENCES_PER_STRATUM], minlength=len(weights))
+        assert np.abs(part - SEQUENCES_PER_STRATUM * shares).max() < 0.2 * SEQUENCES_PER_STRATUM
 
 
 def test_draws_are_in_no_fixed_order() -> None:
@@ -46,7 +46,7 @@ def test_any_stretch_by_itself_and_weights_that_change() -> None:
     assert np.bincount(sources[:1000], minlength=3) == pytest.approx([750, 250, 0], abs=20)
     assert np.bincount(sources[1000:1777]) == pytest.approx([111, 111, 555], abs=20)
     assert (sources[1777:] == 2).all()
-    assert len({tuple(sources[n : n + STRATA]) for n in (0, STRATA)}) == 2
+    assert len({tuple(sources[n : n + SEQUENCES_PER_STRATUM]) for n in (0, SEQUENCES_PER_STRATUM)}) == 2
     late = Weighted(phases, seed=5).assign(np.array([5999, 1200, 1776, 1777, 999]))
     assert late[0].tolist() == sources[[5999, 1200, 1776, 1777, 999]].tolist()
     assert late[1].tolist() == places[[5999, 1200, 1776, 1777, 999]].tolist()

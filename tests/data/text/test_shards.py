@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from nanogrove.data.rng import permuted, random
 from nanogrove.data.sources import base as cutting
-from nanogrove.data.sources.base import Piece, Problems
-from nanogrove.data.sources.kinds import PythonStandardLibrary, TextSource
+from nanogrove.data.sources.base import Piece, Skipped
+from nanogrove.data.sources.text import PythonStandardLibrary, TextSource
 from nanogrove.data.splits import SPLITS
 from nanogrove.data.text import shards
 from nanogrove.data.text.config import DataConfig
@@ -71,16 +71,16 @@ def test_one_document_is_split_by_position(tmp_path: Path) -> None:
 
 
 def test_long_documents_and_separators_lose_nothing(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(cutting, "PIECE", 50)
+    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 50)
     text = "".join(f"line {n}\n" * (n % 9) + "==\n" * (n % 2) for n in range(200))
     path = tmp_path / "long.txt"
     path.write_text(text)
-    whole = list(TextSource(path=str(path)).pieces(Problems()))
+    whole = list(TextSource(path=str(path)).pieces(Skipped()))
     assert "".join(piece.text for piece in whole) == text
     assert [piece.first for piece in whole] == [True] + [False] * (len(whole) - 1)
     assert all(len(piece.text) <= 50 for piece in whole)
     documents: list[str] = []
-    for piece in TextSource(path=str(path), separator="==\n").pieces(Problems()):
+    for piece in TextSource(path=str(path), separator="==\n").pieces(Skipped()):
         if piece.first:
             documents.append("")
         documents[-1] += piece.text
@@ -89,7 +89,7 @@ def test_long_documents_and_separators_lose_nothing(tmp_path: Path, monkeypatch)
 
 def test_shards_join_without_a_seam(folder: Path, monkeypatch) -> None:
     whole = corpus(folder)
-    monkeypatch.setattr(shards, "SHARD", 500)
+    monkeypatch.setattr(shards, "TOKENS_PER_SHARD", 500)
     monkeypatch.setenv("NANOGROVE_CACHE", str(folder.parent / "other"))
     cut = corpus(folder)
     assert len(cut.sources[0].index["splits"]["train"]["shards"]) > 5
@@ -177,7 +177,7 @@ def test_a_vocabulary_above_65536_uses_wider_tokens(tmp_path: Path) -> None:
 
 def test_the_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbfhello")
-    assert list(TextSource(path=str(tmp_path / "bom.txt")).pieces(Problems())) == [Piece("hello", True)]
+    assert list(TextSource(path=str(tmp_path / "bom.txt")).pieces(Skipped())) == [Piece("hello", True)]
 
 
 def test_the_standard_library_is_read_where_it_is() -> None:

@@ -55,7 +55,10 @@ class AdaptiveConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    strategy: Strategy = "loss"
+    strategy: Strategy = Field(
+        "loss",
+        description="what raises the weight of a source: its loss, progress, excess loss, or a bandit",
+    )
     interval: int = Field(5_000_000, ge=1, description="tokens between two updates; of odm between two records")
     least: float = Field(0.05, ge=0, lt=1, description="share of a source, at least")
     most: float = Field(1.0, gt=0, le=1, description="share of a source, at most")

@@ -104,7 +104,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         for event in fit(state, mixed.batches, objective_of(state, plan), phase):
             if event.step == phase.steps:
                 yield from _judged(state, corpus, plan, config, reference, name)
-                yield from auxiliary.told(state, corpus, mixed.batches, plan)
+                yield from auxiliary.evaluate_heads(state, corpus, mixed.batches, plan)
             yield event
 
 

@@ -43,7 +43,7 @@ from nanogrove.evaluate.selection import (
     truncation,
 )
 from nanogrove.methods.contract import Method, MethodConfig
-from nanogrove.model.gpt import LOGITS, ModelConfig
+from nanogrove.model.gpt import MAX_LOGITS_PER_CHUNK, ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.parallel.members import fit_members
 from nanogrove.train.plan import Plan
@@ -259,7 +259,7 @@ class _Evolution:
         scores = samples.mean(1).nan_to_num(torch.inf, torch.inf).tolist()
         events = [state.eval_event({**values, "score": scores})]
         if plan.ranks.first:
-            events += auxiliary.told(state, self.corpus, self.corpus.batches, plan)
+            events += auxiliary.evaluate_heads(state, self.corpus, self.corpus.batches, plan)
         return events, samples
 
     def generation(self, trained: float) -> Iterator[Event]:
@@ -290,7 +290,7 @@ class _Evolution:
         """How far members are apart on average, in weights and in what they predict."""
         batch = next(self.corpus.windows("validation", COMPARED)).to(self.state.model.embed.weight.device)
         config = self.state.model.config  # their distributions must fit in memory, of all members
-        places = min(COMPARED, LOGITS // (self.config.population_size * (config.vocab_size or 1)))
+        places = min(COMPARED, MAX_LOGITS_PER_CHUNK // (self.config.population_size * (config.vocab_size or 1)))
         rows = max(places // batch.tokens.shape[-1], 1)
         shown = batch.split(-(-len(batch.tokens) // rows))[0].expand(self.state.model.population)
         self.state.model.eval()

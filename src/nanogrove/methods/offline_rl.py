@@ -137,7 +137,7 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     for event in fit(state, learner.batches, objective, phase):
         if plan.evaluates(event.step):
             yield learner.evaluation()
-            yield from auxiliary.told(state, corpus, learner.batches, phase)
+            yield from auxiliary.evaluate_heads(state, corpus, learner.batches, phase)
         yield event
         if state.notes.get("ended"):
             return

@@ -136,7 +136,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
                         yield mixing.update()
                 if plan.evaluates(state.step) and (plan.ranks.first or plan.sharded):
                     yield evaluation()
-                    yield from auxiliary.told(state, corpus, batches, plan)
+                    yield from auxiliary.evaluate_heads(state, corpus, batches, plan)
                 yield event
 
 

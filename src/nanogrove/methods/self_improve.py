@@ -231,7 +231,7 @@ class _Rounds:
     def heads(self, taught: Mixture) -> Iterator[Event]:
         """What auxiliary heads have learned, if there are any."""
         if self.plan.ranks.first:
-            yield from auxiliary.told(self.state, self.corpus, taught.batches, self.plan)
+            yield from auxiliary.evaluate_heads(self.state, self.corpus, taught.batches, self.plan)
 
     # Labels.
 

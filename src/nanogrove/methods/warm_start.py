@@ -40,7 +40,7 @@ def pretrained(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None,
         if plan.evaluates(event.step):
             values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
             yield state.eval_event({**values, "score": torch.inf})
-            yield from auxiliary.told(state, corpus, corpus.batches, plan)
+            yield from auxiliary.evaluate_heads(state, corpus, corpus.batches, plan)
         yield event
 
 

@@ -20,7 +20,7 @@ from nanogrove.model.families.table import SETTINGS
 from nanogrove.model.layers import MLP, Embedding, Linear, MLPKind, Norm, NormKind, TokenShift, leading, linear
 from nanogrove.model.memory import Memory
 
-LOGITS = 1 << 25  # numbers in the logits of one piece of the loss, 128 MB in float32
+MAX_LOGITS_PER_CHUNK = 1 << 25  # numbers in the logits of one piece of the loss, 128 MB in float32
 
 
 def _known_family(name: object) -> object:
@@ -300,8 +300,8 @@ class GPT(nn.Module):
         axes = leading(self.population)
         rows, wanted = hidden.reshape(*axes, -1, hidden.shape[-1]), targets.reshape(*axes, -1)
         vocabulary, members = self.config.vocab_size or 1, self.population or 1
-        piece = max(LOGITS // vocabulary, 1)
-        together = max(LOGITS // (vocabulary * min(piece, rows.shape[-2])), 1)
+        piece = max(MAX_LOGITS_PER_CHUNK // vocabulary, 1)
+        together = max(MAX_LOGITS_PER_CHUNK // (vocabulary * min(piece, rows.shape[-2])), 1)
         if self.population is None or together >= members:
             return self._nll(rows, wanted, piece).view(targets.shape)
         weight = self.embed.weight if self.head is None else self.head.weight

@@ -5,6 +5,7 @@ A hook of mkdocs. What is made here cannot drift from the source: docstrings, th
 """
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -113,8 +114,20 @@ def run(*arguments: str) -> str:
 
 
 def settings() -> str:
-    """A table of each section's settings: key, type, default, meaning."""
-    return "# Settings\n"
+    """A table of each section's settings: key, values, default, meaning."""
+    from nanogrove.config.settings import all_settings
+
+    text = "# Settings\n\n`nanogrove settings [KEY]` prints the same. A key of several kinds says of which it is.\n"
+    section = ""
+    for setting in all_settings():
+        if setting.key.partition(".")[0] != section:
+            section = setting.key.partition(".")[0]
+            text += f"\n## {section}\n\n| key | values | default | meaning |\n| --- | --- | --- | --- |\n"
+        key = f"`{setting.key}`" + (f" of {setting.of}" if setting.of else "")
+        default = "required" if setting.required else f"`{json.dumps(setting.default, ensure_ascii=False)}`"
+        cells = (key, setting.type, default, setting.description)
+        text += "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+    return text
 
 
 def presets() -> str:

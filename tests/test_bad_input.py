@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import nanogrove
-from nanogrove.data.sources.base import PIECE
+from nanogrove.data.sources.base import PIECE_CHARACTERS
 from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.language_model import load
@@ -139,14 +139,14 @@ def test_a_preset_that_is_not_there(command: Any) -> None:
 
 def straddling(character: bytes) -> bytes:
     """Text in which a character of several bytes lies across the border of the first piece that is read."""
-    return b"x" * (PIECE - 1) + character + b"y" * 1000
+    return b"x" * (PIECE_CHARACTERS - 1) + character + b"y" * 1000
 
 
 LATIN = {
     "at the start": b"\xff" + b"x" * 2000,
     "in the first piece": b"caf\xc3\xa9 caf\xe9 " + b"x" * 2000,
-    "first of the second piece": b"x" * PIECE + b"\xe9" + b"y" * 1000,
-    "far in": b"x" * (2 * PIECE + 17) + b"\xc3\xa9\xe9" + b"y" * 1000,
+    "first of the second piece": b"x" * PIECE_CHARACTERS + b"\xe9" + b"y" * 1000,
+    "far in": b"x" * (2 * PIECE_CHARACTERS + 17) + b"\xc3\xa9\xe9" + b"y" * 1000,
     "begun before the border, broken behind it": straddling(b"\xe2\x82("),
     "behind a character across the border": straddling("€".encode() + b"\xe9"),
     "unfinished at the end": b"x" * 2000 + b"\xe2\x82",

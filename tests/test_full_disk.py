@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nanogrove.data.text.config import DataConfig
-from nanogrove.data.text.prepare import Process
+from nanogrove.data.text.prepare import PreparationProcess
 from nanogrove.data.tokenizer import byte_tokenizer, character_tokenizer
 from nanogrove.errors import CheckpointError, DataError
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -95,7 +95,7 @@ def test_a_disk_that_fills_while_text_streams(tmp_path: Path, monkeypatch: pytes
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, limits[1]))
     try:
-        process = Process(config, [(0, tmp_path / "folder")], byte_tokenizer())
+        process = PreparationProcess(config, [(0, tmp_path / "folder")], byte_tokenizer())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     process.process.wait(100)

@@ -114,7 +114,7 @@ def test_the_check_tells_down_from_up(module: str, line: str, allowed: bool) -> 
     assert (upward(module, ast.parse(line)) == []) is allowed
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["presets"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["presets"], ["presets", "quickstart"], ["train", "--help"]])
 def test_the_command_line_starts_without_torch(arguments: list[str]) -> None:
     """Torch takes a second to import; help, and a mistyped command, need none of it."""
     script = f"""

@@ -9,7 +9,7 @@ import pytest
 
 import nanogrove
 from nanogrove.data.sources import pdf
-from nanogrove.data.sources.base import Problems
+from nanogrove.data.sources.base import Skipped
 from nanogrove.errors import DataError, PresetError, RunError
 from nanogrove.record.folder import RunFolder
 from nanogrove.train.precision import pick_device
@@ -42,7 +42,7 @@ def test_pdf_is_refused_where_its_reader_cannot_be_limited(tmp_path: Path, monke
     (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4")
     monkeypatch.setattr(pdf, "find_spec", lambda name: None if name == "resource" else name)
     with pytest.raises(DataError, match="this system cannot limit the memory and time of a PDF reader"):
-        list(pdf.PdfSource(path=str(tmp_path / "a.pdf")).pieces(Problems()))
+        list(pdf.PdfSource(path=str(tmp_path / "a.pdf")).pieces(Skipped()))
 
 
 @pytest.mark.parametrize("name", ["mps", "xpu", "meta", "vulkan"])

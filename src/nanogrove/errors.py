@@ -5,8 +5,13 @@ NanogroveError          one line: what is wrong, where, and what to do; the comm
 ├── DataError           a corpus or tokenizer that cannot be read or used
 ├── CheckpointError     a checkpoint that is damaged, refused, or could not be written
 ├── RunError            a run folder that is missing, in use, or already holds a run
-└── DivergedError       training produced a loss that is no number or far above a uniform guess
+└── DivergedError       training produced a loss that is NaN, infinite, or far above a uniform guess
+
+`nearest` words the hint of a message about a name that is not known.
 """
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 
 
 class NanogroveError(Exception):
@@ -37,4 +42,21 @@ class RunError(NanogroveError):
 
 
 class DivergedError(NanogroveError):
-    """Training produced a loss that is no number or far above a uniform guess."""
+    """Training produced a loss that is NaN, infinite, or far above a uniform guess."""
+
+
+def nearest(
+    word: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6, show: Callable[[str], str] = str
+) -> str:
+    """`did you mean a or b?` with up to `count` known names, whatever their case; empty where none is near.
+
+    Args:
+        word: the name that is not known
+        known: the names that are
+        count: how many to offer at most, the nearest first
+        cutoff: the least similarity, of `difflib.get_close_matches`, 0 to 1
+        show: how a name is shown, `repr` where it may hold blanks
+    """
+    folded = {name.casefold(): name for name in known}
+    near = get_close_matches(word.casefold(), folded, count, cutoff)
+    return f"did you mean {' or '.join(show(folded[name]) for name in near)}?" if near else ""

@@ -172,7 +172,7 @@ def test_the_size_follows_the_tokens(games: Path, tokens: int, width: int, budge
 
 def test_the_time_is_measured(games: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock on which each step takes 3 s, but for the first, which takes longer."""
-    ends = [30.0 + 3 * step for step in range(proposal.STEPS + 1)]
+    ends = [30.0 + 3 * step for step in range(proposal.TIMED_STEPS + 1)]
     readings = iter([0.0, *(reading for end in ends for reading in (end, end))])
     monkeypatch.setattr(proposal, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
     found = explore(str(games))
@@ -189,7 +189,7 @@ def test_the_time_is_measured(games: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_sample_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.csv").write_text("text,x\n" + "".join(f"some words of row {n:04},{n % 7}\n" for n in range(2000)))
-    monkeypatch.setattr(sample, "ROWS", 500)
+    monkeypatch.setattr(sample, "MAX_ROWS", 500)
     said = " ".join(" ".join(described(explore(str(tmp_path / "a.csv")))).split())
     assert "only the beginning was read: 500 rows; counts of the whole are estimates" in said
     assert "rows about 2,0" in said or "rows about 1,9" in said

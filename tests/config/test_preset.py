@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import nanogrove
-from nanogrove.config.catalog import list_presets, read_preset_file
+from nanogrove.config.catalog import QUICKSTART, list_presets, read_preset_file
 from nanogrove.config.overrides import resolve
 from nanogrove.data.sources.hub import SHORTCUTS
 from nanogrove.evaluate.reward import load_reward
@@ -143,6 +143,4 @@ def test_presets_are_listed(command: Any) -> None:
 
 
 def test_the_default_is_there() -> None:
-    from nanogrove.cli import main as cli
-
-    assert cli.DEFAULT in list_presets()
+    assert QUICKSTART in list_presets()

@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from nanogrove.data.tokenizer import character_tokenizer
-from nanogrove.decoding.lookahead import lookahead, outlook
+from nanogrove.decoding.lookahead import lookahead, n_step_value
 from nanogrove.decoding.loop import decode
 from nanogrove.decoding.plain import generate
 from nanogrove.decoding.reading import pad
@@ -59,7 +59,7 @@ def look_ahead(
     return decode(strategy, tokens, lengths, new_tokens=new_tokens, sampler=sampler, stop=stop)
 
 
-def slow_outlook(model: GPT, heads: Heads, state: Tensor, steps: int) -> float:
+def slow_n_step_value(model: GPT, heads: Heads, state: Tensor, steps: int) -> float:
     """The equation, one state at a time."""
     assert heads.step is not None
     assert heads.value is not None
@@ -68,7 +68,7 @@ def slow_outlook(model: GPT, heads: Heads, state: Tensor, steps: int) -> float:
         if k < steps:
             own = model.logits(state).log_softmax(-1)
             found -= DISCOUNT**k * own.max().item()
-            state = heads.step(state, heads.seen(model.embed(own.argmax(-1))))
+            state = heads.step(state, heads.action_embedding(model.embed(own.argmax(-1))))
         else:
             found += DISCOUNT**k * heads.value(state).item()
     return found / sum(DISCOUNT**k for k in range(HORIZON))
@@ -83,7 +83,7 @@ def exhaustive(model: GPT, heads: Heads, prompt: list[int], new: int) -> list[in
         own = model(torch.tensor([written]))[0, -1].log_softmax(-1)
         for token in range(V):
             state = model.hidden(torch.tensor([[*written, token]]))[0, -1]
-            ahead = slow_outlook(model, heads, state, heads.config.dynamics_rollouts)
+            ahead = slow_n_step_value(model, heads, state, heads.config.dynamics_rollouts)
             scores.append(own[token].item() - sum(DISCOUNT**k for k in range(HORIZON)) * ahead)
         written.append(max(range(V), key=scores.__getitem__))
     return written[len(prompt) :]
@@ -104,12 +104,12 @@ def test_a_budget_of_all_tokens_is_an_exhaustive_search(settings: dict, rollouts
     assert not torch.equal(found, generate(model, tokens, lengths, new_tokens=10, greedy=True)), "foresight matters"
 
 
-def test_the_outlook_is_its_equation() -> None:
+def test_the_n_step_value_is_its_equation() -> None:
     model, heads = made()
     states = model.hidden(torch.tensor(PROMPTS[2:3]))
     for steps in (0, 1, 3, 9):
-        wanted = [slow_outlook(model, heads, state, steps) for state in states[0]]
-        assert outlook(model, heads, states, steps)[0].tolist() == pytest.approx(wanted)
+        wanted = [slow_n_step_value(model, heads, state, steps) for state in states[0]]
+        assert n_step_value(model, heads, states, steps)[0].tolist() == pytest.approx(wanted)
 
 
 def test_a_small_budget_reads_the_best_of_twice_as_many_imagined() -> None:
@@ -125,7 +125,7 @@ def test_a_small_budget_reads_the_best_of_twice_as_many_imagined() -> None:
     model.hidden = counted  # type: ignore[method-assign]
     written = look_ahead(model, heads, torch.tensor([[1, 2]]), budget=2, new_tokens=7)[0].tolist()
     prompt, *reads = seen
-    assert [tokens.shape[-1] for tokens in reads] == [2] * 7, "two model calls a token"
+    assert [tokens.shape[-1] for tokens in reads] == [2] * 7, "two model calls per token"
     assert prompt.tolist() == [[1, 2]]
     text = [1, 2]
     for tokens, chosen in zip(reads, written, strict=True):
@@ -133,8 +133,8 @@ def test_a_small_budget_reads_the_best_of_twice_as_many_imagined() -> None:
         own = model.logits(state).log_softmax(-1)
         scores = {}
         for token in own.topk(4).indices.tolist():
-            imagined = heads.step(state, heads.seen(model.embed(torch.tensor(token))))
-            ahead = slow_outlook(model, heads, imagined, 1)
+            imagined = heads.step(state, heads.action_embedding(model.embed(torch.tensor(token))))
+            ahead = slow_n_step_value(model, heads, imagined, 1)
             scores[token] = own[token].item() - sum(DISCOUNT**k for k in range(HORIZON)) * ahead
         assert set(tokens[0].tolist()) == set(sorted(scores, key=scores.__getitem__)[-2:])
         assert chosen in tokens[0].tolist()
@@ -176,7 +176,7 @@ def test_drawn_tokens_are_distributed_as_the_improved_policy() -> None:
     with torch.no_grad():
         own = (model(prompt)[0, -1] / temperature).log_softmax(-1)
         ahead = [
-            slow_outlook(model, heads, model.hidden(torch.tensor([[1, 2, token]]))[0, -1], 2) for token in range(V)
+            slow_n_step_value(model, heads, model.hidden(torch.tensor([[1, 2, token]]))[0, -1], 2) for token in range(V)
         ]
     total = sum(DISCOUNT**k for k in range(HORIZON))
     wanted = (own - total * torch.tensor(ahead, dtype=torch.float64) / temperature).softmax(-1)
@@ -197,7 +197,7 @@ def test_the_language_model_searches_and_refuses_what_cannot(command: Any, tmp_p
     assert [text[: len(prompt)] for text, prompt in zip(texts, ["abc", "d"], strict=True)] == ["abc", "d"]
     assert lm.generate("ab", 8, lookahead=2, seed=1) == lm.generate("ab", 8, lookahead=2, seed=1)
     for wrong, said in (
-        ({"lookahead": 0}, "lookahead: 0 model calls a token write nothing; give 1 or more"),
+        ({"lookahead": 0}, "lookahead: 0 model calls per token write nothing; give 1 or more"),
         ({"lookahead": 2, "speculative": True}, "speculative and lookahead do not go together; take one"),
         ({"lookahead": 2, "reward": lambda texts: [0.0 for _ in texts]}, "lookahead and a reward do not go together"),
     ):

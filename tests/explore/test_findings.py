@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanogrove.data.sources.base import Problems
-from nanogrove.data.sources.kinds import kind_of
+from nanogrove.data.sources.base import Skipped
+from nanogrove.data.sources.formats import format_of
 from nanogrove.data.text.config import DataConfig
 from nanogrove.errors import DataError
 from nanogrove.explore import sample
@@ -54,7 +54,7 @@ def verdicts(found: Findings) -> dict[str, str]:
 def source_of(found: Findings) -> dict[str, Any]:
     """The source that is proposed, checked to yield what was counted."""
     (source,) = DataConfig(sources=[found.source]).all_sources
-    pieces = list(source.pieces(Problems()))
+    pieces = list(source.pieces(Skipped()))
     if found.whole:
         assert sum(piece.first for piece in pieces) == found.documents
         assert sum(len(piece.text) for piece in pieces) == found.characters
@@ -110,8 +110,8 @@ def test_questions_with_their_answers(tmp_path: Path, rng: random.Random) -> Non
     found = explore(str(path))
     assert source_of(found)["format"] == "Q: {Question}\nA: {Answer}"
     assert verdicts(found)["tags"] == "nested"
-    assert found.problems == {"broken JSON": 1, "no JSON object": 1, "without 'Question'": 1}
-    assert found.places["broken JSON"] == [f"{path}, line 51"]
+    assert found.skipped == {"broken JSON": 1, "no JSON object": 1, "without 'Question'": 1}
+    assert found.locations["broken JSON"] == [f"{path}, line 51"]
     assert any("2% of the rows have no 'Question'" in note for note in found.notes)
     assert found.documents == 50
 
@@ -163,7 +163,7 @@ def test_the_verdict_on_a_column(values: list[Any], verdict: str) -> None:
 
 def test_figures_of_a_column() -> None:
     column = examine("x", ["one two", "one two", "three", None], 8)
-    assert (column.there, column.filled, column.numeric, column.distinct) == (0.5, 3 / 8, 0, 2 / 3)
+    assert (column.present, column.filled, column.numeric, column.distinct) == (0.5, 3 / 8, 0, 2 / 3)
     assert column.characters == 19 / 3
     assert column.words == 5 / 3
 
@@ -211,7 +211,7 @@ def test_another_encoding(table: Any, tmp_path: Path, encoding: str, name: str) 
     found = explore(str(tmp_path / name))
     assert source_of(found)["encoding"] == encoding
     assert "é" in found.example
-    assert found.problems == {}
+    assert found.skipped == {}
 
 
 @pytest.mark.parametrize(("encoding", "said"), [("utf-8-sig", "utf-8"), ("utf-16", "utf-16"), ("utf-8", "utf-8")])
@@ -246,7 +246,7 @@ def test_parquet(tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyP
     assert source_of(found) == {"type": "parquet", "path": str(tmp_path / "a.parquet"), "text_field": "text"}
     assert verdicts(found) == {"id": "id", "text": "text", "when": "date", "list": "nested"}
     assert found.encoding is None
-    monkeypatch.setattr(sample, "ROWS", 100)
+    monkeypatch.setattr(sample, "MAX_ROWS", 100)
     found = explore(str(tmp_path / "a.parquet"))
     assert (found.rows, found.sample_rows, found.whole) == (500, 100, False)
     assert found.characters == pytest.approx(sum(map(len, texts)), rel=0.1)
@@ -255,13 +255,13 @@ def test_parquet(tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("name", "limit"),
     [
-        ("a.csv", "SAMPLE"),
-        ("a.csv.gz", "SAMPLE"),
-        ("a.jsonl", "SAMPLE"),
-        ("a.jsonl.zst", "SAMPLE"),
-        ("a.txt", "SAMPLE"),
-        ("a.csv", "ROWS"),
-        ("a.jsonl", "ROWS"),
+        ("a.csv", "SAMPLE_SIZE"),
+        ("a.csv.gz", "SAMPLE_SIZE"),
+        ("a.jsonl", "SAMPLE_SIZE"),
+        ("a.jsonl.zst", "SAMPLE_SIZE"),
+        ("a.txt", "SAMPLE_SIZE"),
+        ("a.csv", "MAX_ROWS"),
+        ("a.jsonl", "MAX_ROWS"),
     ],
 )
 def test_a_larger_file_is_estimated(
@@ -279,7 +279,7 @@ def test_a_larger_file_is_estimated(
     (tmp_path / name).write_bytes(packed.get(Path(name).suffix, bytes)(data))
     exact = explore(str(tmp_path / name))
     assert exact.whole
-    monkeypatch.setattr(sample, limit, {"SAMPLE": len(data) // 5, "ROWS": 900}[limit])
+    monkeypatch.setattr(sample, limit, {"SAMPLE_SIZE": len(data) // 5, "MAX_ROWS": 900}[limit])
     about = explore(str(tmp_path / name))
     assert not about.whole
     for figure in ("rows", "documents", "characters"):
@@ -294,7 +294,7 @@ def test_rows_that_grow_longer_are_counted_well(tmp_path: Path, monkeypatch: pyt
     rows = [{"n": n, "text": "word " * (1 + n // 2000)} for n in range(20_000)]
     lines = [json.dumps(row) if "json" in name else f"{row['n']},{row['text']}" for row in rows]
     (tmp_path / name).write_text("\n".join(["n,text"] * ("csv" in name) + lines) + "\n")
-    monkeypatch.setattr(sample, "ROWS", 2000)
+    monkeypatch.setattr(sample, "MAX_ROWS", 2000)
     found = explore(str(tmp_path / name))
     assert not found.whole
     assert found.rows == pytest.approx(20_000, rel=0.1)
@@ -306,8 +306,8 @@ def test_a_folder_of_many_files_is_read_evenly(
     for n in range(60):
         (tmp_path / f"{n:02}.txt").write_text(prose(rng, 200 + 10 * n))
     exact = explore(str(tmp_path))
-    monkeypatch.setattr(sample, "FILES", 12)
-    monkeypatch.setattr(sample, "SAMPLE", 12 * 800)
+    monkeypatch.setattr(sample, "MAX_FILES", 12)
+    monkeypatch.setattr(sample, "SAMPLE_SIZE", 12 * 800)
     about = explore(str(tmp_path))
     assert (about.looked_at, about.files, about.whole, about.documents) == (12, 60, False, 60)
     assert about.characters == pytest.approx(exact.characters, rel=0.1)
@@ -384,7 +384,7 @@ def test_pdf(tmp_path: Path) -> None:
     assert (found.kind, found.documents, found.files) == ("pdf", 2, 3)
     assert source_of(found) == {"type": "pdf", "path": str(tmp_path)}
     assert "A page of a PDF" in found.example
-    assert found.problems
+    assert found.skipped
     assert found.others == [(".txt", 1)]
     assert explore(str(tmp_path / "named.txt")).source == {"type": "pdf", "path": str(tmp_path / "named.txt")}
 
@@ -487,4 +487,4 @@ def test_text_is_not_taken_for_binary() -> None:
     assert binary(b"PK means pack. " * 99) is None
     assert binary("Zeilen\n".encode("utf-16")) is None
     assert binary(b"\x1b[31mred\x1b[0m\n" * 9) is None
-    assert kind_of("a.txt") == "text"
+    assert format_of("a.txt").name == "text"

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from nanogrove.model.gpt import GPT, ModelConfig, stack, unstack
-from nanogrove.model.heads import AuxiliaryConfig, Heads, half
+from nanogrove.model.heads import AuxiliaryConfig, Heads, scale_gradient
 
 ALL = {f"enable_{name}": True for name in ("policy", "value", "dynamics", "span_contrastive", "multi_token")}
 SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 8}
@@ -101,10 +101,10 @@ def test_heads_begin_by_guessing_as_the_model_does() -> None:
 
 def test_each_step_of_dynamics_halves_the_gradient() -> None:
     x = torch.ones(3, requires_grad=True)
-    half(half(x)).sum().backward()  # type: ignore[no-untyped-call]
+    scale_gradient(scale_gradient(x, 0.5), 0.5).sum().backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None
     assert x.grad.tolist() == [0.25] * 3
-    assert half(x).tolist() == [1.0] * 3
+    assert scale_gradient(x, 0.5).tolist() == [1.0] * 3
 
 
 def test_only_what_is_enabled_is_there() -> None:

@@ -172,7 +172,9 @@ def test_a_loss_made_in_pieces_is_the_same_with_the_same_gradient(population: in
     whole.sum().backward()
     gradients = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    monkeypatch.setattr("nanogrove.model.gpt.LOGITS", 31 * 7 * (population or 1))  # seven positions a piece
+    monkeypatch.setattr(
+        "nanogrove.model.gpt.MAX_LOGITS_PER_CHUNK", 31 * 7 * (population or 1)
+    )  # seven positions a piece
     pieces = next_token(model, batch).total
     pieces.sum().backward()
     torch.testing.assert_close(pieces, whole, atol=1e-12, rtol=0)

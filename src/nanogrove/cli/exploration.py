@@ -6,87 +6,90 @@ from collections.abc import Iterator
 from rich.cells import cell_len
 
 from nanogrove.cli.text import printable
+from nanogrove.data.sources.kinds import KINDS
 from nanogrove.explore.columns import Column
 from nanogrove.explore.findings import Findings
 from nanogrove.explore.guess import DELIMITERS
 from nanogrove.explore.proposal import Proposal
 
-KINDS = {"text": "text", "csv": "CSV", "jsonl": "JSON lines", "parquet": "Parquet", "pdf": "PDF"}
 LABEL = 12  # characters of the first column
 COLUMNS = 30  # that are shown
 SHOWN, LINES = 500, 12  # characters and lines of a document
 
 
-def described(found: Findings, width: int = 80) -> Iterator[str]:
-    """Lines of at most `width` characters, but for long words, on all that was found."""
+def described(findings: Findings, width: int = 80) -> Iterator[str]:
+    """Lines of at most `width` characters, but for long words, on all that was findings."""
 
     def line(label: str, text: str) -> Iterator[str]:
         yield from _wrapped(label, text, width)
 
-    about = "" if found.whole else "about "
-    pattern = f" {found.source['glob']}" if "glob" in found.source else ""
-    files = f" in {_count(found.files, 'file')}{pattern}" if found.files > 1 or pattern else ""
-    yield from _wrapped("", f"{found.path}: {KINDS[found.kind]}, {_size(found.bytes)}{files}", width, 0)
-    if found.others:
-        others = ", ".join(f"{count:,} {ending}" for ending, count in found.others[:5])
-        yield from line("not read", f"{others}{' and others' if len(found.others) > 5 else ''}")
-    if not found.whole:
-        of = f" of {found.looked_at:,} files spread evenly" if found.looked_at < found.files else ""
-        rows = f": {found.sample_rows:,} rows" if found.sample_rows else ""
+    kind = KINDS[findings.kind]
+    about = "" if findings.whole else "about "
+    pattern = f" {findings.source['glob']}" if "glob" in findings.source else ""
+    files = f" in {_count(findings.files, 'file')}{pattern}" if findings.files > 1 or pattern else ""
+    yield from _wrapped("", f"{findings.path}: {kind.label}, {_size(findings.bytes)}{files}", width, 0)
+    if findings.others:
+        others = ", ".join(f"{count:,} {ending}" for ending, count in findings.others[:5])
+        yield from line("not read", f"{others}{' and others' if len(findings.others) > 5 else ''}")
+    if not findings.whole:
+        of = f" of {findings.looked_at:,} files spread evenly" if findings.looked_at < findings.files else ""
+        rows = f": {findings.sample_rows:,} rows" if findings.sample_rows else ""
         yield from line("sample", f"only the beginning was read{of}{rows}; counts of the whole are estimates")
-    if found.encoding is not None:
-        yield from line("encoding", f"{found.encoding.name}: {found.encoding.why}")
-    if found.delimiter is not None:
-        sign, why = found.delimiter
+    if findings.encoding is not None:
+        yield from line("encoding", f"{findings.encoding.name}: {findings.encoding.why}")
+    if findings.delimiter is not None:
+        sign, why = findings.delimiter
         yield from line("delimiter", f"{DELIMITERS[sign]}: {why}")
-    if found.columns:
-        yield from line("rows", f"{about}{found.rows:,}, of {_count(len(found.columns), 'column')}")
+    if findings.columns:
+        yield from line("rows", f"{about}{findings.rows:,}, of {_count(len(findings.columns), 'column')}")
         yield ""
-        for column in found.columns[:COLUMNS]:
+        for column in findings.columns[:COLUMNS]:
             yield from _column(column, width)
-        if len(found.columns) > COLUMNS:
-            yield f"and {len(found.columns) - COLUMNS:,} more columns"
+        if len(findings.columns) > COLUMNS:
+            yield f"and {len(findings.columns) - COLUMNS:,} more columns"
         yield ""
-    if found.choice is not None:
-        yield from line("text", f"{found.choice.why}; so")
-        for key, value in found.choice.options.items():
-            said = ", ".join(value) if isinstance(value, list) else str(value)
-            yield from line("", f"{key}:\n{said}" if "\n" in said else f"{key}: {said}")
+    if findings.choice is not None:
+        yield from line("text", f"{findings.choice.why}; so")
+        for key, value in findings.choice.options.items():
+            shown = ", ".join(value) if isinstance(value, list) else str(value)
+            yield from line("", f"{key}:\n{shown}" if "\n" in shown else f"{key}: {shown}")
         yield ""
-    lengths = f", {found.median:,} median, {found.longest:,} the longest" if found.documents > 1 else ""
-    yield from line("documents", f"{about if found.kind != 'text' else ''}{found.documents:,}")
-    yield from line("characters", f"{about}{found.characters:,}{lengths}; {found.alphabet:,} different ones")
-    if found.scripts:
-        yield from line("scripts", ", ".join(f"{name} {_percent(share)}" for name, share in found.scripts.items()))
-    if found.compared > 1:
-        again = f"{found.duplicates:,} of {found.compared:,} documents came before, letter for letter"
-        drop = "; data.drop_duplicates=true leaves them out" if found.duplicates else ""
-        yield from line("duplicates", f"{again}{drop}" if found.duplicates else f"none in {found.compared:,} documents")
-    for kind, count in sorted(found.problems.items(), key=lambda each: -each[1]):
-        places = found.places.get(kind)
-        yield from line("left out", f"{count:,} times {kind}" + (f", as in {places[0]}" if places else ""))
-    for note in found.notes:
+    lengths = f", {findings.median:,} median, {findings.longest:,} the longest" if findings.documents > 1 else ""
+    yield from line("documents", f"{about if not kind.plain_text else ''}{findings.documents:,}")
+    yield from line("characters", f"{about}{findings.characters:,}{lengths}; {findings.alphabet:,} different ones")
+    if findings.scripts:
+        yield from line("scripts", ", ".join(f"{name} {_percent(share)}" for name, share in findings.scripts.items()))
+    if findings.compared > 1:
+        duplicates = f"none in {findings.compared:,} documents"
+        if findings.duplicates:
+            share = f"{findings.duplicates:,} of {findings.compared:,} documents are exact duplicates of earlier ones"
+            duplicates = f"{share}; data.drop_duplicates=true leaves them out"
+        yield from line("duplicates", duplicates)
+    for reason, count in sorted(findings.skipped.items(), key=lambda each: -each[1]):
+        examples = findings.locations.get(reason)
+        yield from line("left out", f"{count:,} times {reason}" + (f", as in {examples[0]}" if examples else ""))
+    for note in findings.notes:
         yield from line("note", note)
     yield ""
-    example = printable(found.example[:SHOWN].strip()).splitlines()[:LINES]
-    yield "the first document" + (" begins:" if len("\n".join(example)) < len(found.example.strip()) else ":")
+    example = printable(findings.example[:SHOWN].strip()).splitlines()[:LINES]
+    yield "the first document" + (" begins:" if len("\n".join(example)) < len(findings.example.strip()) else ":")
     for each in example:
         yield from _wrap(each, width, "  ", "  ") or [""]
     yield ""
-    for tokens in found.tokens:
+    for tokens in findings.tokens:
         yield from line(tokens.name, f"{about}{tokens.count:,} tokens, vocabulary {tokens.vocabulary:,}")
-    yield from line("tokenizer", f"{found.tokenizer}: {found.why}")
+    yield from line("tokenizer", f"{findings.tokenizer}: {findings.why}")
 
 
 def _column(column: Column, width: int) -> Iterator[str]:
     """A column, its verdict with the reason, and a cell."""
-    said = f"{column.verdict}: {column.why}"
+    text = f"{column.verdict}: {column.why}"
     if 0 < column.filled < 0.995:
-        said += f"; {_percent(1 - column.filled)} empty"
+        text += f"; {_percent(1 - column.filled)} empty"
     if column.example:
-        said += f"; e.g. {_cut(' '.join(printable(column.example).split()), 60)}"
+        text += f"; e.g. {_cut(' '.join(printable(column.example).split()), 60)}"
     name = _cut(" ".join(printable(column.name).split()), 16) or "(no name)"
-    yield from _wrapped(name, said, width, 18)
+    yield from _wrapped(name, text, width, 18)
 
 
 def proposed(proposal: Proposal, took: float, name: str, width: int = 80) -> Iterator[str]:

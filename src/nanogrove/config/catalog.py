@@ -6,8 +6,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nanogrove.config.problems import nearest
+from nanogrove.config.problems import nearest_key
 from nanogrove.errors import PresetError
+
+QUICKSTART = "quickstart"
 
 
 def list_presets() -> dict[str, str]:
@@ -17,15 +19,25 @@ def list_presets() -> dict[str, str]:
     return {f.name.removesuffix(".json"): json.loads(f.read_text())["description"] for f in files}
 
 
+def packaged_text(name: str) -> str | None:
+    """The JSON of a preset that comes with nanogrove; None where none has the name."""
+    file = resources.files("nanogrove") / "presets" / f"{name}.json"
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+def unknown_preset(name: str) -> PresetError:
+    """The error that no preset has this name, with the nearest_key name where one is near."""
+    hint = nearest_key(name, list_presets()) or "; `nanogrove presets` lists them, and a file ends in .json"
+    return PresetError(f"no preset is called {name!r}{hint}")
+
+
 def read_preset_file(name: str) -> dict[str, Any]:
     """The JSON of a preset by its name or by the path of a file. Raises PresetError when there is none such."""
-    packaged = resources.files("nanogrove") / "presets" / f"{name}.json"
-    path = packaged if packaged.is_file() else Path(name)
-    if not path.is_file():
-        hint = nearest(name, list_presets()) or "; `nanogrove presets` lists them, and a file ends in .json"
-        raise PresetError(f"no preset is called {name!r}{hint}")
+    text = packaged_text(name)
+    if text is None and not Path(name).is_file():
+        raise unknown_preset(name)
     try:
-        preset = json.loads(path.read_text(encoding="utf-8"))
+        preset = json.loads(Path(name).read_text(encoding="utf-8") if text is None else text)
     except (ValueError, OSError) as error:
         raise PresetError(f"{name}: not a preset in JSON ({error})") from None
     if not isinstance(preset, dict):

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from nanogrove.config.muzero_general_keys import translated
 from nanogrove.config.preset import Preset, data_type, named
-from nanogrove.config.problems import explain, nearest, reason
+from nanogrove.config.problems import explain, nearest_key, reason
 from nanogrove.corpora import CORPORA
 from nanogrove.errors import PresetError
 from nanogrove.methods import METHODS, load_method
@@ -70,7 +70,7 @@ def _set(raw: dict[str, Any], key: str, text: str) -> None:
     """Sets a dotted key to a value typed by the schema: JSON where that fits the field, the bare text elsewhere."""
     fields = dict(_fields(raw))
     if key not in fields:
-        raise PresetError(f"unknown key {key}{nearest(key, fields)}")
+        raise PresetError(f"unknown key {key}{nearest_key(key, fields)}")
     info = fields[key]
     adapter: TypeAdapter[Any] = TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
     readings: list[Any] = [text]

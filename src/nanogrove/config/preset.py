@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import tagged_union_schema
 
-from nanogrove.config.problems import nearest
+from nanogrove.config.problems import nearest_key
 from nanogrove.corpora import CORPORA
 from nanogrove.data.corpus import CorpusConfig
 from nanogrove.decoding.sampling import Sampling
@@ -50,7 +50,7 @@ class SampleConfig(Sampling):
     every: int = Field(500, ge=1, description="steps")
     prompts: list[str] = Field([""], description="an empty one starts a document")
     tokens: int = Field(200, ge=0, description="0 writes none")
-    top_p: float | None = Field(0.95, gt=0, le=1)
+    top_p: float | None = Field(0.95, gt=0, le=1, description="keep the fewest tokens whose probabilities reach p")
 
 
 class SaveConfig(BaseModel):
@@ -67,8 +67,8 @@ class TrackConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    trackers: list[Literal["wandb", "tensorboard", "trackio"]] = []
-    project: str = "nanogrove"
+    trackers: list[Literal["wandb", "tensorboard", "trackio"]] = Field([], description="libraries that get the events")
+    project: str = Field("nanogrove", description="name of the project there")
     name: str | None = Field(None, description="of the run there; the run folder's when left out")
 
 
@@ -96,7 +96,7 @@ def _known(value: object) -> object:
         raise ValueError("Input should be a valid dictionary")
     name = value.get("name")
     if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"no method is called {name!r}{nearest(str(name), METHODS)}")
+        raise ValueError(f"no method is called {name!r}{nearest_key(str(name), METHODS)}")
     return value
 
 
@@ -131,9 +131,9 @@ class Preset(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    description: str = ""
-    seed: int = Field(0, ge=0, lt=1 << 63)
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run folder in runs/")
+    description: str = Field("", description="one line, shown by `nanogrove presets`")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="of weights, batches, dropout and samples")
     method: Annotated[MethodConfig, METHOD, BeforeValidator(_known)] = Field(
         {"name": "pretrain"}, validate_default=True
     )

@@ -1,10 +1,11 @@
 """What is wrong with a preset, in one line, with the key named and, where one is near, the key that was meant."""
 
-import difflib
 from collections.abc import Collection, Iterable
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from nanogrove.errors import nearest
 
 
 def explain(error: ValidationError, keys: Iterable[str], unions: dict[str, Collection[str]]) -> str:
@@ -19,7 +20,7 @@ def explain(error: ValidationError, keys: Iterable[str], unions: dict[str, Colle
         path = (path[0], *path[2:])
     key = ".".join(str(part) for part in path)
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {key}{nearest(key, keys)}"
+        return f"unknown key {key}{nearest_key(key, keys)}"
     return f"{key}: {reason(problem)}" if key else reason(problem)
 
 
@@ -32,9 +33,9 @@ def reason(problem: ErrorDetails) -> str:
     return message + shown
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest_key(word: str, known: Iterable[str]) -> str:
     """`; did you mean …?` with the nearest of the known words, or nothing when none is near."""
     known = list(known)
     in_other_sections = [key for key in known if key.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
-    near = difflib.get_close_matches(word, in_other_sections, 1, 0) or difflib.get_close_matches(word, known, 1, 0.7)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest(word, in_other_sections, cutoff=0) or nearest(word, known, cutoff=0.7)
+    return f"; {near}" if near else ""

@@ -1,6 +1,6 @@
 """Tokenizers, all of them a `tokenizer.json` of the `tokenizers` library, so one file format serves every run.
 
-    char   one token a character of the corpus        byte   one token a byte, 256 of them
+    char   one token per character of the corpus        byte   one token per byte, 256 of them
     bpe    byte-level BPE trained on the corpus       else   a path to a tokenizer.json, or a name on the hub
 
 Every vocabulary that nanogrove makes ends with `<|endoftext|>`, which stands between documents.
@@ -57,7 +57,7 @@ class Tokenizer:
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each text as int64 arrays, on all cores; one look-up a character where the vocabulary is one."""
+        """Ids of each text as int64 arrays, on all cores; one look-up per character where the vocabulary is one."""
         if self._table is None:
             try:
                 encoded = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -70,7 +70,7 @@ class Tokenizer:
         return [self._look_up(text) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; bytes that are no UTF-8 become U+FFFD, and special tokens are left out."""
+        """The text of ids; bytes that are not UTF-8 become U+FFFD, and special tokens are left out."""
         return self.backend.decode(list(ids), skip_special_tokens=True)
 
     def _character_table(self) -> np.ndarray | None:
@@ -104,10 +104,10 @@ class Tokenizer:
 
 def character_tokenizer(texts: Iterable[str]) -> Tokenizer:
     """One token for each character that occurs, in code-point order."""
-    found: set[str] = set()
+    occurring: set[str] = set()
     for text in texts:
-        found.update(text)
-    characters = sorted(found)
+        occurring.update(text)
+    characters = sorted(occurring)
     backend = Backend(models.WordLevel({c: i for i, c in enumerate(characters)}, unk_token=""))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
@@ -153,7 +153,7 @@ def load_tokenizer(name: str) -> Tokenizer:
             return Tokenizer.from_json(path.read_text(encoding="utf-8"), where=name)
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{name}: cannot read this tokenizer ({error})") from None
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are told by the error below
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error below says enough
     try:
         backend = Backend.from_pretrained(name)
     except Exception as error:  # the library raises bare Exception

@@ -1,10 +1,11 @@
 """Lookahead decoding: the next token is the one whose continuation promises most, as far as two heads can tell.
 
-The text sought is likely as a whole, and greedy decoding takes the likeliest next token whatever comes after it. From
-a state s the outlook is the mean NLL expected of the next K tokens: those of the likeliest continuation for a few
-steps, imagined by the dynamics head, and what the value head says of the rest. A token a after h scores
+Greedy decoding takes the likeliest next token whatever comes after it; lookahead seeks a text that is likely as a
+whole. The n-step value v(s) of a state s is the mean NLL expected of the next K tokens: for the first n of them that of
+the likeliest continuation, imagined by the dynamics head, and for the rest what the value head predicts. A token a
+after h scores
 
-    score(a) = log p(a) − K·outlook(s_a),      K = Σ_k γ^k,
+    score(a) = log p(a) − K·v(s_a),      K = Σ_k γ^k,
 
 its own log-probability and that of K tokens after it. A search spends a budget of N model calls on each token, a call
 being one token that the trunk reads for one row; plain decoding spends one.
@@ -38,12 +39,12 @@ from nanogrove.model.heads import Heads
 
 
 def horizon(heads: Heads) -> float:
-    """What the value's horizon of tokens counts for, discounted: K of the header."""
+    """The sum of the discounts of the tokens up to the value's horizon: K of the header."""
     return sum(heads.config.value_discount**k for k in range(heads.config.value_horizon))
 
 
-def outlook(model: GPT, heads: Heads, states: Tensor, steps: int) -> Tensor:
-    """The mean NLL `[*P, …]`, nats a token, expected after `states [*P, …, C]`, the first `steps` of it imagined."""
+def n_step_value(model: GPT, heads: Heads, states: Tensor, steps: int) -> Tensor:
+    """The mean NLL `[*P, …]`, nats per token, expected after `states [*P, …, C]`; the first `steps` are imagined."""
     assert heads.step is not None
     assert heads.value is not None
     discount, length = heads.config.value_discount, heads.config.value_horizon
@@ -52,7 +53,7 @@ def outlook(model: GPT, heads: Heads, states: Tensor, steps: int) -> Tensor:
     for number in range(steps):
         likeliest, tokens = F.log_softmax(at_least_float32(model.logits(states)), -1).max(-1)
         total = total - discount**number * likeliest
-        states = heads.step(states, heads.seen(model.embed(tokens)))
+        states = heads.step(states, heads.action_embedding(model.embed(tokens)))
     rest = sum(discount**number for number in range(steps, length))
     expected: Tensor = (total + rest * heads.value(states)) / horizon(heads)
     return expected
@@ -69,7 +70,7 @@ def lookahead(model: GPT, heads: Heads | None, budget: int) -> Strategy:
             "auxiliary.enable_dynamics=true"
         )
     if budget < 1:
-        raise PresetError(f"lookahead: {budget} model calls a token write nothing; give 1 or more")
+        raise PresetError(f"lookahead: {budget} model calls per token write nothing; give 1 or more")
     return Strategy(steps=partial(_steps, model, heads, budget), modules=(model, heads), tokens_per_call=budget)
 
 
@@ -81,9 +82,9 @@ def _steps(model: GPT, heads: Heads, budget: int, rows: Sequences, sampler: Samp
         if temperature:
             noise = torch.rand(likely.shape, dtype=torch.float64, device=likely.device, generator=sampler.generator)
             likely = likely - noise.log().neg().log().to(likely)
-        candidates, perturbed = _imagined(model, heads, context.hidden, likely, budget, temperature)
+        candidates, perturbed = _best_best_imagined(model, heads, context.hidden, likely, budget, temperature)
         states = model.hidden(candidates, context.cache, candidates=True)
-        index = _judged(model, heads, states, perturbed, heads.config.dynamics_rollouts, temperature).argmax(-1)
+        index = _scored(model, heads, states, perturbed, heads.config.dynamics_rollouts, temperature).argmax(-1)
         token = candidates.gather(1, index[:, None])[:, 0]
         rows.append(token)
         yield
@@ -91,7 +92,7 @@ def _steps(model: GPT, heads: Heads, budget: int, rows: Sequences, sampler: Samp
         context.hidden = states.gather(1, index.view(-1, 1, 1).expand(-1, 1, states.shape[-1]))
 
 
-def _imagined(
+def _best_best_imagined(
     model: GPT, heads: Heads, hidden: Tensor, likely: Tensor, budget: int, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """The N tokens `[B, N]` of the best scores in imagination, and their part of `likely [B, V]`.
@@ -101,12 +102,12 @@ def _imagined(
     assert heads.step is not None
     vocabulary = likely.shape[-1]
     likely, candidates = likely.topk(min(2 * budget, vocabulary), -1)
-    states = heads.step(hidden, heads.seen(model.embed(candidates)))
-    scores = _judged(model, heads, states, likely, heads.config.dynamics_rollouts - 1, temperature)
+    states = heads.step(hidden, heads.action_embedding(model.embed(candidates)))
+    scores = _scored(model, heads, states, likely, heads.config.dynamics_rollouts - 1, temperature)
     best = scores.topk(min(budget, vocabulary), -1).indices
     return candidates.gather(1, best), likely.gather(1, best)
 
 
-def _judged(model: GPT, heads: Heads, states: Tensor, likely: Tensor, steps: int, temperature: float) -> Tensor:
-    """`likely [B, N]`, log-probabilities with their noise, plus what the outlook after `states [B, N, C]` is worth."""
-    return likely - horizon(heads) * outlook(model, heads, states, steps) / (temperature or 1.0)
+def _scored(model: GPT, heads: Heads, states: Tensor, likely: Tensor, steps: int, temperature: float) -> Tensor:
+    """`likely [B, N]`, log-probabilities with their noise, less the NLL expected after `states [B, N, C]`."""
+    return likely - horizon(heads) * n_step_value(model, heads, states, steps) / (temperature or 1.0)

@@ -21,7 +21,9 @@ class Sampling(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    temperature: float = Field(0.8, ge=0, allow_inf_nan=False)
+    temperature: float = Field(
+        0.8, ge=0, allow_inf_nan=False, description="divides the logits; 0 takes the most likely token"
+    )
     top_k: int | None = Field(None, ge=1, description="keep the k most likely tokens")
     top_p: float | None = Field(None, gt=0, le=1, description="keep the fewest tokens whose probabilities reach p")
     min_p: float | None = Field(None, ge=0, le=1, description="keep tokens of at least p times the largest")

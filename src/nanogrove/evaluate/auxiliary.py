@@ -1,19 +1,19 @@
 """What heads have learned, on held-out text and against what needs no learning; and what their losses weigh.
 
-    value_error           root mean square error of the value, nats a token
+    value_error           root mean square error of the value, nats per token
     value_r2              share of the variance of the next K tokens' mean NLL that the value explains
     latent_cosine         of guessed and true projected states k steps on, k = 1, …; `latent_copying` takes the last
                           state for all that follow
     dynamics_loss         NLL of the next token from a state imagined k steps on
-    span_accuracy         how often a span is told from the others of its batch; `span_chance` is the mean of 1/B
+    span_accuracy         how often a span is recognised among those of its batch; `span_chance` is the mean of 1/B
     multi_token_loss      NLL of the tokens 2, 3, … ahead, `multi_token_accuracy` how often the likeliest is right
     policy_kl             of the improved target and the policy; `policy_kl_of_model` of the target and the model
     policy_entropy        of the policy, nats
-    memory_loss           NLL of a segment's tokens from the memory behind it, `memory_accuracy` how often it is right
+    memory_loss           NLL of a segment's tokens from the memory after it, `memory_accuracy` how often it is right
 
 `gradient_shares` is the norm of a weighted part's gradient in the trunk over that of the main loss's. The trunk is the
-model without an output map of its own. Below `IDLE` a head teaches the model nothing: its weight is too small, or it
-has learned what it can.
+model without an output map of its own. Below `IDLE_GRADIENT_SHARE` a head teaches the model nothing: its weight is too
+small, or it has learned what it can.
 """
 
 from collections import defaultdict
@@ -51,21 +51,21 @@ from nanogrove.train.plan import Plan
 from nanogrove.train.precision import autocast
 from nanogrove.train.state import TrainState
 
-IDLE = 1e-3  # of the main loss's gradient norm
-TOKENS = 20_000  # of held-out text, at most
+IDLE_GRADIENT_SHARE = 1e-3  # of the main loss's gradient norm
+MAX_HELD_OUT_TOKENS = 20_000
 
 
-def told(state: TrainState, corpus: Corpus, batches: Batches, plan: Plan) -> Iterator[Event]:
-    """An `auxiliary` event behind a step, where heads train: measures on held-out text, and shares of the gradient.
+def evaluate_heads(state: TrainState, corpus: Corpus, batches: Batches, plan: Plan) -> Iterator[Event]:
+    """Yields an `auxiliary` event after a step, where heads train: measures on held-out text, shares of the gradient.
 
-    The gradient is that of the micro-batch trained on last.
+    The gradient is that of the last micro-batch that was trained on.
     """
     model, heads = state.model, state.heads
     if heads is None:
         return
-    tokens = min(plan.evaluate_tokens or TOKENS, TOKENS)
+    tokens = min(plan.evaluate_tokens or MAX_HELD_OUT_TOKENS, MAX_HELD_OUT_TOKENS)
     batch = batches(state.step - 1)
-    if model.population is None:  # of which ranks share the members, else the rows
+    if model.population is None:  # ranks share the rows; of a population they share the members
         batch = batch.part(plan.ranks.rank, plan.ranks.world)
     batch = batch.split(plan.accumulation)[0]
     batch = batch.to(model.embed.weight.device).expand(model.population)
@@ -73,10 +73,10 @@ def told(state: TrainState, corpus: Corpus, batches: Batches, plan: Plan) -> Ite
     with autocast(model.embed.weight.device, plan.precision):
         shares = gradient_shares(model, heads, batch, start)
     values = {
-        "measures": measure(model, heads, corpus.windows("validation", tokens)),
+        "measures": measure(model, heads, corpus.eval_batches("validation", tokens)),
         "shares": {name: share.tolist() for name, share in shares.items()},
         "idle": idle(shares),
-        "idle_below": IDLE,
+        "idle_below": IDLE_GRADIENT_SHARE,
         "seen": state.tokens,
     }
     yield Event("auxiliary", state.step, values)
@@ -98,110 +98,110 @@ def gradient_shares(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[
 
 def _norm(loss: Tensor, trunk: list[torch.nn.Parameter], population: int | None) -> Tensor:
     """The norm `[*P]` of the gradient of a loss `[*P]`; members do not mix, so their sum serves all."""
-    found = torch.autograd.grad(loss.sum(), trunk, retain_graph=True, allow_unused=True)
-    gradients = [g.reshape(population or 1, -1).float() for g in found if g is not None]
+    grads = torch.autograd.grad(loss.sum(), trunk, retain_graph=True, allow_unused=True)
+    gradients = [g.reshape(population or 1, -1).float() for g in grads if g is not None]
     norm = torch.stack([g.norm(dim=1) for g in gradients]).norm(dim=0) if gradients else torch.zeros(population or 1)
     return norm if population is not None else norm[0]
 
 
 def idle(shares: dict[str, Tensor]) -> list[str]:
-    """The parts whose gradient is below `IDLE` in every member."""
-    return [name for name, share in shares.items() if bool((share < IDLE).all())]
+    """The parts whose gradient is below `IDLE_GRADIENT_SHARE` in every member."""
+    return [name for name, share in shares.items() if bool((share < IDLE_GRADIENT_SHARE).all())]
 
 
 @torch.inference_mode()
 def measure(model: GPT, heads: Heads, batches: Iterable[Batch]) -> dict[str, Any]:
-    """The measures of the header over batches; numbers, of a population lists, and lists of them for each step k.
+    """The measures of the header over batches: numbers, for a population lists, and lists of them for each step k.
 
-    Windows too short for a head are left out, as are spans with nothing to be told from, and measures with no place
-    to be taken at.
+    Windows too short for a head are left out, as are spans that are alone in their batch, and measures that no
+    position counts for.
     """
-    found: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
     with evaluating(model):
         for number, batch in enumerate(batches):
             try:
                 heads.config.refuse(batch.tokens.shape[-1])
             except ValueError:
                 continue
-            shown = batch.to(model.embed.weight.device).expand(model.population)
+            rows = batch.to(model.embed.weight.device).expand(model.population)
             start = span_start(heads.config, batch.tokens.shape[-1], 0, "held-out span", number)
-            for name, total in _sums(model, heads, shown, start).items():
-                found[name] = found[name] + total.double().cpu()
-    if not found:
+            for name, total in _sums(model, heads, rows, start).items():
+                sums[name] = sums[name] + total.double().cpu()
+    if not sums:
         return {}
     c, values = heads.config, {}
-    if found["value places"].sum():
-        spread = found["target²"] - found["target"].square() / found["value places"].clamp(min=1)
-        values["value_error"] = (found["value error²"] / found["value places"].clamp(min=1)).sqrt()
-        values["value_r2"] = 1 - found["value error²"] / spread
+    if sums["value positions"].sum():
+        spread = sums["target²"] - sums["target"].square() / sums["value positions"].clamp(min=1)
+        values["value_error"] = (sums["value error²"] / sums["value positions"].clamp(min=1)).sqrt()
+        values["value_r2"] = 1 - sums["value error²"] / spread
     for name in ("latent_cosine", "latent_copying", "dynamics_loss", "multi_token_loss", "multi_token_accuracy"):
         steps = c.dynamics_rollouts if name.startswith(("latent", "dynamics")) else len(heads.ahead)
         kind = "imagined" if name.startswith(("latent", "dynamics")) else "ahead"
-        if found[f"{kind} 1"].sum():
-            values[name] = torch.stack([found[f"{name} {k}"] / found[f"{kind} {k}"] for k in range(1, steps + 1)])
-    if found["spans"].sum():
-        values["span_accuracy"] = found["span hits"] / found["spans"]
-        values["span_chance"] = found["span chance"] / found["spans"]
+        if sums[f"{kind} 1"].sum():
+            values[name] = torch.stack([sums[f"{name} {k}"] / sums[f"{kind} {k}"] for k in range(1, steps + 1)])
+    if sums["spans"].sum():
+        values["span_accuracy"] = sums["span hits"] / sums["spans"]
+        values["span_chance"] = sums["span chance"] / sums["spans"]
     for name in ("policy_kl", "policy_kl_of_model", "policy_entropy"):
-        if found["policy places"].sum():
-            values[name] = found[name] / found["policy places"]
+        if sums["policy positions"].sum():
+            values[name] = sums[name] / sums["policy positions"]
     for name in ("memory_loss", "memory_accuracy"):
-        if found["memory places"].sum():
-            values[name] = found[name] / found["memory places"]
+        if sums["memory positions"].sum():
+            values[name] = sums[name] / sums["memory positions"]
     return {name: value.tolist() for name, value in values.items()}
 
 
 def _sums(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[str, Tensor]:
-    """Sums over one batch's places, each `[*P]`."""
-    c, mark, found = heads.config, model.config.mark, {}
+    """Sums over one batch's positions, each `[*P]`."""
+    c, mark, sums = heads.config, model.config.mark, {}
     hidden, memories = states_and_memories(model, heads, batch.tokens)
 
-    def add(name: str, values: Tensor, there: Tensor) -> None:
-        found[name] = (values.double() * there).sum((-2, -1))
+    def add(name: str, values: Tensor, valid: Tensor) -> None:
+        sums[name] = (values.double() * valid).sum((-2, -1))
 
     if heads.value is not None:
         targets = value_targets(model.nll(hidden, batch.targets), c)
-        there = stretches(batch, mark, c.value_horizon)
-        add("value error²", (heads.value(hidden[..., : there.shape[-1], :]) - targets).square(), there)
-        add("target²", targets.double().square(), there)
-        add("target", targets, there)
-        add("value places", torch.ones_like(targets), there)
+        valid = stretches(batch, mark, c.value_horizon)
+        add("value error²", (heads.value(hidden[..., : valid.shape[-1], :]) - targets).square(), valid)
+        add("target²", targets.double().square(), valid)
+        add("target", targets, valid)
+        add("value positions", torch.ones_like(targets), valid)
     if heads.step is not None:
         true = heads.target(hidden)
         for k, state in enumerate(heads.imagine(hidden, model.embed(batch.tokens)), 1):
-            there = stretches(batch, mark, k + 1)
-            add(f"latent_cosine {k}", cosine(heads.latent(state), true[..., k:, :]), there)
-            add(f"latent_copying {k}", cosine(true[..., :-k, :], true[..., k:, :]), there)
-            add(f"dynamics_loss {k}", model.nll(state, batch.targets[..., k:]), there)
-            add(f"imagined {k}", torch.ones_like(there, dtype=torch.float64), there)
-    for k, bend in enumerate(heads.ahead, 1):
-        there, wanted = stretches(batch, mark, k + 1), batch.targets[..., k:]
-        scores = F.log_softmax(model.logits(bend(hidden[..., :-k, :])).float(), -1)
-        add(f"multi_token_loss {k}", -scores.gather(-1, wanted[..., None])[..., 0], there)
-        add(f"multi_token_accuracy {k}", scores.argmax(-1) == wanted, there)
-        add(f"ahead {k}", torch.ones_like(there, dtype=torch.float64), there)
+            valid = stretches(batch, mark, k + 1)
+            add(f"latent_cosine {k}", cosine(heads.latent(state), true[..., k:, :]), valid)
+            add(f"latent_copying {k}", cosine(true[..., :-k, :], true[..., k:, :]), valid)
+            add(f"dynamics_loss {k}", model.nll(state, batch.targets[..., k:]), valid)
+            add(f"imagined {k}", torch.ones_like(valid, dtype=torch.float64), valid)
+    for k, head in enumerate(heads.ahead, 1):
+        valid, wanted = stretches(batch, mark, k + 1), batch.targets[..., k:]
+        scores = F.log_softmax(model.logits(head(hidden[..., :-k, :])).float(), -1)
+        add(f"multi_token_loss {k}", -scores.gather(-1, wanted[..., None])[..., 0], valid)
+        add(f"multi_token_accuracy {k}", scores.argmax(-1) == wanted, valid)
+        add(f"ahead {k}", torch.ones_like(valid, dtype=torch.float64), valid)
     if heads.query is not None:
-        scores, there = span_losses(heads, hidden, batch, mark, start)
-        rivals = scores.isfinite().sum(-1)
-        told = there & (rivals > 1)
+        scores, valid = span_losses(heads, hidden, batch, mark, start)
+        compared = scores.isfinite().sum(-1)
+        counted = valid & (compared > 1)
         best = scores.argmax(-1) == torch.arange(scores.shape[-1], device=scores.device)
-        found["span hits"] = (best & told).sum(-1)
-        found["span chance"] = (told / rivals.double()).sum(-1)
-        found["spans"] = told.sum(-1)
+        sums["span hits"] = (best & counted).sum(-1)
+        sums["span chance"] = (counted / compared.double()).sum(-1)
+        sums["spans"] = counted.sum(-1)
     if heads.policy is not None:
         positions = policy_positions(c, batch.tokens.shape[-1], start)
-        there = stretches(batch, mark, 1)[..., positions]
+        valid = stretches(batch, mark, 1)[..., positions]
         policy = in_pieces(model, hidden[..., positions, :], partial(_policy_measures, heads, model))
         for name, values in zip(("policy_kl", "policy_kl_of_model", "policy_entropy"), policy.unbind(-1), strict=True):
-            add(name, values, there)
-        add("policy places", torch.ones_like(there, dtype=torch.float64), there)
+            add(name, values, valid)
+        add("policy positions", torch.ones_like(valid, dtype=torch.float64), valid)
     if memories is not None and memories.numel():
-        states, wanted, there = recalled(heads, memories, batch, start)
+        states, wanted, valid = recalled(heads, memories, batch, start)
         scores = F.log_softmax(model.logits(states).float(), -1)
-        add("memory_loss", -scores.gather(-1, wanted[..., None])[..., 0], there)
-        add("memory_accuracy", scores.argmax(-1) == wanted, there)
-        add("memory places", torch.ones_like(there, dtype=torch.float64), there)
-    return found
+        add("memory_loss", -scores.gather(-1, wanted[..., None])[..., 0], valid)
+        add("memory_accuracy", scores.argmax(-1) == wanted, valid)
+        add("memory positions", torch.ones_like(valid, dtype=torch.float64), valid)
+    return sums
 
 
 def _policy_measures(heads: Heads, model: GPT, states: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the columns of a table hold, and which of them make a text: rules of thumb, told in words."""
+"""What the columns of a table hold, and which of them make a text: rules of thumb, with their reasons."""
 
 import re
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from nanogrove.data.sources.tables import Columns
 
-LONG, WORDS = 60, 10  # mean characters or words from which on cells are text
-WIDE = "\u2e80"  # from here on scripts without spaces between words, whose characters count for more
-MOST = 20  # columns of a format
+TEXT_CHARACTERS, TEXT_WORDS = 60, 10  # mean of a cell, from which on a column is text
+FIRST_WIDE = "\u2e80"  # from here on scripts without spaces between words, whose characters count for more
+MAX_FORMAT_COLUMNS = 20
 NUMBER = re.compile(r"[-+]?[$€£]? ?(\d{1,3}([, ]\d{3})+|\d+)?([.,]\d+)?([eE][-+]?\d+)? ?%?")
 DATE = re.compile(
     r"\d{4}[-/.]\d{1,2}([-/.]\d{1,2}([T ].{,30})?)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}( .{,20})?"
@@ -44,7 +44,7 @@ class Column:
     name: str
     verdict: str  # text, short text, category, number, date, id, link, nested, constant, empty
     why: str
-    there: float  # of the rows, those that have it at all
+    present: float  # of the rows, those that have it at all
     filled: float  # of the rows, those where it is not empty
     numeric: float
     distinct: float
@@ -67,7 +67,7 @@ class Choice(NamedTuple):
     notes: list[str]
 
 
-def examine(name: str, values: Sequence[Any], rows: int, usable: bool = True) -> Column:
+def examine(name: str, values: Sequence[object], rows: int, usable: bool = True) -> Column:
     """What a column holds, by the values of those of `rows` rows that have it."""
     render = Columns(text_field="x").render
     cells = [value if isinstance(value, str) else render({"x": value}) for value in values]
@@ -76,12 +76,12 @@ def examine(name: str, values: Sequence[Any], rows: int, usable: bool = True) ->
     count = len(texts)
     if not count:
         return Column(name, "empty", "no cell holds anything", len(cells) / rows, 0, 0, 0, 0, 0, "", usable)
-    said = [cell for cell in texts if len(cell) > 4 or cell.lower() not in NOTHING] or texts
-    numeric = sum(map(_is_number, said)) / len(said)
+    telling = [cell for cell in texts if len(cell) > 4 or cell.lower() not in NOTHING] or texts
+    numeric = sum(map(_is_number, telling)) / len(telling)
     distinct = len(set(texts))
     characters, words = sum(map(len, texts)) / count, sum(len(cell.split()) for cell in texts) / count
     example = next((cell for cell in texts if len(cell) >= characters / 2), texts[0])[:200]
-    verdict, why = _verdict(name, full, said, numeric, distinct, characters, words)
+    verdict, why = _verdict(name, full, telling, numeric, distinct, characters, words)
     shares = (len(cells) / rows, count / rows, numeric, distinct / count)
     return Column(name, verdict, why, *shares, characters, words, example, usable)
 
@@ -91,7 +91,13 @@ def _is_number(cell: str) -> bool:
 
 
 def _verdict(
-    name: str, full: list[tuple[Any, str]], said: list[str], numeric: float, distinct: int, long: float, words: float
+    name: str,
+    full: list[tuple[object, str]],
+    telling: list[str],
+    numeric: float,
+    distinct: int,
+    long: float,
+    words: float,
 ) -> tuple[str, str]:
     count = len(full)
     share = distinct / count
@@ -102,22 +108,22 @@ def _verdict(
     if (NAMED_ID.fullmatch(name) or CAMEL_ID.fullmatch(name)) and words < 2:
         return "id", f"by its name; {shown}"
     if numeric >= 0.95:
-        if count >= 10 and sum(_follows(a, b) for a, b in pairwise(said)) > 0.95 * (len(said) - 1):
-            return "id", f"counts up from {said[0]}"
+        if count >= 10 and sum(_follows(a, b) for a, b in pairwise(telling)) > 0.95 * (len(telling) - 1):
+            return "id", f"counts up from {telling[0]}"
         most = "" if numeric == 1 else f"{numeric:.0%} of its cells; "
-        return "number", f"{most}{_range(said)}{distinct:,} different"
-    if isinstance(full[0][0], (date, datetime, time)) or _most(DATE, said):
+        return "number", f"{most}{_range(telling)}{distinct:,} different"
+    if isinstance(full[0][0], (date, datetime, time)) or _most(DATE, telling):
         return "date", shown
-    if _most(CODE, said):
+    if _most(CODE, telling):
         return "id", f"looks like a key; {shown}"
-    if _most(LINK, said):
+    if _most(LINK, telling):
         return "link", f"web addresses; {shown}"
     if distinct == 1 and count > 1:
         return "constant", "the same in every row"
-    sample = "".join(cell[:200] for cell in said[:100])
-    wide = sum(c >= WIDE for c in sample) > len(sample) / 2
+    sample = "".join(cell[:200] for cell in telling[:100])
+    wide = sum(c >= FIRST_WIDE for c in sample) > len(sample) / 2
     few = distinct <= 0.05 * count or (distinct <= 20 and share <= 0.5)
-    if long >= LONG or words >= WORDS or (wide and long >= LONG / 3):
+    if long >= TEXT_CHARACTERS or words >= TEXT_WORDS or (wide and long >= TEXT_CHARACTERS / 3):
         return ("category" if few and count >= 20 else "text"), f"{size}, {shown}"
     if few:
         return "category", f"{distinct:,} values, {size}"
@@ -146,25 +152,25 @@ def choose(columns: Sequence[Column]) -> Choice:
     notes = []
     if twice := [column.name for column in columns if not column.usable]:
         notes.append(f"column {twice[0]!r} stands more than once in the header; rename all but one to use it")
-    there = [c for c in columns if c.usable and c.verdict != "empty" and c.there >= 0.5]
-    if not there:
-        there = [c for c in columns if c.usable]
-    options, why = _options(there, notes)
+    candidates = [c for c in columns if c.usable and c.verdict != "empty" and c.present >= 0.5]
+    if not candidates:
+        candidates = [c for c in columns if c.usable]
+    options, why = _options(candidates, notes)
     names = Columns(**options).names
     for column in columns:
-        if column.name in names and column.there < 1:
-            notes.append(f"{1 - column.there:.0%} of the rows have no {column.name!r}; they are left out")
+        if column.name in names and column.present < 1:
+            notes.append(f"{1 - column.present:.0%} of the rows have no {column.name!r}; they are left out")
     return Choice(options, why, notes)
 
 
-def _options(there: list[Column], notes: list[str]) -> tuple[dict[str, Any], str]:
-    by_name = {column.name.strip().casefold(): column for column in there}
-    texts = [column for column in there if column.verdict == "text"]
+def _options(candidates: list[Column], notes: list[str]) -> tuple[dict[str, Any], str]:
+    by_name = {column.name.strip().casefold(): column for column in candidates}
+    texts = [column for column in candidates if column.verdict == "text"]
     longest = max((column.characters * column.filled for column in texts), default=0.0)
     texts = [column for column in texts if column.characters * column.filled >= longest / 4]
     for wanted, template in PAIRS:
-        found = [next((by_name[n] for n in names.split("|") if n in by_name), None) for names in wanted]
-        pair = [column for column in found if column is not None and column.verdict not in ("id", "link")]
+        matches = [next((by_name[n] for n in names.split("|") if n in by_name), None) for names in wanted]
+        pair = [column for column in matches if column is not None and column.verdict not in ("id", "link")]
         if len(pair) < len(wanted) or pair[0].verdict not in ("text", "short text"):
             continue
         if texts and not any(column in texts for column in pair):
@@ -180,11 +186,11 @@ def _options(there: list[Column], notes: list[str]) -> tuple[dict[str, Any], str
         return _together(texts, "", notes), f"{len(texts)} columns are text"
     if named := [by_name[n] for n in TEXTS if n in by_name and by_name[n].verdict == "short text"]:
         return {"text_field": named[0].name}, f"{named[0].name!r} is text by its name"
-    useful = [c for c in there if c.verdict in ("short text", "category", "number", "date") and c.there > 0.9]
+    useful = [c for c in candidates if c.verdict in ("short text", "category", "number", "date") and c.present > 0.9]
     worded = [c for c in useful if c.verdict in ("short text", "category")]
-    if not worded and (nested := [c for c in there if c.verdict == "nested"]):
+    if not worded and (nested := [c for c in candidates if c.verdict == "nested"]):
         return {"text_field": nested[0].name}, f"{nested[0].name!r} is the only column with words, as JSON"
-    useful = useful or [c for c in there if c.verdict != "constant"] or there
+    useful = useful or [c for c in candidates if c.verdict != "constant"] or candidates
     if len(useful) == 1:
         why = "" if worded else "no column is text; "
         return {"text_field": useful[0].name}, f"{why}{useful[0].name!r} is the only column of use"
@@ -196,9 +202,9 @@ def _options(there: list[Column], notes: list[str]) -> tuple[dict[str, Any], str
     if (odd := [c for c in useful if not c.fits]) and len(odd) <= len(useful) - 2:
         notes.append(f"{odd[0].name!r} cannot be named in a format, for its {{ }} ! or :; rename it to use it")
         useful = [c for c in useful if c.fits]
-    if len(useful) > MOST:
-        notes.append(f"the first {MOST} of {len(useful)} useful columns are taken")
-    return _together(useful[:MOST], "", notes), why
+    if len(useful) > MAX_FORMAT_COLUMNS:
+        notes.append(f"the first {MAX_FORMAT_COLUMNS} of {len(useful)} useful columns are taken")
+    return _together(useful[:MAX_FORMAT_COLUMNS], "", notes), why
 
 
 def _together(columns: list[Column], template: str, notes: list[str]) -> dict[str, Any]:

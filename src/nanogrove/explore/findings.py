@@ -1,13 +1,12 @@
-"""What a file or folder holds and how it would train, told from a sample: no torch, and seconds whatever the size."""
+"""What a file or folder holds and how it would train, by a sample: no torch, and seconds whatever the size."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 from unicodedata import name as character_name
 
-from nanogrove.data.sources.base import Problems
+from nanogrove.data.sources.base import Skipped
 from nanogrove.data.sources.rows import inner_suffix
 from nanogrove.data.tokenizer import bpe_tokenizer
 from nanogrove.errors import DataError
@@ -15,13 +14,12 @@ from nanogrove.explore.columns import Choice, Column
 from nanogrove.explore.guess import Guess, choose_files
 from nanogrove.explore.sample import take
 
-LEARN = 1 << 21  # characters a vocabulary is learned from here, and counted on
-COUNT = 1 << 22  # characters whose scripts are counted
-VOCABULARY = 4096
-SEEN = 200  # times that a token of a vocabulary should come, on average, before it is worth having
-ALPHABET = 512  # characters of a character vocabulary, at most
+BPE_CHARACTERS = 1 << 21  # that a vocabulary is learned from here, and that its tokens are counted on
+VOCABULARY_SIZE = 4096
+MIN_USES_PER_TOKEN = 200  # on average, for a BPE vocabulary to be worth having
+MAX_ALPHABET = 512  # characters of a character vocabulary
 SCRIPTS = {"CJK": "Han", "HIRAGANA": "Japanese kana", "KATAKANA": "Japanese kana", "FULLWIDTH": "Latin"}
-SHOWN = 0.001  # share of the letters from which on a script is told
+MIN_SCRIPT_SHARE = 0.001  # of the letters, for a script to be shown
 
 
 @dataclass(frozen=True)
@@ -35,17 +33,17 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Findings:
-    """What is there. Where `whole` is False only a sample was read, and counts are estimates."""
+    """What a file or folder holds. Where `whole` is False only a sample was read, and counts are estimates."""
 
     path: str
-    kind: str  # text, csv, jsonl, parquet or pdf
-    source: dict[str, Any]  # for `data.sources`
+    kind: str  # name of the kind of source, such as csv
+    source: dict[str, object]  # for `data.sources`
     files: int
     bytes: int
     looked_at: int  # files
     others: list[tuple[str, int]]  # endings of other files in the folder, and how many each
     whole: bool
-    encoding: Guess | None  # None for Parquet and PDF
+    encoding: Guess | None  # None for files that are not text
     delimiter: tuple[str, str] | None  # of CSV, and why
     columns: list[Column]  # of a table
     choice: Choice | None  # of columns
@@ -56,11 +54,11 @@ class Findings:
     alphabet: int  # different characters, in the sample
     median: int  # characters of a document
     longest: int
-    duplicates: int  # of `compared` documents, those that came before
+    duplicates: int  # among `compared` documents
     compared: int
     scripts: dict[str, float]  # shares of the letters
-    problems: dict[str, int]  # in the sample
-    places: dict[str, list[str]]
+    skipped: dict[str, int]  # counts by reason, in the sample
+    locations: dict[str, list[str]]  # the first few by reason
     tokens: list[Tokens]
     tokenizer: str  # the one recommended
     why: str  # it is
@@ -77,12 +75,11 @@ def explore(path: str) -> Findings:
     """Looks at a file, a folder, or the files a pattern names. Raises DataError where there is nothing to train on."""
     chosen = choose_files(path)
     sizes = {file: file.stat().st_size for file in chosen.files}
-    problems = Problems()
-    sample = take(chosen, sizes, problems)
+    skipped = Skipped()
+    sample = take(chosen, sizes, skipped)
     texts = [text for text in sample.texts if text and not text.isspace()]
     if not texts:
-        told = "; ".join(f"{count} times {kind}" for kind, count in problems.counts.most_common(3))
-        raise DataError(f"{path}: nothing to train on ({told or 'blanks alone'})")
+        raise DataError(f"{path}: nothing to train on ({skipped.most_common() or 'blanks alone'})")
     source = dict(chosen.source)
     if sample.encoding is not None and sample.encoding.option:
         source["encoding"] = sample.encoding.option
@@ -96,7 +93,7 @@ def explore(path: str) -> Findings:
     tokenizer, why = recommend(tokens)
     return Findings(
         path=path,
-        kind=chosen.kind,
+        kind=chosen.kind.name,
         source=source,
         files=len(chosen.files),
         bytes=sum(sizes.values()),
@@ -117,8 +114,8 @@ def explore(path: str) -> Findings:
         duplicates=len(compared) - len(set(compared)),
         compared=len(compared),
         scripts=scripts(alphabet),
-        problems=dict(problems.counts),
-        places=problems.places,
+        skipped=dict(skipped.counts),
+        locations=skipped.locations,
         tokens=tokens,
         tokenizer=tokenizer,
         why=why,
@@ -129,23 +126,23 @@ def explore(path: str) -> Findings:
 
 def scripts(alphabet: Counter[str]) -> dict[str, float]:
     """The share of each script among the letters, the largest first."""
-    found: Counter[str] = Counter()
+    letters: Counter[str] = Counter()
     for character, count in alphabet.items():
         if character.isalpha():
             word = character_name(character, "OTHER").split()[0]
-            found[SCRIPTS.get(word, word.capitalize())] += count
-    letters = found.total()
-    return {script: count / letters for script, count in found.most_common() if count >= SHOWN * letters}
+            letters[SCRIPTS.get(word, word.capitalize())] += count
+    total = letters.total()
+    return {script: count / total for script, count in letters.most_common() if count >= MIN_SCRIPT_SHARE * total}
 
 
 def count_tokens(texts: Sequence[str], characters: float, documents: float, alphabet: int) -> list[Tokens]:
     """Tokens of `characters` characters in `documents` documents under each tokenizer, as `texts` have them.
 
-    Each document has an end of text beside its own.
+    Each document has one more, its end of text.
     """
-    part = thinned(texts, LEARN)
+    part = thinned(texts, BPE_CHARACTERS)
     length = sum(map(len, part))
-    bpe = bpe_tokenizer(part, VOCABULARY)
+    bpe = bpe_tokenizer(part, VOCABULARY_SIZE)
     pieces = sum(map(len, bpe.encode_batch(part)))
     held = sum(len(text.encode("utf-8", "replace")) for text in part)
     return [
@@ -156,7 +153,7 @@ def count_tokens(texts: Sequence[str], characters: float, documents: float, alph
 
 
 def thinned(texts: Sequence[str], characters: int) -> list[str]:
-    """So many characters of texts, evenly from all, in short pieces."""
+    """About `characters` of texts, evenly from all, in short pieces."""
     step = -(-sum(map(len, texts)) // characters)
     size = 1 << 14
     pieces = [text[at : at + size] for text in texts for at in range(0, len(text), size)]
@@ -164,12 +161,12 @@ def thinned(texts: Sequence[str], characters: int) -> list[str]:
 
 
 def recommend(tokens: Sequence[Tokens]) -> tuple[str, str]:
-    """The tokenizer to take, and why: bpe where its tokens come `SEEN` times on average, else char or byte."""
+    """The tokenizer to take, and why: bpe where MIN_USES_PER_TOKEN is reached on average, else char or byte."""
     char, _, bpe = tokens
     times = bpe.count // bpe.vocabulary
-    if times >= SEEN:
+    if times >= MIN_USES_PER_TOKEN:
         return "bpe", f"each of its {bpe.vocabulary:,} tokens comes about {times:,} times"
     little = f"little text: tokens of bpe would come about {times:,} times each"
-    if char.vocabulary <= ALPHABET:
+    if char.vocabulary <= MAX_ALPHABET:
         return "char", f"{little}, and {char.vocabulary - 1:,} characters are few"
     return "byte", f"{little}, and {char.vocabulary - 1:,} characters are many"

@@ -5,25 +5,26 @@ import csv
 import glob
 import gzip
 import io
-import json
 from collections import Counter
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, cast
 
-from nanogrove.data.sources.files import BOMS, FileSource, open_bytes, reading
-from nanogrove.data.sources.kinds import kind_of
+from nanogrove.data.sources.contract import SourceKind
+from nanogrove.data.sources.files import BOMS, FileSource, io_errors_as_data_errors, open_bytes
+from nanogrove.data.sources.formats import FORMATS, format_of, readable_formats
+from nanogrove.data.sources.text import TEXT
 from nanogrove.errors import DataError
 
-SIP = 1 << 12
-START = 1 << 16  # bytes that tell what a file is
-PLACES, SLICE = 23, 1 << 17  # at which lines are counted, and bytes of each
-ROWS = 100  # of a table that tell its delimiter
+READ_BYTES = 1 << 12  # at a time, of a packed file
+START_BYTES = 1 << 16  # of a file that say what it is
+DENSITY_SAMPLES, DENSITY_BYTES = 23, 1 << 17  # parts of a file whose lines are counted, and the size of each
+DELIMITER_ROWS = 100  # of a table that say its delimiter
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 PACKED = (".gz", ".zst")
-EVERY = "**/*"
+ALL_FILES = "**/*"
 TEXT_CONTROLS = b"\t\n\r\f\v\a\b\x1a\x1b"
-BINARY = {  # what files begin with that hold no text
+BINARY = {  # first bytes of files that no source reads
     b"\x89PNG": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture",
     b"GIF8": "a GIF picture",
@@ -48,10 +49,10 @@ BINARY = {  # what files begin with that hold no text
 
 
 class Chosen(NamedTuple):
-    """The files that are looked at, as a source, and how many others there are by ending."""
+    """The files that are looked at, as a source, and how many others exist by ending."""
 
-    kind: str  # text, csv, jsonl, parquet or pdf
-    source: dict[str, Any]
+    kind: SourceKind
+    source: dict[str, object]
     files: list[Path]
     others: list[tuple[str, int]]
 
@@ -63,14 +64,15 @@ def choose_files(path: str) -> Chosen:
     """
     root = Path(path).expanduser()
     if root.is_file():
-        start, kind = head(root, START).data, kind_of(path)
-        found = kind_by_content(start)
-        kind = found if found in ("pdf", "parquet") or (found and kind == "text") else kind
-        if kind not in ("parquet", "pdf") and (said := binary(start)):
-            raise DataError(f"{path}: {said}; explore reads text, CSV, JSON lines, Parquet and PDF")
-        return Chosen(kind, {"type": kind, "path": path}, [root], [])
+        start, kind = head(root, START_BYTES).data, format_of(path)
+        recognized = format_by_content(start)
+        if recognized is not None and (kind is TEXT or not recognized.encoded):
+            kind = recognized
+        if kind.encoded and (description := binary(start)):
+            raise DataError(f"{path}: {description}; explore reads {readable_formats()}")
+        return Chosen(kind, {"type": kind.name, "path": path}, [root], [])
     if root.is_dir():
-        with reading(root):
+        with io_errors_as_data_errors(root):
             next(root.iterdir(), None)  # a glob passes over what it may not read
     elif not glob.has_magic(path):
         raise DataError(f"{path}: " + ("neither a file nor a folder" if root.exists() else "no such file or folder"))
@@ -78,18 +80,18 @@ def choose_files(path: str) -> Chosen:
         files = FileSource(path=path).files()
     except DataError:
         raise DataError(f"{path}: " + ("holds no file" if root.is_dir() else "no file fits this pattern")) from None
-    groups: dict[tuple[str, str | None], list[Path]] = {}
+    groups: dict[tuple[SourceKind, str | None], list[Path]] = {}
     for file in files:
         groups.setdefault(_group(file), []).append(file)
     reasons = []
     for group in sorted(groups, key=lambda group: -sum(file.stat().st_size for file in groups[group])):
-        kind, said = _of_group(group[0], groups[group])
-        if said or (group[1] == EVERY and len(groups) > 1):
-            reasons.append(f"{len(groups[group])} {ending_of(groups[group][0])}, {said or 'which no glob can name'}")
+        kind, reason = _check_group(group[0], groups[group])
+        if reason or (group[1] == ALL_FILES and len(groups) > 1):
+            reasons.append(f"{len(groups[group])} {ending_of(groups[group][0])}, {reason or 'which no glob can name'}")
             continue
         if len(groups) > 1 and not root.is_dir():
             raise DataError(f"{path}: names files of {len(groups)} kinds; give it an ending, such as {group[1]}")
-        source = {"type": kind, "path": path}
+        source: dict[str, object] = {"type": kind.name, "path": path}
         if root.is_dir() and group[1] is not None:
             source["glob"] = group[1]
         others = Counter(ending_of(file) for file in files)
@@ -99,34 +101,39 @@ def choose_files(path: str) -> Chosen:
     raise DataError(f"{path}: holds nothing that can be read as text ({'; '.join(reasons[:3])})")
 
 
-def _group(file: Path) -> tuple[str, str | None]:
-    """The type of source that reads a file of a folder, and the glob that finds its like, None for the usual one."""
-    kind, ending = kind_of(file.name), "".join(file.suffixes[-2:] if file.suffix in PACKED else file.suffixes[-1:])
-    if kind != "text" or ending == ".txt":
+def _group(file: Path) -> tuple[SourceKind, str | None]:
+    """The kind of source that reads a file of a folder, and the glob that finds its like, None for the usual one."""
+    kind, ending = format_of(file.name), _ending(file)
+    if kind is not TEXT or ending in TEXT.endings:
         return kind, None
     return kind, f"**/*{glob.escape(ending)}"
 
 
 def ending_of(file: Path) -> str:
-    """The ending of a name, that below .gz and .zst with it."""
-    return "".join(file.suffixes[-2:] if file.suffix in PACKED else file.suffixes[-1:]) or "without an ending"
+    """The ending of a name in words, with that before .gz and .zst."""
+    return _ending(file) or "without an ending"
 
 
-def _of_group(kind: str, files: list[Path]) -> tuple[str, str | None]:
-    """The kind of a group by its largest files, and of what cannot be read what it seems to be."""
+def _ending(file: Path) -> str:
+    return "".join(file.suffixes[-2:] if file.suffix in PACKED else file.suffixes[-1:])
+
+
+def _check_group(kind: SourceKind, files: list[Path]) -> tuple[SourceKind, str | None]:
+    """The kind of a group by its largest files, and why it cannot be read, None where it can."""
     largest = sorted(files, key=lambda file: -file.stat().st_size)[:3]
     if not largest[0].stat().st_size:
         return kind, "empty"
-    if kind in ("parquet", "pdf"):
+    if not kind.encoded:
         return kind, None
-    starts = [head(file, START).data for file in largest]
-    if kind == "text" and {kind_by_content(start) for start in starts} == {"jsonl"}:
-        return "jsonl", None
+    starts = [head(file, START_BYTES).data for file in largest]
+    recognized = {format_by_content(start) for start in starts}
+    if kind is TEXT and len(recognized) == 1 and (only := recognized.pop()) is not None and only.encoded:
+        return only, None
     return kind, next(filter(None, map(binary, starts)), None)
 
 
 class Head(NamedTuple):
-    """The first bytes of a file, unpacked; how many there are in all, about where it is packed."""
+    """The first bytes of a file, unpacked, and its total size, which is an estimate where it is packed."""
 
     data: bytes
     total: float
@@ -135,7 +142,7 @@ class Head(NamedTuple):
 
 def head(path: Path, limit: int) -> Head:
     """At most `limit` first bytes of a file. Raises DataError where it cannot be read."""
-    with reading(path), path.open("rb") as raw:
+    with io_errors_as_data_errors(path), path.open("rb") as raw:
         size = path.stat().st_size
         if path.suffix not in PACKED:
             data = raw.read(limit)
@@ -144,7 +151,7 @@ def head(path: Path, limit: int) -> Head:
         file, held, packed, unpacked = _unpacked(path, raw), bytearray(), 0, 0
         while len(held) <= limit:
             before = raw.tell()
-            more = file.read(SIP)
+            more = file.read(READ_BYTES)
             if not more:
                 return Head(bytes(held), len(held), True)
             if raw.tell() > before:  # all that was taken in has been given out
@@ -156,29 +163,29 @@ def head(path: Path, limit: int) -> Head:
 
 
 def line_density(path: Path) -> float:
-    """Line ends a byte, in places spread over all of a file: its beginning may have shorter lines than its end."""
-    size, found = path.stat().st_size, 0
-    with reading(path), path.open("rb") as file:
-        for place in range(PLACES):
-            file.seek(place * max(size - SLICE, 0) // (PLACES - 1))
-            found += file.read(SLICE).count(b"\n")
-    return found / (PLACES * min(SLICE, size))
+    """Line ends per byte, in parts spread over all of a file: its beginning may have shorter lines than its end."""
+    size, lines = path.stat().st_size, 0
+    with io_errors_as_data_errors(path), path.open("rb") as file:
+        for number in range(DENSITY_SAMPLES):
+            file.seek(number * max(size - DENSITY_BYTES, 0) // (DENSITY_SAMPLES - 1))
+            lines += file.read(DENSITY_BYTES).count(b"\n")
+    return lines / (DENSITY_SAMPLES * min(DENSITY_BYTES, size))
 
 
 def _unpacked(path: Path, raw: BinaryIO) -> BinaryIO:
     """The file as `open_bytes` opens it, but over `raw`, whose position tells how much was unpacked, about."""
     if path.suffix == PACKED[0]:
-        return cast(BinaryIO, gzip.GzipFile(fileobj=_Sips(raw)))
+        return cast(BinaryIO, gzip.GzipFile(fileobj=_SmallReads(raw)))
     if path.suffix == PACKED[1]:
         open_bytes(path).close()  # says what is missing where pyarrow is
         import pyarrow
 
-        return cast(BinaryIO, pyarrow.CompressedInputStream(pyarrow.PythonFile(_Sips(raw), mode="r"), "zstd"))
+        return cast(BinaryIO, pyarrow.CompressedInputStream(pyarrow.PythonFile(_SmallReads(raw), mode="r"), "zstd"))
     return raw
 
 
-class _Sips(io.RawIOBase):
-    """A file that gives little at a time, so that who unpacks it cannot read far ahead."""
+class _SmallReads(io.RawIOBase):
+    """A file that gives little at a time, so that the library that unpacks it cannot read far ahead."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -187,36 +194,23 @@ class _Sips(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        return self.file.read(SIP if size < 0 else min(size, SIP))
+        return self.file.read(READ_BYTES if size < 0 else min(size, READ_BYTES))
 
 
-def kind_by_content(data: bytes) -> str | None:
-    """`pdf`, `parquet` or `jsonl` where the first bytes say so."""
-    if data.startswith(b"%PDF-"):
-        return "pdf"
-    if data.startswith(b"PAR1"):
-        return "parquet"
-    lines = [line for line in data.split(b"\n") if line.strip()][: ROWS + 1]
-    lines = lines[:-1] or lines  # the last may be cut
-    return "jsonl" if lines and all(_is_object(line) for line in lines) else None
-
-
-def _is_object(line: bytes) -> bool:
-    try:
-        return line.lstrip().startswith(b"{") and isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
+def format_by_content(start: bytes) -> SourceKind | None:
+    """The format that the first bytes of a file are of; None where no format knows them."""
+    return next((kind for kind in FORMATS if kind.recognize(start)), None)
 
 
 def binary(data: bytes) -> str | None:
-    """What a file that is no text seems to be; None for text."""
-    start = data[:START]
+    """What a file that is not text seems to be; None for text."""
+    start = data[:START_BYTES]
     if any(start.startswith(mark) for mark in BOMS) or _wide(start):
         return None
     controls = sum(map(start.count, (bytes([c]) for c in range(32) if c not in TEXT_CONTROLS)))
     if b"\0" not in start and controls <= 0.05 * len(start):
         return None
-    return next((said for mark, said in BINARY.items() if start.startswith(mark)), "binary, of a kind not known here")
+    return next((text for mark, text in BINARY.items() if start.startswith(mark)), "binary, of a kind not known here")
 
 
 class Guess(NamedTuple):
@@ -239,12 +233,12 @@ def guess_encoding(data: bytes, whole: bool = True) -> Guess:
     try:
         codecs.getincrementaldecoder("utf-8")().decode(data, final=whole)
     except UnicodeDecodeError as error:
-        high = sum(byte >= 128 for byte in data[:START])
+        high = sum(byte >= 128 for byte in data[:START_BYTES])
         sound, broken = _utf8_characters(data)
         if sound > 10 * broken:
             return Guess("utf-8", f"damaged in {broken:,} places, the first at byte {error.start:,}", None)
         why = f"no utf-8: byte 0x{data[error.start]:02x} at {error.start:,}"
-        letters = sum(chr(byte).isalpha() for byte in data[:START])
+        letters = sum(chr(byte).isalpha() for byte in data[:START_BYTES])
         if 3 * high > letters:
             why += "; most likely no Western text, so look at the example and name another if it is wrong"
         table = bytes(set(data))
@@ -259,15 +253,15 @@ def guess_encoding(data: bytes, whole: bool = True) -> Guess:
 
 
 def _utf8_characters(data: bytes) -> tuple[int, int]:
-    """Characters of several bytes, and places that are no utf-8."""
+    """Characters of several bytes, and positions that are not utf-8."""
     text = data.decode("utf-8", "replace")
     broken = text.count("\ufffd")
     return sum(not character.isascii() for character in text) - broken, broken
 
 
 def _wide(data: bytes) -> str | None:
-    """The encoding of text of 2 or 4 bytes a character and no mark, told by its NULs; None for other data."""
-    data = data[:START]
+    """The encoding of text of 2 or 4 bytes per character without a mark, by its NULs; None for other data."""
+    data = data[:START_BYTES]
     size = len(data) // 4
     if size < 2:
         return None
@@ -278,7 +272,7 @@ def _wide(data: bytes) -> str | None:
         "utf-16-le": min(nul[1::2]) > 0.4 and max(nul[::2]) < 0.1,
         "utf-16-be": min(nul[::2]) > 0.4 and max(nul[1::2]) < 0.1,
     }
-    name = next((name for name, found in patterns.items() if found), None)
+    name = next((name for name, matches in patterns.items() if matches), None)
     if name is None:
         return None
     text = data[: 4 * size].decode(name, "replace")
@@ -288,23 +282,23 @@ def _wide(data: bytes) -> str | None:
 
 def guess_delimiter(text: str, usual: str) -> tuple[str, str]:
     """What stands between the cells of a table, and why; `usual` unless another cuts the rows better."""
-    found: dict[str, tuple[float, int]] = {}
+    matches: dict[str, tuple[float, int]] = {}  # share of rows of the header's length, and that length
     lines = text.splitlines(keepends=True)[:-1] or [text]
     for delimiter in (usual, *(d for d in DELIMITERS if d != usual)):
         rows = _cells(lines, delimiter)
         if rows and len(rows[0]) > 1:
-            found[delimiter] = (sum(len(row) == len(rows[0]) for row in rows) / len(rows), len(rows[0]))
-    if not found:
+            matches[delimiter] = (sum(len(row) == len(rows[0]) for row in rows) / len(rows), len(rows[0]))
+    if not matches:
         return usual, "the header has one column"
-    best = max(found, key=lambda d: found[d])
-    if found.get(usual, (0.0, 0))[0] >= 0.9 * found[best][0]:
+    best = max(matches, key=lambda d: matches[d])
+    if matches.get(usual, (0.0, 0))[0] >= 0.9 * matches[best][0]:
         best = usual
-    share, cells = found[best]
+    share, cells = matches[best]
     return best, f"{cells} cells in the header and in {share:.0%} of the rows"
 
 
-def _cells(lines: list[str], delimiter: str) -> list[list[Any]]:
+def _cells(lines: list[str], delimiter: str) -> list[list[str]]:
     try:
-        return [row for row in islice(csv.reader(lines, delimiter=delimiter), ROWS + 1) if row]
+        return [row for row in islice(csv.reader(lines, delimiter=delimiter), DELIMITER_ROWS + 1) if row]
     except csv.Error:
         return []

@@ -1,4 +1,4 @@
-"""A preset for what `explore` found: a model by the number of tokens, and how long training would take here.
+"""A preset for what `explore` describes: a model by the number of tokens, and how long training would take here.
 
 The rule: below 1 million tokens 4 layers of 128 and ten passes; below 20 million the quickstart's 4 layers of 192 and
 four passes, 10 million tokens at most; above, 4 layers of 256, a context of 256, and 20 million tokens.
@@ -14,12 +14,12 @@ from typing import Any
 
 from nanogrove.atomic import write_file
 from nanogrove.errors import RunError
-from nanogrove.explore.findings import VOCABULARY, Findings
+from nanogrove.explore.findings import VOCABULARY_SIZE, Findings
 
-FEW, MANY = 1_000_000, 20_000_000  # tokens
-TRAIN = 0.9  # share of the text that is trained on
-LEAST = 300  # tokens of which splits can be made
-STEPS = 4  # that are timed, behind a first one
+SMALL_TOKENS, LARGE_TOKENS = 1_000_000, 20_000_000  # where the sizes of models change
+TRAIN_SHARE = 0.9  # of the text
+MIN_TOKENS = 300  # of which splits can be made
+TIMED_STEPS = 4  # after a first one
 
 
 @dataclass(frozen=True)
@@ -31,37 +31,38 @@ class Proposal:
     passes: float
 
 
-def propose(found: Findings) -> Proposal | None:
-    """A preset that trains on what was found; None where that is too little for any."""
-    tokens = found.chosen_tokens.count
-    if tokens < LEAST:
+def propose(findings: Findings) -> Proposal | None:
+    """A preset that trains on what `explore` describes; None where that is too little for any."""
+    tokens = findings.chosen_tokens.count
+    if tokens < MIN_TOKENS:
         return None
-    there = tokens * TRAIN
-    if tokens < FEW:
-        why, width, block, batch, budget = "below 1 million tokens", 128, 128, 16, 10 * there
-    elif tokens < MANY:
-        why, width, block, batch, budget = "1 to 20 million tokens", 192, 128, 16, min(4 * there, 1e7)
+    train_tokens = tokens * TRAIN_SHARE
+    if tokens < SMALL_TOKENS:
+        why, width, block, batch, budget = "below 1 million tokens", 128, 128, 16, 10 * train_tokens
+    elif tokens < LARGE_TOKENS:
+        why, width, block, batch, budget = "1 to 20 million tokens", 192, 128, 16, min(4 * train_tokens, 1e7)
     else:
         why, width, block, batch, budget = "20 million tokens or more", 256, 256, 32, 2e7
-    while block > 8 and 16 * block > there:  # some windows at least
+    while block > 8 and 16 * block > train_tokens:  # some windows at least
         block //= 2
     budget = _round(max(budget, 20 * batch * block))
     steps = -(-budget // (batch * block))
-    data: dict[str, Any] = {"sources": [found.source], "tokenizer": found.tokenizer}
-    if found.tokenizer == "bpe":
-        data["vocab_size"] = VOCABULARY
+    data: dict[str, Any] = {"sources": [findings.source], "tokenizer": findings.tokenizer}
+    if findings.tokenizer == "bpe":
+        data["vocab_size"] = VOCABULARY_SIZE
+    name = Path(findings.path).name or findings.path
     values = {
-        "description": f"Made by nanogrove explore, of {found.kind} in {Path(found.path).name or found.path}.",
+        "description": f"Made by nanogrove explore, of {findings.kind} in {name}.",
         "data": data,
         "model": {"family": "nanochat", "n_layer": 4, "n_head": 4, "n_embd": width, "block_size": block},
         "train": {"tokens": budget, "batch_size": batch},
         "optimizer": {"name": "muon", "lr": 0.02, "adamw_lr": 0.005, "weight_decay": 0.0},
         "schedule": {"name": "wsd", "warmup": min(20, steps // 10), "decay": 0.5, "final": 0.0},
         "evaluate": {"every": _every(steps, 10), "tokens": 50_000},
-        "sample": {"every": _every(steps, 5), "tokens": 100 if found.tokenizer == "bpe" else 200, "top_p": 0.9},
+        "sample": {"every": _every(steps, 5), "tokens": 100 if findings.tokenizer == "bpe" else 200, "top_p": 0.9},
         "save": {"every": _every(steps, 10)},
     }
-    return Proposal(values, why, budget / there)
+    return Proposal(values, why, budget / train_tokens)
 
 
 def _round(value: float) -> int:
@@ -76,6 +77,7 @@ def _every(steps: int, times: int) -> int:
 
 def seconds(proposal: Proposal, vocabulary: int) -> float:
     """How long training would take here, with the scoring on the way: some steps are made and timed."""
+    # Only this function needs torch: what `explore` shows of a file is on the screen before torch has been imported.
     import torch
 
     from nanogrove.config.overrides import resolve
@@ -94,9 +96,9 @@ def seconds(proposal: Proposal, vocabulary: int) -> float:
     config = preset.model.model_copy(update={"vocab_size": vocabulary})
     shape = train.batch_size, config.block_size
     steps = -(-(train.tokens or 0) // math.prod(shape))
-    found = resolve_auto(Work(config, 1, train.batch_size), steps, device)
+    runtime = resolve_auto(Work(config, 1, train.batch_size), steps, device)
     model = GPT(config).initialize(0).to(device)
-    precision = torch.bfloat16 if found.precision == "bfloat16" else torch.float32
+    precision = torch.bfloat16 if runtime.precision == "bfloat16" else torch.float32
     state = TrainState(model, make_optimizer(model, preset.optimizer, precision))
     draw, everywhere = torch.Generator().manual_seed(0), torch.ones(shape, dtype=torch.bool)
 
@@ -104,9 +106,9 @@ def seconds(proposal: Proposal, vocabulary: int) -> float:
         tokens = torch.randint(vocabulary, shape, generator=draw)
         return Batch.uniform(tokens, tokens, everywhere, torch.zeros(shape[0], dtype=torch.int64))
 
-    plan = Plan(0, 1 + STEPS, lambda step: 0.0, accumulation=found.accumulation, precision=found.precision)
+    plan = Plan(0, 1 + TIMED_STEPS, lambda step: 0.0, accumulation=runtime.accumulation, precision=runtime.precision)
     before = torch.get_num_threads()
-    torch.set_num_threads(found.threads)
+    torch.set_num_threads(runtime.threads)
     times = []
     try:
         began = time.perf_counter()

@@ -1,29 +1,29 @@
 """A sample of what files hold, as the documents that training would see, and how much there is in all.
 
-Of text, CSV and JSON lines the first bytes of files spread evenly over a folder are read, `SAMPLE` in all; of Parquet
-and PDF as much text. Rows and documents are read as the sources read them, so what is a problem here is one in
+The first bytes of text files (text, CSV, JSON lines) spread evenly over a folder are read, `SAMPLE_SIZE` in all; of
+other files as much text. Rows and documents are read as the sources read them, so what is left out here is left out in
 training. What was not read is estimated by bytes.
 """
 
 import io
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from nanogrove.data.sources.base import Problems
+from nanogrove.data.sources.base import Skipped
+from nanogrove.data.sources.contract import Row, SourceKind, TableSource
 from nanogrove.data.sources.files import BOMS
-from nanogrove.data.sources.pdf import PdfSource
-from nanogrove.data.sources.rows import Bad, Row, csv_rows, inner_suffix, jsonl_rows, parquet_rows
+from nanogrove.data.sources.kinds import make_source
+from nanogrove.data.sources.rows import inner_suffix
 from nanogrove.data.sources.tables import Columns, row_pieces
 from nanogrove.errors import DataError
 from nanogrove.explore.columns import Choice, Column, choose, examine
 from nanogrove.explore.guess import (
     PACKED,
-    START,
+    START_BYTES,
     Chosen,
     Guess,
     Head,
@@ -33,10 +33,10 @@ from nanogrove.explore.guess import (
     line_density,
 )
 
-SAMPLE = 1 << 24  # bytes, or characters of Parquet and PDF
-ROWS, CELLS = 50_000, 1 << 20  # of a table
-FILES = 1000
-PDF_FILES, PDF_SECONDS = 12, 5.0
+SAMPLE_SIZE = 1 << 24  # bytes, or characters of files that are not text
+MAX_ROWS, MAX_CELLS = 50_000, 1 << 20  # of a table
+MAX_FILES = 1000
+MAX_SLOW_FILES, SLOW_SECONDS = 12, 5.0  # of documents that are neither text nor rows, such as PDF
 SEPARATORS = ("<|endoftext|>", "\n---\n", "\n***\n", "\n===\n", "\n\n\n", "\n\n")
 
 
@@ -60,15 +60,16 @@ class Sample:
     notes: list[str] = field(default_factory=list)
 
 
-def take(chosen: Chosen, sizes: Mapping[Path, int], problems: Problems) -> Sample:
+def take(chosen: Chosen, sizes: Mapping[Path, int], skipped: Skipped) -> Sample:
     """A sample of the files. Raises DataError for what cannot be read, and for a table without rows."""
     files = [file for file in chosen.files if sizes[file]]
     if not files:
         raise DataError(f"{chosen.source['path']}: empty; there is nothing to train on")
-    files = evenly(files, PDF_FILES if chosen.kind == "pdf" else FILES)
-    if chosen.kind == "pdf":
-        return _pdf(files, sizes, problems)
-    return _text(chosen, files, sizes) if chosen.kind == "text" else _table(chosen, files, sizes, problems)
+    if chosen.kind.table is not None:
+        return _table(chosen, evenly(files, MAX_FILES), sizes, skipped)
+    if chosen.kind.encoded:
+        return _text(chosen, evenly(files, MAX_FILES), sizes)
+    return _slow_documents(chosen.kind, evenly(files, MAX_SLOW_FILES), sizes, skipped)
 
 
 def evenly(files: list[Path], most: int) -> list[Path]:
@@ -77,7 +78,7 @@ def evenly(files: list[Path], most: int) -> list[Path]:
 
 
 def _text(chosen: Chosen, files: list[Path], sizes: Mapping[Path, int]) -> Sample:
-    heads = [head(file, max(SAMPLE // len(files), 1)) for file in files]
+    heads = [head(file, max(SAMPLE_SIZE // len(files), 1)) for file in files]
     guess, notes = _one_encoding(files, heads)
     if "damaged" in guess.why:
         raise DataError(f"{files[0]}: utf-8, but {guess.why}; mend it, as with iconv -c -f utf-8 -t utf-8")
@@ -88,7 +89,7 @@ def _text(chosen: Chosen, files: list[Path], sizes: Mapping[Path, int]) -> Sampl
         notes += _may_be_several(texts[0], lengths[0])
     if texts[0].lstrip()[:1] == "[" and files[0].suffix == ".json":
         notes.append("JSON in one piece is read as plain text; for rows, write an object a line: jq -c '.[]'")
-    root = Path(chosen.source["path"]).expanduser()
+    root = Path(str(chosen.source["path"])).expanduser()
     hidden = [file for file in chosen.files if root in file.parents and "/." in f"/{file.relative_to(root)}"]
     if hidden:
         notes.append(f"{len(hidden):,} of the files are hidden or in hidden folders, such as {hidden[0]}")
@@ -146,15 +147,16 @@ def _may_be_several(text: str, length: float) -> list[str]:
     return []
 
 
-def _pdf(files: list[Path], sizes: Mapping[Path, int], problems: Problems) -> Sample:
+def _slow_documents(kind: SourceKind, files: list[Path], sizes: Mapping[Path, int], skipped: Skipped) -> Sample:
+    """The documents of files that take long to open, as many as SLOW_SECONDS allow."""
     texts, complete, read = list[str](), list[bool](), list[Path]()
-    until = time.monotonic() + PDF_SECONDS
+    until = time.monotonic() + SLOW_SECONDS
     for file in files:
         text, whole = "", True
-        pieces = PdfSource(path=str(file)).pieces(problems)
+        pieces = make_source({"type": kind.name, "path": str(file)}).pieces(skipped)
         for piece in pieces:
             text += piece.text
-            if sum(map(len, texts)) + len(text) >= SAMPLE or time.monotonic() > until:
+            if sum(map(len, texts)) + len(text) >= SAMPLE_SIZE or time.monotonic() > until:
                 whole = next(pieces, None) is None
                 break
         read.append(file)
@@ -164,69 +166,78 @@ def _pdf(files: list[Path], sizes: Mapping[Path, int], problems: Problems) -> Sa
         if not whole or time.monotonic() > until:
             break
     scale = _scale(read, sizes)
-    notes = [] if all(complete) else ["a PDF was not read to its end, so there is more than is told"]
+    notes = [] if all(complete) else [f"a {kind.label} was not read to its end, so there is more than is told"]
     lengths, documents = [float(len(text)) for text in texts], len(texts) * len(sizes) / len(read)
     sample = Sample(texts, complete, lengths, documents, scale == 1 and all(complete), len(read), notes=notes)
     sample.characters = sum(lengths) * scale
     return sample
 
 
-class _Reader:
-    """Reads the rows of files of one kind as their source does, and notes which columns each file has."""
+class _TableReader:
+    """Reads the rows of a table's files as its source does, all columns, and notes which columns each file has."""
 
-    def __init__(self, kind: str, guess: Guess | None, delimiter: str | None, problems: Problems) -> None:
-        self.kind, self.encoding, self.delimiter = kind, (guess and guess.option) or "auto", delimiter
-        self.problems = problems
+    def __init__(self, kind: SourceKind, guess: Guess | None, delimiter: str | None, skipped: Skipped) -> None:
+        assert kind.table is not None
+        self.make, self.skipped = kind.table, skipped
+        self.options: dict[str, str] = {}
+        if guess is not None and guess.option:
+            self.options["encoding"] = guess.option
+        if delimiter is not None:
+            self.options["delimiter"] = delimiter
         self.headers: dict[Path, list[str]] = {}
 
     def rows(self, file: Path) -> Iterator[Row]:
-        def wanted(header: Sequence[str]) -> Sequence[str]:
+        def every_column(header: Sequence[str]) -> Sequence[str]:
             self.headers[file] = list(header)
             return list(dict.fromkeys(header))
 
-        bad: Bad = lambda kind, number: self.problems.add(kind, self.place(file, number))  # noqa: E731
-        if self.kind == "csv":
-            return csv_rows(file, self.encoding, self.delimiter, wanted, bad)
-        return jsonl_rows(file, self.encoding, bad) if self.kind == "jsonl" else parquet_rows(file, wanted, bad)
+        return self.source(file).rows(file, every_column, self.skipped)
 
-    def place(self, file: Path, number: int) -> str:
-        return f"{file}, {'row' if self.kind == 'parquet' else 'line'} {number}"
+    def count_rows(self, file: Path, first: list[Row], end: int | None) -> int:
+        """How many rows a file has, of which the first were read, all of them where `end` is None."""
+        return len(first) if end is None else self.source(file).count_rows(file)
+
+    def source(self, file: Path) -> TableSource:
+        return self.make(path=str(file), **self.options)
+
+    def location(self, file: Path, number: int) -> str:
+        return self.source(file).location(file, number)
 
 
-def _table(chosen: Chosen, files: list[Path], sizes: Mapping[Path, int], problems: Problems) -> Sample:
+def _table(chosen: Chosen, files: list[Path], sizes: Mapping[Path, int], skipped: Skipped) -> Sample:
     """The rows of a table, what its columns hold, and the texts they make."""
     guess, delimiter, notes, heads = None, None, list[str](), list[Head]()
-    if chosen.kind != "parquet":
-        heads = [head(file, max(SAMPLE // len(files), 1)) for file in files]
+    if chosen.kind.encoded:
+        heads = [head(file, max(SAMPLE_SIZE // len(files), 1)) for file in files]
         guess, notes = _one_encoding(files, heads)
-    if chosen.kind == "csv":
-        start = _decoded(heads[0]._replace(data=heads[0].data[:START], whole=False), guess)
+    if chosen.kind.delimited:
+        start = _decoded(heads[0]._replace(data=heads[0].data[:START_BYTES], whole=False), guess)
         delimiter = guess_delimiter(start, "\t" if inner_suffix(files[0]) == ".tsv" else ",")
-    reader = _Reader(chosen.kind, guess, delimiter and delimiter[0], problems)
-    rows, places = list[Mapping[str, Any]](), list[str]()
-    whole, read, total = True, 0.0, 0.0  # bytes, or rows of Parquet
-    began, spread = 0.0, 0.0  # lines that files would have by their beginnings, and by places all over them
+    reader = _TableReader(chosen.kind, guess, delimiter and delimiter[0], skipped)
+    rows, locations = list[Mapping[str, object]](), list[str]()
+    whole, read, total = True, 0.0, 0.0  # bytes, or rows of files that are not text
+    began, spread = 0.0, 0.0  # lines that files would have by their beginnings, and by parts all over them
     for number, file in enumerate(files):
         text = _decoded(heads[number], guess) if heads and not heads[number].whole else None
-        mine, end = _first_rows(reader.rows(file), len(files), text)
-        rows += [row for _, row in mine]
-        places += [reader.place(file, line) for line, _ in mine]
+        first, end = _first_rows(reader.rows(file), len(files), text)
+        rows += [row for _, row in first]
+        locations += [reader.location(file, line) for line, _ in first]
         whole = whole and end is None
-        there = heads[number].total if heads else _rows_of(file, len(mine), end)
-        total += there
+        size = heads[number].total if heads else reader.count_rows(file, first, end)
+        total += size
         if end is None:
-            read += there
+            read += size
         elif heads:
             part = len(heads[number].data) * _share_before(text or _decoded(heads[number], guess), end)
             read += part
             if file.suffix not in PACKED and part:
-                began += (end - 1) / part * there
-                spread += line_density(file) * there
+                began += (end - 1) / part * size
+                spread += line_density(file) * size
         else:
-            read += len(mine)
+            read += len(first)
     if not rows:
-        told = "; ".join(f"{count} times {kind}" for kind, count in problems.counts.most_common(3))
-        raise DataError(f"{chosen.source['path']}: no row that can be used ({told or 'there is none'})")
+        reasons = skipped.most_common()
+        raise DataError(f"{chosen.source['path']}: no row that can be used ({reasons or 'there is none'})")
     scale = _scale(files, sizes) * total / max(read, 1)
     shorter = spread / began if spread else 1.0  # rows are, in all of the files than where they begin
     header = next(iter(reader.headers.values()), [])
@@ -235,12 +246,12 @@ def _table(chosen: Chosen, files: list[Path], sizes: Mapping[Path, int], problem
         examine(name, [row[name] for row in rows if name in row], len(rows), header.count(name) < 2) for name in names
     ]
     choice = choose(columns)
-    if odd := [name for name in header if chosen.kind == "csv" and name.strip().replace(".", "", 1).isdigit()]:
+    if odd := [name for name in header if chosen.kind.delimited and name.strip().replace(".", "", 1).isdigit()]:
         notes.append(f"the first line is taken for the names of columns, but {odd[0]!r} looks like data")
     needed = Columns(**choice.options).names
     if other := [file for file, header in reader.headers.items() if not set(needed) <= set(header)]:
         notes.append(f"{len(other)} of the files have other columns, such as {other[0]}; training would refuse them")
-    texts = _rendered(rows, choice, problems, places)
+    texts = _rendered(rows, choice, skipped, locations)
     whole = whole and len(files) == sum(size > 0 for size in sizes.values())
     lengths = [float(len(text)) for text in texts] or [0.0]
     sample = Sample(texts, [True] * len(texts), lengths, len(texts) * scale * shorter, whole, len(files))
@@ -253,49 +264,37 @@ def _table(chosen: Chosen, files: list[Path], sizes: Mapping[Path, int], problem
 def _first_rows(rows: Iterator[Row], files: int, text: str | None) -> tuple[list[Row], int | None]:
     """A file's share of the sample, and the number of the row at which it was left, None where it was read whole.
 
-    `text` is what was read of a longer file: rows below it are not asked for.
+    `text` is what was read of a longer file: rows that follow it are not asked for.
     """
     lines = None if text is None else sum(1 for _ in io.StringIO(text, newline=""))
-    mine, held, cells = list[Row](), 0, 0
+    first, held, cells = list[Row](), 0, 0
     for number, row in rows:
-        full = len(mine) >= max(ROWS // files, 10) or held >= SAMPLE // files or cells >= CELLS // files
+        full = len(first) >= max(MAX_ROWS // files, 10) or held >= SAMPLE_SIZE // files or cells >= MAX_CELLS // files
         if full or (lines is not None and number >= lines):
-            return mine, number
-        mine.append((number, row))
+            return first, number
+        first.append((number, row))
         cells += len(row)
         held += sum(len(cell) if isinstance(cell, (str, bytes)) else 8 for cell in row.values())
-    return mine, None
+    return first, None
 
 
 def _share_before(text: str, line: int) -> float:
-    """The share of a text that stands before a line."""
+    """The share of a text that precedes a line."""
     return sum(map(len, islice(io.StringIO(text, newline=""), line - 1))) / max(len(text), 1)
 
 
-def _rows_of(file: Path, read: int, end: int | None) -> int:
-    """How many rows a Parquet file has."""
-    if end is None:
-        return read
-    from pyarrow.parquet import ParquetFile
-
-    with ParquetFile(file) as table:
-        return int(table.metadata.num_rows)
-
-
-def _rendered(rows: list[Mapping[str, Any]], choice: Choice, problems: Problems, places: list[str]) -> list[str]:
+def _rendered(rows: list[Mapping[str, object]], choice: Choice, skipped: Skipped, locations: list[str]) -> list[str]:
     """The text of each row that has all the columns."""
     columns = Columns(**choice.options)
-    missing: Callable[[Mapping[str, Any]], str | None] = lambda row: next(  # noqa: E731
-        (name for name in columns.names if name not in row), None
-    )
-    there = []
+    complete = list[Row]()
     for number, row in enumerate(rows):
-        if (name := missing(row)) is None:
-            there.append((number, row))
+        missing = next((name for name in columns.names if name not in row), None)
+        if missing is None:
+            complete.append((number, row))
         else:
-            problems.add(f"without {name!r}", places[number])
+            skipped.bad(f"without {missing!r}", locations[number])
     texts: list[str] = []
-    for text, first in row_pieces(there, columns, problems, lambda number: places[number]):
+    for text, first in row_pieces(complete, columns, skipped, lambda number: locations[number]):
         if first:
             texts.append(text)
         else:

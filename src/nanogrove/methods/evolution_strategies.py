@@ -49,7 +49,7 @@ class Config(FitnessConfig, MethodConfig):
 
     name: Literal["evolution_strategies"] = "evolution_strategies"
     population_size: int = Field(32, ge=2, description="members scored a generation, in pairs")
-    generations: int = Field(500, ge=1)
+    generations: int = Field(500, ge=1, description="updates of the parameters")
     sigma: float = Field(0.01, gt=0, allow_inf_nan=False, description="deviation of the noise on each weight")
     rank: int | None = Field(None, ge=1, description="of the noise on a matrix; null is Gaussian, of full rank")
     shaping: Shaping = Field("zscore", description="sign: of each pair's difference, whatever its size")
@@ -91,7 +91,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
             yield state.eval_event({**values, "score": float(samples.mean())})
         yield event
 
-    for event in fit(state, corpus.batches, next_token, plan.phase(0, begin)):
+    for event in fit(state, corpus.batch, next_token, plan.phase(0, begin)):
         yield from scored(event)
     if state.step == begin:
         state.optimizer.state.clear()  # moments of true gradients say nothing of estimates
@@ -104,14 +104,14 @@ def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, furt
     if further:
         fitness = config.find_fitness(corpus, state.model.config.block_size, plan.allow_code)
         return _generations(state, corpus, plan, config, fitness)
-    return fit(state, corpus.batches, next_token, plan)
+    return fit(state, corpus.batch, next_token, plan)
 
 
 def _generations(state: TrainState, corpus: Corpus, plan: Plan, config: Config, fitness: Fitness) -> Iterator[Event]:
     """Yields a `step` event a generation, to the end of the plan."""
     divergence = plan.divergence if fitness is loss else torch.inf
     phase = replace(plan, accumulation=1, compile=False, divergence=divergence)
-    return fit(state, corpus.batches, estimated(state, fitness, plan.seed, config), phase)
+    return fit(state, corpus.batch, estimated(state, fitness, plan.seed, config), phase)
 
 
 def estimated(state: TrainState, fitness: Fitness, seed: int, config: Config) -> Any:

@@ -20,7 +20,7 @@ from nanogrove.model.families.table import SETTINGS
 from nanogrove.model.layers import MLP, Embedding, Linear, MLPKind, Norm, NormKind, TokenShift, leading, linear
 from nanogrove.model.memory import Memory
 
-LOGITS = 1 << 25  # numbers in the logits of one piece of the loss, 128 MB in float32
+MAX_LOGITS_PER_CHUNK = 1 << 25  # numbers in the logits of one piece of the loss, 128 MB in float32
 
 
 def _known_family(name: object) -> object:
@@ -46,25 +46,27 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    family: FamilyName = "gpt2"
+    family: FamilyName = Field(
+        "gpt2", description="a bundle of settings, gpt2, llama or nanochat; each of them can be set by itself"
+    )
     vocab_size: int | None = Field(None, ge=1, description="taken from the tokenizer when left out")
     block_size: int = Field(256, ge=1, description="longest context, in tokens")
-    n_layer: int = Field(4, ge=1)
-    n_head: int = Field(4, ge=1)
+    n_layer: int = Field(4, ge=1, description="transformer blocks")
+    n_head: int = Field(4, ge=1, description="attention heads of each block; divides n_embd")
     n_kv_head: int | None = Field(None, ge=1, description="key/value heads; n_head when left out")
-    n_embd: int = Field(128, ge=1)
+    n_embd: int = Field(128, ge=1, description="width of the residual stream")
     n_inner: int | None = Field(None, ge=1, description="width inside the MLP; 4 n_embd, or 8/3 of it for swiglu")
-    norm: NormKind = "layernorm"
-    norm_eps: float = Field(1e-5, gt=0)
-    mlp: MLPKind = "gelu"
-    position: Literal["learned", "rotary", "none"] = "learned"
-    rope_theta: float = Field(10000.0, gt=0)
-    qk_norm: bool = False
+    norm: NormKind = Field("layernorm", description="normalization before each attention and MLP")
+    norm_eps: float = Field(1e-5, gt=0, description="added to the variance in a normalization")
+    mlp: MLPKind = Field("gelu", description="activation of the MLP")
+    position: Literal["learned", "rotary", "none"] = Field("learned", description="how tokens know their positions")
+    rope_theta: float = Field(10000.0, gt=0, description="base of the wavelengths of rotary positions")
+    qk_norm: bool = Field(False, description="normalize queries and keys of each head")
     embed_norm: bool = Field(False, description="normalise embeddings before the first block")
     token_shift: bool = Field(False, description="add a learned share of the token before to each embedding")
-    bias: bool = True
-    dropout: float = Field(0.0, ge=0, lt=1)
-    tie_embeddings: bool = True
+    bias: bool = Field(True, description="linear maps and layer norms have a bias")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of activations set to 0 in training")
+    tie_embeddings: bool = Field(True, description="the output map is the transposed embedding")
     logit_softcap: float | None = Field(None, gt=0, description="logits become c·tanh(logits / c)")
     zero_init: bool = Field(False, description="maps into the residual stream, and an untied head, start at 0")
     scalar: bool = Field(False, description="one number a position instead of logits: a reward model")
@@ -298,8 +300,8 @@ class GPT(nn.Module):
         axes = leading(self.population)
         rows, wanted = hidden.reshape(*axes, -1, hidden.shape[-1]), targets.reshape(*axes, -1)
         vocabulary, members = self.config.vocab_size or 1, self.population or 1
-        piece = max(LOGITS // vocabulary, 1)
-        together = max(LOGITS // (vocabulary * min(piece, rows.shape[-2])), 1)
+        piece = max(MAX_LOGITS_PER_CHUNK // vocabulary, 1)
+        together = max(MAX_LOGITS_PER_CHUNK // (vocabulary * min(piece, rows.shape[-2])), 1)
         if self.population is None or together >= members:
             return self._nll(rows, wanted, piece).view(targets.shape)
         weight = self.embed.weight if self.head is None else self.head.weight

@@ -1,7 +1,7 @@
 """Heads that look further than the next token: they read a GPT's final states and teach it while it trains.
 
     value    how hard the text ahead will be, one number
-    step     dynamics: the state after one more token, imagined from the state before it and that token's embedding
+    step     dynamics: the state after one more token, predicted from the state before it and that token's embedding
     span     a query for the text that follows, and a key of such a text
     ahead    multi-token prediction: for each further offset a state that the shared output map reads
     policy   such a state for the policy
@@ -32,11 +32,11 @@ from nanogrove.model.elementwise import at_least_float32
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.model.layers import Embedding, Linear, Norm
 
-Weight = Field(0.05, ge=0, allow_inf_nan=False)
+Weight = Field(0.05, ge=0, allow_inf_nan=False, description="weight of this loss; the next token's is 1")
 
 
 class AuxiliaryConfig(BaseModel):
-    """Which heads train beside the next token, their weights in the loss, and their sizes; all are off at first."""
+    """Which heads train beside the next token, their weights in the loss, and their sizes; all are off by default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,10 +63,12 @@ class AuxiliaryConfig(BaseModel):
     value_discount: float = Field(1.0, gt=0, le=1, description="weight of each token against the one before")
     dynamics_rollouts: int = Field(2, ge=1, le=3, description="steps imagined in a row")
     span_mask_fraction: float = Field(0.15, gt=0, lt=1, description="share of a sequence that a span covers")
-    span_contrastive_temperature: float = Field(0.07, gt=0, allow_inf_nan=False)
+    span_contrastive_temperature: float = Field(
+        0.07, gt=0, allow_inf_nan=False, description="divides the similarities of spans"
+    )
     span_l2_normalize: bool = Field(True, description="compare directions; else scaled products")
     span_size: int = Field(128, ge=2, description="width in which spans are compared")
-    multi_token_count: int = Field(2, ge=2, description="tokens predicted at each place, the next one included")
+    multi_token_count: int = Field(2, ge=2, description="tokens predicted at each position, the next one included")
     project_size: int | None = Field(None, ge=1, description="width in which states are compared; n_embd if left out")
     inner_size: int | None = Field(None, ge=1, description="width inside the heads; n_embd if left out")
 
@@ -106,8 +108,8 @@ class AuxiliaryConfig(BaseModel):
             )
 
 
-class Step(nn.Module):
-    """A state moved on: norm(x + down(gelu(up(x) + given)))."""
+class ResidualMLP(nn.Module):
+    """A state from a state: norm(x + down(gelu(up(x) + condition)))."""
 
     def __init__(self, model: ModelConfig, inner: int, population: int | None) -> None:
         super().__init__()
@@ -115,14 +117,14 @@ class Step(nn.Module):
         self.down = Linear(inner, (model.n_embd,), True, population, residual=True)
         self.norm = Norm(model.norm, model.n_embd, model.bias, model.norm_eps, population)
 
-    def forward(self, x: Tensor, given: Tensor | None = None) -> Tensor:
-        """`x [*P, …, C]` to the same; `given [*P, …, inner]` is what has happened since."""
-        inner = self.up(x) if given is None else self.up(x) + given
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """`x [*P, …, C]` to the same; `condition [*P, …, inner]` is what it depends on besides, such as an action."""
+        inner = self.up(x) if condition is None else self.up(x) + condition
         return self.norm(x + self.down(F.gelu(inner, approximate="tanh")))  # type: ignore[no-any-return]
 
 
-class Value(nn.Module):
-    """One number for a state."""
+class ValueHead(nn.Module):
+    """One number for each state."""
 
     def __init__(self, model: ModelConfig, inner: int, population: int | None) -> None:
         super().__init__()
@@ -134,22 +136,22 @@ class Value(nn.Module):
         return at_least_float32(self.head(self.up.gelu(x))[..., 0])
 
 
-class Recall(nn.Module):
-    """States for the tokens of a segment: each position asks the memory written after it, by attention of one head."""
+class MemoryDecoder(nn.Module):
+    """States for the tokens of a segment: each position attends, with one head, to the memory written after it."""
 
     def __init__(self, model: ModelConfig, inner: int, population: int | None) -> None:
         super().__init__()
         self.place = Embedding(model.memory_segment, model.n_embd, population)
         self.key = Linear(model.n_embd, (model.n_embd,), False, population)
         self.content = Linear(model.n_embd, (model.n_embd,), False, population)
-        self.bend = Step(model, inner, population)
+        self.bend = ResidualMLP(model, inner, population)
 
     def forward(self, memories: Tensor, positions: Tensor) -> Tensor:
         """`memories [*P, B, n, m, C]` to states `[*P, B, n, K, C]` for the `positions [K]` of each segment."""
         axes = memories.shape[:-4]
-        asked = self.place(positions.expand(*axes, len(positions)))[..., None, None, :, :]
-        scores = asked @ self.key(memories).mT / memories.shape[-1] ** 0.5
-        return self.bend(asked + scores.softmax(-1) @ self.content(memories))  # type: ignore[no-any-return]
+        queries = self.place(positions.expand(*axes, len(positions)))[..., None, None, :, :]
+        scores = queries @ self.key(memories).mT / memories.shape[-1] ** 0.5
+        return self.bend(queries + scores.softmax(-1) @ self.content(memories))  # type: ignore[no-any-return]
 
 
 class Heads(nn.Module):
@@ -159,8 +161,8 @@ class Heads(nn.Module):
         super().__init__()
         self.config, self.vocabulary, self.population = config, model.vocab_size or 1, population
         width, inner = model.n_embd, config.inner_size or model.n_embd
-        self.value = Value(model, inner, population) if config.enable_value else None
-        self.step = Step(model, inner, population) if config.enable_dynamics else None
+        self.value = ValueHead(model, inner, population) if config.enable_value else None
+        self.step = ResidualMLP(model, inner, population) if config.enable_dynamics else None
         self.token = self.project = self.predict = self.query = self.key = None
         if config.enable_dynamics:
             size = config.project_size or width
@@ -170,10 +172,10 @@ class Heads(nn.Module):
         if config.enable_span_contrastive:
             self.query = Linear(width, (config.span_size,), False, population)
             self.key = Linear(width, (config.span_size,), False, population)
-        further = config.multi_token_count - 1 if config.enable_multi_token else 0
-        self.ahead = nn.ModuleList(Step(model, inner, population) for _ in range(further))
-        self.policy = Step(model, inner, population) if config.enable_policy else None
-        self.recall = Recall(model, inner, population) if config.enable_memory else None
+        more_tokens = config.multi_token_count - 1 if config.enable_multi_token else 0
+        self.ahead = nn.ModuleList(ResidualMLP(model, inner, population) for _ in range(more_tokens))
+        self.policy = ResidualMLP(model, inner, population) if config.enable_policy else None
+        self.recall = MemoryDecoder(model, inner, population) if config.enable_memory else None
 
     @torch.no_grad()
     def initialize(self, *seeds: int) -> Self:
@@ -201,8 +203,8 @@ class Heads(nn.Module):
         """Parameters of one member."""
         return sum(p.numel() for p in self.parameters()) // (self.population or 1)
 
-    def seen(self, embedded: Tensor) -> Tensor:
-        """What a token does to a state, `[*P, …, inner]`, of its embedding `[*P, …, C]`, whatever that one's length."""
+    def action_embedding(self, embedded: Tensor) -> Tensor:
+        """A token as the action of the dynamics, `[*P, …, inner]`, from its embedding `[*P, …, C]` of any length."""
         assert self.token is not None
         return self.token(F.rms_norm(embedded, embedded.shape[-1:]))  # type: ignore[no-any-return]
 
@@ -212,11 +214,11 @@ class Heads(nn.Module):
         `hidden` and the tokens' `embedded` are `[*P, B, T, C]`. The gradient into each further step is halved.
         """
         assert self.step is not None
-        seen, state, states = self.seen(embedded), hidden, []
+        actions, state, states = self.action_embedding(embedded), hidden, []
         for k in range(1, self.config.dynamics_rollouts + 1):
-            state = self.step(state[..., :-1, :], seen[..., k:, :])
+            state = self.step(state[..., :-1, :], actions[..., k:, :])
             states.append(state)
-            state = half(state)
+            state = scale_gradient(state, 0.5)
         return states
 
     def latent(self, imagined: Tensor) -> Tensor:
@@ -234,8 +236,8 @@ class Heads(nn.Module):
     def span_scores(self, hidden: Tensor, start: int, length: int) -> Tensor:
         """How well the state before each row's span fits each row's span, over the temperature: `[*P, B, B]`.
 
-        Spans are the `length` tokens from `start` on of `hidden [*P, B, T, C]`: at one place in all rows, so that no
-        position tells them apart. A key is the mean state of a span and sends no gradient back into it.
+        Spans are the `length` tokens from `start` on of `hidden [*P, B, T, C]`: at the same positions in all rows, so
+        that no position tells them apart. A key is the mean state of a span and sends no gradient back into it.
         """
         assert self.query is not None
         assert self.key is not None
@@ -251,6 +253,6 @@ class Heads(nn.Module):
         return scores / self.config.span_contrastive_temperature
 
 
-def half(x: Tensor) -> Tensor:
-    """The same, with half the gradient."""
-    return 0.5 * x + 0.5 * x.detach()
+def scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """`x` as it is, with its gradient times `scale`."""
+    return scale * x + (1 - scale) * x.detach()

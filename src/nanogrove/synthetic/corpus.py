@@ -40,8 +40,8 @@ class GrammarConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed_rules: int = Field(12345, ge=0)
-    seed_samples: int = Field(67890, ge=0)
+    seed_rules: int = Field(12345, ge=0, description="of the rules of the grammar")
+    seed_samples: int = Field(67890, ge=0, description="of the sequences drawn from it")
     targets: Literal["last", "all"] = Field("last", description="tokens that are scored")
     training_set: int | None = Field(None, ge=1, description="sequences; null draws fresh ones at every step")
     held_out: int = Field(8192, ge=2, description="sequences of the validation and of the test split")
@@ -55,9 +55,11 @@ class RLMConfig(GrammarConfig):
     """A Random Language Model (DeGiuli 2019): see `RandomLanguageModel`."""
 
     type: Literal["rlm"]
-    v: int = Field(128, ge=2)
-    L: int = Field(1, ge=1)
-    beta: float = Field(2.0, ge=0, allow_inf_nan=False)
+    v: int = Field(128, ge=2, description="symbols, which are the tokens")
+    L: int = Field(1, ge=1, description="depth of the trees: sequences have 2^L tokens")
+    beta: float = Field(
+        2.0, ge=0, allow_inf_nan=False, description="inverse temperature of the rules: 0 makes all equally likely"
+    )
 
     def grammar(self) -> TreeGrammar:
         """The grammar. Raises DataError for rules beyond memory."""
@@ -68,10 +70,10 @@ class RHMConfig(GrammarConfig):
     """A Random Hierarchy Model (Cagnetta 2024): see `RandomHierarchyModel`."""
 
     type: Literal["rhm"]
-    v: int = Field(32, ge=2)
-    m: int = Field(8, ge=1)
-    s: int = Field(2, ge=2)
-    L: int = Field(3, ge=1)
+    v: int = Field(32, ge=2, description="symbols of each level, which are the tokens")
+    m: int = Field(8, ge=1, description="synonyms: rules of each symbol")
+    s: int = Field(2, ge=2, description="symbols that a rule makes of one")
+    L: int = Field(3, ge=1, description="depth of the trees: sequences have s^L tokens")
 
     def grammar(self) -> TreeGrammar:
         """The grammar. Raises DataError for more synonyms than there are tuples."""
@@ -114,7 +116,7 @@ class GrammarCorpus:
             self.sequences = independent(grammar, config.training_set, config.held_out)
         self._truths: dict[tuple[str, int], list[Tensor]] = {}
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`, a pure function of the seeds and the step."""
         training = self.sequences.get("train")
         if training is None:
@@ -149,7 +151,7 @@ class GrammarCorpus:
     def mixture(self) -> None:
         """Its sequences are of one source."""
 
-    def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+    def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The sequences of a split, or as many as make about `limit` tokens; of an endless training split the first."""
         for rows in torch.split(self._sequences(split, limit), self.batch_size):
             yield self._batch(rows)
@@ -158,8 +160,8 @@ class GrammarCorpus:
         """Each sequence is drawn by itself."""
         return torch.arange(len(self._sequences(split, limit)))
 
-    def truth(self, split: str, limit: int | None = None) -> Iterator[Tensor]:
-        """The exact p(x_t | x_<t) `[B, T, V]` for each batch of `windows`; computed once a split, kept in float32."""
+    def true_distributions(self, split: str, limit: int | None = None) -> Iterator[Tensor]:
+        """The exact p(x_t | x_<t) `[B, T, V]` for each batch of `eval_batches`, float32; computed once per split."""
         sequences = self._sequences(split, limit)
         key = (split, len(sequences))
         if key not in self._truths:

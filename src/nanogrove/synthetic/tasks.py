@@ -12,7 +12,6 @@ Formats of Lee et al. 2025, "Self-Improving Transformers Overcome Easy-to-Hard a
 arXiv 2502.01612; where ours differ, the module of the task says so. One character is one token.
 """
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -21,7 +20,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from nanogrove.data.rng import random
-from nanogrove.errors import DataError
+from nanogrove.errors import DataError, nearest
 
 TASKS = {
     "copy": "nanogrove.synthetic.copying.copy",
@@ -67,14 +66,14 @@ def find_task(name: str, **options: Any) -> Task:
     Raises DataError for a name or an option that does not exist, and for an option's value that makes no sense.
     """
     if name not in TASKS:
-        raise DataError(f"no task is called {name!r}{_nearest(name, TASKS)}; there are {', '.join(TASKS)}")
+        raise DataError(f"no task is called {name!r}{_hint(name, TASKS)}; there are {', '.join(TASKS)}")
     module, _, function = TASKS[name].rpartition(".")
     make = getattr(import_module(module), function)
     known = inspect.signature(make).parameters
     for option, value in options.items():
         if option not in known:
             there = f"it has {', '.join(known)}" if known else "it has none"
-            raise DataError(f"{name}: no option is called {option!r}{_nearest(option, known)}; {there}")
+            raise DataError(f"{name}: no option is called {option!r}{_hint(option, known)}; {there}")
         wanted = type(known[option].default)
         if type(value) is not wanted:
             raise DataError(f"{name}: {option} is {value!r}; it takes {_TYPES[wanted]}")
@@ -123,6 +122,6 @@ def check_difficulty(task: str, difficulty: int, unit: str, least: int = 1, most
 _TYPES = {bool: "true or false", int: "a whole number"}
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), 1)
-    return f" (did you mean {near[0]}?)" if near else ""
+def _hint(word: str, known: Iterable[str]) -> str:
+    near = nearest(word, known)
+    return f" ({near})" if near else ""

@@ -20,7 +20,7 @@ import psutil
 import torch
 
 from nanogrove.errors import PresetError
-from nanogrove.model.gpt import GPT, LOGITS, ModelConfig
+from nanogrove.model.gpt import GPT, MAX_LOGITS_PER_CHUNK, ModelConfig
 from nanogrove.model.processor import bfloat16_missing, packing_missing
 from nanogrove.train.precision import Precision
 
@@ -141,7 +141,9 @@ def unpacked(precision: Decoding) -> str:
 def activation_bytes(config: ModelConfig, rows: int) -> int:
     """Bytes that `rows` sequences of the whole context keep for the backward pass, roughly, in float32."""
     per_token = config.n_layer * (14 * config.n_embd + 3 * config.inner_size)
-    logits = min(3 * (config.vocab_size or 0) * config.block_size * rows, 3 * LOGITS)  # made a piece at a time
+    logits = min(
+        3 * (config.vocab_size or 0) * config.block_size * rows, 3 * MAX_LOGITS_PER_CHUNK
+    )  # made a piece at a time
     beside = config.context / config.memory_segment if config.memory_tokens else 1  # what is read and written
     return int(4 * (beside * per_token * config.block_size * rows + logits))
 

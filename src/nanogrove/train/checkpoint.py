@@ -5,10 +5,10 @@
 
 `heads.safetensors` is there where auxiliary heads train beside the model, which is whole without it; `kept.safetensors`
 where the method keeps tensors of its own, such as the weights it may fall back to.
-`state.json` holds the step, the method's notes, the position in the record and a checksum of every other file and of
-itself. A folder is written aside, flushed to disk and renamed into place, so that the old one or the new one is always
-whole; `current` moves to `prev` and `prev` to `prev2` first. Loading refuses links, unknown formats and files whose
-checksum differs, and reads nothing but safetensors and JSON: no code can hide in a checkpoint.
+`state.json` holds the step, the method's state (`notes`), the position in the record and a checksum of every other file
+and of itself. A folder is written aside, flushed to disk and renamed into place, so that the old one or the new one is
+always whole; `current` moves to `prev` and `prev` to `prev2` first. Loading refuses links, unknown formats and files
+whose checksum differs, and reads nothing but safetensors and JSON: no code can hide in a checkpoint.
 """
 
 import hashlib
@@ -39,14 +39,14 @@ FILES = ("model.safetensors", "heads.safetensors", "optimizer.safetensors", "kep
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as read: weights by name, moments where it has them, and what `state.json` told."""
+    """A checkpoint as read: weights by name, moments where it has them, and what `state.json` holds."""
 
     folder: Path
     config: ModelConfig
     tokenizer: Tokenizer
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor] | None
-    kept: dict[str, Tensor]
+    method_tensors: dict[str, Tensor]
     state: dict[str, Any]
     heads: dict[str, Tensor]
 
@@ -63,17 +63,17 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder}: optimizer.safetensors does not fit the model ({error})") from None
         state.step, state.tokens, state.round = (int(self.state[key]) for key in ("step", "tokens", "round"))
         state.seconds = float(self.state["seconds"])
-        state.notes, state.kept = dict(self.state["notes"]), dict(self.kept)
+        state.method_state, state.method_tensors = dict(self.state["notes"]), dict(self.method_tensors)
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], where: Path) -> None:
     """Copies weights into a model. Raises CheckpointError naming the first that is missing, extra or misshapen."""
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name in sorted(expected.keys() | weights.keys()):
-        found = tuple(weights[name].shape) if name in weights else "missing"
+        given = tuple(weights[name].shape) if name in weights else "missing"
         wanted = tuple(expected[name]) if name in expected else "none"
-        if found != wanted:
-            raise CheckpointError(f"{where}: weight {name} is {found}, and the configuration asks for {wanted}")
+        if given != wanted:
+            raise CheckpointError(f"{where}: weight {name} is {given}, and the configuration asks for {wanted}")
     model.load_state_dict(weights)
 
 
@@ -99,16 +99,16 @@ def save_checkpoint(
     if name == "current":
         tensors = {key: value.contiguous() for key, value in optimizer_tensors(state).items()}
         files["optimizer.safetensors"] = safetensors.torch.save(tensors)
-        if state.kept:
-            kept = {key: value.contiguous() for key, value in state.kept.items()}
-            files["kept.safetensors"] = safetensors.torch.save(kept)
+        if state.method_tensors:
+            method_tensors = {key: value.contiguous() for key, value in state.method_tensors.items()}
+            files["kept.safetensors"] = safetensors.torch.save(method_tensors)
     record: dict[str, Any] = {
         "format": FORMAT,
         "step": state.step,
         "tokens": state.tokens,
         "round": state.round,
         "seconds": state.seconds,
-        "notes": state.notes,
+        "notes": state.method_state,
         **({} if state.heads is None else {"auxiliary": state.heads.config.model_dump()}),
         **extra,
         "files": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
@@ -189,7 +189,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         model = safetensors.torch.load(files["model.safetensors"])
         moments = files.get("optimizer.safetensors")
         optimizer = None if moments is None else safetensors.torch.load(moments)
-        kept, heads = (
+        method_tensors, heads = (
             safetensors.torch.load(files[name]) if name in files else {}
             for name in ("kept.safetensors", "heads.safetensors")
         )
@@ -203,7 +203,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens and the model {config.vocab_size}; "
             "they are not of one run"
         )
-    return Checkpoint(folder, config, tokenizer, model, optimizer, kept, record, heads)
+    return Checkpoint(folder, config, tokenizer, model, optimizer, method_tensors, record, heads)
 
 
 def _check_plain(folder: Path) -> None:
@@ -287,7 +287,7 @@ def load_population(
     Raises CheckpointError where one is missing, has another vocabulary or is another model than `config`, and where
     there are more or fewer.
     """
-    found: list[dict[str, Tensor]] = []
+    stacks: list[dict[str, Tensor]] = []
     for path in paths:
         whole = (path / "state.json").exists()
         checkpoint = load_checkpoint(path) if whole else load_latest(path / "checkpoints")[0]
@@ -303,9 +303,9 @@ def load_population(
         weights = checkpoint.model
         if weights["embed.weight"].dim() == 2:
             weights = {name: tensor[None] for name, tensor in weights.items()}
-        found.append(weights)
-    count = sum(len(weights["embed.weight"]) for weights in found)
+        stacks.append(weights)
+    count = sum(len(weights["embed.weight"]) for weights in stacks)
     if count != members:
         names = ", ".join(map(str, paths))
         raise CheckpointError(f"{names}: {count} models where {members} are asked for; give as many, or one for each")
-    return {name: torch.cat([weights[name] for weights in found]) for name in found[0]}
+    return {name: torch.cat([weights[name] for weights in stacks]) for name in stacks[0]}

@@ -40,20 +40,22 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int | None = Field(None, ge=1)
-    tokens: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
+    steps: int | None = Field(None, ge=1, description="optimizer steps to train")
+    tokens: int | None = Field(None, ge=1, description="tokens to train on, whole steps")
+    epochs: float | None = Field(None, gt=0, allow_inf_nan=False, description="passes over the training split")
     minutes: float | None = Field(
         None, gt=0, le=10_000_000, allow_inf_nan=False, description="of training; timed steps turn it into `steps`"
     )
     batch_size: int = Field(16, ge=1, description="sequences a step, all micro-batches together")
     accumulation: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="micro-batches a step")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm, for each member by itself")
-    precision: Literal["auto"] | Precision = "auto"
-    compile: Literal["auto"] | bool = "auto"
-    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    precision: Literal["auto"] | Precision = Field(
+        "auto", description="of matrix products; auto takes the fastest that is sound on this device"
+    )
+    compile: Literal["auto"] | bool = Field("auto", description="with torch.compile; auto where that pays")
+    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="of the CPU; auto times a few")
     shard: bool = Field(False, description="shard weights and moments, one shard for each rank")
-    device: str = "auto"
+    device: str = Field("auto", description="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
     divergence: float = Field(5.0, gt=0, description="nats above a uniform guess at which a run is stopped")
 
     @model_validator(mode="after")

@@ -18,9 +18,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from nanogrove.data.sources import hub
-from nanogrove.data.sources.base import Problems
-from nanogrove.data.sources.hub import SHORTCUTS, HubSource, passing
+from nanogrove.data.sources import network
+from nanogrove.data.sources.base import Skipped
+from nanogrove.data.sources.hub import SHORTCUTS, HubSource
+from nanogrove.data.sources.network import is_transient
 from nanogrove.errors import DataError
 
 ROWS = [{"question": f"Why {n}?", "answer": f"Because {n}.", "score": n} for n in range(40)]
@@ -35,7 +36,7 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test in a folder of its own, with a cache of its own and no waits."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(hub, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 0.0)
 
 
 def fill(folder: str, rows: list[dict[str, Any]], kind: str = "jsonl", name: str = "train", files: int = 2) -> None:
@@ -56,8 +57,8 @@ def fill(folder: str, rows: list[dict[str, Any]], kind: str = "jsonl", name: str
             path.write_text("".join(json.dumps(row) + "\n" for row in part))
 
 
-def read(source: HubSource, problems: Problems | None = None) -> list[str]:
-    return [piece.text for piece in source.pieces(problems or Problems())]
+def read(source: HubSource, skipped: Skipped | None = None) -> list[str]:
+    return [piece.text for piece in source.pieces(skipped or Skipped())]
 
 
 def asked(rows: list[dict[str, Any]]) -> list[str]:
@@ -77,9 +78,9 @@ def test_several_fields_make_a_text(kind: str, streaming: bool, capfd: pytest.Ca
 
 def test_one_column_is_text_by_default() -> None:
     fill("set", [{"text": "one"}, {"text": None}, {"text": "two"}, {"text": " "}, {"text": "4"}])
-    problems = Problems()
-    assert read(HubSource(dataset="set"), problems) == ["one", "two", "4"]
-    assert problems.counts == {"empty": 2}
+    skipped = Skipped()
+    assert read(HubSource(dataset="set"), skipped) == ["one", "two", "4"]
+    assert skipped.counts == {"empty": 2}
     fill("other", ROWS)
     assert read(HubSource(dataset="other", text_field="answer")) == [row["answer"] for row in ROWS]
 
@@ -87,14 +88,14 @@ def test_one_column_is_text_by_default() -> None:
 def test_rows_that_lack_the_text_are_counted() -> None:
     fill("set", [{"text": "one", "n": 1}], name="a", files=1)
     fill("set", [{"n": 2}, {"n": 3}], name="b", files=1)
-    problems = Problems()
-    assert read(HubSource(dataset="set"), problems) == ["one"]
-    assert problems.counts == {"empty": 2}
+    skipped = Skipped()
+    assert read(HubSource(dataset="set"), skipped) == ["one"]
+    assert skipped.counts == {"empty": 2}
     fill("table", [{"text": "one", "n": 1}], "csv", name="a", files=1)
     fill("table", [{"n": 2}, {"n": 3}], "csv", name="b", files=1)
-    problems = Problems()
-    assert read(HubSource(dataset="table"), problems) == ["one"]
-    assert problems.places == {"without 'text'": ["table, row 2", "table, row 3"]}
+    skipped = Skipped()
+    assert read(HubSource(dataset="table"), skipped) == ["one"]
+    assert skipped.locations == {"without 'text'": ["table, row 2", "table, row 3"]}
 
 
 @pytest.mark.parametrize("streaming", [True, False])
@@ -195,9 +196,9 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, Exception]], F
 def test_a_failing_network_neither_loses_nor_doubles_rows(flaky: Callable[[dict[int, Exception]], Flaky]) -> None:
     fill("set", ROWS, "parquet")  # ten tables of four rows
     flaky({number: ConnectionError("cut off") for number in (0, 1, 4, 5, 6, 10, 16, 19, 20)})
-    problems = Problems(refuse=True)
-    assert read(HubSource.model_validate({"dataset": "set", **QA}), problems) == asked(ROWS)
-    assert problems.counts == {"network error, retried": 9}
+    skipped = Skipped(refuse=True)
+    assert read(HubSource.model_validate({"dataset": "set", **QA}), skipped) == asked(ROWS)
+    assert skipped.counts == {"network error, retried": 9}
 
 
 def test_a_network_that_stays_away_ends_in_an_error(
@@ -206,15 +207,15 @@ def test_a_network_that_stays_away_ends_in_an_error(
     fill("set", ROWS, "parquet")
     made = flaky({number: TimeoutError("no answer") for number in range(3, 1000)})
     waits: list[float] = []
-    monkeypatch.setattr(hub, "FIRST_WAIT", 1.0)
-    monkeypatch.setattr(hub.time, "sleep", waits.append)
+    monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(network.time, "sleep", waits.append)
     source = HubSource.model_validate({"dataset": "set", **QA})
-    problems = Problems()
-    pieces = source.pieces(problems)
+    skipped = Skipped()
+    pieces = source.pieces(skipped)
     assert [next(pieces).text for _ in range(12)] == asked(ROWS[:12])
-    with pytest.raises(DataError, match=r"^set: the network failed behind row 12 \(no answer\); .*--resume goes on"):
+    with pytest.raises(DataError, match=r"^set: the network failed after row 12 \(no answer\); .*--resume goes on"):
         next(pieces)
-    assert problems.counts == {"network error, retried": 4}
+    assert skipped.counts == {"network error, retried": 4}
     assert waits == [1, 2, 4, 8]
     made.failures = {made.tables: ValueError("what is this")}
     with pytest.raises(DataError, match=r"^set: cannot be read \(what is this\)$"):
@@ -226,12 +227,13 @@ def test_which_errors_pass() -> None:
         def __init__(self, status: int) -> None:
             self.response = type("Response", (), {"status_code": status})
 
-    assert [passing(AnsweredError(status)) for status in (401, 404, 408, 429, 500, 503)] == [False] * 2 + [True] * 4
+    assert not any(is_transient(AnsweredError(status)) for status in (401, 404))
+    assert all(is_transient(AnsweredError(status)) for status in (408, 429, 500, 503))
     wrapped = RuntimeError("no")
     wrapped.__cause__ = ConnectionResetError()
-    assert passing(wrapped)
-    assert not passing(FileNotFoundError("no"))
-    assert not passing(OSError(28, "No space left on device"))
+    assert is_transient(wrapped)
+    assert not is_transient(FileNotFoundError("no"))
+    assert not is_transient(OSError(28, "No space left on device"))
 
 
 def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,12 +331,12 @@ def visit(server: ThreadingHTTPServer, script: str) -> str:
         time.sleep = waits.append
         import datasets
         datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = 1
-        from nanogrove.data.sources.base import Problems
+        from nanogrove.data.sources.base import Skipped
         from nanogrove.data.sources.hub import HubSource
         from nanogrove.errors import DataError
-        problems = Problems()
+        skipped = Skipped()
         def read(**options):
-            return [piece.text for piece in HubSource(dataset="owner/name", **options).pieces(problems)]
+            return [piece.text for piece in HubSource(dataset="owner/name", **options).pieces(skipped)]
         def refused(act):
             try:
                 act()
@@ -380,10 +382,10 @@ def test_a_data_set_of_the_hub_is_pinned_to_its_commit(our_hub: tuple[type[Hub],
 def test_a_connection_that_is_cut_goes_on(our_hub: tuple[type[Hub], ThreadingHTTPServer]) -> None:
     handler, server = our_hub
     handler.failures["train-1.jsonl"] = 14  # the library tries each request six times
-    assert visit(server, "print(read() == every, problems.counts)") == ("True Counter({'network error, retried': 2})\n")
+    assert visit(server, "print(read() == every, skipped.counts)") == ("True Counter({'network error, retried': 2})\n")
     handler.failures["train-1.jsonl"] = 1000
     said = visit(server, "refused(read)")
-    assert re.fullmatch(r"owner/name: the network failed behind row 100 \(.*\); once .* --resume goes on .*\n", said)
+    assert re.fullmatch(r"owner/name: the network failed after row 100 \(.*\); once .* --resume goes on .*\n", said)
 
 
 def test_what_the_hub_does_not_have_is_told_at_once(our_hub: tuple[type[Hub], ThreadingHTTPServer]) -> None:
@@ -430,7 +432,7 @@ def test_without_a_network_what_is_here_is_read_and_nothing_else(
 @pytest.mark.parametrize("name", sorted(SHORTCUTS))
 def test_shortcuts_are_there(name: str) -> None:
     source = HubSource.model_validate(SHORTCUTS[name])
-    assert re.fullmatch("[0-9a-f]{40}", source.identity()["revision"])
-    pieces = source.pieces(Problems())
+    assert re.fullmatch("[0-9a-f]{40}", str(source.identity()["revision"]))
+    pieces = source.pieces(Skipped())
     assert next(pieces).text
     pieces.close()  # type: ignore[attr-defined]

@@ -10,24 +10,24 @@ import pytest
 from pyarrow import parquet
 from pydantic import ValidationError
 
-from nanogrove.data.sources import hub
-from nanogrove.data.sources.base import Problems
-from nanogrove.data.sources.hub import KaggleSource
+from nanogrove.data.sources import network
+from nanogrove.data.sources.base import Skipped
+from nanogrove.data.sources.kaggle import KaggleSource
 from nanogrove.errors import DataError
 
 VERSION = "owner/name/versions/1"
 QA = {"fields": ["question", "answer"], "format": "Q: {question}\nA: {answer}"}
 
 
-def read(source: KaggleSource, problems: Problems | None = None) -> list[str]:
-    return [piece.text for piece in source.pieces(problems or Problems())]
+def read(source: KaggleSource, skipped: Skipped | None = None) -> list[str]:
+    return [piece.text for piece in source.pieces(skipped or Skipped())]
 
 
 @pytest.fixture
 def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a version in a cache as kagglehub leaves it behind a download."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 0.0)
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kaggle"))
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -44,10 +44,10 @@ def test_kaggle_files_are_read_by_their_endings(kaggle: Path, capfd: pytest.Capt
     parquet.write_table(pyarrow.table({"text": ["three"]}), kaggle / "inner" / "c.parquet")
     (kaggle / "notes.txt").write_text("four")
     (kaggle / "picture.png").write_bytes(b"\x89PNG")
-    problems = Problems()
+    skipped = Skipped()
     source = KaggleSource(dataset=VERSION)
-    assert read(source, problems) == ['one, "quoted"\nand broken', "two", "three", "four"]
-    assert problems.counts == {"empty": 1, "broken JSON": 1}
+    assert read(source, skipped) == ['one, "quoted"\nand broken', "two", "three", "four"]
+    assert skipped.counts == {"empty": 1, "broken JSON": 1}
     assert source.size() == sum(path.stat().st_size for path in source.files())
     assert capfd.readouterr() == ("", "")
     assert read(KaggleSource(dataset=VERSION, file="*.csv")) == ['one, "quoted"\nand broken']
@@ -75,7 +75,7 @@ def test_a_kaggle_folder_at_hand_is_read_instead(kaggle: Path) -> None:
     with pytest.raises(DataError, match=r"owner/name: no file 'b\.csv'; there are a\.csv"):
         read(KaggleSource(dataset="owner/name", local="mine", file="b.csv"))
     Path("mine/a.csv").rename("mine/a.png")
-    with pytest.raises(DataError, match=r"neither CSV, JSONL, Parquet nor text; there are a\.png"):
+    with pytest.raises(DataError, match=r"neither CSV, JSON lines, Parquet nor text; there are a\.png"):
         read(KaggleSource(dataset="owner/name", local="mine"))
 
 
@@ -93,7 +93,7 @@ def test_kaggle_without_a_network_says_what_helps(kaggle: Path, monkeypatch: pyt
     monkeypatch.setattr(client.KaggleHttpClient, "__init__", nowhere)
     with pytest.raises(DataError, match=r"^owner/name: Kaggle cannot be reached \(.*\); name a version .*versions/1"):
         read(KaggleSource(dataset="owner/name"))
-    assert len(tried) == hub.TRIES
+    assert len(tried) == network.MAX_FAILURES
 
 
 def test_kaggle_names_are_checked() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from nanogrove.data.sources import base as cutting
 from nanogrove.data.sources import pdf
-from nanogrove.data.sources.base import Problems
+from nanogrove.data.sources.base import Skipped
 from nanogrove.data.sources.pdf import PdfSource, Reader, clean
 from nanogrove.errors import DataError
 
@@ -62,10 +62,10 @@ def made(*pages: list[str] | bytes, more: bytes = b"") -> bytes:
     )
 
 
-def read(path: Path, problems: Problems | None = None) -> list[str]:
+def read(path: Path, skipped: Skipped | None = None) -> list[str]:
     """The documents, put together from their pieces."""
     documents: list[str] = []
-    for piece in PdfSource(path=str(path)).pieces(problems or Problems()):
+    for piece in PdfSource(path=str(path)).pieces(skipped or Skipped()):
         if piece.first:
             documents.append("")
         documents[-1] += piece.text
@@ -88,7 +88,7 @@ def worker(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
         pdf.extract = extract
         pdf.main()
     """
-    monkeypatch.setattr(pdf, "COMMAND", [sys.executable, "-c", textwrap.dedent(script)])
+    monkeypatch.setattr(pdf, "READER_COMMAND", [sys.executable, "-c", textwrap.dedent(script)])
 
 
 @pytest.fixture
@@ -107,10 +107,10 @@ def test_pages_are_joined_and_words_are_too(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(
         made(["An inter-", "national (word), Anglo-", "Saxon and", "café — €5."], ["Page two."], [], ["Four."])
     )
-    problems = Problems()
-    assert read(tmp_path, problems) == ["An international (word), Anglo-Saxon and\ncafé — €5.\nPage two.\nFour."]
-    assert problems.counts == {"page without text": 1}
-    assert not problems.places
+    skipped = Skipped()
+    assert read(tmp_path, skipped) == ["An international (word), Anglo-Saxon and\ncafé — €5.\nPage two.\nFour."]
+    assert skipped.counts == {"page without text": 1}
+    assert not skipped.locations
 
 
 def test_what_pdfium_puts_for_hyphens_is_cleaned() -> None:
@@ -161,13 +161,13 @@ def test_what_cannot_be_read_is_counted_with_its_place(three: Path) -> None:
     }
     for name, (data, _) in bad.items():
         (three / name).write_bytes(data)
-    problems = Problems()
-    assert read(three, problems) == [full("a"), full("b"), full("c")]
-    assert problems.counts == {"damaged PDF": 5, "encrypted PDF": 1, "scanned PDF (no text)": 1}
-    assert problems.places["encrypted PDF"] == [str(three / "ae-locked.pdf")]
-    assert problems.places["scanned PDF (no text)"] == [str(three / "af-scan.pdf")]
+    skipped = Skipped()
+    assert read(three, skipped) == [full("a"), full("b"), full("c")]
+    assert skipped.counts == {"damaged PDF": 5, "encrypted PDF": 1, "scanned PDF (no text)": 1}
+    assert skipped.locations["encrypted PDF"] == [str(three / "ae-locked.pdf")]
+    assert skipped.locations["scanned PDF (no text)"] == [str(three / "af-scan.pdf")]
     for name, (_, kind) in bad.items():
-        alone = Problems()
+        alone = Skipped()
         assert read(three / name, alone) == []
         assert alone.counts == {kind: 1}
 
@@ -175,31 +175,31 @@ def test_what_cannot_be_read_is_counted_with_its_place(three: Path) -> None:
 def test_a_damaged_page_leaves_the_others(tmp_path: Path) -> None:
     data = made(["one"], ["two"], ["three"]).replace(b"/Kids [4 0 R 6 0 R 8 0 R]", b"/Kids [4 0 R 99 0 R 8 0 R]")
     (tmp_path / "a.pdf").write_bytes(data)
-    problems = Problems()
-    assert read(tmp_path, problems) == ["one\nthree"]
-    assert problems.places == {"damaged page": [f"{tmp_path / 'a.pdf'}, page 2"]}
+    skipped = Skipped()
+    assert read(tmp_path, skipped) == ["one\nthree"]
+    assert skipped.locations == {"damaged page": [f"{tmp_path / 'a.pdf'}, page 2"]}
 
 
 def test_refused_problems_end_the_reading_and_the_reader(three: Path) -> None:
     (three / "b.pdf").write_bytes(b"")
     with pytest.raises(DataError, match=r"b\.pdf: damaged PDF; mend it"):
-        read(three, Problems(refuse=True))
+        read(three, Skipped(refuse=True))
 
 
 @pytest.mark.parametrize("death", ["os.kill(os.getpid(), signal.SIGSEGV)", "os.abort()", "sys.exit(3)", "1 / 0"])
 def test_a_crash_costs_the_rest_of_its_file_only(three: Path, monkeypatch: pytest.MonkeyPatch, death: str) -> None:
     worker(monkeypatch, f"if name == 'b.pdf' and number == 2: {death}")
-    problems = Problems()
-    assert read(three, problems) == [full("a"), full("b", 1), full("c")]
-    assert problems.counts == {"PDF that crashed its reader": 1}
-    assert problems.places["PDF that crashed its reader"] == [f"{three / 'b.pdf'}, page 2"]
+    skipped = Skipped()
+    assert read(three, skipped) == [full("a"), full("b", 1), full("c")]
+    assert skipped.counts == {"PDF that crashed its reader": 1}
+    assert skipped.locations["PDF that crashed its reader"] == [f"{three / 'b.pdf'}, page 2"]
 
 
 def test_a_crash_at_the_first_page_is_no_document(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker(monkeypatch, "if name != 'c.pdf': os.kill(os.getpid(), signal.SIGKILL)")
-    problems = Problems()
-    assert read(three, problems) == [full("c")]
-    assert problems.places == {"PDF that crashed its reader": [str(three / "a.pdf"), str(three / "b.pdf")]}
+    skipped = Skipped()
+    assert read(three, skipped) == [full("c")]
+    assert skipped.locations == {"PDF that crashed its reader": [str(three / "a.pdf"), str(three / "b.pdf")]}
 
 
 def test_a_file_is_not_blamed_for_what_an_earlier_one_broke(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,33 +211,35 @@ def test_a_file_is_not_blamed_for_what_an_earlier_one_broke(three: Path, monkeyp
         if name == "a.pdf": broken.append(name)
         """,
     )
-    problems = Problems()
-    assert read(three, problems) == [full("a"), full("b"), full("c")]
-    assert not problems.counts
+    skipped = Skipped()
+    assert read(three, skipped) == [full("a"), full("b"), full("c")]
+    assert not skipped.counts
 
 
 def test_a_page_that_takes_forever_is_left(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pdf, "SECONDS", 0.3)
+    monkeypatch.setattr(pdf, "PAGE_CPU_SECONDS", 0.3)
     worker(monkeypatch, "while (name, number) in (('a.pdf', 1), ('b.pdf', 3)): pass")
-    problems = Problems()
-    assert read(three, problems) == [full("b", 2), full("c")]
-    assert problems.places == {"PDF that took too long": [str(three / "a.pdf"), f"{three / 'b.pdf'}, page 3"]}
+    skipped = Skipped()
+    assert read(three, skipped) == [full("b", 2), full("c")]
+    assert skipped.locations == {"PDF that took too long": [str(three / "a.pdf"), f"{three / 'b.pdf'}, page 3"]}
 
 
 def test_a_page_that_swells_is_left(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = content(["x" * 80] * 400_000)  # 0.1 MB in the file, 35 MB of commands, and far more of pdfium's records
     (three / "b.pdf").write_bytes(made(zlib.compress(lines)))
     worker(monkeypatch, "pass")
-    pdf.COMMAND[-1] = pdf.COMMAND[-1].replace("pdf.main()", "pdf.MEMORY = 1 << 28\npdf.main()")
-    problems = Problems()
-    assert read(three, problems) == [full("a"), full("c")]
-    assert problems.counts == {"PDF that crashed its reader": 1}
+    pdf.READER_COMMAND[-1] = pdf.READER_COMMAND[-1].replace(
+        "pdf.main()", "pdf.READER_MEMORY_BYTES = 1 << 28\npdf.main()"
+    )
+    skipped = Skipped()
+    assert read(three, skipped) == [full("a"), full("c")]
+    assert skipped.counts == {"PDF that crashed its reader": 1}
 
 
 def test_long_text_comes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutting, "PIECE", 500)
+    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 500)
     (tmp_path / "a.pdf").write_bytes(made(["word " * 16] * 20, zlib.compress(content(["word " * 16] * 20))))
-    pieces = list(PdfSource(path=str(tmp_path)).pieces(Problems()))
+    pieces = list(PdfSource(path=str(tmp_path)).pieces(Skipped()))
     assert [piece.first for piece in pieces] == [True] + [False] * (len(pieces) - 1)
     assert len(pieces) > 5
     assert max(len(piece.text) for piece in pieces) <= 500
@@ -254,7 +256,7 @@ def test_a_reader_that_is_left_ends(three: Path) -> None:
 
 
 def test_a_reader_that_does_not_start_is_no_files_fault(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pdf, "COMMAND", [sys.executable, "-c", "raise SystemExit(7)"])
+    monkeypatch.setattr(pdf, "READER_COMMAND", [sys.executable, "-c", "raise SystemExit(7)"])
     with pytest.raises(DataError, match=r"the PDF reader did not start \(status 7\)"):
         read(three)
 
@@ -280,11 +282,11 @@ def test_changed_bytes_never_stop_a_folder(tmp_path: Path) -> None:
             data[at : at + size] = draw.choice([b"", draw.randbytes(size), bytes(data[at // 2 : at // 2 + size]), b"9"])
         (tmp_path / f"{number:03}.pdf").write_bytes(data)
     (tmp_path / "last.pdf").write_bytes(made(["I am read."]))
-    problems = Problems()
-    documents = read(tmp_path, problems)
+    skipped = Skipped()
+    documents = read(tmp_path, skipped)
     assert documents[-1] == "I am read."
     kinds = {"damaged PDF", "encrypted PDF", "damaged page", "scanned PDF (no text)", "page without text"}
-    assert set(problems.counts) <= kinds
-    assert 0 < problems.counts["damaged PDF"] < 150
+    assert set(skipped.counts) <= kinds
+    assert 0 < skipped.counts["damaged PDF"] < 150
     for document in documents:
         document.encode()

@@ -112,7 +112,7 @@ def test_delimiters(name: str, delimiter: str | None, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unit", [1, 400])
 def test_a_quote_left_open_costs_its_own_line(unit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "LONGEST", 40_000)  # 400 lines fit below it, 400 times as many do not
+    monkeypatch.setattr(rows, "MAX_LINE_CHARACTERS", 40_000)  # 400 lines fit below it, 400 times as many do not
     texts = [f"row {n}" for n in range(400 * unit)]
     lines = [f"{n},{text}" for n, text in enumerate(texts)]
     lines[7] = '7,"row 7'
@@ -121,14 +121,14 @@ def test_a_quote_left_open_costs_its_own_line(unit: int, tmp_path: Path, monkeyp
 
 
 def test_a_quote_left_open_before_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "LONGEST", 1000)
+    monkeypatch.setattr(rows, "MAX_LINE_CHARACTERS", 1000)
     path = csv_of(tmp_path, f'text\n"a\nb\nc\n{"x" * 3000}\nd\n')
     assert read(path) == ([(3, "b"), (4, "c"), (6, "d")], [("left open by a quote", 2), ("too long", 5)])
 
 
 @pytest.mark.parametrize("line", ['x","\n', '"\n"x\n', '""","\n', '"""\n', 'a,"b\n"'])
 def test_many_open_quotes_take_time_in_proportion(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "LONGEST", 1 << 18)
+    monkeypatch.setattr(rows, "MAX_LINE_CHARACTERS", 1 << 18)
     path = csv_of(tmp_path, "text\n" + line * 100_000)
     begun = time.process_time()
     read(path)
@@ -139,7 +139,7 @@ def test_many_open_quotes_take_time_in_proportion(line: str, tmp_path: Path, mon
 def test_a_line_without_end_is_never_held(
     name: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "LONGEST", 1 << 16)
+    monkeypatch.setattr(rows, "MAX_LINE_CHARACTERS", 1 << 16)
     good = "good" if name.endswith(".csv") else '{"text": "good"}'
     path = csv_of(tmp_path, head + "x" * 20_000_000 + '"\n' + good + "\n", name)
     read(path)
@@ -153,7 +153,7 @@ def test_a_line_without_end_is_never_held(
 
 
 def test_many_short_lines_behind_an_open_quote_are_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "LONGEST", 1 << 18)
+    monkeypatch.setattr(rows, "MAX_LINE_CHARACTERS", 1 << 18)
     path = csv_of(tmp_path, 'text\n"' + "\n" * 200_000)
     tracemalloc.start()
     assert read(path) == ([], [("left open by a quote", 2)])
@@ -316,7 +316,7 @@ def packed(data: bytes, kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "csv.gz", "jsonl.zst", "parquet"])
 def test_random_damage_is_told_or_a_data_error(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "LONGEST", 1500)
+    monkeypatch.setattr(rows, "MAX_LINE_CHARACTERS", 1500)
     rng, path, refused, some = np.random.default_rng(7), tmp_path / f"a.{kind}", [], 0
     for case in range(250):
         data = valid(kind, rng)

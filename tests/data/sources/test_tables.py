@@ -1,4 +1,4 @@
-"""Sources of rows: how a row becomes a text, which files are read, problems counted or refused."""
+"""Sources of rows: how a row becomes a text, which files are read, bad ones counted or refused."""
 
 import gzip
 import json
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from nanogrove.data.sources.base import PIECE, Problems
+from nanogrove.data.sources.base import PIECE_CHARACTERS, Skipped
 from nanogrove.data.sources.files import FileSource
 from nanogrove.data.sources.tables import Columns, CsvSource, JsonlSource, ParquetSource, row_pieces
 from nanogrove.errors import DataError
@@ -21,8 +21,8 @@ from nanogrove.errors import DataError
 ROW = {"question": "why?", "answer": "so", "the.n": 3, "none": None, "a b": "c", "list": ["é", 1], "{answer}": "no"}
 
 
-def texts(source: Any, problems: Problems | None = None) -> list[str]:
-    return [piece.text for piece in source.pieces(problems or Problems())]
+def texts(source: Any, skipped: Skipped | None = None) -> list[str]:
+    return [piece.text for piece in source.pieces(skipped or Skipped())]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def texts(source: Any, problems: Problems | None = None) -> list[str]:
 )
 def test_a_row_becomes_a_text(settings: dict, expected: str) -> None:
     columns = Columns(**settings)
-    assert set(columns.wanted(list(ROW))) <= set(ROW)
+    assert set(columns.select(list(ROW))) <= set(ROW)
     assert columns.render({name: ROW[name] for name in columns.names}) == expected
 
 
@@ -82,14 +82,14 @@ def test_settings_that_make_no_sense(settings: dict, said: str) -> None:
 def test_a_format_reaches_into_nothing() -> None:
     columns = Columns(format="{a.__class__} {a[0]}")
     with pytest.raises(DataError, match=r"no column 'a\.__class__'; there are 'a'"):
-        columns.wanted(["a"])
+        columns.select(["a"])
     assert columns.render({"a.__class__": "{a}", "a[0]": "{{"}) == "{a} {{"
 
 
 def test_without_settings_the_column_is_text() -> None:
-    assert Columns().wanted(["id", "text"]) == ["text"]
+    assert Columns().select(["id", "text"]) == ["text"]
     with pytest.raises(DataError, match="there are 'id', 'body'; name one with text_field, or several with fields"):
-        Columns().wanted(["id", "body"])
+        Columns().select(["id", "body"])
 
 
 def written(folder: Path, kind: str, table: list[dict[str, Any]], name: str = "a") -> Path:
@@ -114,10 +114,10 @@ def test_every_row_is_a_document_and_empty_ones_are_counted(kind: str, tmp_path:
         {"q": None, "n": 2, "text": " \n"},
         {"q": "c", "n": 3, "text": ""},
     ]
-    path, problems = written(tmp_path, kind, table), Problems(refuse=True)
+    path, skipped = written(tmp_path, kind, table), Skipped(refuse=True)
     source = SOURCES[kind](path=str(path))
-    assert texts(source, problems) == ["one\ntwo"]
-    assert problems.counts == {"empty": 2}
+    assert texts(source, skipped) == ["one\ntwo"]
+    assert skipped.counts == {"empty": 2}
     assert source.size() == path.stat().st_size
     assert json.loads(json.dumps(source.identity()))["type"] == kind
     assert texts(SOURCES[kind](path=str(path), format="{n}: {q}")) == ["1: a", "2: ", "3: c"]
@@ -125,9 +125,9 @@ def test_every_row_is_a_document_and_empty_ones_are_counted(kind: str, tmp_path:
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_a_long_row_comes_in_pieces(kind: str, tmp_path: Path) -> None:
-    long = "".join(f"line {n}\n" for n in range(PIECE // 5))
+    long = "".join(f"line {n}\n" for n in range(PIECE_CHARACTERS // 5))
     path = written(tmp_path, kind, [{"text": "a"}, {"text": long}, {"text": "b"}])
-    pieces = list(SOURCES[kind](path=str(path)).pieces(Problems()))
+    pieces = list(SOURCES[kind](path=str(path)).pieces(Skipped()))
     assert [piece.first for piece in pieces] == [True, True, False, False, True]
     assert "".join(piece.text for piece in pieces) == f"a{long}b"
 
@@ -144,15 +144,15 @@ def test_a_missing_column(kind: str, tmp_path: Path) -> None:
 
 def test_lines_of_json_may_lack_a_column_but_not_all_of_them(tmp_path: Path) -> None:
     path = written(tmp_path, "jsonl", [{"meta": 1}, {"text": "a"}, {"tex": "b"}, {"text": "c"}])
-    source, problems = JsonlSource(path=str(path)), Problems()
-    assert texts(source, problems) == ["a", "c"]
-    assert problems.places == {"without 'text'": [f"{path}, line 1", f"{path}, line 3"]}
+    source, skipped = JsonlSource(path=str(path)), Skipped()
+    assert texts(source, skipped) == ["a", "c"]
+    assert skipped.locations == {"without 'text'": [f"{path}, line 1", f"{path}, line 3"]}
     with pytest.raises(DataError, match=r"line 1: no column 'text'; there are 'meta'"):
-        texts(source, Problems(refuse=True))
+        texts(source, Skipped(refuse=True))
     written(tmp_path, "jsonl", [{"tex": n} for n in range(1000)])
-    problems = Problems()
+    skipped = Skipped()
     with pytest.raises(DataError, match=r"line 100: no column 'text'; there are 'tex'; did you mean 'tex'\?"):
-        texts(source, problems)
+        texts(source, skipped)
 
 
 @pytest.mark.parametrize(
@@ -167,19 +167,19 @@ def test_lines_of_json_may_lack_a_column_but_not_all_of_them(tmp_path: Path) -> 
     ],
 )
 def test_files_of_bad_rows_alone_yield_nothing(kind: str, content: str, counts: dict, tmp_path: Path) -> None:
-    path, problems = tmp_path / f"a.{kind}", Problems()
+    path, skipped = tmp_path / f"a.{kind}", Skipped()
     path.write_text(content)
-    assert texts(SOURCES[kind](path=str(path)), problems) == []
-    assert problems.counts == counts
+    assert texts(SOURCES[kind](path=str(path)), skipped) == []
+    assert skipped.counts == counts
 
 
 def test_parquet_without_rows_and_with_bytes_for_text(tmp_path: Path) -> None:
-    path, problems = tmp_path / "a.parquet", Problems()
+    path, skipped = tmp_path / "a.parquet", Skipped()
     pq.write_table(pa.table({"text": pa.array([b"a", b"\xff"])}), path)
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "b.parquet")
-    assert texts(ParquetSource(path=str(tmp_path)), problems) == ["a"]
-    assert problems.counts == {"not utf-8": 1, "file without rows": 1}
-    assert problems.places["not utf-8"] == [f"{path}, row 2"]
+    assert texts(ParquetSource(path=str(tmp_path)), skipped) == ["a"]
+    assert skipped.counts == {"not utf-8": 1, "file without rows": 1}
+    assert skipped.locations["not utf-8"] == [f"{path}, row 2"]
     path.write_text("no table")
     with pytest.raises(DataError, match="not Parquet"):
         texts(ParquetSource(path=str(tmp_path)))
@@ -189,7 +189,7 @@ def test_a_problem_is_refused_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text,n\na,1\nb\nc,2\n")
     with pytest.raises(DataError, match=r"a\.csv, line 3: ragged: too few cells"):
-        texts(CsvSource(path=str(path)), Problems(refuse=True))
+        texts(CsvSource(path=str(path)), Skipped(refuse=True))
     assert texts(CsvSource(path=str(path))) == ["a", "c"]
 
 
@@ -199,11 +199,11 @@ def test_rows_from_elsewhere() -> None:
         deep = [deep]
     texts: list[Any] = ["a", "\udcff", None, deep]
     rows = [(number, {"text": text}) for number, text in enumerate(texts, start=1)]
-    problems = Problems()
-    pieces = list(row_pieces(rows, Columns(), problems, "set, row {}".format))
+    skipped = Skipped()
+    pieces = list(row_pieces(rows, Columns(), skipped, "set, row {}".format))
     assert [piece.text for piece in pieces] == ["a"]
-    assert problems.counts == {"not utf-8": 1, "empty": 1, "nested too deep": 1}
-    assert problems.places["not utf-8"] == ["set, row 2"]
+    assert skipped.counts == {"not utf-8": 1, "empty": 1, "nested too deep": 1}
+    assert skipped.locations["not utf-8"] == ["set, row 2"]
 
 
 def test_files_of_a_folder_by_their_endings(tmp_path: Path) -> None:

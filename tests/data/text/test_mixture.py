@@ -9,7 +9,7 @@ from scipy import stats
 
 from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.corpus import TextCorpus
-from nanogrove.data.text.mixture import STRATA, Phase, Weighted, round_robin, sequential
+from nanogrove.data.text.mixture import SEQUENCES_PER_STRATUM, Phase, Weighted, round_robin, sequential
 
 
 def each_in_order(sources: np.ndarray, places: np.ndarray) -> bool:
@@ -28,8 +28,8 @@ def test_shares_come_true_and_nothing_is_skipped(weights: tuple[float, ...]) -> 
     if likely.sum() > 1:
         assert stats.chisquare(counts[likely], 20_000 * shares[likely]).pvalue > 0.01
     for first in range(0, 2000, 100):
-        part = np.bincount(sources[first : first + STRATA], minlength=len(weights))
-        assert np.abs(part - STRATA * shares).max() < 0.2 * STRATA
+        part = np.bincount(sources[first : first + SEQUENCES_PER_STRATUM], minlength=len(weights))
+        assert np.abs(part - SEQUENCES_PER_STRATUM * shares).max() < 0.2 * SEQUENCES_PER_STRATUM
 
 
 def test_draws_are_in_no_fixed_order() -> None:
@@ -46,7 +46,7 @@ def test_any_stretch_by_itself_and_weights_that_change() -> None:
     assert np.bincount(sources[:1000], minlength=3) == pytest.approx([750, 250, 0], abs=20)
     assert np.bincount(sources[1000:1777]) == pytest.approx([111, 111, 555], abs=20)
     assert (sources[1777:] == 2).all()
-    assert len({tuple(sources[n : n + STRATA]) for n in (0, STRATA)}) == 2
+    assert len({tuple(sources[n : n + SEQUENCES_PER_STRATUM]) for n in (0, SEQUENCES_PER_STRATUM)}) == 2
     late = Weighted(phases, seed=5).assign(np.array([5999, 1200, 1776, 1777, 999]))
     assert late[0].tolist() == sources[[5999, 1200, 1776, 1777, 999]].tolist()
     assert late[1].tolist() == places[[5999, 1200, 1776, 1777, 999]].tolist()
@@ -110,7 +110,7 @@ def corpus(tmp_path: Path) -> partial[TextCorpus]:
 
 
 def letters(corpus: TextCorpus, step: int) -> list[str]:
-    batch = corpus.batches(step)
+    batch = corpus.batch(step)
     rows = [corpus.tokenizer.decode(row) for row in batch.targets.tolist()]
     assert all(set(row) <= {"abc"[source]} for row, source in zip(rows, batch.source.tolist(), strict=True))
     return ["abc"[source] for source in batch.source.tolist()]
@@ -135,18 +135,18 @@ def test_in_sequence_each_source_is_read_to_its_end(corpus: partial[TextCorpus])
 def test_ranks_read_parts_of_the_same_global_batch(corpus: partial[TextCorpus]) -> None:
     """Batches of one process, and the parts that 2 and 4 processes take of them."""
     made = corpus(batch=8, mix_strategy="weighted", source_weights=[1, 2, 3])
-    whole = made.batches(11)
+    whole = made.batch(11)
     for world in (2, 4):
         ranks = [corpus(batch=8, mix_strategy="weighted", source_weights=[1, 2, 3]) for _ in range(world)]
-        parts = [rank.batches(11).split(world)[number] for number, rank in enumerate(ranks)]
+        parts = [rank.batch(11).split(world)[number] for number, rank in enumerate(ranks)]
         assert np.array_equal(np.concatenate([part.tokens.numpy() for part in parts]), whole.tokens.numpy())
 
 
 def test_validation_covers_every_source_and_says_which(corpus: partial[TextCorpus]) -> None:
     made = corpus()
-    found = {source for batch in made.windows("validation", 100) for source in batch.source.tolist()}
+    found = {source for batch in made.eval_batches("validation", 100) for source in batch.source.tolist()}
     assert found == {0, 1, 2}
-    whole = list(made.windows("validation"))
+    whole = list(made.eval_batches("validation"))
     tokens = [source.count("validation") for source in made.sources]
     assert sum(int(batch.mask.sum()) for batch in whole) == sum(tokens) - 3
     for batch in whole:

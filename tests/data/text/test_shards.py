@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from nanogrove.data.rng import permuted, random
 from nanogrove.data.sources import base as cutting
-from nanogrove.data.sources.base import Piece, Problems
-from nanogrove.data.sources.kinds import PythonStandardLibrary, TextSource
+from nanogrove.data.sources.base import Piece, Skipped
+from nanogrove.data.sources.text import PythonStandardLibrary, TextSource
 from nanogrove.data.splits import SPLITS
 from nanogrove.data.text import shards
 from nanogrove.data.text.config import DataConfig
@@ -71,16 +71,16 @@ def test_one_document_is_split_by_position(tmp_path: Path) -> None:
 
 
 def test_long_documents_and_separators_lose_nothing(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(cutting, "PIECE", 50)
+    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 50)
     text = "".join(f"line {n}\n" * (n % 9) + "==\n" * (n % 2) for n in range(200))
     path = tmp_path / "long.txt"
     path.write_text(text)
-    whole = list(TextSource(path=str(path)).pieces(Problems()))
+    whole = list(TextSource(path=str(path)).pieces(Skipped()))
     assert "".join(piece.text for piece in whole) == text
     assert [piece.first for piece in whole] == [True] + [False] * (len(whole) - 1)
     assert all(len(piece.text) <= 50 for piece in whole)
     documents: list[str] = []
-    for piece in TextSource(path=str(path), separator="==\n").pieces(Problems()):
+    for piece in TextSource(path=str(path), separator="==\n").pieces(Skipped()):
         if piece.first:
             documents.append("")
         documents[-1] += piece.text
@@ -89,7 +89,7 @@ def test_long_documents_and_separators_lose_nothing(tmp_path: Path, monkeypatch)
 
 def test_shards_join_without_a_seam(folder: Path, monkeypatch) -> None:
     whole = corpus(folder)
-    monkeypatch.setattr(shards, "SHARD", 500)
+    monkeypatch.setattr(shards, "TOKENS_PER_SHARD", 500)
     monkeypatch.setenv("NANOGROVE_CACHE", str(folder.parent / "other"))
     cut = corpus(folder)
     assert len(cut.sources[0].index["splits"]["train"]["shards"]) > 5
@@ -101,24 +101,24 @@ def test_an_epoch_shows_every_window_once_and_the_next_in_another_order(folder: 
     made = corpus(folder)
     count, size = made.windows_per_epoch, made.length
     assert count is not None
-    rows = np.concatenate([made.batches(step).tokens.numpy() for step in range(-(-count // 4))])[:count]
+    rows = np.concatenate([made.batch(step).tokens.numpy() for step in range(-(-count // 4))])[:count]
     tokens = everything(made, "train")
     offset = next(
         o
         for o in range(size)
         if {tuple(tokens[o + w * size : o + w * size + size]) for w in range(count)} == {tuple(r) for r in rows}
     )
-    assert made.batches(0).tokens.shape == (4, 16), f"found at {offset}"
-    second = np.concatenate([made.batches(step).tokens.numpy() for step in range(count // 4 + 1, count // 2)])
+    assert made.batch(0).tokens.shape == (4, 16), f"found at {offset}"
+    second = np.concatenate([made.batch(step).tokens.numpy() for step in range(count // 4 + 1, count // 2)])
     assert not np.array_equal(rows[: len(second)], second)
 
 
 def test_a_batch_is_a_function_of_seed_and_step(folder: Path) -> None:
     one, other = corpus(folder), corpus(folder)
     for step in (7, 0, 100_000, 7):
-        assert one.batches(step).tokens.equal(other.batches(step).tokens)
-    assert not one.batches(0).tokens.equal(one.batches(1).tokens)
-    batch = one.batches(3)
+        assert one.batch(step).tokens.equal(other.batch(step).tokens)
+    assert not one.batch(0).tokens.equal(one.batch(1).tokens)
+    batch = one.batch(3)
     assert batch.tokens[:, 1:].equal(batch.targets[:, :-1])
     assert batch.mask.all()
     assert batch.weight.eq(1).all()
@@ -132,9 +132,9 @@ def test_permuted_is_a_permutation(size: int) -> None:
 
 def test_windows_cover_a_split_without_overlap(folder: Path) -> None:
     made = corpus(folder)
-    targets = [t for batch in made.windows("validation") for row in batch.targets.tolist() for t in row]
+    targets = [t for batch in made.eval_batches("validation") for row in batch.targets.tolist() for t in row]
     assert targets == everything(made, "validation")[1:].tolist()
-    some = sum(int(batch.mask.sum()) for batch in made.windows("validation", 100))
+    some = sum(int(batch.mask.sum()) for batch in made.eval_batches("validation", 100))
     assert 100 <= some <= 220
 
 
@@ -177,7 +177,7 @@ def test_a_vocabulary_above_65536_uses_wider_tokens(tmp_path: Path) -> None:
 
 def test_the_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbfhello")
-    assert list(TextSource(path=str(tmp_path / "bom.txt")).pieces(Problems())) == [Piece("hello", True)]
+    assert list(TextSource(path=str(tmp_path / "bom.txt")).pieces(Skipped())) == [Piece("hello", True)]
 
 
 def test_the_standard_library_is_read_where_it_is() -> None:

@@ -14,13 +14,13 @@ import pytest
 
 from nanogrove.config.overrides import resolve
 from nanogrove.data.sources import base as documents
-from nanogrove.data.sources.base import Problems
+from nanogrove.data.sources.base import Skipped
 from nanogrove.data.splits import SPLITS
 from nanogrove.data.text import assign, reader, shards
 from nanogrove.data.text import prepare as preparing
 from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.corpus import TextCorpus
-from nanogrove.data.text.prepare import Process, prepare, write
+from nanogrove.data.text.prepare import PreparationProcess, prepare, write
 from nanogrove.data.text.shards import read_index
 from nanogrove.data.tokenizer import byte_tokenizer
 from nanogrove.errors import DataError
@@ -31,12 +31,12 @@ from nanogrove.runs.train import train
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes at which a few kilobytes are many seals and blocks."""
-    monkeypatch.setattr(shards, "SEAL", 1000)
-    monkeypatch.setattr(preparing, "SEAL", 1000)
-    monkeypatch.setattr(preparing, "FLUSH", 500)
-    monkeypatch.setattr(reader, "BLOCK", 3000)
-    monkeypatch.setattr(shards, "HELD_OUT", 400)
-    monkeypatch.setattr(assign, "STREAM", 1000)
+    monkeypatch.setattr(shards, "TOKENS_PER_COMMIT", 1000)
+    monkeypatch.setattr(preparing, "TOKENS_PER_COMMIT", 1000)
+    monkeypatch.setattr(preparing, "BATCH_CHARACTERS", 500)
+    monkeypatch.setattr(reader, "TOKENS_PER_BLOCK", 3000)
+    monkeypatch.setattr(shards, "HELD_OUT_TOKENS", 400)
+    monkeypatch.setattr(assign, "STREAM_FROM_BYTES", 1000)
 
 
 @pytest.fixture
@@ -68,24 +68,24 @@ class Slow:
 
 @pytest.fixture
 def slowly(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparing, "Process", Slow)
+    monkeypatch.setattr(preparing, "PreparationProcess", Slow)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
 def test_batches_of_a_stream_are_those_of_the_whole(slowly: None, source: Path) -> None:
     """One corpus asks for batches while it is written, the other when all is there, in another order."""
     growing = TextCorpus(config(source), 16, 8, seed=3)
-    first = growing.batches(0)
+    first = growing.batch(0)
     assert not growing.sources[0].index["complete"], "the first batch waits for one block only"
     assert growing.windows_per_epoch is None
-    batches = [first, *(growing.batches(step) for step in range(1, 450))]
+    batches = [first, *(growing.batch(step) for step in range(1, 450))]
     assert growing.sources[0].index["complete"]
     assert growing.windows_per_epoch is not None
     assert 2 * growing.windows_per_epoch < 450 * 8, "more than two passes"
     whole = TextCorpus(config(source), 16, 8, seed=3)
     for step in range(449, -1, -1):
-        assert whole.batches(step).tokens.equal(batches[step].tokens)
-    held = [[b.tokens.tolist() for b in made.windows("validation", 200)] for made in (growing, whole)]
+        assert whole.batch(step).tokens.equal(batches[step].tokens)
+    held = [[b.tokens.tolist() for b in made.eval_batches("validation", 200)] for made in (growing, whole)]
     assert held[0] == held[1]
     assert growing.describe()["fingerprint"] == whole.describe()["fingerprint"]
 
@@ -94,11 +94,11 @@ def test_a_pass_shows_every_window_of_every_block_once(slowly: None, source: Pat
     made = TextCorpus(config(source), 16, 8, seed=3)
     shard = made.sources[0]
     count, total = shard.count("train"), shard.epoch(16)
-    assert count > 3 * reader.BLOCK
+    assert count > 3 * reader.TOKENS_PER_BLOCK
     starts = []
     shard.read = lambda split, starts_, length: starts.append(starts_) or np.zeros((len(starts_), length), np.int64)  # type: ignore[assignment,method-assign,func-returns-value]
     for passed in range(3):
-        shard.train(np.arange(passed * total, (passed + 1) * total), 16, 0)
+        shard.train_windows(np.arange(passed * total, (passed + 1) * total), 16, 0)
         at = np.sort(starts[-1])
         assert len(np.unique(at)) == total
         assert (np.diff(at) >= 16).all(), "no token is shown twice"
@@ -148,7 +148,7 @@ def test_the_process_writes_while_this_one_reads_and_ends_with_it(tmp_path: Path
     path = tmp_path / "rows.txt"
     path.write_text("".join(f"row {n} of a table that has many\n" for n in range(60_000)))
     script = (
-        "import nanogrove.data.text.assign as t; t.STREAM = 1000\n"
+        "import nanogrove.data.text.assign as t; t.STREAM_FROM_BYTES = 1000\n"
         "from nanogrove.data.text.prepare import prepare\n"
         f"c = t.DataConfig.model_validate({config(path).model_dump(mode='json')!r})\n"
         "p = prepare(c); print(p.process.process.pid, p.folders[0], flush=True); input()"
@@ -171,14 +171,14 @@ def test_what_goes_wrong_in_the_process_is_said_here(small: None, tmp_path: Path
     path = tmp_path / "bad.txt"
     path.write_bytes(b"a good line\n\n" * 2000 + b"\xff\n\n")
     settings = config(path)
-    process = Process(settings, [(0, tmp_path / "folder")], byte_tokenizer())
+    process = PreparationProcess(settings, [(0, tmp_path / "folder")], byte_tokenizer())
     process.process.wait(60)
     with pytest.raises(DataError, match=r"bad\.txt: not utf-8: byte 0xff at offset 26000"):
         process.check()
 
 
 def test_duplicates_and_short_documents_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assign, "RECENT", 7)
+    monkeypatch.setattr(assign, "RECENT_HASHES", 7)
     path = tmp_path / "many.txt"
     path.write_text("".join(f"document {n % 90}\n\n" for n in range(300)) + "no\n\n" * 5)
     made = TextCorpus(config(path, drop_duplicates=True, min_text_length=4), 4, 2, seed=0)
@@ -202,13 +202,13 @@ def test_prepare_of_a_complete_stream_starts_no_process(slowly: None, source: Pa
 
 
 def test_problems_of_a_kind_keep_their_first_places() -> None:
-    problems = Problems()
+    skipped = Skipped()
     for line in range(9):
-        problems.add("broken", f"line {line}")
-    assert problems.counts["broken"] == 9
-    assert problems.places["broken"] == ["line 0", "line 1", "line 2"]
+        skipped.bad("broken", f"line {line}")
+    assert skipped.counts["broken"] == 9
+    assert skipped.locations["broken"] == ["line 0", "line 1", "line 2"]
     with pytest.raises(DataError, match=r"line 4: broken; mend it, or set data\.bad_rows=skip"):
-        Problems(refuse=True).add("broken", "line 4")
+        Skipped(refuse=True).bad("broken", "line 4")
 
 
 def test_a_run_cut_while_its_text_streams_ends_alike(
@@ -268,7 +268,7 @@ def two(tmp_path: Path) -> list[tuple[DataConfig, list[tuple[int, Path]]]]:
 
 
 def test_two_processes_share_their_work_and_neither_waits_for_ever(two: list) -> None:
-    processes = [Process(settings, folders, byte_tokenizer()) for settings, folders in two]
+    processes = [PreparationProcess(settings, folders, byte_tokenizer()) for settings, folders in two]
     for process in processes:
         assert process.process.wait(100) == 0
         assert process.check()
@@ -284,10 +284,10 @@ def test_a_process_that_fails_leaves_what_another_writes_alone(two: list, tmp_pa
     (tmp_path / "a.csv").write_text("name\nno text\n")
     lacking = [{"type": "csv", "path": str(tmp_path / "a.csv")}, settings.sources[1].model_dump()]
     failing = broken.model_copy(update={"sources": DataConfig.model_validate({"sources": lacking}).sources})
-    good = Process(settings, folders, byte_tokenizer())
+    good = PreparationProcess(settings, folders, byte_tokenizer())
     while read_index(folders[1][1]) is None:
         assert not good.check()
-    bad = Process(failing, [(0, tmp_path / "cache/csv"), (1, folders[1][1])], byte_tokenizer())
+    bad = PreparationProcess(failing, [(0, tmp_path / "cache/csv"), (1, folders[1][1])], byte_tokenizer())
     bad.process.wait(100)
     with pytest.raises(DataError, match="no column 'text'"):
         bad.check()
@@ -315,13 +315,13 @@ def test_data_that_is_gone_is_said(slowly: None, source: Path) -> None:
 
 @pytest.mark.parametrize("size", [7, 50, 64, 1000])
 def test_pieces_do_not_depend_on_where_chunks_end(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "PIECE", 50)
+    monkeypatch.setattr(documents, "PIECE_CHARACTERS", 50)
     whole_text = "==\n".join("".join(f"line {n}\n" for n in range(m % 23)) for m in range(60))
     chunks = (whole_text[at : at + size] for at in range(0, len(whole_text), size))
-    found = list(documents.split(chunks, "==\n"))
-    assert found == list(documents.split(iter([whole_text]), "==\n"))
+    found = list(documents.split_at_separator(chunks, "==\n"))
+    assert found == list(documents.split_at_separator(iter([whole_text]), "==\n"))
     assert all(len(piece.text) <= 50 for piece in found)
-    alone = [piece for text in whole_text.split("==\n") for piece in documents.whole(iter([text]))]
+    alone = [piece for text in whole_text.split("==\n") for piece in documents.split_long_document(iter([text]))]
     assert found == alone, "a document among others is cut as it would be alone"
 
 

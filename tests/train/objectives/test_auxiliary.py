@@ -18,7 +18,7 @@ import nanogrove
 from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.errors import CheckpointError, NanogroveError
-from nanogrove.evaluate.auxiliary import IDLE, gradient_shares, idle, measure
+from nanogrove.evaluate.auxiliary import IDLE_GRADIENT_SHARE, gradient_shares, idle, measure
 from nanogrove.model.gpt import GPT, ModelConfig, unstack
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.record.events import read_events
@@ -131,7 +131,7 @@ def slowly(model: GPT, heads: Heads, given: Batch) -> dict[str, Any]:
             for k in range(1, c.dynamics_rollouts + 1):
                 if t + k >= T:
                     break
-                state = heads.step(state, heads.seen(model.embed(given.tokens[b, t + k])))
+                state = heads.step(state, heads.action_embedding(model.embed(given.tokens[b, t + k])))
                 if allowed(b, t, t + k):
                     guess, true = heads.latent(state), heads.project(hidden[b, t + k].detach()).detach()
                     parts["dynamics_latent"] += -(guess @ true) / (guess.norm() * true.norm()) / 2 / count
@@ -146,7 +146,10 @@ def slowly(model: GPT, heads: Heads, given: Batch) -> dict[str, Any]:
             if allowed(b, t, t) and t % 3 == START % 3:
                 own = F.softmax(model.logits(h), -1).detach()
                 tried = sorted(range(V), key=lambda a: -own[a].item())[:3]
-                values = {a: heads.value(heads.step(h, heads.seen(model.embed(torch.tensor(a))))).item() for a in tried}
+                values = {
+                    a: heads.value(heads.step(h, heads.action_embedding(model.embed(torch.tensor(a))))).item()
+                    for a in tried
+                }
                 mean = sum(own[a].item() * values[a] for a in tried) / sum(own[a].item() for a in tried)
                 tilted = [own[a].item() * math.exp(0.7 * (mean - values.get(a, mean))) for a in range(V)]
                 policy = F.log_softmax(model.logits(heads.policy(h)), -1)
@@ -245,11 +248,11 @@ def test_a_policy_is_tilted_towards_easier_text(target: str, rollouts: int) -> N
     values = torch.zeros(tried.shape, dtype=torch.float64)
     discounts = [CONFIG.value_discount**k for k in range(CONFIG.value_horizon)]
     for place in np.ndindex(*tried.shape):
-        state = heads.step(hidden[place[:-1]], heads.seen(model.embed(tried[place])))
+        state = heads.step(hidden[place[:-1]], heads.action_embedding(model.embed(tried[place])))
         for discount in discounts[: rollouts - 1] if target == "search" else []:
             best, token = model.logits(state).log_softmax(-1).max(-1)
             values[place] -= discount * best
-            state = heads.step(state, heads.seen(model.embed(token)))
+            state = heads.step(state, heads.action_embedding(model.embed(token)))
         values[place] += sum(discounts[rollouts - 1 :] if target == "search" else discounts) * heads.value(state)
         values[place] /= sum(discounts)
     moved = (improved - own).gather(-1, tried)
@@ -317,7 +320,7 @@ def test_accumulation_changes_neither_loss_nor_gradient(name: str, monkeypatch: 
             assert figures[key] == pytest.approx(value, rel=1e-6), (key, accumulation)
         for a, b in zip(gradients, parts, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
-        monkeypatch.setattr("nanogrove.train.objectives.auxiliary.LOGITS", 5 * V)
+        monkeypatch.setattr("nanogrove.train.objectives.auxiliary.MAX_LOGITS_PER_CHUNK", 5 * V)
 
 
 def test_the_contrast_alone_is_that_of_micro_batches() -> None:
@@ -353,7 +356,7 @@ def test_the_total_is_the_weighted_sum_and_idle_parts_are_told() -> None:
     assert shares["span"].item() == pytest.approx(norms[0] / norms[1], rel=1e-5)
     heads.config = CONFIG.model_copy(update={"span_contrastive_weight": 0.0, "value_weight": 1e-9})
     assert idle(gradient_shares(model, heads, given, START)) == ["value", "value_imagined", "span"]
-    assert IDLE == 0.001
+    assert IDLE_GRADIENT_SHARE == 0.001
 
 
 def test_measures_are_against_what_needs_no_learning() -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from nanogrove.config.overrides import resolve
 from nanogrove.errors import PresetError
-from nanogrove.train.optim.schedule import SCHEDULES, Point, ScheduleConfig, schedule
+from nanogrove.train.optim.schedule import SCHEDULES, ScheduleConfig, schedule
+from nanogrove.train.optim.shapes import Point
 
 
 def inverse_root(at: Point) -> float:

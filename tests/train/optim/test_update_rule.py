@@ -152,7 +152,7 @@ from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.optim.rules import RULES
 from nanogrove.train.parallel.ranks import joined
-from nanogrove.train.parallel.sharding import sharded
+from nanogrove.train.parallel.sharding import Sharding
 from nanogrove.train.state import TrainState, optimizer_tensors
 sys.path.insert(0, sys.argv[1])
 from lion import LION
@@ -160,15 +160,14 @@ RULES["lion"] = LION
 with joined("cpu") as ranks:
     model = GPT(ModelConfig(vocab_size=31, block_size=8, n_layer=1, n_head=2, n_embd=16, bias=False)).initialize(0)
     state = TrainState(model, make_optimizer(model, OptimizerConfig(name="lion", lr=0.001)))
-    own = sharded(state, ranks, torch.device("cpu"))
-    tokens = torch.arange(32).view(4, 8) % 31
-    for own.step in (1, 2):
-        own.optimizer.set_rate(1.0)
-        own.model(tokens, tokens).mean().div(ranks.world).backward()
-        own.gradients()
-        own.optimizer.step()
-        own.optimizer.zero_grad()
-    state.gather()
+    with Sharding(ranks, torch.device("cpu")).spread(state) as part:
+        tokens = torch.arange(32).view(4, 8) % 31
+        for part.step in (1, 2):
+            part.optimizer.set_rate(1.0)
+            part.model(tokens, tokens).mean().div(ranks.world).backward()
+            part.gradients()
+            part.optimizer.step()
+            part.optimizer.zero_grad()
     if ranks.first:
         torch.save((model.state_dict(), optimizer_tensors(state)), sys.argv[2])
 """

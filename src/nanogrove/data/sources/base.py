@@ -1,13 +1,13 @@
-"""Documents, which every source yields, in pieces; and the count of what a source holds that could not be used."""
+"""Documents in pieces, which every source yields; and the count of what a source holds that is left out."""
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 from nanogrove.errors import DataError
 
-PIECE = 1 << 18  # characters; a longer document comes in pieces, cut behind a line where it has one
-PLACES = 3  # of a kind of problem that are kept to be shown
+PIECE_CHARACTERS = 1 << 18  # a longer document comes in pieces, cut after a line where it has one
+LOCATIONS_PER_REASON = 3  # kept to be shown
 
 
 class Piece(NamedTuple):
@@ -17,89 +17,86 @@ class Piece(NamedTuple):
     first: bool
 
 
-class Problems:
-    """What could not be used, counted by kind, with the first few places of each; with `refuse` the first ends it."""
+class Skipped:
+    """Counts by reason what is left out, with the first few locations of each; `refuse` makes a bad row an error."""
 
     def __init__(self, refuse: bool = False) -> None:
         self.refuse = refuse
         self.counts: Counter[str] = Counter()
-        self.places: dict[str, list[str]] = {}
+        self.locations: dict[str, list[str]] = {}
 
-    def add(self, kind: str, place: str) -> None:
-        """Counts a problem, such as `broken JSON` at `a.jsonl, line 7`. Raises DataError where problems are refused."""
-        if self.refuse:
-            raise DataError(f"{place}: {kind}; mend it, or set data.bad_rows=skip to leave such rows out, counted")
-        self.leave_out(kind)
-        known = self.places.setdefault(kind, [])
-        if len(known) < PLACES:
-            known.append(place)
+    def bad(self, reason: str, location: str) -> None:
+        """Counts what cannot be used, such as `broken JSON` at `a.jsonl, line 7`.
 
-    def leave_out(self, kind: str) -> None:
-        """Counts what is in order but not wanted, such as a duplicate."""
-        self.counts[kind] += 1
-
-
-class Documents(Protocol):
-    """A source: where documents come from, in a fixed order, a piece at a time, so memory does not grow with size."""
-
-    @property
-    def type(self) -> str:
-        """Its name in a preset."""
-
-    def identity(self) -> dict[str, Any]:
-        """What fixes its documents, as JSON: options, and of files their names, sizes and times.
-
-        Raises DataError when there is nothing to read.
+        Raises DataError where bad rows are refused.
         """
+        if self.refuse:
+            raise DataError(f"{location}: {reason}; mend it, or set data.bad_rows=skip to leave such rows out, counted")
+        self.unwanted(reason)
+        known = self.locations.setdefault(reason, [])
+        if len(known) < LOCATIONS_PER_REASON:
+            known.append(location)
 
-    def size(self) -> int | None:
-        """Bytes that will be read; None where nobody knows."""
+    def unwanted(self, reason: str) -> None:
+        """Counts what is in order but not wanted, such as a duplicate."""
+        self.counts[reason] += 1
 
-    def pieces(self, problems: Problems) -> Iterator[Piece]:
-        """Documents in order. Raises DataError where the source as a whole cannot be read."""
+    def most_common(self, examples: bool = False) -> str:
+        """The three commonest reasons with their counts, for a message; empty where there are none.
+
+        With `examples` the first location of each, where one is known.
+        """
+        return "; ".join(
+            f"{count} times {reason}"
+            + (f", as in {known[0]}" if examples and (known := self.locations.get(reason)) else "")
+            for reason, count in self.counts.most_common(3)
+        )
 
 
-def whole(chunks: Iterator[str]) -> Iterator[Piece]:
-    """One document in pieces that end behind a line, where a line ends within the last half of a piece."""
-    first, held = True, ""
+def split_long_document(chunks: Iterator[str]) -> Iterator[Piece]:
+    """One document in pieces that end after a line, where a line ends within the last half of a piece."""
+    first, rest = True, ""
     for chunk in chunks:
-        pieces, held = _cut(held + chunk)
+        pieces, rest = _cut_pieces(rest + chunk)
         for piece in pieces:
             yield Piece(piece, first)
             first = False
-    if held:
-        yield Piece(held, first)
+    if rest:
+        yield Piece(rest, first)
 
 
-def split(chunks: Iterator[str], separator: str) -> Iterator[Piece]:
-    """The documents between separators, cut as `whole` cuts, wherever chunks end; empty ones are none."""
+def split_at_separator(chunks: Iterator[str], separator: str) -> Iterator[Piece]:
+    """The documents between separators, each cut as `split_long_document` cuts; empty ones are left out.
+
+    A separator is recognised wherever chunks end.
+    """
     document, first, held, keep = "", True, "", len(separator) - 1
     for chunk in chunks:
         *ended, held = (held + chunk).split(separator)
         for text in ended:
-            pieces, rest = _cut(document + text)
+            pieces, rest = _cut_pieces(document + text)
             for piece in filter(None, (*pieces, rest)):
                 yield Piece(piece, first)
                 first = False
             document, first = "", True
-        sure = max(len(held) - keep, 0)  # what is behind may be the beginning of a separator
-        pieces, document = _cut(document + held[:sure])
+        sure = max(len(held) - keep, 0)  # what follows may be the beginning of a separator
+        pieces, document = _cut_pieces(document + held[:sure])
         held = held[sure:]
         for piece in pieces:
             yield Piece(piece, first)
             first = False
-    pieces, rest = _cut(document + held)
+    pieces, rest = _cut_pieces(document + held)
     for piece in filter(None, (*pieces, rest)):
         yield Piece(piece, first)
         first = False
 
 
-def _cut(text: str) -> tuple[list[str], str]:
-    """The pieces at the front of a text, and what is left."""
+def _cut_pieces(text: str) -> tuple[list[str], str]:
+    """The full pieces at the front of a text, and the rest."""
     pieces, at = [], 0
-    while len(text) - at >= PIECE:
-        newline = text.rfind("\n", at + PIECE // 2, at + PIECE)
-        end = newline + 1 if newline >= 0 else at + PIECE
+    while len(text) - at >= PIECE_CHARACTERS:
+        newline = text.rfind("\n", at + PIECE_CHARACTERS // 2, at + PIECE_CHARACTERS)
+        end = newline + 1 if newline >= 0 else at + PIECE_CHARACTERS
         pieces.append(text[at:end])
         at = end
     return pieces, text[at:]

@@ -4,15 +4,16 @@ import codecs
 import glob
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nanogrove.data.sources.base import PIECE
+from nanogrove.data.sources.base import PIECE_CHARACTERS
 from nanogrove.errors import DataError
 
+ENCODING = "of the text; auto goes by the byte-order mark, utf-8 without one"  # what a setting of this name means
 BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -21,11 +22,15 @@ class FileSource(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str
+    path: str = Field(description="a file, a folder, or a pattern such as logs/*.txt")
     glob: str = Field("**/*", description="which files of a folder to read")
 
+    def title(self) -> str:
+        """Its path."""
+        return self.path
+
     def files(self) -> list[Path]:
-        """The files to read. Raises DataError when there are none, or for a pattern that is none."""
+        """The files to read. Raises DataError when there are none, or for a pattern that is not valid."""
         root = Path(self.path).expanduser()
         if root.is_file():
             return [root]
@@ -36,25 +41,39 @@ class FileSource(BaseModel):
             if not pattern:
                 raise DataError(f"{self.path}: no such file or folder; check the path in data.sources")
         try:  # unlike glob.glob, Path.glob does not go in circles where ** meets a link to a folder above
-            found = sorted(path for path in folder.glob(pattern) if path.is_file())
+            files = sorted(path for path in folder.glob(pattern) if path.is_file())
         except (ValueError, NotImplementedError) as error:
             raise DataError(f"{self.path}: glob {pattern!r} is no pattern ({error})") from None
-        if not found:
+        if not files:
             raise DataError(
                 f"{self.path}: no file matches glob {pattern!r}; name another, as in "
                 f'data.sources=[{{"type": "text", "path": "{folder}", "glob": "**/*"}}]'
             )
-        return found
+        return files
 
-    def identity(self) -> dict[str, Any]:
-        """The options, and the files' names, sizes and times. Raises DataError as `files` does."""
-        stats = [(path, path.stat()) for path in self.files()]
-        files = [[str(path.absolute()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
-        return {**self.model_dump(), "files": files}
+    def identity(self) -> dict[str, object]:
+        """The settings, and the files' names, sizes and times. Raises DataError as `files` does."""
+        return {**self.model_dump(), "files": file_identity(self.files())}
 
     def size(self) -> int:
         """Bytes of all files, as they lie on disk."""
-        return sum(path.stat().st_size for path in self.files())
+        return total_bytes(self.files())
+
+
+def file_identity(paths: Sequence[Path]) -> list[list[str | int]]:
+    """What tells whether files have changed: of each its absolute path, size in bytes, and time in nanoseconds."""
+    stats = [(path, path.stat()) for path in paths]
+    return [[str(path.absolute()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+
+
+def total_bytes(paths: Sequence[Path]) -> int:
+    """Bytes of files together, as they lie on disk."""
+    return sum(path.stat().st_size for path in paths)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder and its folders, in the order of their paths."""
+    return sorted(path for path in folder.glob("**/*") if path.is_file())
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -74,12 +93,12 @@ def encoding_of(path: Path, named: str) -> str:
     """`named`, or for `auto` what the file's byte-order mark says, utf-8 without one. Raises DataError as reading."""
     if named != "auto":
         return named
-    with reading(path), open_bytes(path) as file:
+    with io_errors_as_data_errors(path), open_bytes(path) as file:
         start = file.read(4)
     return next((encoding for mark, encoding in BOMS.items() if start.startswith(mark)), "utf-8")
 
 
-class reading:  # noqa: N801  a context, as contextlib names them
+class io_errors_as_data_errors:  # noqa: N801  a context, as contextlib names them
     """Turns what goes wrong while `path` is read into a DataError of one line."""
 
     def __init__(self, path: Path) -> None:
@@ -106,9 +125,9 @@ def read_text(path: Path, encoding: str = "auto") -> Iterator[str]:
     except LookupError:
         raise DataError(f"data.sources: unknown encoding {encoding!r}; utf-8 and latin-1 are common") from None
     offset = 0
-    with reading(path), open_bytes(path) as file:
+    with io_errors_as_data_errors(path), open_bytes(path) as file:
         while True:
-            data = file.read(PIECE)
+            data = file.read(PIECE_CHARACTERS)
             kept = len(decoder.getstate()[0])  # bytes of an unfinished character, read before
             try:
                 text = decoder.decode(data, final=not data)

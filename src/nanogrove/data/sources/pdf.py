@@ -1,7 +1,7 @@
 """PDF files as sources, by their text; pictures of text are not read.
 
 The PDF library is C++ that a damaged file can crash, hold up for hours or make eat all memory. So it runs in a process
-of its own, with a limit on each, which is started again behind a file that ended it: such a file is counted and costs
+of its own, with a limit on each, which is started again after a file that ended it: such a file is counted and costs
 the others nothing. `python -m nanogrove.data.sources.pdf SECONDS` is that process: it reads a path a line and answers
 in lines of JSON.
 """
@@ -19,14 +19,19 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from nanogrove.data.sources.base import Piece, Problems, whole
+from nanogrove.data.sources.base import Piece, Skipped, split_long_document
+from nanogrove.data.sources.contract import SourceKind
 from nanogrove.data.sources.files import FileSource
 from nanogrove.errors import DataError
 
-SECONDS = 60.0  # of processor time for a page; a page of a book takes a thousandth of one
-MEMORY = 1 << 31  # bytes the process may take
-COMMAND = [sys.executable, "-P", "-m", "nanogrove.data.sources.pdf"]
-FAULTS = {2: "PDF that cannot be opened", 4: "encrypted PDF", 5: "encrypted PDF"}  # by pdfium's number; else damaged
+PAGE_CPU_SECONDS = 60.0  # of CPU time for a page; a page of a book takes a thousandth of one
+READER_MEMORY_BYTES = 1 << 31
+READER_COMMAND = [sys.executable, "-P", "-m", "nanogrove.data.sources.pdf"]
+PDFIUM_ERRORS = {
+    2: "PDF that cannot be opened",
+    4: "encrypted PDF",
+    5: "encrypted PDF",
+}  # by pdfium's number; else damaged
 HYPHEN = re.compile("[\x02\ufffe](.?)", re.DOTALL)  # what pdfium puts for a hyphen at the end of a line, and that end
 
 
@@ -36,7 +41,7 @@ class PdfSource(FileSource):
     type: Literal["pdf"] = "pdf"
     glob: str = Field("**/*.[pP][dD][fF]", description="which files of a folder to read")
 
-    def pieces(self, problems: Problems) -> Iterator[Piece]:
+    def pieces(self, skipped: Skipped) -> Iterator[Piece]:
         """Documents in order. Raises DataError where pypdfium2 is missing; a PDF that cannot be read is counted."""
         files = self.files()
         if find_spec("pypdfium2") is None:
@@ -47,10 +52,13 @@ class PdfSource(FileSource):
             )
         with Reader() as reader:
             for path in files:
-                yield from whole(_texts(reader, path, problems))
+                yield from split_long_document(_texts(reader, path, skipped))
 
 
-def _texts(reader: "Reader", path: Path, problems: Problems) -> Iterator[str]:
+PDF = SourceKind(PdfSource, "PDF", (".pdf",), lambda start: start.startswith(b"%PDF-"))
+
+
+def _texts(reader: "Reader", path: Path, skipped: Skipped) -> Iterator[str]:
     """The text of each page that has some, with what parts it from the one before; counts what is wrong."""
     written = blank = 0
     sound = True
@@ -62,12 +70,12 @@ def _texts(reader: "Reader", path: Path, problems: Problems) -> Iterator[str]:
             blank += 1
         else:
             sound = False
-            problems.add(kind, f"{path}, page {page}" if page > 1 or kind == "damaged page" else str(path))
+            skipped.bad(kind, f"{path}, page {page}" if page > 1 or kind == "damaged page" else str(path))
     if sound and not written:
-        problems.add("scanned PDF (no text)", str(path))
+        skipped.bad("scanned PDF (no text)", str(path))
     elif written:
         for _ in range(blank):
-            problems.leave_out("page without text")
+            skipped.unwanted("page without text")
 
 
 class Reader:
@@ -94,39 +102,41 @@ class Reader:
             process = self.process = self.process or self._start()
             assert process.stdin is not None
             assert process.stdout is not None
-            told = False
-            with suppress(BrokenPipeError):  # it has ended since; its silence below says so
+            answered = False
+            with suppress(BrokenPipeError):  # it has ended since; that nothing comes back says so
                 process.stdin.write(json.dumps(str(path)) + "\n")
                 process.stdin.flush()
             while (line := process.stdout.readline()).endswith("\n"):
                 kind, text = json.loads(line)
                 if kind == "end":
                     return
-                told = True
+                answered = True
                 yield kind, text
             status = self._ended()
             if status == -signal.SIGPROF:
                 yield "PDF that took too long", ""
                 return
-            if fresh or told:
+            if fresh or answered:
                 yield "PDF that crashed its reader", ""
                 return
             # An earlier PDF may have damaged the process; a fresh one tells whose fault it is.
 
     def _start(self) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [*COMMAND, str(SECONDS)],
+            [*READER_COMMAND, str(PAGE_CPU_SECONDS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            start_new_session=True,  # Ctrl-C ends the run behind its step, which may need another document
+            start_new_session=True,  # Ctrl-C ends the run after its step, which may need another document
         )
         self.process = process
         assert process.stdout is not None
         if process.stdout.readline() != '["ready", ""]\n':
             status = self._ended()
-            raise DataError(f"the PDF reader did not start (status {status}); see {' '.join(COMMAND)} {SECONDS}")
+            raise DataError(
+                f"the PDF reader did not start (status {status}); see {' '.join(READER_COMMAND)} {PAGE_CPU_SECONDS}"
+            )
         return process
 
     def _ended(self) -> int:
@@ -148,25 +158,25 @@ def extract(path: str) -> Iterator[tuple[str, str]]:
     try:
         document = PdfDocument(Path(path))
     except PdfiumError as error:
-        yield FAULTS.get(error.err_code or 0, "damaged PDF"), ""
+        yield PDFIUM_ERRORS.get(error.err_code or 0, "damaged PDF"), ""
         return
     except OSError:
-        yield FAULTS[2], ""
+        yield PDFIUM_ERRORS[2], ""
         return
     with closing(document):
         for number in range(len(document)):
             try:
                 with closing(document[number]) as page, closing(page.get_textpage()) as text:
-                    said = "page", clean(text.get_text_bounded(errors="replace"))
+                    answer = "page", clean(text.get_text_bounded(errors="replace"))
             except PdfiumError:
-                said = "damaged page", ""
-            yield said
+                answer = "damaged page", ""
+            yield answer
 
 
 def clean(text: str) -> str:
     r"""Text as pdfium gives it with \n for line ends, and words joined that a line end parted.
 
-    A hyphen stays before what is no small letter: `Anglo-Saxon`, though `inter-national` becomes one word.
+    A hyphen stays before what is not a small letter: `Anglo-Saxon`, though `inter-national` becomes one word.
     """
     text = HYPHEN.sub(lambda match: match[1] if match[1].islower() else "-" + match[1], text)
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\xad", "")
@@ -176,23 +186,23 @@ def main() -> None:
     """Reads the PDFs named on standard input, until a limit or a crash ends it."""
     import resource  # Windows has none, and imports this module all the same
 
-    import pypdfium2  # noqa: F401  before `ready`, so that what keeps it from loading is no file's fault
+    import pypdfium2  # noqa: F401  before `ready`, so that what keeps it from loading is not the fault of a file
 
     seconds = float(sys.argv[1])
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # it ends the process, even within the library
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(ValueError, OSError):  # macOS knows no such limit; elsewhere a lower one may be set
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    _say("ready")
+        resource.setrlimit(resource.RLIMIT_AS, (READER_MEMORY_BYTES, READER_MEMORY_BYTES))
+    _print_answer("ready")
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_PROF, seconds)
         for kind, text in extract(json.loads(line)):
-            _say(kind, text)
+            _print_answer(kind, text)
             signal.setitimer(signal.ITIMER_PROF, seconds)
-        _say("end")
+        _print_answer("end")
 
 
-def _say(kind: str, text: str = "") -> None:
+def _print_answer(kind: str, text: str = "") -> None:
     print(json.dumps([kind, text]), flush=True)
 
 

@@ -1,47 +1,43 @@
 """Rows of CSV, JSONL and Parquet, and lines of text, with their numbers; memory does not grow with the file.
 
-What cannot be used is told to a `Bad` and left out, so that one row does not stop a file of gigabytes.
+What cannot be used is given to an `OnBadRow` and left out, so that one row does not stop a file of gigabytes.
 """
 
 import csv
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Self
 
-from nanogrove.data.sources.base import PIECE
-from nanogrove.data.sources.files import encoding_of, open_bytes, reading
-from nanogrove.errors import DataError
+from nanogrove.data.sources.base import PIECE_CHARACTERS
+from nanogrove.data.sources.contract import OnBadRow, Row, SelectColumns
+from nanogrove.data.sources.files import encoding_of, io_errors_as_data_errors, open_bytes
+from nanogrove.errors import DataError, nearest
 
-LONGEST = 1 << 24  # characters of a line, or of the lines of one CSV row; what is longer is left out
-OVERHEAD = 64  # bytes of a string beside its characters, so that many short lines are not held as if they were nothing
-ROWS = 64  # of a Parquet file held at a time
-SHOWN = 20  # names of columns in a message
-OPEN = "left open by a quote"
-
-Bad = Callable[[str, int], object]  # is told what a row is, such as `broken JSON`, and its number
-Row = tuple[int, Mapping[str, Any]]
-Wanted = Callable[[Sequence[str]], Sequence[str]]  # of the columns there are, those to read; raises DataError
+MAX_LINE_CHARACTERS = 1 << 24  # characters of a line, or of the lines of one CSV row; what is longer is left out
+STRING_OVERHEAD_BYTES = 64  # of a string beside its characters, so that many short lines do not count as nothing
+PARQUET_ROWS_PER_BATCH = 64  # held at a time
+COLUMNS_IN_MESSAGE = 20
+OPEN_QUOTE = "left open by a quote"
 
 
-def check_columns(wanted: Sequence[str], there: Sequence[str], advice: str = "") -> list[str]:
-    """The columns wanted. Raises DataError for one that is missing, offering the nearest, or is there twice."""
-    for name in wanted:
-        count = there.count(name)
+def check_columns(names: Sequence[str], available: Sequence[str], advice: str = "") -> list[str]:
+    """The same names. Raises DataError for a column that is missing, offering the nearest, or is available twice."""
+    for name in names:
+        count = available.count(name)
         if count > 1:
             raise DataError(f"column {name!r} is there {count} times; rename all but one")
         if not count:
-            short = {column.casefold(): column for column in there[:1000] if len(column) < 100}
-            near = " or ".join(repr(short[match]) for match in get_close_matches(name.casefold(), short))
-            shown = ", ".join(repr(column[:100]) for column in there[:SHOWN]) or "none"
-            more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
-            asked = f"; did you mean {near}?" if near else ""
-            raise DataError(f"no column {name!r}; there are {shown}{more}{asked}{advice}")
-    return list(wanted)
+            short = [column for column in available[:1000] if len(column) < 100]
+            near = nearest(name, short, count=3, show=repr)
+            shown = ", ".join(repr(column[:100]) for column in available[:COLUMNS_IN_MESSAGE]) or "none"
+            more = f" and {len(available) - COLUMNS_IN_MESSAGE} more" if len(available) > COLUMNS_IN_MESSAGE else ""
+            hint = f"; {near}" if near else ""
+            raise DataError(f"no column {name!r}; there are {shown}{more}{hint}{advice}")
+    return list(names)
 
 
 def inner_suffix(path: Path) -> str:
@@ -49,13 +45,15 @@ def inner_suffix(path: Path) -> str:
     return (path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path).suffix.lower()
 
 
-def csv_rows(path: Path, encoding: str, delimiter: str | None, wanted: Wanted, bad: Bad) -> Iterator[Row]:
-    """Rows with the numbers of the lines they begin at, of the columns that `wanted` chooses of the header's.
+def csv_rows(
+    path: Path, encoding: str, delimiter: str | None, select: SelectColumns, on_bad: OnBadRow
+) -> Iterator[Row]:
+    """Rows with the numbers of the lines they begin at, of the columns that `select` chooses of the header's.
 
     Left out a delimiter is a tab in a .tsv, else a comma. Raises DataError for a file that cannot be read, is cut off
-    or has no usable header, and as `wanted` does.
+    or has no usable header, and as `select` does.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST))  # of the whole process; by itself it is 131072
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_CHARACTERS))  # of the process; 131072 by itself
     if delimiter is None:
         delimiter = "\t" if inner_suffix(path) == ".tsv" else ","
     with _opened(path, encoding) as (file, name):
@@ -73,9 +71,9 @@ def csv_rows(path: Path, encoding: str, delimiter: str | None, wanted: Wanted, b
                 cells = []
                 lines.fault = lines.fault or str(error)
             if lines.ended:  # the reader asked for more than there is
-                lines.fault = OPEN
-            if lines.fault == OPEN:
-                lines.back(first)
+                lines.fault = OPEN_QUOTE
+            if lines.fault == OPEN_QUOTE:
+                lines.put_back(first)
             fault = lines.fault
             if not cells and not fault:
                 continue
@@ -83,13 +81,13 @@ def csv_rows(path: Path, encoding: str, delimiter: str | None, wanted: Wanted, b
                 if fault:
                     raise DataError(f"{path}: the header, line {first}, is {fault}")
                 header = cells
-                with naming(path):
-                    chosen = [(column, header.index(column)) for column in wanted(header)]
+                with prefix_errors(path):
+                    chosen = [(column, header.index(column)) for column in select(header)]
                 continue
             if not fault and len(cells) != len(header):
                 fault = f"ragged: too {'few' if len(cells) < len(header) else 'many'} cells"
             if fault:
-                bad(fault, first)
+                on_bad(fault, first)
             else:
                 yield first, {column: cells[at] for column, at in chosen}
 
@@ -101,8 +99,8 @@ class _TooLong(Exception):  # noqa: N818  it never leaves this file
 class _CsvLines:
     """Lines for `csv.reader`, which asks for as many as a row has.
 
-    A quote left open swallows what follows, to the file's end or until LONGEST. Then the row's first line is left out
-    and the others are read again, but none more than twice, or a file of open quotes took forever.
+    A quote left open swallows what follows, to the file's end or until MAX_LINE_CHARACTERS. Then the row's first line
+    is left out and the others are read again, but none more than twice, or a file of open quotes took forever.
     """
 
     def __init__(self, file: TextIOWrapper, encoding: str) -> None:
@@ -127,10 +125,10 @@ class _CsvLines:
         if line == "":
             self.ended = bool(self.row)
             raise StopIteration
-        self.size += len(line or "") + OVERHEAD
-        if self.row and (line is None or self.size > LONGEST):
+        self.size += len(line or "") + STRING_OVERHEAD_BYTES
+        if self.row and (line is None or self.size > MAX_LINE_CHARACTERS):
             self.again.appendleft(line)
-            self.fault = OPEN
+            self.fault = OPEN_QUOTE
             raise _TooLong
         self.number += 1
         self.fault = self.fault or _fault(line, self.encoding)
@@ -139,7 +137,7 @@ class _CsvLines:
         self.row.append(line)
         return line
 
-    def back(self, first: int) -> None:
+    def put_back(self, first: int) -> None:
         """Puts back the lines of the row that began at `first`, less that one and those that were put back before."""
         start = max(first, self.repeated) + 1
         self.repeated = max(self.number, self.repeated)
@@ -148,45 +146,45 @@ class _CsvLines:
             self.number = start - 1
 
 
-def text_lines(path: Path, encoding: str, bad: Bad) -> Iterator[tuple[int, str]]:
+def text_lines(path: Path, encoding: str, on_bad: OnBadRow) -> Iterator[tuple[int, str]]:
     """Lines with their numbers. Raises DataError for a file that cannot be read or is cut off."""
     with _opened(path, encoding) as (file, name):
         for number, line in enumerate(_lines(file), start=1):
             if fault := _fault(line, name):
-                bad(fault, number)
+                on_bad(fault, number)
             else:
                 assert line is not None
                 yield number, line
 
 
-def jsonl_rows(path: Path, encoding: str, bad: Bad) -> Iterator[Row]:
+def jsonl_rows(path: Path, encoding: str, on_bad: OnBadRow) -> Iterator[Row]:
     """The objects of a file of JSON lines, with the numbers of the lines. NaN is let through, as Python writes it.
 
     Raises DataError for a file that cannot be read or is cut off.
     """
-    for number, line in text_lines(path, encoding, bad):
+    for number, line in text_lines(path, encoding, on_bad):
         if line.isspace():
             continue
         try:
             row = json.loads(line)
             sound = not ("\\ud" in line or "\\uD" in line) or encodes(json.dumps(row, ensure_ascii=False))
         except RecursionError:
-            bad("nested too deep", number)
+            on_bad("nested too deep", number)
         except ValueError:  # JSONDecodeError is one, and a number of thousands of digits is another
-            bad("broken JSON", number)
+            on_bad("broken JSON", number)
         else:
             if not isinstance(row, dict):
-                bad("no JSON object", number)
+                on_bad("no JSON object", number)
             elif not sound:
-                bad("not utf-8", number)
+                on_bad("not utf-8", number)
             else:
                 yield number, row
 
 
-def parquet_rows(path: Path, wanted: Wanted, bad: Bad) -> Iterator[Row]:
-    """Rows with their numbers from 1, of the columns that `wanted` chooses; others are not read.
+def parquet_rows(path: Path, select: SelectColumns, on_bad: OnBadRow) -> Iterator[Row]:
+    """Rows with their numbers from 1, of the columns that `select` chooses; others are not read.
 
-    Raises DataError for a file that cannot be read or is no Parquet, where pyarrow is missing, and as `wanted` does.
+    Raises DataError for a file that cannot be read or is not Parquet, where pyarrow is missing, and as `select` does.
     """
     try:
         from pyarrow import ArrowException
@@ -196,28 +194,28 @@ def parquet_rows(path: Path, wanted: Wanted, bad: Bad) -> Iterator[Row]:
     number = 0
     try:
         # As pyarrow has it by itself, a column's whole part of a row group would be read at once.
-        with ParquetFile(path, buffer_size=PIECE, pre_buffer=False) as file:
-            with naming(path):
-                names = list(wanted(file.schema_arrow.names))
-            for batch in file.iter_batches(ROWS, columns=names):
+        with ParquetFile(path, buffer_size=PIECE_CHARACTERS, pre_buffer=False) as file:
+            with prefix_errors(path):
+                names = list(select(file.schema_arrow.names))
+            for batch in file.iter_batches(PARQUET_ROWS_PER_BATCH, columns=names):
                 for row in _python(batch):
                     number += 1
                     if isinstance(row, str):
-                        bad(row, number)
+                        on_bad(row, number)
                     else:
                         yield number, row
     except (ArrowException, OSError, ValueError, KeyError, OverflowError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-        told = str(error).split("\n")[0]
-        raise DataError(f"{path}: not Parquet, or damaged behind row {number} ({told})") from None
+        reason = str(error).split("\n")[0]
+        raise DataError(f"{path}: not Parquet, or damaged after row {number} ({reason})") from None
 
 
 def _python(batch: Any) -> Iterator[dict[str, Any] | str]:
     """The rows of a batch, or for each that Python cannot hold what is wrong with it."""
     try:
         yield from batch.to_pylist()
-    except (ValueError, OverflowError):  # bytes that are no text, a date of the year 300000
+    except (ValueError, OverflowError):  # bytes that are not text, a date of the year 300000
         for at in range(batch.num_rows):
             try:
                 row: dict[str, Any] = batch.slice(at, 1).to_pylist()[0]
@@ -233,9 +231,9 @@ def _python(batch: Any) -> Iterator[dict[str, Any] | str]:
 def _opened(path: Path, encoding: str) -> Iterator[tuple[TextIOWrapper, str]]:
     """A file as text, and the name of its encoding. What cannot be decoded is left as half a surrogate pair."""
     name = encoding_of(path, encoding)
-    # Of UTF-16 a byte alone is no character that could be kept, but half a pair is.
+    # A byte of UTF-16 alone is not a character that could be kept, but half a pair is.
     errors = "surrogatepass" if name.lower().startswith(("utf-16", "utf-32")) else "surrogateescape"
-    with reading(path), open_bytes(path) as file:
+    with io_errors_as_data_errors(path), open_bytes(path) as file:
         try:
             text = TextIOWrapper(file, name, errors, newline="")
         except (LookupError, ValueError):
@@ -248,16 +246,16 @@ def _opened(path: Path, encoding: str) -> Iterator[tuple[TextIOWrapper, str]]:
 
 
 def _lines(file: TextIOWrapper) -> Iterator[str | None]:
-    """The lines, None for one longer than LONGEST; a byte-order mark is left out."""
-    line = file.readline(LONGEST + 1).removeprefix("\ufeff")
+    """The lines, None for one longer than MAX_LINE_CHARACTERS; a byte-order mark is left out."""
+    line = file.readline(MAX_LINE_CHARACTERS + 1).removeprefix("\ufeff")
     while line:
-        if len(line) > LONGEST:
+        if len(line) > MAX_LINE_CHARACTERS:
             while line and line[-1] not in "\r\n":
-                line = file.readline(PIECE)
+                line = file.readline(PIECE_CHARACTERS)
             yield None
         else:
             yield line
-        line = file.readline(LONGEST + 1)
+        line = file.readline(MAX_LINE_CHARACTERS + 1)
 
 
 def _fault(line: str | None, encoding: str) -> str | None:
@@ -281,7 +279,7 @@ def encodes(text: str) -> bool:
 
 
 @contextmanager
-def naming(path: Path | str) -> Iterator[None]:
+def prefix_errors(path: Path | str) -> Iterator[None]:
     """Puts the path before an error about columns."""
     try:
         yield

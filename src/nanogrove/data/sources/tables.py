@@ -5,18 +5,20 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nanogrove.data.sources.base import PIECE, Piece, Problems, whole
-from nanogrove.data.sources.files import FileSource
-from nanogrove.data.sources.rows import Bad, Row, check_columns, csv_rows, encodes, jsonl_rows, naming, parquet_rows
+from nanogrove.data.sources.base import PIECE_CHARACTERS, Piece, Skipped, split_long_document
+from nanogrove.data.sources.contract import OnBadRow, Row, SelectColumns, SourceKind
+from nanogrove.data.sources.files import ENCODING, FileSource
+from nanogrove.data.sources.rows import check_columns, csv_rows, encodes, jsonl_rows, parquet_rows, prefix_errors
 from nanogrove.errors import DataError
 
-SAMPLE = 100  # lines of JSON without the wanted columns, after which the columns are taken to be misnamed
-EVERY = "**/*"
-PARTS = re.compile(r"(\{\{|\}\})|\{([^{}!:]+)\}|([{}])")  # of a format: an escape, a field, or a mistake
+LINES_BEFORE_MISNAMED = 100  # of JSON without the columns of the text, after which these are taken to be misnamed
+LINES_THAT_TELL = 100  # whether a file is of JSON lines
+ALL_FILES = "**/*"
+FORMAT_PARTS = re.compile(r"(\{\{|\}\})|\{([^{}!:]+)\}|([{}])")  # of a format: an escape, a field, or a mistake
 
 
 class Columns(BaseModel):
@@ -48,12 +50,13 @@ class Columns(BaseModel):
             return list(dict.fromkeys(name for _, name in _parts(self.format) if name))
         return self.fields or [self.text_field or "text"]
 
-    def wanted(self, there: Sequence[str]) -> list[str]:
-        """The columns to read of those there. Raises DataError where one is missing, or is there twice."""
-        said = self.text_field or self.fields or self.format
-        return check_columns(self.names, there, "" if said else "; name one with text_field, or several with fields")
+    def select(self, available: Sequence[str]) -> list[str]:
+        """The columns to read of those available. Raises DataError where one is missing, or is there twice."""
+        named = self.text_field or self.fields or self.format
+        advice = "" if named else "; name one with text_field, or several with fields"
+        return check_columns(self.names, available, advice)
 
-    def render(self, row: Mapping[str, Any]) -> str:
+    def render(self, row: Mapping[str, object]) -> str:
         """The text of a row; empty where all its columns are."""
         if self.format is not None:
             cells = {name: _text(row[name]) for name in self.names} | {"": ""}
@@ -65,12 +68,12 @@ class Columns(BaseModel):
 
 @lru_cache
 def _parts(format: str) -> list[tuple[str, str]]:
-    """A format as literal texts, each with the name of the column behind it; the last has none.
+    """A format as literal texts, each with the name of the column that follows it; the last has none.
 
     Formats come from strangers, and `str.format` would let them reach into objects: a name is a name here, no more.
     """
     parts, literal, end = [], "", 0
-    for match in PARTS.finditer(format):
+    for match in FORMAT_PARTS.finditer(format):
         literal += format[end : match.start()]
         end = match.end()
         escape, name, stray = match.groups()
@@ -84,7 +87,7 @@ def _parts(format: str) -> list[tuple[str, str]]:
     return [*parts, (literal + format[end:], "")]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A cell as text: nothing for what is missing, which pandas writes as NaN, and JSON for lists and objects."""
     if isinstance(value, str):
         return value
@@ -96,120 +99,166 @@ def _text(value: Any) -> str:
 
 
 def row_pieces(
-    rows: Iterable[Row], columns: Columns, problems: Problems, place: Callable[[int], str]
+    rows: Iterable[Row], columns: Columns, skipped: Skipped, location: Callable[[int], str]
 ) -> Iterator[Piece]:
-    """Each row as a document; `place` says where a row of a number stands. Empty ones are left out and counted."""
+    """Each row as a document; `location` says where the row of a number is. Empty ones are left out and counted."""
     for number, row in rows:
         try:
             text = columns.render(row)
         except RecursionError:
-            problems.add("nested too deep", place(number))
+            skipped.bad("nested too deep", location(number))
             continue
         if not encodes(text):
-            problems.add("not utf-8", place(number))
+            skipped.bad("not utf-8", location(number))
         elif not text or text.isspace():
-            problems.leave_out("empty")
-        elif len(text) < PIECE:
+            skipped.unwanted("empty")
+        elif len(text) < PIECE_CHARACTERS:
             yield Piece(text, True)
         else:
-            yield from whole(text[at : at + PIECE] for at in range(0, len(text), PIECE))
+            yield from split_long_document(
+                text[at : at + PIECE_CHARACTERS] for at in range(0, len(text), PIECE_CHARACTERS)
+            )
 
 
-class _Table(FileSource, Columns):
-    """Files whose rows are documents."""
+class TableFiles(FileSource, Columns):
+    """Files whose rows are documents; a kind of table says how `rows` are read."""
 
-    glob: str = Field(EVERY, description="which files of a folder to read; those named as the type's are when left out")
+    glob: str = Field(
+        ALL_FILES, description="which files of a folder to read; those named as the type's are when left out"
+    )
     endings: ClassVar[tuple[str, ...]]
 
     def files(self) -> list[Path]:
         """The files to read. Raises DataError when there are none."""
-        found = super().files()
-        if self.glob == EVERY and Path(self.path).expanduser().is_dir():
-            found = [path for path in found if path.name.lower().endswith(self.endings)]
-            if not found:
+        files = super().files()
+        if self.glob == ALL_FILES and Path(self.path).expanduser().is_dir():
+            files = [path for path in files if path.name.lower().endswith(self.endings)]
+            if not files:
                 raise DataError(f"{self.path}: no file ends in {', '.join(self.endings)}; name others with glob")
-        return found
+        return files
 
-    def rows(self, path: Path, problems: Problems) -> Iterator[Row]:
-        """The rows of one file."""
+    def rows(self, path: Path, select: SelectColumns, skipped: Skipped) -> Iterator[Row]:
+        """The rows of one file, of the columns that `select` chooses; counts those that cannot be read.
+
+        Raises DataError for a file that cannot be read, and as `select` does.
+        """
         raise NotImplementedError
 
-    def place(self, path: Path, number: int) -> str:
-        """Where a row stands, for a message."""
+    def count_rows(self, path: Path) -> int:
+        """How many rows a file has."""
+        return sum(1 for _ in self.rows(path, list, Skipped()))
+
+    def location(self, path: Path, number: int) -> str:
+        """Where a row is, for a message."""
         return f"{path}, line {number}"
 
-    def bad(self, path: Path, problems: Problems) -> Bad:
-        """Counts what is told of rows of a file."""
-        return lambda kind, number: problems.add(kind, self.place(path, number))
-
-    def pieces(self, problems: Problems) -> Iterator[Piece]:
+    def pieces(self, skipped: Skipped) -> Iterator[Piece]:
         """Documents in order. Raises DataError for a file without the columns, or that cannot be read."""
         for path in self.files():
-            before, some = problems.counts.total(), False
-            for piece in row_pieces(self.rows(path, problems), self, problems, partial(self.place, path)):
-                some = True
+            before, empty = skipped.counts.total(), True
+            for piece in row_pieces(self._complete_rows(path, skipped), self, skipped, partial(self.location, path)):
+                empty = False
                 yield piece
-            if not some and problems.counts.total() == before:
-                problems.leave_out("file without rows")
+            if empty and skipped.counts.total() == before:
+                skipped.unwanted("file without rows")
+
+    def _complete_rows(self, path: Path, skipped: Skipped) -> Iterator[Row]:
+        """The rows that have all columns of the text."""
+        return self.rows(path, self.select, skipped)
+
+    def _on_bad(self, path: Path, skipped: Skipped) -> OnBadRow:
+        """Counts a row of a file that cannot be used."""
+        return lambda reason, number: skipped.bad(reason, self.location(path, number))
 
 
-class CsvSource(_Table):
+class CsvSource(TableFiles):
     """CSV with a header, plain or packed; a row is a document."""
 
     type: Literal["csv"] = "csv"
-    encoding: str = Field("auto", description="auto goes by the byte-order mark, utf-8 without one")
+    encoding: str = Field("auto", description=ENCODING)
     delimiter: str | None = Field(
         None, pattern=r'^[^"\r\n\x00]$', description="between cells; a tab in a .tsv, else a comma, when left out"
     )
     endings: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
 
-    def rows(self, path: Path, problems: Problems) -> Iterator[Row]:
-        """The rows of one file, of the wanted columns. Raises DataError as `csv_rows` does."""
-        return csv_rows(path, self.encoding, self.delimiter, self.wanted, self.bad(path, problems))
+    def rows(self, path: Path, select: SelectColumns, skipped: Skipped) -> Iterator[Row]:
+        """The rows of one file, of the columns that `select` chooses. Raises DataError as `csv_rows` does."""
+        return csv_rows(path, self.encoding, self.delimiter, select, self._on_bad(path, skipped))
 
 
-class JsonlSource(_Table):
+class JsonlSource(TableFiles):
     """Lines of JSON objects, plain or packed; an object is a document."""
 
     type: Literal["jsonl"] = "jsonl"
-    encoding: str = Field("auto", description="auto goes by the byte-order mark, utf-8 without one")
+    encoding: str = Field("auto", description=ENCODING)
     endings: ClassVar[tuple[str, ...]] = tuple(e + p for e in (".jsonl", ".ndjson") for p in ("", ".gz", ".zst"))
 
-    def rows(self, path: Path, problems: Problems) -> Iterator[Row]:
-        """The objects that have the wanted columns.
+    def rows(self, path: Path, select: SelectColumns, skipped: Skipped) -> Iterator[Row]:
+        """The objects of one file, all that they hold. Raises DataError as `jsonl_rows` does."""
+        return jsonl_rows(path, self.encoding, self._on_bad(path, skipped))
 
-        Raises DataError as `jsonl_rows` does, and where no object has a column, or the first SAMPLE have not.
+    def _complete_rows(self, path: Path, skipped: Skipped) -> Iterator[Row]:
+        """The objects that have all columns of the text; others are counted.
+
+        Raises DataError where no object has a column, or the first LINES_BEFORE_MISNAMED lack one.
         """
-        bad, names = self.bad(path, problems), self.names
-        lacking, there, some = 0, dict[str, None](), False
-        for number, row in jsonl_rows(path, self.encoding, bad):
-            missing = [name for name in names if name not in row]
+        lacking, known, complete = 0, dict[str, None](), False
+        for number, row in self.rows(path, self.select, skipped):
+            missing = [name for name in self.names if name not in row]
             if not missing:
-                some = True
+                complete = True
                 yield number, row
                 continue
             lacking += 1
-            if not some:
-                there |= dict.fromkeys(row)
-            if problems.refuse or (not some and lacking == SAMPLE):
-                with naming(f"{path}, line {number}"):
-                    self.wanted(list(row if problems.refuse else there))
-            bad(f"without {missing[0]!r}", number)
-        if lacking and not some:
-            with naming(path):
-                self.wanted(list(there))
+            if not complete:
+                known |= dict.fromkeys(row)
+            if skipped.refuse or (not complete and lacking == LINES_BEFORE_MISNAMED):
+                with prefix_errors(f"{path}, line {number}"):
+                    self.select(list(row if skipped.refuse else known))
+            skipped.bad(f"without {missing[0]!r}", self.location(path, number))
+        if lacking and not complete:
+            with prefix_errors(path):
+                self.select(list(known))
 
 
-class ParquetSource(_Table):
+class ParquetSource(TableFiles):
     """Parquet; a row is a document, and only the columns of the text are read. Needs pyarrow."""
 
     type: Literal["parquet"] = "parquet"
     endings: ClassVar[tuple[str, ...]] = (".parquet",)
 
-    def place(self, path: Path, number: int) -> str:
-        """Where a row stands, for a message."""
+    def rows(self, path: Path, select: SelectColumns, skipped: Skipped) -> Iterator[Row]:
+        """The rows of one file, of the columns that `select` chooses. Raises DataError as `parquet_rows` does."""
+        return parquet_rows(path, select, self._on_bad(path, skipped))
+
+    def count_rows(self, path: Path) -> int:
+        """How many rows a file says it has."""
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(path) as table:
+            return int(table.metadata.num_rows)
+
+    def location(self, path: Path, number: int) -> str:
+        """Where a row is, for a message."""
         return f"{path}, row {number}"
 
-    def rows(self, path: Path, problems: Problems) -> Iterator[Row]:
-        """The rows of one file, of the wanted columns. Raises DataError as `parquet_rows` does."""
-        return parquet_rows(path, self.wanted, self.bad(path, problems))
+
+def holds_json_lines(start: bytes) -> bool:
+    """Whether the first lines of a file are JSON objects."""
+    lines = [line for line in start.split(b"\n") if line.strip()][: LINES_THAT_TELL + 1]
+    lines = lines[:-1] or lines  # the last may be cut
+    return bool(lines) and all(map(_is_object, lines))
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return line.lstrip().startswith(b"{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+CSV = SourceKind(CsvSource, "CSV", CsvSource.endings, encoded=True, delimited=True, table=CsvSource)
+JSONL = SourceKind(JsonlSource, "JSON lines", JsonlSource.endings, holds_json_lines, encoded=True, table=JsonlSource)
+PARQUET = SourceKind(
+    ParquetSource, "Parquet", ParquetSource.endings, lambda start: start.startswith(b"PAR1"), table=ParquetSource
+)

@@ -1,12 +1,12 @@
-"""Which of a source's documents go to which split.
+"""Assigns the documents of a source to splits.
 
 Splits never overlap. By document, a hash of the text decides, so equal documents fall on one side. By position
 (`tail`), the end of a source is held out: first validation, then test. `auto` splits a source by document where it
 streams or has 100 documents, and by position else.
 
-A source above `STREAM` bytes, or of a size that nobody knows, streams: training begins before it has been read. Of its
-documents longer than a piece each piece is assigned by itself, and of what is held out no more than `HELD_OUT` tokens
-a split are kept.
+A source above `STREAM_FROM_BYTES`, or of unknown size, streams: training begins before it has been read. Each piece of
+a streamed document longer than a piece is assigned by itself, and no more than `HELD_OUT_TOKENS` tokens of a held-out
+split are kept.
 
 This module imports no torch, nor does what writes shards: the process that does starts the sooner.
 """
@@ -16,50 +16,51 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nanogrove.data.sources.base import Documents, Piece, Problems
+from nanogrove.data.sources.base import Piece, Skipped
+from nanogrove.data.sources.contract import DocumentSource
 from nanogrove.data.splits import SPLITS
 from nanogrove.data.text.config import DataConfig
 
-STREAM = 1 << 25  # bytes of a source from which on it streams
-MANY = 100  # documents from which on `auto` splits by document
-RECENT = 1 << 20  # hashes of documents in a set, ahead of the sorted array that takes less memory
+STREAM_FROM_BYTES = 1 << 25  # size of a source from which on it streams
+DOCUMENTS_TO_SPLIT_BY = 100  # number of them from which on `auto` splits by document
+RECENT_HASHES = 1 << 20  # kept in a set before they are merged into the sorted array, which takes less memory
 
 
-def streams(source: Documents) -> bool:
+def streams(source: DocumentSource) -> bool:
     """Whether training on this source begins before all of it has been read."""
     size = source.size()
-    return size is None or size > STREAM
+    return size is None or size > STREAM_FROM_BYTES
 
 
-def characters_to_split(config: DataConfig, source: Documents) -> int | None:
+def characters_to_split(config: DataConfig, source: DocumentSource) -> int | None:
     """How many characters a source has, where it is split by position; None where it is split by document."""
     if config.split == "document" or (config.split == "auto" and streams(source)):
         return None
     documents = characters = 0
-    for piece in accepted(config, source, Problems()):
+    for piece in accepted_pieces(config, source, Skipped()):
         documents, characters = documents + piece.first, characters + len(piece.text)
-        if config.split == "auto" and documents >= MANY:
+        if config.split == "auto" and documents >= DOCUMENTS_TO_SPLIT_BY:
             return None
     return characters
 
 
-def accepted(config: DataConfig, source: Documents, problems: Problems) -> Iterator[Piece]:
-    """The pieces of a source but those of documents that are too short or came before; these are counted.
+def accepted_pieces(config: DataConfig, source: DocumentSource, skipped: Skipped) -> Iterator[Piece]:
+    """The pieces of a source, without documents that are too short or duplicates; these are counted.
 
-    A document of several pieces is neither.
+    A document of several pieces is never either.
     """
-    seen = Seen()
-    for piece, alone in _with_next(source.pieces(problems)):
-        if alone and len(piece.text) < config.min_text_length:
-            problems.leave_out(f"shorter than {config.min_text_length} characters")
-        elif alone and config.drop_duplicates and seen.add(_digest(piece.text)):
-            problems.leave_out("duplicate")
+    seen = HashSet()
+    for piece, is_whole in _with_next(source.pieces(skipped)):
+        if is_whole and len(piece.text) < config.min_text_length:
+            skipped.unwanted(f"shorter than {config.min_text_length} characters")
+        elif is_whole and config.drop_duplicates and seen.add(_digest(piece.text)):
+            skipped.unwanted("duplicate")
         else:
             yield piece
 
 
-def assigned(
-    config: DataConfig, source: Documents, characters: int | None, problems: Problems
+def assign_to_splits(
+    config: DataConfig, source: DocumentSource, characters: int | None, skipped: Skipped
 ) -> Iterator[tuple[str, Piece]]:
     """Every accepted piece with its split: by position among `characters`, and by document where that is None.
 
@@ -67,9 +68,9 @@ def assigned(
     """
     held_out, test = config.validation + config.test, config.test
     if characters is None:
-        share, each, before = 0.0, streams(source), ""
-        for piece in accepted(config, source, problems):
-            if piece.first or each:
+        share, each_piece, before = 0.0, streams(source), ""
+        for piece in accepted_pieces(config, source, skipped):
+            if piece.first or each_piece:
                 share = _digest(piece.text) / 2**64
             split = "test" if share < test else "validation" if share < held_out else "train"
             yield split, Piece(piece.text, piece.first or split != before)  # a mark where the text does not go on
@@ -77,7 +78,7 @@ def assigned(
         return
     ends = [int(characters * (1 - held_out)), int(characters * (1 - test)), characters]
     position = 0
-    for piece in accepted(config, source, problems):
+    for piece in accepted_pieces(config, source, skipped):
         text, first = piece
         for split, end in zip(SPLITS, ends, strict=True):
             head, text = text[: max(end - position, 0)], text[max(end - position, 0) :]
@@ -86,7 +87,7 @@ def assigned(
                 first, position = False, position + len(head)
 
 
-class Seen:
+class HashSet:
     """A set of 64-bit hashes at 8 bytes each: most in a sorted array, the latest in a set."""
 
     def __init__(self) -> None:
@@ -94,14 +95,14 @@ class Seen:
         self.recent: set[int] = set()
 
     def add(self, digest: int) -> bool:
-        """Adds a hash; whether it was there."""
+        """Adds a hash; whether the set had it."""
         if digest in self.recent:
             return True
         at = int(np.searchsorted(self.sorted, np.uint64(digest)))
         if at < len(self.sorted) and int(self.sorted[at]) == digest:
             return True
         self.recent.add(digest)
-        if len(self.recent) >= RECENT:
+        if len(self.recent) >= RECENT_HASHES:
             self.sorted = np.sort(np.concatenate([self.sorted, np.fromiter(self.recent, dtype=np.uint64)]))
             self.recent.clear()
         return False

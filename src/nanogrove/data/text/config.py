@@ -1,14 +1,15 @@
 """Settings of a text corpus: which sources, how they are mixed, split and tokenised. Imports no torch."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from nanogrove.data.sources.base import PIECE
+from nanogrove.data.sources.base import PIECE_CHARACTERS
+from nanogrove.data.sources.contract import DocumentSource
 from nanogrove.data.sources.kinds import Source
 
 
-def _as_list(value: Any) -> Any:
+def _as_list(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
@@ -21,19 +22,24 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: Literal["text"] = "text"
-    sources: Sources = []
-    custom_sources: Sources = Field([], description="more of the same")
-    mix_strategy: Literal["round_robin", "sequential", "weighted"] = "round_robin"
+    sources: Sources = Field([], description="where text comes from: paths, short names, or objects with a `type`")
+    custom_sources: Sources = Field([], description="more sources, read after those of `sources`")
+    mix_strategy: Literal["round_robin", "sequential", "weighted"] = Field(
+        "round_robin", description="how sequences alternate between sources"
+    )
     source_weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
-        None, description="weighted: sequences of each source, in any unit"
+        None, description="share of sequences from each source, in any unit; with mix_strategy=weighted"
     )
     tokenizer: str = Field("bpe", description="char, byte, bpe, a path to a tokenizer.json, or a hub name")
-    vocab_size: int = Field(4096, ge=1, description="of a bpe tokenizer trained here")
-    split: Literal["auto", "document", "tail"] = "auto"
-    validation: float = Field(0.05, gt=0, lt=1, description="share of the text")
-    test: float = Field(0.05, ge=0, lt=1, description="share of the text")
-    min_text_length: int = Field(0, ge=0, le=PIECE, description="characters; shorter documents are left out")
-    drop_duplicates: bool = Field(False, description="leave out documents that came before, letter for letter")
+    vocab_size: int = Field(4096, ge=1, description="tokens in the vocabulary of a bpe tokenizer trained here")
+    split: Literal["auto", "document", "tail"] = Field(
+        "auto",
+        description="hold out whole documents, or the tail of each source; auto: tail below 100 documents",
+    )
+    validation: float = Field(0.05, gt=0, lt=1, description="share of the text held out for validation")
+    test: float = Field(0.05, ge=0, lt=1, description="share of the text held out for the test")
+    min_text_length: int = Field(0, ge=0, le=PIECE_CHARACTERS, description="characters; shorter documents are left out")
+    drop_duplicates: bool = Field(False, description="leave out exact duplicates of documents that came before")
     bad_rows: Literal["skip", "refuse"] = Field("skip", description="what to do with a row that cannot be used")
 
     @model_validator(mode="after")
@@ -52,6 +58,6 @@ class DataConfig(BaseModel):
         return self
 
     @property
-    def all_sources(self) -> list[Source]:
+    def all_sources(self) -> list[DocumentSource]:
         """`sources` and `custom_sources`."""
         return [*self.sources, *self.custom_sources]

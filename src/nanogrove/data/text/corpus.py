@@ -14,17 +14,17 @@ from nanogrove.data.batch import Batch
 from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split
 from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.mixture import Assigned, Phase, Weighted, round_robin, sequential
-from nanogrove.data.text.prepare import name_of, pinned, prepare
-from nanogrove.data.text.reader import Shards
+from nanogrove.data.text.prepare import pin_versions, prepare
+from nanogrove.data.text.reader import ShardReader
 from nanogrove.errors import DataError
 
-STRETCHES = 64  # of a held-out text, taken for independent
+HELD_OUT_STRETCHES = 64  # of a held-out text, taken for independent
 
 
 class TextCorpus:
     """Prepared text as batches of `batch_size` windows of `block_size` tokens; see `Corpus`.
 
-    Of sources that stream no more is waited for than a batch needs. Raises DataError when a source is too short for
+    A batch waits for no more of a source that streams than it needs. Raises DataError when a source is too short for
     one window, or a split is.
     """
 
@@ -32,27 +32,27 @@ class TextCorpus:
     has_answers = False
 
     def __init__(self, config: DataConfig, block_size: int, batch_size: int, seed: int) -> None:
-        config = pinned(config)
+        config = pin_versions(config)
         self.config, self.length, self.batch_size, self.seed = config, block_size, batch_size, seed
-        self.names = [name_of(source) for source in config.all_sources]
+        self.names = [source.title() for source in config.all_sources]
         self.tokenizer, folders, self.process = prepare(config)
-        self.sources = [Shards(folder, self._check) for folder in folders]
+        self.sources = [ShardReader(folder, self._check) for folder in folders]
         for name, source in zip(self.names, self.sources, strict=True):
             if source.count("train", block_size + 1) <= block_size:
                 self._refuse(name, "train", source.count("train"), block_size + 1)
         for split, need in (("validation", 2), ("test", 2 * (config.test > 0))):
-            there = [source.count(split) for source in self.sources]  # all of it now, so that no evaluation waits
-            if max(there) < need:
-                self._refuse(", ".join(self.names), split, max(there), need)
+            counts = [source.count(split) for source in self.sources]  # all of it now, so that no evaluation waits
+            if max(counts) < need:
+                self._refuse(", ".join(self.names), split, max(counts), need)
         weights = config.source_weights or [1.0] * len(self.sources)
         self.weighted = Weighted([Phase(0, tuple(weights))], seed)
 
     def _check(self) -> bool:
         return self.process is None or self.process.check()
 
-    def _refuse(self, name: str, split: str, there: int, need: int) -> None:
+    def _refuse(self, name: str, split: str, tokens: int, need: int) -> None:
         raise DataError(
-            f"{name}: the {split} split has {there} tokens and needs at least {need}; use more text, a smaller "
+            f"{name}: the {split} split has {tokens} tokens and needs at least {need}; use more text, a smaller "
             "model.block_size, or another data.split"
         )
 
@@ -73,11 +73,11 @@ class TextCorpus:
         if self.config.mix_strategy == "weighted":
             return self.weighted.assign(number)
         if self.config.mix_strategy == "sequential":
-            reaches = [partial(source.reaches, size=self.length) for source in self.sources]
-            return sequential(number, reaches, [partial(source.epoch, self.length) for source in self.sources])
+            has_window = [partial(source.has_window, size=self.length) for source in self.sources]
+            return sequential(number, has_window, [partial(source.epoch, self.length) for source in self.sources])
         return round_robin(number, len(self.sources))
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`, a pure function of (seed, step)."""
         return self._batch(*self.assign(np.arange(step * self.batch_size, (step + 1) * self.batch_size)))
 
@@ -98,17 +98,17 @@ class TextCorpus:
         """Batch number `step` under another mixture."""
         return self._batch(*mixture.assign(np.arange(step * self.batch_size, (step + 1) * self.batch_size)))
 
-    def _batch(self, sources: np.ndarray, places: np.ndarray) -> Batch:
+    def _batch(self, sources: np.ndarray, positions: np.ndarray) -> Batch:
         windows = np.empty((len(sources), self.length + 1), dtype=np.int64)
         for source in np.unique(sources).tolist():
-            mine = sources == source
-            windows[mine] = self.sources[source].train(places[mine], self.length, self.seed)
+            rows = sources == source
+            windows[rows] = self.sources[source].train_windows(positions[rows], self.length, self.seed)
         return batch_of(windows, sources)
 
-    def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+    def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """Batches that cover `split` of one source after the other without overlap, the last window of each shorter;
-        with `limit`, evenly spread windows of about that many tokens in all. Of a training split that is still being
-        read, what is there. Raises DataError for a split that holds nothing."""
+        with `limit`, evenly spread windows of about that many tokens in all; of a training split that is still being
+        read, what has been read. Raises DataError for a split that holds nothing."""
         size = self.length
         for number, (count, chosen) in enumerate(self._chosen(split, limit)):
             source = self.sources[number]
@@ -120,49 +120,50 @@ class TextCorpus:
                     yield batch_of(source.read(split, np.array([row * size]), count - row * size), np.array([number]))
 
     def _chosen(self, split: str, limit: int | None) -> list[tuple[int, np.ndarray]]:
-        """Of each source the tokens of a split, and the numbers of the windows that `windows` reads."""
+        """For each source the tokens of a split, and the numbers of the windows that `eval_batches` reads."""
         size = self.length
         tokens = [source.count(split, 0 if split == "train" else None) for source in self.sources]
         if max(tokens) < 2:
             raise DataError(f"the {split} split is empty; this run was made with data.{split}=0")
-        found = []
+        windows = []
         for count in tokens:
             chosen = np.arange(-(-max(count - 1, 0) // size))
             share = None if limit is None else limit * count // sum(tokens)
             if share is not None and share < len(chosen) * size:
-                whole = max((count - 1) // size, 1)
-                chosen = np.arange(whole)[:: max(1, whole * size // max(share, 1))]
-            found.append((count, chosen))
-        return found
+                full = max((count - 1) // size, 1)
+                chosen = np.arange(full)[:: max(1, full * size // max(share, 1))]
+            windows.append((count, chosen))
+        return windows
 
     def documents(self, split: str, limit: int | None = None) -> torch.Tensor:
-        """The document in which each sequence of `windows` begins, numbered through all sources.
+        """The document in which each sequence of `eval_batches` begins, numbered through all sources.
 
         A source that was split by position holds out a stretch of text of few documents, of which others were trained
-        on from their beginning: there it is one of `STRETCHES` equal stretches, longer than what neighbours share.
+        on from their beginning: there it is one of `HELD_OUT_STRETCHES` equal
+        stretches, longer than what neighbours share.
         """
         numbers, before = [], 0
         for source, (count, chosen) in zip(self.sources, self._chosen(split, limit), strict=True):
             if source.by_document(self.config.split):
                 number = source.documents(split, chosen * self.length, self.tokenizer.end)
             else:
-                number = chosen * self.length * STRETCHES // max(count, 1)
+                number = chosen * self.length * HELD_OUT_STRETCHES // max(count, 1)
             numbers.append(number + before)
             before = int(numbers[-1].max(initial=before)) + 1
         return torch.from_numpy(np.concatenate(numbers))
 
-    def truth(self, split: str, limit: int | None = None) -> None:
-        """Nobody knows the distribution of a text."""
+    def true_distributions(self, split: str, limit: int | None = None) -> None:
+        """None: the distribution of a text is unknown."""
 
     def bytes_per_token(self, split: str) -> float:
-        """Mean UTF-8 bytes a token of `split` stands for."""
+        """Mean UTF-8 bytes per token of `split`."""
         counts = [source.index["splits"][split] for source in self.sources]
         return float(sum(count["bytes"] for count in counts) / sum(count["tokens"] for count in counts))
 
     def describe(self) -> dict[str, Any]:
-        """Documents, tokens a split, what was left out, and a fingerprint that tells one corpus from another.
+        """Documents, tokens of each split, what was left out, and a fingerprint that tells one corpus from another.
 
-        Of a corpus that streams the fingerprint alone: how much has been read depends on the clock.
+        A corpus that streams has the fingerprint alone: how much has been read depends on the clock.
         """
         names = {"sources": self.names} if len(self.names) > 1 else {}
         if any(source.index["streamed"] for source in self.sources):
@@ -174,30 +175,32 @@ class TextCorpus:
                 "fingerprint": self._fingerprint(),
             }
         counts = [source.index["splits"] for source in self.sources]
-        left_out, places = self.left_out()
+        left_out, locations = self.left_out()
         return {
             "documents": sum(count[split]["documents"] for count in counts for split in SPLITS),
             **{f"{split}_tokens": sum(count[split]["tokens"] for count in counts) for split in SPLITS},
             "bytes_per_token": self.bytes_per_token("train"),
             "fingerprint": self._fingerprint(),
             **names,
-            **({"left_out": left_out, "for_example": places} if left_out else {}),
+            **({"left_out": left_out, "for_example": locations} if left_out else {}),
         }
 
     def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
-        """What could not be used or was not wanted, as far as sources have been read: counts by kind, first places."""
+        """What could not be used or was not wanted, as far as sources have been read, by reason.
+
+        Counts, and the first locations.
+        """
         counts: Counter[str] = Counter()
-        places: dict[str, str] = {}
+        locations: dict[str, str] = {}
         for source in self.sources:
             source.refresh()
             counts.update(source.index["problems"]["counts"])
-            places |= {
-                kind: found[0] for kind, found in source.index["problems"]["places"].items() if kind not in places
-            }
-        return dict(counts), places
+            for reason, examples in source.index["problems"]["places"].items():
+                locations.setdefault(reason, examples[0])
+        return dict(counts), locations
 
     def _fingerprint(self) -> str:
-        """Of what streams the key that names it, and of the rest the digest of all tokens."""
+        """A hash of the key of each source that streams, and of the digest of all tokens of the others."""
         parts = [source.folder.name if source.index["streamed"] else source.index["digest"] for source in self.sources]
         mixture = [self.config.mix_strategy, self.config.source_weights] if len(parts) > 1 else []
         return hashlib.sha256(json.dumps([parts, mixture]).encode()).hexdigest()[:32]

@@ -1,8 +1,8 @@
 """Tokens of one source on disk, written shard by shard.
 
 A folder holds `index.json` and `SPLIT-00000.bin`, …: little-endian uint16, or uint32 for a vocabulary above 65,536.
-The index is replaced as a whole each time tokens are sealed; what lies in a file beyond the index's count is not there
-yet. So a reader never sees half a document's tokens, and a writer that was killed goes on from the last seal.
+The index is replaced as a whole each time tokens are committed; what lies in a file beyond the index's count does not
+exist yet. So a reader never sees half a document's tokens, and a writer that was killed goes on from the last commit.
 """
 
 import hashlib
@@ -16,31 +16,31 @@ from typing import Any
 import numpy as np
 
 from nanogrove.atomic import no_links, write_file
-from nanogrove.data.sources.base import Piece, Problems
+from nanogrove.data.sources.base import Piece, Skipped
 from nanogrove.data.splits import SPLITS
 
-SHARD = 1 << 27  # tokens a file
-HELD_OUT = 1 << 17  # tokens of a held-out split of a source that streams
-SEAL = 1 << 20  # training tokens between two seals
+TOKENS_PER_SHARD = 1 << 27  # a file
+HELD_OUT_TOKENS = 1 << 17  # kept of each held-out split of a source that streams
+TOKENS_PER_COMMIT = 1 << 20  # of training, between two commits
 
 
-class Writer:
+class ShardWriter:
     """Appends tokens to the shards in a folder, going on where the index there ends; the caller holds its lock."""
 
     def __init__(self, folder: Path, vocab_size: int, streamed: bool) -> None:
-        self.folder, self.unsealed = folder, 0
-        self.touched: set[Path] = set()  # since the last seal
+        self.folder, self.uncommitted = folder, 0
+        self.touched: set[Path] = set()  # since the last commit
         self.waiting: dict[Path, list[bytes]] = {}  # opening a file for each row would cost a fifth of the time
         self.digest = hashlib.blake2b(digest_size=16)
-        found = read_index(folder) if streamed else None  # the rest is soon written anew, its digest is of all tokens
-        trim(folder, found)
-        if found is None:
+        index = read_index(folder) if streamed else None  # the rest is soon written anew, its digest is of all tokens
+        trim(folder, index)
+        if index is None:
             splits = {split: {"documents": 0, "tokens": 0, "bytes": 0, "shards": [], "full": False} for split in SPLITS}
             dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
-            found = {"dtype": dtype.str, "streamed": streamed, "complete": False, "pieces": 0, "splits": splits}
-            found["made_by"] = versions()
-        self.index = found
-        self.dtype = np.dtype(found["dtype"])
+            index = {"dtype": dtype.str, "streamed": streamed, "complete": False, "pieces": 0, "splits": splits}
+            index["made_by"] = versions()
+        self.index = index
+        self.dtype = np.dtype(index["dtype"])
 
     def add(self, split: str, piece: Piece, ids: np.ndarray) -> None:
         """Takes the tokens of a piece for the next `flush`, or nothing where the split of a stream is full."""
@@ -48,7 +48,7 @@ class Writer:
         self.index["pieces"] += 1
         if index["full"]:
             return
-        if not index["shards"] or index["shards"][-1] >= SHARD:
+        if not index["shards"] or index["shards"][-1] >= TOKENS_PER_SHARD:
             index["shards"].append(0)
         data = ids.astype(self.dtype).tobytes()
         self.waiting.setdefault(self.folder / f"{split}-{len(index['shards']) - 1:05}.bin", []).append(data)
@@ -57,8 +57,8 @@ class Writer:
         index["tokens"] += len(ids)
         index["documents"] += piece.first
         index["bytes"] += len(piece.text.encode("utf-8", "surrogatepass"))
-        index["full"] = self.index["streamed"] and split != "train" and index["tokens"] >= HELD_OUT
-        self.unsealed += len(ids) if split == "train" else 0
+        index["full"] = self.index["streamed"] and split != "train" and index["tokens"] >= HELD_OUT_TOKENS
+        self.uncommitted += len(ids) if split == "train" else 0
 
     def flush(self) -> None:
         """Appends what was taken to the files."""
@@ -68,16 +68,16 @@ class Writer:
             self.touched.add(path)
         self.waiting.clear()
 
-    def seal(self, problems: Problems, complete: bool = False) -> None:
+    def commit(self, skipped: Skipped, complete: bool = False) -> None:
         """Makes all that was taken part of the corpus; on disk before the index says so."""
         self.flush()
         for path in self.touched:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         self.touched.clear()
-        self.unsealed = 0
-        told = {"counts": dict(problems.counts), "places": problems.places}
-        self.index |= {"complete": complete, "problems": told, "digest": self.digest.hexdigest()}
+        self.uncommitted = 0
+        problems = {"counts": dict(skipped.counts), "places": skipped.locations}
+        self.index |= {"complete": complete, "problems": problems, "digest": self.digest.hexdigest()}
         write_file(self.folder / "index.json", json.dumps(self.index).encode())
 
 
@@ -97,13 +97,13 @@ def versions() -> dict[str, str | None]:
 def read_index(folder: Path) -> dict[str, Any] | None:
     """The index in a folder; None where there is none, or files are shorter than it says.
 
-    Nor is there one that other versions of what reads and tokenises left incomplete: they may cut otherwise.
+    None too where other versions of what reads and tokenises left it incomplete: they may cut otherwise.
     """
     try:
         index: dict[str, Any] = json.loads((folder / "index.json").read_text())
         size = np.dtype(index["dtype"]).itemsize
         for split in SPLITS:
-            if any(path.stat().st_size < count * size for path, count in files(folder, index, split)):
+            if any(path.stat().st_size < count * size for path, count in shard_files(folder, index, split)):
                 return None
         return index if index["complete"] or index["made_by"] == versions() else None
     except (OSError, ValueError, KeyError):
@@ -111,15 +111,15 @@ def read_index(folder: Path) -> dict[str, Any] | None:
 
 
 def trim(folder: Path, index: dict[str, Any] | None) -> None:
-    """Gives back what is in the files and not in the index; without one, the files."""
-    sealed = {} if index is None else dict(pair for split in SPLITS for pair in files(folder, index, split))
+    """Gives back what is in the files and not in the index; without an index, all files."""
+    committed = {} if index is None else dict(pair for split in SPLITS for pair in shard_files(folder, index, split))
     for path in folder.glob("*.bin"):
-        if index is not None and path in sealed:
-            os.truncate(path, sealed[path] * np.dtype(index["dtype"]).itemsize)
+        if index is not None and path in committed:
+            os.truncate(path, committed[path] * np.dtype(index["dtype"]).itemsize)
         else:
             path.unlink()
 
 
-def files(folder: Path, index: dict[str, Any], split: str) -> list[tuple[Path, int]]:
+def shard_files(folder: Path, index: dict[str, Any], split: str) -> list[tuple[Path, int]]:
     """The files of a split with their tokens."""
     return [(folder / f"{split}-{n:05}.bin", count) for n, count in enumerate(index["splits"][split]["shards"])]

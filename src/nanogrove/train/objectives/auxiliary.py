@@ -15,10 +15,10 @@ h_t has seen the tokens up to t, nll_t is that of the token t + 1 from it, x̂ m
 The policy's target is one step of policy improvement with a penalty on the KL (Grill 2020), where what was not tried
 counts as average (completed values, Danihelka 2022): the model's distribution, tilted towards tokens behind which, in
 imagination, text is easier to predict. With `policy_target` search, v is not the value of the imagined state but the
-outlook of `decoding/lookahead.py`, which follows the likeliest text as far as the dynamics are trained to. The target
-is sg throughout. Without value and dynamics there is none, and a policy is refused. It learns at every k-th of the T
-positions of a window, k being `policy_every`, and its loss is multiplied by T over their number: which positions, and
-the factor, depend on the step and the window's length alone.
+n-step value of `decoding/lookahead.py`, which follows the likeliest text as far as the dynamics are trained to. The
+target is sg throughout. Without value and dynamics there is none, and a policy is refused. It learns at every k-th of
+the T positions of a window, k being `policy_every`, and its loss is multiplied by T over their number: which positions,
+and the factor, depend on the step and the window's length alone.
 
 A part at t counts where all predictions it spans are scored and, with `within_documents`, made in one document; no
 part reaches beyond the window. Sums are divided by the scored tokens of the batch, as the main loss is, so that
@@ -37,9 +37,9 @@ from torch.utils.checkpoint import checkpoint
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.rng import random
-from nanogrove.decoding.lookahead import outlook
+from nanogrove.decoding.lookahead import n_step_value
 from nanogrove.model.elementwise import at_least_float32
-from nanogrove.model.gpt import GPT, LOGITS
+from nanogrove.model.gpt import GPT, MAX_LOGITS_PER_CHUNK
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.train.objective import Loss, Objective, scored, weighted
 from nanogrove.train.plan import Plan
@@ -161,7 +161,7 @@ def in_pieces(model: GPT, states: Tensor, compute: Callable[[Tensor], Tensor]) -
     Where the logits of all states would be large they are computed a piece at a time, and again for the backward pass.
     """
     rows = states.flatten(-3, -2)
-    piece = max(LOGITS // ((model.config.vocab_size or 1) * (model.population or 1)), 1)
+    piece = max(MAX_LOGITS_PER_CHUNK // ((model.config.vocab_size or 1) * (model.population or 1)), 1)
     pieces = torch.split(rows, piece, -2)
     again = len(pieces) > 1 and torch.is_grad_enabled()
     results = [checkpoint(compute, rows, use_reentrant=False) if again else compute(rows) for rows in pieces]
@@ -175,9 +175,9 @@ def policy_target(heads: Heads, model: GPT, hidden: Tensor) -> tuple[Tensor, Ten
     assert heads.step is not None
     own = F.log_softmax(at_least_float32(model.logits(hidden)), -1)
     likely, tokens = own.topk(min(heads.config.policy_candidates, own.shape[-1]), -1)
-    imagined = heads.step(hidden[..., None, :], heads.seen(model.embed(tokens)))
+    imagined = heads.step(hidden[..., None, :], heads.action_embedding(model.embed(tokens)))
     steps = heads.config.dynamics_rollouts - 1 if heads.config.policy_target == "search" else 0
-    value = outlook(model, heads, imagined, steps).to(own.dtype)
+    value = n_step_value(model, heads, imagined, steps).to(own.dtype)
     mean = (likely.softmax(-1) * value).sum(-1, keepdim=True)
     tilted = own.scatter_add(-1, tokens, heads.config.policy_beta * (mean - value))
     return own, tilted.log_softmax(-1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from nanogrove.model.gpt import GPT
@@ -24,7 +25,7 @@ from nanogrove.train.optim.update_rule import PerMember, Update, UpdateSettings
 class OptimizerConfig(UpdateSettings):
     """Which optimizer, and its rates. With `muon`, `lr` is for matrices and `adamw_lr` for all else."""
 
-    name: Annotated[str, NameIn(RULES)] = "adamw"
+    name: Annotated[str, NameIn(RULES)] = Field("adamw", description="the update rule")
 
 
 def make_optimizer(

@@ -26,11 +26,11 @@ class UpdateSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = "adamw"
-    lr: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    name: str = Field("adamw", description="the update rule")
+    lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="peak learning rate")
     adamw_lr: float = Field(3e-3, gt=0, allow_inf_nan=False, description="muon: of embeddings, head and vectors")
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
+    betas: tuple[float, float] = Field((0.9, 0.95), description="adamw: decay per step of the mean and of the square")
+    eps: float = Field(1e-8, gt=0, description="adamw: added to the root of the mean square")
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd and muon")
     weight_decay: float = Field(0.1, ge=0, description="of matrices and embeddings")
 

@@ -33,7 +33,7 @@ from nanogrove.train.precision import pick_device
 
 T = TypeVar("T")
 COMING = timedelta(minutes=10)  # from the first rank's start to the last one's
-PATIENCE = timedelta(days=1)  # for ranks that wait while rank 0 scores, samples or saves; a dead peer is told at once
+PATIENCE = timedelta(days=1)  # for ranks that wait while rank 0 scores, samples or saves; a dead peer shows at once
 BUCKET_NUMBERS = 1 << 24  # added at once, at most, unless one tensor has more
 
 
@@ -59,15 +59,15 @@ class Ranks:
             return cls()
         try:
             rank, local = int(environment["RANK"]), int(environment["LOCAL_RANK"])
-            found = cls(rank, int(world), local, int(environment["LOCAL_WORLD_SIZE"]))
-            if not (0 <= rank < found.world and 0 <= local < found.local_world and environment["MASTER_PORT"]):
+            ranks = cls(rank, int(world), local, int(environment["LOCAL_WORLD_SIZE"]))
+            if not (0 <= rank < ranks.world and 0 <= local < ranks.local_world and environment["MASTER_PORT"]):
                 raise ValueError("out of range")
         except (KeyError, ValueError) as error:
             raise RunError(
                 f"RANK and WORLD_SIZE are set, and the rest of what torchrun sets is not ({error}); start with "
                 "`torchrun -m nanogrove train`, or unset them"
             ) from None
-        return found
+        return ranks
 
     @property
     def first(self) -> bool:

@@ -23,8 +23,8 @@ class Range(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    low: float | None = Field(None, gt=0, allow_inf_nan=False)
-    high: float | None = Field(None, gt=0, allow_inf_nan=False)
+    low: float | None = Field(None, gt=0, allow_inf_nan=False, description="least value")
+    high: float | None = Field(None, gt=0, allow_inf_nan=False, description="greatest value")
     values: list[float] | None = Field(None, min_length=1, description="instead of low and high; a step goes one on")
     start: tuple[float, float] | None = Field(None, description="drawn from here at first; from all of it if left out")
     factor: float = Field(1.25, ge=1, allow_inf_nan=False, description="a value is multiplied or divided by this")

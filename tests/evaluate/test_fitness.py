@@ -36,7 +36,7 @@ def model(corpus: TaskCorpus) -> GPT:
     made = GPT(config, 3).initialize(0, 1, 2)
     state = TrainState(made, make_optimizer(made, OptimizerConfig(lr=0.01)))
     rates = torch.tensor([0.02, 0.5, 1.0], dtype=torch.float64)
-    list(fit(state, corpus.batches, next_token, Plan(seed=0, steps=200, lr_factor=lambda step: rates)))
+    list(fit(state, corpus.batch, next_token, Plan(seed=0, steps=200, lr_factor=lambda step: rates)))
     return made
 
 

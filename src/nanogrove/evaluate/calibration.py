@@ -44,7 +44,7 @@ from nanogrove.model.mode import evaluating
 from nanogrove.train.checkpoint import Checkpoint, checksum_of, read_plain
 
 BINS = 15
-TOKENS = 100_000  # of each split, about, evenly spread; a limit given to `windows` may let through twice as many
+TOKENS = 100_000  # of each split, evenly spread; `eval_batches` may yield up to twice as many
 PIECE = 1 << 22  # logits at once: 32 MB in float64, and a few times that while they are worked on
 RANGE = (0.05, 20.0)  # temperatures that are searched
 PASSES = 60
@@ -169,7 +169,7 @@ def calibrate(model: GPT, corpus: Corpus, limit: int = TOKENS) -> dict[str, Any]
 def fit_split(model: GPT, corpus: Corpus, split: str, limit: int = TOKENS) -> tuple[float, int]:
     """The temperature of a split, of a single model, and the number of scored tokens it was fitted on."""
     with evaluating(model):
-        parts = [(states, targets) for _, states, targets in _scored(model, corpus.windows(split, limit))]
+        parts = [(states, targets) for _, states, targets in _scored(model, corpus.eval_batches(split, limit))]
     states, targets = (torch.cat(column) for column in zip(*parts, strict=True)) if parts else (torch.empty(0),) * 2
     if not len(targets):
         raise PresetError(f"the {split} split has no token that is scored, so nothing can be calibrated on it")
@@ -190,7 +190,7 @@ def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: i
     sequences: list[list[Tensor]] = [[], []]
     lengths: list[Tensor] = []
     with evaluating(model):
-        for batch, states, targets in _scored(model, corpus.windows(split, limit)):
+        for batch, states, targets in _scored(model, corpus.eval_batches(split, limit)):
             length = batch.mask.sum(-1)
             row = torch.arange(len(length)).repeat_interleave(length)
             found = _outcomes(model, states, targets, temperatures)

@@ -4,10 +4,10 @@ import json
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from nanogrove.config.problems import nearest_key
 from nanogrove.errors import PresetError
+from nanogrove.record.events import Values
 
 QUICKSTART = "quickstart"
 
@@ -26,13 +26,13 @@ def packaged_text(name: str) -> str | None:
 
 
 def unknown_preset(name: str) -> PresetError:
-    """The error that no preset has this name, with the nearest_key name where one is near."""
+    """The error that no preset has this name, with the nearest name where one is near."""
     hint = nearest_key(name, list_presets()) or "; `nanogrove presets` lists them, and a file ends in .json"
     return PresetError(f"no preset is called {name!r}{hint}")
 
 
-def read_preset_file(name: str) -> dict[str, Any]:
-    """The JSON of a preset by its name or by the path of a file. Raises PresetError when there is none such."""
+def read_preset_file(name: str) -> Values:
+    """The JSON of a preset by its name or by the path of a file. Raises PresetError when there is no such preset."""
     text = packaged_text(name)
     if text is None and not Path(name).is_file():
         raise unknown_preset(name)

@@ -13,14 +13,14 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 def pick_device(name: str) -> torch.device:
     """The device a preset names; `auto` takes a GPU of CUDA or ROCm, where there is one, and else the CPU.
 
-    Raises PresetError for one that is not here, and for kinds of devices on which nothing was ever tried.
+    Raises PresetError for one that this machine lacks, and for kinds of devices that were never tested.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda"):
-            raise PresetError(f"train.device={name} has not been tried; take train.device=cpu, cuda or auto")
+            raise PresetError(f"train.device={name} has not been tested; take train.device=cpu, cuda or auto")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]

@@ -309,7 +309,7 @@ FLAT = torch.full((2, 2, 2), 0.25)
         ({"v": 2, "probs": FLAT * math.nan}, "negative values or NaN"),
         ({"v": 2, "probs": FLAT * math.inf}, "within inf"),
         ({"v": 2, "probs": FLAT + torch.tensor([-0.5, 0.5])}, "negative values or NaN"),
-        ({"v": 2, "probs": [[1, 2], "x"]}, "no table of numbers"),
+        ({"v": 2, "probs": [[1, 2], "x"]}, "not a table of numbers"),
     ],
 )
 def test_a_grammar_that_cannot_be_is_refused_in_one_line(options: dict[str, Any], said: str) -> None:

@@ -20,7 +20,7 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda"):
-            raise PresetError(f"train.device={name} has not been tested; take train.device=cpu, cuda or auto")
+            raise PresetError(f"train.device={name} has not been tried; take train.device=cpu, cuda or auto")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]

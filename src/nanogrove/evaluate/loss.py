@@ -15,9 +15,9 @@ from nanogrove.record.measures import derived
 
 
 class Score(NamedTuple):
-    """`loss [*P]` in nats a token, the mean over `tokens` scored ones, and `losses [*P, N]`, whose mean it is.
+    """`loss [*P]` in nats per token, the mean over `tokens` scored ones, and `losses [*P, N]`, whose mean it is.
 
-    Of N sequences each has a loss in proportion to the sum over its scored tokens.
+    Each of the N sequences has a loss in proportion to the sum over its scored tokens.
     """
 
     loss: Tensor
@@ -33,17 +33,17 @@ def mean_nll(model: GPT, batches: Iterable[Batch]) -> Score:
     tokens = 0
     with evaluating(model):
         for batch in batches:
-            shown = batch.to(device).expand(model.population)
-            nll = model(shown.tokens, shown.targets) * shown.mask
+            rows = batch.to(device).expand(model.population)
+            nll = model(rows.tokens, rows.targets) * rows.mask
             sums.append(nll.double().sum(-1).cpu())
             tokens += int(batch.mask.sum())
-    found = torch.cat(sums, -1)
-    return Score(found.sum(-1) / max(tokens, 1), tokens, found * (found.shape[-1] / max(tokens, 1)))
+    losses = torch.cat(sums, -1)
+    return Score(losses.sum(-1) / max(tokens, 1), tokens, losses * (losses.shape[-1] / max(tokens, 1)))
 
 
 @torch.inference_mode()
 def against_truth(model: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]) -> tuple[dict[str, Any], Tensor]:
-    """A model beside the exact distributions `truths` `[B, T, V′]`, V′ ≤ V, of the targets of `batches`.
+    """Compares a model with the exact distributions `truths` `[B, T, V′]`, V′ ≤ V, of the targets of `batches`.
 
     Figures, and the losses `[*P, N]` of a `Score`. Over scored tokens, nats: `loss`; `bayes_loss`, that of the exact
     distributions on the same tokens; `excess`, their difference, with its standard error over sequences; `accuracy` and

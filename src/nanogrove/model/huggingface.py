@@ -69,8 +69,8 @@ def family_of(config: ModelConfig) -> str:
     nearest = min(lacks, key=lambda kind: len(lacks[kind]))
     if not lacks[nearest]:
         return nearest
-    subsets = (set(some) for size in range(1, 5) for some in combinations(wanted, size))
-    culprits = next(some for some in subsets if all(some & lacking for lacking in lacks.values()))
+    subsets = (set(subset) for size in range(1, 5) for subset in combinations(wanted, size))
+    culprits = next(subset for subset in subsets if all(subset & lacking for lacking in lacks.values()))
     asked = " with ".join(f"{name}={_shown(wanted[name])}" for name in wanted if name in culprits)
     has = EXCHANGES[nearest].has | {"n_kv_head": (config.n_head,)}
     needed = ", ".join(f"{name}={_shown(has[name][0])}" for name in wanted if name in lacks[nearest])
@@ -89,7 +89,7 @@ def _links(config: ModelConfig, family: Exchange) -> Iterator[tuple[str, torch.S
     for name, parameter in model.named_parameters():
         path, kind = name.rsplit(".", 1)
         layer = "".join(re.findall(r"\d+", path))
-        theirs = [f"{there.replace('*', layer)}.{kind}" for there in family.modules[re.sub(r"\d+", "*", path)]]
+        theirs = [f"{module.replace('*', layer)}.{kind}" for module in family.modules[re.sub(r"\d+", "*", path)]]
         fused: Any = model.get_submodule(path)
         yield name, parameter.shape, theirs, [parameter.shape[0]] if len(theirs) == 1 else [*fused.parts]
 

@@ -19,7 +19,7 @@ def bfloat16_missing() -> str | None:
     which hears of limits such as `ATEN_CPU_CAPABILITY`. On other architectures nothing was tried, so nothing is taken.
     """
     if not torch.cpu._is_avx512_bf16_supported():
-        return "this processor has no bfloat16 products"
+        return "this CPU has no bfloat16 products"
     if packing_missing(torch.bfloat16):
         return packing_missing(torch.bfloat16)
     return None if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "oneDNN uses no bfloat16 products here"

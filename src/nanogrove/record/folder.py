@@ -86,7 +86,7 @@ class RunFolder:
             raise RunError(f"{self.path}: the record cannot be written ({error.strerror}); free some space") from None
 
     def write_rows(self, name: str, rows: list[Any]) -> None:
-        """Writes `data/NAME.jsonl`, a row a line, whole or not at all. Raises RunError when the disk refuses."""
+        """Writes `data/NAME.jsonl`, a row per line, whole or not at all. Raises RunError when the disk refuses."""
         folder = self.path / "data"
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
@@ -145,7 +145,7 @@ class RunFolder:
 
 
 def read_preset(run: Path) -> dict[str, Any] | None:
-    """The resolved preset of a run folder, None where there is none. Raises RunError when it is no JSON object."""
+    """The resolved preset of a run folder, None where there is none. Raises RunError when it is not a JSON object."""
     try:
         preset = json.loads((run / "preset.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -32,7 +32,7 @@ def best_possible(run: Run) -> str:
     where = line("KL", positions, kl) if len(positions) > 1 else []
     excess = line("excess", steps, bands)
     rows = [
-        [plot("Validation loss, nats a token", "step", losses, True), plot("Excess loss", "step", excess, True)],
+        [plot("Validation loss, nats per token", "step", losses, True), plot("Excess loss", "step", excess, True)],
         [plot("Accuracy", "step", hits, True), plot("KL(best ‖ model) by position", "position", where)],
     ]
     body = "".join(f'<div class="row">{"".join(row)}</div>' for row in rows)

@@ -84,7 +84,7 @@ def _before_and_after(surveys: list[Event], rounds: list[Event]) -> Iterator[Lin
     """Two lines over difficulty: the base without rounds, and the voters after the last one that was not undone."""
     undone = [_round(event) for event in rounds if event.values.get("accepted") is False]
     kept = [event for event in surveys if _round(event) not in undone]
-    for name, event in {"base alone": surveys[0], "behind the last round": (kept or surveys)[-1]}.items():
+    for name, event in {"base alone": surveys[0], "after the last round": (kept or surveys)[-1]}.items():
         cells = list(_cells([event], "exact"))
         yield from line(name, [d for _, d, _ in cells], [spread(exact)[1] for _, _, exact in cells])
 

@@ -45,7 +45,7 @@ def main() -> None:
         reference = GPT(aligned.config)
         checkpoint, _ = load_latest(out / "checkpoints")
         assert checkpoint is not None
-        reference.load_state_dict(checkpoint.kept)
+        reference.load_state_dict(checkpoint.method_tensors)
         corpus, config = build(preset).corpus, preset.method.model_copy(update={"texts": TEXTS})
         means, errors = [], []
         for model in (reference.eval(), aligned):

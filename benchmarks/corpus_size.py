@@ -107,7 +107,7 @@ def train(values: dict[str, Any], run: Path) -> dict[str, float]:
     reads = []
     for step in random.Random(0).sample(range(LATE), 300):
         began = time.perf_counter()
-        corpus.batches(step)
+        corpus.batch(step)
         reads.append(time.perf_counter() - began)
     return {
         "tokens": corpus.sources[0].count("train"),

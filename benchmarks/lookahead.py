@@ -172,7 +172,7 @@ def main() -> None:
         padded = torch.cat([prompts, torch.zeros(len(prompts), grammar.T - PROMPT, dtype=torch.int64)], 1)
         weight = grammar.next_token_log_probs(padded)[:, :PROMPT].sum(1).exp()
         with torch.inference_mode():
-            for name, figure in values(lm, grammar, next(corpus.windows("validation")).targets).items():
+            for name, figure in values(lm, grammar, next(corpus.eval_batches("validation")).targets).items():
                 found[name].append(figure)
             written = texts(lm, grammar, prompts, seed)
         written["greedy by the grammar"] = likeliest(grammar, prompts, 1)

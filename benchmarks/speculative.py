@@ -61,7 +61,7 @@ def main() -> None:
                 pass
         lm, corpus = load(out), build(chosen).corpus
         assert lm.heads is not None
-        held_out = next(corpus.windows("validation", 20_000)).tokens
+        held_out = next(corpus.eval_batches("validation", 20_000)).tokens
         for batch in (1, 8):
             for temperature in (0.0, 0.8):
                 times: dict[str, list[float]] = {"plain": [], "speculative": []}

@@ -107,7 +107,7 @@ def our_steps(path: Path, seed: int, count: int, precision: str, extra: dict[str
     state = TrainState(model, make_optimizer(model, OptimizerConfig.model_validate(RATES), muon))
     rates = schedule(ScheduleConfig(name="wsd", warmup=10, decay=0.7, final=0.0), count)
     plan = Plan(seed=seed, steps=count, lr_factor=rates, precision=precision)  # type: ignore[arg-type]
-    return model, fit(state, corpus.batches, next_token, plan)
+    return model, fit(state, corpus.batch, next_token, plan)
 
 
 def their_losses(checkout: Path, text: Tensor, windows: Tensor, seed: int, most: int) -> tuple[float, float]:

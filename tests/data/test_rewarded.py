@@ -63,7 +63,7 @@ def test_lines_end_with_a_reward_behind_the_last_bar(tmp_path: Path) -> None:
 def test_prompts_and_filling_have_no_weight(tmp_path: Path) -> None:
     corpus = rewarded(written(tmp_path, "jsonl"), prompt="q")
     rows = np.array([0, 25, 117])
-    batch = corpus.batch(rows)
+    batch = corpus.batch_of(rows)
     for place, row in enumerate(rows):
         prompt, text, _ = ROWS[row]
         counted = batch.targets[place][batch.mask[place]].tolist()
@@ -75,14 +75,14 @@ def test_prompts_and_filling_have_no_weight(tmp_path: Path) -> None:
 
 def test_equal_prompts_fall_on_one_side_and_an_epoch_shows_each_row_once(tmp_path: Path) -> None:
     corpus = rewarded(written(tmp_path, "jsonl"), prompt="q")
-    sides = {split: {ROWS[row][0] for row in corpus.members(split)} for split in ("train", "validation", "test")}
+    sides = {split: {ROWS[row][0] for row in corpus.row_indices(split)} for split in ("train", "validation", "test")}
     assert not sides["train"] & sides["validation"]
     assert not sides["train"] & sides["test"]
-    assert sum(len(corpus.members(split)) for split in sides) == len(ROWS)
-    train = set(corpus.members("train"))
-    seen = np.concatenate([corpus.drawn(step) for step in range(len(train) // 8 * 8)])[: len(train)]
+    assert sum(len(corpus.row_indices(split)) for split in sides) == len(ROWS)
+    train = set(corpus.row_indices("train"))
+    seen = np.concatenate([corpus.batch_rows(step) for step in range(len(train) // 8 * 8)])[: len(train)]
     assert Counter(seen) == Counter(train)
-    assert list(corpus.drawn(5)) == list(corpus.drawn(5))
+    assert list(corpus.batch_rows(5)) == list(corpus.batch_rows(5))
 
 
 def test_mismatched_rows_have_the_next_row_s_text(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_pairs_stand_together(tmp_path: Path) -> None:
     pairs = [{"prompt": f"q{n}", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(60)]
     path.write_text("".join(json.dumps(pair) + "\n" for pair in [*pairs, {**pairs[0], "rejected": "yes 0"}]))
     corpus = make_corpus(PreferencesConfig(type="preferences", path=str(path)), 32, 8, 0)
-    rows = corpus.drawn(2)
+    rows = corpus.batch_rows(2)
     assert len(rows) == 8
     for chosen, other in rows.reshape(-1, 2):
         assert (corpus.texts[chosen], corpus.texts[other]) == (f"yes {chosen // 2}", f"no {chosen // 2}")

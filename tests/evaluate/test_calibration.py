@@ -188,7 +188,7 @@ def learn(model: GPT, corpus: Any, steps: int, rate: float = 1e-2) -> None:
     """Plain training, without a word from nanogrove's own loop."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     for step in range(steps):
-        batch = corpus.batches(step)
+        batch = corpus.batch(step)
         loss = (model(batch.tokens, batch.targets) * batch.mask).sum() / batch.mask.sum()
         optimizer.zero_grad()
         loss.backward()
@@ -215,7 +215,11 @@ def small(tiny: Tiny) -> Any:
 def flat(model: GPT, corpus: Any, split: str) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """All logits and targets of a split, and the tokens of each sequence."""
     with torch.no_grad():
+<<<<<<< HEAD
         batches = [(model(b.tokens)[b.mask], b.targets[b.mask], b.tokens.shape) for b in corpus.windows(split)]
+=======
+        found = [(model(b.tokens)[b.mask], b.targets[b.mask], b.tokens.shape) for b in corpus.eval_batches(split)]
+>>>>>>> main
     return (
         torch.cat([logits for logits, _, _ in batches]),
         torch.cat([targets for _, targets, _ in batches]),
@@ -310,7 +314,7 @@ def test_the_greedy_answers_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = calibration.measure(model, corpus, "test", 1.7)
     assert (measured["event"], measured["sequences"]) == ("answer", 36)
     expected: list[list[tuple[float, float, float]]] = [[], []]
-    for batch in corpus.windows("test"):
+    for batch in corpus.eval_batches("test"):
         whole = torch.cat([batch.tokens[:, :1], batch.targets], 1)
         for row, scored in zip(whole, batch.mask, strict=True):
             start = int(scored.nonzero()[0]) + 1
@@ -541,8 +545,8 @@ def test_a_split_without_a_scored_token(small: Any) -> None:
     class Silent:
         tokenizer, has_answers = corpus.tokenizer, corpus.has_answers
 
-        def windows(self, split: str, limit: int | None = None) -> Iterator[Any]:
-            for batch in corpus.windows(split, limit):
+        def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Any]:
+            for batch in corpus.eval_batches(split, limit):
                 yield replace(batch, mask=batch.mask & (split == "validation"))
 
     with pytest.raises(PresetError, match="the test split has no token that is scored"):

@@ -51,7 +51,7 @@ def test_the_best_texts_are_kept_and_only_what_the_model_wrote_is_scored(preset:
     assert len(rows) == 6
     assert all(row["reward"] == -abs(len(row["text"]) - 4) for row in rows)
     parts = build(resolve(preset))
-    batch = align.Mixed(parts.corpus, rows, 0.5, 0, 0).batches(7)
+    batch = align.Mixed(parts.corpus, rows, 0.5, 0, 0).batch(7)
     assert batch.extra["kept"].tolist() == [False, False, True, True]
     texts = {row["text"]: row["ended"] for row in rows}
     assert len(texts) == len(rows)
@@ -59,7 +59,7 @@ def test_the_best_texts_are_kept_and_only_what_the_model_wrote_is_scored(preset:
         counted = batch.targets[place][batch.mask[place]].tolist()
         ended = counted[-1] == parts.corpus.tokenizer.end
         assert texts[parts.corpus.tokenizer.decode(counted[:-1] if ended else counted)] == ended
-    assert torch.equal(batch.tokens[:2], parts.corpus.batches(7).tokens[:2])
+    assert torch.equal(batch.tokens[:2], parts.corpus.batch(7).tokens[:2])
     told = [event.values for event in events if event.kind == "reward"]
     assert [values["round"] for values in told] == [0, 1, 2]
     shown = [[text["prompt"] for text in values["texts"]] for values in told]

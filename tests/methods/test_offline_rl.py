@@ -95,7 +95,7 @@ def test_weighted_imitation_reaches_mu_exp_r_over_beta(algorithm: str, toy: Path
     wanted = mu * np.exp(rewards / 1.5)
     wanted /= wanted.sum()
     corpus = build(resolve(preset(toy, algorithm))).corpus
-    seen = {corpus.tokenizer.decode(corpus.tokens[row, :1].tolist()) for row in corpus.members("train")}
+    seen = {corpus.tokenizer.decode(corpus.tokens[row, :1].tolist()) for row in corpus.row_indices("train")}
     assert len(seen) > 4
     for prompt in seen:
         found = probabilities(tmp_path / "run", prompt)
@@ -144,9 +144,9 @@ def test_filter_is_the_plain_loss_of_the_texts_it_keeps(toy: Path, tmp_path: Pat
         expected = torch.autograd.grad(scores.gather(-1, batch.targets[:, :2, None]).mean(), model.embed.weight)[0]
         gradient = torch.autograd.grad(next_token(model, batch).total, model.embed.weight)[0]
         torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
-    drawn = [corpus.drawn(step, best) for step in range(9)]
+    drawn = [corpus.batch_rows(step, best) for step in range(9)]
     assert set(np.concatenate(drawn).tolist()) <= set(best.tolist())
-    assert np.array_equal(drawn[7], corpus.drawn(7, best)), "a function of the step"
+    assert np.array_equal(drawn[7], corpus.batch_rows(7, best)), "a function of the step"
 
 
 def test_dpo_recovers_reward_gaps_of_bradley_terry_pairs(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_dpo_recovers_reward_gaps_of_bradley_terry_pairs(tmp_path: Path) -> None
     model, tokenizer = policy(tmp_path / "run")
     checkpoint, _ = load_latest(tmp_path / "run/checkpoints")
     reference = GPT(checkpoint.config).eval()
-    reference.load_state_dict(checkpoint.kept)
+    reference.load_state_dict(checkpoint.method_tensors)
     encoded = torch.tensor([tokenizer.encode("3")])
     with torch.no_grad():
         gap = 0.5 * (model(encoded)[0, -1].log_softmax(-1) - reference(encoded)[0, -1].log_softmax(-1))
@@ -233,13 +233,13 @@ def test_log_probabilities_of_held_out_pairs_are_in_the_record(tmp_path: Path) -
     values["train"]["batch_size"], values["evaluate"]["every"], values["model"]["block_size"] = 8, 3, 12
     events = trained(values, tmp_path / "run")
     corpus = build(resolve(values)).corpus
-    batch = corpus.batch(corpus.members("validation"))
+    batch = corpus.batch_of(corpus.row_indices("validation"))
     assert len(batch.tokens) > 8, "more than one batch"
     checkpoint, _ = load_latest(tmp_path / "run/checkpoints")
     assert checkpoint is not None
     evaluations = [event for event in events if event.kind == "eval" and "kl" in event.values]
     for weights, event in (
-        (checkpoint.kept, next(e for e in events if e.kind == "rewards")),
+        (checkpoint.method_tensors, next(e for e in events if e.kind == "rewards")),
         (checkpoint.model, evaluations[-1]),
     ):
         model = GPT(checkpoint.config).eval()
@@ -382,17 +382,17 @@ def test_kto_raises_the_likelihood_of_wanted_texts_where_most_are_wanted(
     assert checkpoint is not None
     corpus = build(resolve(values)).corpus
     assert isinstance(corpus, RewardedCorpus)
-    held_out = np.concatenate([corpus.members("validation"), corpus.members("test")])
+    held_out = np.concatenate([corpus.row_indices("validation"), corpus.row_indices("test")])
     policy, reference = models = GPT(checkpoint.config).eval(), GPT(checkpoint.config).eval()
-    for model, weights in zip(models, (checkpoint.model, checkpoint.kept), strict=True):
+    for model, weights in zip(models, (checkpoint.model, checkpoint.method_tensors), strict=True):
         model.load_state_dict(weights)
     with torch.no_grad():
-        gained = log_ratio(policy, reference, corpus.batch(held_out)).numpy()
+        gained = log_ratio(policy, reference, corpus.batch_of(held_out)).numpy()
     wanted = corpus.rewards[held_out] == 1
     assert (~wanted).sum() >= 5
     assert gained[wanted].mean() > 0
     assert gained[~wanted].mean() < gained[wanted].mean()
-    train_rows = corpus.rewards[corpus.members("train")]
+    train_rows = corpus.rewards[corpus.row_indices("train")]
     event = next(event for event in read_events(out / "events.jsonl") if event.kind == "rewards").values
     assert (event["wanted"], event["unwanted"]) == ((train_rows == 1).sum(), (train_rows == 0).sum())
     assert event["wanted"] * event["wanted_weight"] == pytest.approx(

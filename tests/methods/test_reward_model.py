@@ -88,10 +88,10 @@ def test_the_loss_is_its_equation(texts: Path, block_size: int) -> None:
     model = GPT(parts.model_on_data).initialize(0).double()
     model.head.weight.data *= 20
     rewards = scaled(corpus)
-    train_rewards = corpus.rewards[corpus.members("train")]
-    assert rewards[torch.from_numpy(corpus.members("train"))].min() == 0
-    assert rewards[torch.from_numpy(corpus.members("train"))].max() == 1
-    chosen, wanted = corpus.drawn(0), []
+    train_rewards = corpus.rewards[corpus.row_indices("train")]
+    assert rewards[torch.from_numpy(corpus.row_indices("train"))].min() == 0
+    assert rewards[torch.from_numpy(corpus.row_indices("train"))].max() == 1
+    chosen, wanted = corpus.batch_rows(0), []
     for row in chosen.tolist():
         whole = corpus.tokens[row, : corpus.stop[row]][:block_size]
         r = (corpus.rewards[row] - train_rewards.min()) / (train_rewards.max() - train_rewards.min())
@@ -133,7 +133,7 @@ def test_it_learns_the_reward_of_texts_it_has_not_seen(judge: Path, texts: Path)
 
 def known_rewards(texts: Path) -> list[float]:
     corpus: Any = build(resolve(preset(texts))).corpus
-    return corpus.rewards[corpus.members("train")].tolist()
+    return corpus.rewards[corpus.row_indices("train")].tolist()
 
 
 def test_no_correlation_is_told_of_one_text(texts: Path) -> None:

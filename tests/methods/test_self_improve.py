@@ -108,14 +108,14 @@ def test_each_voter_trains_on_the_same_labels_in_batches_of_its_own(
 ) -> None:
     labelled(monkeypatch, copied)
     made: list[tuple[int, Any]] = []
-    honest = Mixture.batches
+    honest = Mixture.batch
 
     def watched(self: Mixture, step: int) -> Any:
         batch = honest(self, step)
         made.append((step, batch))
         return batch
 
-    monkeypatch.setattr(Mixture, "batches", watched)
+    monkeypatch.setattr(Mixture, "batch", watched)
     events = trained(tmp_path / "run")
     assert len({tuple(e.values["loss"]) for e in of(events, "step")}) == 32
     for step, batch in made:
@@ -205,7 +205,7 @@ def eventful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Round 2 raises an alarm, round 4 keeps no label; the first voter's answers are the labels, cut to the prompt."""
 
     def alarm(self: Any, *_: Any) -> str | None:
-        return "a hook" if self.notes["current"]["round"] == 2 else None
+        return "a hook" if self.method_state["current"]["round"] == 2 else None
 
     def verdicts(model: Any, corpus: Any, prompts: list[str], answers: Any, *_: Any) -> Any:
         labels = Labels([(answer or "")[: len(prompts[0])] for answer in answers[0]], [1.0] * len(prompts))
@@ -263,7 +263,7 @@ def test_an_undone_round_leaves_the_weights_and_moments_it_began_with(eventful: 
     checkpoints = tmp_path / "run" / "checkpoints"
     last = load_checkpoint(checkpoints / "current")
     assert last.state["step"] == 28
-    assert not last.kept, "what a round fell back to is dropped behind it"
+    assert not last.method_tensors, "what a round fell back to is dropped behind it"
     going = train(resolve(PRESET, [*RESUMED, "method.si_rounds=2"]), tmp_path / "again")
     for event in going:
         if event.step == 25 and event.kind == "step":
@@ -382,7 +382,7 @@ def test_what_raises_an_alarm(limits: dict[str, float], said: str | None) -> Non
     calm = {"guard_agreement": 0.0, "guard_drop": 1.0, "guard_loss": 9.0, "guard_fit": 9.0}
     rounds = object.__new__(self_improve._Rounds)
     rounds.config = self_improve.Config(**{**calm, **limits})
-    rounds.notes = {
+    rounds.method_state = {
         "current": {"difficulties": [4]},
         "frontier": 3,
         "accepted": [{"name": "round-1"}],

@@ -174,7 +174,7 @@ def test_a_long_line_is_thinned_and_keeps_its_extremes_gaps_and_ends() -> None:
     y[40_000], y[60_001], y[70_000] = 1000.0, -1000.0, None
     [drawn] = figures.line("train", range(100_000), y)
     kept = dict(zip(drawn["x"], drawn["y"], strict=True))
-    assert 1000 < len(kept) <= figures.POINTS
+    assert 1000 < len(kept) <= figures.MAX_POINTS
     assert drawn["x"] == sorted(drawn["x"])
     assert (drawn["x"][0], drawn["x"][-1]) == (0, 99_999)
     assert (kept[40_000], kept[60_001], kept[70_000]) == (1000.0, -1000.0, None)

@@ -187,10 +187,10 @@ def test_a_rehearsal_leaves_the_generators_and_the_corpus_as_they_were(of_method
     built = build(resolve({**preset, "train": {**preset["train"], "minutes": None, "steps": 5}}))
     before = torch.get_rng_state()
     assert built.new_state().model.dropout.active
-    first = built.corpus.batches(3).tokens.clone()
+    first = built.corpus.batch(3).tokens.clone()
     rehearse(0.003, built.preset.method, built.corpus, built.plan, built.new_state)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(built.corpus.batches(3).tokens, first)
+    assert torch.equal(built.corpus.batch(3).tokens, first)
 
 
 # A run.

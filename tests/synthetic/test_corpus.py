@@ -30,20 +30,20 @@ def corpus(batch_size: int = 8, **settings: object) -> GrammarCorpus:
 
 def test_a_batch_is_the_sequence_behind_an_end_of_text() -> None:
     made = corpus(targets="all")
-    batch = made.batches(7)
+    batch = made.batch(7)
     assert (batch.tokens[:, 0] == made.tokenizer.end).all()
     assert torch.equal(batch.tokens[:, 1:], batch.targets[:, :-1])
     assert torch.equal(batch.targets, made.grammar.sample(8, 7))
-    assert torch.equal(made.batches(7).tokens, batch.tokens)
-    assert not torch.equal(made.batches(8).tokens, batch.tokens)
+    assert torch.equal(made.batch(7).tokens, batch.tokens)
+    assert not torch.equal(made.batch(8).tokens, batch.tokens)
     assert batch.mask.all()
     assert (batch.weight == 1).all()
-    assert corpus(targets="last").batches(0).mask.tolist() == [[0, 0, 0, 1]] * 8
+    assert corpus(targets="last").batch(0).mask.tolist() == [[0, 0, 0, 1]] * 8
 
 
 def test_a_fixed_training_set_is_read_once_an_epoch_in_new_orders() -> None:
     made = corpus(training_set=24)
-    epochs = [torch.cat([made.batches(3 * epoch + n).targets for n in range(3)]) for epoch in range(2)]
+    epochs = [torch.cat([made.batch(3 * epoch + n).targets for n in range(3)]) for epoch in range(2)]
     assert made.windows_per_epoch == 24
     for epoch in epochs:
         assert sorted(epoch.tolist()) == sorted(made.grammar.sample(24).tolist())
@@ -52,10 +52,10 @@ def test_a_fixed_training_set_is_read_once_an_epoch_in_new_orders() -> None:
 
 def test_splits_are_drawn_from_seeds_of_their_own() -> None:
     made = corpus(batch_size=60, v=16)
-    validation, test = (next(made.windows(split)).targets for split in ("validation", "test"))
+    validation, test = (next(made.eval_batches(split)).targets for split in ("validation", "test"))
     assert not torch.equal(validation, test)
-    assert not torch.equal(validation, made.batches(0).targets)
-    assert sum(len(batch.targets) for batch in made.windows("validation", limit=40)) == 10
+    assert not torch.equal(validation, made.batch(0).targets)
+    assert sum(len(batch.targets) for batch in made.eval_batches("validation", limit=40)) == 10
 
 
 @pytest.mark.parametrize("targets", ["last", "all"])
@@ -89,7 +89,9 @@ def test_tokens_are_written_as_numbers() -> None:
 def test_the_truth_is_that_of_the_windows(config: RLMConfig | RHMConfig) -> None:
     made = make_corpus(config, 4, 16, seed=0)
     assert isinstance(made, GrammarCorpus)
-    for batch, truth in zip(made.windows("validation", 100), made.truth("validation", 100), strict=True):
+    for batch, truth in zip(
+        made.eval_batches("validation", 100), made.true_distributions("validation", 100), strict=True
+    ):
         expected = made.grammar.next_token_log_probs(batch.targets)
         found = truth.double().gather(-1, batch.targets[..., None])[..., 0].log()
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -113,8 +115,8 @@ class Oracle(nn.Module):
 @pytest.mark.parametrize("targets", ["last", "all"])
 def test_the_truth_itself_has_no_excess(targets: str) -> None:
     made = corpus(targets=targets)
-    truths = list(made.truth("validation"))
-    score, _ = against_truth(Oracle(truths, 1.0), made.windows("validation"), iter(truths))  # type: ignore[arg-type]
+    truths = list(made.true_distributions("validation"))
+    score, _ = against_truth(Oracle(truths, 1.0), made.eval_batches("validation"), iter(truths))  # type: ignore[arg-type]
     assert score["excess"] == pytest.approx(0, abs=1e-6)
     assert score["kl"] == pytest.approx([0] * len(score["positions"]), abs=1e-6)
     assert score["accuracy"] == score["bayes_accuracy"]
@@ -123,11 +125,11 @@ def test_the_truth_itself_has_no_excess(targets: str) -> None:
 
 def test_figures_against_the_truth_equal_their_definitions() -> None:
     made = corpus(targets="all", beta=1.0)
-    truths = list(made.truth("validation"))
-    score, _ = against_truth(Oracle(truths, 0.5), made.windows("validation"), iter(truths))  # type: ignore[arg-type]
+    truths = list(made.true_distributions("validation"))
+    score, _ = against_truth(Oracle(truths, 0.5), made.eval_batches("validation"), iter(truths))  # type: ignore[arg-type]
     p = torch.cat(truths).numpy().astype(float)
     q = p**0.5 / (p**0.5).sum(-1, keepdims=True)
-    x = torch.cat([batch.targets for batch in made.windows("validation")]).numpy()
+    x = torch.cat([batch.targets for batch in made.eval_batches("validation")]).numpy()
     rows, places = np.indices(x.shape)
     gap = (np.log(p) - np.log(q))[rows, places, x].mean(1)
     assert score["loss"] == pytest.approx(-np.log(q)[rows, places, x].mean(), abs=1e-5)

@@ -39,7 +39,7 @@ def spelled(made: TaskCorpus, tokens: torch.Tensor) -> str:
 @pytest.mark.parametrize("task", TASKS)
 def test_answers_and_their_end_are_scored_and_nothing_else(task: str) -> None:
     made = corpus(task, options=TASKS[task])
-    for batch in (made.batches(5), next(made.windows("validation"))):
+    for batch in (made.batch(5), next(made.eval_batches("validation"))):
         assert batch.tokens.shape == (8, made.length)
         for tokens, targets, mask in zip(batch.tokens, batch.targets, batch.mask, strict=True):
             row = spelled(made, torch.cat([tokens[:1], targets]))
@@ -55,12 +55,12 @@ def test_answers_and_their_end_are_scored_and_nothing_else(task: str) -> None:
 
 def test_batches_are_functions_of_seed_and_step() -> None:
     made, again = corpus(), corpus()
-    late = [again.batches(step).tokens for step in (9, 2)]
-    assert torch.equal(made.batches(9).tokens, late[0])
-    assert torch.equal(made.batches(2).tokens, late[1])
+    late = [again.batch(step).tokens for step in (9, 2)]
+    assert torch.equal(made.batch(9).tokens, late[0])
+    assert torch.equal(made.batch(2).tokens, late[1])
     assert not torch.equal(*late)
     other = TaskCorpus(made.config, 64, 8, seed=4)
-    assert not torch.equal(other.batches(2).tokens, late[1])
+    assert not torch.equal(other.batch(2).tokens, late[1])
 
 
 def test_base_difficulties_come_in_equal_shares() -> None:
@@ -75,12 +75,12 @@ def test_splits_are_fixed_and_of_all_difficulties() -> None:
     made = corpus(held_out=10)
     seen = {}
     for split in ("validation", "test"):
-        rows = torch.cat([batch.tokens for batch in made.windows(split)])
+        rows = torch.cat([batch.tokens for batch in made.eval_batches(split)])
         assert len(rows) == 40
-        assert torch.equal(rows, torch.cat([batch.tokens for batch in made.windows(split)]))
+        assert torch.equal(rows, torch.cat([batch.tokens for batch in made.eval_batches(split)]))
         seen[split] = {spelled(made, row) for row in rows[20:]}  # of three and four digits, which seldom coincide
     assert seen["validation"] != seen["test"]
-    few = torch.cat([batch.mask for batch in made.windows("validation", limit=4 * made.length)])
+    few = torch.cat([batch.mask for batch in made.eval_batches("validation", limit=4 * made.length)])
     assert (few != 0).sum(1).tolist() == [2, 3, 4, 5], "a limit takes evenly from all difficulties"
 
 
@@ -103,7 +103,7 @@ def test_each_member_draws_the_mixture_by_itself_and_in_the_shares_asked_for() -
     mixed = Mixture(made, 2, 12, labels[:2], labels[2], 0.25)
     counts = np.zeros(4)
     for step in range(50):
-        batch = mixed.batches(step)
+        batch = mixed.batch(step)
         assert batch.tokens.shape == (2, 64, 12)
         assert ((batch.extra["labels"] == 3).sum(1) == 16).all()
         assert not torch.equal(batch.tokens[0, :48], batch.tokens[1, :48])
@@ -115,14 +115,14 @@ def test_each_member_draws_the_mixture_by_itself_and_in_the_shares_asked_for() -
                 assert all(spelled(made, row).startswith(str(n)) for row in rows)
     older = counts[:3] / counts[:3].sum()
     assert older == pytest.approx([3 / 5, 1 / 5, 1 / 5], abs=0.03)
-    assert torch.equal(mixed.batches(7).tokens, mixed.batches(7).tokens)
-    alone = Mixture(made, 2, 12, labels[:2], None, 0.25).batches(0)
+    assert torch.equal(mixed.batch(7).tokens, mixed.batch(7).tokens)
+    alone = Mixture(made, 2, 12, labels[:2], None, 0.25).batch(0)
     assert alone.extra["labels"].max() <= 2
 
 
 def test_labels_are_not_cut_where_they_join_a_wider_batch() -> None:
     made = corpus()
-    batch = Mixture(made, 1, 20, [], made.rows([("98=", "98")], 5), 1.0).batches(0)
+    batch = Mixture(made, 1, 20, [], made.rows([("98=", "98")], 5), 1.0).batch(0)
     assert {spelled(made, row) for row in batch.tokens[0]} == {"98=98" + "|" * 15}
     assert batch.mask[0].sum(1).tolist() == [3] * 8
 

@@ -80,7 +80,7 @@ def test_a_task_of_too_few_prompts_is_refused_in_one_line(monkeypatch: pytest.Mo
     made = corpus("copy", (1, 1))
     monkeypatch.setattr(type(made.task), "example", lambda self, d, generator: (f"{generator.integers(2)}=", "0"))
     with pytest.raises(DataError, match="copy: difficulty 1 has 2 prompts, too few for three splits"):
-        made.batches(0)
+        made.batch(0)
 
 
 def test_base_examples_of_self_improvement_are_not_held_out_either() -> None:
@@ -89,7 +89,7 @@ def test_base_examples_of_self_improvement_are_not_held_out_either() -> None:
     mixed = Mixture(made, 2, 12, [], None, 0.0)
     symbols = dict(enumerate(made._symbols.tolist()))
     for step in range(40):
-        for row in mixed.batches(step).tokens.flatten(0, 1).tolist():
+        for row in mixed.batch(step).tokens.flatten(0, 1).tolist():
             text = "".join(symbols.get(token, "") for token in row)
             assert f"{text.partition('=')[0]}=" not in held_out
 

@@ -62,9 +62,9 @@ def test_no_preset_tests_what_it_was_trained_on(name: str) -> None:
     assert len(set(rows(torch.cat(list(splits.values()))))) == sum(map(len, splits.values()))
     trained = set(rows(splits["train"], -1))
     assert not any(prefix in trained for split in ("validation", "test") for prefix in rows(splits[split], -1))
-    epoch = [made.batches(step).targets for step in range(config.training_set // preset["train"]["batch_size"])]
+    epoch = [made.batch(step).targets for step in range(config.training_set // preset["train"]["batch_size"])]
     assert sorted(rows(torch.cat(epoch))) == sorted(rows(splits["train"]))
-    assert torch.equal(torch.cat([batch.targets for batch in made.windows("test")]), splits["test"])
+    assert torch.equal(torch.cat([batch.targets for batch in made.eval_batches("test")]), splits["test"])
     assert list(described_held_out(made.describe())) == []
 
 

@@ -51,17 +51,17 @@ class Corpus(Protocol):
     def windows_per_epoch(self) -> int | None:
         """Windows in one pass over the training split; None where every batch is fresh."""
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`; pure, so that any process can compute any batch."""
 
-    def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+    def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """Fixed batches that cover a split without overlap, or about `limit` evenly spread tokens of it."""
 
     def documents(self, split: str, limit: int | None = None) -> Tensor:
-        """Which document each sequence of `windows` is from, `[N]` int64: scores on two documents are independent."""
+        """The document of each sequence of `eval_batches`, `[N]` int64: scores on two documents are independent."""
 
-    def truth(self, split: str, limit: int | None = None) -> Iterator[Tensor] | None:
-        """The exact distribution of each target `[B, T, V]` for each batch of `windows`; None where nobody knows it."""
+    def true_distributions(self, split: str, limit: int | None = None) -> Iterator[Tensor] | None:
+        """The exact distribution of each target `[B, T, V]`, by batch of `eval_batches`; None where nobody knows it."""
 
     def describe(self) -> dict[str, Any]:
         """Figures for the record: documents, tokens a split, fingerprint, and what else is known of the data."""

@@ -257,15 +257,15 @@ class RewardedCorpus:
         """Rows of the training split, each seen once in an epoch."""
         return len(self.groups["train"]) * self.size
 
-    def members(self, split: str) -> np.ndarray:
+    def row_indices(self, split: str) -> np.ndarray:
         """Rows of a split, group by group, `[N]`."""
         rows: np.ndarray = (self.groups[split][:, None] * self.size + np.arange(self.size)).ravel()
         return rows
 
-    def drawn(self, step: int, rows: np.ndarray | None = None) -> np.ndarray:
+    def batch_rows(self, step: int, rows: np.ndarray | None = None) -> np.ndarray:
         """The rows of batch number `step`, `batch_size` of them, group by group: each group once an epoch.
 
-        `rows` are the ones to draw from, whole groups as `members` gives them; the training split when left out.
+        `rows` are the ones to draw from, whole groups as `row_indices` gives them; the training split when left out.
         """
         groups = self.groups["train"] if rows is None else rows[:: self.size] // self.size
         count = max(self.batch_size // self.size, 1)
@@ -280,7 +280,7 @@ class RewardedCorpus:
         drawn: np.ndarray = (groups[index][:, None] * self.size + np.arange(self.size)).ravel()
         return drawn
 
-    def batch(self, rows: np.ndarray, weight: Tensor | None = None) -> Batch:
+    def batch_of(self, rows: np.ndarray, weight: Tensor | None = None) -> Batch:
         """The batch `[B, W]` of some rows, texts scored, each by its `weight [B]`, 1 when left out."""
         chosen = torch.from_numpy(rows)
         tokens = self.tokens[chosen]
@@ -307,9 +307,9 @@ class RewardedCorpus:
         mask = (target >= starts[:, None]) & (target < stops[:, None])
         return Batch.uniform(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), mask)
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`, all texts alike: what imitates the data."""
-        return self.batch(self.drawn(step))
+        return self.batch_of(self.batch_rows(step))
 
     def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
         """Nothing: rows that cannot be used are in `describe`."""
@@ -318,14 +318,14 @@ class RewardedCorpus:
     def mixture(self) -> None:
         """Its sequences are of one source."""
 
-    def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+    def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The rows of a split, or evenly spread ones of about `limit` tokens."""
         rows = self._spread(split, limit)
         for first in range(0, len(rows), self.batch_size):
-            yield self.batch(rows[first : first + self.batch_size])
+            yield self.batch_of(rows[first : first + self.batch_size])
 
     def _spread(self, split: str, limit: int | None) -> np.ndarray:
-        rows = self.members(split)
+        rows = self.row_indices(split)
         if limit is not None and limit < len(rows) * self.length:
             count = max(limit // self.length, 1)
             rows = rows[np.arange(count) * len(rows) // count]
@@ -342,7 +342,7 @@ class RewardedCorpus:
             found.append(numbers.setdefault(key, len(numbers)))
         return torch.tensor(found)
 
-    def truth(self, split: str, limit: int | None = None) -> None:
+    def true_distributions(self, split: str, limit: int | None = None) -> None:
         """Nobody writes down the distribution of texts."""
 
     def describe(self) -> dict[str, Any]:
@@ -352,7 +352,7 @@ class RewardedCorpus:
         digest.update(self.rewards.tobytes())
         return {
             "documents": len(self.rewards),
-            "train_tokens": int((self.stop - self.start)[torch.from_numpy(self.members("train"))].sum()),
+            "train_tokens": int((self.stop - self.start)[torch.from_numpy(self.row_indices("train"))].sum()),
             "unusable_rows": len(self.problems),
             "first_problem": self.problems[0] if self.problems else None,
             "cut_rows": self.cut,

@@ -73,7 +73,7 @@ def evaluate_heads(state: TrainState, corpus: Corpus, batches: Batches, plan: Pl
     with autocast(model.embed.weight.device, plan.precision):
         shares = gradient_shares(model, heads, batch, start)
     values = {
-        "measures": measure(model, heads, corpus.windows("validation", tokens)),
+        "measures": measure(model, heads, corpus.eval_batches("validation", tokens)),
         "shares": {name: share.tolist() for name, share in shares.items()},
         "idle": idle(shares),
         "idle_below": IDLE_GRADIENT_SHARE,

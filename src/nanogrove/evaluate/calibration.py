@@ -44,12 +44,21 @@ from nanogrove.model.mode import evaluating
 from nanogrove.train.checkpoint import Checkpoint, checksum_of, read_plain
 
 BINS = 15
+<<<<<<< HEAD
 MAX_TOKENS = 100_000  # of each split, about, evenly spread; a limit given to `windows` may let through twice as many
 LOGITS_PER_CHUNK = 1 << 22  # 32 MB in float64, and a few times that while they are worked on
 TEMPERATURE_RANGE = (0.05, 20.0)
 MAX_SEARCH_STEPS = 60
 FILE_NAME = "calibration.json"
 REMEDY = "run `nanogrove evaluate RUN --calibrate` again, or delete it"
+=======
+TOKENS = 100_000  # of each split, evenly spread; `eval_batches` may yield up to twice as many
+PIECE = 1 << 22  # logits at once: 32 MB in float64, and a few times that while they are worked on
+RANGE = (0.05, 20.0)  # temperatures that are searched
+PASSES = 60
+FILE = "calibration.json"
+AGAIN = "run `nanogrove evaluate RUN --calibrate` again, or delete it"
+>>>>>>> main
 
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # the same (logits [N, V], targets [N]) whenever called
 
@@ -169,7 +178,7 @@ def calibrate(model: GPT, corpus: Corpus, limit: int = MAX_TOKENS) -> dict[str, 
 def fit_split(model: GPT, corpus: Corpus, split: str, limit: int = MAX_TOKENS) -> tuple[float, int]:
     """The temperature of a split, of a single model, and the number of scored tokens it was fitted on."""
     with evaluating(model):
-        parts = [(states, targets) for _, states, targets in _scored(model, corpus.windows(split, limit))]
+        parts = [(states, targets) for _, states, targets in _scored(model, corpus.eval_batches(split, limit))]
     states, targets = (torch.cat(column) for column in zip(*parts, strict=True)) if parts else (torch.empty(0),) * 2
     if not len(targets):
         raise PresetError(f"the {split} split has no token that is scored, so nothing can be calibrated on it")
@@ -190,7 +199,7 @@ def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: i
     sequences: list[list[Tensor]] = [[], []]
     lengths: list[Tensor] = []
     with evaluating(model):
-        for batch, states, targets in _scored(model, corpus.windows(split, limit)):
+        for batch, states, targets in _scored(model, corpus.eval_batches(split, limit)):
             length = batch.mask.sum(-1)
             row = torch.arange(len(length)).repeat_interleave(length)
             token_outcomes = _outcomes(model, states, targets, temperatures)

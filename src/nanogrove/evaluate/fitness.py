@@ -100,7 +100,7 @@ def assess(model: GPT, corpus: Corpus, fitness: Fitness, limit: int | None, seed
     device = model.embed.weight.device
     fitnesses = []
     with evaluating(model):
-        for number, batch in enumerate(corpus.windows("validation", limit)):
+        for number, batch in enumerate(corpus.eval_batches("validation", limit)):
             generator = torch.Generator(device)
             generator.manual_seed(derived_seed(seed, "fitness", number))
             fitnesses.append(fitness(model, batch.to(device).expand(model.population), generator).double().cpu())

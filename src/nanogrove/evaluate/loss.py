@@ -96,11 +96,11 @@ def evaluate_split(model: GPT, corpus: Corpus, split: str, limit: int | None = N
 
 def score_split(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> tuple[dict[str, Any], Tensor]:
     """The values of `evaluate_split`, and the losses `[*P, N]` of the split's sequences, whose mean is the loss."""
-    truths = corpus.truth(split, limit)
+    truths = corpus.true_distributions(split, limit)
     if truths is not None:
-        figures, losses = against_truth(model, corpus.windows(split, limit), truths)
+        figures, losses = against_truth(model, corpus.eval_batches(split, limit), truths)
         values = {"split": split, **figures}
         return values | derived(values), losses
-    score = mean_nll(model, corpus.windows(split, limit))
+    score = mean_nll(model, corpus.eval_batches(split, limit))
     values = {"split": split, "loss": score.loss.tolist(), "tokens": score.tokens}
     return values | derived(values, bytes_per_token=corpus.bytes_per_token(split)), score.losses

@@ -84,7 +84,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     reference = reference_model(state)
     if state.step == begin:
         yield _rewarded(state, 0, *_fresh(state.model, corpus, config, plan, "before"))
-    while state.step < plan.steps and not state.notes.get("ended"):
+    while state.step < plan.steps and not state.method_state.get("ended"):
         number, past = divmod(state.step - begin, config.steps_per_round)
         start, name = state.step - past, f"round-{number + 1}"
         if not past:
@@ -101,10 +101,10 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
                 row.setdefault("ended", len(corpus.tokenizer.encode(row["text"])) < config.tokens)
         mixed = Mixed(corpus, rows, config.replay, plan.seed, number)
         phase = plan.phase(start, start + config.steps_per_round, config.rate)
-        for event in fit(state, mixed.batches, objective_of(state, plan), phase):
+        for event in fit(state, mixed.batch, objective_of(state, plan), phase):
             if event.step == phase.steps:
                 yield from _judged(state, corpus, plan, config, reference, name)
-                yield from auxiliary.evaluate_heads(state, corpus, mixed.batches, plan)
+                yield from auxiliary.evaluate_heads(state, corpus, mixed.batch, plan)
             yield event
 
 
@@ -123,7 +123,7 @@ def written(
     generator = random(seed, "align", *(prompts or purpose).encode())
     starts: list[Tensor] = []
     while sum(map(len, starts)) < config.texts:
-        starts.append(corpus.batches(int(generator.integers(1 << 40))).tokens[:, : config.prompt])
+        starts.append(corpus.batch(int(generator.integers(1 << 40))).tokens[:, : config.prompt])
     tokens = torch.cat(starts)[: config.texts].to(model.embed.weight.device)
     with torch.inference_mode():
         new = decoding.generate(
@@ -156,9 +156,9 @@ class Mixed:
             self.tokens[place, : len(whole)] = whole
             self.mask[place, max(len(prompt) - 1, 0) : len(whole) - 1] = True
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`: its last rows are kept texts, drawn evenly, as `extra["kept"] [B]` says."""
-        batch = self.corpus.batches(step)
+        batch = self.corpus.batch(step)
         count = len(batch.tokens) - round(self.replay * len(batch.tokens))
         drawn = torch.from_numpy(random(self.seed, "kept", self.number, step).integers(len(self.tokens), size=count))
         kept, old = self.tokens[drawn], len(batch.tokens) - count
@@ -183,10 +183,10 @@ def _judged(
     """How the model writes and what it still knows behind a round."""
     samples, scores = _fresh(state.model, corpus, config, plan, f"{name} after")
     values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
-    values["kl"] = divergence(state.model, reference, corpus.windows("validation", plan.evaluate_tokens))
+    values["kl"] = divergence(state.model, reference, corpus.eval_batches("validation", plan.evaluate_tokens))
     score = REWARD.cost(sum(scores) / len(scores))
     if config.kl_cap is not None and values["kl"] > config.kl_cap:
-        state.notes["ended"] = values["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
+        state.method_state["ended"] = values["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
         score = torch.inf
     yield _rewarded(state, state.round, samples, scores)
     yield state.eval_event({**values, "score": score})

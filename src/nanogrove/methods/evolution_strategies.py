@@ -91,7 +91,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
             yield state.eval_event({**values, "score": float(samples.mean())})
         yield event
 
-    for event in fit(state, corpus.batches, next_token, plan.phase(0, begin)):
+    for event in fit(state, corpus.batch, next_token, plan.phase(0, begin)):
         yield from scored(event)
     if state.step == begin:
         state.optimizer.state.clear()  # moments of true gradients say nothing of estimates
@@ -104,14 +104,14 @@ def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, furt
     if further:
         fitness = config.find_fitness(corpus, state.model.config.block_size, plan.allow_code)
         return _generations(state, corpus, plan, config, fitness)
-    return fit(state, corpus.batches, next_token, plan)
+    return fit(state, corpus.batch, next_token, plan)
 
 
 def _generations(state: TrainState, corpus: Corpus, plan: Plan, config: Config, fitness: Fitness) -> Iterator[Event]:
     """Yields a `step` event a generation, to the end of the plan."""
     divergence = plan.divergence if fitness is loss else torch.inf
     phase = replace(plan, accumulation=1, compile=False, divergence=divergence)
-    return fit(state, corpus.batches, estimated(state, fitness, plan.seed, config), phase)
+    return fit(state, corpus.batch, estimated(state, fitness, plan.seed, config), phase)
 
 
 def estimated(state: TrainState, fitness: Fitness, seed: int, config: Config) -> Any:

@@ -207,7 +207,7 @@ def choose(config: Config, samples: Tensor, documents: Tensor, seed: int, genera
 
 @dataclass
 class _Evolution:
-    """A run under way. What it must remember lies in `state.notes`.
+    """A run under way. What it must remember lies in `state.method_state`.
 
     notes: `members [P]`, the number of each slot's present owner; `born`, how many there have been; `values`, each
     varied hyperparameter `[P]`.
@@ -218,27 +218,29 @@ class _Evolution:
     plan: Plan
     config: Config
     fitness: Fitness
-    notes: dict[str, Any] = field(init=False)
+    method_state: dict[str, Any] = field(init=False)
     documents: Tensor = field(init=False)  # of the sequences that are scored, [N]
 
     def __post_init__(self) -> None:
         self.documents = self.corpus.documents("validation", self.plan.evaluate_tokens)
-        self.notes = self.state.notes
-        if not self.notes:
+        self.method_state = self.state.method_state
+        if not self.method_state:
             size, seed = self.config.population_size, self.plan.seed
             draws = [random(seed, "hyperparameters", member) for member in range(size)]
             values = {name: [varied.first(draw) for draw in draws] for name, varied in self.config.vary.items()}
-            self.notes |= {"members": list(range(size)), "born": size, "values": values}
+            self.method_state |= {"members": list(range(size)), "born": size, "values": values}
 
     def events(self) -> Iterator[Event]:
         state, every = self.state, self.config.steps_per_generation
         while state.step < self.plan.steps:
             end = (state.step // every + 1) * every
             # By member even where all are alike, so that each one's moments have an age of their own.
-            factor = apply(state, self.notes["values"]) * torch.ones(self.config.population_size, dtype=torch.float64)
+            factor = apply(state, self.method_state["values"]) * torch.ones(
+                self.config.population_size, dtype=torch.float64
+            )
             began = state.seconds
             phase = replace(self.plan.until(end, factor), tolerate_diverged_members=True)
-            for event in fit_members(state, self.corpus.batches, phase):
+            for event in fit_members(state, self.corpus.batch, phase):
                 if event.step == end:
                     yield from self.generation(state.seconds - began)
                 elif self.plan.evaluates(event.step):
@@ -259,12 +261,12 @@ class _Evolution:
         scores = samples.mean(1).nan_to_num(torch.inf, torch.inf).tolist()
         events = [state.eval_event({**values, "score": scores})]
         if plan.ranks.first:
-            events += auxiliary.evaluate_heads(state, self.corpus, self.corpus.batches, plan)
+            events += auxiliary.evaluate_heads(state, self.corpus, self.corpus.batch, plan)
         return events, samples
 
     def generation(self, trained: float) -> Iterator[Event]:
         """Scores all members and, unless it is the last generation, breeds the next."""
-        state, notes = self.state, self.notes
+        state, notes = self.state, self.method_state
         clock = [time.perf_counter()]
         events, samples = self.assessed()
         yield from events  # the best is kept as it was scored
@@ -288,7 +290,7 @@ class _Evolution:
     @torch.inference_mode()
     def diversity(self) -> dict[str, float]:
         """How far members are apart on average, in weights and in what they predict."""
-        batch = next(self.corpus.windows("validation", COMPARED)).to(self.state.model.embed.weight.device)
+        batch = next(self.corpus.eval_batches("validation", COMPARED)).to(self.state.model.embed.weight.device)
         config = self.state.model.config  # their distributions must fit in memory, of all members
         places = min(COMPARED, MAX_LOGITS_PER_CHUNK // (self.config.population_size * (config.vocab_size or 1)))
         rows = max(places // batch.tokens.shape[-1], 1)
@@ -303,7 +305,7 @@ class _Evolution:
     def breed(self, samples: Tensor) -> dict[str, Any]:
         """Replaces members, for the record: `births`, `spared` for want of significance, and `diverged`."""
         scores = samples.mean(1)
-        owners = list(self.notes["members"])
+        owners = list(self.method_state["members"])
         if not scores.isfinite().any():
             raise DivergedError(f"generation {self.state.round}: no member's score is finite; lower the learning rates")
         diverged = [member for member, finite in enumerate(scores.isfinite().tolist()) if not finite]
@@ -329,7 +331,7 @@ class _Evolution:
         self, parents: dict[int, int], pools: dict[int, list[int]], migrants: dict[int, int]
     ) -> list[dict[str, Any]]:
         """Puts children, copies of their `parents`, in their slots, and varies all but `migrants`; the births."""
-        config, state, notes, births = self.config, self.state, self.notes, []
+        config, state, notes, births = self.config, self.state, self.method_state, []
         seconds = {}
         for child in sorted(parents.keys() - migrants.keys()):
             generator = random(self.plan.seed, "cross", state.round, child)

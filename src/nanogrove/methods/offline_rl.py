@@ -107,7 +107,7 @@ def check(config: Config, corpus: RewardedCorpus, model: ModelConfig, allow_code
 
 def _check_sides(config: Config, corpus: RewardedCorpus) -> None:
     """Raises PresetError where no training text would be wanted, or none unwanted."""
-    rewards = corpus.rewards[corpus.members("train")]
+    rewards = corpus.rewards[corpus.row_indices("train")]
     low, high = float(rewards.min()), float(rewards.max())
     if low == high:
         raise PresetError(
@@ -131,22 +131,22 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     if state.step == begin:
         yield learner.described()
     phase = replace(plan.phase(begin, plan.steps), accumulation=1, divergence=torch.inf)
-    if state.notes.get("ended"):
+    if state.method_state.get("ended"):
         return
     objective = learner.objective if state.heads is None else objective_of(state, phase)
-    for event in fit(state, learner.batches, objective, phase):
+    for event in fit(state, learner.batch, objective, phase):
         if plan.evaluates(event.step):
             yield learner.evaluation()
-            yield from auxiliary.evaluate_heads(state, corpus, learner.batches, phase)
+            yield from auxiliary.evaluate_heads(state, corpus, learner.batch, phase)
         yield event
-        if state.notes.get("ended"):
+        if state.method_state.get("ended"):
             return
 
 
 def rehearse(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config, further: bool) -> Iterator[Event]:
     """Yields the events of imitating all texts, or of the algorithm from its first step on."""
     if further:
-        return fit(state, corpus.batches, objective_of(state, plan), plan)
+        return fit(state, corpus.batch, objective_of(state, plan), plan)
     state.step = num_steps(config, 0)
     return run(state, corpus, plan, config)
 
@@ -156,7 +156,7 @@ class _Learner:
 
     def __init__(self, state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config, reference: GPT) -> None:
         self.state, self.corpus, self.plan, self.config, self.reference = state, corpus, plan, config, reference
-        self.train = corpus.members("train")
+        self.train = corpus.row_indices("train")
         known = corpus.rewards[self.train]
         self.scaled = scaled(corpus.rewards, config.scale, known)
         self.kept = {split: self._kept(split) for split in ("train", "validation")}  # rows that are learned from
@@ -167,7 +167,7 @@ class _Learner:
 
     def _kept(self, split: str) -> np.ndarray:
         """The rows of a split that count: all, or for `filter` its best ones."""
-        rows = self.corpus.members(split)
+        rows = self.corpus.row_indices(split)
         if self.config.algorithm != "filter":
             return rows
         best: np.ndarray = rows[best_fraction(self.corpus.rewards[rows], self.config.fraction)]
@@ -216,13 +216,13 @@ class _Learner:
             )
         return torch.cat(found).numpy()
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step` of the algorithm."""
-        return self.batch(self.corpus.drawn(step, self.kept["train"]))
+        return self.batch_of(self.corpus.batch_rows(step, self.kept["train"]))
 
-    def batch(self, rows: np.ndarray) -> Batch:
+    def batch_of(self, rows: np.ndarray) -> Batch:
         """Rows with their weights; for kto, followed by mismatched ones."""
-        batch = self.corpus.batch(rows, torch.from_numpy(self.weights[rows]))
+        batch = self.corpus.batch_of(rows, torch.from_numpy(self.weights[rows]))
         if self.config.algorithm != "kto":
             return batch
         return kto_batch(batch, torch.from_numpy(self.wanted[rows]), self.corpus.mismatched(rows))
@@ -243,7 +243,7 @@ class _Learner:
         size = max(self.corpus.batch_size // 2 * 2, 2)
         losses, parts, counts = [], [], []
         for first in range(0, len(rows), size):
-            batch = self.batch(rows[first : first + size]).to(device)
+            batch = self.batch_of(rows[first : first + size]).to(device)
             loss = self.objective(model, batch)
             losses.append(float(loss.total))
             parts.append({name: float(part) for name, part in loss.parts.items()})
@@ -256,13 +256,15 @@ class _Learner:
         """Objective, plain loss and KL on held-out texts; past `kl_cap` no score counts, and training ends."""
         state, corpus, config = self.state, self.corpus, self.config
         values = evaluate_split(state.model, corpus, "validation", self.plan.evaluate_tokens)
-        values["kl"] = divergence(state.model, self.reference, corpus.windows("validation", self.plan.evaluate_tokens))
+        values["kl"] = divergence(
+            state.model, self.reference, corpus.eval_batches("validation", self.plan.evaluate_tokens)
+        )
         state.model.eval()
         score, parts = self.measured(state.model)
         values |= parts
         if config.kl_cap is not None and values["kl"] > config.kl_cap:
-            state.notes["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
-            values["ended"], score = state.notes["ended"], float("inf")
+            state.method_state["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
+            values["ended"], score = state.method_state["ended"], float("inf")
         return state.eval_event({**values, "score": score})
 
 

@@ -103,13 +103,13 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     heads train an `auxiliary` event follows it. Under a curriculum a `step` event tells the `share` of rows trained on.
     """
     mixing: Mixing | None = None
-    batches = corpus.batches
+    batches = corpus.batch
     main: Callable[[Tensor, Batch], Loss] = weighted
     if (mixture := corpus.mixture()) is not None:
-        saved = config.adaptive and "sources" not in state.notes and config.adaptive.reference
+        saved = config.adaptive and "sources" not in state.method_state and config.adaptive.reference
         reference = plan.ranks.broadcast_from_main(partial(_reference, saved, mixture)) if saved else None
         mixing = Mixing(state, mixture, config.adaptive, reference)
-        batches, main = mixing.batches, partial(by_source, sources=len(mixture.names))
+        batches, main = mixing.batch, partial(by_source, sources=len(mixture.names))
     with plan.layout.spread(state) as own:
         objective = objective_of(own, plan, main)
         curriculum = config.curriculum

@@ -51,7 +51,7 @@ def check(config: Config, corpus: RewardedCorpus, model: ModelConfig, allow_code
 
 def scale(corpus: RewardedCorpus) -> tuple[float, float]:
     """The least and the greatest reward of the training texts: what becomes 0 and 1."""
-    rewards = corpus.rewards[corpus.members("train")]
+    rewards = corpus.rewards[corpus.row_indices("train")]
     return float(rewards.min()), float(rewards.max())
 
 
@@ -90,13 +90,13 @@ def objective(rewards: Tensor) -> Objective:
 def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -> Iterator[Event]:
     """Yields `rewards` once, a `step` event a step, and `eval` ahead of those that `plan.evaluates` names."""
     size, device = state.model.config.block_size, state.model.embed.weight.device
-    state.notes["scale"] = list(scale(corpus))
+    state.method_state["scale"] = list(scale(corpus))
     if state.step == 0:
         low, high = scale(corpus)
-        told = distribution(corpus.rewards[corpus.members("train")])
+        told = distribution(corpus.rewards[corpus.row_indices("train")])
         yield Event("rewards", 0, {**told, "low": low, "high": high})
     learned = objective(scaled(corpus).to(device))
-    for event in fit(state, lambda step: batch(corpus, corpus.drawn(step), size), learned, plan):
+    for event in fit(state, lambda step: batch(corpus, corpus.batch_rows(step), size), learned, plan):
         if plan.evaluates(event.step) and plan.ranks.first:
             values = score(state.model, corpus, "validation", plan.evaluate_tokens)
             yield state.eval_event(values)
@@ -109,7 +109,7 @@ def score(model: GPT, corpus: RewardedCorpus, split: str, limit: int | None = No
 
     The loss is in units of the scale squared. No correlation is given for less than two texts or equal numbers.
     """
-    rows, device = corpus.members(split), model.embed.weight.device
+    rows, device = corpus.row_indices(split), model.embed.weight.device
     if limit is not None and limit < len(rows) * corpus.length:
         count = max(limit // corpus.length, 1)
         rows = rows[np.arange(count) * len(rows) // count]

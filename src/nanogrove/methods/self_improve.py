@@ -143,7 +143,7 @@ def rehearse(state: TrainState, corpus: TaskCorpus, plan: Plan, config: Config, 
         reached = min(config.target(base), config.model_copy(update={"to": None}).target(base))
         width = corpus.task.longest((base + 1 + reached) // 2)
     mixed = Mixture(corpus, config.voters, width, [], None, 0.0)
-    return fit_members(state, mixed.batches, plan)
+    return fit_members(state, mixed.batch, plan)
 
 
 def agreements(survey: committee.Survey) -> dict[str, float]:
@@ -159,7 +159,7 @@ def means(losses: list[Any]) -> list[float]:
 
 @dataclass
 class _Rounds:
-    """A run under way. All that it must remember lies in `state.notes` and `state.kept`.
+    """A run under way. All that it must remember lies in `state.method_state` and `state.method_tensors`.
 
     notes: `frontier`, hardest open difficulty; `accepted`, rounds trained on, each a name and its difficulties;
     `agreement` of the last state kept; `firmest` agreement and `least` loss of all states kept; `strict`, times the
@@ -175,25 +175,25 @@ class _Rounds:
 
     def __post_init__(self) -> None:
         fresh = {"frontier": self.corpus.base[1], "accepted": [], "agreement": {}, "firmest": {}}
-        self.notes = self.state.notes
+        self.method_state = self.state.method_state
         for key, value in {**fresh, "least": [], "strict": 0, "settled": 0}.items():
-            self.notes.setdefault(key, value)
+            self.method_state.setdefault(key, value)
         self.begin = self.plan.steps - self.config.si_rounds * self.config.si_iter  # step at which rounds begin
 
     def events(self) -> Iterator[Event]:
         state, config = self.state, self.config
         if config.base is not None and state.step == 0:
             state.model.load_state_dict(saved_voters(config, self.corpus, state.model.config))
-            yield from self.settle(*self.survey(self.notes["frontier"], 0), self.losses([]))
+            yield from self.settle(*self.survey(self.method_state["frontier"], 0), self.losses([]))
         yield from self.train_base(self.plan.steps if config.labels == "none" else self.begin)
-        while state.step < self.plan.steps and "ended" not in self.notes:
+        while state.step < self.plan.steps and "ended" not in self.method_state:
             yield from self.train_round()
 
     def train_base(self, end: int) -> Iterator[Event]:
         """Trains on true answers of base difficulties; the control does so to the end of the run."""
         phase = self.plan.phase(0, end)
         taught = Mixture(self.corpus, self.config.voters, self.corpus.length, [], None, 0.0)
-        for event in fit_members(self.state, taught.batches, phase):
+        for event in fit_members(self.state, taught.batch, phase):
             past = event.step - self.begin
             if past >= 0 and past % self.config.si_iter == 0:
                 hardest = self.config.target(self.corpus.base[1]) if past else self.corpus.base[1]
@@ -213,16 +213,16 @@ class _Rounds:
         start = state.step - past
         if not past:
             yield from self.label(slot)
-            if "ended" in self.notes:
+            if "ended" in self.method_state:
                 return
-        current = self.notes["current"]
-        hardest = max([self.notes["frontier"], *current["difficulties"]])
+        current = self.method_state["current"]
+        hardest = max([self.method_state["frontier"], *current["difficulties"]])
         width = self.corpus.task.longest(hardest)
-        older = [self.read(made["name"]) for made in self.notes["accepted"]]
+        older = [self.read(made["name"]) for made in self.method_state["accepted"]]
         newest = self.read(current["name"]) if current["rows"] else None
         mixed = Mixture(self.corpus, config.voters, width, older, newest, config.newest)
         phase = self.plan.phase(start, start + config.si_iter, config.si_rate)
-        for event in fit_members(state, mixed.batches, phase):
+        for event in fit_members(state, mixed.batch, phase):
             if event.step == phase.steps:
                 yield from self.heads(mixed)
                 yield from self.judge([*older, newest] if newest else older)
@@ -231,19 +231,19 @@ class _Rounds:
     def heads(self, taught: Mixture) -> Iterator[Event]:
         """What auxiliary heads have learned, if there are any."""
         if self.plan.ranks.first:
-            yield from auxiliary.evaluate_heads(self.state, self.corpus, taught.batches, self.plan)
+            yield from auxiliary.evaluate_heads(self.state, self.corpus, taught.batch, self.plan)
 
     # Labels.
 
     def opened(self) -> list[int]:
         """The difficulties of the next round: new ones where the gate lets them through, else the hardest open one."""
-        config, frontier = self.config, self.notes["frontier"]
-        most = config.lengths if config.gate == "agreement" and not self.notes["strict"] else 1
+        config, frontier = self.config, self.method_state["frontier"]
+        most = config.lengths if config.gate == "agreement" and not self.method_state["strict"] else 1
         possible = list(range(frontier + 1, min(frontier + most, config.target(self.corpus.base[1])) + 1))
         if config.gate == "agreement":
-            known = self.notes["agreement"]
+            known = self.method_state["agreement"]
             possible = list(takewhile(lambda d: known.get(str(d), 0.0) >= config.threshold, possible))
-        return possible or ([frontier] if self.notes["accepted"] else [])
+        return possible or ([frontier] if self.method_state["accepted"] else [])
 
     def label(self, slot: int) -> Iterator[Event]:
         """Begins a round: prompts, answers, filters, and the labels written to the run folder."""
@@ -261,7 +261,7 @@ class _Rounds:
             "difficulties": difficulties,
             "labels": figures,
             "rows": len(rows),
-            "strict": bool(self.notes["strict"]),
+            "strict": bool(self.method_state["strict"]),
         }
         seconds = time.perf_counter() - began
         problem = self.unready() if not slot else None
@@ -270,14 +270,14 @@ class _Rounds:
             current |= {"rows": 0, "short": said}
             problem = said if config.empty == "stop" else None
         if problem is not None:
-            self.notes["ended"] = problem
-            told = {**current, "accepted": False, "frontier": self.notes["frontier"], "ended": problem}
+            self.method_state["ended"] = problem
+            told = {**current, "accepted": False, "frontier": self.method_state["frontier"], "ended": problem}
             yield Event("round", state.step, told, {"decode": seconds})
             return
         if current["rows"]:
             self.labels[name] = self.tokens(rows)
             yield Event("data", state.step, {"name": name, "rows": rows, "count": len(rows)})
-        self.notes["current"] = {**current, "name": name, "decode": seconds, "trained": state.seconds}
+        self.method_state["current"] = {**current, "name": name, "decode": seconds, "trained": state.seconds}
         state.round = slot + 1
         if config.reset_moments:
             state.optimizer.state.clear()
@@ -286,12 +286,12 @@ class _Rounds:
                 f"weights/{name}": parameter for name, parameter in state.named_parameters()
             }
             kept_tensors |= {f"moments/{key}": value for key, value in optimizer_tensors(state).items()}
-            state.kept = {key: value.detach().clone() for key, value in kept_tensors.items()}
+            state.method_tensors = {key: value.detach().clone() for key, value in kept_tensors.items()}
 
     def unready(self) -> str | None:
         """Why the rounds had better not begin, None where they may: a base that is no base."""
         hardest = self.corpus.base[1]
-        agreed = self.notes["agreement"].get(str(hardest), 1.0)
+        agreed = self.method_state["agreement"].get(str(hardest), 1.0)
         if not self.config.guard or agreed >= self.config.guard_agreement:
             return None
         return f"agreement at base difficulty {hardest} is {agreed:.2f}, so the base needs more steps"
@@ -314,7 +314,7 @@ class _Rounds:
         if config.inject:
             answers = committee.spoil(answers, config.inject, random(seed, "inject", slot, difficulty))
         rules = committee.Rules(config.vote, config.length_margin, config.self_consistency, config.confidence)
-        if self.notes["strict"]:
+        if self.method_state["strict"]:
             rules = rules._replace(vote=1.0)
         labels, filters = committee.verdicts(model, self.corpus, prompts, answers, shares, rules, config.decode_batch)
         passed = [all(verdicts) for verdicts in zip(*filters.values(), strict=True)]
@@ -374,7 +374,7 @@ class _Rounds:
 
         Of labelled rounds the best model is one of the newest, that voter who is most often of the majority's opinion.
         """
-        base, settled, notes = losses[0], self.notes["settled"], self.notes
+        base, settled, notes = losses[0], self.method_state["settled"], self.method_state
         notes["agreement"] = known = agreements(survey)
         notes["firmest"] |= {d: max(share, notes["firmest"].get(d, 0.0)) for d, share in known.items()}
         now = means(losses)
@@ -384,7 +384,7 @@ class _Rounds:
 
     def alarm(self, survey: committee.Survey, losses: list[Any]) -> str | None:
         """Why the round is to be undone, None where it is not."""
-        config, notes, now = self.config, self.notes, agreements(survey)
+        config, notes, now = self.config, self.method_state, agreements(survey)
         new = [d for d in notes["current"]["difficulties"] if d > notes["frontier"]]
         for difficulty, before in notes["firmest"].items():
             after, prompts = now.get(difficulty, before), self.corpus.held_out(int(difficulty), "validation")
@@ -406,7 +406,7 @@ class _Rounds:
 
     def judge(self, rounds: list[Rows]) -> Iterator[Event]:
         """Ends a round: it is kept, or undone and to be tried again."""
-        state, config, notes, current = self.state, self.config, self.notes, self.notes["current"]
+        state, config, notes, current = self.state, self.config, self.method_state, self.method_state["current"]
         frontier = max([notes["frontier"], *current["difficulties"]]) if current["rows"] else notes["frontier"]
         (event, survey), losses = self.survey(frontier, current["round"]), self.losses(rounds)
         reason = self.alarm(survey, losses) if config.guard and current["rows"] else None
@@ -423,8 +423,10 @@ class _Rounds:
             yield event
             with torch.no_grad():
                 for name, parameter in state.named_parameters():
-                    parameter.copy_(state.kept[f"weights/{name}"])
-            moments = {k.removeprefix("moments/"): v for k, v in state.kept.items() if k.startswith("moments/")}
+                    parameter.copy_(state.method_tensors[f"weights/{name}"])
+            moments = {
+                k.removeprefix("moments/"): v for k, v in state.method_tensors.items() if k.startswith("moments/")
+            }
             load_optimizer_tensors(state, moments)
             notes["strict"] += 1
             more = notes["strict"] <= config.retries and config.voters > 1 and state.step < self.plan.steps
@@ -432,7 +434,7 @@ class _Rounds:
                 notes["ended"] = told["ended"] = f"{reason}, and no retry is left"
             values = {"round": current["round"], "difficulties": current["difficulties"], "reason": reason}
             yield Event("alarm", state.step, {**values, "retry": more})
-        state.kept = {}
+        state.method_tensors = {}
         del notes["current"]
         told |= {"accepted": reason is None, "frontier": notes["frontier"]}
         told["loss"] = means(losses)

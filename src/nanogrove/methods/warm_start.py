@@ -36,11 +36,11 @@ def pretrained(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None,
     if saved is not None and state.step == 0:
         state.model.load_state_dict(saved_weights(saved, corpus, state.model.config))
     phase = plan.phase(0, steps)
-    for event in fit(state, corpus.batches, objective_of(state, plan), phase):
+    for event in fit(state, corpus.batch, objective_of(state, plan), phase):
         if plan.evaluates(event.step):
             values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
             yield state.eval_event({**values, "score": torch.inf})
-            yield from auxiliary.evaluate_heads(state, corpus, corpus.batches, plan)
+            yield from auxiliary.evaluate_heads(state, corpus, corpus.batch, plan)
         yield event
 
 
@@ -49,9 +49,9 @@ def reference_model(state: TrainState) -> GPT:
 
     The optimizer begins anew then: moments of one objective say nothing of another.
     """
-    if not state.kept:
-        state.kept = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}
+    if not state.method_tensors:
+        state.method_tensors = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}
         state.optimizer.state.clear()
     model = GPT(state.model.config).to(state.model.embed.weight.device).eval().requires_grad_(False)
-    model.load_state_dict(state.kept)
+    model.load_state_dict(state.method_tensors)
     return model

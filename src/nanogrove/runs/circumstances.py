@@ -38,7 +38,7 @@ def start_event(setup: Setup, state: TrainState) -> Event:
         **circumstances(setup),
     }
     if state.model.population is not None and plan.ranks.world == 1:
-        values["members_differ"] = difference_from_alone(state, setup.corpus.batches(0), plan)
+        values["members_differ"] = difference_from_alone(state, setup.corpus.batch(0), plan)
     return Event("start", 0, values, setup.budget)
 
 

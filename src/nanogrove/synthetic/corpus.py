@@ -116,7 +116,7 @@ class GrammarCorpus:
             self.sequences = independent(grammar, config.training_set, config.held_out)
         self._truths: dict[tuple[str, int], list[Tensor]] = {}
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`, a pure function of the seeds and the step."""
         training = self.sequences.get("train")
         if training is None:
@@ -151,7 +151,7 @@ class GrammarCorpus:
     def mixture(self) -> None:
         """Its sequences are of one source."""
 
-    def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+    def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The sequences of a split, or as many as make about `limit` tokens; of an endless training split the first."""
         for rows in torch.split(self._sequences(split, limit), self.batch_size):
             yield self._batch(rows)
@@ -160,8 +160,8 @@ class GrammarCorpus:
         """Each sequence is drawn by itself."""
         return torch.arange(len(self._sequences(split, limit)))
 
-    def truth(self, split: str, limit: int | None = None) -> Iterator[Tensor]:
-        """The exact p(x_t | x_<t) `[B, T, V]` for each batch of `windows`; computed once a split, kept in float32."""
+    def true_distributions(self, split: str, limit: int | None = None) -> Iterator[Tensor]:
+        """The exact p(x_t | x_<t) `[B, T, V]` for each batch of `eval_batches`, float32; computed once per split."""
         sequences = self._sequences(split, limit)
         key = (split, len(sequences))
         if key not in self._truths:

@@ -209,7 +209,7 @@ class TaskCorpus:
         texts = np.ascontiguousarray(symbols).view(f"<U{ids.shape[1]}")[:, 0].tolist()  # drops trailing _END
         return [text if whole else None for text, whole in zip(texts, good.tolist(), strict=True)]
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`, a pure function of the seed and the step."""
         return self.rows(self.draw(step, self.batch_size), self.length).batch()
 
@@ -220,7 +220,7 @@ class TaskCorpus:
     def mixture(self) -> None:
         """Its examples are of one source."""
 
-    def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+    def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The examples of a split, `held_out` of each base difficulty, or evenly spread ones of about `limit` tokens.
 
         Train examples are fresh at every step; its split is as many of the same kind.
@@ -246,7 +246,7 @@ class TaskCorpus:
         numbers: dict[str, int] = {}
         return torch.tensor([numbers.setdefault(p, len(numbers)) for p, _ in self._pairs(split, limit)])
 
-    def truth(self, split: str, limit: int | None = None) -> None:
+    def true_distributions(self, split: str, limit: int | None = None) -> None:
         """Nobody writes down the distribution of a task's answers."""
 
     def describe(self) -> dict[str, Any]:
@@ -293,7 +293,7 @@ class Mixture:
         parts = np.array([corpus.base[1] - corpus.base[0] + 1, *[1] * len(older)])
         self.parts = parts / parts.sum()
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`, a pure function of the seed, the step and the labels."""
         drawn, sets = [], []
         for member in range(self.members):

@@ -5,10 +5,10 @@
 
 `heads.safetensors` is there where auxiliary heads train beside the model, which is whole without it; `kept.safetensors`
 where the method keeps tensors of its own, such as the weights it may fall back to.
-`state.json` holds the step, the method's notes, the position in the record and a checksum of every other file and of
-itself. A folder is written aside, flushed to disk and renamed into place, so that the old one or the new one is always
-whole; `current` moves to `prev` and `prev` to `prev2` first. Loading refuses links, unknown formats and files whose
-checksum differs, and reads nothing but safetensors and JSON: no code can hide in a checkpoint.
+`state.json` holds the step, the method's state (`notes`), the position in the record and a checksum of every other file
+and of itself. A folder is written aside, flushed to disk and renamed into place, so that the old one or the new one is
+always whole; `current` moves to `prev` and `prev` to `prev2` first. Loading refuses links, unknown formats and files
+whose checksum differs, and reads nothing but safetensors and JSON: no code can hide in a checkpoint.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor] | None
-    kept: dict[str, Tensor]
+    method_tensors: dict[str, Tensor]
     state: dict[str, Any]
     heads: dict[str, Tensor]
 
@@ -63,7 +63,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder}: optimizer.safetensors does not fit the model ({error})") from None
         state.step, state.tokens, state.round = (int(self.state[key]) for key in ("step", "tokens", "round"))
         state.seconds = float(self.state["seconds"])
-        state.notes, state.kept = dict(self.state["notes"]), dict(self.kept)
+        state.method_state, state.method_tensors = dict(self.state["notes"]), dict(self.method_tensors)
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], where: Path) -> None:
@@ -99,16 +99,16 @@ def save_checkpoint(
     if name == "current":
         tensors = {key: value.contiguous() for key, value in optimizer_tensors(state).items()}
         files["optimizer.safetensors"] = safetensors.torch.save(tensors)
-        if state.kept:
-            kept = {key: value.contiguous() for key, value in state.kept.items()}
-            files["kept.safetensors"] = safetensors.torch.save(kept)
+        if state.method_tensors:
+            method_tensors = {key: value.contiguous() for key, value in state.method_tensors.items()}
+            files["kept.safetensors"] = safetensors.torch.save(method_tensors)
     record: dict[str, Any] = {
         "format": FORMAT,
         "step": state.step,
         "tokens": state.tokens,
         "round": state.round,
         "seconds": state.seconds,
-        "notes": state.notes,
+        "notes": state.method_state,
         **({} if state.heads is None else {"auxiliary": state.heads.config.model_dump()}),
         **extra,
         "files": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
@@ -189,7 +189,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         model = safetensors.torch.load(files["model.safetensors"])
         moments = files.get("optimizer.safetensors")
         optimizer = None if moments is None else safetensors.torch.load(moments)
-        kept, heads = (
+        method_tensors, heads = (
             safetensors.torch.load(files[name]) if name in files else {}
             for name in ("kept.safetensors", "heads.safetensors")
         )
@@ -203,7 +203,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens and the model {config.vocab_size}; "
             "they are not of one run"
         )
-    return Checkpoint(folder, config, tokenizer, model, optimizer, kept, record, heads)
+    return Checkpoint(folder, config, tokenizer, model, optimizer, method_tensors, record, heads)
 
 
 def _check_plain(folder: Path) -> None:

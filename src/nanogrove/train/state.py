@@ -16,7 +16,7 @@ from nanogrove.train.optim.optimizer import Optimizer
 class TrainState:
     """Everything a step changes. `seconds` is time spent training, over all sessions of a run.
 
-    `notes` (JSON) and `kept` (tensors) are the method's own: what it must know to go on from a checkpoint.
+    `method_state` (JSON) and `method_tensors` are what the method must know to go on from a checkpoint.
     """
 
     model: GPT
@@ -25,8 +25,8 @@ class TrainState:
     tokens: int = 0
     round: int = 0  # generation, or self-improvement round
     seconds: float = 0.0
-    notes: dict[str, Any] = field(default_factory=dict)
-    kept: dict[str, Tensor] = field(default_factory=dict)
+    method_state: dict[str, Any] = field(default_factory=dict)
+    method_tensors: dict[str, Tensor] = field(default_factory=dict)
     heads: Heads | None = None  # what trains beside the model
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

@@ -38,7 +38,7 @@ def corpus(*paths: Path, **settings: Any) -> TextCorpus:
 
 def counted(made: TextCorpus, limit: int | None) -> list[int]:
     """Each window found among all of the split's tokens, and the marks up to its start."""
-    numbers, before, batches = [], 0, list(made.windows("validation", limit))
+    numbers, before, batches = [], 0, list(made.eval_batches("validation", limit))
     for number, source in enumerate(made.sources):
         tokens = source.read("validation", np.array([0]), source.count("validation"))[0]
         found: list[object] = []
@@ -70,7 +70,7 @@ def test_documents_of_several_sources_differ(folder: Path, tmp_path: Path) -> No
         (tmp_path / "other" / f"{n}.txt").write_text(f"other {n} " * 5)
     made = corpus(folder, tmp_path / "other")
     numbers = made.documents("validation")
-    sources = np.concatenate([batch.source.numpy() for batch in made.windows("validation")])
+    sources = np.concatenate([batch.source.numpy() for batch in made.eval_batches("validation")])
     assert len(numbers) == len(sources)
     assert not set(numbers[sources == 0].tolist()) & set(numbers[sources == 1].tolist())
 
@@ -91,7 +91,7 @@ def test_equal_prompts_are_one_document(tmp_path: Path) -> None:
     made = make_corpus(RewardedConfig(type="rewarded", path=str(path), prompt="prompt", validation=0.5), 64, 8, 0)
     for limit in (None, 100):
         numbers = made.documents("validation", limit).tolist()
-        kept = made.members("validation")
+        kept = made.row_indices("validation")
         if limit is not None:
             count = limit // made.length
             kept = kept[np.arange(count) * len(kept) // count]
@@ -116,6 +116,6 @@ def test_synthetic_sequences_are_their_own_documents_and_equal_questions_one() -
     assert grammar.documents("validation").tolist() == list(range(60))
     task = make_corpus(TaskConfig(type="task", task="copy", base=(1, 2), held_out=40), 8, 8, 0)
     numbers = task.documents("validation", 300)
-    rows = [tuple(row) for batch in task.windows("validation", 300) for row in batch.tokens.tolist()]
+    rows = [tuple(row) for batch in task.eval_batches("validation", 300) for row in batch.tokens.tolist()]
     assert len(numbers) == len(rows)
     assert len(set(numbers.tolist())) == len(set(rows)) < len(rows)

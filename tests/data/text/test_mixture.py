@@ -110,7 +110,7 @@ def corpus(tmp_path: Path) -> partial[TextCorpus]:
 
 
 def letters(corpus: TextCorpus, step: int) -> list[str]:
-    batch = corpus.batches(step)
+    batch = corpus.batch(step)
     rows = [corpus.tokenizer.decode(row) for row in batch.targets.tolist()]
     assert all(set(row) <= {"abc"[source]} for row, source in zip(rows, batch.source.tolist(), strict=True))
     return ["abc"[source] for source in batch.source.tolist()]
@@ -135,18 +135,18 @@ def test_in_sequence_each_source_is_read_to_its_end(corpus: partial[TextCorpus])
 def test_ranks_read_parts_of_the_same_global_batch(corpus: partial[TextCorpus]) -> None:
     """Batches of one process, and the parts that 2 and 4 processes take of them."""
     made = corpus(batch=8, mix_strategy="weighted", source_weights=[1, 2, 3])
-    whole = made.batches(11)
+    whole = made.batch(11)
     for world in (2, 4):
         ranks = [corpus(batch=8, mix_strategy="weighted", source_weights=[1, 2, 3]) for _ in range(world)]
-        parts = [rank.batches(11).split(world)[number] for number, rank in enumerate(ranks)]
+        parts = [rank.batch(11).split(world)[number] for number, rank in enumerate(ranks)]
         assert np.array_equal(np.concatenate([part.tokens.numpy() for part in parts]), whole.tokens.numpy())
 
 
 def test_validation_covers_every_source_and_says_which(corpus: partial[TextCorpus]) -> None:
     made = corpus()
-    found = {source for batch in made.windows("validation", 100) for source in batch.source.tolist()}
+    found = {source for batch in made.eval_batches("validation", 100) for source in batch.source.tolist()}
     assert found == {0, 1, 2}
-    whole = list(made.windows("validation"))
+    whole = list(made.eval_batches("validation"))
     tokens = [source.count("validation") for source in made.sources]
     assert sum(int(batch.mask.sum()) for batch in whole) == sum(tokens) - 3
     for batch in whole:

@@ -101,24 +101,24 @@ def test_an_epoch_shows_every_window_once_and_the_next_in_another_order(folder: 
     made = corpus(folder)
     count, size = made.windows_per_epoch, made.length
     assert count is not None
-    rows = np.concatenate([made.batches(step).tokens.numpy() for step in range(-(-count // 4))])[:count]
+    rows = np.concatenate([made.batch(step).tokens.numpy() for step in range(-(-count // 4))])[:count]
     tokens = everything(made, "train")
     offset = next(
         o
         for o in range(size)
         if {tuple(tokens[o + w * size : o + w * size + size]) for w in range(count)} == {tuple(r) for r in rows}
     )
-    assert made.batches(0).tokens.shape == (4, 16), f"found at {offset}"
-    second = np.concatenate([made.batches(step).tokens.numpy() for step in range(count // 4 + 1, count // 2)])
+    assert made.batch(0).tokens.shape == (4, 16), f"found at {offset}"
+    second = np.concatenate([made.batch(step).tokens.numpy() for step in range(count // 4 + 1, count // 2)])
     assert not np.array_equal(rows[: len(second)], second)
 
 
 def test_a_batch_is_a_function_of_seed_and_step(folder: Path) -> None:
     one, other = corpus(folder), corpus(folder)
     for step in (7, 0, 100_000, 7):
-        assert one.batches(step).tokens.equal(other.batches(step).tokens)
-    assert not one.batches(0).tokens.equal(one.batches(1).tokens)
-    batch = one.batches(3)
+        assert one.batch(step).tokens.equal(other.batch(step).tokens)
+    assert not one.batch(0).tokens.equal(one.batch(1).tokens)
+    batch = one.batch(3)
     assert batch.tokens[:, 1:].equal(batch.targets[:, :-1])
     assert batch.mask.all()
     assert batch.weight.eq(1).all()
@@ -132,9 +132,9 @@ def test_permuted_is_a_permutation(size: int) -> None:
 
 def test_windows_cover_a_split_without_overlap(folder: Path) -> None:
     made = corpus(folder)
-    targets = [t for batch in made.windows("validation") for row in batch.targets.tolist() for t in row]
+    targets = [t for batch in made.eval_batches("validation") for row in batch.targets.tolist() for t in row]
     assert targets == everything(made, "validation")[1:].tolist()
-    some = sum(int(batch.mask.sum()) for batch in made.windows("validation", 100))
+    some = sum(int(batch.mask.sum()) for batch in made.eval_batches("validation", 100))
     assert 100 <= some <= 220
 
 

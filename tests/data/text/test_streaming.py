@@ -75,17 +75,17 @@ def slowly(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_batches_of_a_stream_are_those_of_the_whole(slowly: None, source: Path) -> None:
     """One corpus asks for batches while it is written, the other when all is there, in another order."""
     growing = TextCorpus(config(source), 16, 8, seed=3)
-    first = growing.batches(0)
+    first = growing.batch(0)
     assert not growing.sources[0].index["complete"], "the first batch waits for one block only"
     assert growing.windows_per_epoch is None
-    batches = [first, *(growing.batches(step) for step in range(1, 450))]
+    batches = [first, *(growing.batch(step) for step in range(1, 450))]
     assert growing.sources[0].index["complete"]
     assert growing.windows_per_epoch is not None
     assert 2 * growing.windows_per_epoch < 450 * 8, "more than two passes"
     whole = TextCorpus(config(source), 16, 8, seed=3)
     for step in range(449, -1, -1):
-        assert whole.batches(step).tokens.equal(batches[step].tokens)
-    held = [[b.tokens.tolist() for b in made.windows("validation", 200)] for made in (growing, whole)]
+        assert whole.batch(step).tokens.equal(batches[step].tokens)
+    held = [[b.tokens.tolist() for b in made.eval_batches("validation", 200)] for made in (growing, whole)]
     assert held[0] == held[1]
     assert growing.describe()["fingerprint"] == whole.describe()["fingerprint"]
 

@@ -106,7 +106,7 @@ def test_dpo_is_that_of_trl(
     assert isinstance(corpus, RewardedCorpus)
     assert corpus.cut == 3
     (policy, reference), (their_policy, their_reference), tokenizer = models(corpus, tmp_path)
-    found = dpo(reference, beta, normalised, anchor)(policy, corpus.batch(np.arange(2 * len(rows))))
+    found = dpo(reference, beta, normalised, anchor)(policy, corpus.batch_of(np.arange(2 * len(rows))))
     trainer = DPOTrainer(
         their_policy,
         their_reference,
@@ -141,7 +141,7 @@ def test_kto_is_that_of_trl(beta: float, good: float, bad: float, turned: int, t
     policy, reference = ours[::turned]
     their_policy, their_reference = theirs[::turned]
     order = np.arange(len(rows))
-    batch = kto_batch(corpus.batch(order), torch.tensor(wanted), corpus.mismatched(order))
+    batch = kto_batch(corpus.batch_of(order), torch.tensor(wanted), corpus.mismatched(order))
     found = kto(reference, beta, good, bad)(policy, batch)
     backwards = rows[::-1]  # they pair a prompt with the text before, we with the text behind
     trainer = KTOTrainer(

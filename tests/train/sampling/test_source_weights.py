@@ -161,14 +161,14 @@ def played(preset: dict[str, Any], turns: int, rows: int, loss: list[float], **a
     generator, weights, drawn = np.random.default_rng(0), [], []
     for step in range(turns):
         weights.append(mixing.weights.tolist())
-        sources = mixing.batches(step).source.numpy()
+        sources = mixing.batch(step).source.numpy()
         losses = generator.normal(np.array(loss)[sources], 0.2)
         drawn.append(list(zip(sources.tolist(), losses.tolist(), strict=True)))
         parts_ = {f"nll {n}": float(losses[sources == n].sum() / len(sources)) for n in range(len(loss))}
         parts_ |= {f"share {n}": float((sources == n).mean()) for n in range(len(loss))}
         state.step = step + 1
         mixing.observe(Event("step", step + 1, parts_))
-    assert len(state.notes["sources"]["phases"]) == 2, "what is over is forgotten"
+    assert len(state.method_state["sources"]["phases"]) == 2, "what is over is forgotten"
     return weights, drawn
 
 
@@ -211,7 +211,7 @@ def test_bounds_hold_and_shares_sum_to_one(weights: list, least: float, most: fl
 
 def test_the_loss_of_each_source_is_that_of_its_own_tokens(preset: dict) -> None:
     parts = build(resolve(preset))
-    batch = parts.corpus.batches(0)
+    batch = parts.corpus.batch(0)
     batch.mask[0, :5] = False
     model = GPT(parts.model_on_data).initialize(0)
     found = by_source(model(batch.tokens, batch.targets), batch, 2)
@@ -277,7 +277,7 @@ def test_excess_is_over_a_reference_of_the_same_vocabulary(preset: dict, tmp_pat
     parts = build(resolve(preset))
     model = GPT(parts.model_on_data).initialize(0)
     held = reference_losses(model, parts.corpus, 10_000)  # type: ignore[arg-type]
-    mine = (batch for batch in parts.corpus.windows("validation") if batch.source[0] == 0)
+    mine = (batch for batch in parts.corpus.eval_batches("validation") if batch.source[0] == 0)
     direct = [float(model(batch.tokens, batch.targets).detach().mean()) for batch in mine]
     assert held[0] == pytest.approx(np.mean(direct), rel=0.02)
     assert told[0]["weights"][1] > 0.5, "noise is as hard for the reference; one letter is still to be learned"

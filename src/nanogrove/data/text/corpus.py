@@ -77,7 +77,7 @@ class TextCorpus:
             return sequential(number, has_window, [partial(source.epoch, self.length) for source in self.sources])
         return round_robin(number, len(self.sources))
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step`, a pure function of (seed, step)."""
         return self._batch(*self.assign(np.arange(step * self.batch_size, (step + 1) * self.batch_size)))
 
@@ -105,7 +105,7 @@ class TextCorpus:
             windows[rows] = self.sources[source].train_windows(positions[rows], self.length, self.seed)
         return batch_of(windows, sources)
 
-    def windows(self, split: str, limit: int | None = None) -> Iterator[Batch]:
+    def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """Batches that cover `split` of one source after the other without overlap, the last window of each shorter;
         with `limit`, evenly spread windows of about that many tokens in all; of a training split that is still being
         read, what has been read. Raises DataError for a split that holds nothing."""
@@ -120,7 +120,7 @@ class TextCorpus:
                     yield batch_of(source.read(split, np.array([row * size]), count - row * size), np.array([number]))
 
     def _chosen(self, split: str, limit: int | None) -> list[tuple[int, np.ndarray]]:
-        """For each source the tokens of a split, and the numbers of the windows that `windows` reads."""
+        """For each source the tokens of a split, and the numbers of the windows that `eval_batches` reads."""
         size = self.length
         tokens = [source.count(split, 0 if split == "train" else None) for source in self.sources]
         if max(tokens) < 2:
@@ -136,7 +136,7 @@ class TextCorpus:
         return windows
 
     def documents(self, split: str, limit: int | None = None) -> torch.Tensor:
-        """The document in which each sequence of `windows` begins, numbered through all sources.
+        """The document in which each sequence of `eval_batches` begins, numbered through all sources.
 
         A source that was split by position holds out a stretch of text of few documents, of which others were trained
         on from their beginning: there it is one of `HELD_OUT_STRETCHES` equal
@@ -152,7 +152,7 @@ class TextCorpus:
             before = int(numbers[-1].max(initial=before)) + 1
         return torch.from_numpy(np.concatenate(numbers))
 
-    def truth(self, split: str, limit: int | None = None) -> None:
+    def true_distributions(self, split: str, limit: int | None = None) -> None:
         """None: the distribution of a text is unknown."""
 
     def bytes_per_token(self, split: str) -> float:

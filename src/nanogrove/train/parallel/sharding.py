@@ -90,7 +90,9 @@ def shard_state(state: TrainState, ranks: Ranks, device: torch.device) -> Sharde
     held = list(shards.values())
     for group, numbers in zip(optimizer.groups, order, strict=True):
         group.parameters = [held[n] for n in numbers if held[n].numel()]
-    sharded = ShardedState(model, optimizer, state.step, state.tokens, seconds=state.seconds, notes=state.notes)
+    sharded = ShardedState(
+        model, optimizer, state.step, state.tokens, seconds=state.seconds, method_state=state.method_state
+    )
     sharded.shards, sharded.distributed = shards, list(model.parameters())
     for (_, whole), shard, parameter in zip(state.named_parameters(), held, sharded.distributed, strict=True):
         for name, moment in state.optimizer.state.get(whole, {}).items():

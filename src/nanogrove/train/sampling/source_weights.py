@@ -26,7 +26,7 @@ code released with the paper differs from it: means for sums, exp(loss) as rewar
 DoReMi: Xie et al. 2023, arXiv 2305.10429, where excess is taken token by token; here a reference's loss is that on held
 out text of the source. Nobody has shown a strategy that beats fixed weights throughout (Aioli, arXiv 2411.05735).
 
-All that is known of the past is in the state's notes, so a resumed run draws the same batches.
+All that is known of the past is in `TrainState.method_state`, so a resumed run draws the same batches.
 """
 
 import math
@@ -108,8 +108,8 @@ class Mixing:
             "turns": 0,
             "given": zeros,
             "reference": reference,
-        } | state.notes.get("sources", {})
-        state.notes["sources"] = self.history
+        } | state.method_state.get("sources", {})
+        state.method_state["sources"] = self.history
         self.start = _shares(np.array(corpus.weighted.phases[0].weights))
         self._mix()
 
@@ -132,9 +132,9 @@ class Mixing:
         """The weights as they are, which sum to one."""
         return _shares(np.array(self.history["phases"][-1][1]))
 
-    def batches(self, step: int) -> Batch:
+    def batch(self, step: int) -> Batch:
         """Batch number `step` under the weights as they are."""
-        return self.corpus.batches(step) if self.config is None else self.corpus.mixed(step, self.mixture)
+        return self.corpus.batch(step) if self.config is None else self.corpus.mixed(step, self.mixture)
 
     def observe(self, event: Event) -> None:
         """Takes the losses by source out of a `step` event."""
@@ -288,7 +288,7 @@ def reference_losses(model: nn.Module, corpus: MixedCorpus, limit: int) -> list[
     """A model's mean NLL on held-out text of each source, on about `limit` tokens in all; NaN where one has none."""
     device = next(model.parameters()).device
     sums, counts = np.zeros(len(corpus.names)), np.zeros(len(corpus.names))
-    for batch in corpus.windows("validation", limit):
+    for batch in corpus.eval_batches("validation", limit):
         nll = model(batch.tokens.to(device), batch.targets.to(device)).double().cpu()
         for source in sorted(set(batch.source.tolist())):
             mine = batch.source == source

@@ -215,11 +215,7 @@ def small(tiny: Tiny) -> Any:
 def flat(model: GPT, corpus: Any, split: str) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """All logits and targets of a split, and the tokens of each sequence."""
     with torch.no_grad():
-<<<<<<< HEAD
-        batches = [(model(b.tokens)[b.mask], b.targets[b.mask], b.tokens.shape) for b in corpus.windows(split)]
-=======
-        found = [(model(b.tokens)[b.mask], b.targets[b.mask], b.tokens.shape) for b in corpus.eval_batches(split)]
->>>>>>> main
+        batches = [(model(b.tokens)[b.mask], b.targets[b.mask], b.tokens.shape) for b in corpus.eval_batches(split)]
     return (
         torch.cat([logits for logits, _, _ in batches]),
         torch.cat([targets for _, targets, _ in batches]),

@@ -36,13 +36,8 @@ def model(corpus: TaskCorpus) -> GPT:
     population = GPT(config, 3).initialize(0, 1, 2)
     state = TrainState(population, make_optimizer(population, OptimizerConfig(lr=0.01)))
     rates = torch.tensor([0.02, 0.5, 1.0], dtype=torch.float64)
-<<<<<<< HEAD
-    list(fit(state, corpus.batches, next_token, Plan(seed=0, steps=200, lr_factor=lambda step: rates)))
-    return population
-=======
     list(fit(state, corpus.batch, next_token, Plan(seed=0, steps=200, lr_factor=lambda step: rates)))
-    return made
->>>>>>> main
+    return population
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -41,26 +41,26 @@ from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration_error import blocks, debiased_error
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
+from nanogrove.record.events import Values
 from nanogrove.train.checkpoint import Checkpoint, checksum_of, read_plain
 
 BINS = 15
-<<<<<<< HEAD
-MAX_TOKENS = 100_000  # of each split, about, evenly spread; a limit given to `windows` may let through twice as many
+MAX_TOKENS = 100_000  # of each split, evenly spread; `eval_batches` may yield up to twice as many
 LOGITS_PER_CHUNK = 1 << 22  # 32 MB in float64, and a few times that while they are worked on
 TEMPERATURE_RANGE = (0.05, 20.0)
 MAX_SEARCH_STEPS = 60
 FILE_NAME = "calibration.json"
 REMEDY = "run `nanogrove evaluate RUN --calibrate` again, or delete it"
-=======
-TOKENS = 100_000  # of each split, evenly spread; `eval_batches` may yield up to twice as many
-PIECE = 1 << 22  # logits at once: 32 MB in float64, and a few times that while they are worked on
-RANGE = (0.05, 20.0)  # temperatures that are searched
-PASSES = 60
-FILE = "calibration.json"
-AGAIN = "run `nanogrove evaluate RUN --calibrate` again, or delete it"
->>>>>>> main
 
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # the same (logits [N, V], targets [N]) whenever called
+
+
+class Reliability(TypedDict):
+    """A reliability table: figures of each bin, None for the means of an empty one."""
+
+    count: list[int]
+    confidence: list[float | None]
+    accuracy: list[float | None]
 
 
 def fit_temperature(chunks: Chunks) -> float:
@@ -129,7 +129,7 @@ def equal_mass(confidence: Tensor) -> Tensor:
     return bins
 
 
-def reliability(confidence: Tensor, correct: Tensor, bins: Tensor) -> dict[str, list[Any]]:
+def reliability(confidence: Tensor, correct: Tensor, bins: Tensor) -> Reliability:
     """Count, mean confidence and accuracy of each bin; None in an empty one. All are `[N]`; `correct` from 0 to 1."""
     count = torch.bincount(bins, minlength=BINS)
     means = [(torch.bincount(bins, values, minlength=BINS) / count).tolist() for values in (confidence, correct)]
@@ -137,14 +137,14 @@ def reliability(confidence: Tensor, correct: Tensor, bins: Tensor) -> dict[str, 
     return {"count": count.tolist(), "confidence": filled[0], "accuracy": filled[1]}
 
 
-def calibration_error(table: dict[str, list[Any]]) -> float:
+def calibration_error(table: Reliability) -> float:
     """The ECE of a reliability table: |accuracy − confidence| of its bins, weighted by their counts (Guo, eq. 3)."""
-    filled = [row for row in zip(*table.values(), strict=True) if row[0]]
-    gaps = [count * abs(accuracy - confidence) for count, confidence, accuracy in filled]
+    rows = zip(table["count"], table["confidence"], table["accuracy"], strict=True)
+    gaps = [n * abs(accuracy - sure) for n, sure, accuracy in rows if sure is not None and accuracy is not None]
     return float(sum(gaps) / max(sum(table["count"]), 1))
 
 
-def summary(outcome: Tensor, unit: Tensor) -> dict[str, Any]:
+def summary(outcome: Tensor, unit: Tensor) -> Values:
     """The figures of `outcomes`, `[N, 4]`: means, the ECEs, the debiased one with its interval, and reliability tables.
 
     `unit [N]` is the block that each belongs to.
@@ -160,7 +160,7 @@ def summary(outcome: Tensor, unit: Tensor) -> dict[str, Any]:
     return {"nll": nll, **errors, "brier": brier, "confidence": confidence, "accuracy": accuracy, "bins": tables}
 
 
-def calibrate(model: GPT, corpus: Corpus, limit: int = MAX_TOKENS) -> dict[str, Any]:
+def calibrate(model: GPT, corpus: Corpus, limit: int = MAX_TOKENS) -> Values:
     """A temperature fitted on about `limit` validation tokens, and what it brings on as many of the test split.
 
     Raises PresetError where one of the two has no token that is scored, CheckpointError for logits that are not finite.
@@ -186,7 +186,7 @@ def fit_split(model: GPT, corpus: Corpus, split: str, limit: int = MAX_TOKENS) -
 
 
 @torch.inference_mode()
-def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: int = MAX_TOKENS) -> dict[str, Any]:
+def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: int = MAX_TOKENS) -> Values:
     """The figures of `summary` on a split before (T = 1) and after, of its tokens and of its sequences.
 
     `event` says what makes a sequence right: `answer` or `share`, see above. Its NLL is that of all its true tokens,
@@ -276,7 +276,7 @@ def _answers(model: GPT, batch: Batch, end: int, temperatures: tuple[float, ...]
     return [torch.stack([(-total).exp(), right.double()], -1) for total in totals]
 
 
-def save_calibration(checkpoint: Checkpoint, calibration: dict[str, Any]) -> Path:
+def save_calibration(checkpoint: Checkpoint, calibration: Values) -> Path:
     """Writes the result of `calibrate` beside the weights that it belongs to, whole or not at all; returns the path.
 
     Raises CheckpointError when other weights have taken their place meanwhile, or the disk refuses.
@@ -293,7 +293,7 @@ def save_calibration(checkpoint: Checkpoint, calibration: dict[str, Any]) -> Pat
     return folder / FILE_NAME
 
 
-def load_calibration(checkpoint: Checkpoint) -> dict[str, Any] | None:
+def load_calibration(checkpoint: Checkpoint) -> Values | None:
     """What `save_calibration` wrote beside a checkpoint's weights, None where nothing did.
 
     Raises CheckpointError, in one line, for a link, a damaged file, and one that belongs to other weights.

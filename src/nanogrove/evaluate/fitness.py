@@ -5,7 +5,6 @@ the other, and their difference is known far better than either score.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from pydantic import BaseModel, Field
@@ -20,6 +19,7 @@ from nanogrove.evaluate.loss import score_split
 from nanogrove.evaluate.reward import Reward, RewardConfig
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
+from nanogrove.record.events import Values
 from nanogrove.record.measures import REWARD
 
 Fitness = Callable[[GPT, Batch, torch.Generator], Tensor]
@@ -88,7 +88,7 @@ class FitnessConfig(BaseModel):
 
 
 @torch.inference_mode()
-def assess(model: GPT, corpus: Corpus, fitness: Fitness, limit: int | None, seed: int) -> tuple[dict[str, Any], Tensor]:
+def assess(model: GPT, corpus: Corpus, fitness: Fitness, limit: int | None, seed: int) -> tuple[Values, Tensor]:
     """Values of an `eval` event on the validation split, and the fitness `[P, N]` of its sequences, in float64.
 
     About `limit` evenly spread tokens of it, always the same ones. A member whose loss is NaN or infinite has a fitness

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.decoding.reading import pad, read
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.model.gpt import GPT
+from nanogrove.record.events import Values
 from nanogrove.train.checkpoint import model_of, read_checkpoint
 from nanogrove.train.precision import pick_device
 
@@ -155,7 +156,7 @@ def load_reward(path: str | Path, device: str | torch.device = "cpu") -> RewardM
     return RewardModel(model_of(checkpoint, device), checkpoint.tokenizer, low, high)
 
 
-def distribution(rewards: np.ndarray) -> dict[str, Any]:
+def distribution(rewards: np.ndarray) -> Values:
     """How rewards `[N]` are spread, as values of a `rewards` event."""
     counts, edges = np.histogram(rewards, HISTOGRAM_BINS)
     return {

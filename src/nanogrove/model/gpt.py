@@ -4,7 +4,7 @@ Blocks are pre-norm: x + attention(norm(x)), then x + mlp(norm(x)). The families
 settings of well-known models; any single setting can be changed beside them. Shapes are named in `layers.py`.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +77,7 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_from_family(cls, values: Any) -> Any:
+    def _fill_from_family(cls, values: object) -> object:
         if isinstance(values, dict):
             return {**SETTINGS.get(values.get("family", "gpt2"), {}), **values}
         return values
@@ -174,9 +174,8 @@ class GPT(nn.Module):
         self.position = None
         if config.position == "learned":
             self.position = Embedding(config.context, config.n_embd, population)
-        rotary = None
-        if config.position == "rotary":
-            rotary = rotary_table(config.context, config.head_size, config.rope_theta)
+        c, rotates = config, config.position == "rotary"
+        rotary = rotary_table(c.context, c.head_size, c.rope_theta) if rotates else None
         self.register_buffer("rotary", rotary, persistent=False)
         self.shift = TokenShift(config.n_embd, population) if config.token_shift else None
         self.memory = Memory(config.memory_tokens, config.n_embd, population) if config.memory_tokens else None

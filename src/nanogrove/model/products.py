@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 CACHE_LINE_FLOATS = 16  # float32 numbers
 
@@ -26,7 +27,7 @@ def transposed_product(a: Tensor, b: Tensor) -> Tensor:
 
 class _TransposedProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
         return _bmm(a, b.mT)
 

@@ -35,7 +35,7 @@ from typing import Any
 from nanogrove.errors import RunError
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
-Values = dict[str, Any]  # JSON whose keys depend on the kind of event
+Values = dict[str, Any]  # a JSON object whose keys depend on what it describes, such as a kind of event
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,30 @@ def test_a_new_section_is_one_line(tmp_path: Path, drawn: Any, monkeypatch: pyte
     def toy(run: Run) -> str:
         return f"<h2>Toy of {len(run.of('step'))} steps</h2>"
 
-    monkeypatch.setattr(report, "SECTIONS", (*report.SECTIONS, toy))
+    monkeypatch.setattr(report, "SECTIONS", (*report.SECTIONS, report.Section(toy, ("step",))))
     text, _ = drawn(tmp_path, [Event("step", 1, {"loss": 1.0}, {})])
     assert "<section><h2>Toy of 1 steps</h2></section>" in text
+
+
+@pytest.mark.parametrize(
+    ("further", "entered"),
+    [
+        ([], set()),
+        ([Event("exact", 1), Event("generation", 1)], {"self_improvement", "evolution"}),
+        ([Event("reward", 1)], {"rewards"}),
+        ([Event("rewards", 1), Event("sources", 1)], {"rewards", "sources"}),
+        ([Event("eval", 1, {"bayes_loss": 1.0}), Event("auxiliary", 1)], {"best_possible", "heads"}),
+        ([Event("eval", 1, {"split": "test", "bayes_loss": 1.0}), Event("sample", 1)], {"samples"}),
+    ],
+)
+def test_a_section_is_entered_only_where_the_run_has_what_it_shows(
+    further: list[Event], entered: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+
+    def entering(section: report.Section) -> report.Section:
+        return replace(section, html=lambda run: names.append(section.html.__name__) or "")  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(report, "SECTIONS", tuple(map(entering, report.SECTIONS)))
+    page_of(tmp_path / "run", [*full_run(), *further])
+    assert set(names) == {"overview", "curves", "preset", "machine", *entered}

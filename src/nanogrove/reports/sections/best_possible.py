@@ -7,8 +7,6 @@ from nanogrove.reports.figures import escaped, finite, line, plot
 def best_possible(run: Run) -> str:
     """For data whose truth is known: loss beside the best there is, what is left to gain, and where."""
     evaluations = [event for event in run.evaluations() if "bayes_loss" in event.values]
-    if not evaluations:
-        return ""
     data = run.last("start").values.get("data", {})
     data = data if isinstance(data, dict) else {}
     steps = [event.step for event in evaluations]

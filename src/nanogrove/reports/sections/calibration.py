@@ -17,8 +17,6 @@ MIN_COUNT_DRAWN = 10  # predictions in a bin; the accuracy of fewer is chance
 
 def calibration(run: Run) -> str:
     """The reliability diagram of tokens and of sequences, with what one temperature changes, on a split of its own."""
-    if run.calibration is None:
-        return ""
     if run.calibration == STALE:
         why = (
             "calibration.json is damaged or belongs to other weights; nanogrove evaluate RUN --calibrate makes it anew."

@@ -13,8 +13,6 @@ from nanogrove.reports.figures import Line, escaped, finite, line, links, plot
 def evolution(run: Run) -> str:
     """Best, median and worst score, who came of whom, hyperparameters and diversity, generation by generation."""
     generations = run.of("generation")
-    if not generations:
-        return ""
     try:
         lived = genealogy(generations)
     except RunError as error:

@@ -10,8 +10,6 @@ from nanogrove.reports.figures import Line, escaped, finite, line, plot, quantit
 
 def rewards(run: Run) -> str:
     """The distribution of scored texts, or the rewards of a model's own texts by round; objective and KL beside."""
-    if not run.of("rewards") and not run.of("reward"):
-        return ""
     texts, rounds = run.last("rewards").values, run.of("reward")
     evaluations = [event for event in run.of("eval") if "kl" in event.values]
     steps = [event.step for event in evaluations]

@@ -10,8 +10,6 @@ from nanogrove.reports.figures import Line, escaped, finite, heatmap, line, plot
 def self_improvement(run: Run) -> str:
     """Exact match by difficulty and round, the labels of each round beside the truth, and the rounds undone."""
     surveys, rounds = run.of("exact"), run.of("round")
-    if not surveys:
-        return ""
     hit = [(event, d, finite(vote)) for event, d, vote in _cells(surveys, "vote")]
     single = [(event, d, spread(exact)[1]) for event, d, exact in _cells(surveys, "exact")]
     agreed = [(event, d, finite(share)) for event, d, share in _cells(surveys, "agreement")]

@@ -202,7 +202,7 @@ def test_what_does_not_go_together_is_refused_in_a_line(tiny: Any) -> None:
         lm.generate("a", 3, speculative=True)
     with pytest.raises(PresetError, match="a reward: a model with a memory is decoded plainly only"):
         lm.generate("a", 3, reward=lambda texts: [0.0 for _ in texts])
-    with pytest.raises(PresetError, match="confidence: a model with a memory tells it of one prompt at a time"):
+    with pytest.raises(PresetError, match="confidence: a model with a memory takes one prompt at a time"):
         lm.continuations(["a", "b"], 3)
     with pytest.raises(PresetError, match="no transformers family has memory_tokens=3"):
         family_of(model.config)

@@ -318,7 +318,7 @@ EVENTS = {
 
 
 def described_calibration(calibrated: Values) -> Iterator[str]:
-    """Lines that tell a temperature, what it brings on another split, and the reliability tables before and after."""
+    """Lines of a temperature, what it changes on another split, and the reliability tables before and after."""
     fitted, measured = calibrated["fitted"], calibrated["measured"]
     yield f"temperature {calibrated['temperature']:.4f}, fitted on {fitted['tokens']:,} {fitted['split']} tokens"
     if fitted["chose_checkpoint"]:

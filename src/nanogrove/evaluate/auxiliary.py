@@ -1,4 +1,4 @@
-"""What heads have learned, on held-out text and against what needs no learning; and what their losses weigh.
+"""Measures of auxiliary heads: held-out accuracy beside trivial baselines, and their shares of the gradient.
 
     value_error           root mean square error of the value, nats per token
     value_r2              share of the variance of the next K tokens' mean NLL that the value explains

@@ -1,7 +1,8 @@
-"""A committee of models answers questions nobody has checked: decoding, votes and filters, none of which sees a truth.
+"""A committee of models labels prompts whose answers are unknown: decoding, votes and filters.
 
 P voters, N prompts. Answers are `[P][N]` lists of strings. `elect` names one label per prompt, a filter is a list of N
-booleans over labels. `against_truth` alone compares with true answers, for the record.
+booleans over labels. `against_truth` alone compares with true answers, for the
+record; nothing else sees one.
 
 Majority vote and length filter after Lee et al. 2025 (arXiv 2502.01612), self-consistency after Wang et al. 2022. Their
 length filter drops what is shorter than the longest answer of a batch, so one answer that runs on drops all the others;
@@ -46,6 +47,15 @@ def decode(
 
     All voters generate at once, with a cache, `at_once` prompts each; prompts of one length share a batch, so that none
     is padded. An answer longer than any of this difficulty can be counts as none.
+
+    Args:
+        model: One voter, or a population of P.
+        corpus: The task, whose tokenizer and longest answers are used.
+        prompts: N prompts.
+        difficulty: That of the prompts.
+        temperature: 0 takes the likeliest token.
+        generator: The stream of random numbers; torch's own when left out.
+        at_once: Prompts in one batch, at most.
     """
     members, device = model.population or 1, model.embed.weight.device
     decoded: list[list[Answer]] = [[None] * len(prompts) for _ in range(members)]
@@ -75,7 +85,7 @@ def decode(
 
 
 def most_frequent(answers: Sequence[Answer]) -> tuple[Answer, float]:
-    """The answer given most often, of several the one given first, and its share of all; None does not stand."""
+    """The answer given most often, the first of several, and its share of all; None is never elected."""
     counts = Counter(answer for answer in answers if answer is not None)
     if not counts:
         return None, 0.0
@@ -84,7 +94,7 @@ def most_frequent(answers: Sequence[Answer]) -> tuple[Answer, float]:
 
 
 def consistent(samples: Sequence[Sequence[Sequence[Answer]]]) -> tuple[list[list[Answer]], list[list[float]]]:
-    """Of `samples [S][P][N]` each voter's most frequent answer `[P][N]` and its share of the voter's S samples."""
+    """Each voter's most frequent answer `[P][N]` among `samples [S][P][N]`, and its share of the S samples."""
     voters = [
         [most_frequent(samples_of_prompt) for samples_of_prompt in zip(*voter_samples, strict=True)]
         for voter_samples in zip(*samples, strict=True)
@@ -117,12 +127,12 @@ def agreement(answers: Sequence[Sequence[Answer]]) -> float | None:
 
 
 def finished(labels: Labels) -> list[bool]:
-    """Labels that came to an end in time; always asked for."""
+    """Which labels came to an end in time; always asked for."""
     return [answer is not None for answer in labels.answers]
 
 
 def of_usual_length(labels: Labels, prompts: Sequence[str], margin: int) -> list[bool]:
-    """Labels shorter or longer by less than `margin` than the length given most often to prompts of the same length."""
+    """Which labels differ in length by less than `margin` from the one most frequent for prompts of that length."""
     lengths: dict[int, Counter[int]] = defaultdict(Counter)
     for prompt, answer in zip(prompts, labels.answers, strict=True):
         if answer is not None:
@@ -135,14 +145,14 @@ def of_usual_length(labels: Labels, prompts: Sequence[str], margin: int) -> list
 
 
 def supported(labels: Labels, vote: float) -> list[bool]:
-    """Labels that at least a share `vote` of the voters gave, to a hundredth."""
+    """Which labels at least a share `vote` of the voters gave, to a hundredth."""
     return [share > 0 and share >= vote - VOTE_TOLERANCE for share in labels.support]
 
 
 def self_consistent(
     labels: Labels, answers: Sequence[Sequence[Answer]], shares: Sequence[Sequence[float]]
 ) -> list[bool]:
-    """Labels that make up more than half of the samples, on average, of the voters who gave them."""
+    """Which labels make up more than half of the samples, on average, of the voters who gave them."""
     kept = []
     for label, given, share in zip(labels.answers, zip(*answers, strict=True), zip(*shares, strict=True), strict=True):
         theirs = [s for a, s in zip(given, share, strict=True) if a is not None and a == label]
@@ -167,7 +177,16 @@ def log_probability(model: GPT, corpus: TaskCorpus, pairs: Sequence[tuple[str, s
 def confident(
     model: GPT, corpus: TaskCorpus, labels: Labels, prompts: Sequence[str], least: float, at_once: int = 1024
 ) -> list[bool]:
-    """Labels whose mean log-probability is at least `least` nats per token."""
+    """Which labels have a mean log-probability of at least `least` nats per token.
+
+    Args:
+        model: The voters.
+        corpus: The task.
+        labels: One for each of the N prompts.
+        prompts: The N prompts.
+        least: The bound.
+        at_once: Prompts in one batch, at most.
+    """
     pairs = [(prompt, answer or "") for prompt, answer in zip(prompts, labels.answers, strict=True)]
     likely = (log_probability(model, corpus, pairs, at_once) >= least).tolist()
     return [answer is not None and passed for answer, passed in zip(labels.answers, likely, strict=True)]
@@ -193,7 +212,14 @@ def verdicts(
 ) -> tuple[Labels, dict[str, list[bool]]]:
     """The labels of `prompts`, and for each filter that `rules` ask for whether it lets them pass.
 
-    `answers [P][N]` and `shares [P][N]` are those of `consistent`.
+    Args:
+        model: The voters.
+        corpus: The task.
+        prompts: N prompts.
+        answers: `[P][N]`, those of `consistent`.
+        shares: `[P][N]`, those of `consistent`.
+        rules: The filters to apply, with their bounds.
+        at_once: Prompts in one batch, at most.
     """
     labels = elect(answers, rules.vote is not None)
     passed = {"finished": finished(labels)}
@@ -231,7 +257,7 @@ def correct(task: Task, prompts: Sequence[str], answers: Sequence[Answer]) -> li
 
 
 def against_truth(right: Sequence[bool], kept: Sequence[bool]) -> dict[str, float | None]:
-    """A filter beside the truth: the share of labels it keeps, its precision and its recall of right labels."""
+    """A filter compared with the truth: the share of labels it keeps, its precision and its recall of right labels."""
     both = sum(r and k for r, k in zip(right, kept, strict=True))
     return {
         "kept": sum(kept) / len(kept) if kept else None,
@@ -241,7 +267,7 @@ def against_truth(right: Sequence[bool], kept: Sequence[bool]) -> dict[str, floa
 
 
 class Survey(NamedTuple):
-    """What a committee makes of test prompts, difficulty by difficulty; lists run along `difficulties`.
+    """How a committee answers test prompts, difficulty by difficulty; lists run along `difficulties`.
 
     `agreement` and `apart [P]`, the share of prompts up to the frontier where a voter is not of the majority's opinion,
     know no truth; `exact`, a list of the voters' shares of right answers each, and `vote`, the majority's, do.

@@ -1,4 +1,4 @@
-"""How far a policy has gone from its reference: KL by token, on texts."""
+"""The divergence of a policy from its reference: the mean KL per token, on texts."""
 
 from collections.abc import Iterable
 

@@ -57,7 +57,17 @@ def causal_attention(
 
 
 class Attention(nn.Module):
-    """Causal self-attention with grouped-query heads (Ainslie 2023) and, if asked for, normalised q and k."""
+    """Causal self-attention with grouped-query heads (Ainslie 2023) and, if asked for, normalised q and k.
+
+    Args:
+        n_embd: C, the width of the residual stream.
+        n_head: Query heads.
+        n_kv_head: Heads of keys and values; each serves `n_head / n_kv_head` query heads.
+        bias: Whether maps and norms have biases.
+        dropout: Applied to attention weights and to the output.
+        qk_norm: Kind and epsilon of the norms of q and k; None for none.
+        population: P, or None for one model.
+    """
 
     def __init__(
         self,

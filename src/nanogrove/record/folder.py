@@ -69,7 +69,7 @@ class RunFolder:
             raise RunError(f"{self.path}: the preset cannot be written ({error.strerror}); free some space") from None
 
     def start(self) -> Event | None:
-        """The first event of the record; None where there is no such, or one that is damaged."""
+        """The first event of the record; None where there is none, or it is damaged."""
         try:
             with (self.path / "events.jsonl").open(encoding="utf-8", errors="replace") as file:
                 event = event_of(file.readline())
@@ -122,7 +122,8 @@ class RunFolder:
     def close(self) -> None:
         """Gives the folder back, and takes away one in which nothing has begun.
 
-        The lock's file goes while the lock is held: one that has opened it sees that it is gone, and asks anew.
+        The lock's file goes while the lock is held: a process that has opened it sees that it is gone, and
+        tries again.
         """
         self._events.close()
         begun = (self.path / "preset.json").exists()

@@ -82,7 +82,7 @@ def schedule(line: Sequence[Life]) -> dict[str, list[list[float]]]:
 def replay(preset: Values, line: Sequence[Life]) -> Values:
     """A preset that trains one model by the schedule of a winning line, for as many steps.
 
-    `preset` is the evolution's, resolved. The noise of mutations is no part of it. Raises RunError for an empty line.
+    `preset` is the evolution's, resolved. The noise of mutations is left out. Raises RunError for an empty line.
     """
     if not line:
         raise RunError("this run has no generation yet, so nobody has won; let it train on")

@@ -86,13 +86,13 @@ def line(name: str, x: Sequence[object], y: Sequence[object], reference: bool = 
     return [drawn]
 
 
-def links(name: str, ends: Iterable[tuple[Point, Point]]) -> list[Line]:
-    """Straight pieces between two points each, as one line for `plot` with gaps; at most MAX_POINTS points of them.
+def links(name: str, segments: Iterable[tuple[Point, Point]]) -> list[Line]:
+    """Straight segments between two points each, as one line for `plot` with gaps; at most MAX_POINTS points of them.
 
-    A piece with an end that is not a finite number is left out.
+    A segment with an end that is not a finite number is left out.
     """
-    numbers = ([finite(value) for end in piece for value in end] for piece in ends)
-    sound = [[value for value in piece if value is not None] for piece in numbers if None not in piece]
+    numbers = ([finite(value) for end in ends for value in end] for ends in segments)
+    sound = [[value for value in segment if value is not None] for segment in numbers if None not in segment]
     shown = sound[:: -(-3 * len(sound) // MAX_POINTS) or 1]
     if not shown:
         return []

@@ -1,6 +1,6 @@
 """The report of a run: one HTML page of pictures, made from a run folder alone.
 
-The page is whole in itself: no network, no fonts or scripts from elsewhere, and a Content-Security-Policy
+The page is self-contained: no network, no fonts or scripts from elsewhere, and a Content-Security-Policy
 that allows none. What a run says (names, prompts, samples, presets) is text of unknown origin, so it enters
 the page in two ways only: escaped by `escaped`, or as JSON in a data block, which no browser executes. Only two
 scripts may run, plotly's and `_DRAW`; the policy names them by their hashes.

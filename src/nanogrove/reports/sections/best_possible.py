@@ -40,7 +40,7 @@ def best_possible(run: Run) -> str:
 
 
 def _tree(levels: object) -> str:
-    """Levels of a tree, each node centred above its leaves; empty where `levels` is no tree."""
+    """Levels of a tree, each node centred above its leaves; empty where `levels` is not a tree."""
     if not isinstance(levels, list) or not all(isinstance(level, list) and level for level in levels):
         return ""
     leaves = len(levels[-1])

@@ -269,8 +269,8 @@ def against_truth(right: Sequence[bool], kept: Sequence[bool]) -> dict[str, floa
 class Survey(NamedTuple):
     """How a committee answers test prompts, difficulty by difficulty; lists run along `difficulties`.
 
-    `agreement` and `dissent [P]`, the share of prompts up to the frontier where a voter is not of the majority's opinion,
-    know no truth; `exact`, a list of the voters' shares of right answers each, and `vote`, the majority's, do.
+    `agreement` and `dissent [P]`, the share of prompts up to the frontier where a voter answers unlike the majority,
+    need no true answers; `exact`, a list of the voters' shares of right answers each, and `vote`, the majority's, do.
     """
 
     difficulties: list[int]

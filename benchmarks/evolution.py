@@ -21,6 +21,7 @@ from typing import Any
 
 from nanogrove.config.catalog import read_preset_file
 from nanogrove.config.overrides import resolve
+from nanogrove.methods import evolve
 from nanogrove.record.events import Event, read_events
 from nanogrove.runs.train import train
 
@@ -83,7 +84,8 @@ def compare(data: str, seeds: list[int], out: Path, overrides: list[str]) -> Non
             found[name].append(end_loss(events))
         print(f"{name:<28} {interval(found[name])}", flush=True)
     method = resolve(base, overrides).method
-    steps = method["generations"] * method["steps_per_generation"] * method["population_size"]
+    assert isinstance(method, evolve.Config)
+    steps = method.generations * method.steps_per_generation * method.population_size
     decayed = {"name": "wsd", "warmup": 20, "decay": 0.5, "final": 0.0}
     single = changed(
         base, {"method": "pretrain", "schedule": decayed, "train.steps": steps, "evaluate.every": max(steps // 20, 1)}

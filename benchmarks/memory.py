@@ -89,8 +89,8 @@ def seen(name: str, batch: Batch) -> Batch:
     """What a model is shown: all, or the last segment alone."""
     if name != "segments alone":
         return batch
-    shown = (batch.tokens, batch.targets, batch.mask, batch.weight)
-    return Batch(*(t[:, -SEGMENT:] for t in shown), batch.source)
+    tokens, targets, mask, weight = (t[:, -SEGMENT:] for t in (batch.tokens, batch.targets, batch.mask, batch.weight))
+    return Batch(tokens, targets, mask, weight, batch.source)
 
 
 def accuracy(model: GPT, batch: Batch) -> float:

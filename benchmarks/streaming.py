@@ -80,7 +80,7 @@ def preset(source: dict[str, Any], steps: int) -> dict[str, Any]:
 
 def held(pid: int) -> dict[int, int]:
     """Bytes of memory that a process and its children hold of their own, by process."""
-    found = {}
+    found: dict[int, int] = {}
     for line in subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split():
         found |= held(int(line))
     try:

@@ -4,19 +4,20 @@ A hook of mkdocs. What is made here cannot drift from the source: docstrings, th
 `--help`. A public name without a docstring fails the build.
 """
 
-import ast
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+
+sys.path.insert(0, str(Path(__file__).parent))
+from docstrings import undocumented
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "nanogrove"
@@ -25,7 +26,7 @@ COPIED = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGE
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Fills the sections of the navigation that are lists of files. Raises PluginError for a name without docstring."""
-    missing = list(undocumented())
+    missing = list(undocumented(SOURCE))
     if missing:
         raise PluginError("public names without a docstring: " + ", ".join(missing))
     sections: dict[str, list[Any]] = {
@@ -85,6 +86,7 @@ def copied(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     for name, to in COPIED.items():
         text = text.replace(f"]({name})", f"]({to})")
+    text = re.sub(r"\[([^\]]+)\]\(src/[^)]+\)", r"\1", text)  # the source is no page of the site
     text = re.sub(r"\]\(docs/decisions/?\)", f"](decisions/{decisions()[0].name})", text)
     return text.replace("](docs/", "](")
 
@@ -155,25 +157,3 @@ def source(room: str) -> str:
         name = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
         text += f"\n::: {name}\n"
     return text
-
-
-def undocumented() -> Iterator[str]:
-    """Public modules, classes, functions and methods of the source without a docstring, as `file:name`."""
-    for path in sorted(SOURCE.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        name = str(path.relative_to(SOURCE))
-        if ast.get_docstring(tree) is None and path.name != "__main__.py":
-            yield name
-        yield from (f"{name}:{inner}" for inner in undocumented_below(tree))
-
-
-def undocumented_below(node: ast.AST) -> Iterator[str]:
-    """Public functions and classes directly in a module or class, and those in such classes, without a docstring."""
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) or child.name.startswith("_"):
-            continue
-        marks = {ast.unparse(mark).rpartition(".")[2] for mark in child.decorator_list}
-        if ast.get_docstring(child) is None and not marks & {"overload", "override"}:
-            yield child.name
-        if isinstance(child, ast.ClassDef):
-            yield from (f"{child.name}.{inner}" for inner in undocumented_below(child))

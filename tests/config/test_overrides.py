@@ -52,6 +52,12 @@ def test_an_override_is_read_as_its_field_wants(override: str, expected: Any) ->
     assert type(found) is type(expected)
 
 
+def test_a_setting_of_the_method_without_a_method_section_is_of_the_default_method() -> None:
+    section = value("method", 'method.follow={"lr": [[0, 0.01], [5, 0.001]]}')
+    assert section["name"] == "pretrain"
+    assert section["follow"] == {"lr": [[0, 0.01], [5, 0.001]]}
+
+
 @pytest.mark.parametrize("given", ["123", "a b.txt", '"a b.txt"', '["123"]', '[{"type": "text", "path": "123"}]'])
 def test_sources_may_be_a_bare_path(given: str) -> None:
     (source,) = value("data.sources", f"data.sources={given}")

@@ -40,10 +40,11 @@ def test_steps_follow_from_the_budget_and_from_the_settings_that_count(name: str
     assert bool(further) <= bool(method.counted_by)
 
 
-def test_every_file_of_a_method_is_listed_and_none_else() -> None:
-    files = {file.name for file in resources.files("nanogrove.methods").iterdir() if file.name.endswith(".py")}
-    others = {"__init__.py", "contract.py", "warm_start.py"}
-    assert files - others == {f"{where.rpartition('.')[2]}.py" for where in METHODS.values()}
+def test_every_file_or_folder_of_a_method_is_listed_and_no_other() -> None:
+    entries = resources.files("nanogrove.methods").iterdir()
+    modules = [entry for entry in entries if entry.name.endswith(".py") or (entry / "__init__.py").is_file()]
+    names = {module.name.removesuffix(".py") for module in modules} - {"__init__", "contract", "warm_start"}
+    assert names == {path.removeprefix("nanogrove.methods.").partition(".")[0] for path in METHODS.values()}
 
 
 @pytest.mark.parametrize("name", METHODS)

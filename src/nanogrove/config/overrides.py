@@ -20,6 +20,7 @@ from nanogrove.methods import METHODS, load_method
 from nanogrove.train.loop import BUDGETS
 
 METHOD_SECTION = Annotated[dict[str, Any], BeforeValidator(named)]
+DEFAULT_METHOD = "pretrain"  # of a preset without a `method` section
 
 
 def resolve(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Preset:
@@ -88,7 +89,7 @@ def _set(raw: dict[str, Any], key: str, text: str) -> None:
     *sections, last = key.split(".")
     for section in sections:
         if section == "method":
-            raw[section] = named(raw.get(section, {}))
+            raw[section] = named(raw.get(section, DEFAULT_METHOD))
         raw[section] = {} if raw.get(section) is None else raw[section]
         raw = raw[section]
         if not isinstance(raw, dict):
@@ -105,7 +106,7 @@ def _fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, FieldInfo]]:
         yield name, FieldInfo.from_annotation(METHOD_SECTION) if name == "method" else info
         section: Any = info.annotation
         if name == "method":
-            chosen = raw.get("method", "pretrain")
+            chosen = raw.get("method", DEFAULT_METHOD)
             chosen = chosen.get("name") if isinstance(chosen, Mapping) else chosen
             section = load_method(chosen).Config if isinstance(chosen, str) and chosen in METHODS else None
         elif name == "data":

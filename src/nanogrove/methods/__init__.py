@@ -1,6 +1,6 @@
-"""Ways to make a model better, one file each. A new one is a file here and a line in `METHODS`.
+"""Ways to make a model better, one file or folder each. A new one is a file here and a line in `METHODS`.
 
-Each module exports `METHOD`, the record that `nanogrove.methods.contract` describes.
+Each listed module exports `METHOD`, the record that `nanogrove.methods.contract` describes.
 """
 
 from importlib import import_module
@@ -8,7 +8,7 @@ from typing import Any
 
 from nanogrove.methods.contract import Method
 
-AnyMethod = Method[Any, Any]  # one whose settings and corpus are known by its own file alone
+AnyMethod = Method[Any, Any]  # settings and corpus are known to the file of the method alone
 
 METHODS = {
     "align": "nanogrove.methods.align",
@@ -17,7 +17,7 @@ METHODS = {
     "evolution_strategies": "nanogrove.methods.evolution_strategies",
     "offline_rl": "nanogrove.methods.offline_rl",
     "reward_model": "nanogrove.methods.reward_model",
-    "self_improve": "nanogrove.methods.self_improve",
+    "self_improve": "nanogrove.methods.self_improve.rounds",
 }
 
 

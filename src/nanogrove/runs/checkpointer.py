@@ -121,16 +121,18 @@ class NullCheckpointer:
     best_member = 0
 
     def save_current(self) -> None:
-        pass
+        """Saves nothing."""
 
     def save_due(self, due: Due) -> None:
-        pass
+        """Saves nothing."""
 
     def keep_best(self, event: Event) -> None:
-        pass
+        """Keeps nothing."""
 
     def last_good(self) -> str:
+        """Names no checkpoint."""
         return ""
 
     def rescue(self, event: Event | None) -> str:
+        """Saves nothing."""
         return ""

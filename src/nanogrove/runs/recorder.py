@@ -48,13 +48,15 @@ class NullRecorder:
     """The recorder of a rank that writes nothing."""
 
     def write(self, event: Event) -> Iterator[Event]:
+        """Writes nothing."""
         yield from ()
 
     def write_each(self, events: Iterator[Event]) -> Iterator[Event]:
+        """Passes events on."""
         yield from ()  # nor are they made, where it takes work
 
     def write_report(self) -> None:
-        pass
+        """Writes nothing."""
 
 
 @contextmanager

@@ -87,6 +87,7 @@ class TextCorpus:
 
     @property
     def shows_all_sources(self) -> bool:
+        """Whether every batch has rows of each source."""
         return self.config.mix_strategy != "sequential"
 
     def source_tokens(self) -> list[int | None]:

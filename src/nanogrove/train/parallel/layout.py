@@ -34,10 +34,11 @@ class Replicated:
 
     @contextmanager
     def spread(self, state: TrainState) -> Iterator[TrainState]:
+        """The state itself, on every rank."""
         yield state
 
     def gather(self) -> None:
-        pass
+        """Nothing to bring together."""
 
 
 REPLICATED = Replicated()

@@ -93,6 +93,7 @@ class ByMember:
 
     @contextmanager
     def spread(self, state: TrainState) -> Iterator[TrainState]:
+        """A state of this rank's members alone."""
         part = _copy_members(state, self.ranks.share(state.model.population or 1))
         self.spread_now = state, part
         try:
@@ -102,6 +103,7 @@ class ByMember:
             self.spread_now = None
 
     def gather(self) -> None:
+        """Sets the weights and moments of all members to those of the ranks that train them."""
         if self.spread_now is not None:
             _gather(*self.spread_now, self.ranks)
 

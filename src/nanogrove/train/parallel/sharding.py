@@ -59,6 +59,7 @@ class Sharding:
 
     @contextmanager
     def spread(self, state: TrainState) -> Iterator[TrainState]:
+        """A state of this rank's shards."""
         shards = shard_state(state, self.ranks, self.device)
         self.spread_now = state, shards
         try:
@@ -68,6 +69,7 @@ class Sharding:
             self.spread_now = None
 
     def gather(self) -> None:
+        """Sets the whole state of rank 0 to what the shards hold."""
         if self.spread_now is not None:
             _gather(*self.spread_now, self.ranks)
 

@@ -1,0 +1,82 @@
+"""The settings of self-improvement."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from nanogrove.methods.contract import MethodConfig
+
+
+class Config(MethodConfig):
+    """`train.steps` are base steps; each of `si_rounds` rounds adds `si_iter`, also one that is undone."""
+
+    name: Literal["self_improve"] = "self_improve"
+    voters: int = Field(3, ge=1, description="models trained at once, each from its own seed")
+    si_rounds: int = Field(7, ge=0, description="rounds, retries included; 0 trains the base only")
+    si_iter: int = Field(100, ge=1, description="steps per round")
+    si_rate: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="learning rates of the rounds over those of the base"
+    )
+    reset_moments: bool = Field(True, description="begin each round with fresh optimizer moments")
+    to: int | None = Field(None, description="hardest difficulty to open; as far as the rounds reach when left out")
+    base: str | list[str] | None = Field(
+        None, description="a saved run to begin the rounds from, or one checkpoint per voter, instead of base training"
+    )
+    labels: Literal["committee", "none"] = Field(
+        "committee", description="none, the control: as many steps, all of them on base data"
+    )
+    examples: int = Field(2000, ge=1, description="prompts labelled per round")
+    newest: float = Field(0.5, gt=0, le=1, description="share of a batch from the newest round")
+    temperature: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="sampling temperature of labels; 0 is greedy"
+    )
+    vote: float | None = Field(
+        None, gt=0, le=1, description="share of the voters that must agree; null takes labels without a vote"
+    )
+    length_margin: int | None = Field(
+        None, ge=1, description="drop labels this many characters from the usual length, or more"
+    )
+    self_consistency: int | None = Field(
+        None, ge=2, description="samples per voter and prompt; more than half must agree"
+    )
+    confidence: float | None = Field(None, le=0, description="smallest mean log-probability per token of a label, nats")
+    gate: Literal["schedule", "agreement"] = Field("schedule", description="what opens the next difficulty")
+    threshold: float = Field(
+        0.8, ge=0, le=1, description="gate agreement: share of prompts on which all voters must agree"
+    )
+    lengths: int = Field(1, ge=1, description="gate agreement: most difficulties opened at once")
+    guard: bool = Field(True, description="undo a round after which the committee comes apart or forgets")
+    guard_agreement: float = Field(0.5, ge=0, le=1, description="smallest agreement on what the round opened")
+    guard_drop: float = Field(0.2, ge=0, le=1, description="largest fall of agreement on what was open before")
+    guard_loss: float = Field(
+        0.1, ge=0, description="largest rise of the loss on replayed earlier data, nats per token"
+    )
+    guard_fit: float = Field(0.1, ge=0, description="largest loss on a round's labels after it, nats per token")
+    retries: int = Field(1, ge=0, description="times a difficulty is tried again, with a unanimous vote")
+    minimum: int = Field(1, ge=1, description="labels that a round must keep to be trained on")
+    empty: Literal["stop", "replay"] = Field(
+        "stop", description="when it keeps fewer: end the rounds, or train on older data and try again"
+    )
+    decode_batch: int = Field(1024, ge=1, description="prompts that each voter answers at once")
+    inject: float = Field(0.0, ge=0, le=1, description="share of answers corrupted before any filter, for studies")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, wanted in (("vote", self.vote is not None), ("gate=agreement", self.gate == "agreement")):
+            if wanted and self.voters < 2:
+                raise ValueError(f"{name} needs two voters or more, and voters is {self.voters}")
+        if self.self_consistency and not self.temperature:
+            raise ValueError("self_consistency samples, and temperature is 0; set temperature=0.7, say")
+        if self.base is not None and not self.si_rounds:
+            raise ValueError("base is given and si_rounds is 0, so nothing is left to train")
+        return self
+
+    def target(self, hardest_base: int) -> int:
+        """The hardest difficulty that may be opened."""
+        per_round = self.lengths if self.gate == "agreement" else 1
+        return hardest_base + self.si_rounds * per_round if self.to is None else self.to
+
+
+def num_steps(config: Config, budget: int) -> int:
+    """Steps of the base, none after a saved one, and those of the rounds."""
+    return (0 if config.base is not None else budget) + config.si_rounds * config.si_iter

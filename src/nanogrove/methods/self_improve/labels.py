@@ -1,0 +1,95 @@
+"""Labels of a round: every voter answers new prompts, and filters and a vote choose which answers to keep."""
+
+from typing import TypedDict
+
+import torch
+
+from nanogrove.data.rng import derived_seed, random
+from nanogrove.evaluate import committee
+from nanogrove.methods.self_improve.config import Config
+from nanogrove.model.gpt import GPT
+from nanogrove.record.events import Values
+from nanogrove.synthetic.examples import Answer, Rows, TaskCorpus
+
+
+class LabelRow(TypedDict):
+    """A label as the run folder holds it."""
+
+    prompt: str
+    answer: str
+    difficulty: int
+
+
+class Labelled(TypedDict):
+    """The labels that passed all filters, and figures of all labels of their difficulty, for the record."""
+
+    rows: list[LabelRow]
+    figures: Values
+
+
+def label(
+    model: GPT,
+    corpus: TaskCorpus,
+    config: Config,
+    seed: int,
+    slot: int,
+    difficulty: int,
+    count: int,
+    unanimous: bool,
+) -> Labelled:
+    """Labels `count` new prompts of one difficulty.
+
+    Args:
+        model: the voters, a population.
+        corpus: the task; its true answers go into the figures alone.
+        config: which filters and vote to apply.
+        seed: of the run.
+        slot: the number of the round, from 0; prompts and samples depend on it.
+        difficulty: of the prompts.
+        count: how many prompts are labelled.
+        unanimous: whether all voters must agree, whatever `config.vote` says.
+    """
+    questions = corpus.examples(difficulty, "train", f"round-{slot + 1}", range(count))
+    prompts = [prompt for prompt, _ in questions]  # the true answers are not looked at
+    answers, shares = committee.consistent(_samples(model, corpus, config, seed, slot, difficulty, prompts))
+    if config.inject:
+        answers = committee.spoil(answers, config.inject, random(seed, "inject", slot, difficulty))
+    vote = 1.0 if unanimous else config.vote
+    rules = committee.Rules(vote, config.length_margin, config.self_consistency, config.confidence)
+    labels, filters = committee.verdicts(model, corpus, prompts, answers, shares, rules, config.decode_batch)
+    passed = [all(verdicts) for verdicts in zip(*filters.values(), strict=True)]
+    rows: list[LabelRow] = [
+        {"prompt": prompt, "answer": answer, "difficulty": difficulty}
+        for prompt, answer, keep in zip(prompts, labels.answers, passed, strict=True)
+        if keep and answer is not None
+    ]
+    right = committee.correct(corpus.task, prompts, labels.answers)
+    figures = {
+        "difficulty": difficulty,
+        "prompts": count,
+        "agreement": committee.agreement(answers),
+        "labels_right": sum(right) / count if count else None,
+        **committee.against_truth(right, passed),
+        "filters": {name: committee.against_truth(right, verdict) for name, verdict in filters.items()},
+    }
+    return {"rows": rows, "figures": figures}
+
+
+def _samples(
+    model: GPT, corpus: TaskCorpus, config: Config, seed: int, slot: int, difficulty: int, prompts: list[str]
+) -> list[list[list[Answer]]]:
+    """All voters' answers to `prompts`, `self_consistency` samples of each: `[samples][P][N]`."""
+    samples = []
+    for sample in range(config.self_consistency or 1):
+        generator = torch.Generator(model.embed.weight.device)
+        generator.manual_seed(derived_seed(seed, "decode", slot, difficulty, sample))
+        samples.append(
+            committee.decode(model, corpus, prompts, difficulty, config.temperature, generator, config.decode_batch)
+        )
+    return samples
+
+
+def label_tokens(corpus: TaskCorpus, rows: list[LabelRow]) -> Rows:
+    """Labels as rows of tokens, as wide as the longest."""
+    pairs = [(row["prompt"], row["answer"]) for row in rows]
+    return corpus.rows(pairs, max(len(prompt + answer) for prompt, answer in pairs))

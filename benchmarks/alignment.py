@@ -2,7 +2,7 @@
 
     python benchmarks/alignment.py --seeds 0 1 2 3 4 --out FOLDER [KEY=VALUE …]
 
-The preset align-terms for each seed. For each it prints the mean reward of texts written anew, behind prompts that no
+The preset align-terms for each seed. For each it prints the mean reward of texts written anew, after prompts that no
 round saw, by the model before the first round and by the one that was kept, the z of their difference, and what the
 latter's perplexity on validation text is above the former's.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from nanogrove.config.catalog import read_preset_file
 from nanogrove.config.overrides import resolve
 from nanogrove.language_model import load
-from nanogrove.methods.align import written
+from nanogrove.methods import align
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import read_events
 from nanogrove.runs.setup import build
@@ -46,10 +46,12 @@ def main() -> None:
         checkpoint, _ = load_latest(out / "checkpoints")
         assert checkpoint is not None
         reference.load_state_dict(checkpoint.method_tensors)
+        assert isinstance(preset.method, align.Config)
         corpus, config = build(preset).corpus, preset.method.model_copy(update={"texts": TEXTS})
         means, errors = [], []
         for model in (reference.eval(), aligned):
-            scores = config.reward.find(False)(written(model, corpus, config, seed, "benchmark")[1])
+            samples = align.written(model, corpus, config, seed, "benchmark")
+            scores = config.reward.find(False)([sample.text for sample in samples])
             means.append(statistics.mean(scores))
             errors.append(statistics.stdev(scores) / TEXTS**0.5)
         z = (means[1] - means[0]) / math.hypot(*errors)

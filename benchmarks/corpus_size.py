@@ -77,10 +77,13 @@ def memory() -> dict[str, float]:
 def prepare(values: dict[str, Any], run: Path) -> dict[str, float]:
     """Makes the tokens of a corpus; one that streams is read by a process of its own, whose memory then counts."""
     from nanogrove.config.overrides import resolve
+    from nanogrove.data.text.config import DataConfig
     from nanogrove.data.text.prepare import prepare
 
     before, began = memory()["VmHWM"], time.monotonic()
-    made = prepare(resolve(values).data)
+    config = resolve(values).data
+    assert isinstance(config, DataConfig)
+    made = prepare(config)
     peak = memory()["VmHWM"] - before
     if made.process is not None:
         made.process.process.wait()
@@ -91,6 +94,7 @@ def prepare(values: dict[str, Any], run: Path) -> dict[str, float]:
 def train(values: dict[str, Any], run: Path) -> dict[str, float]:
     """Trains on prepared data, then reads batches from all over it."""
     from nanogrove.config.overrides import resolve
+    from nanogrove.data.text.config import DataConfig
     from nanogrove.data.text.corpus import TextCorpus
     from nanogrove.runs.train import train
 
@@ -103,6 +107,7 @@ def train(values: dict[str, Any], run: Path) -> dict[str, float]:
             anonymous.append(memory()["RssAnon"])
     steps = [after - at for at, after in pairwise(seconds[20:])]
     after = memory()
+    assert isinstance(chosen.data, DataConfig)
     corpus = TextCorpus(chosen.data, chosen.model.block_size, chosen.train.batch_size, chosen.seed)
     reads = []
     for step in random.Random(0).sample(range(LATE), 300):
@@ -119,7 +124,7 @@ def train(values: dict[str, Any], run: Path) -> dict[str, float]:
 
 
 def advance(values: dict[str, Any], run: Path) -> dict[str, float]:
-    """A run stopped behind its second step, whose checkpoint is saved again as if it had come to step 100,000."""
+    """A run stopped after its second step, whose checkpoint is saved again as if it had come to step 100,000."""
     from nanogrove.config.overrides import resolve
     from nanogrove.model.gpt import GPT
     from nanogrove.runs.train import train

@@ -21,6 +21,7 @@ from typing import Any
 
 from nanogrove.config.catalog import read_preset_file
 from nanogrove.config.overrides import resolve
+from nanogrove.methods import evolve
 from nanogrove.record.events import Event, read_events
 from nanogrove.runs.train import train
 
@@ -83,7 +84,8 @@ def compare(data: str, seeds: list[int], out: Path, overrides: list[str]) -> Non
             found[name].append(end_loss(events))
         print(f"{name:<28} {interval(found[name])}", flush=True)
     method = resolve(base, overrides).method
-    steps = method["generations"] * method["steps_per_generation"] * method["population_size"]
+    assert isinstance(method, evolve.Config)
+    steps = method.generations * method.steps_per_generation * method.population_size
     decayed = {"name": "wsd", "warmup": 20, "decay": 0.5, "final": 0.0}
     single = changed(
         base, {"method": "pretrain", "schedule": decayed, "train.steps": steps, "evaluate.every": max(steps // 20, 1)}
@@ -108,7 +110,7 @@ def compare(data: str, seeds: list[int], out: Path, overrides: list[str]) -> Non
 
 
 def half_way(preset: dict[str, Any], seed: int, out: Path, overrides: list[str]) -> int:
-    """The base steps behind which about half of the answers are right."""
+    """The base steps after which about half of the answers are right."""
     looked = changed(preset, {"train.steps": 120, "method.generations": 1, "evaluate.every": 2})
     events = record(looked, out / f"base-{seed}", [f"seed={seed}", *overrides])
     wrong = {event.step: event.values["score"] for event in events if event.kind == "eval" and event.step <= 120}
@@ -125,7 +127,7 @@ def strategies(seeds: list[int], out: Path, overrides: list[str]) -> None:
         last = [event for event in events if event.kind == "step"][-1]
         reached.append(right[last.step])
         print(
-            f"seed {seed}: exact match {right[begin]:.3f} behind {begin} base steps, {right[last.step]:.3f} behind "
+            f"seed {seed}: exact match {right[begin]:.3f} after {begin} base steps, {right[last.step]:.3f} after "
             f"{last.step - begin} generations, {last.time['seconds']:.0f} s",
             flush=True,
         )

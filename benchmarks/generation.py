@@ -2,13 +2,14 @@
 
     python benchmarks/generation.py --nanogpt PATH
 
-6 layers x 384, context 256, vocabulary 65, 128 new tokens behind a prompt of 8, at batch 16 and 1; then the time a
+6 layers x 384, context 256, vocabulary 65, 128 new tokens after a prompt of 8, at batch 16 and 1; then the time a
 token takes early and late in the context. Ours in float32, as the peers, and in the format that `auto` takes here.
 """
 
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -29,7 +30,7 @@ def main() -> None:
     peer = nanogpt(options.nanogpt)
     sizes = {"block_size": 256, "n_layer": 6, "n_head": 6, "n_embd": 384}
     theirs = quietly(lambda: peer.GPT(peer.GPTConfig(vocab_size=65, dropout=0.0, bias=False, **sizes))).eval()
-    shape = {"vocab_size": 65, "n_positions": 256, "n_layer": 6, "n_head": 6, "n_embd": 384}
+    shape: dict[str, Any] = {"vocab_size": 65, "n_positions": 256, "n_layer": 6, "n_head": 6, "n_embd": 384}
     hub = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=None, eos_token_id=None)).eval()
     ours = {
         family: GPT(ModelConfig(vocab_size=65, family=family, **sizes)).initialize(0) for family in ("gpt2", "nanochat")

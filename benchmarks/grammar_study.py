@@ -108,17 +108,19 @@ def rhm(figure: go.Figure, steps: int, sizes: list[int], rule_seeds: int, record
     print(f"| training sequences P | {levels} | test loss | excess | accuracy |")
     print("|---" * (4 + depth) + "|")
     for size in sizes:
-        mine = [run for run in runs if run.size == size]
+        at_size = [run for run in runs if run.size == size]
         shares = " | ".join(f"{size / scale:.2g}" for scale in scales)
-        figures = " | ".join(interval([getattr(run, name) for run in mine]) for name in ("loss", "excess", "accuracy"))
+        figures = " | ".join(
+            interval([getattr(run, name) for run in at_size]) for name in ("loss", "excess", "accuracy")
+        )
         print(f"| {size:,} | {shares} | {figures} |")
     print(f"best loss {interval([run.bayes_loss for run in runs if run.size == sizes[0]])}, ", end="")
     print(f"best accuracy {interval([run.bayes_accuracy for run in runs if run.size == sizes[0]])}; ", end="")
     print(f"overlap of test and training set at most {max(max(run.overlap.values()) for run in runs):.3f}; ", end="")
     print(f"{sum(run.seconds for run in runs):,.0f} s")
     for rule_seed in range(rule_seeds):
-        mine = sorted((run.size, run.excess) for run in runs if run.rule_seed == rule_seed)
-        figure.add_scatter(x=[size for size, _ in mine], y=[excess for _, excess in mine], name=f"rules {rule_seed}")
+        curve = sorted((run.size, run.excess) for run in runs if run.rule_seed == rule_seed)
+        figure.add_scatter(x=[size for size, _ in curve], y=[excess for _, excess in curve], name=f"rules {rule_seed}")
     for level, scale in enumerate(scales, start=1):
         figure.add_vline(x=scale, line_dash="dash")  # an annotation's place on a logarithmic axis is a logarithm
         figure.add_annotation(

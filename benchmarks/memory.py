@@ -46,7 +46,7 @@ MODELS: dict[str, tuple[dict[str, int], float]] = {
 
 
 def texts(step: int, segments: int, rows: int = ROWS) -> Batch:
-    """Key 0 … 3 and its value, noise, and then keys in another order, behind each of which its value is to be told."""
+    """Key 0 … 3 and its value, noise, and then keys in another order, after each of which its value is to be given."""
     generator = torch.Generator().manual_seed(step)
     key, noise = VALUES, VALUES + KEYS
     length = SEGMENT * segments
@@ -89,8 +89,8 @@ def seen(name: str, batch: Batch) -> Batch:
     """What a model is shown: all, or the last segment alone."""
     if name != "segments alone":
         return batch
-    shown = (batch.tokens, batch.targets, batch.mask, batch.weight)
-    return Batch(*(t[:, -SEGMENT:] for t in shown), batch.source)
+    tokens, targets, mask, weight = (t[:, -SEGMENT:] for t in (batch.tokens, batch.targets, batch.mask, batch.weight))
+    return Batch(tokens, targets, mask, weight, batch.source)
 
 
 def accuracy(model: GPT, batch: Batch) -> float:

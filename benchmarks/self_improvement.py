@@ -21,10 +21,12 @@ import torch
 from nanogrove.config.catalog import read_preset_file
 from nanogrove.config.overrides import resolve
 from nanogrove.evaluate import committee
+from nanogrove.methods import self_improve
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import Event, read_events
 from nanogrove.runs.setup import build
 from nanogrove.runs.train import train
+from nanogrove.synthetic.examples import TaskCorpus
 from nanogrove.synthetic.tasks import examples
 from nanogrove.train.checkpoint import load_latest
 
@@ -63,7 +65,7 @@ def accuracy(preset: str, seeds: list[int], out: Path, overrides: list[str]) -> 
         hardest = first["difficulties"].index(first["frontier"])
         apart = [f"{d}: {1 - a:.3f}" for d, a in zip(first["difficulties"], first["agreement"], strict=True)]
         print(f"  voters differ on {'  '.join(apart[hardest : hardest + 4])}")
-        print(f"  behind the last  {shown(surveys[-1])}")
+        print(f"  after the last   {shown(surveys[-1])}")
         labels = [
             f"{label['difficulty']}: {label['kept']:.2f} kept, {label['precision']:.4f} right"
             for event in events
@@ -75,6 +77,7 @@ def accuracy(preset: str, seeds: list[int], out: Path, overrides: list[str]) -> 
         print(f"  decoding takes {decode / seconds:.1%} of the rounds' time", flush=True)
         parts = build(resolve(read_preset_file(preset), overrides))
         config = parts.preset.method
+        assert isinstance(config, self_improve.Config)
         a_step = parts.preset.train.batch_size * parts.corpus.length
         steps = round(step.values["tokens"] / a_step) - config.si_rounds * config.si_iter
         settings = (f"seed={seed}", *overrides, "method.labels=none", f"train.steps={steps}")
@@ -129,6 +132,8 @@ def decoding(run: Path) -> None:
     parts = build(preset)
     checkpoint, _ = load_latest(run / "checkpoints")
     assert checkpoint is not None
+    assert isinstance(preset.method, self_improve.Config)
+    assert isinstance(parts.corpus, TaskCorpus)
     model = GPT(parts.model_on_data, preset.method.voters).eval()
     model.load_state_dict(checkpoint.model)
     difficulty = last(events, "round").values["frontier"]

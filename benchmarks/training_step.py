@@ -15,6 +15,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -44,7 +45,13 @@ def nanogpt_step(checkout: Path, layers: int, width: int, heads: int, length: in
 
 
 def transformers_step(layers: int, width: int, heads: int, length: int, rows: int) -> Work:
-    shape = {"vocab_size": 65, "n_positions": length, "n_layer": layers, "n_head": heads, "n_embd": width}
+    shape: dict[str, Any] = {
+        "vocab_size": 65,
+        "n_positions": length,
+        "n_layer": layers,
+        "n_head": heads,
+        "n_embd": width,
+    }
     model = GPT2LMHeadModel(GPT2Config(**shape, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     batch = tokens(rows, length, 65)

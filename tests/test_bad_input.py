@@ -111,7 +111,7 @@ def test_a_preset_file_that_cannot_be(command: Any, tiny: Any, tmp_path: Path, c
     sections, needle = FILES[case]
     path = in_the_file(tiny, tmp_path / "bad.json", **sections)
     assert needle in command("train", path, "--out", tmp_path / "out").error()
-    assert not (tmp_path / "out").exists(), "a folder was left behind in which nothing began"
+    assert not (tmp_path / "out").exists(), "a folder was left over in which nothing began"
 
 
 def test_a_section_that_is_none_and_an_override_of_it(command: Any, tiny: Any, tmp_path: Path) -> None:
@@ -147,8 +147,8 @@ LATIN = {
     "in the first piece": b"caf\xc3\xa9 caf\xe9 " + b"x" * 2000,
     "first of the second piece": b"x" * PIECE_CHARACTERS + b"\xe9" + b"y" * 1000,
     "far in": b"x" * (2 * PIECE_CHARACTERS + 17) + b"\xc3\xa9\xe9" + b"y" * 1000,
-    "begun before the border, broken behind it": straddling(b"\xe2\x82("),
-    "behind a character across the border": straddling("€".encode() + b"\xe9"),
+    "begun before the border, broken after it": straddling(b"\xe2\x82("),
+    "after a character across the border": straddling("€".encode() + b"\xe9"),
     "unfinished at the end": b"x" * 2000 + b"\xe2\x82",
 }
 
@@ -275,7 +275,7 @@ VERBS = {
     "generate from no folder": ("generate TMP/nope", "TMP/nope: neither a run nor a checkpoint", "runs/NAME"),
     "generate from a file": ("generate TMP/tiny.json", "TMP/tiny.json: neither a run nor a checkpoint"),
     "a character it lacks": ("generate RUN The§end", "character '§' at position 3 is not among", "bpe"),
-    "a penalty that is no number": ("generate RUN The --repetition-penalty=nan", "repetition_penalty:", "greater"),
+    "a penalty of NaN": ("generate RUN The --repetition-penalty=nan", "repetition_penalty:", "greater"),
     "a share above 1": ("generate RUN The --top-p=2", "top_p:", "less than or equal to 1"),
     "report of no run": ("report TMP", "TMP: "),
 }

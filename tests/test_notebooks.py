@@ -69,7 +69,7 @@ def figures(notebook: Any) -> dict[str, Any]:
             for trace in figure["data"]:
                 drawn = trace.get("z", trace.get("y"))
                 assert drawn, f"{cell.id}: nothing is drawn"
-                assert cell.id in TREES or "null" not in json.dumps(drawn), f"{cell.id}: some is no number"
+                assert cell.id in TREES or "null" not in json.dumps(drawn), f"{cell.id}: a value is NaN or infinite"
             found[cell.id] = figure
     return found
 
@@ -145,7 +145,7 @@ def test_rounds_are_drawn_as_recorded_and_go_on_where_they_were_cut_off(executed
     said = code(notebook)[-1].outputs[0]["text"].splitlines()
     assert said == load(models / "rounds").generate(["12=", "345="], tokens=4, temperature=0)
 
-    shutil.rmtree(models / "rounds/checkpoints/current")  # as if it had ended behind the first round
+    shutil.rmtree(models / "rounds/checkpoints/current")  # as if it had ended after the first round
     shutil.rmtree(models / "control")
     again, after = figures(executed("self_improve.ipynb")), recorded()
     assert {name: figure["data"] for name, figure in again.items()} == {n: f["data"] for n, f in shown.items()}

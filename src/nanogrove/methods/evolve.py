@@ -45,6 +45,7 @@ from nanogrove.evaluate.selection import (
 )
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.model.gpt import MAX_LOGITS_PER_CHUNK, ModelConfig
+from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Event, Values
 from nanogrove.train.parallel.members import fit_members
 from nanogrove.train.plan import Plan
@@ -112,9 +113,7 @@ class Config(FitnessConfig, MethodConfig):
             replaced, parents = self.counts
             for name, count in (("replaced", replaced), ("parents", parents)):
                 if not count:
-                    raise ValueError(
-                        f"{name}={getattr(self, name):g} of {size} members rounds down to 0; take more"
-                    )
+                    raise ValueError(f"{name}={getattr(self, name):g} of {size} members rounds down to 0; take more")
             if replaced + parents > size:
                 raise ValueError(f"replaced and parents, {replaced} + {parents}, are more than the {size} members")
             if replaced > size - self.elites:
@@ -326,8 +325,8 @@ class _Evolution:
         )
         rows = max(positions // batch.tokens.shape[-1], 1)
         shown = batch.split(-(-len(batch.tokens) // rows))[0].expand(self.state.model.population)
-        self.state.model.eval()
-        probabilities = self.state.model(shown.tokens).softmax(-1).flatten(1, -2)
+        with evaluating(self.state.model):
+            probabilities = self.state.model(shown.tokens).softmax(-1).flatten(1, -2)
         scored = shown.mask[0].flatten()
         return {"weights": weight_distance(self.state), "predictions": prediction_distance(probabilities[:, scored])}
 

@@ -125,7 +125,7 @@ try:
     {"nanogrove.cli.main.main()" if arguments else "pass"}
 except SystemExit as end:
     assert not end.code, end.code
-heavy = {{"torch", "numpy", "plotly", "tokenizers"}} & set(sys.modules)
+heavy = {{"torch", "numpy", "plotly", "pydantic", "tokenizers"}} & set(sys.modules)
 assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

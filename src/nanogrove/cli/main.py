@@ -6,6 +6,7 @@ anywhere, shows the trace. A run stopped by Ctrl-C or SIGTERM exits with 128 plu
 
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 
 import typer
 from rich.console import Console
@@ -18,7 +19,16 @@ from nanogrove.config.catalog import QUICKSTART
 from nanogrove.errors import NanogroveError
 
 # In the order of --help. Each is the function of that name in the module `nanogrove.cli.verbs.NAME`.
-VERBS = ("presets", "settings", "train", "explore", "generate", "evaluate", "report", "lineage")
+VERBS = (
+    "presets",
+    "settings",
+    "train",
+    "explore",
+    "generate",
+    "evaluate",
+    "report",
+    "lineage",
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -49,6 +59,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal or pipe whose encoding lacks a character gets a mark
     try:
         app()
     except (NanogroveError, OSError) as error:  # of the latter, what a disk refused where no more can be said

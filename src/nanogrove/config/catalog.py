@@ -5,8 +5,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from nanogrove.config.problems import nearest_key
-from nanogrove.errors import PresetError
+from nanogrove.errors import PresetError, nearest
 from nanogrove.record.events import Values
 
 QUICKSTART = "quickstart"
@@ -21,13 +20,15 @@ def list_presets() -> dict[str, str]:
 
 def packaged_text(name: str) -> str | None:
     """The JSON of a preset that comes with nanogrove; None where none has the name."""
-    file = resources.files("nanogrove") / "presets" / f"{name}.json"
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    if name not in list_presets():  # a path could lead out of the folder
+        return None
+    return (resources.files("nanogrove") / "presets" / f"{name}.json").read_text(encoding="utf-8")
 
 
 def unknown_preset(name: str) -> PresetError:
     """The error that no preset has this name, with the nearest name where one is near."""
-    hint = nearest_key(name, list_presets()) or "; `nanogrove presets` lists them, and a file ends in .json"
+    near = nearest(name, list_presets(), cutoff=0.7)
+    hint = f"; {near}" if near else "; `nanogrove presets` lists them, and a file ends in .json"
     return PresetError(f"no preset is called {name!r}{hint}")
 
 

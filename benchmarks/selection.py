@@ -76,7 +76,7 @@ def power(kind: Kind, members: int, count: int, level: float, gap: float) -> flo
     kept = proposed = 0
     for n, scores in enumerate(generations(kind, members, count, gap)):
         chosen = choose(config(members, "truncation", level), scores.samples, scores.documents, 0, n)
-        worse = {member for member in [*chosen.parents, *chosen.spared] if scores.worse[member]}
+        worse = {member for member in [*chosen.parents, *chosen.not_significant] if scores.worse[member]}
         better = ranked(range(members), scores.worse)[: members // 2]
         kept += sum(chosen.parents[member] in better for member in worse & set(chosen.parents))
         proposed += len(worse)

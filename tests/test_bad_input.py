@@ -57,7 +57,7 @@ OVERRIDES = {
     "model without room": ("model.vocab_size=7", "model.vocab_size=7 is smaller than the tokenizer's", "leave it out"),
     "unknown key": ("train.stepz=3", "unknown key train.stepz; did you mean train.steps?"),
     "key without its section": ("n_layer=3", "unknown key n_layer; did you mean model.n_layer?"),
-    "no override": ("train.steps", "'train.steps' is no override; write section.key=value"),
+    "no override": ("train.steps", "'train.steps' is not an override; write section.key=value"),
     "wrong type": ("train.steps=many", "train.steps=many:", "integer", "'many' was given"),
     "out of range": ("model.dropout=1.5", "model.dropout=1.5:", "less than 1"),
     "not a number": ("optimizer.lr=NaN", "optimizer.lr=NaN:", "finite"),

@@ -17,9 +17,9 @@ from nanogrove.synthetic.examples import TaskConfig, TaskCorpus
 
 
 class Kind(NamedTuple):
-    """Settings, whose `type` is the name of the kind, and what makes a corpus of them.
+    """The settings of a kind, whose `type` is its name, and the corpus made from them.
 
-    The latter takes the settings, the tokens of a window, the sequences of a batch and a seed.
+    `corpus` takes the settings, the tokens per window, the sequences per batch and a seed.
     """
 
     Config: type[BaseModel]

@@ -55,16 +55,17 @@ def test_one_half_ranks_and_the_other_tests() -> None:
     documents = torch.arange(60)
     samples = torch.from_numpy(generator.normal(0, 1, (8, 60)))
     first = choose(settings(), samples, documents, 0, 1)
-    proposed = set(first.parents) | set(first.spared)
+    proposed = set(first.parents) | set(first.not_significant)
     assert len(proposed) == 2
     changed = 0
     for column in range(60):
         other = samples.clone()
         other[list(proposed), column] -= 100
         chosen = choose(settings(), other, documents, 0, 1)
-        changed += set(chosen.parents) | set(chosen.spared) != proposed
+        changed += set(chosen.parents) | set(chosen.not_significant) != proposed
     assert changed == 30, "the half that ranks"
-    assert any(set(choose(settings(), samples, documents, 0, n).spared) != set(first.spared) for n in range(2, 9))
+    others = [choose(settings(), samples, documents, 0, generation).not_significant for generation in range(2, 9)]
+    assert any(set(other) != set(first.not_significant) for other in others)
 
 
 def test_islands_are_tested_together() -> None:
@@ -83,7 +84,7 @@ def test_members_without_a_score_are_replaced_untested() -> None:
     samples[[1, 6], 3] = torch.nan
     chosen = choose(settings(), samples, torch.arange(60), 0, 1)
     assert {1, 6} <= set(chosen.parents)
-    assert not {1, 6} & {*chosen.parents.values(), *chosen.spared}
+    assert not {1, 6} & {*chosen.parents.values(), *chosen.not_significant}
 
 
 def test_without_a_test_all_data_ranks_and_all_proposals_are_kept() -> None:
@@ -92,4 +93,4 @@ def test_without_a_test_all_data_ranks_and_all_proposals_are_kept() -> None:
     order = samples.mean(1).argsort().tolist()
     assert set(chosen.parents) == set(order[-2:])
     assert set(chosen.parents.values()) <= set(order[:2])
-    assert chosen.spared == []
+    assert chosen.not_significant == []

@@ -287,8 +287,8 @@ def test_tournament_with_a_strict_test_spares_members(preset: dict, tmp_path: Pa
     ("change", "said"),
     [
         ({"population_size": 1}, "method.population_size: input should be greater than or equal to 2, and 1 was given"),
-        ({"replaced": 0.1}, "replaced 0.1 of 6 members is nobody"),
-        ({"parents": 0.1}, "parents 0.1 of 6 members is nobody"),
+        ({"replaced": 0.1}, "replaced=0.1 of 6 members rounds down to 0"),
+        ({"parents": 0.1}, "parents=0.1 of 6 members rounds down to 0"),
         ({"replaced": 0.7, "parents": 0.7}, "replaced and parents, 4 + 4, are more than the 6 members"),
         ({"elites": 6}, "elites 6 of 6 members leave nobody to replace"),
         ({"elites": 5}, "replaced and elites, 2 + 5, are more than the 6 members"),

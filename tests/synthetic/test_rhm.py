@@ -158,7 +158,7 @@ def test_longer_texts_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch) -> 
     log_probs = model.next_token_log_probs(tokens)
     derivations = math.log(8) + 40 * math.log(3)  # of 40 nodes above the leaves; all equally likely
     assert log_probs.sum(1).numpy() == pytest.approx(-derivations, rel=1e-12)
-    monkeypatch.setattr(tree, "CHUNK", 1)
+    monkeypatch.setattr(tree, "FLOATS_AT_ONCE", 1)
     assert model.next_token_log_probs(tokens).numpy() == pytest.approx(log_probs.numpy(), abs=1e-12)
 
 

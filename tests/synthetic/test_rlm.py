@@ -193,7 +193,9 @@ def test_a_rule_of_no_probability_is_never_drawn() -> None:
         assert (probs[above, below[:, 0::2], below[:, 1::2]] > 0).all()
     symbols = torch.arange(40)[None]
     assert model._expand(0, symbols, torch.zeros_like(symbols)).eq(torch.tensor([0, 1])).all()
-    assert model._expand(0, symbols, torch.full_like(symbols, (1 << tree.BITS) - 1)).eq(torch.tensor([38, 39])).all()
+    assert (
+        model._expand(0, symbols, torch.full_like(symbols, (1 << tree.DRAW_BITS) - 1)).eq(torch.tensor([38, 39])).all()
+    )
 
 
 def test_seeds_give_the_same_rules_and_samples_for_ever() -> None:
@@ -266,7 +268,7 @@ def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     model = RandomLanguageModel(8, 4)
     tokens = model.sample(50)
     whole = model.next_token_distributions(tokens)
-    monkeypatch.setattr(tree, "CHUNK", 1)
+    monkeypatch.setattr(tree, "FLOATS_AT_ONCE", 1)
     assert model.next_token_distributions(tokens).numpy() == pytest.approx(whole.numpy(), abs=1e-14)
     assert model.next_token_log_probs(tokens[:0]).shape == (0, 16)
     assert model.sample(0).shape == (0, 16)
@@ -307,7 +309,7 @@ FLAT = torch.full((2, 2, 2), 0.25)
         ({"v": 2, "probs": FLAT * math.nan}, "negative values or NaN"),
         ({"v": 2, "probs": FLAT * math.inf}, "within inf"),
         ({"v": 2, "probs": FLAT + torch.tensor([-0.5, 0.5])}, "negative values or NaN"),
-        ({"v": 2, "probs": [[1, 2], "x"]}, "no table of numbers"),
+        ({"v": 2, "probs": [[1, 2], "x"]}, "not a table of numbers"),
     ],
 )
 def test_a_grammar_that_cannot_be_is_refused_in_one_line(options: dict[str, Any], said: str) -> None:

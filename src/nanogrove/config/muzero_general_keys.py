@@ -25,8 +25,8 @@ NAMES = {
 ADAPTIVE = ("enable_adaptive_sources", "adaptive_interval_tokens")
 
 
-def translated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same preset with nanogrove's names, or as it is where it has no other.
+def translated(values: Mapping[str, object]) -> dict[str, Any]:
+    """The preset with nanogrove's names; unchanged where it has no other names.
 
     Raises PresetError where a setting is given under both names.
     """
@@ -39,10 +39,10 @@ def translated(values: Mapping[str, Any]) -> dict[str, Any]:
             raise PresetError(f"train.per_gpu_batch_size and accumulation_steps are whole numbers, not {size}, {parts}")
         _give(preset, ("train", "batch_size"), size * parts, "train.per_gpu_batch_size")
     for (section, name), ours in NAMES.items():
-        there = preset.get(section)
-        if isinstance(there, dict) and name in there:
+        settings = preset.get(section)
+        if isinstance(settings, dict) and name in settings:
             theirs = True
-            _give(preset, ours, there.pop(name), f"{section}.{name}")
+            _give(preset, ours, settings.pop(name), f"{section}.{name}")
     auxiliary = preset.get("auxiliary")
     if isinstance(auxiliary, dict) and set(ADAPTIVE) & auxiliary.keys():
         theirs = True
@@ -53,14 +53,14 @@ def translated(values: Mapping[str, Any]) -> dict[str, Any]:
     return preset
 
 
-def _give(preset: dict[str, Any], ours: tuple[str, str], value: Any, theirs: str) -> None:
+def _give(preset: dict[str, Any], ours: tuple[str, str], value: object, theirs: str) -> None:
     section = preset.setdefault(ours[0], {})
     if ours[1] in section:
         raise PresetError(f"{theirs} and {'.'.join(ours)} are one setting under two names; give one of them")
     section[ours[1]] = value
 
 
-def _adaptive(preset: dict[str, Any], enabled: Any, interval: Any) -> None:
+def _adaptive(preset: dict[str, Any], enabled: object, interval: object) -> None:
     if not isinstance(enabled, bool | None):
         raise PresetError(f"auxiliary.enable_adaptive_sources is true or false, and {enabled!r} was given")
     if not enabled:

@@ -24,17 +24,17 @@ METHOD_SECTION = Annotated[dict[str, Any], BeforeValidator(named)]
 DEFAULT_METHOD = "pretrain"  # of a preset without a `method` section
 
 
-def resolve(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Preset:
+def resolve(values: Mapping[str, object], overrides: Sequence[str] = ()) -> Preset:
     """A preset from its JSON and overrides `a.b=c`. Raises PresetError naming the key that is wrong.
 
-    Of budgets, which exclude each other, the one that an override gives replaces the preset's.
+    Budgets exclude each other; one that an override gives replaces that of the preset.
     """
     raw: dict[str, Any] = translated(json.loads(json.dumps(values)))
     overridden = set()
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise PresetError(f"{override!r} is no override; write section.key=value, as in train.steps=500")
+            raise PresetError(f"{override!r} is not an override; write section.key=value, as in train.steps=500")
         _set(raw, key.strip(), text.strip())
         overridden.add(key.strip())
     _keep_one_budget(raw, overridden)
@@ -45,7 +45,7 @@ def resolve(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Preset:
         raise PresetError(explain(error, keys, {"data": CORPORA.keys(), "method": METHODS.keys()})) from None
 
 
-def replaced_budget(values: Mapping[str, Any], preset: Preset) -> str | None:
+def replaced_budget(values: Mapping[str, object], preset: Preset) -> str | None:
     """The budget of a preset's JSON where the resolved preset has another one, as in `train.tokens=10000000`."""
     train = translated(values).get("train")
     train = train if isinstance(train, dict) else {}
@@ -98,14 +98,14 @@ def _set(raw: dict[str, Any], key: str, text: str) -> None:
     raw[last] = value
 
 
-def _fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, FieldInfo]]:
+def _fields(raw: Mapping[str, object]) -> Iterator[tuple[str, FieldInfo]]:
     """Every dotted key a preset may have, with its field; those of `method` and `data` are the chosen ones'.
 
     A `method` may be incomplete, as further overrides add to it, and its name is chosen by `method` alone.
     """
     for name, info in Preset.model_fields.items():
         yield name, FieldInfo.from_annotation(METHOD_SECTION) if name == "method" else info
-        section: Any = info.annotation
+        section: object = info.annotation
         if name == "method":
             chosen = raw.get("method", DEFAULT_METHOD)
             chosen = chosen.get("name") if isinstance(chosen, Mapping) else chosen
@@ -116,10 +116,10 @@ def _fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, FieldInfo]]:
         yield from ((key, field) for key, field in _inside(name, section) if key != "method.name")
 
 
-def _inside(name: str, annotation: Any) -> Iterator[tuple[str, FieldInfo]]:
+def _inside(name: str, annotation: object) -> Iterator[tuple[str, FieldInfo]]:
     """The dotted keys below `name` where its settings are a class of their own, or such a class or null.
 
-    A list or mapping of such classes has no keys that a preset could name ahead of its elements.
+    A list or mapping of such classes has no keys that a preset could name before its elements.
     """
     union = get_origin(annotation) in (Union, UnionType)
     for section in get_args(annotation) if union else (annotation,):

@@ -4,7 +4,7 @@ The settings of `method` and of `data` are those of the method and of the kind o
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -38,17 +38,19 @@ class EvaluateConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    every: int = Field(250, ge=1, description="steps")
-    early: bool = Field(False, description="also behind step 1, 2, 4, 8, …")
-    tokens: int | None = Field(100_000, ge=1, description="evenly spread; null for the whole split")
+    every: int = Field(250, ge=1, description="steps between two evaluations")
+    early: bool = Field(False, description="also after step 1, 2, 4, 8, …")
+    tokens: int | None = Field(
+        100_000, ge=1, description="evenly spread tokens that are scored; null for the whole split"
+    )
 
 
 class SampleConfig(Sampling):
-    """When to write a sample, from which prompts, and how."""
+    """When to sample, from which prompts, and how."""
 
-    every: int = Field(500, ge=1, description="steps")
-    prompts: list[str] = Field([""], description="an empty one starts a document")
-    tokens: int = Field(200, ge=0, description="0 writes none")
+    every: int = Field(500, ge=1, description="steps between two samples")
+    prompts: list[str] = Field([""], description="what samples continue; an empty prompt starts a document")
+    tokens: int = Field(200, ge=0, description="tokens of a sample; 0 samples nothing")
     top_p: float | None = Field(0.95, gt=0, le=1, description="keep the fewest tokens whose probabilities reach p")
 
 
@@ -57,18 +59,18 @@ class SaveConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    every: int = Field(250, ge=1, description="steps")
+    every: int = Field(250, ge=1, description="steps between two saves")
     snapshots: bool = Field(False, description="also keep step-1, step-2, step-4, step-8, …")
 
 
 class TrackConfig(BaseModel):
-    """Where else events go."""
+    """Which other programs get the events."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     trackers: list[Literal["wandb", "tensorboard", "trackio"]] = Field([], description="libraries that get the events")
-    project: str = Field("nanogrove", description="name of the project there")
-    name: str | None = Field(None, description="of the run there; the run folder's when left out")
+    project: str = Field("nanogrove", description="name of the project in the tracker")
+    name: str | None = Field(None, description="name of the run in the tracker; the run folder's when left out")
 
 
 def data_type(value: object) -> str | None:
@@ -100,7 +102,7 @@ def _known(value: object) -> object:
 
 
 def _union(
-    configs: Mapping[str, type[BaseModel]], name_of: Callable[[Any], str | None], refusal: str
+    configs: Mapping[str, type[BaseModel]], name_of: Callable[..., str | None], refusal: str
 ) -> GetPydanticSchema:
     """Settings of one of several classes, of which `name_of` finds the name in a section; else `refusal`."""
 
@@ -130,9 +132,9 @@ class Preset(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run folder in runs/")
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run folder in runs/")
     description: str = Field("", description="one line, shown by `nanogrove presets`")
-    seed: int = Field(0, ge=0, lt=1 << 63, description="of weights, batches, dropout and samples")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="seed of weights, batches, dropout and samples")
     method: Annotated[MethodConfig, METHOD, BeforeValidator(_known)] = Field(
         {"name": "pretrain"}, validate_default=True
     )
@@ -161,7 +163,7 @@ class Preset(BaseModel):
         if self.train.minutes is not None and method.num_steps(self.method, 1) == method.num_steps(self.method, 0):
             raise ValueError(
                 f"train.minutes: with method.base, method {name} counts its own steps; set {counts}, and "
-                "train.steps=1 in place of minutes"
+                "train.steps=1 instead of minutes"
             )
         return self
 
@@ -183,10 +185,10 @@ class Preset(BaseModel):
 
 
 def difference(stored: Mapping[str, object], asked: Mapping[str, object]) -> str | None:
-    """The first key in which a preset asked for differs from a stored one, said as a clause, or None.
+    """The first key in which a preset asked for differs from a stored one, as a clause, or None.
 
-    What was left to the run to find, a vocabulary of null, a precision of `auto`, the commit of a source of the hub,
-    does not count; nor do name and description.
+    What the run resolves does not count, such as a vocabulary of null, a precision of `auto` or the commit of a source
+    of the hub; nor do name and description.
     """
     left_open: dict[str, object] = {"model.vocab_size": None, **{f"train.{key}": "auto" for key in AUTO}}
     for path, was, now in differences(dict(stored), dict(asked)):

@@ -11,8 +11,8 @@ from nanogrove.errors import nearest
 def explain(error: ValidationError, keys: Iterable[str], unions: dict[str, Collection[str]]) -> str:
     """The first problem of a preset, whose keys may be `keys`.
 
-    `unions` has the names among which a section chooses its settings: pydantic gives the chosen one as a part of the
-    path, and a key has no such part.
+    `unions` has the names of which a section chooses one: pydantic puts the chosen name into the path, and a key has no
+    such part.
     """
     problem = error.errors()[0]
     path = problem["loc"]

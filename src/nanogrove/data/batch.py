@@ -1,4 +1,4 @@
-"""The batch every objective reads, and what a corpus owes to training.
+"""The batch that every objective reads.
 
 All data is a function of (seed, purpose, step), never of history: any batch can be computed without the ones before
 it, by any process, so a resumed run sees exactly what it would have seen.
@@ -19,11 +19,11 @@ class Batch:
     tokens   [*P, B, T] int64
     targets  [*P, B, T] int64
     mask     [*P, B, T] bool, whether a position is scored
-    weight   [*P, B, T] float32, how much a scored position weighs; 0 and negative numbers are weights like any other
+    weight   [*P, B, T] float32, how much a scored position weighs; it may be 0 or negative
     source   [*P, B]    int64, the text source of each sequence; 0 where the data has none
     extra    [*P, B, …] tensors of a method by name, such as which texts are wanted
 
-    What is not scored is in no mean, whatever its weight; what is scored counts as one position, whatever its weight.
+    Positions that are not scored are in no mean; each scored one counts once in the denominator, whatever its weight.
     """
 
     tokens: Tensor

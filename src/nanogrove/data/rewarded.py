@@ -1,4 +1,4 @@
-"""Texts with rewards, and pairs of texts of which one is preferred: rows of their own, prompts not scored.
+"""Texts with rewards, and pairs of texts of which one is preferred; prompts are not scored.
 
 `rewarded` reads `text|reward` lines (the last bar that is not escaped separates, `\\|` is a bar of the text), or CSV,
 JSONL or Parquet with named columns; `preferences` reads prompt, chosen and rejected. An example is `prompt text
@@ -6,10 +6,10 @@ JSONL or Parquet with named columns; `preferences` reads prompt, chosen and reje
 none, in the order of a hash, so equal prompts fall on one side.
 
 The path `python-defs` stands for the first lines of functions in Python's own library, each with minus its length as
-the reward, or in pairs of which the shorter is preferred: data that is at hand everywhere. With `prompt` it is divided
-after `def NAME(`, which is the prompt.
+the reward, or in pairs of which the shorter is preferred: data that every installation has. With `prompt` each line is
+divided after `def NAME(`, which is the prompt.
 
-Rows that cannot be used stop the run where they are all of them, and else are counted in `describe`.
+Rows that cannot be used are counted in `describe`; where no other rows are left, the run stops.
 """
 
 import hashlib
@@ -30,16 +30,17 @@ from nanogrove.data.rng import permuted, random
 from nanogrove.data.sources.base import Skipped
 from nanogrove.data.sources.rows import check_columns, csv_rows, inner_suffix, jsonl_rows, parquet_rows, text_lines
 from nanogrove.data.sources.text import PythonStandardLibrary
-from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split
+from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split, evenly
 from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
 from nanogrove.errors import DataError
 
+Row = Mapping[str, Any]  # the cells of a row by column
 Format = Literal["auto", "lines", "csv", "jsonl", "parquet"]
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".parquet": "parquet", ".txt": "lines"}
 
 
 class Example(NamedTuple):
-    """A text behind a prompt, which may be empty, and its reward."""
+    """A text after a prompt, which may be empty, and its reward."""
 
     prompt: str
     text: str
@@ -47,15 +48,15 @@ class Example(NamedTuple):
 
 
 class _Options(BaseModel):
-    """What both kinds of file share."""
+    """Settings of both kinds of file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str = Field(description="file of the rows, or python-defs: lines of the standard library")
-    format: Format = Field("auto", description="by the name's ending when left out")
-    encoding: str = Field("utf-8", description="of the file, where it is text")
+    format: Format = Field("auto", description="format of the file; auto goes by the ending of its name")
+    encoding: str = Field("utf-8", description="encoding of a text file")
     tokenizer: str = Field("char", description="char, byte, bpe, a path to a tokenizer.json, or a hub name")
-    vocab_size: int = Field(4096, ge=1, description="of a bpe tokenizer trained here")
+    vocab_size: int = Field(4096, ge=1, description="tokens of a bpe tokenizer trained here")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the prompts")
     test: float = Field(0.1, ge=0, lt=1, description="share of the prompts")
 
@@ -70,22 +71,22 @@ class RewardedConfig(_Options):
 
     def examples(self) -> tuple[list[list[Example]], list[str]]:
         """Groups of one example each, and what was wrong with the other rows."""
-        found: list[list[Example]] = []
+        groups: list[list[Example]] = []
         problems: list[str] = []
-        for place, row in _rows(self, [c for c in (self.prompt, self.text, self.reward) if c], problems):
+        for location, row in _rows(self, [c for c in (self.prompt, self.text, self.reward) if c], problems):
             try:
                 reward = float(row[self.reward])
                 if not math.isfinite(reward):
                     raise ValueError
                 prompt = str(row[self.prompt]) if self.prompt else ""
-                found.append([Example(prompt, str(row[self.text]), reward)])
+                groups.append([Example(prompt, str(row[self.text]), reward)])
             except (KeyError, TypeError, ValueError):
-                problems.append(f"{place}: no finite number in {self.reward!r}")
-        return found, problems
+                problems.append(f"{location}: no finite number in {self.reward!r}")
+        return groups, problems
 
 
 class PreferencesConfig(_Options):
-    """Pairs of texts behind one prompt, the one preferred to the other."""
+    """Pairs of texts after one prompt, the first preferred to the second."""
 
     type: Literal["preferences"]
     prompt: str | None = Field("prompt", description="column of the prompt; null for none")
@@ -94,20 +95,20 @@ class PreferencesConfig(_Options):
 
     def examples(self) -> tuple[list[list[Example]], list[str]]:
         """Groups of two, the chosen one first, with rewards 1 and 0; and what was wrong with the other rows."""
-        found: list[list[Example]] = []
+        groups: list[list[Example]] = []
         problems: list[str] = []
-        for place, row in _rows(self, [c for c in (self.prompt, self.chosen, self.rejected) if c], problems):
+        for location, row in _rows(self, [c for c in (self.prompt, self.chosen, self.rejected) if c], problems):
             texts = [row.get(self.chosen), row.get(self.rejected)]
             prompt = str(row[self.prompt]) if self.prompt else ""
             if None in texts or texts[0] == texts[1]:
-                problems.append(f"{place}: needs two different texts")
+                problems.append(f"{location}: needs two different texts")
             else:
-                found.append([Example(prompt, str(texts[0]), 1.0), Example(prompt, str(texts[1]), 0.0)])
-        return found, problems
+                groups.append([Example(prompt, str(texts[0]), 1.0), Example(prompt, str(texts[1]), 0.0)])
+        return groups, problems
 
 
-def _rows(config: _Options, columns: Sequence[str], problems: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows by column, each with its place; what is wrong with the others is added to `problems`.
+def _rows(config: _Options, columns: Sequence[str], problems: list[str]) -> Iterator[tuple[str, Row]]:
+    """Rows by column, each with its line or row number; what is wrong with the others is added to `problems`.
 
     Raises DataError for a file that cannot be read, or without the columns.
     """
@@ -137,16 +138,16 @@ def _rows(config: _Options, columns: Sequence[str], problems: list[str]) -> Iter
     for number, row in rows:
         missing = next((column for column in columns if column not in row), None)
         if missing and kind == "jsonl":
-            there = ", ".join(map(repr, row))
-            problems.append(f"no column {missing!r} of line {number}; there are {there}")
+            columns_text = ", ".join(map(repr, row))
+            problems.append(f"no column {missing!r} of line {number}; there are {columns_text}")
         else:
             yield f"{unit} {number}", row
 
 
-def _functions(columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """Different first lines of functions, 20 to 100 characters long, by column as `rewarded` or `preferences` wants.
+def _functions(columns: Sequence[str]) -> Iterator[Row]:
+    """Different first lines of functions, 20 to 100 characters long, by column of `rewarded` or `preferences`.
 
-    As `rewarded` wants them with prompts, the prompt is the line up to its first parenthesis, and the text the rest.
+    With rewards and prompts, the prompt is the line up to its first parenthesis, and the text the rest.
     """
     scored = "reward" in columns
     check_columns(columns, ("prompt", "text", "reward") if scored else ("prompt", "chosen", "rejected"))
@@ -167,7 +168,7 @@ def _functions(columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
             yield {"chosen": chosen, "rejected": rejected, "prompt": ""}
 
 
-def _bar(line: str, columns: Sequence[str]) -> Mapping[str, Any]:
+def _bar(line: str, columns: Sequence[str]) -> Row:
     """`text|reward` at the last bar without a backslash."""
     line = line.rstrip("\r\n")
     at = line.rfind("|")
@@ -179,7 +180,7 @@ def _bar(line: str, columns: Sequence[str]) -> Mapping[str, Any]:
 
 
 class RewardedCorpus:
-    """Examples as batches; see `Corpus`. A group is one example, or the two of a pair, which stand together in a batch.
+    """Examples as batches; see `Corpus`. A group is one example, or the two of a pair, which share a batch.
 
     tokens   [N, W + 1] int64, filled up with the end mark
     start    [N]        tokens of the prompt, with the end mark that begins a document where it is empty
@@ -196,8 +197,8 @@ class RewardedCorpus:
         self.config, self.block_size, self.batch_size, self.seed = config, block_size, batch_size, seed
         groups, problems = config.examples()
         if not groups:
-            told = f" ({problems[0]})" if problems else ""
-            raise DataError(f"{config.path}: no row can be used{told}")
+            reason = f" ({problems[0]})" if problems else ""
+            raise DataError(f"{config.path}: no row can be used{reason}")
         self.problems, self.size = problems, len(groups[0])
         flat = [example for group in groups for example in group]
         self.tokenizer = _tokenizer(config, flat)
@@ -208,20 +209,21 @@ class RewardedCorpus:
         fits = [
             all(len(prompts[n + m]) <= block_size for m in range(self.size)) for n in range(0, len(flat), self.size)
         ]
-        if not all(fits):  # a row without a scored token would be none, and change the means of those that are
-            kept = [group * self.size + m for group, fit in enumerate(fits) if fit for m in range(self.size)]
+        if not all(fits):  # a row without a scored token would change the means over rows
+            fitting = [group * self.size + m for group, fit in enumerate(fits) if fit for m in range(self.size)]
             problems += [f"a prompt of more than {block_size} tokens"] * (len(fits) - sum(fits))
             groups = [group for group, fit in zip(groups, fits, strict=True) if fit]
-            flat, prompts, texts = [flat[n] for n in kept], [prompts[n] for n in kept], [texts[n] for n in kept]
+            flat = [flat[n] for n in fitting]
+            prompts, texts = [prompts[n] for n in fitting], [texts[n] for n in fitting]
         if not groups:
             raise DataError(f"{config.path}: no prompt leaves room for a text in {block_size} tokens of context")
-        self.behind = [torch.tensor([*text, end]) for text in texts]  # uncut
-        whole = [np.concatenate([p, text]).astype(np.int64) for p, text in zip(prompts, self.behind, strict=True)]
+        self.ended = [torch.tensor([*text, end]) for text in texts]  # uncut texts with their end marks
+        whole = [np.concatenate([p, text]).astype(np.int64) for p, text in zip(prompts, self.ended, strict=True)]
         self.cut = sum(len(row) > block_size + 1 for row in whole)
         self.length = min(max(map(len, whole)) - 1, block_size)
         table = np.full((len(whole), self.length + 1), end, dtype=np.int64)
-        for place, row in enumerate(whole):
-            table[place, : len(row)] = row[: self.length + 1]
+        for number, row in enumerate(whole):
+            table[number, : len(row)] = row[: self.length + 1]
         self.tokens = torch.from_numpy(table)
         self.start = torch.tensor([len(p) for p in prompts])
         self.stop = torch.tensor([min(len(row), self.length + 1) for row in whole])
@@ -240,10 +242,10 @@ class RewardedCorpus:
                 )
 
     def _sides(self, keys: Sequence[str]) -> list[str]:
-        """The split of each key: of the different ones in the order of their hashes, the first shares are held out."""
+        """The split of each key: the first shares of the different keys, in the order of their hashes, are held out."""
         digests = {key: hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest() for key in keys}
-        order = {key: place for place, key in enumerate(sorted(digests, key=digests.__getitem__))}
-        test = -(-self.config.test * len(order) // 1)  # rounded up, so that a share above 0 is somebody
+        order = {key: rank for rank, key in enumerate(sorted(digests, key=digests.__getitem__))}
+        test = -(-self.config.test * len(order) // 1)  # rounded up, so that a share above 0 is one key at least
         held_out = test + -(-self.config.validation * len(order) // 1)
         return ["test" if order[k] < test else "validation" if order[k] < held_out else "train" for k in keys]
 
@@ -269,19 +271,19 @@ class RewardedCorpus:
         """
         groups = self.groups["train"] if rows is None else rows[:: self.size] // self.size
         count = max(self.batch_size // self.size, 1)
-        place = np.arange(step * count, (step + 1) * count)
-        epochs, within = np.divmod(place, len(groups))
+        numbers = np.arange(step * count, (step + 1) * count)
+        epochs, within = np.divmod(numbers, len(groups))
         index = np.concatenate(
             [
                 permuted(within[epochs == epoch], len(groups), random(self.seed, "rewarded", int(epoch)))
                 for epoch in np.unique(epochs)
             ]
         )
-        drawn: np.ndarray = (groups[index][:, None] * self.size + np.arange(self.size)).ravel()
-        return drawn
+        chosen: np.ndarray = (groups[index][:, None] * self.size + np.arange(self.size)).ravel()
+        return chosen
 
     def batch_of(self, rows: np.ndarray, weight: Tensor | None = None) -> Batch:
-        """The batch `[B, W]` of some rows, texts scored, each by its `weight [B]`, 1 when left out."""
+        """The batch `[B, W]` of these rows; texts are scored, each with its `weight [B]`, 1 when left out."""
         chosen = torch.from_numpy(rows)
         tokens = self.tokens[chosen]
         inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
@@ -294,21 +296,21 @@ class RewardedCorpus:
     def mismatched(self, rows: np.ndarray) -> Batch:
         """Each row's prompt with the text of the next one, the last row's with the first's.
 
-        Such a row may be longer than any of the data's, so it is as wide as it has to be, up to the context.
+        Such a row may be longer than any row of the data, so the batch is as wide as needed, up to the context.
         """
-        starts, made = self.start[rows], []
+        starts, joined = self.start[rows], []
         for row, other in zip(rows, np.roll(rows, -1), strict=True):
-            whole = torch.cat([self.tokens[row, : self.start[row]], self.behind[other]])
-            made.append(whole[: self.block_size + 1])
-        stops = torch.tensor([len(whole) for whole in made])
+            whole = torch.cat([self.tokens[row, : self.start[row]], self.ended[other]])
+            joined.append(whole[: self.block_size + 1])
+        stops = torch.tensor([len(whole) for whole in joined])
         width = max(int(stops.max()), self.tokens.shape[1])
-        filled = [torch.nn.functional.pad(w, (0, width - len(w)), value=self.tokenizer.end) for w in made]
+        filled = [torch.nn.functional.pad(w, (0, width - len(w)), value=self.tokenizer.end) for w in joined]
         tokens, target = torch.stack(filled), torch.arange(1, width)
         mask = (target >= starts[:, None]) & (target < stops[:, None])
         return Batch.uniform(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), mask)
 
     def batch(self, step: int) -> Batch:
-        """Batch number `step`, all texts alike: what imitates the data."""
+        """Batch number `step`, in which all texts weigh 1."""
         return self.batch_of(self.batch_rows(step))
 
     def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
@@ -316,34 +318,33 @@ class RewardedCorpus:
         return {}, {}
 
     def mixture(self) -> None:
-        """Its sequences are of one source."""
+        """None: all sequences are of one source."""
 
     def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The rows of a split, or evenly spread ones of about `limit` tokens."""
-        rows = self._spread(split, limit)
+        rows = self.spread_rows(split, limit)
         for first in range(0, len(rows), self.batch_size):
             yield self.batch_of(rows[first : first + self.batch_size])
 
-    def _spread(self, split: str, limit: int | None) -> np.ndarray:
+    def spread_rows(self, split: str, limit: int | None) -> np.ndarray:
+        """The rows of a split, or evenly spread ones of about `limit` tokens, `[N]`."""
         rows = self.row_indices(split)
-        if limit is not None and limit < len(rows) * self.length:
-            count = max(limit // self.length, 1)
-            rows = rows[np.arange(count) * len(rows) // count]
-        return rows
+        spread: np.ndarray = rows[evenly(len(rows), self.length, limit)]
+        return spread
 
     def documents(self, split: str, limit: int | None = None) -> Tensor:
-        """The prompt of each row, numbered; a row without one is its own, and so are the texts of a pair."""
+        """The number of each row's prompt; rows without one are numbered by group."""
         numbers: dict[bytes, int] = {}
         alone = np.array([self.tokenizer.end]).tobytes()
-        found = []
-        for row in self._spread(split, limit).tolist():
+        documents = []
+        for row in self.spread_rows(split, limit).tolist():
             prompt = self.tokens[row, : self.start[row]].numpy().tobytes()
             key = b"row %d" % (row // self.size) if prompt == alone else prompt
-            found.append(numbers.setdefault(key, len(numbers)))
-        return torch.tensor(found)
+            documents.append(numbers.setdefault(key, len(numbers)))
+        return torch.tensor(documents)
 
     def true_distributions(self, split: str, limit: int | None = None) -> None:
-        """Nobody writes down the distribution of texts."""
+        """None: the distribution of texts is unknown."""
 
     def describe(self) -> dict[str, Any]:
         """Counts, the rewards' spread, and a digest of settings and data."""
@@ -360,7 +361,7 @@ class RewardedCorpus:
         }
 
     def bytes_per_token(self, split: str) -> None:
-        """Not given: prompts are read and not scored."""
+        """None: prompts are read and not scored."""
 
 
 def _tokenizer(config: _Options, examples: Sequence[Example]) -> Tokenizer:

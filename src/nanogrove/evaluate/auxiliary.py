@@ -34,15 +34,15 @@ from nanogrove.train.objective import weighted
 from nanogrove.train.objectives.auxiliary import (
     cosine,
     head_losses,
-    in_pieces,
+    in_chunks,
     policy_divergence,
     policy_positions,
     policy_target,
-    recalled,
+    reconstruct,
     span_losses,
     span_start,
     states_and_memories,
-    stretches,
+    valid_span_mask,
     value_targets,
     weight_of,
 )
@@ -160,7 +160,7 @@ def _sums(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[str, Tenso
 
     if heads.value is not None:
         targets = value_targets(model.nll(hidden, batch.targets), c)
-        valid = stretches(batch, mark, c.value_horizon)
+        valid = valid_span_mask(batch, mark, c.value_horizon)
         add("value error²", (heads.value(hidden[..., : valid.shape[-1], :]) - targets).square(), valid)
         add("target²", targets.double().square(), valid)
         add("target", targets, valid)
@@ -168,13 +168,13 @@ def _sums(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[str, Tenso
     if heads.step is not None:
         true = heads.target(hidden)
         for k, state in enumerate(heads.imagine(hidden, model.embed(batch.tokens)), 1):
-            valid = stretches(batch, mark, k + 1)
+            valid = valid_span_mask(batch, mark, k + 1)
             add(f"latent_cosine {k}", cosine(heads.latent(state), true[..., k:, :]), valid)
             add(f"latent_copying {k}", cosine(true[..., :-k, :], true[..., k:, :]), valid)
             add(f"dynamics_loss {k}", model.nll(state, batch.targets[..., k:]), valid)
             add(f"imagined {k}", torch.ones_like(valid, dtype=torch.float64), valid)
     for k, head in enumerate(heads.ahead, 1):
-        valid, wanted = stretches(batch, mark, k + 1), batch.targets[..., k:]
+        valid, wanted = valid_span_mask(batch, mark, k + 1), batch.targets[..., k:]
         scores = F.log_softmax(model.logits(head(hidden[..., :-k, :])).float(), -1)
         add(f"multi_token_loss {k}", -scores.gather(-1, wanted[..., None])[..., 0], valid)
         add(f"multi_token_accuracy {k}", scores.argmax(-1) == wanted, valid)
@@ -189,13 +189,13 @@ def _sums(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[str, Tenso
         sums["spans"] = counted.sum(-1)
     if heads.policy is not None:
         positions = policy_positions(c, batch.tokens.shape[-1], start)
-        valid = stretches(batch, mark, 1)[..., positions]
-        policy = in_pieces(model, hidden[..., positions, :], partial(_policy_measures, heads, model))
+        valid = valid_span_mask(batch, mark, 1)[..., positions]
+        policy = in_chunks(model, hidden[..., positions, :], partial(_policy_measures, heads, model))
         for name, values in zip(("policy_kl", "policy_kl_of_model", "policy_entropy"), policy.unbind(-1), strict=True):
             add(name, values, valid)
         add("policy positions", torch.ones_like(valid, dtype=torch.float64), valid)
     if memories is not None and memories.numel():
-        states, wanted, valid = recalled(heads, memories, batch, start)
+        states, wanted, valid = reconstruct(heads, memories, batch, start)
         scores = F.log_softmax(model.logits(states).float(), -1)
         add("memory_loss", -scores.gather(-1, wanted[..., None])[..., 0], valid)
         add("memory_accuracy", scores.argmax(-1) == wanted, valid)

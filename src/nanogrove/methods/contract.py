@@ -1,14 +1,14 @@
 """The contract of a method: what a file of this folder answers about itself, each answer with its default.
 
 A method yields events and knows nothing of files, trackers or progress bars. After each `step` event the state is
-whole, and the run may save it, or stop. Two kinds of event do something: `eval` names the best model so far, by its
-`score` or else its `loss`, the lower the better, of a population member by member; `data`, with a `name` and `rows`, is
-written to the run folder before the method goes on, and the plan reads it back after a resume.
+consistent, and the run may save it, or stop. Two kinds of event have an effect: `eval` decides which model is the best
+so far, by its `score` or else its `loss`, the lower the better, per member of a population; `data`, with a `name` and
+`rows`, is written to the run folder before the method goes on, and the plan reads it back after a resume.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,7 +16,7 @@ from nanogrove.data.corpus import Corpus
 from nanogrove.data.splits import Split
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.record.events import Event
+from nanogrove.record.events import Event, Values
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
@@ -38,11 +38,11 @@ def _budget(config: MethodConfig, budget: int) -> int:
 
 
 def _accept(config: MethodConfig, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
-    """Every corpus will do."""
+    """Accepts every corpus."""
 
 
 def _accept_scored(config: MethodConfig, corpus: Corpus, limit: int | None) -> None:
-    """Every number of tokens will do."""
+    """Accepts every number of tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,8 @@ class Method(Generic[C, D]):
     argument is whether functions that the settings name may be imported and run."""
     check_scored: Callable[[C, D, int | None], None] = _accept_scored
     """The same for the tokens that `evaluate.tokens` leaves to score."""
-    evaluate: Callable[[GPT, D, str, int | None], dict[str, Any]] = evaluate_split
-    """The values of an `eval` event on a split, or on about so many tokens of it."""
+    evaluate: Callable[[GPT, D, str, int | None], Values] = evaluate_split
+    """The values of an `eval` event on a split, or on about as many of its tokens as the last argument says."""
     final_split: Split = "validation"
     """The split that is scored when a run ends."""
 

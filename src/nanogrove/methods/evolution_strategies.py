@@ -1,13 +1,13 @@
-"""Evolution strategies: gradient descent on an estimate that needs scores alone, so that any score will do.
+"""Evolution strategies: gradient descent on an estimate from scores alone, which need not be differentiable.
 
 1. `train.steps` ordinary gradient steps make a base, or a saved run is one.
 2. In each generation P/2 random directions ε are drawn and the model is scored at θ + σε and at θ − σε, all P members
-   as one population on one batch. The estimate is Σ (f₊ − f₋) ε / (σP), of shaped scores f; the optimizer takes it for
-   a gradient.
+   as one population on one batch. The estimate is Σ (f₊ − f₋) ε / (σP), of shaped scores f; the optimizer uses it
+   as the gradient.
 
 Directions are standard normal. With unshaped scores the estimate is then an unbiased one of the gradient of
-E f(θ + σε), the score smoothed by that noise (Salimans et al. 2017, arXiv 1703.03864). It is that score which is
-trained, not the score of θ alone. Shaped scores have a gradient of their own, of another size.
+E f(θ + σε), the score smoothed by that noise (Salimans et al. 2017, arXiv 1703.03864). That score is
+trained, not the score of θ alone. Shaped scores have another gradient, of another size.
 
 With `rank` r the direction of a weight matrix is A Bᵀ/√r with r columns of normal numbers each, r(m + n) numbers
 instead of m·n (EGGROLL 2025, arXiv 2511.16652). Its covariance is the identity, too, but it is not Gaussian: its
@@ -22,7 +22,7 @@ A direction is a function of (seed, generation, pair) and is drawn again for the
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -37,7 +37,7 @@ from nanogrove.methods.warm_start import saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.loop import fit
-from nanogrove.train.objective import Loss, next_token
+from nanogrove.train.objective import Loss, Objective, next_token
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
@@ -48,12 +48,14 @@ class Config(FitnessConfig, MethodConfig):
     """`train.steps` are those of the base; each generation is a step more."""
 
     name: Literal["evolution_strategies"] = "evolution_strategies"
-    population_size: int = Field(32, ge=2, description="members scored a generation, in pairs")
+    population_size: int = Field(32, ge=2, description="members scored per generation, in pairs")
     generations: int = Field(500, ge=1, description="updates of the parameters")
-    sigma: float = Field(0.01, gt=0, allow_inf_nan=False, description="deviation of the noise on each weight")
-    rank: int | None = Field(None, ge=1, description="of the noise on a matrix; null is Gaussian, of full rank")
-    shaping: Shaping = Field("zscore", description="sign: of each pair's difference, whatever its size")
-    rate: float = Field(1.0, gt=0, allow_inf_nan=False, description="rates of the generations over those of the base")
+    sigma: float = Field(0.01, gt=0, allow_inf_nan=False, description="standard deviation of the noise on each weight")
+    rank: int | None = Field(None, ge=1, description="rank of the noise on a matrix; null is Gaussian, of full rank")
+    shaping: Shaping = Field("zscore", description="how scores are scaled; sign takes that of each pair's difference")
+    rate: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="learning rates of the generations over those of the base"
+    )
     base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
     at_once: int = Field(32, ge=2, description="members whose weights exist at one time")
 
@@ -71,14 +73,14 @@ def num_steps(config: Config, budget: int) -> int:
 
 
 def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
-    """Raises PresetError or CheckpointError for a fitness or a base that cannot be had."""
+    """Raises PresetError or CheckpointError for a fitness or a base that cannot be loaded."""
     config.find_fitness(corpus, model.block_size, allow_code)
     if config.base is not None:
         saved_weights(config.base, corpus, model)
 
 
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
-    """Yields a `step` event a step or generation, and an `eval` event ahead of those that `plan.evaluates` names."""
+    """Yields a `step` event per step or generation, and an `eval` event before those that `plan.evaluates` names."""
     model = state.model
     fitness = config.find_fitness(corpus, model.config.block_size, plan.allow_code)
     begin = plan.steps - config.generations
@@ -94,7 +96,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     for event in fit(state, corpus.batch, next_token, plan.phase(0, begin)):
         yield from scored(event)
     if state.step == begin:
-        state.optimizer.state.clear()  # moments of true gradients say nothing of estimates
+        state.optimizer.state.clear()  # moments of true gradients say nothing about estimates
     for event in _generations(state, corpus, plan.phase(begin, plan.steps, config.rate), config, fitness):
         yield from scored(event)
 
@@ -108,13 +110,13 @@ def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, furt
 
 
 def _generations(state: TrainState, corpus: Corpus, plan: Plan, config: Config, fitness: Fitness) -> Iterator[Event]:
-    """Yields a `step` event a generation, to the end of the plan."""
+    """Yields a `step` event per generation, to the end of the plan."""
     divergence = plan.divergence if fitness is loss else torch.inf
     phase = replace(plan, accumulation=1, compile=False, divergence=divergence)
     return fit(state, corpus.batch, estimated(state, fitness, plan.seed, config), phase)
 
 
-def estimated(state: TrainState, fitness: Fitness, seed: int, config: Config) -> Any:
+def estimated(state: TrainState, fitness: Fitness, seed: int, config: Config) -> Objective:
     """An objective whose value is the members' mean score, and whose gradient is the estimate."""
     model, pairs = state.model, config.population_size // 2
     device = model.embed.weight.device
@@ -131,13 +133,13 @@ def estimated(state: TrainState, fitness: Fitness, seed: int, config: Config) ->
         scores = []
         with torch.no_grad():
             for first in range(0, pairs, together):
-                drawn = [draw(min(pair, pairs - 1)) for pair in range(first, first + together)]
+                directions = [draw(min(pair, pairs - 1)) for pair in range(first, first + together)]
                 for name, parameter in members.named_parameters():
-                    noise = config.sigma * torch.stack([full(d[name]) for d in drawn])
+                    noise = config.sigma * torch.stack([full(d[name]) for d in directions])
                     parameter.copy_(centre[name] + torch.cat([noise, -noise]))
                 generator = torch.Generator(device).manual_seed(derived_seed(seed, "score", state.step))
-                found = fitness(members, batch.expand(2 * together), generator).mean(-1).float()
-                scores.append(found.view(2, together)[:, : pairs - first])
+                score = fitness(members, batch.expand(2 * together), generator).mean(-1).float()
+                scores.append(score.view(2, together)[:, : pairs - first])
             both = torch.cat(scores, 1)  # [2, pairs]
             weights = coefficients(both, config.shaping, config.sigma)
             gradient = combined((draw(pair) for pair in range(pairs)), weights)
@@ -154,7 +156,7 @@ class Factors(NamedTuple):
     b: Tensor
 
 
-Direction = dict[str, Factors | Tensor]  # a tensor for what is no matrix
+Direction = dict[str, Factors | Tensor]  # a tensor for what is not a matrix
 
 
 def direction(
@@ -165,7 +167,16 @@ def direction(
     pair: int,
     device: torch.device | str = "cpu",
 ) -> Direction:
-    """The direction of a pair, by parameter: a function of (seed, step, pair) alone. Gaussian where rank is None."""
+    """The direction of a pair, by parameter: a function of (seed, step, pair) alone.
+
+    Args:
+        shapes: of the parameters, by name.
+        rank: of the noise on matrices; None for Gaussian noise.
+        seed: of the run.
+        step: the generation.
+        pair: the number of the pair.
+        device: where the noise is drawn.
+    """
     generator = torch.Generator(device).manual_seed(derived_seed(seed, "direction", step, pair))
 
     def normal(*shape: int) -> Tensor:
@@ -185,7 +196,7 @@ def full(noise: Factors | Tensor) -> Tensor:
 
 
 def coefficients(scores: Tensor, shaping: Shaping, sigma: float) -> Tensor:
-    """What each direction counts in the estimate, `[pairs]`, from the scores `[2, pairs]` at θ + σε and θ − σε.
+    """The weight of each direction in the estimate, `[pairs]`, from the scores `[2, pairs]` at θ + σε and θ − σε.
 
     `zscore` divides scores by their deviation, `rank` replaces them by ranks from −1/2 to 1/2 (ties share theirs),
     `sign` keeps the sign of each difference. Equal scores everywhere give zeros.
@@ -206,8 +217,8 @@ def coefficients(scores: Tensor, shaping: Shaping, sigma: float) -> Tensor:
 def combined(directions: Iterator[Direction], weights: Tensor) -> dict[str, Tensor]:
     """The sum of directions, each times its weight, by parameter."""
     total: dict[str, Tensor] = {}
-    for drawn, weight in zip(directions, weights, strict=True):
-        for name, noise in drawn.items():
+    for each, weight in zip(directions, weights, strict=True):
+        for name, noise in each.items():
             term = weight * full(noise)
             total[name] = total[name] + term if name in total else term
     return total

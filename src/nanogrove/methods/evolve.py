@@ -1,4 +1,4 @@
-"""Evolution: a population trains and is scored, and better members take the place of worse ones, again and again.
+"""Evolution: a population trains and is scored, and better members replace worse ones, generation by generation.
 
 1. All members take `steps_per_generation` gradient steps on the same batches, each with its own hyperparameters.
 2. Each is scored on the same sequences of the validation split (`fitness`). The test split is read once, at the end.
@@ -7,20 +7,21 @@
    copies its parent's weights and moments, may be crossed with a second parent, is mutated by noise scaled to each
    tensor, and explores its parent's hyperparameters.
 
-Each member keeps its slot on the population axis, and each birth gets a number, so the record holds a genealogy.
-`islands` select among their own only; every `migrate_every` generations the best of each goes to the next one, where
-it replaces the worst. Draws are functions of (seed, generation, island), and islands exchange nothing but members: the
-migrants, and a copy of the best of all where a whole island has diverged. With `selection` none the dead stay dead.
+Each member keeps its slot on the population axis, and each birth gets a number, so the record holds a genealogy. Each
+of `islands` selects among its members only; every `migrate_every` generations the best of each goes to the next one,
+where it replaces the worst. Draws are functions of (seed, generation, island), and islands exchange nothing but
+members: the migrants, and a copy of the best of all where a whole island has diverged. With `selection` none diverged
+members stay.
 
 With `replaced` 1 − 1/P, `parents` 1/P and noise this is clone-and-mutate, the preset `evolve`; with small fractions,
 no noise and varied hyperparameters it is population based training (Jaderberg et al. 2017), `evolve-pbt`. The test of
-significance is ours: there a member is replaced whatever the noise.
+significance is an addition: in the paper a member is replaced whatever the noise.
 """
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, TypedDict, cast
 
 import numpy as np
 import torch
@@ -45,22 +46,22 @@ from nanogrove.evaluate.selection import (
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.model.gpt import MAX_LOGITS_PER_CHUNK, ModelConfig
 from nanogrove.model.mode import evaluating
-from nanogrove.record.events import Event
+from nanogrove.record.events import Event, Values
 from nanogrove.train.parallel.members import fit_members
 from nanogrove.train.plan import Plan
 from nanogrove.train.population.breeding import (
     Crossover,
     copy_members,
-    cross,
-    forget,
+    crossover,
     mutate,
     prediction_distance,
+    reset_moments,
     weight_distance,
 )
 from nanogrove.train.population.hyperparameters import Name, Range, apply
 from nanogrove.train.state import TrainState
 
-COMPARED = 256  # next tokens on which predictions are compared, about
+COMPARED_TOKENS = 256  # on which predictions are compared, about
 
 
 class Config(FitnessConfig, MethodConfig):
@@ -70,21 +71,34 @@ class Config(FitnessConfig, MethodConfig):
     population_size: int = Field(8, ge=2, description="members, of all islands together")
     generations: int = Field(10, ge=1, description="how often members are scored and replaced")
     steps_per_generation: int = Field(100, ge=1, description="optimizer steps of each member between two selections")
-    selection: Literal["truncation", "tournament", "none"] = Field("truncation", description="none breeds nobody")
+    selection: Literal["truncation", "tournament", "none"] = Field(
+        "truncation", description="how members are replaced; none replaces no member"
+    )
     elites: int = Field(1, ge=0, description="best members of an island that nothing replaces")
-    replaced: float = Field(0.25, gt=0, lt=1, description="truncation: share of an island, its worst")
-    parents: float = Field(0.25, gt=0, lt=1, description="truncation: share of an island, its best")
+    replaced: float = Field(
+        0.25, gt=0, lt=1, description="truncation: share of an island that is replaced, its worst members"
+    )
+    parents: float = Field(
+        0.25, gt=0, lt=1, description="truncation: share of an island that replaces them, its best members"
+    )
     tournament_size: int = Field(2, ge=2, description="tournament: members that compete to be a parent")
     significance: float | None = Field(
-        0.05, ge=0.001, lt=0.5, description="most likely a generation replaces one that is no worse; null: no test"
+        0.05,
+        ge=0.001,
+        lt=0.5,
+        description="largest chance per generation to replace a member that is not worse; null: no test",
     )
-    noise: float = Field(0.0, ge=0, allow_inf_nan=False, description="of a child's weights, over their RMS")
+    noise: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="size of the noise on a child's weights, over their RMS"
+    )
     crossover: Crossover | None = Field(None, description="how a child is mixed with a second parent")
-    crossover_rate: float = Field(0.5, ge=0, le=1, description="share of the children that are")
-    moments: Literal["copy", "reset"] = Field("copy", description="the optimizer's memory of a child")
+    crossover_rate: float = Field(0.5, ge=0, le=1, description="share of the children that are mixed")
+    moments: Literal["copy", "reset"] = Field(
+        "copy", description="whether a child copies its parent's optimizer moments"
+    )
     vary: dict[Name, Range] = Field({}, description="hyperparameters that differ, by name")
     islands: int = Field(1, ge=1, description="groups that breed among themselves")
-    migrate_every: int = Field(5, ge=1, description="generations")
+    migrate_every: int = Field(5, ge=1, description="generations between two migrations")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -99,7 +113,7 @@ class Config(FitnessConfig, MethodConfig):
             replaced, parents = self.counts
             for name, count in (("replaced", replaced), ("parents", parents)):
                 if not count:
-                    raise ValueError(f"{name} {getattr(self, name):g} of {size} members is nobody; take more")
+                    raise ValueError(f"{name}={getattr(self, name):g} of {size} members rounds down to 0; take more")
             if replaced + parents > size:
                 raise ValueError(f"replaced and parents, {replaced} + {parents}, are more than the {size} members")
             if replaced > size - self.elites:
@@ -128,12 +142,12 @@ class Config(FitnessConfig, MethodConfig):
 
 
 def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
-    """Raises PresetError for a fitness that cannot be had, before anything is trained."""
+    """Raises PresetError for a fitness that cannot be computed, before anything is trained."""
     config.find_fitness(corpus, model.block_size, allow_code)
 
 
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
-    """Yields `step` events, and ahead of the last one of a generation `eval` and `generation`."""
+    """Yields `step` events, and before the last one of a generation `eval` and `generation`."""
     model = state.model.config
     fitness = config.find_fitness(corpus, model.block_size, plan.allow_code)
     yield from _Evolution(state, corpus, plan, config, fitness).events()
@@ -163,18 +177,19 @@ def check_scored(config: Config, corpus: Corpus, limit: int | None) -> None:
 
 
 class Choice(NamedTuple):
-    """Who is replaced by whom, who may be second parent of each child, and who is spared for want of significance."""
+    """Which parent replaces which member, the possible second parents of each child, and members that were not replaced
+    because their difference was not significant."""
 
     parents: Replacements
     pools: dict[int, list[int]]
-    spared: list[int]
+    not_significant: list[int]
 
 
 def choose(config: Config, samples: Tensor, documents: Tensor, seed: int, generation: int) -> Choice:
     """Selection by scores `samples [P, N]` of sequences from `documents [N]`; draws depend on (seed, generation).
 
-    Members without a finite score are replaced untested, by the best of their island, and of a dead island by the best
-    of all.
+    Members without a finite score are replaced without a test, by the best of their island or, where the whole island
+    has diverged, by the best of all.
     """
     finite = samples.isfinite().all(1)
     ranking, tests = torch.ones_like(documents, dtype=torch.bool), None
@@ -185,10 +200,10 @@ def choose(config: Config, samples: Tensor, documents: Tensor, seed: int, genera
     orders = [ranked(range(first, first + size), scores) for first in range(0, config.population_size, size)]
     best = ranked([order[0] for order in orders], scores)[0]
     replaced, parents = config.counts
-    tested, dead, pools = Replacements(), Replacements(), dict[int, list[int]]()
+    tested, diverged, pools = Replacements(), Replacements(), dict[int, list[int]]()
     for number, order in enumerate(orders):
         alive = [member for member in order if finite[member]]
-        dead |= {member: (alive or [best])[0] for member in order[len(alive) :]}
+        diverged |= {member: (alive or [best])[0] for member in order[len(alive) :]}
         generator = random(seed, "select", generation, number)
         if config.selection == "truncation":
             pool = alive[:parents]
@@ -196,47 +211,59 @@ def choose(config: Config, samples: Tensor, documents: Tensor, seed: int, genera
         else:
             pool = alive
             chosen = tournament(order, config.elites, config.tournament_size, generator) if alive else {}
-        dead |= {member: parent for member, parent in chosen.items() if not finite[member] and finite[parent]}
+        diverged |= {member: parent for member, parent in chosen.items() if not finite[member] and finite[parent]}
         tested |= {member: parent for member, parent in chosen.items() if finite[member] and finite[parent]}
         pools |= dict.fromkeys(order, pool)
-    spared: list[int] = []
+    not_significant: list[int] = []
     if tests is not None and config.significance is not None:
         generator = random(seed, "significance", generation)
-        tested, spared = significant(tested, samples[:, tests], documents[tests], config.significance, generator)
-    return Choice(dead | tested, pools, spared)
+        tested, not_significant = significant(
+            tested, samples[:, tests], documents[tests], config.significance, generator
+        )
+    return Choice(diverged | tested, pools, not_significant)
+
+
+class Progress(TypedDict):
+    """`TrainState.method_state` of a run under way, JSON.
+
+    Args:
+        members: the number of the member in each slot, `[P]`.
+        born: how many members there have been.
+        values: each varied hyperparameter, `[P]`.
+    """
+
+    members: list[int]
+    born: int
+    values: dict[str, list[float]]
 
 
 @dataclass
 class _Evolution:
-    """A run under way. What it must remember lies in `state.method_state`.
-
-    notes: `members [P]`, the number of each slot's present owner; `born`, how many there have been; `values`, each
-    varied hyperparameter `[P]`.
-    """
+    """A run under way; `progress`, which is `state.method_state`, holds all of its memory."""
 
     state: TrainState
     corpus: Corpus
     plan: Plan
     config: Config
     fitness: Fitness
-    method_state: dict[str, Any] = field(init=False)
+    progress: Progress = field(init=False)
     documents: Tensor = field(init=False)  # of the sequences that are scored, [N]
 
     def __post_init__(self) -> None:
         self.documents = self.corpus.documents("validation", self.plan.evaluate_tokens)
-        self.method_state = self.state.method_state
-        if not self.method_state:
+        if not self.state.method_state:
             size, seed = self.config.population_size, self.plan.seed
             draws = [random(seed, "hyperparameters", member) for member in range(size)]
             values = {name: [varied.first(draw) for draw in draws] for name, varied in self.config.vary.items()}
-            self.method_state |= {"members": list(range(size)), "born": size, "values": values}
+            self.state.method_state |= {"members": list(range(size)), "born": size, "values": values}
+        self.progress = cast(Progress, self.state.method_state)
 
     def events(self) -> Iterator[Event]:
         state, every = self.state, self.config.steps_per_generation
         while state.step < self.plan.steps:
             end = (state.step // every + 1) * every
-            # By member even where all are alike, so that each one's moments have an age of their own.
-            factor = apply(state, self.method_state["values"]) * torch.ones(
+            # By member even where all are equal, so that the step counts of their moments are by member.
+            factor = apply(state, self.progress["values"]) * torch.ones(
                 self.config.population_size, dtype=torch.float64
             )
             began = state.seconds
@@ -245,19 +272,19 @@ class _Evolution:
                 if event.step == end:
                     yield from self.generation(state.seconds - began)
                 elif self.plan.evaluates(event.step):
-                    yield from self.assessed()[0]
+                    yield from self.assess()[0]
                 yield event
 
-    def assessed(self) -> tuple[list[Event], Tensor]:
-        """An `eval` event, one of the heads if there are any, and the fitness `[P, N]` of N sequences; by rank 0."""
+    def assess(self) -> tuple[list[Event], Tensor]:
+        """The events `eval` and, with heads, `auxiliary`, and the fitness `[P, N]` of N sequences, by rank 0."""
         state, plan = self.state, self.plan
         plan.layout.gather()
 
-        def found() -> tuple[dict[str, Any], list[list[float]]]:
+        def compute() -> tuple[Values, list[list[float]]]:
             values, samples = assess(state.model, self.corpus, self.fitness, plan.evaluate_tokens, plan.seed)
             return values, samples.tolist()
 
-        values, rows = plan.ranks.broadcast_from_main(found)
+        values, rows = plan.ranks.broadcast_from_main(compute)
         samples = torch.tensor(rows, dtype=torch.float64)
         scores = samples.mean(1).nan_to_num(torch.inf, torch.inf).tolist()
         events = [state.eval_event({**values, "score": scores})]
@@ -267,34 +294,36 @@ class _Evolution:
 
     def generation(self, trained: float) -> Iterator[Event]:
         """Scores all members and, unless it is the last generation, breeds the next."""
-        state, notes = self.state, self.method_state
+        state, progress = self.state, self.progress
         clock = [time.perf_counter()]
-        events, samples = self.assessed()
+        events, samples = self.assess()
         yield from events  # the best is kept as it was scored
         clock.append(time.perf_counter())
-        apart = self.diversity() if self.plan.ranks.first else {}
+        diversity = self.diversity() if self.plan.ranks.first else {}
         clock.append(time.perf_counter())
         state.round += 1
-        told = {
+        values = {
             "generation": state.round,
-            "members": list(notes["members"]),
+            "members": list(progress["members"]),
             "score": events[0].values["score"],
             "error": standard_error(samples, self.documents).tolist(),
-            "values": {name: list(values) for name, values in notes["values"].items()},
-            "distance": apart,
+            "values": {name: list(values) for name, values in progress["values"].items()},
+            "distance": diversity,
             **(self.breed(samples) if state.step < self.plan.steps else {}),
         }
         clock.append(time.perf_counter())
         spent = dict(zip(("assess", "compare", "breed"), np.diff(clock).tolist(), strict=True))
-        yield Event("generation", state.step, told, {"train": trained, **spent})
+        yield Event("generation", state.step, values, {"train": trained, **spent})
 
     @torch.inference_mode()
     def diversity(self) -> dict[str, float]:
         """How far members are apart on average, in weights and in what they predict."""
-        batch = next(self.corpus.eval_batches("validation", COMPARED)).to(self.state.model.embed.weight.device)
-        config = self.state.model.config  # their distributions must fit in memory, of all members
-        places = min(COMPARED, MAX_LOGITS_PER_CHUNK // (self.config.population_size * (config.vocab_size or 1)))
-        rows = max(places // batch.tokens.shape[-1], 1)
+        batch = next(self.corpus.eval_batches("validation", COMPARED_TOKENS)).to(self.state.model.embed.weight.device)
+        config = self.state.model.config  # the distributions of all members must fit in memory
+        positions = min(
+            COMPARED_TOKENS, MAX_LOGITS_PER_CHUNK // (self.config.population_size * (config.vocab_size or 1))
+        )
+        rows = max(positions // batch.tokens.shape[-1], 1)
         shown = batch.split(-(-len(batch.tokens) // rows))[0].expand(self.state.model.population)
         with evaluating(self.state.model):
             probabilities = self.state.model(shown.tokens).softmax(-1).flatten(1, -2)
@@ -303,36 +332,34 @@ class _Evolution:
 
     # Breeding.
 
-    def breed(self, samples: Tensor) -> dict[str, Any]:
-        """Replaces members, for the record: `births`, `spared` for want of significance, and `diverged`."""
+    def breed(self, samples: Tensor) -> Values:
+        """Replaces members; returns `births`, members `spared` as not significant, and those `diverged`."""
         scores = samples.mean(1)
-        owners = list(self.method_state["members"])
+        owners = list(self.progress["members"])
         if not scores.isfinite().any():
             raise DivergedError(f"generation {self.state.round}: no member's score is finite; lower the learning rates")
         diverged = [member for member, finite in enumerate(scores.isfinite().tolist()) if not finite]
-        told: dict[str, Any] = {"births": [], "spared": [], "diverged": [owners[member] for member in diverged]}
+        values: Values = {"births": [], "spared": [], "diverged": [owners[member] for member in diverged]}
         if self.config.selection == "none":
-            return told
+            return values
         size = self.config.population_size // self.config.islands
         islands = [range(first, first + size) for first in range(0, self.config.population_size, size)]
         orders = [ranked(members, scores) for members in islands]
         chosen = choose(self.config, samples, self.documents, self.plan.seed, self.state.round)
         migrants = self.migrants(orders, [[m for m in order if m not in diverged] for order in orders])
-        told["spared"] = [owners[member] for member in chosen.spared if member not in migrants]
-        told["births"] = self.replace(chosen.parents | migrants, chosen.pools, migrants)
-        return told
+        values["spared"] = [owners[member] for member in chosen.not_significant if member not in migrants]
+        values["births"] = self.replace(chosen.parents | migrants, chosen.pools, migrants)
+        return values
 
     def migrants(self, orders: list[list[int]], alive: list[list[int]]) -> dict[int, int]:
-        """The worst of each island and the best of the one before it, which takes its place, where it is time."""
+        """The worst slot of each island and the best of the island before, which replaces it, when it is time."""
         if len(orders) == 1 or self.state.round % self.config.migrate_every:
             return {}
         return {order[-1]: alive[number - 1][0] for number, order in enumerate(orders) if alive[number - 1]}
 
-    def replace(
-        self, parents: dict[int, int], pools: dict[int, list[int]], migrants: dict[int, int]
-    ) -> list[dict[str, Any]]:
-        """Puts children, copies of their `parents`, in their slots, and varies all but `migrants`; the births."""
-        config, state, notes, births = self.config, self.state, self.method_state, []
+    def replace(self, parents: dict[int, int], pools: dict[int, list[int]], migrants: dict[int, int]) -> list[Values]:
+        """Copies `parents` to the slots of their children and varies all but `migrants`; returns the births."""
+        config, state, progress, births = self.config, self.state, self.progress, []
         seconds = {}
         for child in sorted(parents.keys() - migrants.keys()):
             generator = random(self.plan.seed, "cross", state.round, child)
@@ -343,27 +370,27 @@ class _Evolution:
                 seconds[child] = second, weights, generator
         copy_members(state, list(parents), list(parents.values()))
         if config.moments == "reset":
-            forget(state, [child for child in parents if child not in migrants])
-        before, owners = {name: list(values) for name, values in notes["values"].items()}, list(notes["members"])
+            reset_moments(state, [child for child in parents if child not in migrants])
+        before, owners = {name: list(values) for name, values in progress["values"].items()}, list(progress["members"])
         for child, parent in sorted(parents.items()):
-            birth = {"slot": child, "member": notes["born"], "replaces": owners[child], "parents": [owners[parent]]}
+            birth = {"slot": child, "member": progress["born"], "replaces": owners[child], "parents": [owners[parent]]}
             explored = random(self.plan.seed, "explore", state.round, child)
             for name, varied in config.vary.items():
                 value = before[name][parent]
-                notes["values"][name][child] = value if child in migrants else varied.explore(value, explored)
+                progress["values"][name][child] = value if child in migrants else varied.explore(value, explored)
             birth["kind"] = "migrant" if child in migrants else "clone"
             if child not in migrants:
                 if child in seconds and config.crossover:
                     second, weights, generator = seconds[child]
-                    cross(state, child, weights, config.crossover, generator)
+                    crossover(state, child, weights, config.crossover, generator)
                     birth |= {"kind": config.crossover, "parents": [owners[parent], owners[second]]}
-                noise = notes["values"].get("noise", [config.noise] * config.population_size)[child]
+                noise = progress["values"].get("noise", [config.noise] * config.population_size)[child]
                 if noise:
                     mutate(state, child, noise, derived_seed(self.plan.seed, "mutate", state.round, child))
                     birth["noise"] = noise
-            birth["values"] = {name: values[child] for name, values in notes["values"].items()}
-            notes["members"][child] = notes["born"]
-            notes["born"] += 1
+            birth["values"] = {name: values[child] for name, values in progress["values"].items()}
+            progress["members"][child] = progress["born"]
+            progress["born"] += 1
             births.append(birth)
         return births
 

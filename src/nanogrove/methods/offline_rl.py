@@ -7,15 +7,15 @@
 3. On held-out texts the objective, the plain loss and KL(policy ‖ reference) are measured; the best model is that of
    the lowest objective among those within `kl_cap`, and training ends where the KL exceeds it.
 
-Prompts and filling never count. Rewards are whitened or ranked by the training texts; weights have mean 1, so learning
-rates mean what they mean elsewhere. AWR's baseline V is a ridge regression on the reference's state at the end of
-the prompt, cross-fitted by prompt (`train/objectives/value_baseline.py`).
+Prompts and padding are never scored. Rewards are whitened or ranked by the training texts; weights have mean 1, so
+learning rates are comparable with those of other methods. AWR's baseline V is a ridge regression on the reference's
+state at the end of the prompt, cross-fitted by prompt (`train/objectives/value_baseline.py`).
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.mode import evaluating
-from nanogrove.record.events import Event
+from nanogrove.record.events import Event, Values
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import Objective, next_token, scored
 from nanogrove.train.objectives.auxiliary import objective_of
@@ -52,18 +52,18 @@ from nanogrove.train.state import TrainState
 
 
 class Config(MethodConfig):
-    """`train.steps` are those of the algorithm; those of the base come before. One micro-batch a step."""
+    """`train.steps` are those of the algorithm; those of the base come before. One micro-batch per step."""
 
     name: Literal["offline_rl"] = "offline_rl"
     algorithm: Literal["rwr", "awr", "filter", "dpo", "kto"] = Field(
         "rwr", description="how rewards or preferences weigh the loss"
     )
     base: str | None = Field(None, description="a saved run or checkpoint to begin from; base_steps when left out")
-    base_steps: int = Field(0, ge=0, description="of imitating all texts first; none behind a saved base")
-    scale: Scaling = Field("whiten", description="of rewards, by those of the training texts")
+    base_steps: int = Field(0, ge=0, description="steps of imitating all texts first; none after a saved base")
+    scale: Scaling = Field("whiten", description="scaling of rewards, by those of the training texts")
     beta: float = Field(0.5, gt=0, allow_inf_nan=False, description="temperature of rewards; of dpo and kto, of Δ")
     clip: float = Field(20.0, ge=1, allow_inf_nan=False, description="awr: largest exp((r − V)/β)")
-    fraction: float = Field(0.25, gt=0, le=1, description="filter: share of the texts to imitate, the best")
+    fraction: float = Field(0.25, gt=0, le=1, description="filter: share of the texts to imitate, the best ones")
     threshold: float | None = Field(
         None, allow_inf_nan=False, description="kto: rewards above are wanted; when left out the median, or next lower"
     )
@@ -80,7 +80,9 @@ class Config(MethodConfig):
         allow_inf_nan=False,
         description="dpo: weight of the chosen texts' NLL per token, which holds them up",
     )
-    kl_cap: float | None = Field(None, gt=0, description="nats a token from the reference at which training ends")
+    kl_cap: float | None = Field(
+        None, gt=0, description="KL from the reference, nats per token, above which training ends"
+    )
 
 
 def num_steps(config: Config, budget: int) -> int:
@@ -124,7 +126,7 @@ def _check_sides(config: Config, corpus: RewardedCorpus) -> None:
 
 
 def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -> Iterator[Event]:
-    """Yields `step` events, `eval` ahead of those that `plan.evaluates` names, and `rewards` once."""
+    """Yields `step` events, `eval` before those that `plan.evaluates` names, and `rewards` once."""
     begin = num_steps(config, 0)
     yield from pretrained(state, corpus, plan, config.base, begin)
     reference = reference_model(state)
@@ -153,21 +155,21 @@ def rehearse(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Conf
 
 
 class _Learner:
-    """One algorithm on one corpus: its objective, its batches, and how it does on held-out texts."""
+    """One algorithm on one corpus: its objective, its batches, and its losses on held-out texts."""
 
     def __init__(self, state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config, reference: GPT) -> None:
         self.state, self.corpus, self.plan, self.config, self.reference = state, corpus, plan, config, reference
         self.train = corpus.row_indices("train")
         known = corpus.rewards[self.train]
         self.scaled = scaled(corpus.rewards, config.scale, known)
-        self.kept = {split: self._kept(split) for split in ("train", "validation")}  # rows that are learned from
-        self.figures: dict[str, Any] = distribution(known)  # of the training rows, for the record
-        self.weights = self._weights()  # [N], of all rows, by what the training rows are
+        self.imitated = {split: self._imitated(split) for split in ("train", "validation")}  # rows
+        self.figures: Values = distribution(known)  # of the training rows, for the record
+        self.weights = self._weights()  # [N], of all rows; the training rows have mean 1
         self.wanted = self._wanted() if config.algorithm == "kto" else np.ones(len(self.weights), dtype=bool)  # [N]
         self.objective = self._objective()
 
-    def _kept(self, split: str) -> np.ndarray:
-        """The rows of a split that count: all, or for `filter` its best ones."""
+    def _imitated(self, split: str) -> np.ndarray:
+        """The rows of a split that are learned from: all, or for `filter` the best ones."""
         rows = self.corpus.row_indices(split)
         if self.config.algorithm != "filter":
             return rows
@@ -186,7 +188,7 @@ class _Learner:
         return np.ones(len(rewards))
 
     def _wanted(self) -> np.ndarray:
-        """Which rows are wanted, `[N]`, and for the record how many are, and by what they are weighed."""
+        """Which rows are wanted, `[N]`; their numbers and weights go to the record."""
         config, rewards = self.config, self.corpus.rewards
         threshold = wanted_above(rewards[self.train]) if config.threshold is None else config.threshold
         wanted = int((rewards[self.train] > threshold).sum())
@@ -209,17 +211,17 @@ class _Learner:
     def _features(self) -> np.ndarray:
         """The reference's states at the last token of each prompt, `[N, C]`."""
         corpus, device = self.corpus, self.reference.embed.weight.device
-        found = []
+        features = []
         for rows in torch.split(torch.arange(len(corpus.tokens)), 256):
             states = self.reference.hidden(corpus.tokens[rows, :-1].to(device))
-            found.append(
+            features.append(
                 states[torch.arange(len(rows)), corpus.start[rows].clamp(max=states.shape[1]) - 1].double().cpu()
             )
-        return torch.cat(found).numpy()
+        return torch.cat(features).numpy()
 
     def batch(self, step: int) -> Batch:
         """Batch number `step` of the algorithm."""
-        return self.batch_of(self.corpus.batch_rows(step, self.kept["train"]))
+        return self.batch_of(self.corpus.batch_rows(step, self.imitated["train"]))
 
     def batch_of(self, rows: np.ndarray) -> Batch:
         """Rows with their weights; for kto, followed by mismatched ones."""
@@ -229,10 +231,10 @@ class _Learner:
         return kto_batch(batch, torch.from_numpy(self.wanted[rows]), self.corpus.mismatched(rows))
 
     def described(self) -> Event:
-        """The rewards' distribution, and what the algorithm makes of them, such as the effective sample size."""
+        """The event `rewards`: their distribution, and figures such as the effective sample size."""
         figures = dict(self.figures)
         if self.config.algorithm in ("rwr", "awr", "filter"):
-            figures["effective_sample_size"] = effective_sample_size(self.weights[self.kept["train"]])
+            figures["effective_sample_size"] = effective_sample_size(self.weights[self.imitated["train"]])
         if self.config.algorithm == "dpo":  # where the log-probabilities of held-out pairs begin
             figures |= {name: part for name, part in self.measured(self.reference)[1].items() if "log_prob" in name}
         return Event("rewards", self.state.step, figures)
@@ -240,7 +242,7 @@ class _Learner:
     @torch.inference_mode()
     def measured(self, model: GPT) -> tuple[float, dict[str, float]]:
         """The objective of a model in evaluation mode on all held-out texts that count, and the objective's parts."""
-        rows, device = self.kept["validation"], model.embed.weight.device
+        rows, device = self.imitated["validation"], model.embed.weight.device
         size = max(self.corpus.batch_size // 2 * 2, 2)
         losses, parts, counts = [], [], []
         for first in range(0, len(rows), size):
@@ -254,7 +256,7 @@ class _Learner:
 
     @torch.inference_mode()
     def evaluation(self) -> Event:
-        """Objective, plain loss and KL on held-out texts; past `kl_cap` no score counts, and training ends."""
+        """The event `eval`: objective, plain loss and KL on held-out texts; above `kl_cap` no score, and the end."""
         state, corpus, config = self.state, self.corpus, self.config
         values = evaluate_split(state.model, corpus, "validation", self.plan.evaluate_tokens)
         values["kl"] = divergence(

@@ -1,7 +1,7 @@
 """Pretraining: next-token prediction by gradient descent, scored on validation text as it goes.
 
 Hyperparameters may `follow` points, each a step and the value from there on, such as those that evolution found along
-the line of its winner. Of text from several sources their losses are told, and weights may adapt to them. A
+the line of its winner. Losses of several text sources are recorded by source, and their weights may adapt to them. A
 `curriculum` begins with the easiest rows of each batch. Heads that the preset's `auxiliary` enables train beside the
 model; see `nanogrove.train.objectives.auxiliary`.
 """
@@ -56,8 +56,8 @@ class Config(MethodConfig):
     follow: dict[Literal["lr", "weight_decay", "dropout"], Points] = Field(
         {}, description="[step, value] points by hyperparameter; the schedule's factor comes on top of lr"
     )
-    adaptive: AdaptiveConfig | None = Field(None, description="weights of several sources that follow their losses")
-    curriculum: CurriculumConfig | None = Field(None, description="the easiest rows of each batch first")
+    adaptive: AdaptiveConfig | None = Field(None, description="adapts the weights of several sources to their losses")
+    curriculum: CurriculumConfig | None = Field(None, description="trains on the easiest rows of each batch first")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -65,9 +65,13 @@ class Config(MethodConfig):
             raise ValueError("follow.dropout reaches 1, and drops everything; stay below")
         return self
 
+    def values_at(self, step: int) -> dict[str, float]:
+        """The hyperparameters that `follow` sets at a step, by name."""
+        return {name: max(point for point in points if point[0] <= step)[1] for name, points in self.follow.items()}
+
 
 def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
-    """Raises PresetError where nothing can adapt, CheckpointError for a reference that cannot be had."""
+    """Raises PresetError where nothing can adapt, CheckpointError for a reference that cannot be loaded."""
     if config.adaptive is None:
         return
     mixture = corpus.mixture()
@@ -80,7 +84,7 @@ def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) 
 
 
 def _reference(saved: str, corpus: MixedCorpus) -> list[float]:
-    """The losses by source of the model of a run."""
+    """The losses by source of the model of a saved run."""
     checkpoint = read_checkpoint(Path(saved))
     if checkpoint.tokenizer.to_json() != corpus.tokenizer.to_json():
         raise CheckpointError(f"{saved}: has another vocabulary than the data; losses cannot be compared")
@@ -92,15 +96,15 @@ def _reference(saved: str, corpus: MixedCorpus) -> list[float]:
 
 
 def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, further: bool) -> Iterator[Event]:
-    """Yields the events of a run without a curriculum: rows that it leaves out now are trained on later."""
+    """Yields the events of a run without a curriculum: rows that it leaves out at first are trained on later."""
     return run(state, corpus, plan, config.model_copy(update={"curriculum": None}))
 
 
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
-    """Yields a `step` event a step and, ahead of those that `plan.evaluates` names, an `eval` event.
+    """Yields a `step` event per step and, before those that `plan.evaluates` names, an `eval` event.
 
-    Of several sources a `sources` event comes with it, or ahead of each step that ends an adaptive interval. Where
-    heads train an `auxiliary` event follows it. Under a curriculum a `step` event tells the `share` of rows trained on.
+    With several sources a `sources` event comes with it, or before each step that ends an adaptive interval. Where
+    heads train, an `auxiliary` event follows it. Under a curriculum a `step` event has the `share` of rows trained on.
     """
     mixing: Mixing | None = None
     batches = corpus.batch
@@ -110,24 +114,23 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         reference = plan.ranks.broadcast_from_main(partial(_reference, saved, mixture)) if saved else None
         mixing = Mixing(state, mixture, config.adaptive, reference)
         batches, main = mixing.batch, partial(by_source, sources=len(mixture.names))
-    with plan.layout.spread(state) as own:
-        objective = objective_of(own, plan, main)
+    with plan.layout.spread(state) as local:
+        objective = objective_of(local, plan, main)
         curriculum = config.curriculum
-        taught = batches if curriculum is None else easiest(batches, own, curriculum, plan)
+        trained_on = batches if curriculum is None else easiest(batches, local, curriculum, plan)
 
         def evaluation() -> Event:
             plan.layout.gather()
-            values = evaluate_split(own.model, corpus, "validation", plan.evaluate_tokens)
+            values = evaluate_split(local.model, corpus, "validation", plan.evaluate_tokens)
             return state.eval_event(values)
 
         changes = {step for points in config.follow.values() for step, _ in points if step < plan.steps}
         for end in sorted(changes | {plan.steps}):
             if end <= state.step:
                 continue
-            begun = state.step
-            factor = apply(own, {n: max(p for p in points if p[0] <= begun)[1] for n, points in config.follow.items()})
-            for event in fit(own, taught, objective, plan.until(end, factor)):
-                state.step, state.tokens, state.seconds = own.step, own.tokens, own.seconds
+            factor = apply(local, config.values_at(state.step))
+            for event in fit(local, trained_on, objective, plan.until(end, factor)):
+                state.step, state.tokens, state.seconds = local.step, local.tokens, local.seconds
                 if curriculum is not None:
                     event.values["share"] = curriculum.share(event.step - 1, plan.steps)
                 if mixing is not None:

@@ -1,13 +1,13 @@
-"""A causal reward model: what reward a text will have, said behind each of its tokens (Deng & Raffel 2023).
+"""A causal reward model: predicts after each token of a text what reward the text will have (Deng & Raffel 2023).
 
 For a text of n tokens, its end mark included and its prompt not, the loss is 2/(n(n+1)) Σ_t t (r̂_t − r)²
 (arXiv 2310.09520): the mean square error, late tokens counting more. Rewards are scaled to [0, 1] by the range of the
-training texts, which checkpoints keep as a note; r̂ is clamped only where it steers decoding. There are no samples, as
-such a model writes nothing.
+training texts, which checkpoints store; r̂ is clamped only where it steers decoding. There are no samples, as such a
+model generates nothing.
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from nanogrove.evaluate.reward import distribution
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.mode import evaluating
-from nanogrove.record.events import Event
+from nanogrove.record.events import Event, Values
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import Loss, Objective, scored
 from nanogrove.train.plan import Plan
@@ -56,7 +56,7 @@ def scale(corpus: RewardedCorpus) -> tuple[float, float]:
 
 
 def scaled(corpus: RewardedCorpus) -> Tensor:
-    """The rewards of all rows by that scale, `[N]` float32; those held out may lie outside of [0, 1]."""
+    """The rewards of all rows on that scale, `[N]` float32; held-out ones may lie outside [0, 1]."""
     low, high = scale(corpus)
     return torch.from_numpy((corpus.rewards - low) / (high - low)).float()
 
@@ -64,13 +64,13 @@ def scaled(corpus: RewardedCorpus) -> Tensor:
 def batch(corpus: RewardedCorpus, rows: np.ndarray, size: int) -> Batch:
     """Whole texts `[B, W]`, cut to `size` tokens, with their end marks; `extra["row"] [B]` is the row of each.
 
-    The weight of a text's t-th token of n is 2t/(n(n+1)), times scored tokens a text, so that the sum over a batch
+    The weight of a text's t-th token of n is 2t/(n(n+1)), times the scored tokens per text; the sum over a batch
     divided by its number of scored tokens is the mean over texts, whatever the micro-batches.
     """
     chosen = torch.from_numpy(rows)
     tokens = corpus.tokens[chosen][:, :size].contiguous()
-    place = torch.arange(tokens.shape[1])
-    counted = (place >= corpus.start[chosen, None]) & (place < corpus.stop[chosen, None])
+    position = torch.arange(tokens.shape[1])
+    counted = (position >= corpus.start[chosen, None]) & (position < corpus.stop[chosen, None])
     n = counted.sum(1, keepdim=True).clamp(min=1)
     weight = counted.cumsum(1) * counted * 2 / (n * (n + 1))
     weight = weight * (counted.sum() / len(rows))
@@ -78,7 +78,7 @@ def batch(corpus: RewardedCorpus, rows: np.ndarray, size: int) -> Batch:
 
 
 def objective(rewards: Tensor) -> Objective:
-    """The weighted square error of a scalar model against `rewards [N]`, by the row that a sequence is."""
+    """The weighted square error of a scalar model; `rewards [N]` are those of the rows in `extra["row"]`."""
 
     def weighted_square_error(model: nn.Module, batch: Batch) -> Loss:
         error = model(batch.tokens) - rewards[batch.extra["row"], None]
@@ -88,13 +88,13 @@ def objective(rewards: Tensor) -> Objective:
 
 
 def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -> Iterator[Event]:
-    """Yields `rewards` once, a `step` event a step, and `eval` ahead of those that `plan.evaluates` names."""
+    """Yields `rewards` once, a `step` event per step, and `eval` before those that `plan.evaluates` names."""
     size, device = state.model.config.block_size, state.model.embed.weight.device
     state.method_state["scale"] = list(scale(corpus))
     if state.step == 0:
         low, high = scale(corpus)
-        told = distribution(corpus.rewards[corpus.row_indices("train")])
-        yield Event("rewards", 0, {**told, "low": low, "high": high})
+        figures = distribution(corpus.rewards[corpus.row_indices("train")])
+        yield Event("rewards", 0, {**figures, "low": low, "high": high})
     learned = objective(scaled(corpus).to(device))
     for event in fit(state, lambda step: batch(corpus, corpus.batch_rows(step), size), learned, plan):
         if plan.evaluates(event.step) and plan.ranks.first:
@@ -104,25 +104,22 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
 
 
 @torch.inference_mode()
-def score(model: GPT, corpus: RewardedCorpus, split: str, limit: int | None = None) -> dict[str, Any]:
-    """The loss on a split, or on about `limit` tokens of it, and how what is said at the end correlates with the truth.
+def score(model: GPT, corpus: RewardedCorpus, split: str, limit: int | None = None) -> Values:
+    """The loss on a split, or on about `limit` tokens of it, and the correlation of final predictions with rewards.
 
-    The loss is in units of the scale squared. No correlation is given for less than two texts or equal numbers.
+    The loss is in units of the scale squared. The correlation is None for fewer than two texts, or equal numbers.
     """
-    rows, device = corpus.row_indices(split), model.embed.weight.device
-    if limit is not None and limit < len(rows) * corpus.length:
-        count = max(limit // corpus.length, 1)
-        rows = rows[np.arange(count) * len(rows) // count]
+    rows, device = corpus.spread_rows(split, limit), model.embed.weight.device
     true, losses, last, tokens = scaled(corpus), [], [], 0
     with evaluating(model):
         for first in range(0, len(rows), corpus.batch_size):
-            piece = batch(corpus, rows[first : first + corpus.batch_size], model.config.block_size)
-            said = model(piece.tokens.to(device)).double().cpu()
-            error = (piece.weight * (said - true[piece.extra["row"], None]).square()).sum(1)
-            losses.append(error * (len(error) / scored(piece)))
-            behind = (corpus.stop[piece.extra["row"]] - 1).clamp(max=said.shape[1] - 1)
-            last.append(said.gather(1, behind[:, None])[:, 0])
-            tokens += int(scored(piece))
+            part = batch(corpus, rows[first : first + corpus.batch_size], model.config.block_size)
+            predicted = model(part.tokens.to(device)).double().cpu()
+            error = (part.weight * (predicted - true[part.extra["row"], None]).square()).sum(1)
+            losses.append(error * (len(error) / scored(part)))
+            final = (corpus.stop[part.extra["row"]] - 1).clamp(max=predicted.shape[1] - 1)
+            last.append(predicted.gather(1, final[:, None])[:, 0])
+            tokens += int(scored(part))
     pair = np.stack([torch.cat(last).numpy(), true[torch.from_numpy(rows)].double().numpy()])
     known = len(rows) > 1 and bool((pair.std(1) > 0).all())
     return {

@@ -1,4 +1,4 @@
-"""A warm start for methods that improve a model: a saved run or pretraining of their own, and a frozen reference."""
+"""A warm start for methods that improve a model: a saved run, or pretraining first, and a frozen reference."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def saved_weights(saved: str, corpus: Corpus, config: ModelConfig) -> dict[str, 
 def pretrained(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None, steps: int) -> Iterator[Event]:
     """Takes the weights of a `saved` run, or trains on the corpus up to `steps`.
 
-    None of these states is a candidate for the best: it is what the method makes of them that is sought. Raises
+    None of these states is a candidate for the best model, which the method trains from them. Raises
     CheckpointError as `saved_weights` does.
     """
     if saved is not None and state.step == 0:
@@ -47,7 +47,7 @@ def pretrained(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None,
 def reference_model(state: TrainState) -> GPT:
     """The model as it stood when this was first called, frozen; its weights are kept with the state.
 
-    The optimizer begins anew then: moments of one objective say nothing of another.
+    Its moments are dropped then: those of one objective say nothing about another.
     """
     if not state.method_tensors:
         state.method_tensors = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}

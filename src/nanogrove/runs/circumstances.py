@@ -8,7 +8,7 @@ import torch
 
 from nanogrove.record.events import Event
 from nanogrove.runs.setup import Setup
-from nanogrove.train.autotune import cores, instructions, processor, unpacked
+from nanogrove.train.autotune import cores, device_name, instructions, unpacked
 from nanogrove.train.parallel.members import difference_from_alone
 from nanogrove.train.state import TrainState
 
@@ -54,7 +54,7 @@ def circumstances(setup: Setup) -> dict[str, Any]:
         },
         "machine": {
             "system": platform.platform(),
-            "processor": processor(setup.whole_device),
+            "processor": device_name(setup.whole_device),
             "instructions": instructions(),
             "cores": cores(),
             "threads": torch.get_num_threads(),

@@ -1,4 +1,4 @@
-"""Data whose truth is known: tasks with answers to check, and grammars with exact next-token probabilities."""
+"""Data with known truth: tasks with answers to check, and grammars with exact next-token probabilities."""
 
 from nanogrove.synthetic.rhm import RandomHierarchyModel
 from nanogrove.synthetic.rlm import RandomLanguageModel

@@ -1,9 +1,9 @@
-"""Addition and multiplication, written so that each digit of an answer needs little beyond what stands before it.
+"""Addition and multiplication, written so that each digit of an answer needs little beyond what precedes it.
 
 Formats of Lee et al. 2025 (arXiv 2502.01612). Difficulty is a number of digits n. Both operands have n, as in that
 paper's rounds of self-improvement; with `equal=False` the longer one has n and each pair of lengths whose longer is n
 is equally likely, as among their base examples, whose two lengths are drawn apart. An operand starts with 1-9, its
-other digits are uniform. Prompts whose operands start with zeros have answers too: every digit counts as a place.
+other digits are uniform. Prompts whose operands start with zeros have answers too: every digit counts.
 """
 
 import re
@@ -14,17 +14,17 @@ import numpy as np
 
 from nanogrove.synthetic.tasks import check_difficulty, digits
 
-MOST = 2000
-"""Digits an operand may have: Python turns integers of up to 4,300 digits into text, a product has 2 × 2,000."""
-_SUM = re.compile(f"([0-9]{{1,{MOST}}})\\+([0-9]{{1,{MOST}}})=")
-_PRODUCT = re.compile(f"([0-9]{{1,{MOST}}})\\*([0-9]{{1,{MOST}}})=")
+MAX_DIGITS = 2000
+"""Of an operand: Python turns integers of up to 4,300 digits into text, a product has 2 × 2,000."""
+_SUM = re.compile(f"([0-9]{{1,{MAX_DIGITS}}})\\+([0-9]{{1,{MAX_DIGITS}}})=")
+_PRODUCT = re.compile(f"([0-9]{{1,{MAX_DIGITS}}})\\*([0-9]{{1,{MAX_DIGITS}}})=")
 
 
 @dataclass(frozen=True)
 class Addition:
     """`12+45=` → `57`; with `stride` −1 each number is written with its least digit first, `21+54=` → `75`.
 
-    `padded` fills the sum with zeros, at the end of its greatest place, to one digit more than the longer operand.
+    `padded` fills the sum with zeros, at its most significant end, to one digit more than the longer operand.
     """
 
     name: str
@@ -34,8 +34,8 @@ class Addition:
     symbols: ClassVar[str] = "+0123456789="
 
     def example(self, difficulty: int, generator: np.random.Generator) -> tuple[str, str]:
-        """A sum of two numbers of `difficulty` digits. Raises DataError outside 1 to `MOST` digits."""
-        check_difficulty(self.name, difficulty, "digits", most=MOST)
+        """A sum of two numbers of `difficulty` digits. Raises DataError outside 1 to `MAX_DIGITS` digits."""
+        check_difficulty(self.name, difficulty, "digits", most=MAX_DIGITS)
         first, second = _operands(difficulty, self.equal, generator)
         return f"{first[:: self.stride]}+{second[:: self.stride]}=", self._sum(first, second)
 
@@ -50,7 +50,7 @@ class Addition:
 
     def longest(self, difficulty: int) -> int:
         """3n + 3 characters: two operands, two signs, and a sum of n + 1. Raises DataError as `example` does."""
-        check_difficulty(self.name, difficulty, "digits", most=MOST)
+        check_difficulty(self.name, difficulty, "digits", most=MAX_DIGITS)
         return 3 * difficulty + 3
 
     def _sum(self, first: str, second: str) -> str:
@@ -64,10 +64,10 @@ class Multiplication:
 
     For a of m digits and b of n, the answer holds b's n partial products, b's digit times a times its power of ten,
     joined by `+`; after each but the first and the last, in brackets, the sum so far; then `=` and the product. The
-    partial product of place i, from 0, and the sum behind it are padded to m + i + 1 digits, the product to m + n:
+    partial product of digit i, from 0, and the sum after it are padded to m + i + 1 digits, the product to m + n:
     123 × 456 is `321*654=` → `8370+05160(88860)+002940=880650`.
 
-    Their rounds walk through pairs of lengths, (1, 6), (6, 1), (2, 6) … (6, 6); here a difficulty is n by n.
+    In the paper rounds go through pairs of lengths, (1, 6), (6, 1), (2, 6) … (6, 6); here a difficulty is n by n.
     """
 
     equal: bool = True
@@ -75,8 +75,8 @@ class Multiplication:
     symbols: ClassVar[str] = "()*+0123456789="
 
     def example(self, difficulty: int, generator: np.random.Generator) -> tuple[str, str]:
-        """A product of two numbers of `difficulty` digits. Raises DataError outside 1 to `MOST` digits."""
-        check_difficulty(self.name, difficulty, "digits", most=MOST)
+        """A product of two numbers of `difficulty` digits. Raises DataError outside 1 to `MAX_DIGITS` digits."""
+        check_difficulty(self.name, difficulty, "digits", most=MAX_DIGITS)
         first, second = _operands(difficulty, self.equal, generator)
         return f"{first[::-1]}*{second[::-1]}=", self._steps(first, second)
 
@@ -91,18 +91,18 @@ class Multiplication:
 
     def longest(self, difficulty: int) -> int:
         """3n² + 5n − 3 characters, 9 for one digit. Raises DataError as `example` does."""
-        check_difficulty(self.name, difficulty, "digits", most=MOST)
+        check_difficulty(self.name, difficulty, "digits", most=MAX_DIGITS)
         return 9 if difficulty == 1 else 3 * difficulty**2 + 5 * difficulty - 3
 
     def _steps(self, first: str, second: str) -> str:
         """The answer for two numbers written with their greatest digit first."""
         multiplicand, total, steps = int(first), 0, ""
-        for place, digit in enumerate(reversed(second)):
-            partial = int(digit) * multiplicand * 10**place
+        for power, digit in enumerate(reversed(second)):
+            partial = int(digit) * multiplicand * 10**power
             total += partial
-            width = len(first) + place + 1
-            steps += f"{'+' if place else ''}{_backward(partial, width)}"
-            if 0 < place < len(second) - 1:
+            width = len(first) + power + 1
+            steps += f"{'+' if power else ''}{_backward(partial, width)}"
+            if 0 < power < len(second) - 1:
                 steps += f"({_backward(total, width)})"
         return f"{steps}={_backward(total, len(first) + len(second))}"
 

@@ -1,7 +1,7 @@
 """Copying and reversing digits: `12345=` → `12345`, or `54321`.
 
-After Lee et al. 2025 (arXiv 2502.01612). Their code never starts with a zero; here all digits are uniform, so that a
-prompt of n digits is one of 10^n equally likely ones.
+After Lee et al. 2025 (arXiv 2502.01612). The paper's code never starts with a zero; here all digits are uniform, so
+that a prompt of n digits is one of 10^n equally likely ones.
 """
 
 import re

@@ -1,11 +1,11 @@
-"""Random grammars as a corpus: `pretrain` on them is `pretrain` on text, but for a truth that is known.
+"""Random grammars as a corpus: `pretrain` learns them as it learns text, and the true distributions are known.
 
 Every sequence begins with `<|endoftext|>`, so that the first token is predicted too and generation can start from
 nothing: the inputs are that and the first T − 1 of its T tokens, the targets its T tokens, of which all or only the
 last are scored. Tokens are written as numbers, `12 7 0 3`.
 
 Training batches are fresh at every step, or from a fixed set of sequences read in a new order each epoch. How held-out
-sequences are drawn, and which of them are trained on, is told in `synthetic/splits.py`.
+sequences are drawn, and which of them are trained on, is described in `synthetic/splits.py`.
 """
 
 import hashlib
@@ -31,8 +31,8 @@ from nanogrove.synthetic.splits import distinct, expected_overlap, independent, 
 from nanogrove.synthetic.tree import TreeGrammar
 
 SHOWN_TREES = 3  # in the record, for the report
-FRESH = (10_000, 100_000, 1_000_000)  # sequences for which the expected overlap is told
-LARGEST_TREE = 32  # leaves of a tree that is still worth drawing
+FRESH = (10_000, 100_000, 1_000_000)  # sequences for which the expected overlap is recorded
+MAX_TREE_LEAVES = 32  # of a tree that is worth drawing
 
 
 class GrammarConfig(BaseModel):
@@ -40,8 +40,8 @@ class GrammarConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed_rules: int = Field(12345, ge=0, description="of the rules of the grammar")
-    seed_samples: int = Field(67890, ge=0, description="of the sequences drawn from it")
+    seed_rules: int = Field(12345, ge=0, description="seed of the rules of the grammar")
+    seed_samples: int = Field(67890, ge=0, description="seed of the sequences drawn from it")
     targets: Literal["last", "all"] = Field("last", description="tokens that are scored")
     training_set: int | None = Field(None, ge=1, description="sequences; null draws fresh ones at every step")
     held_out: int = Field(8192, ge=2, description="sequences of the validation and of the test split")
@@ -72,7 +72,7 @@ class RHMConfig(GrammarConfig):
     type: Literal["rhm"]
     v: int = Field(32, ge=2, description="symbols of each level, which are the tokens")
     m: int = Field(8, ge=1, description="synonyms: rules of each symbol")
-    s: int = Field(2, ge=2, description="symbols that a rule makes of one")
+    s: int = Field(2, ge=2, description="symbols that a rule replaces one by")
     L: int = Field(3, ge=1, description="depth of the trees: sequences have s^L tokens")
 
     def grammar(self) -> TreeGrammar:
@@ -125,8 +125,8 @@ class GrammarCorpus:
         count = len(training)
         rows = number.copy()
         for epoch in sorted(set((number // count).tolist())):
-            mine = number // count == epoch
-            rows[mine] = permuted(number[mine] % count, count, random(self.seed, "order", epoch))
+            in_epoch = number // count == epoch
+            rows[in_epoch] = permuted(number[in_epoch] % count, count, random(self.seed, "order", epoch))
         return self._batch(training[torch.from_numpy(rows)])
 
     def _batch(self, sequences: Tensor) -> Batch:
@@ -138,26 +138,27 @@ class GrammarCorpus:
         return Batch.uniform(inputs, sequences, mask)
 
     def _sequences(self, split: str, limit: int | None) -> Tensor:
-        drawn = self.sequences.get(split)
-        count = self.config.held_out if drawn is None else len(drawn)
+        sequences = self.sequences.get(split)
+        count = self.config.held_out if sequences is None else len(sequences)
         if limit is not None:
             count = max(min(count, limit // self.length), 2)
-        return self.grammar.sample(count) if drawn is None else drawn[:count]
+        return self.grammar.sample(count) if sequences is None else sequences[:count]
 
     def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
-        """Nothing: there are no documents to leave out."""
+        """Nothing: a grammar has no documents that could be left out."""
         return {}, {}
 
     def mixture(self) -> None:
-        """Its sequences are of one source."""
+        """None: all sequences are of one source."""
 
     def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
-        """The sequences of a split, or as many as make about `limit` tokens; of an endless training split the first."""
+        """The sequences of a split, or its first ones of about `limit` tokens; an endless training split has as many as
+        the held-out ones."""
         for rows in torch.split(self._sequences(split, limit), self.batch_size):
             yield self._batch(rows)
 
     def documents(self, split: str, limit: int | None = None) -> Tensor:
-        """Each sequence is drawn by itself."""
+        """A number for each sequence: all are drawn independently."""
         return torch.arange(len(self._sequences(split, limit)))
 
     def true_distributions(self, split: str, limit: int | None = None) -> Iterator[Tensor]:
@@ -165,8 +166,8 @@ class GrammarCorpus:
         sequences = self._sequences(split, limit)
         key = (split, len(sequences))
         if key not in self._truths:
-            pieces = torch.split(sequences, self.batch_size)
-            self._truths[key] = [self.grammar.next_token_distributions(piece).float() for piece in pieces]
+            batches = torch.split(sequences, self.batch_size)
+            self._truths[key] = [self.grammar.next_token_distributions(batch).float() for batch in batches]
         return iter(self._truths[key])
 
     @cached_property
@@ -192,15 +193,15 @@ class GrammarCorpus:
         return {"expected_overlap": {f"{n}": expected_overlap(self.grammar, test, n) for n in FRESH}}
 
     def describe(self) -> dict[str, Any]:
-        """Sequences and tokens, a digest, overlaps of splits, and the losses every curve is held against, nats.
+        """Sequences and tokens, a digest, overlaps of splits, and the losses that curves are compared with, nats.
 
-        The latter are those of predictors that know their position and see no token, or one, over the scored tokens.
+        The latter are means over the scored tokens, of predictors that know the position and see no token, or one.
         """
         grammar, last = self.grammar, self.config.targets == "last"
         scored = [grammar.T - 1] if last else list(range(grammar.T))
         unigram = [grammar.symbol_entropy(t) for t in scored]
         bigram = [grammar.pair_entropy(t) if t else grammar.symbol_entropy(t) for t in scored]
-        shown = self.grammar.trees(SHOWN_TREES) if self.length <= LARGEST_TREE else []
+        shown = self.grammar.trees(SHOWN_TREES) if self.length <= MAX_TREE_LEAVES else []
         return {
             "documents": self.windows_per_epoch,
             "train_tokens": self.windows_per_epoch and self.windows_per_epoch * self.length,
@@ -214,4 +215,4 @@ class GrammarCorpus:
         }
 
     def bytes_per_token(self, split: str) -> None:
-        """Tokens of a grammar are no text."""
+        """None: tokens of a grammar are not text."""

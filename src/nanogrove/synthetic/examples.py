@@ -2,11 +2,11 @@
 
 An example is `prompt answer <|endoftext|>`, a row by itself, filled up on the right with `<|endoftext|>`. The answer
 and the mark that ends it are scored; the prompt, whose digits nobody can predict, and the filling are not. Rows are as
-wide as the longest that their phase can hold, not as the model's context.
+wide as the longest of their phase, not as the model's context.
 
-Which prompts are held out is decided by a hash of the prompt: of each difficulty those with the lowest hashes, about a
+Which prompts are held out is decided by a hash of the prompt: at each difficulty those with the lowest hashes, about a
 tenth, are test prompts, the next tenth validation prompts, and no other purpose draws them, neither training nor the
-rounds of self-improvement. Where a difficulty has few prompts (ten of one digit), so have its splits, of which each has
+rounds of self-improvement. Where a difficulty has few prompts (ten of one digit), so have its splits, each of which has
 one at least, and examples of a split come up again.
 """
 
@@ -24,19 +24,19 @@ from torch import Tensor
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.rng import random
-from nanogrove.data.splits import SPLITS, Split
+from nanogrove.data.splits import SPLITS, Split, evenly
 from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.errors import DataError
-from nanogrove.synthetic.tasks import Task, drawn, examples, find_task
+from nanogrove.synthetic.tasks import Task, draw_example, examples, find_task
 
 Answer = str | None
-"""What was written behind a prompt, up to the end mark; None without one, or with a token that stands for nothing."""
+"""What was written after a prompt, up to the end mark; None without one, or with a token that stands for nothing."""
 HeldOut = Literal["validation", "test"]
 Side = Literal["train"] | HeldOut
 HELD_OUT: tuple[HeldOut, ...] = ("validation", "test")
 SPLIT_RULE = "held out by the hash of the prompt"  # part of the fingerprint
-SHARE = 0.1  # of a difficulty's prompts, in each of the two held-out splits
-SAMPLED = 200  # examples of a difficulty whose hashes tell where its splits end
+HELD_OUT_SHARE = 0.1  # of a difficulty's prompts, in each of the two held-out splits
+SAMPLED_EXAMPLES = 200  # of a difficulty; their hashes decide where its splits end
 _END = "\0"  # stands for the end mark while rows are text
 
 
@@ -47,7 +47,7 @@ class TaskConfig(BaseModel):
 
     type: Literal["task"]
     task: str = Field(description="name of the task, such as copy, addition or maze")
-    options: dict[str, Any] = Field({}, description="of the task, such as the nodes of a maze")
+    options: dict[str, Any] = Field({}, description="options of the task, such as the nodes of a maze")
     base: tuple[int, int] = Field((1, 5), description="the easiest and the hardest difficulty to train on")
     held_out: int = Field(200, ge=1, description="examples of each difficulty in the validation and the test split")
 
@@ -61,7 +61,7 @@ class TaskConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """N examples as tokens, W to a row.
+    """N examples as rows of W tokens.
 
     tokens  [*P, N, W] int16, filled up with the end mark
     start   [*P, N]    int64, tokens of the prompt
@@ -85,7 +85,7 @@ class Rows:
 
     @classmethod
     def stack(cls, members: Sequence["Rows"]) -> Self:
-        """Rows of their own for each member of a population, `[N, W]` to `[P, N, W]`."""
+        """Rows by member of a population, `[N, W]` each, as `[P, N, W]`."""
         return cls(*(torch.stack([getattr(rows, name) for rows in members]) for name in cls.__slots__))
 
     def widened(self, width: int, end: int) -> "Rows":
@@ -126,7 +126,7 @@ class TaskCorpus:
         self._ids[ord(_END)] = self.tokenizer.end
         self._symbols = np.full(self.tokenizer.vocab_size, _END, dtype="<U1")
         self._symbols[list(ids.values())] = list(ids)
-        self._ends: dict[int, tuple[int, int]] = {}  # of each difficulty the highest hash of test and of validation
+        self._ends: dict[int, tuple[int, int]] = {}  # by difficulty, the highest hashes of test and of validation
         self._held_out: dict[tuple[int, str], list[tuple[str, str]]] = {}
 
     def check_fits(self, difficulty: int) -> None:
@@ -155,10 +155,10 @@ class TaskCorpus:
         return side == ("test" if hashed <= test else "validation" if hashed <= validation else "train")
 
     def _sampled(self, difficulty: int) -> tuple[int, int]:
-        """Where the splits of a difficulty end: tenths of the different prompts among `SAMPLED` examples."""
-        some = examples(self.task, difficulty, self.seed, "split", range(SAMPLED))
-        hashes = sorted({self._hash(prompt) for prompt, _ in some})
-        count = max(round(SHARE * len(hashes)), 1)
+        """Where the splits of a difficulty end: tenths of the different prompts among `SAMPLED_EXAMPLES`."""
+        sampled = examples(self.task, difficulty, self.seed, "split", range(SAMPLED_EXAMPLES))
+        hashes = sorted({self._hash(prompt) for prompt, _ in sampled})
+        count = max(round(HELD_OUT_SHARE * len(hashes)), 1)
         if len(hashes) <= 2 * count:
             raise DataError(
                 f"{self.task.name}: difficulty {difficulty} has {len(hashes)} prompts, too few for three splits"
@@ -180,10 +180,10 @@ class TaskCorpus:
         return self._held_out[key]
 
     def draw(self, step: int, count: int, *member: int) -> list[tuple[str, str]]:
-        """`count` base examples for a step, and for a member of a population: a pure function of these."""
+        """`count` base examples for a step, or for a step and a member of a population: a pure function of these."""
         generator = random(self.seed, "base", step, *member)
         difficulties = generator.integers(self.base[0], self.base[1] + 1, size=count).tolist()
-        return [drawn(self.task, d, generator, partial(self.belongs, "train", d)) for d in difficulties]
+        return [draw_example(self.task, d, generator, partial(self.belongs, "train", d)) for d in difficulties]
 
     def rows(self, pairs: Sequence[tuple[str, str]], width: int) -> Rows:
         """Prompts with their answers as rows of `width` + 1 tokens, `width` at least their longest."""
@@ -199,7 +199,7 @@ class TaskCorpus:
         return self.rows([(prompt, "") for prompt in prompts], len(prompts[0])).tokens[:, :-1].long()
 
     def answers(self, tokens: Tensor) -> list[Answer]:
-        """The answers that `tokens [N, T]`, written behind prompts, spell."""
+        """The answers that `tokens [N, T]`, written after prompts, spell."""
         ids = tokens.cpu().numpy()
         ended = ids == self.tokenizer.end
         stop = np.where(ended.any(1), ended.argmax(1), ids.shape[1])
@@ -214,16 +214,16 @@ class TaskCorpus:
         return self.rows(self.draw(step, self.batch_size), self.length).batch()
 
     def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
-        """Nothing: there are no documents to leave out."""
+        """Nothing: a task has no documents that could be left out."""
         return {}, {}
 
     def mixture(self) -> None:
-        """Its examples are of one source."""
+        """None: all examples are of one source."""
 
     def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The examples of a split, `held_out` of each base difficulty, or evenly spread ones of about `limit` tokens.
 
-        Train examples are fresh at every step; its split is as many of the same kind.
+        Training examples are fresh at every step; the split `train` is as many of the same kind.
         """
         pairs = self._pairs(split, limit)
         for first in range(0, len(pairs), self.batch_size):
@@ -236,10 +236,7 @@ class TaskCorpus:
                 pairs += self.examples(difficulty, "train", split, range(self.config.held_out))
             else:
                 pairs += self.held_out(difficulty, cast(HeldOut, split))
-        if limit is not None and limit < len(pairs) * self.length:
-            count = max(limit // self.length, 1)
-            pairs = [pairs[i * len(pairs) // count] for i in range(count)]
-        return pairs
+        return [pairs[n] for n in evenly(len(pairs), self.length, limit).tolist()]
 
     def documents(self, split: str, limit: int | None = None) -> Tensor:
         """The prompt of each example, numbered: the same question twice is one."""
@@ -247,7 +244,7 @@ class TaskCorpus:
         return torch.tensor([numbers.setdefault(p, len(numbers)) for p, _ in self._pairs(split, limit)])
 
     def true_distributions(self, split: str, limit: int | None = None) -> None:
-        """Nobody writes down the distribution of a task's answers."""
+        """None: the distribution of a task's answers is not written down."""
 
     def describe(self) -> dict[str, Any]:
         """The task, its base difficulties, how many different prompts each holds out, and a digest."""
@@ -270,15 +267,23 @@ class TaskCorpus:
         }
 
     def bytes_per_token(self, split: str) -> None:
-        """Tokens of a task are symbols, not text to compress."""
+        """None: tokens of a task are symbols, not text to compress."""
 
 
 class Mixture:
-    """Batches of base examples and of labels made since, `[P, B, width]`, every member's drawn by itself.
+    """Batches of base examples and of labels, `[P, B, width]`, drawn independently for each member.
 
-    A `share` of a batch comes from the newest labels, where there are any, and the rest from all that is older: there
+    A `share` of a batch comes from the newest labels, if there are any, and the rest from all that is older: there
     the base counts by its number of difficulties and each earlier set of labels as one. `extra["labels"] [P, B]` is 0
     for the base and n for set n, the newest being the last.
+
+    Args:
+        corpus: the task, which draws base examples.
+        members: how many members get rows of their own.
+        width: tokens of a row; as many as the longest row needs, at least.
+        older: the sets of labels of earlier rounds.
+        newest: the labels of the newest round, None without one.
+        share: the share of a batch that comes from `newest`.
     """
 
     def __init__(
@@ -295,7 +300,7 @@ class Mixture:
 
     def batch(self, step: int) -> Batch:
         """Batch number `step`, a pure function of the seed, the step and the labels."""
-        drawn, sets = [], []
+        rows, sets = [], []
         for member in range(self.members):
             generator = random(self.corpus.seed, "mixture", step, member)
             older = generator.choice(len(self.parts), size=self.corpus.batch_size - self.fresh, p=self.parts)
@@ -303,6 +308,6 @@ class Mixture:
             labelled = labels[labels > 0] - 1
             index = self.begins[labelled] + generator.integers(self.sizes[labelled])
             base = self.corpus.draw(step, len(labels) - len(labelled), member)
-            drawn.append(Rows.cat([self.corpus.rows(base, self.width), self.table[torch.from_numpy(index)]]))
+            rows.append(Rows.cat([self.corpus.rows(base, self.width), self.table[torch.from_numpy(index)]]))
             sets.append(torch.from_numpy(labels))
-        return Rows.stack(drawn).batch({"labels": torch.stack(sets)})
+        return Rows.stack(rows).batch({"labels": torch.stack(sets)})

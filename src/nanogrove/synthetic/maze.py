@@ -3,12 +3,12 @@
     A>C#C:B-A:B-B:C,A,D-D:B=   →   A>B>C
 
 The prompt names the start and the goal, then every node with its neighbours, nodes and neighbours in random order;
-the answer is the path. In a tree there is one simple path, the shortest one; a walk with a detour is no answer, so
+the answer is the path. In a tree there is one simple path, the shortest one; a walk with a detour is not an answer, so
 the checker compares with that path.
 
 Format of Lee et al. 2025 (arXiv 2502.01612), who label nodes with random numbers from 1 to 99; here a label is one of
-99 single characters, so that a node is one token. They fix the path first and add the other nodes by Wilson's
-algorithm (Wilson 1996), as done here. Their code joins later walks only to the path and to where earlier walks began;
+99 single characters, so that a node is one token. The paper fixes the path first and adds the other nodes by Wilson's
+algorithm (Wilson 1996), as done here. Its code joins later walks only to the path and to where earlier walks began;
 here, as in Wilson, to any node of the tree, which makes every tree that contains the path equally likely, and so,
 with random labels, every tree with a marked start and goal so many hops apart.
 """
@@ -24,7 +24,7 @@ import numpy as np
 from nanogrove.errors import DataError
 from nanogrove.synthetic.tasks import check_difficulty
 
-_ACCENTED = "".join(chr(point) for point in range(0xC0, 0xE6) if point != 0xD7)  # × is no letter
+_ACCENTED = "".join(chr(point) for point in range(0xC0, 0xE6) if point != 0xD7)  # × is not a letter
 LABELS = string.digits + string.ascii_uppercase + string.ascii_lowercase + _ACCENTED
 """The 99 labels: digits, letters, and the accented letters from À to å."""
 _NODE = f"[{LABELS}]"
@@ -49,33 +49,33 @@ class Maze:
         nodes, hops = self._size(difficulty)
         labels = [LABELS[i] for i in generator.permutation(len(LABELS))[:nodes].tolist()]
         edges = spanning_tree(nodes, hops, generator)
-        ways = edges + [(there, here) for here, there in edges]
+        directed = edges + [(end, begin) for begin, end in edges]
         neighbours: list[list[str]] = [[] for _ in labels]
-        for i in generator.permutation(len(ways)).tolist():
-            here, there = ways[i]
-            neighbours[here].append(labels[there])
+        for i in generator.permutation(len(directed)).tolist():
+            begin, end = directed[i]
+            neighbours[begin].append(labels[end])
         order = generator.permutation(nodes).tolist()
         sections = (f"{labels[node]}:{','.join(neighbours[node])}" for node in order)
         return f"{labels[0]}>{labels[hops]}#{'-'.join(sections)}=", ">".join(labels[: hops + 1])
 
     def answer(self, prompt: str) -> str | None:
-        """The path from start to goal; None for a prompt of another form, or a graph that is no tree."""
+        """The path from start to goal; None for a prompt of another form, or a graph that is not a tree."""
         read = _PROMPT.fullmatch(prompt)
         if read is None or read[1] == read[2]:
             return None
         sections = [(section[0], section[2:].split(",")) for section in read[3].split("-")]
         tree = dict(sections)
-        ways = {(here, there) for here, others in sections for there in others}
+        edges = {(node, other) for node, others in sections for other in others}
         listed = sum(len(others) for _, others in sections)
-        if not len(ways) == listed == 2 * len(sections) - 2 or any((there, here) not in ways for here, there in ways):
+        if not len(edges) == listed == 2 * len(sections) - 2 or any((b, a) not in edges for a, b in edges):
             return None
         before, waiting = {read[1]: ""}, [read[1]]
         while waiting:
-            here = waiting.pop()
-            for there in tree.get(here, ()):
-                if there not in before:
-                    before[there] = here
-                    waiting.append(there)
+            node = waiting.pop()
+            for other in tree.get(node, ()):
+                if other not in before:
+                    before[other] = node
+                    waiting.append(other)
         if len(before) < len(sections) or read[2] not in before:
             return None
         path = [read[2]]

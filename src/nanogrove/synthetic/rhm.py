@@ -19,11 +19,11 @@ from torch import Tensor
 
 from nanogrove.data.rng import random
 from nanogrove.errors import DataError
-from nanogrove.synthetic.tree import BITS, TreeGrammar, whole, within_memory
+from nanogrove.synthetic.tree import DRAW_BITS, TreeGrammar, check_int, within_memory
 
 
 class RandomHierarchyModel(TreeGrammar):
-    """A grammar of v symbols a level, m synonyms a symbol, whose texts have T = s^L tokens; the root is their class.
+    """A grammar of v symbols per level and m synonyms per symbol; its texts have T = s^L tokens and the root as class.
 
     rules  L tensors [v, m, s] int64, the synonyms of each symbol of a level
 
@@ -43,7 +43,7 @@ class RandomHierarchyModel(TreeGrammar):
         seed_samples: int = 67890,
     ) -> None:
         super().__init__(v, s, L, seed_rules, seed_samples)
-        self.m = whole("m", m, 1)
+        self.m = check_int("m", m, 1)
         if self.s * math.log2(self.v) >= 63:
             raise DataError(f"v={self.v}, s={self.s}: v^s tuples are beyond 2^63; give a smaller v or s")
         if self.m > self.v ** (self.s - 1):
@@ -51,14 +51,14 @@ class RandomHierarchyModel(TreeGrammar):
             raise DataError(f"m is {self.m}; v·m different tuples of {self.s} need m of at most v^(s−1) = {most}")
         # numpy may shuffle up to 50 candidates for each tuple it draws
         within_memory(f"v={self.v}, m={self.m}: the rules", 8 * self.v * self.m * (self.L * self.s + 50))
-        self.rules = [self._drawn(level) for level in range(self.L)]
+        self.rules = [self._draw_rules(level) for level in range(self.L)]
 
-    def _drawn(self, level: int) -> Tensor:
+    def _draw_rules(self, level: int) -> Tensor:
         """The rules [v, m, s] of a level: v·m numbers below v^s, all different, written in base v."""
         key = random(self.seed_rules, "rules", level)
         numbers = torch.from_numpy(key.choice(self.v**self.s, size=(self.v, self.m), replace=False))
-        places = self.v ** torch.arange(self.s - 1, -1, -1)
-        return numbers[..., None] // places % self.v
+        powers = self.v ** torch.arange(self.s - 1, -1, -1)
+        return numbers[..., None] // powers % self.v
 
     def _grow(self, n: int, step: int, depth: int) -> list[Tensor]:
         if depth > self.L:
@@ -66,7 +66,7 @@ class RandomHierarchyModel(TreeGrammar):
         return super()._grow(n, step, depth)
 
     def _expand(self, level: int, symbols: Tensor, draws: Tensor) -> Tensor:
-        return self.rules[level][symbols, (draws * self.m) >> BITS]
+        return self.rules[level][symbols, (draws * self.m) >> DRAW_BITS]
 
     @cached_property
     def _num_nodes(self) -> int:
@@ -83,7 +83,7 @@ class RandomHierarchyModel(TreeGrammar):
 
     @cached_property
     def _num_numbered(self) -> int:
-        """Nodes whose synonyms a number in 62 bits tells."""
+        """Nodes whose synonyms a number in 62 bits determines."""
         if self.m == 1:
             return self._num_nodes
         nodes = 0
@@ -94,7 +94,7 @@ class RandomHierarchyModel(TreeGrammar):
     def derive(self, numbers: np.ndarray, generator: np.random.Generator) -> Tensor:
         """Sequences [N, T] of the derivations `numbers` [N] below `num_derivations`; other numbers give other texts.
 
-        Synonyms of nodes that a number does not tell, in grammars beyond 2^62, are drawn from `generator`. Raises
+        Synonyms of nodes that a number does not determine, in grammars beyond 2^62, are drawn from `generator`. Raises
         DataError for more sequences than memory holds.
         """
         within_memory(f"{len(numbers):,} derivations", 8 * len(numbers) * (1 + 4 * self._num_nodes))
@@ -102,8 +102,8 @@ class RandomHierarchyModel(TreeGrammar):
         rest, roots = np.divmod(numbers, self.v)
         for node in range(self._num_numbered):
             rest, choices[:, node] = np.divmod(rest, self.m)
-        drawn = choices[:, self._num_numbered :]
-        drawn[:] = generator.integers(self.m, size=drawn.shape)
+        rest_of_tree = choices[:, self._num_numbered :]
+        rest_of_tree[:] = generator.integers(self.m, size=rest_of_tree.shape)
         symbols, first = torch.from_numpy(roots)[:, None], 0
         for level in range(self.L):
             after = first + self.s**level
@@ -125,12 +125,12 @@ class RandomHierarchyModel(TreeGrammar):
     def _down(self, level: int, alpha: Tensor, children: Tensor) -> Tensor:
         tuples = self.rules[level].flatten(0, 1)
         weight = alpha.repeat_interleave(self.m, 1)
-        made = torch.empty_like(children)
+        messages = torch.empty_like(children)
         for j in range(self.s):
-            made[:, j] = torch.zeros_like(alpha).index_add_(1, tuples[:, j], weight)
+            messages[:, j] = torch.zeros_like(alpha).index_add_(1, tuples[:, j], weight)
             if j + 1 < self.s:
                 weight = weight * children[:, j, tuples[:, j]]
-        return made
+        return messages
 
     def _kernels(self, level: int) -> Tensor:
         kernels = torch.zeros(self.s, self.v, self.v, dtype=torch.float64)

@@ -9,16 +9,16 @@ energy model of v² states at inverse temperature β: for large v their entropy 
 
 import math
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from nanogrove.data.rng import random
 from nanogrove.errors import DataError
 from nanogrove.synthetic import tree
-from nanogrove.synthetic.tree import BITS, TreeGrammar, within_memory
+from nanogrove.synthetic.tree import DRAW_BITS, TreeGrammar, within_memory
 
 
 class RandomLanguageModel(TreeGrammar):
@@ -27,10 +27,10 @@ class RandomLanguageModel(TreeGrammar):
     rules  [v, v, v] float64, p(b, c | a) at [a, b, c]
 
     Samples are whole-number functions of the rules; these depend on the seed and, in their last bit, on the machine's
-    exp, so another kind of processor may choose differently in one of 10^11 draws.
+    exp, so another kind of CPU may choose differently in one of 10^11 draws.
 
-    `probs`, an array or tensor [v, v, v], takes the place of random rules, each symbol's scaled to sum to one to the
-    last bit; `beta` and `seed_rules` then count for nothing. Raises DataError for v < 2, L < 1, a negative or
+    `probs`, an array or tensor [v, v, v], replaces random rules, each symbol's scaled to sum to one to the last bit;
+    `beta` and `seed_rules` then have no effect. Raises DataError for v < 2, L < 1, a negative or
     non-finite beta, a negative seed, probs of another shape, negative, not numbers or not summing to one within 1e-6,
     and for a v whose v³ rules would take more than half of the machine's memory.
     """
@@ -44,7 +44,7 @@ class RandomLanguageModel(TreeGrammar):
         beta: float = 2.0,
         seed_rules: int = 12345,
         seed_samples: int = 67890,
-        probs: Any = None,
+        probs: ArrayLike | Tensor | None = None,
     ) -> None:
         super().__init__(v, 2, L, seed_rules, seed_samples)
         if not isinstance(beta, int | float | np.floating) or not (math.isfinite(beta) and beta >= 0):
@@ -62,13 +62,13 @@ class RandomLanguageModel(TreeGrammar):
         self.rules = torch.from_numpy(weights).view(self.v, self.v, self.v)
         self._marginals = torch.stack([self.rules.sum(2), self.rules.sum(1)])
 
-    def _given(self, probs: Any) -> np.ndarray:
+    def _given(self, probs: ArrayLike | Tensor) -> np.ndarray:
         """A copy of `probs` as [v, v²], checked."""
         try:
             table = probs.detach().double().cpu().numpy() if isinstance(probs, Tensor) else probs
             given = np.array(table, dtype=np.float64)
         except (TypeError, ValueError):
-            raise DataError("probs are no table of numbers; give an array or tensor [v, v, v]") from None
+            raise DataError("probs are not a table of numbers; give an array or tensor [v, v, v]") from None
         if given.shape != (self.v,) * 3:
             raise DataError(f"probs have shape {list(given.shape)}; give {[self.v] * 3}, p(b, c | a) at [a, b, c]")
         if not (given >= 0).all():
@@ -80,16 +80,16 @@ class RandomLanguageModel(TreeGrammar):
 
     @cached_property
     def _thresholds(self) -> Tensor:
-        """[v³] increasing int64: rule i of symbol a holds draws from entry i − 1 to entry i, both less a·2^BITS."""
+        """[v³] rising int64: rule i of symbol a holds draws from entry i − 1 to entry i, both less a·2^DRAW_BITS."""
         edges = self.rules.view(self.v, -1).numpy().cumsum(1)
         edges /= edges[:, -1:].copy()
-        edges *= 1 << BITS
+        edges *= 1 << DRAW_BITS
         thresholds = np.rint(edges, out=edges).astype(np.int64)
-        thresholds += (np.arange(self.v) << BITS)[:, None]
+        thresholds += (np.arange(self.v) << DRAW_BITS)[:, None]
         return torch.from_numpy(thresholds).flatten()
 
     def _expand(self, level: int, symbols: Tensor, draws: Tensor) -> Tensor:
-        rule = torch.searchsorted(self._thresholds, (symbols << BITS) + draws, right=True)
+        rule = torch.searchsorted(self._thresholds, (symbols << DRAW_BITS) + draws, right=True)
         return torch.stack([rule // self.v % self.v, rule % self.v], -1)
 
     @property
@@ -98,7 +98,7 @@ class RandomLanguageModel(TreeGrammar):
 
     def _product(self, first: Tensor, second: Tensor, rules: Tensor) -> Tensor:
         """Outer products of `first` and `second`, [K, v] each, times `rules` [v², v]: [K, v], some rows at a time."""
-        rows = max(1, tree.CHUNK // self.v**2)
+        rows = max(1, tree.FLOATS_AT_ONCE // self.v**2)
         parts = zip(torch.split(first, rows), torch.split(second, rows), strict=True)
         return torch.cat([(one[:, :, None] * other[:, None, :]).flatten(1) @ rules for one, other in parts])
 
@@ -113,7 +113,7 @@ class RandomLanguageModel(TreeGrammar):
         return self.rules.view(self.v, -1).T[tokens[:, 0] * self.v + tokens[:, 1]]
 
     def _down_tokens(self, alpha: Tensor, tokens: Tensor) -> Tensor:
-        """Sorted by the left token, all nodes that share one take a single product: v² a node, not v³."""
+        """Nodes sorted by the left token, so that all that share one take a single product: v² per node, not v³."""
         left, order = tokens[:, 0].sort()
         counts = left.bincount(minlength=self.v).tolist()
         parts = torch.split(alpha[order], counts)

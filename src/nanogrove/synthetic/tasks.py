@@ -1,4 +1,4 @@
-"""Tasks whose truth is known: questions and answers of a chosen difficulty, and a checker.
+"""Tasks with known answers: questions and answers of a chosen difficulty, and a checker.
 
     copy                12345=                12345
     reverse             12345=                54321
@@ -9,13 +9,13 @@
     maze-nodes          the same              the same         harder by nodes
 
 Formats of Lee et al. 2025, "Self-Improving Transformers Overcome Easy-to-Hard and Length Generalization Challenges",
-arXiv 2502.01612; where ours differ, the module of the task says so. One character is one token.
+arXiv 2502.01612; where nanogrove differs, the module of the task says so. One character is one token.
 """
 
 import inspect
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -34,7 +34,7 @@ TASKS = {
 
 
 class Task(Protocol):
-    """What makes questions and answers. A prompt ends in `=`; neither text holds the mark that ends an answer."""
+    """Makes questions and answers. A prompt ends in `=`; neither text holds the mark that ends an answer."""
 
     @property
     def name(self) -> str:
@@ -60,7 +60,7 @@ class Task(Protocol):
         """
 
 
-def find_task(name: str, **options: Any) -> Task:
+def find_task(name: str, **options: object) -> Task:
     """The task of this name, with its options.
 
     Raises DataError for a name or an option that does not exist, and for an option's value that makes no sense.
@@ -72,8 +72,8 @@ def find_task(name: str, **options: Any) -> Task:
     known = inspect.signature(make).parameters
     for option, value in options.items():
         if option not in known:
-            there = f"it has {', '.join(known)}" if known else "it has none"
-            raise DataError(f"{name}: no option is called {option!r}{_hint(option, known)}; {there}")
+            options_text = f"it has {', '.join(known)}" if known else "it has none"
+            raise DataError(f"{name}: no option is called {option!r}{_hint(option, known)}; {options_text}")
         wanted = type(known[option].default)
         if type(value) is not wanted:
             raise DataError(f"{name}: {option} is {value!r}; it takes {_TYPES[wanted]}")
@@ -90,14 +90,21 @@ def examples(
 ) -> list[tuple[str, str]]:
     """Prompts and answers by their numbers, each a function of (seed, purpose, difficulty, number) alone.
 
-    Of the examples drawn for a number, the first whose prompt `accept` takes. `purpose` keeps streams apart, such as
-    `round-1` and `test`; the same question can still come up in both, and does where few exist, unless `accept` tells
-    them apart. Raises DataError for a difficulty out of range.
+    Args:
+        task: what is asked.
+        difficulty: of all examples.
+        seed: of the run.
+        purpose: names a stream of examples, such as `round-1` or `test`; the same question can still come up in two
+            streams, and does where few exist, unless `accept` separates them.
+        indices: the numbers of the examples.
+        accept: whether a prompt may be used; among the examples drawn for a number the first such one is taken.
+
+    Raises DataError for a difficulty out of range.
     """
-    return [drawn(task, difficulty, random(seed, purpose, difficulty, index), accept) for index in indices]
+    return [draw_example(task, difficulty, random(seed, purpose, difficulty, index), accept) for index in indices]
 
 
-def drawn(
+def draw_example(
     task: Task, difficulty: int, generator: np.random.Generator, accept: Callable[[str], bool]
 ) -> tuple[str, str]:
     """The first example from a generator whose prompt is accepted."""

@@ -26,13 +26,15 @@ from torch.nn import functional as F
 from nanogrove.data.rng import random
 from nanogrove.errors import DataError
 
-BITS = 48  # of each random draw; thresholds are integers in units of 2^−48, so equal draws choose equally everywhere
-CHUNK = 1 << 20  # float64 values to work on at a time; 8 MB stay in the cache
-ENUMERATED = 1 << 20  # sequences that `bayes_loss_exact` goes through at most
+DRAW_BITS = (
+    48  # of each random draw; thresholds are integers in units of 2^−48, so equal draws choose equally everywhere
+)
+FLOATS_AT_ONCE = 1 << 20  # float64 values to work on at a time; 8 MB stay in the cache
+MAX_ENUMERATED = 1 << 20  # sequences that `bayes_loss_exact` goes through at most
 
 
-def whole(name: str, value: int, least: int) -> int:
-    """`value` as an int. Raises DataError where it is no whole number or below `least`."""
+def check_int(name: str, value: int, least: int) -> int:
+    """`value` as an int. Raises DataError where it is not a whole number, or below `least`."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
         raise DataError(f"{name} is {value!r}; give a whole number of at least {least}")
     return int(value)
@@ -52,7 +54,7 @@ def normalised(messages: Tensor) -> Tensor:
 
 
 class TreeGrammar(ABC):
-    """Sampling, exact prediction and entropies of a grammar on a tree of depth L with s children a node.
+    """Sampling, exact prediction and entropies of a grammar on a tree of depth L with s children per node.
 
     A grammar says what a level's rules do: `_expand`, `_up` and `_down` for symbols, `_kernels` and `_siblings` for
     averages. Sampling is a function of (`seed_samples`, step) alone, so any batch can be made by any process.
@@ -61,16 +63,16 @@ class TreeGrammar(ABC):
     rules: Tensor | list[Tensor]
 
     def __init__(self, v: int, s: int, L: int, seed_rules: int, seed_samples: int) -> None:  # noqa: N803
-        self.v = whole("v", v, 2)
-        self.s = whole("s", s, 2)
+        self.v = check_int("v", v, 2)
+        self.s = check_int("s", s, 2)
         self.L = self._depth(L)
         self.T: int = self.s**self.L
-        self.seed_rules = whole("seed_rules", seed_rules, 0)
-        self.seed_samples = whole("seed_samples", seed_samples, 0)
+        self.seed_rules = check_int("seed_rules", seed_rules, 0)
+        self.seed_samples = check_int("seed_samples", seed_samples, 0)
 
     @abstractmethod
     def _expand(self, level: int, symbols: Tensor, draws: Tensor) -> Tensor:
-        """Children [N, K, s] of `symbols` [N, K] of `level`, chosen by `draws` [N, K], uniform below 2^BITS."""
+        """Children [N, K, s] of `symbols` [N, K] of `level`, chosen by `draws` [N, K], uniform below 2^DRAW_BITS."""
 
     @abstractmethod
     def _up(self, level: int, children: Tensor) -> Tensor:
@@ -110,18 +112,18 @@ class TreeGrammar(ABC):
 
     def _depth(self, L: int) -> int:  # noqa: N803
         """`L`, checked to be a depth whose leaves can be counted."""
-        if whole("L", L, 1) * math.log2(self.s) > 40:
+        if check_int("L", L, 1) * math.log2(self.s) > 40:
             raise DataError(f"L is {L}; {self.s}^{L} leaves are more than any machine holds")
         return int(L)
 
     def _grow(self, n: int, step: int, depth: int) -> list[Tensor]:
         """`trees` of another depth."""
         nodes = (self.s**depth - 1) // (self.s - 1)
-        whole("n", n, 0)
+        check_int("n", n, 0)
         within_memory(f"{n:,} trees of depth {depth}", 8 * n * (1 + 4 * nodes))
-        key = random(self.seed_samples, "samples", whole("step", step, 0))
-        draws = torch.from_numpy(key.integers(1 << BITS, size=(n, 1 + nodes)))
-        levels = [(draws[:, :1] * self.v) >> BITS]
+        key = random(self.seed_samples, "samples", check_int("step", step, 0))
+        draws = torch.from_numpy(key.integers(1 << DRAW_BITS, size=(n, 1 + nodes)))
+        levels = [(draws[:, :1] * self.v) >> DRAW_BITS]
         first = 1
         for level in range(depth):
             after = first + self.s**level
@@ -170,19 +172,19 @@ class TreeGrammar(ABC):
         for level in range(self.L - 1, 0, -1):
             complete = s**level - 1
             if level == self.L - 1:
-                made = self._up_tokens(tokens[:, :-s].reshape(-1, s))
+                messages = self._up_tokens(tokens[:, :-s].reshape(-1, s))
             else:
-                made = self._up(level, inside[-1][:, :-s].reshape(-1, s, v))
-            inside.append(F.pad(normalised(made).view(n, complete, v), (0, 0, 0, 1)))
+                messages = self._up(level, inside[-1][:, :-s].reshape(-1, s, v))
+            inside.append(F.pad(normalised(messages).view(n, complete, v), (0, 0, 0, 1)))
         alpha = torch.full((n, v), 1 / v, dtype=torch.float64)
         for level in range(self.L - 1):
             alpha = normalised(self._down(level, alpha, inside.pop().view(-1, s, v))).view(-1, v)
         return normalised(self._down_tokens(alpha, tokens.reshape(-1, s))).view(n, self.T, v)
 
     def _sweeps(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pieces of `tokens` and their `_sweep`, so small that the memory needed does not grow with N."""
-        for piece in torch.split(tokens, max(1, CHUNK // (self._width * self.T))):
-            yield piece, self._sweep(piece)
+        """Chunks of `tokens` and their `_sweep`, so small that the memory needed does not grow with N."""
+        for chunk in torch.split(tokens, max(1, FLOATS_AT_ONCE // (self._width * self.T))):
+            yield chunk, self._sweep(chunk)
 
     def next_token_distributions(self, tokens: Tensor) -> Tensor:
         """Exact p(x_t = · | x_<t) at every position of `tokens` [N, T], float64 [N, T, v].
@@ -197,11 +199,11 @@ class TreeGrammar(ABC):
     def next_token_log_probs(self, tokens: Tensor) -> Tensor:
         """Exact ln p(x_t | x_<t) at every position of `tokens` [N, T], float64 [N, T].
 
-        A sequence's sum is its log-probability. −inf from the first token on that cannot stand where it does.
+        A sequence's sum is its log-probability. All is −inf from the first token that cannot occur there.
         Raises DataError for tokens of another shape or outside 0..v − 1.
         """
         sweeps = self._sweeps(self._checked(tokens))
-        return torch.cat([alpha.gather(2, piece[..., None])[..., 0].log() for piece, alpha in sweeps])
+        return torch.cat([alpha.gather(2, chunk[..., None])[..., 0].log() for chunk, alpha in sweeps])
 
     @cached_property
     def _symbols(self) -> list[Tensor]:
@@ -276,11 +278,11 @@ class TreeGrammar(ABC):
     def bayes_loss(self, samples: int, step: int = 0) -> tuple[Tensor, Tensor]:
         """The least next-token loss any predictor can reach at each position, nats: mean and standard error, [T] each.
 
-        Entropies of the exact distributions behind the prefixes of `sample(samples, step)`, which vary less than the
-        losses of the sampled tokens. Raises DataError for fewer than two samples.
+        The mean is over entropies of the exact distributions after each prefix of `sample(samples, step)`, which vary
+        less than the losses of the sampled tokens. Raises DataError for fewer than two samples.
         """
-        drawn = self.sample(whole("samples", samples, 2), step)
-        entropies = torch.cat([torch.special.entr(alpha).sum(-1) for _, alpha in self._sweeps(drawn)])
+        sequences = self.sample(check_int("samples", samples, 2), step)
+        entropies = torch.cat([torch.special.entr(alpha).sum(-1) for _, alpha in self._sweeps(sequences)])
         return entropies.mean(0), entropies.std(0) / math.sqrt(samples)
 
     def bayes_loss_exact(self) -> Tensor:
@@ -288,9 +290,9 @@ class TreeGrammar(ABC):
 
         Raises DataError where there are more than 2^20.
         """
-        if self.T * math.log2(self.v) > math.log2(ENUMERATED):
+        if self.T * math.log2(self.v) > math.log2(MAX_ENUMERATED):
             count = f"{self.v}^{self.T} sequences"
-            raise DataError(f"{count} are too many to go through, {ENUMERATED:,} at most; estimate with bayes_loss")
+            raise DataError(f"{count} are too many to go through, {MAX_ENUMERATED:,} at most; estimate with bayes_loss")
         tokens = torch.cartesian_prod(*[torch.arange(self.v)] * self.T)
         loss = -self.next_token_log_probs(tokens)
         probability = loss.sum(1).neg().exp()

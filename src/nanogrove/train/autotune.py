@@ -1,9 +1,9 @@
 """What a preset leaves to `auto`: threads, number format, micro-batches, compilation, by rules and never by a clock.
 
-Each of them changes how sums are rounded, so each follows from what does not vary on one machine: what the processor
-can do, its cores, the memory it has, and the floating-point operations of a step. The same preset so gives the same
-bits, whatever else the machine does meanwhile. A rule is right about as often as a stopwatch: docs/guide/systems.md has
-the measurements that its limits come from. A resumed run takes what its `preset.json` says.
+Each of them changes how sums are rounded, so each follows from what does not vary on one machine: what the CPU or GPU
+can do, its cores, the memory it has, and the floating-point operations of a step. So the same preset gives the same
+bits, whatever else the machine does meanwhile. The rules choose right about as often as timing would:
+docs/guide/systems.md has the measurements that their limits come from. A resumed run takes what its `preset.json` says.
 """
 
 import ctypes
@@ -96,7 +96,7 @@ def auto_precision(flops: float, device: torch.device) -> Choice:
         return Choice("float32", missing)
     if flops < SMALL_STEP_FLOPS:
         return Choice("float32", "so small a step gains nothing from bfloat16")
-    return Choice("bfloat16", "this processor has bfloat16 products")
+    return Choice("bfloat16", "this CPU has bfloat16 products")
 
 
 def reason_for(precision: Precision, auto: Choice) -> str:
@@ -126,7 +126,7 @@ def decoding(model: GPT, asked: Decoding = "auto") -> Choice:
         return Choice("float32", missing + unpacked("float32"))
     if model.parameter_count() < BFLOAT16_PARAMETERS:
         return Choice("float32", "so small a model gains nothing from bfloat16" + unpacked("float32"))
-    return Choice("bfloat16", "this processor has bfloat16 products")
+    return Choice("bfloat16", "this CPU has bfloat16 products")
 
 
 def unpacked(precision: Decoding) -> str:
@@ -143,13 +143,13 @@ def activation_bytes(config: ModelConfig, rows: int) -> int:
     per_token = config.n_layer * (14 * config.n_embd + 3 * config.inner_size)
     logits = min(
         3 * (config.vocab_size or 0) * config.block_size * rows, 3 * MAX_LOGITS_PER_CHUNK
-    )  # made a piece at a time
+    )  # computed a chunk at a time
     beside = config.context / config.memory_segment if config.memory_tokens else 1  # what is read and written
     return int(4 * (beside * per_token * config.block_size * rows + logits))
 
 
 def fewest_micro_batches(work: Work, room: int) -> int:
-    """The smallest power of two, at most the rows, that cuts a batch into pieces that fit in `room` bytes."""
+    """The smallest power of two, at most the rows, of micro-batches that fit in `room` bytes each."""
     count = 1
     while 2 * count <= work.rows and work.bytes(-(-work.rows // count)) > room:
         count *= 2
@@ -166,8 +166,8 @@ def memory_bytes(device: torch.device) -> int:
     return int(MEMORY_SHARE["cpu"] * whole)
 
 
-def processor(device: torch.device) -> str:
-    """The name of what computes: a GPU's, or the CPU's."""
+def device_name(device: torch.device) -> str:
+    """The name of the GPU, or of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -1,37 +1,38 @@
-"""THE training loop, shared by every method: a generator that yields one event a step.
+"""THE training loop, shared by every method: a generator that yields one event per step.
 
 Step n reads batch n, sets the rates of step n and draws its dropout from a seed that is a function of n; nothing
-depends on how the loop came there, so a resumed run is the uninterrupted one, bit for bit on a CPU.
+depends on the steps before, so a resumed run equals the uninterrupted one, bit for bit on a CPU.
 
 Dropout of a member is a function of (seed, step, member). Each of several ranks (`Plan.ranks`) trains on its rows of
 the batch and draws its own dropout; gradients, losses and their parts are summed over all, so that every rank makes
 the same update and yields the same figures. Where ranks share a population instead
 (`Plan.num_members_across_ranks`, see `parallel/members.py`), a rank's state holds its members alone, and only the
-figures are brought together.
+figures are gathered.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Literal, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from nanogrove.data.batch import Batches
+from nanogrove.data.batch import Batch, Batches
 from nanogrove.data.rng import derived_seed
 from nanogrove.errors import DivergedError
 from nanogrove.record.events import Event
 from nanogrove.train.objective import Objective, scored
+from nanogrove.train.optim.update_rule import PerMember
 from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.plan import Plan
 from nanogrove.train.precision import Precision, autocast
 from nanogrove.train.state import TrainState
 
-RUN = 4096  # numbers of a gradient whose squares are added by one thread
+NORM_CHUNK = 4096  # numbers of a gradient whose squares are added by one thread
 BUDGETS = ("steps", "tokens", "epochs", "minutes")  # settings of `train` of which one is given
 
 
@@ -44,19 +45,25 @@ class TrainConfig(BaseModel):
     tokens: int | None = Field(None, ge=1, description="tokens to train on, whole steps")
     epochs: float | None = Field(None, gt=0, allow_inf_nan=False, description="passes over the training split")
     minutes: float | None = Field(
-        None, gt=0, le=10_000_000, allow_inf_nan=False, description="of training; timed steps turn it into `steps`"
+        None,
+        gt=0,
+        le=10_000_000,
+        allow_inf_nan=False,
+        description="minutes of training, which timed steps turn into `steps`",
     )
-    batch_size: int = Field(16, ge=1, description="sequences a step, all micro-batches together")
-    accumulation: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="micro-batches a step")
-    clip: float | None = Field(1.0, gt=0, description="largest gradient norm, for each member by itself")
+    batch_size: int = Field(16, ge=1, description="sequences per step, all micro-batches together")
+    accumulation: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="micro-batches per step")
+    clip: float | None = Field(1.0, gt=0, description="largest gradient norm, per member")
     precision: Literal["auto"] | Precision = Field(
-        "auto", description="of matrix products; auto takes the fastest that is sound on this device"
+        "auto", description="number format of matrix products; auto takes the fastest that is sound on this device"
     )
-    compile: Literal["auto"] | bool = Field("auto", description="with torch.compile; auto where that pays")
-    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="of the CPU; auto times a few")
+    compile: Literal["auto"] | bool = Field("auto", description="use torch.compile; auto where that pays")
+    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="CPU threads; auto follows from the size of a step"
+    )
     shard: bool = Field(False, description="shard weights and moments, one shard for each rank")
     device: str = Field("auto", description="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
-    divergence: float = Field(5.0, gt=0, description="nats above a uniform guess at which a run is stopped")
+    divergence: float = Field(5.0, gt=0, description="nats above a uniform guess at which a run stops")
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
@@ -70,63 +77,33 @@ class TrainConfig(BaseModel):
         return [name for name in BUDGETS if getattr(self, name) is not None]
 
 
+class _Figures(NamedTuple):
+    """What a step reports: the loss, the gradient norm before clipping and the parts, each `[*P]`, and the rate."""
+
+    loss: Tensor
+    norm: Tensor
+    lr: PerMember
+    parts: dict[str, Tensor]
+
+
 def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -> Iterator[Event]:
-    """Trains from `state.step` to `plan.steps`, yielding a `step` event behind each update.
+    """Trains from `state.step` to `plan.steps`, yielding a `step` event after each update.
 
     Micro-batches, and ranks, are weighted by their scored tokens, so either changes memory and time and nothing else.
     Raises PeerError where another rank is gone, and DivergedError, before the update, when a loss or gradient norm is
     NaN or infinite, or the loss exceeds `plan.divergence`: that of any member, or, with
     `plan.tolerate_diverged_members`, that of all.
     """
-    parameters = [parameter for _, parameter in state.named_parameters()]
-    device = parameters[0].device
     forward = cast(nn.Module, torch.compile(state.model)) if plan.compile else state.model
-    ranks = plan.ranks
-    apart = [ranks.rank] if ranks.rank and plan.num_members_across_ranks is None else []
+    device = next(parameter for _, parameter in state.named_parameters()).device
     while state.step < plan.steps:
         began = time.perf_counter()
         state.model.train()
         state.optimizer.set_rate(plan.lr_factor(state.step))
-        if state.model.dropout.active:
-            members = range(plan.first_member, plan.first_member + (state.model.population or 1))
-            seeds = [derived_seed(plan.seed, "dropout", state.step, member, *apart) for member in members]
-            state.model.dropout.seed(seeds, device)
-            torch.manual_seed(seeds[0])  # of kernels that draw for themselves
+        _seed_dropout(state, plan, device)
         batch = batches(state.step).to(device).expand(state.model.population)
-        count = scored(batch)
-        totals: list[Tensor] = []
-        parts: dict[str, list[Tensor]] = defaultdict(list)
-        rows = batch if plan.num_members_across_ranks else batch.part(ranks.rank, ranks.world)
-        micros = rows.split(plan.accumulation)
-        if plan.sharded:  # shards meet at each micro-batch, so all ranks go through as many
-            most = max(len(batch.part(n, ranks.world).split(plan.accumulation)) for n in (0, ranks.world - 1))
-            micros += [replace(micros[0], mask=torch.zeros_like(micros[0].mask))] * (most - len(micros))
-        for micro in micros:
-            with autocast(device, plan.precision):
-                loss = objective(forward, micro)
-            share = scored(micro).to(loss.total.dtype) / count
-            (loss.total * share).sum().backward()  # type: ignore[no-untyped-call]
-            totals.append((loss.total * share).detach())
-            for name, part in loss.parts.items():
-                parts[name].append((part * share).detach())
-        total = torch.stack(totals).sum(0)
-        told = {name: torch.stack(part).sum(0) for name, part in parts.items()}
-        gradients = state.gradients()
-        if plan.num_members_across_ranks is None:
-            ranks.sum([*(() if plan.sharded else gradients), total, *told.values()])
-        norm = clip_gradients(gradients, count.shape, plan.clip, ranks if plan.sharded else ALONE)
-        lr = state.optimizer.groups[0].lr
-        if plan.num_members_across_ranks is not None:
-            by_member = {"loss": total, "norm": norm, "lr": lr, **told}
-            total, norm, lr, *others = _of_all(list(by_member.values()), plan.num_members_across_ranks, ranks)
-            told = dict(zip(told, others, strict=True))
-        sound = (total <= plan.divergence) & norm.isfinite()
-        if not bool(sound.any() if plan.tolerate_diverged_members else sound.all()):
-            state.optimizer.zero_grad()
-            raise DivergedError(
-                f"training diverged at step {state.step + 1}: loss {_shown(total)}, gradient norm {_shown(norm)}, "
-                f"learning rate {_shown(torch.as_tensor(lr))}; lower optimizer.lr or lengthen schedule.warmup"
-            )
+        figures = _compute_gradients(state, forward, batch, objective, plan)
+        _check_convergence(state, figures, plan)
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.step += 1
@@ -135,32 +112,100 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         elapsed = time.perf_counter() - began
         state.seconds += elapsed
         values = {
-            "loss": total.tolist(),
-            "lr": lr.tolist() if isinstance(lr, Tensor) else lr,
-            "grad_norm": norm.tolist(),
+            "loss": figures.loss.tolist(),
+            "lr": figures.lr.tolist() if isinstance(figures.lr, Tensor) else figures.lr,
+            "grad_norm": figures.norm.tolist(),
             "tokens": state.tokens,
         }
-        values |= {name: part.tolist() for name, part in told.items()}
-        rate = tokens * len(total.view(-1)) / elapsed
+        values |= {name: part.tolist() for name, part in figures.parts.items()}
+        rate = tokens * len(figures.loss.view(-1)) / elapsed
         yield Event("step", state.step, values, {"seconds": state.seconds, "tokens_per_second": rate})
 
 
-def _of_all(figures: list[Any], population: int, ranks: Ranks) -> list[Any]:
-    """Figures of all members, `[P]`, from those of each rank's; a number is that of all already."""
-    whole: list[Any] = []
-    for figure in figures:
-        if isinstance(figure, Tensor):
-            own, figure = figure, figure.new_zeros(population)
-            figure[ranks.share(population)] = own
-        whole.append(figure)
-    ranks.sum([figure for figure in whole if isinstance(figure, Tensor)])
-    return whole
+def _seed_dropout(state: TrainState, plan: Plan, device: torch.device) -> None:
+    """Seeds each member's dropout by (seed, step, member), and by the rank where ranks read other rows."""
+    if not state.model.dropout.active:
+        return
+    by_rank = [plan.ranks.rank] if plan.ranks.rank and plan.num_members_across_ranks is None else []
+    members = range(plan.first_member, plan.first_member + (state.model.population or 1))
+    seeds = [derived_seed(plan.seed, "dropout", state.step, member, *by_rank) for member in members]
+    state.model.dropout.seed(seeds, device)
+    torch.manual_seed(seeds[0])  # of kernels that draw for themselves
+
+
+def _compute_gradients(
+    state: TrainState, forward: nn.Module, batch: Batch, objective: Objective, plan: Plan
+) -> _Figures:
+    """Sets the gradients of a whole batch, summed over micro-batches and ranks, and clips them."""
+    ranks, count = plan.ranks, scored(batch)
+    loss, parts = _backward(forward, _micro_batches(batch, plan), count, objective, plan)
+    gradients = state.gradients()
+    if plan.num_members_across_ranks is None:
+        ranks.sum([*(() if plan.sharded else gradients), loss, *parts.values()])
+    norm = clip_gradients(gradients, count.shape, plan.clip, ranks if plan.sharded else ALONE)
+    lr = state.optimizer.groups[0].lr
+    if plan.num_members_across_ranks is None:
+        return _Figures(loss, norm, lr, parts)
+    rates = {"lr": lr} if isinstance(lr, Tensor) else {}
+    figures = _gather_members({"loss": loss, "norm": norm, **rates, **parts}, plan.num_members_across_ranks, ranks)
+    return _Figures(figures["loss"], figures["norm"], figures.get("lr", lr), {name: figures[name] for name in parts})
+
+
+def _micro_batches(batch: Batch, plan: Plan) -> list[Batch]:
+    """The micro-batches of this rank. Shards meet at each of them, so all ranks then have as many: some are empty."""
+    ranks = plan.ranks
+    rows = batch if plan.num_members_across_ranks else batch.part(ranks.rank, ranks.world)
+    micros = rows.split(plan.accumulation)
+    if plan.sharded:
+        most = max(len(batch.part(n, ranks.world).split(plan.accumulation)) for n in (0, ranks.world - 1))
+        micros += [replace(micros[0], mask=torch.zeros_like(micros[0].mask))] * (most - len(micros))
+    return micros
+
+
+def _backward(
+    forward: nn.Module, micros: Sequence[Batch], count: Tensor, objective: Objective, plan: Plan
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Adds up gradients, loss and parts of micro-batches, each weighted by its share of `count [*P]` scored tokens."""
+    losses: list[Tensor] = []
+    parts: dict[str, list[Tensor]] = defaultdict(list)
+    for micro in micros:
+        with autocast(count.device, plan.precision):
+            loss = objective(forward, micro)
+        share = scored(micro).to(loss.total.dtype) / count
+        (loss.total * share).sum().backward()  # type: ignore[no-untyped-call]
+        losses.append((loss.total * share).detach())
+        for name, part in loss.parts.items():
+            parts[name].append((part * share).detach())
+    return torch.stack(losses).sum(0), {name: torch.stack(part).sum(0) for name, part in parts.items()}
+
+
+def _check_convergence(state: TrainState, figures: _Figures, plan: Plan) -> None:
+    """Raises DivergedError, without gradients left, where the run is to stop; see `fit`."""
+    converging = (figures.loss <= plan.divergence) & figures.norm.isfinite()
+    if bool(converging.any() if plan.tolerate_diverged_members else converging.all()):
+        return
+    state.optimizer.zero_grad()
+    raise DivergedError(
+        f"training diverged at step {state.step + 1}: loss {_shown(figures.loss)}, "
+        f"gradient norm {_shown(figures.norm)}, learning rate {_shown(torch.as_tensor(figures.lr))}; "
+        "lower optimizer.lr or lengthen schedule.warmup"
+    )
+
+
+def _gather_members(figures: dict[str, Tensor], population: int, ranks: Ranks) -> dict[str, Tensor]:
+    """Figures of all members, `[P]`, from those of each rank's members."""
+    gathered = {}
+    for name, figure in figures.items():
+        gathered[name] = figure.new_zeros(population)
+        gathered[name][ranks.share(population)] = figure
+    ranks.sum(list(gathered.values()))
+    return gathered
 
 
 def clip_gradients(gradients: list[Tensor], members: torch.Size, limit: float | None, ranks: Ranks = ALONE) -> Tensor:
     """Scales the gradients `[*P, …]` in place so that no member's norm exceeds `limit`; the norms before, `[*P]`.
 
-    Of a sharded model each of the `ranks` gives the gradients of its shards.
+    Each of the `ranks` of a sharded model gives the gradients of its shards.
     """
     norms = [_norm(gradient.flatten(len(members))) for gradient in gradients]
     norm = _norm(torch.stack(norms, -1))
@@ -176,10 +221,10 @@ def clip_gradients(gradients: list[Tensor], members: torch.Size, limit: float | 
 
 
 def _norm(x: Tensor) -> Tensor:
-    """The 2-norm `[*P]` of `x [*P, N]`, by runs of RUN numbers, which no two threads divide between them."""
-    while x.shape[-1] > RUN:
-        runs = F.pad(x, (0, -x.shape[-1] % RUN)).view(*x.shape[:-1], -1, RUN)
-        x = torch.linalg.vector_norm(runs, dim=-1)
+    """The 2-norm `[*P]` of `x [*P, N]`, by chunks that no two threads divide between them, whatever their number."""
+    while x.shape[-1] > NORM_CHUNK:
+        chunks = F.pad(x, (0, -x.shape[-1] % NORM_CHUNK)).view(*x.shape[:-1], -1, NORM_CHUNK)
+        x = torch.linalg.vector_norm(chunks, dim=-1)
     norm: Tensor = torch.linalg.vector_norm(x, dim=-1)
     return norm
 

@@ -1,7 +1,7 @@
 """What is minimised: one weighted next-token objective, `Σ mask·w·nll / Σ mask`.
 
-The mask of a batch says which positions are scored: not padding, nor prompts, nor all but the last where that alone is
-the target. Its weight says how much: rewards and advantages.
+The mask of a batch says which positions are scored: not padding nor prompts, and only the last where that alone is the
+target. Its weight says how much each counts, as by a reward or an advantage.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def scored(batch: Batch) -> Tensor:
 
 
 def weighted(nll: Tensor, batch: Batch) -> Loss:
-    """The weighted mean of the NLL `[*P, B, T]`, a member at a time; members never mix."""
+    """The weighted mean of the NLL `[*P, B, T]` per member, `[*P]`; members never mix."""
     return Loss(total(batch.mask * batch.weight * nll) / scored(batch), {})
 
 

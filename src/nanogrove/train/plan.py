@@ -1,11 +1,12 @@
-"""What a method needs to know to train: resolved numbers, no choices left open."""
+"""What a method needs to know to train: resolved numbers, with no choice left open."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import torch
 
+from nanogrove.record.events import Values
 from nanogrove.train.optim.update_rule import PerMember
 from nanogrove.train.parallel.layout import REPLICATED, Layout
 from nanogrove.train.parallel.ranks import ALONE, Ranks
@@ -13,14 +14,14 @@ from nanogrove.train.precision import Precision
 
 
 class RowReader(Protocol):
-    """Where the rows of `data` events lie, such as a run folder."""
+    """Reads the rows of `data` events back, as a run folder does."""
 
-    def read_rows(self, name: str) -> list[dict[str, Any]]:
+    def read_rows(self, name: str) -> list[Values]:
         """The rows of the `data` event of this name."""
 
 
 class _NoRows:
-    def read_rows(self, name: str) -> list[dict[str, Any]]:
+    def read_rows(self, name: str) -> list[Values]:
         return []
 
 

@@ -13,7 +13,7 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 def pick_device(name: str) -> torch.device:
     """The device a preset names; `auto` takes a GPU of CUDA or ROCm, where there is one, and else the CPU.
 
-    Raises PresetError for one that is not here, and for kinds of devices on which nothing was ever tried.
+    Raises PresetError for one that this machine lacks, and for kinds of devices that were never tested.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as something to look at after a step, instead of the end."""
+"""Collects Ctrl-C and SIGTERM, to be looked at after a step."""
 
 import signal
 import threading
@@ -16,7 +16,7 @@ _before: dict[signal.Signals, Handler] = {}
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; the second ends the process as it always would."""
+    """Collects SIGINT and SIGTERM instead of ending the process; a second one ends it as usual."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received  # only the main thread may set handlers

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
-from nanogrove.record.events import Event
+from nanogrove.record.events import Event, Values
 from nanogrove.train.optim.optimizer import Optimizer
 
 
@@ -25,22 +24,22 @@ class TrainState:
     tokens: int = 0
     round: int = 0  # generation, or self-improvement round
     seconds: float = 0.0
-    method_state: dict[str, Any] = field(default_factory=dict)
+    method_state: Values = field(default_factory=dict)
     method_tensors: dict[str, Tensor] = field(default_factory=dict)
-    heads: Heads | None = None  # what trains beside the model
+    heads: Heads | None = None  # trained beside the model
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """All that is trained: the model's parameters under their names, heads' as in `heads.value.up.weight`."""
+        """All trained parameters: the model's under their names, those of heads as in `heads.value.up.weight`."""
         yield from self.model.named_parameters()
         if self.heads is not None:
             yield from self.heads.named_parameters(prefix="heads")
 
     def eval_event(self, values: Mapping[str, object]) -> Event:
-        """The `eval` event of the values that were measured on the state as it is."""
+        """The `eval` event of values measured on the current state."""
         return Event("eval", self.step, {**values, "seen": self.tokens}, {"seconds": self.seconds})
 
     def gradients(self) -> list[Tensor]:
-        """Those there are, in the order of the parameters."""
+        """The gradients of all parameters that have one, in the order of the parameters."""
         return [p.grad for _, p in self.named_parameters() if p.grad is not None]
 
 
@@ -55,9 +54,9 @@ def optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(state: TrainState, tensors: dict[str, Tensor]) -> None:
-    """Sets the moments from such a dict. Copies, so that every tensor is aligned as one torch made itself.
+    """Sets the moments from such a dict. Copies, so that every tensor has the alignment that torch gives new ones.
 
-    Raises KeyError for a parameter the model has not, ValueError for a moment of another shape.
+    Raises KeyError for a parameter that the model lacks, ValueError for a moment of another shape.
     """
     parameters = dict(state.named_parameters())
     state.optimizer.state.clear()

@@ -31,7 +31,7 @@ from nanogrove.train.objectives.auxiliary import (
     objective_of,
     policy_target,
     span_start,
-    stretches,
+    valid_span_mask,
     value_targets,
     weight_of,
 )
@@ -372,7 +372,7 @@ def test_measures_are_against_what_needs_no_learning() -> None:
         hidden = model.hidden(given.tokens)
         targets, there = (
             value_targets(model.nll(hidden, given.targets), CONFIG),
-            stretches(given, None, CONFIG.value_horizon),
+            valid_span_mask(given, None, CONFIG.value_horizon),
         )
         errors += (heads.value(hidden[..., : there.shape[-1], :]) - targets)[there].tolist()
         policy = Categorical(logits=model.logits(heads.policy(hidden)))

@@ -10,7 +10,7 @@ from nanogrove.train.objective import next_token
 from nanogrove.train.optim.muon import orthogonalise
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.plan import Plan
-from nanogrove.train.population.breeding import forget
+from nanogrove.train.population.breeding import reset_moments
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
 
 # Adam's eps in float32: at the default one, gradients that are rounding alone move weights at the full rate.
@@ -203,7 +203,7 @@ def test_a_member_whose_moments_are_reset_goes_on_as_with_a_fresh_optimizer() ->
     state = TrainState(model, make_optimizer(model, OptimizerConfig(lr=0.01)))
     factor = torch.ones(4, dtype=torch.float64)
     list(fit(state, batches, next_token, Plan(seed=0, steps=5, lr_factor=lambda step: factor)))
-    forget(state, [2])
+    reset_moments(state, [2])
     single = GPT(config).double()
     single.load_state_dict(unstack(model.state_dict(), 2))
     alone = TrainState(single, make_optimizer(single, OptimizerConfig(lr=0.01)), step=5)

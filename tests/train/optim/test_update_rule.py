@@ -19,7 +19,7 @@ from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.optim.rules import RULES, moments_per_weight
 from nanogrove.train.plan import Plan
-from nanogrove.train.population.breeding import copy_members, forget
+from nanogrove.train.population.breeding import copy_members, reset_moments
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
 
 LION = '''
@@ -137,7 +137,7 @@ def test_its_moments_are_bred_and_go_through_a_checkpoint() -> None:
     state = TrainState(model, make_optimizer(model, OptimizerConfig(**SETTINGS)))
     list(fit(state, batches, next_token, Plan(seed=0, steps=2, lr_factor=lambda step: 1.0)))
     copy_members(state, [0], [3])
-    forget(state, [1])
+    reset_moments(state, [1])
     moments = {key: tensor.clone() for key, tensor in optimizer_tensors(state).items()}
     assert all(key.endswith("/momentum") for key in moments)
     assert all(torch.equal(moment[0], moment[3]) and not moment[1].any() for moment in moments.values())

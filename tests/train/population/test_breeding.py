@@ -12,7 +12,7 @@ from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.plan import Plan
 from nanogrove.train.population.breeding import (
     copy_members,
-    cross,
+    crossover,
     moments,
     mutate,
     prediction_distance,
@@ -68,7 +68,7 @@ def test_a_mutation_is_to_the_scale_of_each_tensor(state: TrainState) -> None:
 def test_a_crossover_lies_between_its_parents(state: TrainState, kind: str) -> None:
     first = {name: p[1].detach().clone() for name, p in state.model.named_parameters()}
     second = {name: p[2].detach().clone() for name, p in state.model.named_parameters()}
-    cross(state, 1, second, kind, np.random.default_rng(3))  # type: ignore[arg-type]
+    crossover(state, 1, second, kind, np.random.default_rng(3))  # type: ignore[arg-type]
     taken: dict[str, set[str]] = {}
     for name, parameter in state.model.named_parameters():
         a, b, mixed = first[name].flatten(), second[name].flatten(), parameter[1].detach().flatten()
@@ -89,14 +89,14 @@ def test_a_crossover_lies_between_its_parents(state: TrainState, kind: str) -> N
 
 
 def test_the_arc_keeps_the_length_of_equally_long_parents() -> None:
-    from nanogrove.train.population.breeding import _on_the_arc
+    from nanogrove.train.population.breeding import slerp
 
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.nn.functional.normalize(torch.randn(50, generator=generator), dim=0) for _ in range(2))
     for share in (0.0, 0.3, 1.0):
-        assert float(_on_the_arc(a, b, share).norm()) == pytest.approx(1.0, abs=1e-5)
-    torch.testing.assert_close(_on_the_arc(a, b, 0.0), a)
-    torch.testing.assert_close(_on_the_arc(a, b, 1.0), b)
+        assert float(slerp(a, b, share).norm()) == pytest.approx(1.0, abs=1e-5)
+    torch.testing.assert_close(slerp(a, b, 0.0), a)
+    torch.testing.assert_close(slerp(a, b, 1.0), b)
 
 
 def test_distances_against_the_obvious(state: TrainState) -> None:

@@ -1,1 +1,1 @@
-"""What is minimised beside or in place of the next token."""
+"""Losses that are minimised beside or instead of the next-token loss."""

@@ -5,14 +5,14 @@
           − w log π(chosen) per token                    anchored; Pang et al. 2024, arXiv 2404.19733
     KTO   w₊(1 − σ(β(Δ − z))) or w₋(1 − σ(β(z − Δ)))     Ethayarajh et al. 2024, arXiv 2402.01306, eq. 8
 
-Δ is log π(text | prompt) − log π_ref(text | prompt), summed over scored tokens. z ≥ 0 is the mean Δ of texts behind
-prompts that are not theirs, without a gradient: an estimate of KL(π ‖ π_ref) that all of a batch share.
+Δ is log π(text | prompt) − log π_ref(text | prompt), summed over scored tokens. z ≥ 0 is the mean Δ of texts after
+prompts of other texts, without a gradient: an estimate of KL(π ‖ π_ref), one for the whole batch.
 
 DPO learns a difference, which may grow while both of its texts become less likely, so their log-probabilities are parts
 of it for the record. Where one side is longer the difference is one of lengths as well; dividing each Δ by its length
 takes that out, and unlike the cited method keeps the reference. The anchor is the next-token loss of the chosen texts.
 
-A batch for DPO holds pairs, the chosen row ahead of the rejected one. One for KTO is made by `kto_batch`.
+A batch for DPO holds pairs, the chosen row before the rejected one; `kto_batch` makes one for KTO.
 """
 
 import torch
@@ -66,7 +66,7 @@ def dpo(reference: nn.Module, beta: float, length_normalised: bool = False, nll_
 
 
 def kto(reference: nn.Module, beta: float, wanted: float = 1.0, unwanted: float = 1.0) -> Objective:
-    """The mean over texts, of which the wanted ones count `wanted` and the others `unwanted`; the part is z."""
+    """The mean over texts; wanted ones have the weight `wanted` and others `unwanted`. The recorded part is z."""
 
     def objective(model: nn.Module, batch: Batch) -> Loss:
         ratio, mismatched = log_ratio(model, reference, batch), batch.extra["mismatched"]

@@ -1,9 +1,9 @@
-"""How much each text counts, from its reward: weights whose mean over the training texts is 1, or whether it counts.
+"""The weight of each text by its reward: weights whose mean over the training texts is 1, or a choice of texts.
 
     rwr     exp(r/β)                     Peters & Schaal 2007; Dayan & Hinton 1997
     awr     min(exp((r − V)/β), clip)    Peng et al. 2019, arXiv 1910.00177; V in `value_baseline.py`
     filter  the best fraction is learned from, each text alike; the rest is not
-    kto     a text is wanted or not; `wanted_above` and `balance` say which, and how much the two sides count
+    kto     a text is wanted or not, as `wanted_above` says; `balance` gives the weights of the two sides
 
 Trained to its optimum on texts of a policy μ, `rwr` gives π ∝ μ·exp(r/β). All work is in float64, and the largest
 exponent is taken out first, so weights are finite whatever the rewards, and the same when a constant is added to all.
@@ -29,8 +29,8 @@ def scaled(rewards: np.ndarray, how: Scaling, like: np.ndarray | None = None) ->
         return whitened
     if how == "rank":
         ordered = np.sort(known)
-        places = (np.searchsorted(ordered, rewards, "left") + np.searchsorted(ordered, rewards, "right")) / 2
-        return places / len(ordered) - 0.5
+        ranks = (np.searchsorted(ordered, rewards, "left") + np.searchsorted(ordered, rewards, "right")) / 2
+        return ranks / len(ordered) - 0.5
     return rewards.astype(np.float64)
 
 
@@ -76,5 +76,5 @@ def balance(wanted: int, unwanted: int, weights: tuple[float | None, float | Non
 
 
 def effective_sample_size(weights: np.ndarray) -> float:
-    """(Σw)² / Σw²: how many equal weights tell as much (Kish 1965)."""
+    """(Σw)² / Σw²: how many equally weighted texts carry as much information (Kish 1965)."""
     return float(weights.sum() ** 2 / np.square(weights).sum())

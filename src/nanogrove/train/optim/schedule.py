@@ -31,7 +31,7 @@ class ScheduleConfig(BaseModel):
     name: Annotated[str, NameIn(SCHEDULES)] = Field("cosine", description="shape of the learning rate over the run")
     warmup: int = Field(0, ge=0, description="steps of linear warmup")
     decay: float = Field(0.2, gt=0, le=1, description="wsd: share of the run spent decaying, at its end")
-    final: float = Field(0.1, ge=0, le=1, description="last rate over the base rate; constant ignores it")
+    final: float = Field(0.1, ge=0, le=1, description="last learning rate over the base rate; constant ignores it")
     steps: int | None = Field(None, ge=1, description="the last rate is that of this step; the run's last if null")
 
 

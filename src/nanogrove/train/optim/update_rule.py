@@ -5,8 +5,8 @@ it trains populations, with rates by member too, is sharded where it treats each
 saved, resumed, bred and counted by `--dry-run`.
 
 A member is updated as the same model alone is, bit for bit. On a CPU torch's kernels round what does not fill a vector
-register in another way than the rest, and what that is differs between one model and several; so `elementwise` fills
-tensors up where a member's numbers do not fill registers.
+register in another way than the rest, and which numbers these are differs between one model and several; so
+`elementwise` pads tensors where a member's numbers do not fill registers.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,11 +28,13 @@ class UpdateSettings(BaseModel):
 
     name: str = Field("adamw", description="the update rule")
     lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="peak learning rate")
-    adamw_lr: float = Field(3e-3, gt=0, allow_inf_nan=False, description="muon: of embeddings, head and vectors")
+    adamw_lr: float = Field(
+        3e-3, gt=0, allow_inf_nan=False, description="muon: learning rate of embeddings, head and vectors"
+    )
     betas: tuple[float, float] = Field((0.9, 0.95), description="adamw: decay per step of the mean and of the square")
     eps: float = Field(1e-8, gt=0, description="adamw: added to the root of the mean square")
-    momentum: float = Field(0.9, ge=0, lt=1, description="sgd and muon")
-    weight_decay: float = Field(0.1, ge=0, description="of matrices and embeddings")
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd and muon: momentum")
+    weight_decay: float = Field(0.1, ge=0, description="weight decay of matrices and embeddings")
 
 
 @dataclass

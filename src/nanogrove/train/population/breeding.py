@@ -1,7 +1,6 @@
 """Breeding: members of a population copied over others, crossed and mutated, with their optimizer's moments.
 
-Everything happens along the population axis of the stacked tensors; no model is taken apart. Randomness comes from
-generators given by the caller.
+Everything happens along the population axis of the stacked tensors. The caller gives generators or seeds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ Crossover = Literal["layers", "interpolation", "spherical"]
 
 
 def moments(state: TrainState) -> Iterator[Tensor]:
-    """The optimizer's moments, each with the population axis, and their ages `[P]`."""
+    """The optimizer's moments, each with the population axis, and their step counts `[P]`."""
     for _, parameter in state.named_parameters():
         yield from (tensor for tensor in state.optimizer.state.get(parameter, {}).values() if tensor.dim())
 
@@ -38,39 +37,41 @@ def copy_members(state: TrainState, children: Sequence[int], parents: Sequence[i
 
 
 @torch.no_grad()
-def forget(state: TrainState, members: Sequence[int]) -> None:
+def reset_moments(state: TrainState, members: Sequence[int]) -> None:
     """Resets members' moments to those of an optimizer that has not begun."""
     for moment in moments(state):
         moment[list(members)] = 0.0
 
 
 @torch.no_grad()
-def cross(
+def crossover(
     state: TrainState, child: int, weights: dict[str, Tensor], kind: Crossover, generator: np.random.Generator
 ) -> None:
-    """Mixes into a child, so far a copy of its first parent, the `weights` of a second one, `[…]` by name.
+    """Mixes the `weights` of a second parent, `[…]` by name, into a child that is a copy of the first.
 
     `layers` takes each block, and each part outside the blocks, from either; `interpolation` draws one point of the
-    straight line between them; `spherical` one of the arc, tensor by tensor (Shoemake 1985). Moments stay the first's.
+    straight line between them; `spherical` one of the arc, tensor by tensor (Shoemake 1985). Moments stay those of the
+    first.
     """
     share = generator.random()
     second: dict[str, bool] = {}
     for name, parameter in state.named_parameters():
-        mine, other = parameter[child], weights[name]
+        weight, other = parameter[child], weights[name]
         layer = ".".join(name.split(".")[: 2 if name.startswith("blocks.") else 1])
         if kind == "layers":
             if second.setdefault(layer, bool(generator.integers(2))):
-                mine.copy_(other)
+                weight.copy_(other)
         elif kind == "interpolation":
-            mine.lerp_(other, share)
+            weight.lerp_(other, share)
         else:
-            mine.copy_(_on_the_arc(mine, other, share))
+            weight.copy_(slerp(weight, other, share))
 
 
-def _on_the_arc(a: Tensor, b: Tensor, share: float) -> Tensor:
+def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """The point at `share` of the arc from `a` to `b`; of the straight line where they are nearly parallel."""
     lengths = (a.norm() * b.norm()).clamp(min=1e-30)
     angle = ((a * b).sum() / lengths).clamp(-1, 1).acos()
-    if float(angle.sin()) < 1e-4:  # nearly parallel
+    if float(angle.sin()) < 1e-4:
         return a.lerp(b, share)
     mixed: Tensor = (a * ((1 - share) * angle).sin() + b * (share * angle).sin()) / angle.sin()
     return mixed
@@ -78,18 +79,18 @@ def _on_the_arc(a: Tensor, b: Tensor, share: float) -> Tensor:
 
 @torch.no_grad()
 def mutate(state: TrainState, child: int, size: float, seed: int) -> None:
-    """Adds to each of a member's tensors normal noise of `size` times its root mean square; a tensor of zeros stays."""
+    """Adds normal noise of `size` times its root mean square to each tensor of a member; a tensor of zeros stays."""
     device = state.model.embed.weight.device
     generator = torch.Generator(device).manual_seed(seed)
     for _, parameter in state.named_parameters():
-        mine = parameter[child]
-        noise = torch.randn(mine.shape, generator=generator, device=device, dtype=mine.dtype)
-        mine.add_(noise * (size * mine.square().mean().sqrt()))
+        weight = parameter[child]
+        noise = torch.randn(weight.shape, generator=generator, device=device, dtype=weight.dtype)
+        weight.add_(noise * (size * weight.square().mean().sqrt()))
 
 
 @torch.no_grad()
 def weight_distance(state: TrainState) -> float:
-    """Mean distance of two members' weights over the mean length of one's."""
+    """The mean distance between the weights of two members, over the mean norm of the weights of one."""
     squares: Tensor | float = 0.0
     lengths: Tensor | float = 0.0
     for parameter in state.model.parameters():
@@ -106,6 +107,6 @@ def prediction_distance(probabilities: Tensor) -> float:
 
 
 def _mean_of_pairs(distances: Tensor) -> float:
-    """Over `[P, P]`, without members that are no numbers."""
+    """The mean over pairs of `[P, P]`, without members that are NaN."""
     pairs = torch.stack([distances[a, b] for a, b in combinations(range(len(distances)), 2)])
     return float(pairs.nanmean())

@@ -25,16 +25,20 @@ class Range(BaseModel):
 
     low: float | None = Field(None, gt=0, allow_inf_nan=False, description="least value")
     high: float | None = Field(None, gt=0, allow_inf_nan=False, description="greatest value")
-    values: list[float] | None = Field(None, min_length=1, description="instead of low and high; a step goes one on")
-    start: tuple[float, float] | None = Field(None, description="drawn from here at first; from all of it if left out")
-    factor: float = Field(1.25, ge=1, allow_inf_nan=False, description="a value is multiplied or divided by this")
-    resample: float = Field(0.0, ge=0, le=1, description="chance of a fresh draw instead")
+    values: list[float] | None = Field(
+        None, min_length=1, description="instead of low and high: a list of values, explored one position at a time"
+    )
+    start: tuple[float, float] | None = Field(
+        None, description="range of the first values; the whole range when left out"
+    )
+    factor: float = Field(1.25, ge=1, allow_inf_nan=False, description="what a value is multiplied or divided by")
+    resample: float = Field(0.0, ge=0, le=1, description="probability of a fresh draw instead")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.values is not None:
             if self.low is not None or self.high is not None or self.start is not None:
-                raise ValueError("values are given, so low, high and start have no place; leave them out")
+                raise ValueError("values are given, so low, high and start do not apply; leave them out")
             if any(not math.isfinite(value) or value < 0 for value in self.values):
                 raise ValueError(f"values must be numbers of 0 or more, and {self.values} were given")
             return self
@@ -65,14 +69,14 @@ class Range(BaseModel):
         return self.draw(generator, *(self.start or (None, None)))
 
     def explore(self, value: float, generator: np.random.Generator) -> float:
-        """A neighbour of `value`: a factor up or down, or one place along the list; rarely, a fresh draw."""
+        """A neighbour of `value`: a factor up or down, or one position along the list; or, rarely, a fresh draw."""
         if generator.random() < self.resample:
             return self.draw(generator)
         up = bool(generator.integers(2))
         if self.values is None:
             return self._bounded(value * self.factor if up else value / self.factor)
-        place = min(range(len(self.values)), key=lambda i: abs(self.values[i] - value))  # type: ignore[index]
-        return self.values[min(max(place + (1 if up else -1), 0), len(self.values) - 1)]
+        index = min(range(len(self.values)), key=lambda i: abs(self.values[i] - value))  # type: ignore[index]
+        return self.values[min(max(index + (1 if up else -1), 0), len(self.values) - 1)]
 
     def _bounded(self, value: float) -> float:
         assert self.low is not None
@@ -81,7 +85,7 @@ class Range(BaseModel):
 
 
 def apply(state: TrainState, values: Mapping[str, float | Sequence[float]]) -> PerMember:
-    """Sets weight decay and dropout, of all members or of each its own; returns the factor of the learning rate.
+    """Sets weight decay and dropout, for all members or by member; returns the factor of the learning rate.
 
     The factor is a tensor `[P]` wherever values are lists, float64, so that the record shows what was set.
     """

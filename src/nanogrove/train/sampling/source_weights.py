@@ -9,7 +9,7 @@ of tokens a strategy proposes weights π, which are mixed with those before and 
 
 fall is the slope, with its sign changed, of the line through a source's losses by step, weighted by their tokens, over
 this interval and the one before; error is its standard error (`numpy.polyfit` with `cov=True`). Progress counts as far
-as it exceeds its error, and what is not known is shared out as at the start, so noise alone moves no weight.
+as it exceeds its error, and the share of the errors is divided as at the start, so noise alone moves no weight.
 
 `odm` updates after each step instead, as published: with ε₀ = 1/K, ε_t = min(1/K, √(ln K / (K t))) and R̂ = 0 at first,
 
@@ -30,7 +30,7 @@ All that is known of the past is in `TrainState.method_state`, so a resumed run 
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import MixedCorpus
 from nanogrove.data.text.mixture import Phase, Weighted
-from nanogrove.record.events import Event
+from nanogrove.record.events import Event, Values
 from nanogrove.train.objective import Loss, scored, weighted
 from nanogrove.train.state import TrainState
 
@@ -76,12 +76,12 @@ class AdaptiveConfig(BaseModel):
 
 def by_source(nll: Tensor, batch: Batch, sources: int) -> Loss:
     """`weighted`, with each source's part of the loss and of the scored tokens among the parts."""
-    told, counted = nll.detach(), batch.mask.float()
+    detached, counted = nll.detach(), batch.mask.float()
     parts = {}
     for source in range(sources):
-        mine = (batch.source == source)[..., None] * counted
-        parts[f"nll {source}"] = (mine * told).sum((-2, -1)) / scored(batch)
-        parts[f"share {source}"] = mine.sum((-2, -1)) / scored(batch)
+        mask = (batch.source == source)[..., None] * counted
+        parts[f"nll {source}"] = (mask * detached).sum((-2, -1)) / scored(batch)
+        parts[f"share {source}"] = mask.sum((-2, -1)) / scored(batch)
     return Loss(weighted(nll, batch).total, parts)
 
 
@@ -95,9 +95,9 @@ class Mixing:
         count = len(corpus.names)
         zeros = [0.0] * count
         empty = [[0.0] * MOMENTS for _ in range(count)]
-        self.history: dict[str, Any] = {
+        self.history: Values = {
             "phases": [list(phase) for phase in corpus.weighted.phases],  # this one and the one before
-            "number": 0,  # of phases that are over and forgotten
+            "number": 0,  # of phases that are over and dropped
             "counts": [0] * count,  # of sequences of each source in those
             "nll": zeros,
             "share": zeros,
@@ -114,7 +114,7 @@ class Mixing:
         self._mix()
 
     def _mix(self) -> None:
-        """Makes the mixture of the phases, and forgets all but two: the last step's batch may be asked for again."""
+        """Sets the mixture of the phases, and drops all but two: the last step's batch may be read again."""
         history = self.history
         phases = [Phase(start, tuple(weights)) for start, weights in history["phases"]]
         self.mixture = Weighted(phases, self.corpus.seed, history["number"], history["counts"])
@@ -129,15 +129,15 @@ class Mixing:
 
     @property
     def weights(self) -> np.ndarray:
-        """The weights as they are, which sum to one."""
+        """The current weights, which sum to one."""
         return _shares(np.array(self.history["phases"][-1][1]))
 
     def batch(self, step: int) -> Batch:
-        """Batch number `step` under the weights as they are."""
+        """Batch number `step` under the current weights."""
         return self.corpus.batch(step) if self.config is None else self.corpus.mixed(step, self.mixture)
 
     def observe(self, event: Event) -> None:
-        """Takes the losses by source out of a `step` event."""
+        """Moves the losses by source from a `step` event to the history."""
         history = self.history
         nll, share = (
             np.array([event.values.pop(f"{name} {source}") for source in range(len(self.corpus.names))])
@@ -167,7 +167,7 @@ class Mixing:
         """Ends an interval: its losses by source as an event, and the weights of the next one."""
         history, total = self.history, sum(self.history["share"])
         losses = [n / s if s else None for n, s in zip(history["nll"], history["share"], strict=True)]
-        values: dict[str, Any] = {
+        values: Values = {
             "names": self.corpus.names,
             "loss": losses,
             "share": [share / total if total else 0.0 for share in history["share"]],
@@ -183,7 +183,7 @@ class Mixing:
         return Event("sources", self.state.step, values)
 
     def _passes(self) -> list[float | None]:
-        """How often each source has been seen so far; None of one that streams, whose size nobody knows."""
+        """How often each source has been seen so far; None for one that streams, whose size is unknown."""
         step = self.corpus.batch_size * self.corpus.length
         history = self.history
         history["given"] = [a + b * step for a, b in zip(history["given"], history["share"], strict=True)]
@@ -226,7 +226,7 @@ def by_progress(fall: np.ndarray, error: np.ndarray, start: np.ndarray) -> np.nd
 
 
 def moments(step: int, nll: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """What a step adds to the sums `[K, MOMENTS]` that `falls` needs, from each source's part of loss and tokens."""
+    """What a step adds to the sums `[K, MOMENTS]` that `falls` needs, from each source's share of loss and tokens."""
     loss = nll / np.where(share > 0, share, 1.0)
     ones = (share > 0).astype(float)
     powers = [ones, step * ones, step**2 * ones, loss, step * loss, loss**2]
@@ -234,7 +234,7 @@ def moments(step: int, nll: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def falls(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What each loss falls by in a step, and the standard error of that: weighted least squares on sums of `moments`.
+    """How much each loss falls per step, and its standard error, by weighted least squares on sums of `moments`.
 
     Both NaN where a source was not seen; the error is infinite after fewer than three steps.
     """
@@ -249,7 +249,7 @@ def falls(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exploration(turn: int, sources: int) -> float:
-    """ε of a turn of odm, 0 being ahead of the first."""
+    """ε of a turn of odm; turn 0 is before the first."""
     return min(1 / sources, math.sqrt(math.log(sources) / (sources * turn))) if turn else 1 / sources
 
 
@@ -273,7 +273,7 @@ def _shares(values: np.ndarray) -> np.ndarray:
 
 
 def bounded(weights: np.ndarray, least: float, most: float) -> np.ndarray:
-    """Shares that sum to one: all scaled by one factor, then cut to the bounds; the factor is found by bisection."""
+    """Shares that sum to one: all scaled by one factor, then clipped to the bounds; bisection finds the factor."""
     count = len(weights)
     least, most, weights = min(least, 1 / count), max(most, 1 / count), _shares(weights) + 1e-9
     low, high = 0.0, most / float(weights.min())
@@ -291,7 +291,7 @@ def reference_losses(model: nn.Module, corpus: MixedCorpus, limit: int) -> list[
     for batch in corpus.eval_batches("validation", limit):
         nll = model(batch.tokens.to(device), batch.targets.to(device)).double().cpu()
         for source in sorted(set(batch.source.tolist())):
-            mine = batch.source == source
-            sums[source] += float(nll[mine].sum())
-            counts[source] += nll[mine].numel()
+            rows = batch.source == source
+            sums[source] += float(nll[rows].sum())
+            counts[source] += nll[rows].numel()
     return [float(s / c) if c else math.nan for s, c in zip(sums, counts, strict=True)]

@@ -1,4 +1,4 @@
-"""What a run would take, before it begins."""
+"""Parameters, tokens, memory and FLOPs of a run, before it begins."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from nanogrove.train.optim.rules import moments_per_weight
 
 
 def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
-    """What a run would take: parameters and tokens of one member; operations and bytes of memory of all members.
+    """What a run would take: parameters and tokens of one member; FLOPs and bytes of memory of all members.
 
     Memory counts weights, those of auxiliary heads too, gradients, moments and, roughly, what one micro-batch keeps for
     its backward pass.
@@ -22,7 +22,7 @@ def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
     config, plan, train, corpus = setup.model_on_data, setup.plan, setup.preset.train, setup.corpus
     with torch.device("meta"):
         model = GPT(config)
-        in_heads = Heads(preset.auxiliary, config).parameter_count()
+        head_parameters = Heads(preset.auxiliary, config).parameter_count()
     parameters, members = model.parameter_count(), setup.population or 1
     tokens = plan.steps * train.batch_size * corpus.length
     moments = moments_per_weight(preset.optimizer.name)
@@ -34,7 +34,7 @@ def estimate(preset: Preset, allow_code: bool = False) -> dict[str, Any]:
         "epochs": corpus.windows_per_epoch and tokens / (corpus.windows_per_epoch * corpus.length),
         "members": members,
         "flops": members * tokens * model.flops_per_token(corpus.length),
-        "memory_bytes": members * (4 * (parameters + in_heads) * (2 + moments) + activations),
+        "memory_bytes": members * (4 * (parameters + head_parameters) * (2 + moments) + activations),
         "precision": plan.precision,
         "device": str(setup.device),
         "data": corpus.describe(),

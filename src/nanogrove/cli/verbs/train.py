@@ -20,7 +20,9 @@ def train(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run functions the preset names as module:function.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would take; train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print parameters, tokens, memory and FLOPs, then exit.")
+    ] = False,
 ) -> None:
     """Train a preset in a run folder."""
     from nanogrove.cli.render import show

@@ -2,7 +2,7 @@
 
     python benchmarks/alignment.py --seeds 0 1 2 3 4 --out FOLDER [KEY=VALUE …]
 
-The preset align-terms for each seed. For each it prints the mean reward of texts written anew, behind prompts that no
+The preset align-terms for each seed. For each it prints the mean reward of texts written anew, after prompts that no
 round saw, by the model before the first round and by the one that was kept, the z of their difference, and what the
 latter's perplexity on validation text is above the former's.
 """

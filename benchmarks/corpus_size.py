@@ -124,7 +124,7 @@ def train(values: dict[str, Any], run: Path) -> dict[str, float]:
 
 
 def advance(values: dict[str, Any], run: Path) -> dict[str, float]:
-    """A run stopped behind its second step, whose checkpoint is saved again as if it had come to step 100,000."""
+    """A run stopped after its second step, whose checkpoint is saved again as if it had come to step 100,000."""
     from nanogrove.config.overrides import resolve
     from nanogrove.model.gpt import GPT
     from nanogrove.runs.train import train

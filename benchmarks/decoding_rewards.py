@@ -2,7 +2,7 @@
 
     python benchmarks/decoding_rewards.py
 
-4 layers x 256, context 256, vocabulary 512, random weights, 64 new tokens behind a prompt of 16, at batch 1 and 16,
+4 layers x 256, context 256, vocabulary 512, random weights, 64 new tokens after a prompt of 16, at batch 1 and 16,
 with 5 and 20 candidates a step; asked is a slow-down below 3. The reward model has the same size, or 2 layers x 128: a
 seventh of the parameters, near the published ratio (124 M beside 774 M). Both models are packed, as by
 `LanguageModel.generate`.

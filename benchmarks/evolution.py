@@ -110,7 +110,7 @@ def compare(data: str, seeds: list[int], out: Path, overrides: list[str]) -> Non
 
 
 def half_way(preset: dict[str, Any], seed: int, out: Path, overrides: list[str]) -> int:
-    """The base steps behind which about half of the answers are right."""
+    """The base steps after which about half of the answers are right."""
     looked = changed(preset, {"train.steps": 120, "method.generations": 1, "evaluate.every": 2})
     events = record(looked, out / f"base-{seed}", [f"seed={seed}", *overrides])
     wrong = {event.step: event.values["score"] for event in events if event.kind == "eval" and event.step <= 120}
@@ -127,7 +127,7 @@ def strategies(seeds: list[int], out: Path, overrides: list[str]) -> None:
         last = [event for event in events if event.kind == "step"][-1]
         reached.append(right[last.step])
         print(
-            f"seed {seed}: exact match {right[begin]:.3f} behind {begin} base steps, {right[last.step]:.3f} behind "
+            f"seed {seed}: exact match {right[begin]:.3f} after {begin} base steps, {right[last.step]:.3f} after "
             f"{last.step - begin} generations, {last.time['seconds']:.0f} s",
             flush=True,
         )

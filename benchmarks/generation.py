@@ -2,7 +2,7 @@
 
     python benchmarks/generation.py --nanogpt PATH
 
-6 layers x 384, context 256, vocabulary 65, 128 new tokens behind a prompt of 8, at batch 16 and 1; then the time a
+6 layers x 384, context 256, vocabulary 65, 128 new tokens after a prompt of 8, at batch 16 and 1; then the time a
 token takes early and late in the context. Ours in float32, as the peers, and in the format that `auto` takes here.
 """
 

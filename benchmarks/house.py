@@ -81,7 +81,6 @@ def measure(folder: Path) -> Iterator[str]:
     lines = sum(length.values())
     nodes = [node for tree in trees.values() for node in ast.walk(tree)]
     anything = sum(isinstance(node, ast.Name) and node.id == "Any" for node in nodes)
-    behind = sum("behind" in line.lower() for source in sources.values() for line in source.splitlines())
     files = [f"{name} {count}" for name, count in sorted(length.items()) if count > LONGEST_FILE]
     functions = [f"{name}.{inner} {count}" for name, tree in trees.items() for inner, count in long_functions(tree)]
     found = circles({name: {*imported(tree, trees.keys())} - {name} for name, tree in trees.items()})
@@ -89,7 +88,6 @@ def measure(folder: Path) -> Iterator[str]:
     yield f"Any: {anything}, {1000 * anything / lines:.1f} per 1,000 lines"
     yield f"getattr with a default: {sum(calls(tree, 'getattr', 3) for tree in trees.values())}"
     yield f"isinstance: {sum(calls(tree, 'isinstance', 2) for tree in trees.values())}"
-    yield f'lines with "behind": {behind}'
     yield "; ".join([f"files above {LONGEST_FILE} lines: {len(files)}", *files])
     yield "; ".join([f"functions above {LONGEST_FUNCTION} lines: {len(functions)}", *functions])
     yield "; ".join([f"circles of imports: {len(found)}", *(" and ".join(circle) for circle in found)])

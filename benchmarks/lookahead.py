@@ -9,8 +9,8 @@ dynamics and policy heads.
    continuations, weighted by the grammar, of the model's own loss (`model`) and of the best loss there is (`grammar`).
    Told are correlations over held-out prefixes of 1 to 12 tokens, and what is left of the first when the mean of each
    position is taken away.
-2. Ten tokens written behind every prompt of two, and what the grammar says of them: log-probability, nats, the mean
-   over prompts weighted by theirs. At N model calls a token: lookahead, and of N samples the one that is likeliest to
+2. Ten tokens written after every prompt of two, and what the grammar says of them: log-probability, nats, the mean
+   over prompts weighted by theirs. At N model calls per token: lookahead, and of N samples the one that is likeliest to
    the model. Beside them greedy decoding, by the model and by the grammar, and the grammar's own beam of 512.
 
 Figures are means over grammars with the smallest and the largest; grammars differ by nats, so that ways to write are
@@ -76,7 +76,7 @@ def nll(model: GPT, sequences: Tensor) -> Tensor:
 
 
 def expected(model: GPT, grammar: TreeGrammar, prefix: Tensor) -> tuple[float, float]:
-    """Expected mean loss of the HORIZON tokens behind a prefix `[t]`: the model's, and the least there is."""
+    """Expected mean loss of the HORIZON tokens after a prefix `[t]`: the model's, and the least there is."""
     ahead = torch.cartesian_prod(*[torch.arange(V)] * HORIZON)
     whole = torch.cat([prefix.expand(len(ahead), -1), ahead], 1)
     filled = torch.cat([whole, torch.zeros(len(whole), grammar.T - whole.shape[1], dtype=torch.int64)], 1)
@@ -117,7 +117,7 @@ def values(lm: Any, grammar: TreeGrammar, held_out: Tensor) -> dict[str, float]:
 
 
 def likeliest(grammar: TreeGrammar, prompts: Tensor, beam: int) -> Tensor:
-    """What a beam of the exact distribution writes behind each prompt; of one text it is greedy."""
+    """What a beam of the exact distribution writes after each prompt; of one text it is greedy."""
     found = []
     for prompt in prompts:
         texts, scores = prompt[None], torch.zeros(1, dtype=torch.float64)
@@ -131,7 +131,7 @@ def likeliest(grammar: TreeGrammar, prompts: Tensor, beam: int) -> Tensor:
 
 
 def texts(lm: Any, grammar: TreeGrammar, prompts: Tensor, seed: int) -> dict[str, Tensor]:
-    """What each way writes behind the prompts, prompts included."""
+    """What each way writes after the prompts, prompts included."""
     given = begun(prompts)
     written = {"greedy": generate(lm.model, given, new_tokens=NEW, greedy=True)}
     for budget in BUDGETS:

@@ -46,7 +46,7 @@ MODELS: dict[str, tuple[dict[str, int], float]] = {
 
 
 def texts(step: int, segments: int, rows: int = ROWS) -> Batch:
-    """Key 0 … 3 and its value, noise, and then keys in another order, behind each of which its value is to be told."""
+    """Key 0 … 3 and its value, noise, and then keys in another order, after each of which its value is to be given."""
     generator = torch.Generator().manual_seed(step)
     key, noise = VALUES, VALUES + KEYS
     length = SEGMENT * segments

@@ -65,7 +65,7 @@ def accuracy(preset: str, seeds: list[int], out: Path, overrides: list[str]) -> 
         hardest = first["difficulties"].index(first["frontier"])
         apart = [f"{d}: {1 - a:.3f}" for d, a in zip(first["difficulties"], first["agreement"], strict=True)]
         print(f"  voters differ on {'  '.join(apart[hardest : hardest + 4])}")
-        print(f"  behind the last  {shown(surveys[-1])}")
+        print(f"  after the last   {shown(surveys[-1])}")
         labels = [
             f"{label['difficulty']}: {label['kept']:.2f} kept, {label['precision']:.4f} right"
             for event in events

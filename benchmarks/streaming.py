@@ -178,7 +178,7 @@ def main() -> None:
             found = trained(preset(source, 10**7), folder / "run", options.seconds or 60 + 400 * options.gb)
             more = (found["peak"] - base["peak"]) / 1e6
             print(f"{kind}, {large.stat().st_size / 1e9:.2f} GB, {count:,} rows")
-            print(f"  first step behind {found['first']:.1f} s (asked: 20)", flush=True)
+            print(f"  first step after {found['first']:.1f} s (asked: 20)", flush=True)
             print(f"  {more:.0f} MB more than on the small table at most (asked: 600)", flush=True)
             large.unlink()
             with part.open("w", encoding="utf-8", newline="") as file:

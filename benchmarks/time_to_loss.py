@@ -111,7 +111,7 @@ def our_steps(path: Path, seed: int, count: int, precision: str, extra: dict[str
 
 
 def their_losses(checkout: Path, text: Tensor, windows: Tensor, seed: int, most: int) -> tuple[float, float]:
-    """Steps until the target, infinite where `most` do not get there, and the loss behind 2,000 steps."""
+    """Steps until the target, infinite where `most` do not get there, and the loss after 2,000 steps."""
     model, steps = nanogpt_steps(checkout, text, seed)
     at_2000 = math.nan
     for step in itertools.islice(steps, most):

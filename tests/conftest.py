@@ -117,7 +117,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 class Forked:
-    """Runs the command line in processes of its own that begin behind the imports; see `fork_server.py`."""
+    """Runs the command line in processes of its own that begin after the imports; see `fork_server.py`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

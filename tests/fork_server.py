@@ -4,7 +4,7 @@
                               {"status": …, "out": …, "err": …} when it has ended
 
 The parent imports everything and does nothing else, with one thread, so that a fork of it is what a fresh process
-would be behind its imports. `argv` and `cwd` say what to run, and where.
+would be after its imports. `argv` and `cwd` say what to run, and where.
 
 A request may carry `"mishap": {"at": k, "kind": …}`, which strikes just before the k-th change the process makes to
 the file system (a file opened for writing, made durable, renamed or removed; a folder made or removed):
@@ -12,7 +12,7 @@ the file system (a file opened for writing, made durable, renamed or removed; a 
     kill    SIGKILL, at once
     tear    a kill by the system in the midst of the next write that passes `bytes` bytes of its file
     full    from then on every write past `bytes` bytes of a file fails, as on a full disk
-    signal  the signals in `signals` are sent to the process itself, one behind the other
+    signal  the signals in `signals` are sent to the process itself, one after the other
 
 A request `{"ranks": [request, …]}` runs several processes at once that meet as those of torchrun do, and is answered
 by one line with a list; a rank that hangs is ended after two minutes. With `"script": path` a process runs that file

@@ -275,7 +275,7 @@ VERBS = {
     "generate from no folder": ("generate TMP/nope", "TMP/nope: neither a run nor a checkpoint", "runs/NAME"),
     "generate from a file": ("generate TMP/tiny.json", "TMP/tiny.json: neither a run nor a checkpoint"),
     "a character it lacks": ("generate RUN The§end", "character '§' at position 3 is not among", "bpe"),
-    "a penalty that is no number": ("generate RUN The --repetition-penalty=nan", "repetition_penalty:", "greater"),
+    "a penalty of NaN": ("generate RUN The --repetition-penalty=nan", "repetition_penalty:", "greater"),
     "a share above 1": ("generate RUN The --top-p=2", "top_p:", "less than or equal to 1"),
     "report of no run": ("report TMP", "TMP: "),
 }

@@ -60,7 +60,7 @@ def executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def figures(notebook: Any) -> dict[str, Any]:
     """The figures shown, by the id of their cell; each is there, draws numbers only, and came without a warning."""
-    figures = {}
+    by_cell = {}
     for cell in code(notebook):
         assert not [output for output in cell.outputs if output.get("name") == "stderr"], cell.outputs
         shown = [output.data[PLOTLY] for output in cell.outputs if PLOTLY in output.get("data", {})]
@@ -70,8 +70,8 @@ def figures(notebook: Any) -> dict[str, Any]:
                 drawn = trace.get("z", trace.get("y"))
                 assert drawn, f"{cell.id}: nothing is drawn"
                 assert cell.id in TREES or "null" not in json.dumps(drawn), f"{cell.id}: a value is NaN or infinite"
-            figures[cell.id] = figure
-    return figures
+            by_cell[cell.id] = figure
+    return by_cell
 
 
 def test_the_grammar_is_explored(executed) -> None:

@@ -69,7 +69,7 @@ class LanguageModel:
     """A model, its tokenizer, and the auxiliary heads that trained beside it, if any.
 
     `temperature` is what its logits are to be divided by for calibrated probabilities, 1.0 where it has not been
-    calibrated, as `calibrated` tells.
+    calibrated, as `calibrated` says.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class LanguageModel:
     ) -> list[Continuation]:
         """The texts that `generate` gives for the same arguments, each with the confidence of its new tokens."""
         if self.model.memory is not None and len(prompts) > 1:
-            raise PresetError("confidence: a model with a memory tells it of one prompt at a time")
+            raise PresetError("confidence: a model with a memory takes one prompt at a time")
         recorder, log_probs_of = record_log_probs(self.temperature if options.get("calibrated") else 1.0)
         reward, beta = options.pop("reward", None), options.pop("beta", BETA)
         texts, new = self._decode_texts(plain(self.model), prompts, tokens, options, reward, beta, recorder)
@@ -181,8 +181,14 @@ class LanguageModel:
     ) -> tuple[list[str], Tensor]:
         """Each prompt with its continuation, and the new tokens `[R, tokens]`, −1 after the end of a text.
 
-        Takes what `generate` does, a `strategy`, and `recorders`: transforms that see the logits as the model made
-        them, and change nothing.
+        Args:
+            strategy: How the next tokens are chosen.
+            prompts: As `generate` takes them.
+            tokens: New tokens per prompt, at most.
+            options: Of `generate`, less those that chose the strategy.
+            reward: As `generate` takes it.
+            beta: As `generate` takes it.
+            recorders: Transforms that see the logits as the model computed them, and change nothing.
         """
         seed, precision = options.pop("seed", 0), options.pop("precision", "auto")
         calibrated = options.pop("calibrated", False)

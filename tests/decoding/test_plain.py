@@ -60,7 +60,7 @@ def test_cached_states_equal_uncached_at_every_position_with_ragged_prompts(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_several_tokens_at_once_behind_a_ragged_cache(family: str) -> None:
+def test_several_tokens_at_once_after_a_ragged_cache(family: str) -> None:
     model = make(family)
     sequences = torch.randint(0, 23, (2, 20), generator=torch.Generator().manual_seed(2))
     starts = torch.tensor([4, 7])

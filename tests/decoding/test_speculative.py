@@ -34,7 +34,7 @@ FAMILIES: list[dict[str, Any]] = [
 ]
 
 
-def made(count: int = 4, noise: float = 0.3, **settings: Any) -> tuple[GPT, Heads]:
+def random_model_and_heads(count: int = 4, noise: float = 0.3, **settings: Any) -> tuple[GPT, Heads]:
     """A model and its heads in float64, of weights large enough that likeliest tokens change."""
     config = ModelConfig(**{"vocab_size": V, "block_size": 40, "n_layer": 2, "n_head": 2, "n_embd": 16, **settings})
     heads = Heads(AuxiliaryConfig(enable_multi_token=True, multi_token_count=count), config).initialize(1)
@@ -68,7 +68,7 @@ GREEDY = Sampling(temperature=0)
 @pytest.mark.parametrize("settings", FAMILIES, ids=lambda s: "-".join(k if v is True else str(v) for k, v in s.items()))
 def test_greedy_tokens_are_those_of_plain_decoding(settings: dict, stop: list[int], sampling: dict) -> None:
     """Prompts of different lengths, of which rows accept different numbers of drafts and end at different times."""
-    model, heads = made(**settings)
+    model, heads = random_model_and_heads(**settings)
     tokens, lengths = pad(PROMPTS)
     asked = Sampling(temperature=0, **sampling)
     for new in (1, 2, 30):
@@ -79,7 +79,7 @@ def test_greedy_tokens_are_those_of_plain_decoding(settings: dict, stop: list[in
 
 @pytest.mark.parametrize("size", [36, 37, 38, 39, 64])
 def test_rows_that_end_early_have_room_wherever_the_context_ends(size: int) -> None:
-    model, heads = made(noise=0.2, block_size=size)
+    model, heads = random_model_and_heads(noise=0.2, block_size=size)
     tokens = torch.randint(0, V, (40, 5), generator=torch.Generator().manual_seed(0))
     plain = generate(model, tokens, new_tokens=31, greedy=True)
     assert torch.equal(speculate(model, heads, tokens, new_tokens=31, sampling=GREEDY), plain)
@@ -87,7 +87,7 @@ def test_rows_that_end_early_have_room_wherever_the_context_ends(size: int) -> N
 
 @pytest.mark.parametrize("settings", FAMILIES[:4], ids=lambda s: "-".join(map(str, s.values())))
 def test_a_row_by_itself_goes_on_alike_past_a_full_context(settings: dict) -> None:
-    model, heads = made(**settings)
+    model, heads = random_model_and_heads(**settings)
     for prompt in PROMPTS:
         tokens, _ = pad([prompt])
         plain = generate(model, tokens, new_tokens=130, greedy=True)
@@ -120,22 +120,22 @@ def test_calls_are_counted_and_a_head_that_is_always_right_saves_all_it_can() ->
     model.hidden = counted  # type: ignore[method-assign]
     written = speculate(model, heads, torch.tensor([[1, 2]]), new_tokens=41, sampling=GREEDY)
     assert written.tolist() == [[5] * 41]
-    assert calls == 1 + 40 // 4, "one for the first token, and then four a call"
+    assert calls == 1 + 40 // 4, "one for the first token, and then four per call"
 
 
-def exact(model: GPT, prompt: list[int], new: int, settings: Sampling) -> dict[tuple[int, ...], float]:
+def exact_distribution(model: GPT, prompt: list[int], new: int, settings: Sampling) -> dict[tuple[int, ...], float]:
     """The probability of every continuation, by a plain forward of each prefix."""
-    found: dict[tuple[int, ...], float] = {}
+    probabilities: dict[tuple[int, ...], float] = {}
     for written in itertools.product(range(model.config.vocab_size or 0), repeat=new):
         chance = 1.0
-        for place, token in enumerate(written):
-            seen = torch.tensor([[*prompt, *written[:place]]])
+        for position, token in enumerate(written):
+            seen = torch.tensor([[*prompt, *written[:position]]])
             scores = model(seen)[:, -1].float()
             for transform in settings.transforms():
                 scores = transform(scores, seen, torch.tensor([seen.shape[1]]))
             chance *= scores.softmax(-1)[0, token].item()
-        found[written] = chance
-    return found
+        probabilities[written] = chance
+    return probabilities
 
 
 @pytest.mark.parametrize("drafts", ["bad", "good"])
@@ -148,12 +148,12 @@ def exact(model: GPT, prompt: list[int], new: int, settings: Sampling) -> dict[t
     ],
 )
 def test_sampled_texts_are_distributed_as_the_model_says(sampling: dict, drafts: str) -> None:
-    model, heads = made(3, 0.2, vocab_size=4, family="llama")
+    model, heads = random_model_and_heads(3, 0.2, vocab_size=4, family="llama")
     if drafts == "good":
         heads.initialize(0)  # dynamics begin as copies: each draft is the next token's distribution
     prompt, rows, new = [1, 3], 20_000, 3
     with torch.inference_mode():
-        wanted = exact(model, prompt, new, Sampling(**sampling))
+        wanted = exact_distribution(model, prompt, new, Sampling(**sampling))
     assert math.fsum(wanted.values()) == pytest.approx(1)
     written = speculate(
         model,
@@ -177,7 +177,7 @@ def test_sampled_texts_are_distributed_as_the_model_says(sampling: dict, drafts:
 
 
 def test_the_language_model_writes_the_same_texts_and_refuses_what_cannot_draft(command: Any, tmp_path: Any) -> None:
-    model, heads = made(vocab_size=6, block_size=32)
+    model, heads = random_model_and_heads(vocab_size=6, block_size=32)
     tokenizer = character_tokenizer(["abcde"])
     lm = LanguageModel(model.float(), tokenizer, heads=heads.float())
     greedy: dict[str, Any] = {"temperature": 0, "precision": "float32"}
@@ -190,5 +190,5 @@ def test_the_language_model_writes_the_same_texts_and_refuses_what_cannot_draft(
     for other in (None, Heads(AuxiliaryConfig(enable_value=True), model.config)):
         with pytest.raises(CheckpointError, match="no multi-token heads to draft; train one with"):
             LanguageModel(model, tokenizer, heads=other).generate("a", 3, speculative=True)
-    said = command("generate", tmp_path, "--speculative", "--confidence").error()
-    assert "--speculative goes without --confidence; leave one out" in said
+    message = command("generate", tmp_path, "--speculative", "--confidence").error()
+    assert "--speculative goes without --confidence; leave one out" in message

@@ -41,7 +41,7 @@ def make(family: str = "gpt2", block_size: int = 32, scalar: bool = False) -> GP
 
 @torch.no_grad()
 def alone(model: GPT, prefix: list[int], candidates: list[int]) -> torch.Tensor:
-    """What a reward model says of each candidate behind a prefix, read anew."""
+    """What a reward model says of each candidate after a prefix, read anew."""
     return model(torch.tensor([[*prefix, token] for token in candidates]))[:, -1].clamp(0, 1)
 
 
@@ -65,14 +65,14 @@ def test_cached_scores_are_those_of_a_fresh_read(family: str, ragged: bool) -> N
 
     def watched(tokens: torch.Tensor, lengths: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         nonlocal seen
-        found = score(tokens, lengths, candidates)
+        scores = score(tokens, lengths, candidates)
         for row in range(len(tokens)):
             prefix = tokens[row, : lengths[row]]
             if (prefix >= 0).all():
                 wanted = alone(judge, prefix.tolist(), candidates[row].tolist())
-                torch.testing.assert_close(found[row], wanted, atol=2e-5, rtol=0)
+                torch.testing.assert_close(scores[row], wanted, atol=2e-5, rtol=0)
                 seen += 1
-        return found
+        return scores
 
     prompts = [[1, 5, 2], [7], [3, 4, 5, 6, 7, 8]] if ragged else [[1, 5, 2], [7, 7, 1], [9, 3, 4]]
     generate(
@@ -92,18 +92,18 @@ def test_the_reward_model_reads_its_last_half_again_where_its_context_is_full() 
     score = model_score(judge)
 
     def watched(tokens: torch.Tensor, lengths: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-        found, length = score(tokens, lengths, candidates), int(lengths)
+        scores, length = score(tokens, lengths, candidates), int(lengths)
         matches = [
             n
             for n in range(1, min(length, 7) + 1)
             if torch.allclose(
-                found[0],
+                scores[0],
                 alone(judge, tokens[0, length - n : length].tolist(), candidates[0].tolist()),
                 atol=2e-5,
             )
         ]
         lengths_read.append(matches)
-        return found
+        return scores
 
     prompt = list(range(11))
     generator = torch.Generator().manual_seed(2)  # no repetitions, which would make windows alike
@@ -205,7 +205,7 @@ def test_on_a_reward_of_context_it_beats_every_constant_bias_of_tokens_at_lower_
     prompts = torch.arange(250)[:, None] % V
 
     def measured(transform: Callable) -> tuple[float, float]:
-        """Mean reward a token, and mean NLL under the base model in nats."""
+        """Mean reward per token, and mean NLL under the base model in nats."""
         generator = torch.Generator().manual_seed(5)
         written = generate(lm, prompts, new_tokens=length, transforms=[transform], generator=generator)
         whole = torch.cat([prompts, written], 1)
@@ -222,9 +222,9 @@ def test_on_a_reward_of_context_it_beats_every_constant_bias_of_tokens_at_lower_
     best = biased(bias)
     for step in range(60):
         tried = bias + 2.0 * 0.97**step * torch.randn(V, generator=generator)
-        found = biased(tried)
-        if found[0] > best[0]:
-            bias, best = tried, found
+        figures = biased(tried)
+        if figures[0] > best[0]:
+            bias, best = tried, figures
     print(f"plain {plain:.3f}; steered {steered:.3f} at {nll:.3f} nats; best bias {best[0]:.3f} at {best[1]:.3f}")
     assert best[0] > plain + 0.02, "the search found nothing"
     assert steered > best[0] + 0.1

@@ -23,7 +23,14 @@ from nanogrove.config.overrides import resolve
 from nanogrove.corpora import make_corpus
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate import calibration
-from nanogrove.evaluate.calibration import BINS, RANGE, calibration_error, equal_mass, equal_width, fit_temperature
+from nanogrove.evaluate.calibration import (
+    BINS,
+    TEMPERATURE_RANGE,
+    calibration_error,
+    equal_mass,
+    equal_width,
+    fit_temperature,
+)
 from nanogrove.language_model import LanguageModel, load
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.synthetic.examples import TaskConfig
@@ -43,9 +50,9 @@ def sampled(count: int, vocabulary: int, seed: int = 0) -> tuple[torch.Tensor, t
 @pytest.mark.parametrize("factor", [0.2, 0.9, 1.0, 3.0, 10.0])
 def test_logits_times_a_factor_have_that_temperature(factor: float) -> None:
     logits, targets = sampled(20_000, 30)
-    own = fit_temperature(lambda: [(logits, targets)])
-    assert own == pytest.approx(1.0, rel=0.02), "drawn from its own softmax"
-    assert fit_temperature(lambda: [(factor * logits, targets)]) == pytest.approx(factor * own, rel=1e-5)
+    temperature = fit_temperature(lambda: [(logits, targets)])
+    assert temperature == pytest.approx(1.0, rel=0.02), "drawn from its own softmax"
+    assert fit_temperature(lambda: [(factor * logits, targets)]) == pytest.approx(factor * temperature, rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -60,7 +67,9 @@ def test_the_fit_is_where_scipy_finds_the_least_loss(seed: int) -> None:
     def loss(b: float) -> float:
         return float(np.mean(logsumexp(b * z, axis=1) - b * z[np.arange(500), y]))
 
-    best = minimize_scalar(loss, bounds=(1 / RANGE[1], 1 / RANGE[0]), method="bounded", options={"xatol": 1e-10})
+    best = minimize_scalar(
+        loss, bounds=(1 / TEMPERATURE_RANGE[1], 1 / TEMPERATURE_RANGE[0]), method="bounded", options={"xatol": 1e-10}
+    )
     passes = []
 
     def pieces() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -73,8 +82,8 @@ def test_the_fit_is_where_scipy_finds_the_least_loss(seed: int) -> None:
 
 def test_a_fit_without_a_minimum_ends_where_the_search_does() -> None:
     logits, _ = sampled(50, 5)
-    assert fit_temperature(lambda: [(logits, logits.argmax(-1))]) == RANGE[0]
-    assert fit_temperature(lambda: [(logits, logits.argmin(-1))]) == RANGE[1]
+    assert fit_temperature(lambda: [(logits, logits.argmax(-1))]) == TEMPERATURE_RANGE[0]
+    assert fit_temperature(lambda: [(logits, logits.argmin(-1))]) == TEMPERATURE_RANGE[1]
 
 
 def test_one_error_among_sure_predictions_is_enough_for_a_minimum() -> None:
@@ -127,7 +136,7 @@ def plain_ece(rows: list[tuple[float, float]], groups: list[list[int]]) -> float
 
 def test_the_figures_are_those_of_plain_loops() -> None:
     logits, targets = sampled(700, 12)
-    found = calibration.summary(calibration.outcomes(logits, targets, 0.6), torch.arange(700))
+    figures = calibration.summary(calibration.outcomes(logits, targets, 0.6), torch.arange(700))
     rows, nll, brier = [], 0.0, 0.0
     for z, y in zip(logits.tolist(), targets.tolist(), strict=True):
         weights = [math.exp(v / 0.6) for v in z]
@@ -140,14 +149,14 @@ def test_the_figures_are_those_of_plain_loops() -> None:
         width[math.ceil(confidence * BINS) - 1].append(i)
     order = sorted(range(700), key=lambda i: rows[i][0])
     mass = [part.tolist() for part in np.array_split(order, BINS)]
-    assert found["nll"] == pytest.approx(nll)
-    assert found["brier"] == pytest.approx(brier)
-    assert found["accuracy"] == pytest.approx(sum(hit for _, hit in rows) / 700)
-    assert found["confidence"] == pytest.approx(sum(sure for sure, _ in rows) / 700)
-    assert found["ece_width"] == pytest.approx(plain_ece(rows, width))
-    assert found["bins"]["width"]["count"] == [len(group) for group in width]
+    assert figures["nll"] == pytest.approx(nll)
+    assert figures["brier"] == pytest.approx(brier)
+    assert figures["accuracy"] == pytest.approx(sum(hit for _, hit in rows) / 700)
+    assert figures["confidence"] == pytest.approx(sum(sure for sure, _ in rows) / 700)
+    assert figures["ece_width"] == pytest.approx(plain_ece(rows, width))
+    assert figures["bins"]["width"]["count"] == [len(group) for group in width]
     # array_split puts its larger parts first, ours where they fall: the same up to a row at a border
-    assert found["ece_mass"] == pytest.approx(plain_ece(rows, mass), abs=0.01)
+    assert figures["ece_mass"] == pytest.approx(plain_ece(rows, mass), abs=0.01)
 
 
 @pytest.mark.parametrize("count", [1, 14, 15, 16, 1000, 1007])
@@ -206,11 +215,11 @@ def small(tiny: Tiny) -> Any:
 def flat(model: GPT, corpus: Any, split: str) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """All logits and targets of a split, and the tokens of each sequence."""
     with torch.no_grad():
-        found = [(model(b.tokens)[b.mask], b.targets[b.mask], b.tokens.shape) for b in corpus.eval_batches(split)]
+        batches = [(model(b.tokens)[b.mask], b.targets[b.mask], b.tokens.shape) for b in corpus.eval_batches(split)]
     return (
-        torch.cat([logits for logits, _, _ in found]),
-        torch.cat([targets for _, targets, _ in found]),
-        [rows[1] for _, _, rows in found for _ in range(rows[0])],
+        torch.cat([logits for logits, _, _ in batches]),
+        torch.cat([targets for _, targets, _ in batches]),
+        [rows[1] for _, _, rows in batches for _ in range(rows[0])],
     )
 
 
@@ -218,29 +227,29 @@ def flat(model: GPT, corpus: Any, split: str) -> tuple[torch.Tensor, torch.Tenso
 def test_a_model_whose_logits_are_scaled(small: Any, factor: float) -> None:
     model, corpus = small
     assert model.head is not None
-    own, tokens = calibration.fit_split(model, corpus, "validation")
+    temperature, tokens = calibration.fit_split(model, corpus, "validation")
     assert tokens == len(flat(model, corpus, "validation")[1])
-    assert RANGE[0] < own < RANGE[1]
+    assert TEMPERATURE_RANGE[0] < temperature < TEMPERATURE_RANGE[1]
     before = model.head.weight.detach().clone()
     with torch.no_grad():
         model.head.weight.mul_(factor)
-    found, _ = calibration.fit_split(model, corpus, "validation")
+    scaled, _ = calibration.fit_split(model, corpus, "validation")
     with torch.no_grad():
         model.head.weight.copy_(before)
-    assert found == pytest.approx(factor * own, rel=1e-4)
+    assert scaled == pytest.approx(factor * temperature, rel=1e-4)
 
 
 def test_what_is_measured_is_what_all_logits_say(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, corpus = small
     logits, targets, lengths = flat(model, corpus, "test")
-    monkeypatch.setattr(calibration, "PIECE", 50 * logits.shape[1])  # fifty tokens at once
-    found = calibration.measure(model, corpus, "test", 2.5)
-    assert (found["tokens"], found["sequences"], found["event"]) == (len(targets), len(lengths), "share")
+    monkeypatch.setattr(calibration, "LOGITS_PER_CHUNK", 50 * logits.shape[1])  # fifty tokens at once
+    measured = calibration.measure(model, corpus, "test", 2.5)
+    assert (measured["tokens"], measured["sequences"], measured["event"]) == (len(targets), len(lengths), "share")
     for when, temperature in (("before", 1.0), ("after", 2.5)):
         p = (logits.double() / temperature).softmax(-1)
         sure, best = p.max(-1)
         hit = (best == targets).double()
-        figures = found["figures"]["tokens"][when]
+        figures = measured["figures"]["tokens"][when]
         assert figures["nll"] == pytest.approx(float(-p[torch.arange(len(p)), targets].log().mean()), rel=1e-5)
         assert figures["confidence"] == pytest.approx(float(sure.mean()), rel=1e-5)
         assert figures["accuracy"] == pytest.approx(float(hit.mean()))
@@ -249,10 +258,10 @@ def test_what_is_measured_is_what_all_logits_say(small: Any, monkeypatch: pytest
         ]
         order = sorted(range(len(shares)), key=lambda i: math.ceil(shares[i][0] * BINS))
         groups = [[i for i in order if math.ceil(shares[i][0] * BINS) == k + 1] for k in range(BINS)]
-        figures = found["figures"]["sequences"][when]
+        figures = measured["figures"]["sequences"][when]
         assert figures["ece_width"] == pytest.approx(plain_ece(shares, groups), rel=1e-4)
         assert figures["brier"] == pytest.approx(np.mean([(c - a) ** 2 for c, a in shares]), rel=1e-4)
-    before, after = (found["figures"]["tokens"][when] for when in ("before", "after"))
+    before, after = (measured["figures"]["tokens"][when] for when in ("before", "after"))
     assert before["accuracy"] == after["accuracy"], "the likeliest token stays the likeliest"
 
 
@@ -276,10 +285,10 @@ def test_an_overfitted_model_is_set_right_on_a_third_split(tiny: Tiny, tmp_path:
     config = ModelConfig(n_layer=2, n_head=2, n_embd=64, block_size=32, vocab_size=corpus.tokenizer.vocab_size)
     model = GPT(config).initialize(0)
     learn(model, corpus, 200, 5e-3)
-    found = calibration.calibrate(model, corpus)
-    assert found["temperature"] > 1.2
-    assert (found["fitted"]["split"], found["measured"]["split"]) == ("validation", "test")
-    before, after = found["measured"]["figures"]["tokens"].values()
+    calibrated = calibration.calibrate(model, corpus)
+    assert calibrated["temperature"] > 1.2
+    assert (calibrated["fitted"]["split"], calibrated["measured"]["split"]) == ("validation", "test")
+    before, after = calibrated["measured"]["figures"]["tokens"].values()
     assert before["ece_width"] > 0.1
     assert 0.1 < before["ece_debiased_low"] < before["ece_debiased"] < before["ece_debiased_high"]
     assert after["ece_debiased_high"] < before["ece_debiased_low"]
@@ -291,15 +300,15 @@ def test_an_overfitted_model_is_set_right_on_a_third_split(tiny: Tiny, tmp_path:
 
 
 def test_the_greedy_answers_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Confidence and truth of whole answers, against a loop that writes them a token at a time without a cache."""
+    """Confidence and truth of whole answers, against a loop that writes them token by token without a cache."""
     corpus = make_corpus(TaskConfig(type="task", task="copy", base=(1, 3), held_out=12), 16, 8, 0)
     model = GPT(ModelConfig(n_layer=1, n_head=2, n_embd=32, block_size=16, vocab_size=corpus.tokenizer.vocab_size))
     model.initialize(0)
     learn(model, corpus, 60)
     kept = []
-    monkeypatch.setattr(calibration, "summary", lambda found, unit: kept.append(found) or {})
-    told = calibration.measure(model, corpus, "test", 1.7)
-    assert (told["event"], told["sequences"]) == ("answer", 36)
+    monkeypatch.setattr(calibration, "summary", lambda outcomes, unit: kept.append(outcomes) or {})
+    measured = calibration.measure(model, corpus, "test", 1.7)
+    assert (measured["event"], measured["sequences"]) == ("answer", 36)
     expected: list[list[tuple[float, float, float]]] = [[], []]
     for batch in corpus.eval_batches("test"):
         whole = torch.cat([batch.tokens[:, :1], batch.targets], 1)
@@ -322,9 +331,9 @@ def test_the_greedy_answers_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
                 expected[n].append((nll, sure[n], float(text[start:] == truth)))
     hits = [right for _, _, right in expected[0]]
     assert 0 < sum(hits) < len(hits), "some answers are right and some are not, or the test says little"
-    for n, found in enumerate(kept[2:]):
-        torch.testing.assert_close(found[:, :3], torch.tensor(expected[n]).double(), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(found[:, 3], (found[:, 1] - found[:, 2]).square())
+    for n, outcomes in enumerate(kept[2:]):
+        torch.testing.assert_close(outcomes[:, :3], torch.tensor(expected[n]).double(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(outcomes[:, 3], (outcomes[:, 1] - outcomes[:, 2]).square())
 
 
 # The file beside the weights.
@@ -356,14 +365,17 @@ def test_from_the_command_line(forked: Any, run: Path) -> None:
     best = run / "checkpoints" / "best"
     weights = (best / "model.safetensors").read_bytes()
     before = forked("generate", run, "The", "--tokens=8")
-    told = forked("evaluate", run, "--calibrate")
-    assert (told.code, told.err) == (0, "")
+    evaluation = forked("evaluate", run, "--calibrate")
+    assert (evaluation.code, evaluation.err) == (0, "")
     record = json.loads((best / "calibration.json").read_text())
     figures = record["measured"]["figures"]["tokens"]
-    assert f"temperature {record['temperature']:.4f}, fitted on {record['fitted']['tokens']:,} validation" in told.out
-    shown = [line.split()[-2:] for line in told.out.splitlines() if line.startswith("ECE, equal width")]
+    assert (
+        f"temperature {record['temperature']:.4f}, fitted on {record['fitted']['tokens']:,} validation"
+        in evaluation.out
+    )
+    shown = [line.split()[-2:] for line in evaluation.out.splitlines() if line.startswith("ECE, equal width")]
     assert shown[0] == [f"{figures[when]['ece_width']:.4f}" for when in ("before", "after")]
-    assert "the validation split chose this checkpoint too; test chose nothing" in told.out
+    assert "the validation split chose this checkpoint too; test chose nothing" in evaluation.out
     for needle in (
         "test tokens",
         "test sequences",
@@ -373,7 +385,7 @@ def test_from_the_command_line(forked: Any, run: Path) -> None:
         "Brier score",
         "0.000 to 0.067",
     ):
-        assert needle in told.out
+        assert needle in evaluation.out
     assert record["model"] == hashlib.sha256(weights).hexdigest()
     assert (best / "model.safetensors").read_bytes() == weights
     assert sorted(path.name for path in best.iterdir() if path.name.startswith(".")) == []
@@ -388,14 +400,16 @@ def test_from_the_command_line(forked: Any, run: Path) -> None:
     assert "Tokens: accuracy over confidence" in (run / "report.html").read_text("utf-8")
 
 
-def test_what_python_is_told(run: Path) -> None:
+def test_the_scores_in_python(run: Path) -> None:
     assert (load(run).temperature, load(run).calibrated) == (1.0, False)
-    told = nanogrove.score(run, calibrate=True)
-    assert (told["split"], told["calibration"]["measured"]["split"]) == ("test", "test")
-    assert told["calibration"]["measured"]["figures"]["tokens"]["before"]["nll"] == pytest.approx(
-        told["loss"], rel=1e-5
+    scored = nanogrove.score(run, calibrate=True)
+    assert (scored["split"], scored["calibration"]["measured"]["split"]) == ("test", "test")
+    assert scored["calibration"]["measured"]["figures"]["tokens"]["before"]["nll"] == pytest.approx(
+        scored["loss"], rel=1e-5
     )
-    assert load(run).temperature == load(run / "checkpoints" / "best").temperature == told["calibration"]["temperature"]
+    assert (
+        load(run).temperature == load(run / "checkpoints" / "best").temperature == scored["calibration"]["temperature"]
+    )
     assert not load(run / "checkpoints" / "prev2").calibrated, "another model, another temperature"
     assert "calibration" not in nanogrove.score(run)
 
@@ -574,9 +588,9 @@ def test_the_probabilities_are_those_of_the_model(finished: Path, temperature: f
     calibrated = temperature is not None
     settings: dict[str, Any] = {"tokens": 9, "seed": 4, "precision": "float32", "temperature": 0.7, "top_k": 5}
     prompts = ["The", "a sun"]
-    found = lm.continuations(prompts, calibrated=calibrated, **settings)
-    assert [each.text for each in found] == lm.generate(prompts, calibrated=calibrated, **settings)
-    for prompt, each in zip(prompts, found, strict=True):
+    continuations = lm.continuations(prompts, calibrated=calibrated, **settings)
+    assert [each.text for each in continuations] == lm.generate(prompts, calibrated=calibrated, **settings)
+    for prompt, each in zip(prompts, continuations, strict=True):
         new = lm.tokenizer.encode("".join(token for token in each.tokens if token != "<|endoftext|>"))
         ids = lm.tokenizer.encode(prompt) + new + [lm.tokenizer.end] * (len(each.tokens) - len(new))
         with torch.no_grad():
@@ -592,10 +606,10 @@ def test_a_text_that_ends_early_has_as_many_probabilities_as_tokens(finished: Pa
     lm = load(finished)
     with torch.no_grad():
         lm.model.embed.weight[lm.tokenizer.end] *= 8
-    found = lm.continuations([""] * 20, tokens=40, precision="float32", temperature=1.5)
-    lengths = {len(each.tokens) for each in found}
+    continuations = lm.continuations([""] * 20, tokens=40, precision="float32", temperature=1.5)
+    lengths = {len(each.tokens) for each in continuations}
     assert len(lengths) > 1
-    for each in found:
+    for each in continuations:
         assert len(each.probabilities) == len(each.tokens)
         assert "<|endoftext|>" not in each.tokens[:-1]
         assert all(0 < p <= 1 for p in each.probabilities)

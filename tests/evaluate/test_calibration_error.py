@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nanogrove.evaluate.calibration import calibration_error, equal_mass, outcomes, reliability, summary
-from nanogrove.evaluate.calibration_error import BLOCKS, blocks, debiased_error
+from nanogrove.evaluate.calibration_error import MAX_BLOCKS, blocks, debiased_error
 
 ROW = 50  # predictions of a sequence
 
@@ -88,7 +88,7 @@ def test_what_the_predictions_of_a_unit_share_is_no_error() -> None:
 def test_blocks_are_of_neighbours_and_of_one_size(rows: int) -> None:
     block = blocks(rows)
     sizes = torch.bincount(block)
-    assert len(sizes) == min(rows, BLOCKS)
+    assert len(sizes) == min(rows, MAX_BLOCKS)
     assert sizes.max() - sizes.min() <= 1
     assert (block.diff() >= 0).all()
 

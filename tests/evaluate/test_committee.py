@@ -21,10 +21,10 @@ def corpus(task: str = "copy", **options: Any) -> TaskCorpus:
     return built
 
 
-def voters(made: TaskCorpus, count: int | None = 3, scale: float = 12.0) -> GPT:
+def voters(tasks: TaskCorpus, count: int | None = 3, scale: float = 12.0) -> GPT:
     """Untrained voters whose weights are so large that they say many different things."""
     config = ModelConfig(
-        family="llama", vocab_size=made.tokenizer.vocab_size, block_size=64, n_layer=2, n_head=2, n_embd=16
+        family="llama", vocab_size=tasks.tokenizer.vocab_size, block_size=64, n_layer=2, n_head=2, n_embd=16
     )
     model = GPT(config, count).initialize(*range(count or 1))
     with torch.no_grad():
@@ -35,45 +35,45 @@ def voters(made: TaskCorpus, count: int | None = 3, scale: float = 12.0) -> GPT:
 
 
 @torch.no_grad()
-def written_alone(model: GPT, made: TaskCorpus, prompt: str, limit: int) -> Answer:
+def written_alone(model: GPT, tasks: TaskCorpus, prompt: str, limit: int) -> Answer:
     """One prompt, one model, the whole text read again for each token."""
-    ids = made.tokenizer.encode(prompt)
+    ids = tasks.tokenizer.encode(prompt)
     for _ in range(limit):
         ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
-        if ids[-1] == made.tokenizer.end:
-            return made.tokenizer.decode(ids[len(prompt) : -1])
+        if ids[-1] == tasks.tokenizer.end:
+            return tasks.tokenizer.decode(ids[len(prompt) : -1])
     return None
 
 
 @pytest.mark.parametrize(("task", "options"), [("copy", {}), ("addition", {"equal": False})])
 def test_decoding_together_is_decoding_alone(task: str, options: dict[str, Any]) -> None:
-    made = corpus(task, **options)
-    model = voters(made)
+    tasks = corpus(task, **options)
+    model = voters(tasks)
     rng = np.random.default_rng(0)
-    prompts = [made.task.example(3, rng)[0] for _ in range(40)]
-    together = committee.decode(model, made, prompts, 3, at_once=7)
+    prompts = [tasks.task.example(3, rng)[0] for _ in range(40)]
+    together = committee.decode(model, tasks, prompts, 3, at_once=7)
     alone = []
     for member in range(3):
         one = GPT(model.config)
         one.load_state_dict(unstack(model.state_dict(), member))
-        limits = [made.task.longest(3) - len(prompt) + 1 for prompt in prompts]
-        alone.append([written_alone(one.eval(), made, p, n) for p, n in zip(prompts, limits, strict=True)])
+        limits = [tasks.task.longest(3) - len(prompt) + 1 for prompt in prompts]
+        alone.append([written_alone(one.eval(), tasks, p, n) for p, n in zip(prompts, limits, strict=True)])
     assert together == alone
-    told = {answer for voter in together for answer in voter}
-    assert None in told
-    assert len(told) > 5, "the voters say too little to tell anything"
+    given = {answer for voter in together for answer in voter}
+    assert None in given
+    assert len(given) > 5, "the voters say too little to tell anything"
     single = GPT(model.config)
     single.load_state_dict(unstack(model.state_dict(), 1))
-    assert committee.decode(single, made, prompts, 3) == [alone[1]]
+    assert committee.decode(single, tasks, prompts, 3) == [alone[1]]
 
 
 def test_sampling_depends_on_its_generator_alone() -> None:
-    made = corpus()
-    model = voters(made, scale=3.0)
+    tasks = corpus()
+    model = voters(tasks, scale=3.0)
     prompts = ["123=", "456=", "777="] * 10
 
     def drawn(seed: int) -> list[list[Answer]]:
-        return committee.decode(model, made, prompts, 3, 1.0, torch.Generator().manual_seed(seed))
+        return committee.decode(model, tasks, prompts, 3, 1.0, torch.Generator().manual_seed(seed))
 
     assert drawn(0) == drawn(0)
     assert drawn(0) != drawn(1)
@@ -88,13 +88,13 @@ def ballots(seed: int, voters: int, prompts: int) -> list[list[Answer]]:
 def test_the_vote_is_the_most_frequent_answer(count: int) -> None:
     answers = ballots(count, count, 300)
     labels = committee.elect(answers)
-    for place in range(300):
-        given = [voter[place] for voter in answers]
+    for index in range(300):
+        given = [voter[index] for voter in answers]
         counts = {a: given.count(a) for a in given if a is not None}
         most = max(counts.values(), default=0)
         first = next((a for a in given if a is not None and counts[a] == most), None)
-        assert labels.answers[place] == first
-        assert labels.support[place] == most / count
+        assert labels.answers[index] == first
+        assert labels.support[index] == most / count
     same = [len({voter[n] for voter in answers}) == 1 and answers[0][n] is not None for n in range(300)]
     assert committee.agreement(answers) == (None if count == 1 else sum(same) / 300)
 
@@ -103,8 +103,8 @@ def test_without_a_vote_each_voter_labels_its_share() -> None:
     answers = ballots(0, 3, 90)
     labels = committee.elect(answers, vote=False)
     assert labels.answers == [answers[n % 3][n] for n in range(90)]
-    for place, (label, share) in enumerate(zip(*labels, strict=True)):
-        given = [voter[place] for voter in answers]
+    for index, (label, share) in enumerate(zip(*labels, strict=True)):
+        given = [voter[index] for voter in answers]
         assert share == (0 if label is None else given.count(label) / 3)
 
 
@@ -139,48 +139,48 @@ def test_self_consistency_by_hand() -> None:
 
 
 def test_log_probabilities_are_those_of_the_answer_and_its_end() -> None:
-    made = corpus()
-    model = voters(made, scale=4.0).eval()
+    tasks = corpus()
+    model = voters(tasks, scale=4.0).eval()
     pairs = [("12=", "12"), ("7=", ""), ("333=", "3335")]
-    found = committee.log_probability(model, made, pairs, at_once=2)
-    for (prompt, answer), mean in zip(pairs, found.tolist(), strict=True):
-        ids = [*made.tokenizer.encode(prompt + answer), made.tokenizer.end]
+    means = committee.log_probability(model, tasks, pairs, at_once=2)
+    for (prompt, answer), mean in zip(pairs, means.tolist(), strict=True):
+        ids = [*tasks.tokenizer.encode(prompt + answer), tasks.tokenizer.end]
         with torch.no_grad():
             scores = model(torch.tensor([ids]).expand(3, 1, -1)).double().log_softmax(-1)
         each = [[scores[p, 0, n - 1, ids[n]].item() for n in range(len(prompt), len(ids))] for p in range(3)]
         assert mean == pytest.approx(np.mean(each), abs=1e-5)
     labels = Labels([answer for _, answer in pairs[:2]] + [None], [1.0] * 3)
-    between = float(found[:2].mean())
-    kept = committee.confident(model, made, labels, [prompt for prompt, _ in pairs], between)
-    assert kept == [found[0] >= between, found[1] >= between, False]
+    between = float(means[:2].mean())
+    kept = committee.confident(model, tasks, labels, [prompt for prompt, _ in pairs], between)
+    assert kept == [means[0] >= between, means[1] >= between, False]
 
 
 def test_filters_are_asked_for_one_by_one() -> None:
-    made = corpus()
-    model = voters(made)
+    tasks = corpus()
+    model = voters(tasks)
     answers: list[list[Answer]] = [["1", "2"], ["1", None]]
     shares = [[1.0, 1.0], [1.0, 1.0]]
 
     def names(**rules: Any) -> list[str]:
-        return list(committee.verdicts(model, made, ["1=", "2="], answers, shares, Rules(**rules))[1])
+        return list(committee.verdicts(model, tasks, ["1=", "2="], answers, shares, Rules(**rules))[1])
 
     assert names() == ["finished"]
     assert names(vote=1.0, length_margin=2) == ["finished", "length", "vote"]
     assert names(self_consistency=3, confidence=-1.0) == ["finished", "self-consistency", "confidence"]
-    labels, passed = committee.verdicts(model, made, ["1=", "2="], answers, shares, Rules(vote=1.0))
+    labels, passed = committee.verdicts(model, tasks, ["1=", "2="], answers, shares, Rules(vote=1.0))
     assert labels == (["1", "2"], [1.0, 0.5])
     assert passed["vote"] == [True, False]
 
 
 def test_the_vote_and_the_length_filter_find_injected_errors() -> None:
-    made = corpus()
+    tasks = corpus()
     rng = np.random.default_rng(1)
-    prompts, truths = zip(*(made.task.example(6, rng) for _ in range(2000)), strict=True)
+    prompts, truths = zip(*(tasks.task.example(6, rng) for _ in range(2000)), strict=True)
     answers = committee.spoil([list(truths)] * 3, 0.2, rng)
     wrong = [[a != t for a, t in zip(voter, truths, strict=True)] for voter in answers]
     assert np.mean(wrong) == pytest.approx(0.2, abs=0.02)
     labels = committee.elect(answers)
-    right = committee.correct(made.task, prompts, labels.answers)
+    right = committee.correct(tasks.task, prompts, labels.answers)
     assert right == [a == t for a, t in zip(labels.answers, truths, strict=True)]
     vote = committee.against_truth(right, committee.supported(labels, 1.0))
     assert vote["kept"] == pytest.approx(0.8**3, abs=0.04)
@@ -200,13 +200,13 @@ def test_the_vote_and_the_length_filter_find_injected_errors() -> None:
     ],
 )
 def test_precision_and_recall(right: list[int], kept: list[int], expected: tuple[float | None, ...]) -> None:
-    found = committee.against_truth([bool(r) for r in right], [bool(k) for k in kept])
-    assert (found["kept"], found["precision"], found["recall"]) == expected
+    figures = committee.against_truth([bool(r) for r in right], [bool(k) for k in kept])
+    assert (figures["kept"], figures["precision"], figures["recall"]) == expected
 
 
 def test_a_survey_tells_apart_what_is_right_and_what_is_common() -> None:
-    made = corpus()
-    model = voters(made, 2)
+    tasks = corpus()
+    model = voters(tasks, 2)
 
     def answers(model: GPT, corpus: TaskCorpus, prompts: list[str], difficulty: int, **_: Any) -> list[list[Answer]]:
         first: list[Answer] = [prompt[:-1] for prompt in prompts]
@@ -215,9 +215,9 @@ def test_a_survey_tells_apart_what_is_right_and_what_is_common() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(committee, "decode", answers)
-        found = committee.survey(model, made, 3, 2)
-    assert found.difficulties == [1, 2, 3, 4, 5]
-    assert found.exact == [[1, 1], [1, 1], [1, 0], [1, 0], [1, 0]]
-    assert found.agreement == [1, 1, 0, 0, 0]
-    assert found.vote == [1, 1, 1, 1, 1], "of two that differ, the first"
-    assert found.apart == pytest.approx([0, 1 / 3])
+        survey = committee.survey(model, tasks, 3, 2)
+    assert survey.difficulties == [1, 2, 3, 4, 5]
+    assert survey.exact == [[1, 1], [1, 1], [1, 0], [1, 0], [1, 0]]
+    assert survey.agreement == [1, 1, 0, 0, 0]
+    assert survey.vote == [1, 1, 1, 1, 1], "of two that differ, the first"
+    assert survey.apart == pytest.approx([0, 1 / 3])

@@ -33,11 +33,11 @@ def corpus() -> TaskCorpus:
 def model(corpus: TaskCorpus) -> GPT:
     """Three members that can copy two digits or three, or not yet."""
     config = ModelConfig(vocab_size=corpus.tokenizer.vocab_size, block_size=16, n_layer=1, n_head=2, n_embd=32)
-    made = GPT(config, 3).initialize(0, 1, 2)
-    state = TrainState(made, make_optimizer(made, OptimizerConfig(lr=0.01)))
+    population = GPT(config, 3).initialize(0, 1, 2)
+    state = TrainState(population, make_optimizer(population, OptimizerConfig(lr=0.01)))
     rates = torch.tensor([0.02, 0.5, 1.0], dtype=torch.float64)
     list(fit(state, corpus.batch, next_token, Plan(seed=0, steps=200, lr_factor=lambda step: rates)))
-    return made
+    return population
 
 
 @pytest.fixture
@@ -59,12 +59,12 @@ def test_exact_match_is_what_greedy_decoding_gives(model: GPT, corpus: TaskCorpu
     assert wrong.shape == (3, 80)
     right = []
     for member in range(3):
-        found = 0
+        num_right = 0
         for difficulty in (2, 3):
             prompts = [prompt for prompt, _ in corpus.held_out(difficulty, "validation")]
             answers = committee.decode(model, corpus, prompts, difficulty)[member]
-            found += sum(committee.correct(corpus.task, prompts, answers))
-        right.append(found / 80)
+            num_right += sum(committee.correct(corpus.task, prompts, answers))
+        right.append(num_right / 80)
     assert (1 - wrong.mean(1)).tolist() == pytest.approx(right)
     assert right[0] < right[2]
 
@@ -90,17 +90,17 @@ def test_a_reward_is_of_sampled_texts_and_is_the_same_again(model: GPT, corpus: 
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
         ("short", r"must give each of \d+ texts a finite number; it gave 0.5"),
         ("nan", "must give each of 2 texts a finite number; it gave nan"),
         ("broken", r"failed on a text of the model \(RuntimeError: no such word\)"),
-        ("number", "is no function"),
+        ("number", "is not a function"),
         ("missing", "cannot be imported .*missing"),
     ],
 )
-def test_a_reward_that_does_not_work_is_named(function: str, said: str, module: str) -> None:
-    with pytest.raises(PresetError, match=f"{module}:{function} {said}"):
+def test_a_reward_that_does_not_work_is_named(function: str, message: str, module: str) -> None:
+    with pytest.raises(PresetError, match=f"{module}:{function} {message}"):
         find_reward(f"{module}:{function}", allow_code=True)(["a", "b"])
 
 

@@ -60,8 +60,8 @@ def test_holm_rejects_as_its_definition_says() -> None:
 def test_sign_flips_are_the_permutation_test_of_pairs(shift: float) -> None:
     """scipy goes through all 2^12 signs; 100,000 random ones come as near as they must."""
     rows = np.random.default_rng(1).standard_t(3, (3, 12)) * np.arange(1, 13) + shift * 6
-    found = sign_flips(torch.from_numpy(rows), 100_000, np.random.default_rng(0))
-    for row, p in zip(rows, found, strict=True):
+    p_values = sign_flips(torch.from_numpy(rows), 100_000, np.random.default_rng(0))
+    for row, p in zip(rows, p_values, strict=True):
         exact = stats.permutation_test((row,), np.sum, permutation_type="samples", alternative="greater").pvalue
         assert p == pytest.approx(exact, abs=4 * (exact * (1 - exact) / 100_000) ** 0.5 + 2e-5)
 
@@ -101,8 +101,8 @@ def test_so_many_documents_can_show_a_difference_and_fewer_cannot(replacements: 
     for count, kept in ((needed, chosen), (needed - 2, {})):
         samples = torch.ones(replacements + 1, count).double()
         samples[0] = 0
-        found, _ = significant(chosen, samples, torch.arange(count), level, np.random.default_rng(0))
-        assert found == kept
+        passed, _ = significant(chosen, samples, torch.arange(count), level, np.random.default_rng(0))
+        assert passed == kept
 
 
 def test_who_is_not_beaten_is_spared() -> None:

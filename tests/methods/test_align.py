@@ -160,7 +160,7 @@ def test_a_trained_reward_model_is_a_reward(preset: dict, tiny: Any, tmp_path: P
     told = next(event.values for event in events if event.kind == "reward")
     scores = model([text["text"] for text in told["texts"]])  # in a batch of another size
     assert [text["reward"] for text in told["texts"]] == pytest.approx(scores, rel=1e-5)
-    with pytest.raises(CheckpointError, match="is no reward model"):
+    with pytest.raises(CheckpointError, match="is not a reward model"):
         run(preset, tmp_path / "no", f'method.reward={{"model": "{tmp_path / "run"}"}}')
 
 
@@ -169,7 +169,7 @@ def test_a_trained_reward_model_is_a_reward(preset: dict, tiny: Any, tmp_path: P
     [
         ({}, "a reward is one of terms, pattern, length, model and function, and 0 are given"),
         ({"length": 3, "pattern": "x"}, "and 2 are given"),
-        ({"pattern": "("}, "is no regular expression"),
+        ({"pattern": "("}, "is not a regular expression"),
         ({"terms": {}}, "at least 1 item"),
         ({"function": "os:getcwd"}, "--allow-code"),
         ({"function": "getcwd"}, "write module:function"),

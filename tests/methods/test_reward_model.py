@@ -237,7 +237,7 @@ def test_the_command_line_steers_and_chooses(judge: Path, writer: Path, command:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--reward", "STRANGER"], "is no reward model; train one with `nanogrove train reward-model`"),
+        (["--reward", "STRANGER"], "is not a reward model; train one with `nanogrove train reward-model`"),
         (["--reward", "nowhere"], "nowhere: neither a run nor a checkpoint"),
         (["--reward", "JUDGE", "--beta", "nan"], "beta: must be a finite number, and nan was given"),
         (["--reward", "JUDGE", "--beta", "inf"], "beta: must be a finite number, and inf was given"),
@@ -315,5 +315,5 @@ def test_a_function_that_does_not_give_each_text_a_number_is_refused(given: Any,
 
 
 def test_a_checkpoint_without_a_scale_is_no_reward_model(writer: Path) -> None:
-    with pytest.raises(CheckpointError, match="is no reward model"):
+    with pytest.raises(CheckpointError, match="is not a reward model"):
         load_reward(writer)

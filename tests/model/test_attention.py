@@ -23,8 +23,8 @@ def test_values_and_gradients_equal_the_fused_kernel(groups: int, dtype: torch.d
     torch.testing.assert_close(y, expected, atol=tolerance, rtol=tolerance)
     (y * weights).sum().backward()
     (expected * weights).sum().backward()
-    for mine, reference in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine.grad, reference.grad, atol=tolerance, rtol=tolerance)
+    for tensor_of_ours, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(tensor_of_ours.grad, reference.grad, atol=tolerance, rtol=tolerance)
 
 
 def test_dropout_takes_probabilities_away_and_keeps_their_mean() -> None:

@@ -46,14 +46,14 @@ def make(name: str = "llama", population: int | None = None, within: bool = True
 
 
 def drawn(*shape: int, seed: int = 1, marks: tuple[int, ...] = ()) -> Tensor:
-    """Tokens that are no mark, but for the places where one is asked for."""
+    """Tokens that are not marks, but for the positions where one is asked for."""
     tokens = torch.randint(1, V, shape, generator=torch.Generator().manual_seed(seed))
     tokens[..., list(marks)] = MARK
     return tokens
 
 
-def close(found: Tensor, wanted: Tensor) -> None:
-    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-5)
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-5)
 
 
 @pytest.fixture(params=["written out", "kernel"])
@@ -82,22 +82,22 @@ def test_the_mask_is_its_definition() -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
 def test_a_change_in_one_document_reaches_no_other(name: str, population: int | None, way: None) -> None:
-    """Token by token, and the rows of a batch have their documents at places of their own."""
+    """Token by token, and the rows of a batch have their documents at positions of their own."""
     model, across = make(name, population), make(name, population, within=False)
     axes = () if population is None else (population,)
     tokens = drawn(*axes, 2, 20)
     tokens[..., 0, [6, 7, 13]] = MARK  # 0-5 have no mark of their own, and 6 is a document of one token
     tokens[..., 1, [0, 9]] = MARK
     ends = {0: [6] * 6 + [7] + [13] * 6 + [20] * 7, 1: [9] * 9 + [20] * 11}
-    for row, places in ends.items():
-        for at, end in enumerate(places):
+    for row, ends_of_row in ends.items():
+        for at, end in enumerate(ends_of_row):
             if bool((tokens[..., row, at] == MARK).any()):
                 continue
             changed = tokens.clone()
             changed[..., row, at] = changed[..., row, at] % (V - 1) + 1
             same = (model(tokens) == model(changed)).all(-1)[..., row, :]
             assert same[..., :at].all()
-            assert same[..., end:].all(), f"{at} reaches behind {end}"
+            assert same[..., end:].all(), f"{at} reaches past {end}"
             assert not same[..., at:end].any(), "what it should reach, it does not"
             if end < 20:
                 assert not (across(tokens) == across(changed)).all(-1)[..., row, end:].any()
@@ -108,9 +108,9 @@ def test_a_change_in_one_document_reaches_no_other(name: str, population: int | 
 def test_a_packed_document_is_one_read_alone(name: str, way: None) -> None:
     """Where positions are relative, or none."""
     model, tokens = make(name), drawn(1, 30, marks=(8, 19))
-    found = model(tokens)
+    states = model(tokens)
     for begin, end in ((0, 8), (8, 19), (19, 30)):
-        close(found[:, begin:end], model(tokens[:, begin:end]))
+        close(states[:, begin:end], model(tokens[:, begin:end]))
 
 
 @torch.no_grad()
@@ -134,10 +134,10 @@ def test_a_long_context_whose_first_blocks_nothing_sees() -> None:
     """The kernel works in blocks of keys; those of an earlier document are masked whole."""
     model = make("llama", block_size=1500, n_layer=1)
     tokens = drawn(1, 1500, marks=(1300,))
-    found = model(tokens)[:, 1300:]
-    close(found, model(tokens[:, 1300:]))
+    states = model(tokens)[:, 1300:]
+    close(states, model(tokens[:, 1300:]))
     tokens[:, :1300] = drawn(1, 1300, seed=5)
-    assert torch.equal(model(tokens)[:, 1300:], found)
+    assert torch.equal(model(tokens)[:, 1300:], states)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -213,10 +213,10 @@ def test_candidates_one_of_them_a_mark(name: str, ragged: bool) -> None:
     for step in range(8):
         candidates = torch.stack([drawn(4, seed=step), drawn(4, seed=50 + step)])
         candidates[:, 1] = MARK
-        found = model.logits(model.hidden(candidates, cache, candidates=True))
+        logits = model.logits(model.hidden(candidates, cache, candidates=True))
         for row in range(2):
             wanted = [model(torch.tensor([[*rows[row], token]]))[0, -1] for token in candidates[row].tolist()]
-            close(found[row], torch.stack(wanted))
+            close(logits[row], torch.stack(wanted))
         chosen = torch.tensor([1 if step in (1, 5) else 0, 1 if step == 2 else 3])
         tokens = candidates.gather(1, chosen[:, None])[:, 0]
         cache.take(chosen, tokens)
@@ -233,10 +233,10 @@ def test_a_reward_model_steers_over_a_mark_and_a_full_context() -> None:
         if read_by_it >= 8:
             read_by_it = 4
         history = torch.tensor([written + [-1] * (17 - len(written))])
-        found = score(history, torch.tensor([len(written)]), candidates)
+        scores = score(history, torch.tensor([len(written)]), candidates)
         with torch.no_grad():
             wanted = [judge(torch.tensor([[*written[-read_by_it:], c]]))[0, -1] for c in candidates[0].tolist()]
-        close(found[0], torch.stack(wanted).clamp(0, 1))
+        close(scores[0], torch.stack(wanted).clamp(0, 1))
         written, read_by_it = [*written, MARK if step % 5 == 1 else 3 + step], read_by_it + 1
 
 

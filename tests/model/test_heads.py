@@ -15,7 +15,7 @@ SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 12, "n_layer": 2, "n_he
 CONFIG = AuxiliaryConfig(**ALL, dynamics_rollouts=3, multi_token_count=3, value_horizon=2, span_mask_fraction=0.25)
 
 
-def made(family: str = "gpt2", population: int | None = None, **sizes: Any) -> tuple[GPT, Heads]:
+def random_model_and_heads(family: str = "gpt2", population: int | None = None, **sizes: Any) -> tuple[GPT, Heads]:
     """A model and its heads in float64, no weight of them zero."""
     config = ModelConfig.model_validate({"family": family, **SIZES, **sizes})
     seeds = range(population or 1)
@@ -29,24 +29,24 @@ def made(family: str = "gpt2", population: int | None = None, **sizes: Any) -> t
 
 
 def predictions(model: GPT, heads: Heads, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What each head says at each place, `[B, T, …]`; an imagined state stands at the last token that it has seen."""
+    """What each head predicts at each position, `[B, T, …]`; an imagined state stands at the last token it has seen."""
     assert heads.value is not None
     assert heads.policy is not None
     assert heads.query is not None
     hidden = model.hidden(tokens)
-    found = {"value": heads.value(hidden)[..., None], "query": heads.query(hidden)}
-    found["policy"] = model.logits(heads.policy(hidden))
-    found |= {f"ahead {k}": model.logits(bend(hidden)) for k, bend in enumerate(heads.ahead)}
+    predicted = {"value": heads.value(hidden)[..., None], "query": heads.query(hidden)}
+    predicted["policy"] = model.logits(heads.policy(hidden))
+    predicted |= {f"ahead {k}": model.logits(head(hidden)) for k, head in enumerate(heads.ahead)}
     for k, state in enumerate(heads.imagine(hidden, model.embed(tokens)), 1):
         later = torch.cat((torch.zeros_like(hidden[..., :k, :]), state), -2)
-        found |= {f"imagined {k}": model.logits(later), f"latent {k}": heads.latent(later)}
-        found[f"imagined value {k}"] = heads.value(later)[..., None]
-    return found
+        predicted |= {f"imagined {k}": model.logits(later), f"latent {k}": heads.latent(later)}
+        predicted[f"imagined value {k}"] = heads.value(later)[..., None]
+    return predicted
 
 
 @pytest.mark.parametrize("family", ["gpt2", "nanochat"])
 def test_no_head_sees_what_is_ahead(family: str) -> None:
-    model, heads = made(family)
+    model, heads = random_model_and_heads(family)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(11, (3, 12), generator=generator)
     before = predictions(model, heads, tokens)
@@ -58,8 +58,8 @@ def test_no_head_sees_what_is_ahead(family: str) -> None:
             assert not torch.allclose(after[:, t:], before[name][:, t:]), (name, t)
 
 
-def test_a_span_is_told_by_what_stands_ahead_of_it() -> None:
-    model, heads = made()
+def test_a_span_is_recognised_by_what_stands_before_it() -> None:
+    model, heads = random_model_and_heads()
     tokens = torch.randint(11, (4, 12), generator=torch.Generator().manual_seed(0))
     hidden = model.hidden(tokens).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(heads.span_scores(hidden, 5, 3).square().sum(), hidden)
@@ -69,7 +69,7 @@ def test_a_span_is_told_by_what_stands_ahead_of_it() -> None:
 
 
 def test_a_population_is_its_members() -> None:
-    model, heads = made(population=3)
+    model, heads = random_model_and_heads(population=3)
     tokens = torch.randint(11, (3, 2, 12), generator=torch.Generator().manual_seed(0))
     together = predictions(model, heads, tokens)
     for p in range(3):
@@ -118,7 +118,7 @@ def test_only_what_is_enabled_is_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"value_weight": -0.1}, "value_weight"),
         ({"policy_kl_weight": float("nan")}, "policy_kl_weight"),
@@ -132,13 +132,13 @@ def test_only_what_is_enabled_is_there() -> None:
         ({"enable_vlaue": True}, "enable_vlaue"),
     ],
 )
-def test_settings_that_make_no_sense(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         AuxiliaryConfig.model_validate(settings)
 
 
 @pytest.mark.parametrize(
-    ("settings", "tokens", "said"),
+    ("settings", "tokens", "message"),
     [
         ({"enable_value": True, "value_horizon": 9}, 8, "value_horizon 9"),
         ({"enable_dynamics": True, "dynamics_rollouts": 3}, 3, "dynamics_rollouts 3"),
@@ -147,9 +147,9 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], said: str) -> Non
         ({**ALL, "value_horizon": 7}, 8, "value_horizon 7"),
     ],
 )
-def test_a_head_that_looks_beyond_the_window_is_refused(settings: dict[str, Any], tokens: int, said: str) -> None:
+def test_a_head_that_looks_beyond_the_window_is_refused(settings: dict[str, Any], tokens: int, message: str) -> None:
     config = AuxiliaryConfig.model_validate(settings)
     config.refuse(64)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         config.refuse(tokens)
     AuxiliaryConfig.model_validate({k: v for k, v in settings.items() if not k.startswith("enable")}).refuse(tokens)

@@ -27,7 +27,7 @@ V, S, M, T = 7, 4, 3, 16
 FAMILIES = ["gpt2", "llama", "nanochat"]
 
 
-def made(family: str = "gpt2", population: int | None = None) -> GPT:
+def random_model(family: str = "gpt2", population: int | None = None) -> GPT:
     """A model in float64, of weights large enough that everything matters."""
     config = ModelConfig(
         family=family,  # type: ignore[arg-type]
@@ -52,7 +52,7 @@ def tokens(rows: int = 3, length: int = T, seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def slowly(model: GPT, text: list[int]) -> Tensor:
-    """The states of one text, each from a pass of its own through what it may see; written places likewise."""
+    """The states of one text, each from a pass of its own through what it may see; written positions likewise."""
     assert model.memory is not None
     memory, states = model.memory.start, []
     for first in range(0, len(text), S):
@@ -60,9 +60,9 @@ def slowly(model: GPT, text: list[int]) -> Tensor:
         for reach in range(1, len(segment) + 1):
             states.append(model.through(torch.cat([memory, segment[:reach]])[None])[0, -1])
         if len(segment) == S:
-            places = memory + model.memory.write
+            write_inputs = memory + model.memory.write
             memory = torch.stack(  # type: ignore[assignment]
-                [model.through(torch.cat([memory, segment, places[: n + 1]])[None])[0, -1] for n in range(M)]
+                [model.through(torch.cat([memory, segment, write_inputs[: n + 1]])[None])[0, -1] for n in range(M)]
             )
     return torch.stack(states)
 
@@ -71,12 +71,12 @@ def slowly(model: GPT, text: list[int]) -> Tensor:
 @pytest.mark.parametrize("length", [1, 4, 5, 16, 22])
 def test_states_are_those_of_a_pass_for_each_place(family: str, length: int) -> None:
     """Causality follows: a state is computed from what stands before it alone. A text may be longer than a window."""
-    model, text = made(family), tokens(1, length)
+    model, text = random_model(family), tokens(1, length)
     torch.testing.assert_close(model.hidden(text)[0], slowly(model, text[0].tolist()))
 
 
 def test_what_was_read_reaches_as_far_as_the_window_and_never_back() -> None:
-    model, given = made(), tokens(1)
+    model, given = random_model(), tokens(1)
     before = model(given)
     for place in range(T):
         changed = given.clone()
@@ -87,7 +87,7 @@ def test_what_was_read_reaches_as_far_as_the_window_and_never_back() -> None:
 
 
 def test_gradients_flow_through_all_segments() -> None:
-    model = made()
+    model = random_model()
     embedded = model.embed(tokens(1)).detach().requires_grad_()
     model.embed.forward = lambda index: embedded  # type: ignore[method-assign]
     model.remember(tokens(1))[0][0, -1].sum().backward()
@@ -98,7 +98,7 @@ def test_gradients_flow_through_all_segments() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decoding_with_a_cache_is_decoding_without_and_does_not_end_with_the_window(family: str) -> None:
     """Prompts of different lengths, some of which end with a segment, and 40 tokens where a window has 16."""
-    model, prompts = made(family), [[1, 2, 3], [4], [5, 6, 1, 2, 0, 3, 1, 2], [2, 2, 1, 1], [3] * 19]
+    model, prompts = random_model(family), [[1, 2, 3], [4], [5, 6, 1, 2, 0, 3, 1, 2], [2, 2, 1, 1], [3] * 19]
     given, lengths = pad(prompts)
     written = generate(model, given, lengths, new_tokens=40, greedy=True)
     for prompt, row in zip(prompts, written.tolist(), strict=True):
@@ -115,7 +115,7 @@ def test_decoding_with_a_cache_is_decoding_without_and_does_not_end_with_the_win
 
 def test_a_population_is_a_loop_over_its_members() -> None:
     """In training; a run has one model."""
-    model, given = made(population=3), tokens(2)
+    model, given = random_model(population=3), tokens(2)
     together = model(given.expand(3, -1, -1))
     for member in range(3):
         alone = GPT(model.config).double()
@@ -125,9 +125,9 @@ def test_a_population_is_a_loop_over_its_members() -> None:
 
 @pytest.mark.parametrize("start", [0, 1, 6])
 def test_reconstruction_is_its_equation_and_what_was_not_scored_has_no_say(start: int) -> None:
-    model, given = made(), tokens(3, T + 1)
-    told = AuxiliaryConfig(enable_memory=True, memory_every=3)
-    heads = Heads(told, model.config).initialize(0).double()
+    model, given = random_model(), tokens(3, T + 1)
+    config = AuxiliaryConfig(enable_memory=True, memory_every=3)
+    heads = Heads(config, model.config).initialize(0).double()
     with torch.no_grad():
         for parameter in heads.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
@@ -137,24 +137,24 @@ def test_reconstruction_is_its_equation_and_what_was_not_scored_has_no_say(start
     batch = Batch.uniform(given[:, :-1], given[:, 1:], mask, torch.zeros(3, dtype=torch.int64))
     hidden, memories = states_and_memories(model, heads, batch.tokens)
     assert memories is not None
-    assert memories.shape == (3, T // S - 1, M, 16), "none behind the last segment"
-    found = head_losses(heads, model, hidden, model.nll(hidden, batch.targets), batch, start, memories)["memory"]
+    assert memories.shape == (3, T // S - 1, M, 16), "none after the last segment"
+    loss = head_losses(heads, model, hidden, model.nll(hidden, batch.targets), batch, start, memories)["memory"]
     assert heads.recall is not None
     total = 0.0
     for row in range(3):
         for segment in range(T // S - 1):
             memory = memories[row, segment]
             keys, contents = heads.recall.key(memory), heads.recall.content(memory)
-            for place in range(start % 3, S, 3):
-                t = segment * S + place
+            for position in range(start % 3, S, 3):
+                t = segment * S + position
                 if t == 0 or not mask[row, t - 1]:
                     continue
-                asked = heads.recall.place.weight[place]
-                attended = torch.tensor([(asked @ key).item() / 4 for key in keys], dtype=torch.float64).softmax(0)
-                state = heads.recall.bend(asked + sum(a * c for a, c in zip(attended, contents, strict=True)))
+                query = heads.recall.place.weight[position]
+                attended = torch.tensor([(query @ key).item() / 4 for key in keys], dtype=torch.float64).softmax(0)
+                state = heads.recall.bend(query + sum(a * c for a, c in zip(attended, contents, strict=True)))
                 total += F.cross_entropy(model.logits(state)[None], batch.tokens[row, t][None]).item()
-    assert found.item() == pytest.approx(3 * total / mask.sum().item())
-    gradient = torch.autograd.grad(found, model.memory.write)[0]  # type: ignore[union-attr]
+    assert loss.item() == pytest.approx(3 * total / mask.sum().item())
+    gradient = torch.autograd.grad(loss, model.memory.write)[0]  # type: ignore[union-attr]
     assert gradient.abs().sum() > 0, "it teaches the model to write"
     whole = states_and_memories(model, Heads(AuxiliaryConfig(enable_value=True), model.config), batch.tokens)
     assert whole[1] is None
@@ -169,9 +169,9 @@ def test_a_run_with_reconstruction_resumes_alike_and_writes(tiny: Any, tmp_path:
         sample={"every": 5, "tokens": 40},
     )
     record = resumes_exactly(values, tmp_path, [("step", 6)])
-    told = [line for line in record if line["kind"] == "auxiliary"][-1]
-    assert 0 < told["measures"]["memory_loss"] < 10
-    assert told["shares"]["memory"] > 0
+    event = [line for line in record if line["kind"] == "auxiliary"][-1]
+    assert 0 < event["measures"]["memory_loss"] < 10
+    assert event["shares"]["memory"] > 0
     lm = nanogrove.load(tmp_path / "whole")
     assert lm.heads is not None
     texts = lm.generate(["the", "a", "the moon"], 60, temperature=0, precision="float32")
@@ -181,7 +181,7 @@ def test_a_run_with_reconstruction_resumes_alike_and_writes(tiny: Any, tmp_path:
 
 def test_what_does_not_go_together_is_refused_in_a_line(tiny: Any) -> None:
     memory = {"memory_tokens": 2, "memory_segment": 8}
-    for changes, said in (
+    for changes, message in (
         ({"model": {**memory, "block_size": 20}}, "block_size 20 is not a whole number of segments of 8"),
         ({"model": {**memory, "token_shift": True}}, "memory_tokens and token_shift do not go together"),
         ({"model": {**memory, "within_documents": True}}, "memory_tokens and within_documents do not go together"),
@@ -194,15 +194,15 @@ def test_what_does_not_go_together_is_refused_in_a_line(tiny: Any) -> None:
             "auxiliary.enable_memory reconstructs from a memory; set model.memory",
         ),
     ):
-        with pytest.raises(PresetError, match=said):
+        with pytest.raises(PresetError, match=message):
             build(resolve(tiny(**changes)))
-    model = made()
+    model = random_model()
     lm = LanguageModel(model.float(), character_tokenizer(["abcdef"]))
     with pytest.raises(PresetError, match="speculative: a model with a memory is decoded plainly only"):
         lm.generate("a", 3, speculative=True)
     with pytest.raises(PresetError, match="a reward: a model with a memory is decoded plainly only"):
         lm.generate("a", 3, reward=lambda texts: [0.0 for _ in texts])
-    with pytest.raises(PresetError, match="confidence: a model with a memory tells it of one prompt at a time"):
+    with pytest.raises(PresetError, match="confidence: a model with a memory takes one prompt at a time"):
         lm.continuations(["a", "b"], 3)
     with pytest.raises(PresetError, match="no transformers family has memory_tokens=3"):
         family_of(model.config)

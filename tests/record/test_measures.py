@@ -52,8 +52,8 @@ def test_derived_figures_are_of_each_member_and_need_all_they_follow_from() -> N
 @pytest.mark.parametrize(
     ("figures", "words"),
     [
-        ({"loss": 1.5}, "loss 1.5000 nats a token"),
-        ({"loss": 1.5, "bits_per_byte": 0.5}, "loss 1.5000 nats a token, 0.5000 bits per byte"),
+        ({"loss": 1.5}, "loss 1.5000 nats per token"),
+        ({"loss": 1.5, "bits_per_byte": 0.5}, "loss 1.5000 nats per token, 0.5000 bits per byte"),
         (
             {
                 "loss": 1.5,
@@ -63,19 +63,19 @@ def test_derived_figures_are_of_each_member_and_need_all_they_follow_from() -> N
                 "accuracy": 0.4,
                 "bayes_accuracy": 0.6,
             },
-            "loss 1.5000 nats a token, best 1.0000, excess 0.5000 ± 0.1000; accuracy 0.4000, best 0.6000",
+            "loss 1.5000 nats per token, best 1.0000, excess 0.5000 ± 0.1000; accuracy 0.4000, best 0.6000",
         ),
         ({"loss": 0.1, "correlation": 0.9}, "loss 0.1000, correlation 0.9000 with the true reward"),
         ({"loss": 0.1, "correlation": None}, "loss 0.1000, correlation none with the true reward"),
         (
             {"loss": 1.0, "chosen_log_prob": -7.654, "rejected_log_prob": -20.0, "kl": 0.1},
-            "loss 1.0000 nats a token, log-probability of chosen texts -7.65 and of rejected ones -20.00 nats per "
-            "text, KL from the reference 0.1000 nats a token",
+            "loss 1.0000 nats per token, log-probability of chosen texts -7.65 and of rejected ones -20.00 nats per "
+            "text, KL from the reference 0.1000 nats per token",
         ),
-        ({"loss": 1.0, "kl": [0.1, 0.2], "positions": [1, 2]}, "loss 1.0000 nats a token"),
-        ({"loss": [1.0, 2.0]}, "loss 1.000 2.000 nats a token"),
-        ({"loss": [5.0, 1.0, 2.0, 4.0, 3.0]}, "loss 1.000 to 5.000, median 3.000 nats a token"),
-        ({"loss": [5.0, 1.0, 2.0, None, 3.0]}, "loss 1.000 to 5.000, median 2.500 nats a token"),
+        ({"loss": 1.0, "kl": [0.1, 0.2], "positions": [1, 2]}, "loss 1.0000 nats per token"),
+        ({"loss": [1.0, 2.0]}, "loss 1.000 2.000 nats per token"),
+        ({"loss": [5.0, 1.0, 2.0, 4.0, 3.0]}, "loss 1.000 to 5.000, median 3.000 nats per token"),
+        ({"loss": [5.0, 1.0, 2.0, None, 3.0]}, "loss 1.000 to 5.000, median 2.500 nats per token"),
     ],
 )
 def test_the_words(figures: dict[str, object], words: str) -> None:
@@ -114,5 +114,5 @@ def test_a_round_of_alignment_shows_its_reward_and_the_kl(capsys: pytest.Capture
     assert capsys.readouterr().out.splitlines() == [
         "before the first round  reward 0.5000 ± 0.2500 of fresh texts",
         "after round 1  reward 0.5000 ± 0.2500 of fresh texts",
-        "step 4  validation loss 1.0000 nats a token, KL from the reference 0.1250 nats a token",
+        "step 4  validation loss 1.0000 nats per token, KL from the reference 0.1250 nats per token",
     ]

@@ -55,13 +55,13 @@ for part in parts:
 
 
 def events(first: int, last: int) -> list[Event]:
-    found = []
+    listed = []
     for n in range(first, last + 1):
-        found.append(Event("eval", n, {"split": "validation", "loss": n + 0.25, "seen": 8 * n}, {"seconds": 9.0}))
+        listed.append(Event("eval", n, {"split": "validation", "loss": n + 0.25, "seen": 8 * n}, {"seconds": 9.0}))
         values = {"loss": n + 0.125, "lr": 0.5, "grad_norm": float("nan"), "tokens": 8 * n}
-        found.append(Event("step", n, values, {"seconds": n + 0.0625}))
-    found.append(Event("sample", last, {"prompt": "<b>", "text": NASTY}))
-    return found
+        listed.append(Event("step", n, values, {"seconds": n + 0.0625}))
+    listed.append(Event("sample", last, {"prompt": "<b>", "text": NASTY}))
+    return listed
 
 
 def run_alone(tmp_path: Path, name: str, *parts: list[Event], **environment: str) -> str:
@@ -104,12 +104,12 @@ def test_tensorboard_holds_numbers_and_texts(tmp_path: Path) -> None:
     for event in [Event("start", 0, {"parameters": 5}), *events(1, 2), Event("end", 2, {"loss": 2.25})]:
         tracker.log(event)
     tracker.close()
-    found = scalars(tmp_path)
-    assert found["train/loss"] == [(1, 1.125), (2, 2.125)]
-    assert found["validation/loss"] == [(1, 1.25), (2, 2.25)]
-    assert found["time/seconds"] == [(1, 1.0625), (2, 2.0625)]
-    assert found["end/loss"] == [(2, 2.25)]
-    assert set(found) == {
+    numbers = scalars(tmp_path)
+    assert numbers["train/loss"] == [(1, 1.125), (2, 2.125)]
+    assert numbers["validation/loss"] == [(1, 1.25), (2, 2.25)]
+    assert numbers["time/seconds"] == [(1, 1.0625), (2, 2.0625)]
+    assert numbers["end/loss"] == [(2, 2.25)]
+    assert set(numbers) == {
         *("train/loss", "train/lr", "train/tokens", "time/seconds"),
         *("validation/loss", "validation/seen", "end/loss"),
     }
@@ -137,14 +137,14 @@ def test_a_population_is_shown_by_its_median_and_range(tmp_path: Path) -> None:
     tracker.log(Event("step", 1, {"loss": [3.0, 1.0, 2.0, float("inf")], "parts": {"value": [7]}, "flag": True}))
     tracker.log(Event("step", 2, {"loss": [None], "note": "text"}))
     tracker.close()
-    found = {tag: values for tag, values in scalars(tmp_path).items() if not tag.startswith("train/parts")}
-    assert found == {"train/loss": [(1, 2.0)], "train/loss_min": [(1, 1.0)], "train/loss_max": [(1, 3.0)]}
+    numbers = {tag: values for tag, values in scalars(tmp_path).items() if not tag.startswith("train/parts")}
+    assert numbers == {"train/loss": [(1, 2.0)], "train/loss_min": [(1, 1.0)], "train/loss_max": [(1, 3.0)]}
     assert scalars(tmp_path)["train/parts/value"] == [(1, 7.0)]
 
 
 def test_trackio_holds_numbers_and_texts_in_the_run_folder_and_goes_on_after_a_resume(tmp_path: Path) -> None:
-    said = run_alone(tmp_path, "trackio", events(1, 2), events(3, 3))
-    assert said == ""
+    output = run_alone(tmp_path, "trackio", events(1, 2), events(3, 3))
+    assert output == ""
     assert not (tmp_path / "home").exists(), "nothing outside the run folder"
     database = sqlite3.connect(tmp_path / "run" / "trackers" / "trackio" / "lab.db")
     rows = database.execute("SELECT run_name, step, metrics FROM metrics ORDER BY id").fetchall()
@@ -196,8 +196,8 @@ def test_wandb_is_offline_and_tells_a_resumed_run_from_its_beginning(tmp_path: P
 
 
 def test_wandb_online_without_a_key_is_refused_and_never_asks(tmp_path: Path) -> None:
-    said = run_alone(tmp_path, "wandb", events(1, 1), WANDB_MODE="online", WANDB_ERROR_REPORTING="false")
-    assert said == ("refused: track.trackers: wandb is online and has no API key; run `wandb login` first\n")
+    output = run_alone(tmp_path, "wandb", events(1, 1), WANDB_MODE="online", WANDB_ERROR_REPORTING="false")
+    assert output == ("refused: track.trackers: wandb is online and has no API key; run `wandb login` first\n")
     assert wandb_files(tmp_path) == []
 
 

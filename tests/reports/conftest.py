@@ -24,7 +24,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
         (folder / "preset.json").write_text("{}")
         (folder / "events.jsonl").write_text("".join(event.line() for event in events))
         text = report.write_report(folder).read_text()
-        found = re.findall(r'<figcaption>(.*?)</figcaption>.*?<script type="application/json">(.*?)</script>', text)
-        return text, {caption: json.loads(code) for caption, code in found}
+        figures = re.findall(r'<figcaption>(.*?)</figcaption>.*?<script type="application/json">(.*?)</script>', text)
+        return text, {caption: json.loads(code) for caption, code in figures}
 
     return draw

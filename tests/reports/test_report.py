@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -107,12 +108,12 @@ def full_run() -> list[Event]:
     return [start(), *middle, end(10, 3.9876)]
 
 
-def made(folder: Path, events: list[Event], preset: object = None) -> Page:
+def page_of(folder: Path, events: list[Event], preset: object = None) -> Page:
     return Page(report.write_report(write_run(folder, events, preset)))
 
 
 def test_a_finished_run_shows_its_key_figures_and_curves(tmp_path: Path) -> None:
-    page = made(tmp_path / "run", full_run())
+    page = page_of(tmp_path / "run", full_run())
     for shown in ("tiny", "3.9876", "2.2500", "640", "1 h 2 min", "10.8 M", "seed 7", "10 steps", "documents12,345"):
         assert shown in page.text, shown
     assert "unfinished" not in page.text
@@ -129,7 +130,7 @@ def test_a_finished_run_shows_its_key_figures_and_curves(tmp_path: Path) -> None
 
 
 def test_an_unfinished_run_shows_the_latest_values(tmp_path: Path) -> None:
-    page = made(tmp_path / "run", full_run()[:-1])
+    page = page_of(tmp_path / "run", full_run()[:-1])
     assert "unfinished" in page.text
     assert "validation loss so far" in page.text
     assert "4.0000" in page.text
@@ -138,7 +139,7 @@ def test_an_unfinished_run_shows_the_latest_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("events", [[], [start()]], ids=["empty", "start only"])
 def test_a_run_without_steps_says_so(tmp_path: Path, events: list[Event]) -> None:
-    page = made(tmp_path / "early", events)
+    page = page_of(tmp_path / "early", events)
     assert "unfinished" in page.text
     assert "No training step is recorded yet." in page.text
     assert page.figures() == []
@@ -148,20 +149,20 @@ def test_a_run_without_steps_says_so(tmp_path: Path, events: list[Event]) -> Non
 def test_missing_and_strange_values_do_not_stop_the_report(tmp_path: Path) -> None:
     odd = [Event("start", 0, {"versions": "none", "data": [1]}), Event("step", 1), Event("eval", 1)]
     odd += [Event("step", 2, {"loss": "low", "tokens": True, "grad_norm": {}}), Event("sample", 2), Event("end", 2)]
-    page = made(tmp_path / "run", odd)
+    page = page_of(tmp_path / "run", odd)
     assert page.figures() == []
     assert "2 steps" in page.text
 
 
 def test_values_that_are_not_finite_leave_a_gap(tmp_path: Path) -> None:
-    page = made(tmp_path / "run", [start(), step(1, 2.0), step(2, float("nan")), step(3, 1.0)])
+    page = page_of(tmp_path / "run", [start(), step(1, 2.0), step(2, float("nan")), step(3, 1.0)])
     assert page.figures()[0]["lines"][0]["y"] == [2.0, None, 1.0]
 
 
 def test_a_population_is_a_median_with_a_band(tmp_path: Path) -> None:
     losses = [[3.0, 1.0, 2.0], [5.0, float("inf"), 4.0], [None, None, None]]
     events = [start(), *(step(n, loss) for n, loss in enumerate(losses, 1)), end(3, [3.0, 1.0, 2.5])]
-    page = made(tmp_path / "run", events)
+    page = page_of(tmp_path / "run", events)
     train = page.figures()[0]["lines"][0]
     assert (train["low"], train["y"], train["high"]) == ([1.0, 4.0, None], [2.0, 4.5, None], [3.0, 5.0, None])
     assert "2.5000 (1.0000 to 3.0000)" in page.text
@@ -174,7 +175,7 @@ def test_a_long_line_is_thinned_and_keeps_its_extremes_gaps_and_ends() -> None:
     y[40_000], y[60_001], y[70_000] = 1000.0, -1000.0, None
     [drawn] = figures.line("train", range(100_000), y)
     kept = dict(zip(drawn["x"], drawn["y"], strict=True))
-    assert 1000 < len(kept) <= figures.POINTS
+    assert 1000 < len(kept) <= figures.MAX_POINTS
     assert drawn["x"] == sorted(drawn["x"])
     assert (drawn["x"][0], drawn["x"][-1]) == (0, 99_999)
     assert (kept[40_000], kept[60_001], kept[70_000]) == (1000.0, -1000.0, None)
@@ -184,7 +185,7 @@ def test_a_long_line_is_thinned_and_keeps_its_extremes_gaps_and_ends() -> None:
 def test_the_latest_samples_are_in_view_and_older_ones_folded(tmp_path: Path) -> None:
     old = [Event("sample", n, {"prompt": "once", "text": f"\nold {n}"}) for n in range(1, 70)]
     new = [Event("sample", 70, {"prompt": "", "text": f"new {n}"}) for n in "ab"]
-    page = made(tmp_path / "run", [start(), step(70, 1.0), *old, *new])
+    page = page_of(tmp_path / "run", [start(), step(70, 1.0), *old, *new])
     text, folded = page.html, page.html.index("<details>")
     assert text.index("new a") < text.index("new b") < folded < text.index("old 69") < text.index("old 20")
     assert "old 19" not in text
@@ -201,8 +202,8 @@ def hostile_events(bad: str) -> list[Event]:
 
 @pytest.mark.parametrize("bad", HOSTILE)
 def test_hostile_text_changes_no_tag_and_no_attribute(tmp_path: Path, bad: str) -> None:
-    page = made(tmp_path / "bad", hostile_events(bad), preset={bad: [bad, {"a": bad}]})
-    plain = made(tmp_path / "good", hostile_events("harmless"), preset={"harmless": ["harmless", {"a": "harmless"}]})
+    page = page_of(tmp_path / "bad", hostile_events(bad), preset={bad: [bad, {"a": bad}]})
+    plain = page_of(tmp_path / "good", hostile_events("harmless"), preset={"harmless": ["harmless", {"a": "harmless"}]})
     assert page.tags == plain.tags
     assert page.closed == plain.closed
     assert page.scripts == plain.scripts
@@ -224,7 +225,7 @@ def test_hostile_names_in_figures_stay_inside_their_data_block(tmp_path: Path, b
 
 
 def test_the_policy_allows_exactly_the_two_scripts_of_the_page(tmp_path: Path) -> None:
-    page = made(tmp_path / "run", full_run())
+    page = page_of(tmp_path / "run", full_run())
     [policy] = [
         dict(attrs)["content"] for tag, attrs in page.tags if ("http-equiv", "Content-Security-Policy") in attrs
     ]
@@ -238,7 +239,7 @@ def test_the_policy_allows_exactly_the_two_scripts_of_the_page(tmp_path: Path) -
 
 
 def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path, whole_plotly: None) -> None:
-    page = made(tmp_path / "run", full_run())
+    page = page_of(tmp_path / "run", full_run())
     fetching = {"src", "href", "srcset", "data", "action", "poster", "background"}
     assert not [(tag, attrs) for tag, attrs in page.tags if fetching & {name for name, _ in attrs}]
     assert page.count("link") == page.count("iframe") == 0
@@ -289,6 +290,30 @@ def test_a_new_section_is_one_line(tmp_path: Path, drawn: Any, monkeypatch: pyte
     def toy(run: Run) -> str:
         return f"<h2>Toy of {len(run.of('step'))} steps</h2>"
 
-    monkeypatch.setattr(report, "SECTIONS", (*report.SECTIONS, toy))
+    monkeypatch.setattr(report, "SECTIONS", (*report.SECTIONS, report.Section(toy, ("step",))))
     text, _ = drawn(tmp_path, [Event("step", 1, {"loss": 1.0}, {})])
     assert "<section><h2>Toy of 1 steps</h2></section>" in text
+
+
+@pytest.mark.parametrize(
+    ("further", "entered"),
+    [
+        ([], set()),
+        ([Event("exact", 1), Event("generation", 1)], {"self_improvement", "evolution"}),
+        ([Event("reward", 1)], {"rewards"}),
+        ([Event("rewards", 1), Event("sources", 1)], {"rewards", "sources"}),
+        ([Event("eval", 1, {"bayes_loss": 1.0}), Event("auxiliary", 1)], {"best_possible", "heads"}),
+        ([Event("eval", 1, {"split": "test", "bayes_loss": 1.0}), Event("sample", 1)], {"samples"}),
+    ],
+)
+def test_a_section_is_entered_only_where_the_run_has_what_it_shows(
+    further: list[Event], entered: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+
+    def entering(section: report.Section) -> report.Section:
+        return replace(section, html=lambda run: names.append(section.html.__name__) or "")  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(report, "SECTIONS", tuple(map(entering, report.SECTIONS)))
+    page_of(tmp_path / "run", [*full_run(), *further])
+    assert set(names) == {"overview", "curves", "preset", "machine", *entered}

@@ -22,7 +22,7 @@ LARGE = ModelConfig(vocab_size=31, block_size=64, n_layer=4, n_head=4, n_embd=12
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-@pytest.fixture(params=[None, "this processor has no bfloat16 products"])
+@pytest.fixture(params=[None, "this CPU has no bfloat16 products"])
 def missing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
     """A machine of eight cores, with bfloat16 products and without."""
     monkeypatch.setattr(auto, "physical_cores", lambda: 8)

@@ -133,7 +133,7 @@ def _milliseconds(value: float) -> str:
 
 
 def _left_out(data: Values) -> str:
-    """What of the data was left out, a line a kind."""
+    """What was left out of the data, a line per kind."""
     lines = ""
     for kind, count in data.get("left_out", {}).items():
         place = data["for_example"].get(kind)
@@ -262,7 +262,7 @@ def _exact(event: Event, view: View) -> str:
 
 
 def _generation(event: Event, view: View) -> str:
-    """One line of a generation: its scores, and how many places changed owners."""
+    """One line of a generation: its scores, and how many members were replaced."""
     values = event.values
     scores, births = sorted(values["score"]), values.get("births", [])
     line = f"generation {values['generation']}  best {scores[0]:.4f}, median {median(scores):.4f}"
@@ -318,7 +318,7 @@ EVENTS = {
 
 
 def described_calibration(calibrated: Values) -> Iterator[str]:
-    """Lines that tell a temperature, what it brings on another split, and the reliability tables before and after."""
+    """Lines of a temperature, what it changes on another split, and the reliability tables before and after."""
     fitted, measured = calibrated["fitted"], calibrated["measured"]
     yield f"temperature {calibrated['temperature']:.4f}, fitted on {fitted['tokens']:,} {fitted['split']} tokens"
     if fitted["chose_checkpoint"]:

@@ -1,4 +1,4 @@
-"""Lookahead decoding: the next token is the one whose continuation promises most, as far as two heads can tell.
+"""Lookahead decoding: the next token is the one with the likeliest continuation, as two heads estimate it.
 
 Greedy decoding takes the likeliest next token whatever comes after it; lookahead seeks a text that is likely as a
 whole. The n-step value v(s) of a state s is the mean NLL expected of the next K tokens: for the first n of them that of
@@ -82,7 +82,7 @@ def _steps(model: GPT, heads: Heads, budget: int, rows: Sequences, sampler: Samp
         if temperature:
             noise = torch.rand(likely.shape, dtype=torch.float64, device=likely.device, generator=sampler.generator)
             likely = likely - noise.log().neg().log().to(likely)
-        candidates, perturbed = _best_best_imagined(model, heads, context.hidden, likely, budget, temperature)
+        candidates, perturbed = _best_imagined(model, heads, context.hidden, likely, budget, temperature)
         states = model.hidden(candidates, context.cache, candidates=True)
         index = _scored(model, heads, states, perturbed, heads.config.dynamics_rollouts, temperature).argmax(-1)
         token = candidates.gather(1, index[:, None])[:, 0]
@@ -92,12 +92,18 @@ def _steps(model: GPT, heads: Heads, budget: int, rows: Sequences, sampler: Samp
         context.hidden = states.gather(1, index.view(-1, 1, 1).expand(-1, 1, states.shape[-1]))
 
 
-def _best_best_imagined(
+def _best_imagined(
     model: GPT, heads: Heads, hidden: Tensor, likely: Tensor, budget: int, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """The N tokens `[B, N]` of the best scores in imagination, and their part of `likely [B, V]`.
 
-    The states `hidden [B, 1, C]` are those that the tokens follow.
+    Args:
+        model: Embeds the candidates, and gives the logits of imagined states.
+        heads: Imagine and value the state after each candidate.
+        hidden: The states `[B, 1, C]` that the tokens follow.
+        likely: Log-probabilities `[B, V]`, with noise where tokens are drawn.
+        budget: N.
+        temperature: That of the draw; 0 for the likeliest.
     """
     assert heads.step is not None
     vocabulary = likely.shape[-1]
@@ -109,5 +115,14 @@ def _best_best_imagined(
 
 
 def _scored(model: GPT, heads: Heads, states: Tensor, likely: Tensor, steps: int, temperature: float) -> Tensor:
-    """`likely [B, N]`, log-probabilities with their noise, less the NLL expected after `states [B, N, C]`."""
+    """The scores `[B, N]` of the header, over the temperature.
+
+    Args:
+        model: Gives the logits of imagined states.
+        heads: Imagine and value what follows.
+        states: The states `[B, N, C]` after the candidates.
+        likely: Log-probabilities `[B, N]` of the candidates, with noise where tokens are drawn.
+        steps: Steps to imagine after `states`.
+        temperature: That of the draw; 0 for the likeliest.
+    """
     return likely - horizon(heads) * n_step_value(model, heads, states, steps) / (temperature or 1.0)

@@ -43,6 +43,18 @@ def generate(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Decodes plainly: `decode`, with the parts of a `Sampler` as arguments of their own."""
+    """Decodes plainly, as `decode` does: the new tokens `[*P, B, new_tokens]`, −1 after a token of `stop`.
+
+    Args:
+        model: A model or a population.
+        tokens: Prompts `[*P, B, T]`, padded on the right.
+        lengths: The true lengths `[*P, B]` of the prompts; all T when left out.
+        new_tokens: How many tokens each row gets at most.
+        transforms: Applied to the logits in this order.
+        greedy: Whether the likeliest token is taken instead of a draw.
+        stop: Tokens that end their row.
+        generator: The stream of random numbers; torch's own when left out.
+        dtype: The format of matrix products; see `decode`.
+    """
     sampler = Sampler(transforms, 0.0 if greedy else 1.0, generator)
     return decode(plain(model), tokens, lengths, new_tokens=new_tokens, sampler=sampler, stop=stop, dtype=dtype)

@@ -32,7 +32,7 @@ def pad(prompts: Sequence[Sequence[int]], device: torch.device | str = "cpu") ->
 def read(model: GPT, tokens: Tensor, lengths: Tensor, limit: int, spare: int = 0) -> tuple[Tensor, Cache]:
     """Reads each row's last `limit` tokens into an empty cache with room for `spare` more than the context holds.
 
-    `tokens [R, T]` holds `lengths [R]` tokens a row. Returns the states `[*P, B, 1, C]` after them, and the cache.
+    `tokens [R, T]` holds `lengths [R]` tokens per row. Returns the states `[*P, B, 1, C]` after them, and the cache.
     """
     keep = lengths.clamp(max=limit)
     at = (lengths - keep)[:, None] + torch.arange(int(keep.max()), device=lengths.device)

@@ -129,9 +129,9 @@ def no_repeat_ngram(n: int) -> Transform:
 
 
 def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One token `[R]` a row of `logits [R, V]`, by its softmax: where a uniform number falls in the running sum.
+    """One token `[R]` per row of `logits [R, V]`, by its softmax: where a uniform number falls in the running sum.
 
-    One random number a row, where `torch.multinomial` draws one for every token of the vocabulary.
+    One random number per row, where `torch.multinomial` draws one for every token of the vocabulary.
     """
     reached = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
     at = torch.rand(logits.shape[0], 1, dtype=torch.float64, device=logits.device, generator=generator)
@@ -140,7 +140,7 @@ def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Chooses one token a row.
+    """Chooses one token per row.
 
     Args:
         transforms: Applied to the logits in this order.
@@ -165,7 +165,7 @@ class Sampler:
         return scores
 
     def choose(self, scores: Tensor) -> Tensor:
-        """One token `[R]` a row of `scores [R, V]`."""
+        """One token `[R]` per row of `scores [R, V]`."""
         return scores.argmax(-1) if self.greedy else draw(scores, self.generator)
 
 

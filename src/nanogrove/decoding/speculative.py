@@ -63,7 +63,7 @@ def _draft_and_verify(model: GPT, heads: Heads, context: Context, sampler: Sampl
         return sampler.scores(logits, rows.up_to(lengths) if sampler.transforms else rows.tokens, lengths)
 
     count = min(len(heads.ahead), model.config.block_size - cache.longest - 1, rows.most_left - 1)
-    guesses, drafts = [], [rows.tokens.gather(1, rows.lengths[:, None] - 1)]  # the first is no draft
+    guesses, drafts = [], [rows.tokens.gather(1, rows.lengths[:, None] - 1)]  # the first is not a draft
     for n in range(count):
         at = rows.lengths + n
         guesses.append(scores(model.logits(heads.ahead[n](context.hidden))[:, 0], at))

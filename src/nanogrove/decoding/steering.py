@@ -18,7 +18,7 @@ from nanogrove.decoding.sampling import Transform
 from nanogrove.model.cache import Cache
 from nanogrove.model.gpt import GPT
 
-TOP_K = 20  # candidates a step, as published
+TOP_K = 20  # candidates per step, as published
 
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]  # tokens [R, T], lengths [R], candidates [R, k] -> rewards [R, k]
 
@@ -48,7 +48,7 @@ def model_score(model: GPT) -> Score:
         device = model.embed.weight.device
         tokens, lengths, candidates = (t.to(device) for t in (tokens, lengths, candidates))
         if cache is not None:
-            chosen = tokens.gather(1, lengths[:, None] - 1)  # −1 in a row that has ended, of which nothing is asked
+            chosen = tokens.gather(1, lengths[:, None] - 1)  # −1 in a row that has ended, whose scores nobody reads
             cache.take((previous == chosen).int().argmax(1), chosen[:, 0].clamp(min=0))
         if cache is None or cache.longest >= size:
             limit = size - 1 if cache is None else max(size // 2, 1)
@@ -60,7 +60,7 @@ def model_score(model: GPT) -> Score:
 
 
 def sequence_score(reward: Callable[[Sequence[Sequence[int]]], Sequence[float]]) -> Score:
-    """The number that a plain function of token ids gives `prefix + token`, R·k sequences a step, with no clamp."""
+    """The number that a plain function of token ids gives `prefix + token`, R·k sequences per step, with no clamp."""
 
     def score(tokens: Tensor, lengths: Tensor, candidates: Tensor) -> Tensor:
         prefixes = [[token for token in row if token >= 0] for row in tokens.tolist()]

@@ -1,4 +1,4 @@
-"""What heads have learned, on held-out text and against what needs no learning; and what their losses weigh.
+"""Measures of auxiliary heads: held-out accuracy beside trivial baselines, and their shares of the gradient.
 
     value_error           root mean square error of the value, nats per token
     value_r2              share of the variance of the next K tokens' mean NLL that the value explains
@@ -19,7 +19,6 @@ small, or it has learned what it can.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +29,7 @@ from nanogrove.data.corpus import Corpus
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
 from nanogrove.model.mode import evaluating
-from nanogrove.record.events import Event
+from nanogrove.record.events import Event, Values
 from nanogrove.train.objective import weighted
 from nanogrove.train.objectives.auxiliary import (
     cosine,
@@ -110,7 +109,7 @@ def idle(shares: dict[str, Tensor]) -> list[str]:
 
 
 @torch.inference_mode()
-def measure(model: GPT, heads: Heads, batches: Iterable[Batch]) -> dict[str, Any]:
+def measure(model: GPT, heads: Heads, batches: Iterable[Batch]) -> Values:
     """The measures of the header over batches: numbers, for a population lists, and lists of them for each step k.
 
     Windows too short for a head are left out, as are spans that are alone in their batch, and measures that no

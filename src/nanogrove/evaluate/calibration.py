@@ -9,14 +9,14 @@ loss there is a little too good there, and so T may be a little too near 1. The 
 
 Beyond the paper: bins of equal mass stand beside those of equal width, which on text leave most of their tokens in few
 bins; since chance raises both errors, one without that bias and with an interval stands beside them
-(`calibration_error.py`); and confidence is also measured for whole sequences. Of a task the event is that the model's
-own greedy answer is the true one, and its confidence the product of that answer's token probabilities. The greedy
-continuation of a text is never the text, so there a sequence's mean token confidence stands against the share of its
-tokens that are predicted right: that is a summary and no probability of one event.
+(`calibration_error.py`); and confidence is also measured for whole sequences. For a task the event is that the
+model's own greedy answer is the true one, and its confidence the product of that answer's token probabilities. The
+greedy continuation of a text is never the text, so there a sequence's mean token confidence stands against the share of
+its tokens that are predicted right: that is a summary and not a probability of one event.
 
-The transformer runs over the fitted split once. What is kept of it are the last states of scored tokens, n_embd floats
-a token, of at most 2·TOKENS tokens: 307 MB where n_embd is 384, and twice that while they are joined. Logits are made
-anew in each pass of the search, PIECE numbers at once. The measured split streams.
+The transformer runs over the fitted split once. Its last states of scored tokens are kept, n_embd floats per token, of
+at most 2·MAX_TOKENS tokens: 307 MB where n_embd is 384, and twice that while they are joined. Logits are computed again
+in each pass of the search, LOGITS_PER_CHUNK numbers at once. The measured split streams.
 
 `calibration.json` lies in the folder of the checkpoint it belongs to, holds the checksum of those weights, and goes
 with the folder when a better model takes its place.
@@ -27,7 +27,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -41,32 +41,41 @@ from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration_error import blocks, debiased_error
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
+from nanogrove.record.events import Values
 from nanogrove.train.checkpoint import Checkpoint, checksum_of, read_plain
 
 BINS = 15
-TOKENS = 100_000  # of each split, evenly spread; `eval_batches` may yield up to twice as many
-PIECE = 1 << 22  # logits at once: 32 MB in float64, and a few times that while they are worked on
-RANGE = (0.05, 20.0)  # temperatures that are searched
-PASSES = 60
-FILE = "calibration.json"
-AGAIN = "run `nanogrove evaluate RUN --calibrate` again, or delete it"
+MAX_TOKENS = 100_000  # of each split, evenly spread; `eval_batches` may yield up to twice as many
+LOGITS_PER_CHUNK = 1 << 22  # 32 MB in float64, and a few times that while they are worked on
+TEMPERATURE_RANGE = (0.05, 20.0)
+MAX_SEARCH_STEPS = 60
+FILE_NAME = "calibration.json"
+REMEDY = "run `nanogrove evaluate RUN --calibrate` again, or delete it"
 
-Pieces = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # the same (logits [N, V], targets [N]) whenever called
+Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # the same (logits [N, V], targets [N]) whenever called
 
 
-def fit_temperature(pieces: Pieces) -> float:
-    """The temperature in RANGE at which the mean NLL of `targets` is least; its end where the NLL falls as far as that.
+class Reliability(TypedDict):
+    """A reliability table: figures of each bin, None for the means of an empty one."""
 
-    Each pass of the search calls `pieces` once. Raises CheckpointError for logits that are not finite.
+    count: list[int]
+    confidence: list[float | None]
+    accuracy: list[float | None]
+
+
+def fit_temperature(chunks: Chunks) -> float:
+    """The temperature in TEMPERATURE_RANGE of the least mean NLL of `targets`; its end where the NLL falls up to there.
+
+    Each pass of the search calls `chunks` once. Raises CheckpointError for logits that are not finite.
     """
-    low, high = 1 / RANGE[1], 1 / RANGE[0]
-    if _derivatives(pieces, low)[0] >= 0:  # worse than a uniform guess at any temperature
-        return RANGE[1]
-    if _derivatives(pieces, high)[0] <= 0:  # nearly all is predicted right, and ever more confidence pays
-        return RANGE[0]
+    low, high = 1 / TEMPERATURE_RANGE[1], 1 / TEMPERATURE_RANGE[0]
+    if _derivatives(chunks, low)[0] >= 0:  # worse than a uniform guess at any temperature
+        return TEMPERATURE_RANGE[1]
+    if _derivatives(chunks, high)[0] <= 0:  # nearly all is predicted right, and ever more confidence pays
+        return TEMPERATURE_RANGE[0]
     b, before = 1.0, math.inf
-    for _ in range(PASSES):
-        slope, curvature = _derivatives(pieces, b)
+    for _ in range(MAX_SEARCH_STEPS):
+        slope, curvature = _derivatives(chunks, b)
         low, high = (b, high) if slope < 0 else (low, b)
         step = slope / max(curvature, 1e-300)
         if abs(step) <= 1e-9 * b:
@@ -78,10 +87,10 @@ def fit_temperature(pieces: Pieces) -> float:
     return 1 / b
 
 
-def _derivatives(pieces: Pieces, b: float) -> tuple[float, float]:
+def _derivatives(chunks: Chunks, b: float) -> tuple[float, float]:
     """Slope and curvature in b of the mean NLL of logits times b."""
     sums, count = torch.zeros(2, dtype=torch.float64), 0
-    for logits, targets in pieces():
+    for logits, targets in chunks():
         z = logits.double()
         p = (b * z).softmax(-1)
         mean = (p * z).sum(-1, keepdim=True)
@@ -95,16 +104,16 @@ def _derivatives(pieces: Pieces, b: float) -> tuple[float, float]:
 
 
 def outcomes(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """What became of N predictions, `[N, 4]` in float64, from `logits [N, V]` and `targets [N]`.
+    """The outcomes of N predictions, `[N, 4]` in float64, from `logits [N, V]` and `targets [N]`.
 
     NLL in nats; the likeliest token's probability; 1 where it is the target, else 0; the Brier score over all V tokens,
     Σ (p − 1[target])², from 0 to 2.
     """
     scores = F.log_softmax(logits.double() / temperature, -1)
-    own = scores.gather(-1, targets[:, None])[:, 0]
+    target_scores = scores.gather(-1, targets[:, None])[:, 0]
     best = scores.max(-1)
-    brier = scores.exp().square().sum(-1) - 2 * own.exp() + 1
-    return torch.stack([-own, best.values.exp(), (best.indices == targets).double(), brier], -1)
+    brier = scores.exp().square().sum(-1) - 2 * target_scores.exp() + 1
+    return torch.stack([-target_scores, best.values.exp(), (best.indices == targets).double(), brier], -1)
 
 
 def equal_width(confidence: Tensor) -> Tensor:
@@ -120,22 +129,22 @@ def equal_mass(confidence: Tensor) -> Tensor:
     return bins
 
 
-def reliability(confidence: Tensor, correct: Tensor, bins: Tensor) -> dict[str, list[Any]]:
+def reliability(confidence: Tensor, correct: Tensor, bins: Tensor) -> Reliability:
     """Count, mean confidence and accuracy of each bin; None in an empty one. All are `[N]`; `correct` from 0 to 1."""
     count = torch.bincount(bins, minlength=BINS)
-    means = [(torch.bincount(bins, of, minlength=BINS) / count).tolist() for of in (confidence, correct)]
+    means = [(torch.bincount(bins, values, minlength=BINS) / count).tolist() for values in (confidence, correct)]
     filled = [[mean if n else None for mean, n in zip(column, count.tolist(), strict=True)] for column in means]
     return {"count": count.tolist(), "confidence": filled[0], "accuracy": filled[1]}
 
 
-def calibration_error(table: dict[str, list[Any]]) -> float:
+def calibration_error(table: Reliability) -> float:
     """The ECE of a reliability table: |accuracy − confidence| of its bins, weighted by their counts (Guo, eq. 3)."""
-    filled = [row for row in zip(*table.values(), strict=True) if row[0]]
-    gaps = [count * abs(accuracy - confidence) for count, confidence, accuracy in filled]
+    rows = zip(table["count"], table["confidence"], table["accuracy"], strict=True)
+    gaps = [n * abs(accuracy - sure) for n, sure, accuracy in rows if sure is not None and accuracy is not None]
     return float(sum(gaps) / max(sum(table["count"]), 1))
 
 
-def summary(outcome: Tensor, unit: Tensor) -> dict[str, Any]:
+def summary(outcome: Tensor, unit: Tensor) -> Values:
     """The figures of `outcomes`, `[N, 4]`: means, the ECEs, the debiased one with its interval, and reliability tables.
 
     `unit [N]` is the block that each belongs to.
@@ -151,7 +160,7 @@ def summary(outcome: Tensor, unit: Tensor) -> dict[str, Any]:
     return {"nll": nll, **errors, "brier": brier, "confidence": confidence, "accuracy": accuracy, "bins": tables}
 
 
-def calibrate(model: GPT, corpus: Corpus, limit: int = TOKENS) -> dict[str, Any]:
+def calibrate(model: GPT, corpus: Corpus, limit: int = MAX_TOKENS) -> Values:
     """A temperature fitted on about `limit` validation tokens, and what it brings on as many of the test split.
 
     Raises PresetError where one of the two has no token that is scored, CheckpointError for logits that are not finite.
@@ -159,14 +168,14 @@ def calibrate(model: GPT, corpus: Corpus, limit: int = TOKENS) -> dict[str, Any]
     temperature, tokens = fit_split(model, corpus, "validation", limit)
     return {
         "temperature": temperature,
-        "bounded": temperature in RANGE,
+        "bounded": temperature in TEMPERATURE_RANGE,
         "fitted": {"split": "validation", "tokens": tokens, "chose_checkpoint": True},
         "measured": measure(model, corpus, "test", temperature, limit),
     }
 
 
 @torch.inference_mode()
-def fit_split(model: GPT, corpus: Corpus, split: str, limit: int = TOKENS) -> tuple[float, int]:
+def fit_split(model: GPT, corpus: Corpus, split: str, limit: int = MAX_TOKENS) -> tuple[float, int]:
     """The temperature of a split, of a single model, and the number of scored tokens it was fitted on."""
     with evaluating(model):
         parts = [(states, targets) for _, states, targets in _scored(model, corpus.eval_batches(split, limit))]
@@ -177,14 +186,14 @@ def fit_split(model: GPT, corpus: Corpus, split: str, limit: int = TOKENS) -> tu
 
 
 @torch.inference_mode()
-def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: int = TOKENS) -> dict[str, Any]:
+def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: int = MAX_TOKENS) -> Values:
     """The figures of `summary` on a split before (T = 1) and after, of its tokens and of its sequences.
 
     `event` says what makes a sequence right: `answer` or `share`, see above. Its NLL is that of all its true tokens,
     its Brier score (confidence − correct)². `blocks` is how many the intervals resample. Raises PresetError where no
     token is scored.
     """
-    answers = corpus.has_answers
+    has_answers = corpus.has_answers
     temperatures = (1.0, temperature)
     tokens: list[list[Tensor]] = [[], []]
     sequences: list[list[Tensor]] = [[], []]
@@ -193,12 +202,14 @@ def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: i
         for batch, states, targets in _scored(model, corpus.eval_batches(split, limit)):
             length = batch.mask.sum(-1)
             row = torch.arange(len(length)).repeat_interleave(length)
-            found = _outcomes(model, states, targets, temperatures)
-            own = _answers(model, batch, corpus.tokenizer.end, temperatures) if answers else None
+            token_outcomes = _outcomes(model, states, targets, temperatures)
+            answers_right = _answers(model, batch, corpus.tokenizer.end, temperatures) if has_answers else None
             for n in range(2):
-                tokens[n].append(found[n])
-                sums = torch.zeros(len(length), 4, dtype=torch.float64).index_add(0, row, found[n])
-                confidence, right = (sums[:, 1:3] / length[:, None] if own is None else own[n]).unbind(-1)
+                tokens[n].append(token_outcomes[n])
+                sums = torch.zeros(len(length), 4, dtype=torch.float64).index_add(0, row, token_outcomes[n])
+                confidence, right = (
+                    sums[:, 1:3] / length[:, None] if answers_right is None else answers_right[n]
+                ).unbind(-1)
                 whole = torch.stack([sums[:, 0], confidence, right, (confidence - right).square()], -1)
                 sequences[n].append(whole[length > 0])
             lengths.append(length[length > 0])
@@ -215,7 +226,7 @@ def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: i
         "tokens": sum(map(len, tokens[0])),
         "sequences": sum(map(len, sequences[0])),
         "blocks": int(block.max()) + 1,
-        "event": "answer" if answers else "share",
+        "event": "answer" if has_answers else "share",
         "figures": figures,
     }
 
@@ -230,22 +241,22 @@ def _scored(model: GPT, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tenso
 
 
 def _logits(model: GPT, states: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits of states, and their targets, a piece at a time."""
-    rows = max(PIECE // (model.config.vocab_size or 1), 1)
-    for some, theirs in zip(torch.split(states, rows), torch.split(targets, rows), strict=True):
-        yield model.logits(some), theirs
+    """Logits of states, and their targets, a chunk at a time."""
+    rows = max(LOGITS_PER_CHUNK // (model.config.vocab_size or 1), 1)
+    for chunk, chunk_targets in zip(torch.split(states, rows), torch.split(targets, rows), strict=True):
+        yield model.logits(chunk), chunk_targets
 
 
 def _outcomes(model: GPT, states: Tensor, targets: Tensor, temperatures: tuple[float, ...]) -> list[Tensor]:
     """`outcomes` `[N, 4]` at each temperature."""
-    pieces = [[outcomes(*piece, t).cpu() for t in temperatures] for piece in _logits(model, states, targets)]
-    return [torch.cat(column) for column in zip(*pieces, strict=True)]
+    chunks = [[outcomes(*chunk, t).cpu() for t in temperatures] for chunk in _logits(model, states, targets)]
+    return [torch.cat(column) for column in zip(*chunks, strict=True)]
 
 
 def _answers(model: GPT, batch: Batch, end: int, temperatures: tuple[float, ...]) -> list[Tensor]:
-    """Of the greedy answer to each prompt of `batch`, at each temperature: its probability, and whether it is true.
+    """The probability of the greedy answer to each prompt of `batch`, and whether it is true, at each temperature.
 
-    `[B, 2]` each. An answer ends behind the mark `end`, or where the row does.
+    These are `[B, 2]` each. An answer ends after the mark `end`, or where the row does.
     """
     device = model.embed.weight.device
     whole = torch.cat([batch.tokens[:, :1], batch.targets], -1).to(device)
@@ -253,52 +264,52 @@ def _answers(model: GPT, batch: Batch, end: int, temperatures: tuple[float, ...]
     start = scored.int().argmax(-1) + 1  # tokens of the prompt
     new = whole.shape[-1] - int(start.min())
     written = generate(model, whole[:, : int(start.max())], start, new_tokens=new, greedy=True, stop=[end])
-    place = torch.arange(whole.shape[-1] + new, device=device)
-    own = F.pad(whole, (0, new), value=-1).masked_fill(place >= start[:, None], -1)
-    own = own.scatter(-1, start[:, None] + place[:new], written)[:, : whole.shape[-1]]
-    right = ((own[:, 1:] == whole[:, 1:]) | ~scored).all(-1).cpu()
-    answered = (own[:, 1:] >= 0) & (place[1 : whole.shape[-1]] >= start[:, None])
-    states = model.hidden(own[:, :-1].clamp(min=0))[answered]
+    position = torch.arange(whole.shape[-1] + new, device=device)
+    answer = F.pad(whole, (0, new), value=-1).masked_fill(position >= start[:, None], -1)
+    answer = answer.scatter(-1, start[:, None] + position[:new], written)[:, : whole.shape[-1]]
+    right = ((answer[:, 1:] == whole[:, 1:]) | ~scored).all(-1).cpu()
+    answered = (answer[:, 1:] >= 0) & (position[1 : whole.shape[-1]] >= start[:, None])
+    states = model.hidden(answer[:, :-1].clamp(min=0))[answered]
     row = answered.nonzero()[:, 0].cpu()
-    found = _outcomes(model, states, own[:, 1:][answered], temperatures)
-    totals = [torch.zeros(len(right), dtype=torch.float64).index_add(0, row, each[:, 0]) for each in found]
+    per_token = _outcomes(model, states, answer[:, 1:][answered], temperatures)
+    totals = [torch.zeros(len(right), dtype=torch.float64).index_add(0, row, each[:, 0]) for each in per_token]
     return [torch.stack([(-total).exp(), right.double()], -1) for total in totals]
 
 
-def save_calibration(checkpoint: Checkpoint, found: dict[str, Any]) -> Path:
-    """Writes what `calibrate` found beside the weights it was found for, whole or not at all; returns the path.
+def save_calibration(checkpoint: Checkpoint, calibration: Values) -> Path:
+    """Writes the result of `calibrate` beside the weights that it belongs to, whole or not at all; returns the path.
 
     Raises CheckpointError when other weights have taken their place meanwhile, or the disk refuses.
     """
     folder = checkpoint.folder
-    record = {**found, "model": checkpoint.state["files"]["model.safetensors"], "step": checkpoint.state["step"]}
+    record = {**calibration, "model": checkpoint.state["files"]["model.safetensors"], "step": checkpoint.state["step"]}
     record["checksum"] = checksum_of(record)
     if hashlib.sha256(read_plain(folder / "model.safetensors")).hexdigest() != record["model"]:
         raise CheckpointError(f"{folder}: holds another model than a moment ago; calibrate once the run has ended")
     try:
-        write_file(folder / FILE, (json.dumps(record, indent=1) + "\n").encode())
+        write_file(folder / FILE_NAME, (json.dumps(record, indent=1) + "\n").encode())
     except OSError as error:
-        raise CheckpointError(f"{folder / FILE}: cannot be written ({error.strerror}); free some space") from None
-    return folder / FILE
+        raise CheckpointError(f"{folder / FILE_NAME}: cannot be written ({error.strerror}); free some space") from None
+    return folder / FILE_NAME
 
 
-def load_calibration(checkpoint: Checkpoint) -> dict[str, Any] | None:
+def load_calibration(checkpoint: Checkpoint) -> Values | None:
     """What `save_calibration` wrote beside a checkpoint's weights, None where nothing did.
 
     Raises CheckpointError, in one line, for a link, a damaged file, and one that belongs to other weights.
     """
-    path = checkpoint.folder / FILE
+    path = checkpoint.folder / FILE_NAME
     if not path.exists() and not path.is_symlink():
         return None
     data = read_plain(path)
     try:
         record = dict(json.loads(data))
         temperature = record["temperature"]
-        if record["checksum"] != checksum_of(record) or not RANGE[0] <= temperature <= RANGE[1]:
+        if record["checksum"] != checksum_of(record) or not TEMPERATURE_RANGE[0] <= temperature <= TEMPERATURE_RANGE[1]:
             raise ValueError
         owner = record["model"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise CheckpointError(f"{path}: damaged, not a calibration; {AGAIN}") from None
+        raise CheckpointError(f"{path}: damaged, not a calibration; {REMEDY}") from None
     if owner != checkpoint.state["files"]["model.safetensors"]:
-        raise CheckpointError(f"{path}: belongs to other weights than those beside it; {AGAIN}")
+        raise CheckpointError(f"{path}: belongs to other weights than those beside it; {REMEDY}")
     return record

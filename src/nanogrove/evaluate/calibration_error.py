@@ -13,9 +13,9 @@ perfect model and the binned square error for any other, whatever the prediction
 other. The root is given with the sign of error², below 0 where the gaps are smaller than chance makes them. It is a
 root mean square, and so at least the mean gap that the ECE is.
 
-Units are blocks of neighbouring sequences, BLOCKS at most: windows of a text that follow each other may belong to one
-document. The interval is the percentile bootstrap over blocks, with the bins and the excluded pairs as they are. Where
-the error is 0 it is too wide (it also varies by terms that are 0 there), never too narrow.
+Units are blocks of neighbouring sequences, MAX_BLOCKS at most: windows of a text that follow each other may belong to
+one document. The interval is the percentile bootstrap over blocks, with the bins and the excluded pairs as they are.
+Where the error is 0 it is too wide (it also varies by terms that are 0 there), never too narrow.
 """
 
 import torch
@@ -23,14 +23,14 @@ from torch import Tensor
 
 from nanogrove.data.rng import random
 
-BLOCKS = 200
-RESAMPLES = 1000
-LEVEL = 0.95
+MAX_BLOCKS = 200
+BOOTSTRAP_RESAMPLES = 1000
+CONFIDENCE_LEVEL = 0.95
 
 
 def blocks(rows: int) -> Tensor:
-    """The block of each of so many rows, `[rows]`: at most BLOCKS, of neighbours, their sizes differing by one."""
-    return torch.arange(rows) * min(rows, BLOCKS) // max(rows, 1)
+    """The block of each of so many rows, `[rows]`: at most MAX_BLOCKS, of neighbours, their sizes differing by one."""
+    return torch.arange(rows) * min(rows, MAX_BLOCKS) // max(rows, 1)
 
 
 def debiased_error(gap: Tensor, bins: Tensor, unit: Tensor) -> tuple[float, float, float] | None:
@@ -42,7 +42,7 @@ def debiased_error(gap: Tensor, bins: Tensor, unit: Tensor) -> tuple[float, floa
     cell = unit * width + bins
     sums = torch.zeros(units * width, dtype=torch.float64).index_add(0, cell, gap.double()).view(units, width)
     counts = torch.bincount(cell, minlength=units * width).view(units, width).double()
-    draws = random(0, "calibration").multinomial(units, [1 / units] * units, RESAMPLES)
+    draws = random(0, "calibration").multinomial(units, [1 / units] * units, BOOTSTRAP_RESAMPLES)
     times = torch.cat([torch.ones(1, units, dtype=torch.float64), torch.from_numpy(draws).double()])
     products = (times @ sums).square() - times.square() @ sums.square()
     pairs = (times @ counts).square() - times.square() @ counts.square()
@@ -51,6 +51,6 @@ def debiased_error(gap: Tensor, bins: Tensor, unit: Tensor) -> tuple[float, floa
     errors = squares.sign() * squares.abs().sqrt()
     if not errors[0].isfinite():
         return None
-    ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+    ends = torch.tensor([(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2], dtype=torch.float64)
     low, high = errors[1:][errors[1:].isfinite()].quantile(ends).tolist()
     return float(errors[0]), low, high

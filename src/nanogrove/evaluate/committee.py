@@ -1,7 +1,8 @@
-"""A committee of models answers questions nobody has checked: decoding, votes and filters, none of which sees a truth.
+"""A committee of models labels prompts whose answers are unknown: decoding, votes and filters.
 
-P voters, N prompts. Answers are `[P][N]` lists of strings. `elect` names one label a prompt, a filter is a list of N
-booleans over labels. `against_truth` alone compares with true answers, for the record.
+P voters, N prompts. Answers are `[P][N]` lists of strings. `elect` names one label per prompt, a filter is a list of N
+booleans over labels. `against_truth` alone compares with true answers, for the
+record; nothing else sees one.
 
 Majority vote and length filter after Lee et al. 2025 (arXiv 2502.01612), self-consistency after Wang et al. 2022. Their
 length filter drops what is shorter than the longest answer of a batch, so one answer that runs on drops all the others;
@@ -23,11 +24,11 @@ from nanogrove.model.mode import evaluating
 from nanogrove.synthetic.examples import Answer, TaskCorpus
 from nanogrove.synthetic.tasks import Task
 
-ROUNDING = 0.01  # .67 of three voters are two
+VOTE_TOLERANCE = 0.01  # .67 of three voters are two
 
 
 class Labels(NamedTuple):
-    """One answer a prompt: `answers [N]`, and `support [N]`, the share of voters who gave it."""
+    """One answer per prompt: `answers [N]`, and `support [N]`, the share of voters who gave it."""
 
     answers: list[Answer]
     support: list[float]
@@ -44,19 +45,28 @@ def decode(
 ) -> list[list[Answer]]:
     """Every voter's answer to every prompt of one difficulty, `[P][N]`, greedy at a temperature of 0.
 
-    All voters write at once, with a cache, `at_once` prompts each; prompts of one length stand together, so that none
+    All voters generate at once, with a cache, `at_once` prompts each; prompts of one length share a batch, so that none
     is padded. An answer longer than any of this difficulty can be counts as none.
+
+    Args:
+        model: One voter, or a population of P.
+        corpus: The task, whose tokenizer and longest answers are used.
+        prompts: N prompts.
+        difficulty: That of the prompts.
+        temperature: 0 takes the likeliest token.
+        generator: The stream of random numbers; torch's own when left out.
+        at_once: Prompts in one batch, at most.
     """
     members, device = model.population or 1, model.embed.weight.device
-    found: list[list[Answer]] = [[None] * len(prompts) for _ in range(members)]
+    decoded: list[list[Answer]] = [[None] * len(prompts) for _ in range(members)]
     by_length: dict[int, list[int]] = defaultdict(list)
-    for place, prompt in enumerate(prompts):
-        by_length[len(prompt)].append(place)
+    for index, prompt in enumerate(prompts):
+        by_length[len(prompt)].append(index)
     transforms = [] if temperature in (0.0, 1.0) else [divided_by(temperature)]
-    for length, places in sorted(by_length.items()):
-        for first in range(0, len(places), at_once):
-            some = places[first : first + at_once]
-            tokens = corpus.prompts([prompts[place] for place in some]).to(device)
+    for length, indices in sorted(by_length.items()):
+        for first in range(0, len(indices), at_once):
+            chunk = indices[first : first + at_once]
+            tokens = corpus.prompts([prompts[index] for index in chunk]).to(device)
             written = generate(
                 model,
                 tokens if model.population is None else tokens.expand(members, *tokens.shape),
@@ -68,14 +78,14 @@ def decode(
             )
             answers = corpus.answers(written.flatten(0, -2))
             for member in range(members):
-                mine = answers[member * len(some) : (member + 1) * len(some)]
-                for place, answer in zip(some, mine, strict=True):
-                    found[member][place] = answer
-    return found
+                member_answers = answers[member * len(chunk) : (member + 1) * len(chunk)]
+                for index, answer in zip(chunk, member_answers, strict=True):
+                    decoded[member][index] = answer
+    return decoded
 
 
 def most_frequent(answers: Sequence[Answer]) -> tuple[Answer, float]:
-    """The answer given most often, of several the one given first, and its share of all; None does not stand."""
+    """The answer given most often, the first of several, and its share of all; None is never elected."""
     counts = Counter(answer for answer in answers if answer is not None)
     if not counts:
         return None, 0.0
@@ -84,22 +94,25 @@ def most_frequent(answers: Sequence[Answer]) -> tuple[Answer, float]:
 
 
 def consistent(samples: Sequence[Sequence[Sequence[Answer]]]) -> tuple[list[list[Answer]], list[list[float]]]:
-    """Of `samples [S][P][N]` each voter's most frequent answer `[P][N]` and its share of the voter's S samples."""
-    voters = [[most_frequent(drawn) for drawn in zip(*mine, strict=True)] for mine in zip(*samples, strict=True)]
+    """Each voter's most frequent answer `[P][N]` among `samples [S][P][N]`, and its share of the S samples."""
+    voters = [
+        [most_frequent(samples_of_prompt) for samples_of_prompt in zip(*voter_samples, strict=True)]
+        for voter_samples in zip(*samples, strict=True)
+    ]
     return [[a for a, _ in voter] for voter in voters], [[share for _, share in voter] for voter in voters]
 
 
 def elect(answers: Sequence[Sequence[Answer]], vote: bool = True) -> Labels:
-    """One label a prompt from `answers [P][N]`: the most frequent one, or without a vote that of each voter in turn."""
-    found = Labels([], [])
-    for place, given in enumerate(zip(*answers, strict=True)):
+    """One label per prompt from `answers [P][N]`: the most frequent, or without a vote that of each voter in turn."""
+    labels = Labels([], [])
+    for index, given in enumerate(zip(*answers, strict=True)):
         label, share = most_frequent(given)
         if not vote:
-            label = given[place % len(given)]
+            label = given[index % len(given)]
             share = 0.0 if label is None else given.count(label) / len(given)
-        found.answers.append(label)
-        found.support.append(share)
-    return found
+        labels.answers.append(label)
+        labels.support.append(share)
+    return labels
 
 
 def agreement(answers: Sequence[Sequence[Answer]]) -> float | None:
@@ -114,12 +127,12 @@ def agreement(answers: Sequence[Sequence[Answer]]) -> float | None:
 
 
 def finished(labels: Labels) -> list[bool]:
-    """Labels that came to an end in time; always asked for."""
+    """Which labels came to an end in time; always asked for."""
     return [answer is not None for answer in labels.answers]
 
 
 def of_usual_length(labels: Labels, prompts: Sequence[str], margin: int) -> list[bool]:
-    """Labels shorter or longer by less than `margin` than the length given most often to prompts of the same length."""
+    """Which labels differ in length by less than `margin` from the one most frequent for prompts of that length."""
     lengths: dict[int, Counter[int]] = defaultdict(Counter)
     for prompt, answer in zip(prompts, labels.answers, strict=True):
         if answer is not None:
@@ -132,14 +145,14 @@ def of_usual_length(labels: Labels, prompts: Sequence[str], margin: int) -> list
 
 
 def supported(labels: Labels, vote: float) -> list[bool]:
-    """Labels that at least a share `vote` of the voters gave, to a hundredth."""
-    return [share > 0 and share >= vote - ROUNDING for share in labels.support]
+    """Which labels at least a share `vote` of the voters gave, to a hundredth."""
+    return [share > 0 and share >= vote - VOTE_TOLERANCE for share in labels.support]
 
 
 def self_consistent(
     labels: Labels, answers: Sequence[Sequence[Answer]], shares: Sequence[Sequence[float]]
 ) -> list[bool]:
-    """Labels that make up more than half of the samples, on average, of the voters who gave them."""
+    """Which labels make up more than half of the samples, on average, of the voters who gave them."""
     kept = []
     for label, given, share in zip(labels.answers, zip(*answers, strict=True), zip(*shares, strict=True), strict=True):
         theirs = [s for a, s in zip(given, share, strict=True) if a is not None and a == label]
@@ -149,22 +162,31 @@ def self_consistent(
 
 @torch.inference_mode()
 def log_probability(model: GPT, corpus: TaskCorpus, pairs: Sequence[tuple[str, str]], at_once: int = 1024) -> Tensor:
-    """Mean log-probability of a token of each answer and its end mark, averaged over the voters: `[N]`, nats."""
+    """Mean log-probability per token of each answer and its end mark, averaged over the voters: `[N]`, nats."""
     device = model.embed.weight.device
     width = max((len(prompt + answer) for prompt, answer in pairs), default=1)
-    found = [torch.empty(0)]
+    means = [torch.empty(0)]
     with evaluating(model):
         for first in range(0, len(pairs), at_once):
             batch = corpus.rows(pairs[first : first + at_once], width).batch().to(device).expand(model.population)
             scored = -(model(batch.tokens, batch.targets) * batch.mask).sum(-1) / batch.mask.sum(-1)
-            found.append((scored if model.population is None else scored.mean(0)).cpu())
-    return torch.cat(found)
+            means.append((scored if model.population is None else scored.mean(0)).cpu())
+    return torch.cat(means)
 
 
 def confident(
     model: GPT, corpus: TaskCorpus, labels: Labels, prompts: Sequence[str], least: float, at_once: int = 1024
 ) -> list[bool]:
-    """Labels whose mean log-probability is at least `least` nats a token."""
+    """Which labels have a mean log-probability of at least `least` nats per token.
+
+    Args:
+        model: The voters.
+        corpus: The task.
+        labels: One for each of the N prompts.
+        prompts: The N prompts.
+        least: The bound.
+        at_once: Prompts in one batch, at most.
+    """
     pairs = [(prompt, answer or "") for prompt, answer in zip(prompts, labels.answers, strict=True)]
     likely = (log_probability(model, corpus, pairs, at_once) >= least).tolist()
     return [answer is not None and passed for answer, passed in zip(labels.answers, likely, strict=True)]
@@ -190,7 +212,14 @@ def verdicts(
 ) -> tuple[Labels, dict[str, list[bool]]]:
     """The labels of `prompts`, and for each filter that `rules` ask for whether it lets them pass.
 
-    `answers [P][N]` and `shares [P][N]` are those of `consistent`.
+    Args:
+        model: The voters.
+        corpus: The task.
+        prompts: N prompts.
+        answers: `[P][N]`, those of `consistent`.
+        shares: `[P][N]`, those of `consistent`.
+        rules: The filters to apply, with their bounds.
+        at_once: Prompts in one batch, at most.
     """
     labels = elect(answers, rules.vote is not None)
     passed = {"finished": finished(labels)}
@@ -212,9 +241,9 @@ def spoil(answers: Sequence[Sequence[Answer]], share: float, generator: np.rando
     def other(answer: Answer) -> Answer:
         if not answer or generator.random() >= share:
             return answer
-        place = int(generator.integers(len(answer)))
-        choices = [symbol for symbol in symbols if symbol != answer[place]] or [answer[place]]
-        return answer[:place] + choices[int(generator.integers(len(choices)))] + answer[place + 1 :]
+        position = int(generator.integers(len(answer)))
+        choices = [symbol for symbol in symbols if symbol != answer[position]] or [answer[position]]
+        return answer[:position] + choices[int(generator.integers(len(choices)))] + answer[position + 1 :]
 
     return [[other(answer) for answer in voter] for voter in answers]
 
@@ -228,7 +257,7 @@ def correct(task: Task, prompts: Sequence[str], answers: Sequence[Answer]) -> li
 
 
 def against_truth(right: Sequence[bool], kept: Sequence[bool]) -> dict[str, float | None]:
-    """A filter beside the truth: the share of labels it keeps, its precision and its recall of right labels."""
+    """A filter compared with the truth: the share of labels it keeps, its precision and its recall of right labels."""
     both = sum(r and k for r, k in zip(right, kept, strict=True))
     return {
         "kept": sum(kept) / len(kept) if kept else None,
@@ -238,7 +267,7 @@ def against_truth(right: Sequence[bool], kept: Sequence[bool]) -> dict[str, floa
 
 
 class Survey(NamedTuple):
-    """What a committee makes of test prompts, difficulty by difficulty; lists run along `difficulties`.
+    """How a committee answers test prompts, difficulty by difficulty; lists run along `difficulties`.
 
     `agreement` and `apart [P]`, the share of prompts up to the frontier where a voter is not of the majority's opinion,
     know no truth; `exact`, a list of the voters' shares of right answers each, and `vote`, the majority's, do.
@@ -257,7 +286,7 @@ def survey(model: GPT, corpus: TaskCorpus, frontier: int, ahead: int, at_once: i
     As far as the context holds them.
     """
     count, task = corpus.config.held_out, corpus.task
-    found = Survey([], [], [], [], [])
+    result = Survey([], [], [], [], [])
     apart = [0.0] * (model.population or 1)
     for difficulty in range(corpus.base[0], frontier + ahead + 1):
         if not corpus.fits(difficulty):
@@ -266,10 +295,10 @@ def survey(model: GPT, corpus: TaskCorpus, frontier: int, ahead: int, at_once: i
         answers = decode(model, corpus, prompts, difficulty, at_once=at_once)
         majority = elect(answers).answers
         if difficulty <= frontier:
-            different = [sum(a != m for a, m in zip(mine, majority, strict=True)) for mine in answers]
+            different = [sum(a != m for a, m in zip(voter_answers, majority, strict=True)) for voter_answers in answers]
             apart = [a + d / count for a, d in zip(apart, different, strict=True)]
-        found.difficulties.append(difficulty)
-        found.agreement.append(agreement(answers))
-        found.exact.append([sum(correct(task, prompts, mine)) / count for mine in answers])
-        found.vote.append(sum(correct(task, prompts, majority)) / count)
-    return found._replace(apart=[share / (frontier - corpus.base[0] + 1) for share in apart])
+        result.difficulties.append(difficulty)
+        result.agreement.append(agreement(answers))
+        result.exact.append([sum(correct(task, prompts, voter_answers)) / count for voter_answers in answers])
+        result.vote.append(sum(correct(task, prompts, majority)) / count)
+    return result._replace(apart=[share / (frontier - corpus.base[0] + 1) for share in apart])

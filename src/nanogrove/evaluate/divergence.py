@@ -1,4 +1,4 @@
-"""How far a policy has gone from its reference: KL by token, on texts."""
+"""The divergence of a policy from its reference: the mean KL per token, on texts."""
 
 from collections.abc import Iterable
 
@@ -12,14 +12,14 @@ from nanogrove.model.mode import evaluating
 
 @torch.inference_mode()
 def divergence(model: GPT, reference: GPT, batches: Iterable[Batch]) -> float:
-    """The mean of KL(model ‖ reference) over the scored places of `batches`, nats a token, of single models."""
+    """The mean of KL(model ‖ reference) over the scored positions of `batches`, nats per token, for single models."""
     device = model.embed.weight.device
     total, tokens = 0.0, 0
     with evaluating(model):
         for batch in batches:
-            shown = batch.to(device)
-            ours, theirs = (F.log_softmax(m(shown.tokens).double(), -1) for m in (model, reference))
-            counted = shown.mask
+            rows = batch.to(device)
+            ours, theirs = (F.log_softmax(m(rows.tokens).double(), -1) for m in (model, reference))
+            counted = rows.mask
             total += float(((ours.exp() * (ours - theirs)).sum(-1) * counted).sum())
             tokens += int(counted.sum())
     return total / max(tokens, 1)

@@ -5,7 +5,6 @@ the other, and their difference is known far better than either score.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from pydantic import BaseModel, Field
@@ -20,6 +19,7 @@ from nanogrove.evaluate.loss import score_split
 from nanogrove.evaluate.reward import Reward, RewardConfig
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
+from nanogrove.record.events import Values
 from nanogrove.record.measures import REWARD
 
 Fitness = Callable[[GPT, Batch, torch.Generator], Tensor]
@@ -41,7 +41,7 @@ def exact_match(model: GPT, batch: Batch, generator: torch.Generator) -> Tensor:
 
 
 def rewarded(reward: Reward, corpus: Corpus, prompt: int, tokens: int) -> Fitness:
-    """Minus the reward of `tokens` tokens sampled behind the first `prompt` ones of each sequence."""
+    """Minus the reward of `tokens` tokens sampled after the first `prompt` ones of each sequence."""
 
     def fitness(model: GPT, batch: Batch, generator: torch.Generator) -> Tensor:
         end = corpus.tokenizer.end
@@ -65,7 +65,7 @@ class FitnessConfig(BaseModel):
     def find_fitness(self, corpus: Corpus, block_size: int, allow_code: bool) -> Fitness:
         """The function these settings name.
 
-        Raises PresetError for a reward that is not allowed or not there, for texts longer than the context, and for
+        Raises PresetError for a reward that is not allowed or missing, for texts longer than the context, and for
         exact match of data that has no answers.
         """
         if self.fitness == "loss":
@@ -88,21 +88,21 @@ class FitnessConfig(BaseModel):
 
 
 @torch.inference_mode()
-def assess(model: GPT, corpus: Corpus, fitness: Fitness, limit: int | None, seed: int) -> tuple[dict[str, Any], Tensor]:
+def assess(model: GPT, corpus: Corpus, fitness: Fitness, limit: int | None, seed: int) -> tuple[Values, Tensor]:
     """Values of an `eval` event on the validation split, and the fitness `[P, N]` of its sequences, in float64.
 
-    About `limit` evenly spread tokens of it, always the same ones. Of a member whose loss is no number, neither is the
-    fitness.
+    About `limit` evenly spread tokens of it, always the same ones. A member whose loss is NaN or infinite has a fitness
+    of NaN.
     """
     values, losses = score_split(model, corpus, "validation", limit)
     if fitness is loss:
         return values, losses
     device = model.embed.weight.device
-    found = []
+    fitnesses = []
     with evaluating(model):
         for number, batch in enumerate(corpus.eval_batches("validation", limit)):
             generator = torch.Generator(device)
             generator.manual_seed(derived_seed(seed, "fitness", number))
-            found.append(fitness(model, batch.to(device).expand(model.population), generator).double().cpu())
-    unknown = ~losses.isfinite().all(-1, keepdim=True)  # an argmax over what is no number is a number
-    return values, torch.cat(found, -1).masked_fill(unknown, torch.nan)
+            fitnesses.append(fitness(model, batch.to(device).expand(model.population), generator).double().cpu())
+    unknown = ~losses.isfinite().all(-1, keepdim=True)  # an argmax over NaN is a number all the same
+    return values, torch.cat(fitnesses, -1).masked_fill(unknown, torch.nan)

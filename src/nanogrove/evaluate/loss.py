@@ -1,7 +1,7 @@
 """The loss of a model on held-out data, and, where the true distribution is known, how far above the best it is."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +11,14 @@ from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
+from nanogrove.record.events import Values
 from nanogrove.record.measures import derived
 
 
 class Score(NamedTuple):
-    """`loss [*P]` in nats a token, the mean over `tokens` scored ones, and `losses [*P, N]`, whose mean it is.
+    """`loss [*P]` in nats per token, the mean over `tokens` scored ones, and `losses [*P, N]`, whose mean it is.
 
-    Of N sequences each has a loss in proportion to the sum over its scored tokens.
+    Each of the N sequences has a loss in proportion to the sum over its scored tokens.
     """
 
     loss: Tensor
@@ -33,17 +34,17 @@ def mean_nll(model: GPT, batches: Iterable[Batch]) -> Score:
     tokens = 0
     with evaluating(model):
         for batch in batches:
-            shown = batch.to(device).expand(model.population)
-            nll = model(shown.tokens, shown.targets) * shown.mask
+            rows = batch.to(device).expand(model.population)
+            nll = model(rows.tokens, rows.targets) * rows.mask
             sums.append(nll.double().sum(-1).cpu())
             tokens += int(batch.mask.sum())
-    found = torch.cat(sums, -1)
-    return Score(found.sum(-1) / max(tokens, 1), tokens, found * (found.shape[-1] / max(tokens, 1)))
+    losses = torch.cat(sums, -1)
+    return Score(losses.sum(-1) / max(tokens, 1), tokens, losses * (losses.shape[-1] / max(tokens, 1)))
 
 
 @torch.inference_mode()
-def against_truth(model: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]) -> tuple[dict[str, Any], Tensor]:
-    """A model beside the exact distributions `truths` `[B, T, V′]`, V′ ≤ V, of the targets of `batches`.
+def against_truth(model: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]) -> tuple[Values, Tensor]:
+    """Compares a model with the exact distributions `truths` `[B, T, V′]`, V′ ≤ V, of the targets of `batches`.
 
     Figures, and the losses `[*P, N]` of a `Score`. Over scored tokens, nats: `loss`; `bayes_loss`, that of the exact
     distributions on the same tokens; `excess`, their difference, with its standard error over sequences; `accuracy` and
@@ -86,7 +87,7 @@ def against_truth(model: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]
     return values, losses
 
 
-def evaluate_split(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> dict[str, Any]:
+def evaluate_split(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> Values:
     """The loss on a split, or on about `limit` tokens of it, as values of an `eval` event.
 
     With bits per byte where tokens are text, and with the figures of `against_truth` where the truth is known.
@@ -94,7 +95,7 @@ def evaluate_split(model: GPT, corpus: Corpus, split: str, limit: int | None = N
     return score_split(model, corpus, split, limit)[0]
 
 
-def score_split(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> tuple[dict[str, Any], Tensor]:
+def score_split(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> tuple[Values, Tensor]:
     """The values of `evaluate_split`, and the losses `[*P, N]` of the split's sequences, whose mean is the loss."""
     truths = corpus.true_distributions(split, limit)
     if truths is not None:

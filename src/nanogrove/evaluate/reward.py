@@ -1,6 +1,6 @@
 """Rewards: functions from texts to numbers, the higher the better.
 
-Built in are terms, a regular expression and a length; a `RewardModel` is one that was learnt; others are named in a
+Built in are terms, a regular expression and a length; a `RewardModel` is a learned one; others are named in a
 preset as `module:function`. Naming one is asking for code to be run, so a preset that does is refused until its reader
 allows it.
 """
@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -21,11 +21,12 @@ from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.decoding.reading import pad, read
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.model.gpt import GPT
+from nanogrove.record.events import Values
 from nanogrove.train.checkpoint import model_of, read_checkpoint
 from nanogrove.train.precision import pick_device
 
 Reward = Callable[[Sequence[str]], list[float]]
-BINS = 20  # of the histogram of rewards
+HISTOGRAM_BINS = 20
 
 
 class RewardConfig(BaseModel):
@@ -51,7 +52,7 @@ class RewardConfig(BaseModel):
         try:
             re.compile(self.pattern or "")
         except re.error as error:
-            raise ValueError(f"pattern {self.pattern!r} is no regular expression ({error})") from None
+            raise ValueError(f"pattern {self.pattern!r} is not a regular expression ({error})") from None
         return self
 
     def find(self, allow_code: bool) -> Reward:
@@ -62,8 +63,8 @@ class RewardConfig(BaseModel):
         if self.terms is not None:
             return terms_reward(self.terms, self.case)
         if self.pattern is not None:
-            found = re.compile(self.pattern)
-            return lambda texts: [float(found.search(text) is not None) for text in texts]
+            pattern = re.compile(self.pattern)
+            return lambda texts: [float(pattern.search(text) is not None) for text in texts]
         if self.length is not None:
             wanted = self.length
             return lambda texts: [-float(abs(len(text) - wanted)) for text in texts]
@@ -76,33 +77,33 @@ def terms_reward(terms: dict[str, float], case: bool) -> Reward:
     """The weights of the terms that occur in a text as whole words; each counts once: repeating it pays nothing."""
     flags = 0 if case else re.IGNORECASE
     known = [(re.compile(rf"(?<!\w){re.escape(term)}(?!\w)", flags), weight) for term, weight in terms.items()]
-    return lambda texts: [float(sum(weight for found, weight in known if found.search(text))) for text in texts]
+    return lambda texts: [float(sum(weight for pattern, weight in known if pattern.search(text))) for text in texts]
 
 
 def find_reward(name: str, allow_code: bool) -> Reward:
     """The function `module:function`, of an installed module or one in the working directory.
 
-    What it returns is checked: a finite number for each text. Raises PresetError where code is not allowed, nothing is
-    there, or the function fails.
+    What it returns is checked: a finite number for each text. Raises PresetError where code is not allowed, there is no
+    such function, or it fails.
     """
     module, colon, function = name.partition(":")
     if not colon:
-        raise PresetError(f"{name!r} is no reward; write module:function, a function from texts to numbers")
+        raise PresetError(f"{name!r} is not a reward; write module:function, a function from texts to numbers")
     if not allow_code:
         raise PresetError(f"{name} is Python code that this preset asks to run; if you trust it, add --allow-code")
     if "" not in sys.path:  # and there it stays, for what the function imports later
         sys.path.insert(0, "")
     try:
-        found = getattr(importlib.import_module(module), function)
+        value = getattr(importlib.import_module(module), function)
     except Exception as error:
         raise PresetError(f"{name} cannot be imported ({type(error).__name__}: {error})") from None
-    if not callable(found):
-        raise PresetError(f"{name} is no function")
-    return checked_reward(cast(Reward, found), name)
+    if not callable(value):
+        raise PresetError(f"{name} is not a function")
+    return checked_reward(cast(Reward, value), name)
 
 
 def checked_reward(reward: Callable[[Sequence[str]], Sequence[float]], name: str) -> Reward:
-    """The same function, that raises PresetError unless it gives each text a finite number."""
+    """The same function, except that it raises PresetError unless it gives each text a finite number."""
 
     def checked(texts: Sequence[str]) -> list[float]:
         try:
@@ -118,7 +119,7 @@ def checked_reward(reward: Callable[[Sequence[str]], Sequence[float]], name: str
 
 
 class RewardModel:
-    """A model of one number a position and its tokenizer: a `Reward` that method reward_model has learnt.
+    """A model of one number per position and its tokenizer: a `Reward` that method reward_model has learned.
 
     `low` and `high` are the rewards that its 0 and its 1 stand for, those of the training texts. Not clamped here.
     """
@@ -133,31 +134,31 @@ class RewardModel:
 
     @torch.inference_mode()
     def of_tokens(self, rows: Sequence[Sequence[int]]) -> list[float]:
-        """The reward behind each row of tokens, of which the last `block_size` are read; in the same units."""
+        """The reward after each row of tokens, of which the last `block_size` are read; in the same units."""
         if not rows:
             return []
         tokens, lengths = pad(rows, self.model.embed.weight.device)
         hidden, _ = read(self.model, tokens, lengths, self.model.config.block_size)
-        found = self.model.values(hidden)[:, 0].double()
-        return cast(list[float], (self.low + (self.high - self.low) * found).tolist())
+        predicted = self.model.values(hidden)[:, 0].double()
+        return cast(list[float], (self.low + (self.high - self.low) * predicted).tolist())
 
 
 def load_reward(path: str | Path, device: str | torch.device = "cpu") -> RewardModel:
     """The best reward model of a run folder, or that of a checkpoint folder.
 
-    Raises CheckpointError, in one line, when there is none, it is damaged, or it is no reward model.
+    Raises CheckpointError, in one line, when there is none, it is damaged, or it is not a reward model.
     """
     checkpoint = read_checkpoint(Path(path))
     scale = checkpoint.state["notes"].get("scale")
     if not checkpoint.config.scalar or scale is None:
-        raise CheckpointError(f"{path}: is no reward model; train one with `nanogrove train reward-model`")
+        raise CheckpointError(f"{path}: is not a reward model; train one with `nanogrove train reward-model`")
     low, high = (float(bound) for bound in scale)
     return RewardModel(model_of(checkpoint, device), checkpoint.tokenizer, low, high)
 
 
-def distribution(rewards: np.ndarray) -> dict[str, Any]:
+def distribution(rewards: np.ndarray) -> Values:
     """How rewards `[N]` are spread, as values of a `rewards` event."""
-    counts, edges = np.histogram(rewards, BINS)
+    counts, edges = np.histogram(rewards, HISTOGRAM_BINS)
     return {
         "mean": float(rewards.mean()),
         "deviation": float(rewards.std()),

@@ -39,14 +39,14 @@ def truncation(order: Sequence[int], replaced: int, parents: int, generator: np.
 
 
 def tournament(order: Sequence[int], elites: int, size: int, generator: np.random.Generator) -> Replacements:
-    """Each but the first `elites` meets `size` − 1 others, drawn; the best of them, where it is better, replaces it."""
-    found = {}
-    for place in range(elites, len(order)):
-        met = generator.choice(len(order) - 1, size=min(size, len(order)) - 1, replace=False)
-        best = min(int(other) + (int(other) >= place) for other in met)
-        if best < place:
-            found[order[place]] = order[best]
-    return found
+    """Each but the first `elites` meets `size` − 1 random others; the best of them, where it is better, replaces it."""
+    replacements = {}
+    for rank in range(elites, len(order)):
+        opponents = generator.choice(len(order) - 1, size=min(size, len(order)) - 1, replace=False)
+        best = min(int(other) + (int(other) >= rank) for other in opponents)
+        if best < rank:
+            replacements[order[rank]] = order[best]
+    return replacements
 
 
 def halves(documents: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -97,8 +97,8 @@ def sign_flips(differences: Tensor, flips: int, generator: np.random.Generator) 
 def holm(p_values: Sequence[float], level: float) -> list[bool]:
     """Which hypotheses are rejected, so that a true one is among them with a chance of at most `level`."""
     rejected = [False] * len(p_values)
-    for place, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        if p_values[number] > level / (len(p_values) - place):
+    for rank, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[number] > level / (len(p_values) - rank):
             break
         rejected[number] = True
     return rejected

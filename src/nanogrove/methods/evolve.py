@@ -44,6 +44,7 @@ from nanogrove.evaluate.selection import (
 )
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.model.gpt import MAX_LOGITS_PER_CHUNK, ModelConfig
+from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Event
 from nanogrove.train.parallel.members import fit_members
 from nanogrove.train.plan import Plan
@@ -295,8 +296,8 @@ class _Evolution:
         places = min(COMPARED, MAX_LOGITS_PER_CHUNK // (self.config.population_size * (config.vocab_size or 1)))
         rows = max(places // batch.tokens.shape[-1], 1)
         shown = batch.split(-(-len(batch.tokens) // rows))[0].expand(self.state.model.population)
-        self.state.model.eval()
-        probabilities = self.state.model(shown.tokens).softmax(-1).flatten(1, -2)
+        with evaluating(self.state.model):
+            probabilities = self.state.model(shown.tokens).softmax(-1).flatten(1, -2)
         scored = shown.mask[0].flatten()
         return {"weights": weight_distance(self.state), "predictions": prediction_distance(probabilities[:, scored])}
 

@@ -31,6 +31,7 @@ from nanogrove.evaluate.reward import distribution
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Event
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import Objective, next_token, scored
@@ -259,8 +260,8 @@ class _Learner:
         values["kl"] = divergence(
             state.model, self.reference, corpus.eval_batches("validation", self.plan.evaluate_tokens)
         )
-        state.model.eval()
-        score, parts = self.measured(state.model)
+        with evaluating(state.model):
+            score, parts = self.measured(state.model)
         values |= parts
         if config.kl_cap is not None and values["kl"] > config.kl_cap:
             state.method_state["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from nanogrove.model.cache import Cache
 from nanogrove.model.elementwise import Dropout
 from nanogrove.model.layers import Linear, Norm, NormKind
-from nanogrove.model.products import LINE
+from nanogrove.model.products import CACHE_LINE_FLOATS
 
-MAX_SCORES_WRITTEN_OUT = 1 << 21  # of a member's layer on a CPU, 8 MB in float32; more of them are made in parts
+MAX_SCORES_WRITTEN_OUT = 1 << 21  # per layer and member, on a CPU; 8 MB in float32. Larger ones take the fused kernel
 
 
 def rotary_table(block_size: int, head_size: int, theta: float) -> Tensor:
@@ -41,7 +41,9 @@ def causal_attention(
     """
     rows, heads, tokens, size = q.shape
     k, v = (part.repeat_interleave(heads // k.shape[1], 1) if k.shape[1] < heads else part for part in (k, v))
-    more = -tokens % max(4, LINE // math.gcd(LINE, size))  # so that each matrix fills lines of the cache
+    more = -tokens % max(
+        4, CACHE_LINE_FLOATS // math.gcd(CACHE_LINE_FLOATS, size)
+    )  # so that each matrix fills lines of the cache
     q, k, v = (F.pad(part, (0, 0, 0, more)) if more else part for part in (q, k, v))
     q, k, v = (part.reshape(rows * heads, tokens + more, size).contiguous() for part in (q, k, v))
     if mask is None:
@@ -55,7 +57,17 @@ def causal_attention(
 
 
 class Attention(nn.Module):
-    """Causal self-attention with grouped-query heads (Ainslie 2023) and, if asked for, normalised q and k."""
+    """Causal self-attention with grouped-query heads (Ainslie 2023) and, if asked for, normalised q and k.
+
+    Args:
+        n_embd: C, the width of the residual stream.
+        n_head: Query heads.
+        n_kv_head: Heads of keys and values; each serves `n_head / n_kv_head` query heads.
+        bias: Whether maps and norms have biases.
+        dropout: Applied to attention weights and to the output.
+        qk_norm: Kind and epsilon of the norms of q and k; None for none.
+        population: P, or None for one model.
+    """
 
     def __init__(
         self,

@@ -34,11 +34,20 @@ def first_placement(tokens: Tensor, mark: int | None, like: Tensor) -> Placement
 
 
 class Cache:
-    """Keys and values of the tokens read so far, for `layers` layers and R rows of lengths of their own.
+    """Keys and values of the tokens read so far, layer by layer, for R rows of different lengths.
 
     Row r holds its tokens at 0 … lengths[r] − 1, whatever the other rows do, so a prompt needs no padding on the
     left and its positions are those of a prompt decoded alone. Attention never sees what lies past a row's length nor,
     where a `mark` begins each document, what lies before the latest one.
+
+    Args:
+        layers: How many layers write to it.
+        rows: R, of a population P * B.
+        heads: G, heads of keys and values.
+        size: Tokens that each row has room for.
+        head_size: D.
+        like: A tensor of the device and format of the keys and values.
+        mark: The token that begins a document; None where attention sees all that came before.
     """
 
     def __init__(
@@ -83,7 +92,7 @@ class Cache:
             self.ragged = bool((lengths != self.longest).any())
 
     def keep(self, tokens: Tensor, counts: Tensor) -> None:
-        """Takes back all but the first `counts [R]` of the `tokens [R, T]` read last, which were no first reading."""
+        """Takes back all but the first `counts [R]` of the latest `tokens [R, T]`; they must not be a first read."""
         last, start = self.before_latest
         first = self.lengths - tokens.shape[1]
         self.lengths = first + counts

@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LANES = 32  # elements that a step of torch's widest vector loop takes, two registers of 512 bits in float32
-GRAIN = 32768  # elements from which torch gives a thread a part of its own
+VECTOR_LOOP_ELEMENTS = (
+    32  # elements that a step of torch's widest vector loop takes, two registers of 512 bits in float32
+)
+MIN_ELEMENTS_PER_THREAD = 32768  # torch's
 Share = float | Tensor  # a share for all members, or `[P]`
 
 
@@ -34,8 +36,8 @@ def _in_full_registers(function: Callable[[Tensor], Tensor], x: Tensor) -> Tenso
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return function(x)
     count, threads = x.numel(), torch.get_num_threads()
-    unit = LANES * math.lcm(threads, min(threads, -(-count // GRAIN)) or 1)
-    if count % unit == 0 and (x.is_contiguous() or x.shape[-1] % LANES == 0):
+    unit = VECTOR_LOOP_ELEMENTS * math.lcm(threads, min(threads, -(-count // MIN_ELEMENTS_PER_THREAD)) or 1)
+    if count % unit == 0 and (x.is_contiguous() or x.shape[-1] % VECTOR_LOOP_ELEMENTS == 0):
         return function(x)
     return function(F.pad(x.reshape(-1), (0, -count % unit)))[:count].view(x.shape)
 
@@ -59,7 +61,7 @@ class Dropout(nn.Module):
         return self.training and (isinstance(self.share, Tensor) or self.share > 0)
 
     def seed(self, seeds: Sequence[int], device: torch.device) -> None:
-        """Begins the streams of random numbers anew, one for each member."""
+        """Starts the streams of random numbers, one for each member."""
         self._streams = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Blocks are pre-norm: x + attention(norm(x)), then x + mlp(norm(x)). The families
 settings of well-known models; any single setting can be changed beside them. Shapes are named in `layers.py`.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from nanogrove.model.families.table import SETTINGS
 from nanogrove.model.layers import MLP, Embedding, Linear, MLPKind, Norm, NormKind, TokenShift, leading, linear
 from nanogrove.model.memory import Memory
 
-MAX_LOGITS_PER_CHUNK = 1 << 25  # numbers in the logits of one piece of the loss, 128 MB in float32
+MAX_LOGITS_PER_CHUNK = 1 << 25  # 128 MB in float32
 
 
 def _known_family(name: object) -> object:
@@ -69,7 +69,7 @@ class ModelConfig(BaseModel):
     tie_embeddings: bool = Field(True, description="the output map is the transposed embedding")
     logit_softcap: float | None = Field(None, gt=0, description="logits become c·tanh(logits / c)")
     zero_init: bool = Field(False, description="maps into the residual stream, and an untied head, start at 0")
-    scalar: bool = Field(False, description="one number a position instead of logits: a reward model")
+    scalar: bool = Field(False, description="one number per position instead of logits: a reward model")
     within_documents: bool = Field(False, description="attend to tokens of the same document only")
     document_mark: int | None = Field(None, ge=0, description="token that begins a document; from the tokenizer")
     memory_tokens: int = Field(0, ge=0, description="vectors carried from segment to segment; 0 is no memory")
@@ -77,7 +77,7 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_from_family(cls, values: Any) -> Any:
+    def _fill_from_family(cls, values: object) -> object:
         if isinstance(values, dict):
             return {**SETTINGS.get(values.get("family", "gpt2"), {}), **values}
         return values
@@ -174,9 +174,8 @@ class GPT(nn.Module):
         self.position = None
         if config.position == "learned":
             self.position = Embedding(config.context, config.n_embd, population)
-        rotary = None
-        if config.position == "rotary":
-            rotary = rotary_table(config.context, config.head_size, config.rope_theta)
+        c, rotates = config, config.position == "rotary"
+        rotary = rotary_table(c.context, c.head_size, c.rope_theta) if rotates else None
         self.register_buffer("rotary", rotary, persistent=False)
         self.shift = TokenShift(config.n_embd, population) if config.token_shift else None
         self.memory = Memory(config.memory_tokens, config.n_embd, population) if config.memory_tokens else None
@@ -293,44 +292,44 @@ class GPT(nn.Module):
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood in nats `[*P, B, T]` of `targets [*P, B, T]` after states `[*P, B, T, C]`.
 
-        In at least float32. Where the logits of all positions would be large they are made a piece at a time, and
+        In at least float32. Where the logits of all positions would be large they are computed chunk by chunk, and
         again for the backward pass, so that they never exist whole: positions of each member as in a single model, and
-        of several members as many at once as fit.
+        as many members at once as fit.
         """
         axes = leading(self.population)
         rows, wanted = hidden.reshape(*axes, -1, hidden.shape[-1]), targets.reshape(*axes, -1)
         vocabulary, members = self.config.vocab_size or 1, self.population or 1
-        piece = max(MAX_LOGITS_PER_CHUNK // vocabulary, 1)
-        together = max(MAX_LOGITS_PER_CHUNK // (vocabulary * min(piece, rows.shape[-2])), 1)
+        chunk = max(MAX_LOGITS_PER_CHUNK // vocabulary, 1)
+        together = max(MAX_LOGITS_PER_CHUNK // (vocabulary * min(chunk, rows.shape[-2])), 1)
         if self.population is None or together >= members:
-            return self._nll(rows, wanted, piece).view(targets.shape)
+            return self._nll(rows, wanted, chunk).view(targets.shape)
         weight = self.embed.weight if self.head is None else self.head.weight
         groups = zip(*(torch.split(tensor, together) for tensor in (rows, wanted, weight)), strict=True)
-        return torch.cat([self._nll(h, t, piece, w) for h, t, w in groups]).view(targets.shape)
+        return torch.cat([self._nll(h, t, chunk, w) for h, t, w in groups]).view(targets.shape)
 
-    def _nll(self, rows: Tensor, targets: Tensor, piece: int, weight: Tensor | None = None) -> Tensor:
-        """The NLL `[*P, N]` of `targets [*P, N]` after `rows [*P, N, C]`, `piece` of the N at a time.
+    def _nll(self, rows: Tensor, targets: Tensor, chunk: int, weight: Tensor | None = None) -> Tensor:
+        """The NLL `[*P, N]` of `targets [*P, N]` after `rows [*P, N, C]`, `chunk` of the N at a time.
 
         `weight [P, V, C]` is the output map of these members where they are not all.
         """
-        if piece >= rows.shape[-2] and weight is None:
-            return self._piece_nll(rows, targets)
-        pieces = [
-            checkpoint(self._piece_nll, h, t, weight, use_reentrant=False)
+        if chunk >= rows.shape[-2] and weight is None:
+            return self._chunk_nll(rows, targets)
+        chunks = [
+            checkpoint(self._chunk_nll, h, t, weight, use_reentrant=False)
             if torch.is_grad_enabled()
-            else self._piece_nll(h, t, weight)
-            for h, t in zip(torch.split(rows, piece, -2), torch.split(targets, piece, -1), strict=True)
+            else self._chunk_nll(h, t, weight)
+            for h, t in zip(torch.split(rows, chunk, -2), torch.split(targets, chunk, -1), strict=True)
         ]
-        return torch.cat(pieces, -1)
+        return torch.cat(chunks, -1)
 
-    def _piece_nll(self, rows: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+    def _chunk_nll(self, rows: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
         logits = at_least_float32(self.logits(rows) if weight is None else self._capped(linear(rows, weight)))
         return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits `[*P, B, T, V]` of `tokens [*P, B, T]`, or with `targets`, their NLL `[*P, B, T]`.
 
-        Of a scalar model its numbers `[*P, B, T]`; that at t has seen the tokens up to t, itself included.
+        A scalar model returns its numbers `[*P, B, T]`; that at t has seen the tokens up to t, itself included.
         """
         hidden = self.hidden(tokens)
         if self.config.scalar:
@@ -338,7 +337,7 @@ class GPT(nn.Module):
         return self.logits(hidden) if targets is None else self.nll(hidden, targets)
 
     def cache(self, batch: int, size: int | None = None) -> Cache:
-        """An empty cache for `batch` sequences a member of `size` tokens (all that attention reaches if left out)."""
+        """An empty cache for `batch` sequences of `size` tokens per member; all that attention reaches if left out."""
         c = self.config
         rows = batch * (self.population or 1)
         return Cache(c.n_layer, rows, c.kv_heads, size or c.context, c.head_size, self.embed.weight, c.mark)

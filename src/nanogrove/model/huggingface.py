@@ -20,7 +20,6 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -34,6 +33,7 @@ from nanogrove.errors import CheckpointError, DataError, PresetError
 from nanogrove.model.families.family import Exchange
 from nanogrove.model.families.table import EXCHANGES, FAMILIES
 from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.layers import Linear
 
 # Bookkeeping, outputs and initial values, in any family: no logits depend on these.
 _IGNORED = """architectures model_type transformers_version _name_or_path name_or_path dtype torch_dtype use_cache
@@ -43,7 +43,7 @@ _IGNORED = """architectures model_type transformers_version _name_or_path name_o
 _DERIVED_TENSORS = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")  # buffers in older files
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return (value if isinstance(value, str) else json.dumps(value))[:80]
 
 
@@ -69,8 +69,8 @@ def family_of(config: ModelConfig) -> str:
     nearest = min(lacks, key=lambda kind: len(lacks[kind]))
     if not lacks[nearest]:
         return nearest
-    subsets = (set(some) for size in range(1, 5) for some in combinations(wanted, size))
-    culprits = next(some for some in subsets if all(some & lacking for lacking in lacks.values()))
+    subsets = (set(subset) for size in range(1, 5) for subset in combinations(wanted, size))
+    culprits = next(subset for subset in subsets if all(subset & lacking for lacking in lacks.values()))
     asked = " with ".join(f"{name}={_shown(wanted[name])}" for name in wanted if name in culprits)
     has = EXCHANGES[nearest].has | {"n_kv_head": (config.n_head,)}
     needed = ", ".join(f"{name}={_shown(has[name][0])}" for name in wanted if name in lacks[nearest])
@@ -89,9 +89,11 @@ def _links(config: ModelConfig, family: Exchange) -> Iterator[tuple[str, torch.S
     for name, parameter in model.named_parameters():
         path, kind = name.rsplit(".", 1)
         layer = "".join(re.findall(r"\d+", path))
-        theirs = [f"{there.replace('*', layer)}.{kind}" for there in family.modules[re.sub(r"\d+", "*", path)]]
-        fused: Any = model.get_submodule(path)
-        yield name, parameter.shape, theirs, [parameter.shape[0]] if len(theirs) == 1 else [*fused.parts]
+        their_paths = family.modules[re.sub(r"\d+", "*", path)]
+        theirs = [f"{their_path.replace('*', layer)}.{kind}" for their_path in their_paths]
+        module = model.get_submodule(path)
+        rows = module.parts if isinstance(module, Linear) and len(theirs) > 1 else parameter.shape[:1]
+        yield name, parameter.shape, theirs, list(rows)
 
 
 def to_transformers(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
@@ -138,7 +140,9 @@ def export_model(
         raise PresetError("vocab_size is not set; it usually comes from the tokenizer")
     _check_tensors(model_state, _blank(config).state_dict(), "the model to export")
     token, end = end_of_text or (None, None)
-    files = {"config.json": _to_json(config, kind, end, model_state["embed.weight"].dtype)}
+    files: dict[str, Mapping[str, object]] = {
+        "config.json": _to_json(config, kind, end, model_state["embed.weight"].dtype)
+    }
     if end is not None:  # padding is named here alone: in config.json it would freeze that token's embedding
         files["generation_config.json"] = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
     if tokenizer_json is not None:
@@ -164,10 +168,10 @@ def export_model(
     return kind
 
 
-def _to_json(config: ModelConfig, kind: str, end: int | None, dtype: torch.dtype) -> dict[str, Any]:
+def _to_json(config: ModelConfig, kind: str, end: int | None, dtype: torch.dtype) -> dict[str, object]:
     """The content of config.json."""
     family = EXCHANGES[kind]
-    content: dict[str, Any] = {"architectures": [family.architecture], "model_type": kind}
+    content: dict[str, object] = {"architectures": [family.architecture], "model_type": kind}
     settings = {name: getattr(config, name) for name in (*ModelConfig.model_fields, "head_size")}
     settings |= {"n_inner": config.inner_size, "n_kv_head": config.kv_heads}
     content |= {key: settings[row[0]] for key, row in family.keys.items()}
@@ -266,10 +270,10 @@ def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
             raise CheckpointError(f"{where}: {name} holds {tensor.dtype}; quantised weights are not supported")
 
 
-def _from_json(raw: dict[str, Any], kind: str, where: Path) -> ModelConfig:
+def _from_json(raw: Mapping[str, object], kind: str, where: Path) -> ModelConfig:
     """Our settings from the content of config.json, each of whose keys is read, checked, or known to be idle."""
     family, fixed, sources = EXCHANGES[kind], dict(EXCHANGES[kind].fixed), dict[str, str]()
-    settings = {name: values[0] for name, values in family.has.items() if values}
+    settings: dict[str, object] = {name: values[0] for name, values in family.has.items() if values}
     settings["family"] = FAMILIES[kind].imported_as or kind
     for key, (ours, *default) in family.keys.items():
         if raw.get(key) is None and not default:
@@ -280,8 +284,9 @@ def _from_json(raw: dict[str, Any], kind: str, where: Path) -> ModelConfig:
             raise CheckpointError(f"{where}: {both} must agree: nanogrove has one setting for them, {ours}")
         settings[ours], sources[ours] = value, key
     known = {*_IGNORED.split(), *family.ignored.split(), *family.keys}
-    if family.full_attention and isinstance(raw.get("layer_types"), list):
-        fixed["layer_types"] = (["full_attention"] * len(raw["layer_types"]),)
+    layer_types = raw.get("layer_types")
+    if family.full_attention and isinstance(layer_types, list):
+        fixed["layer_types"] = (["full_attention"] * len(layer_types),)
     if family.rotary:
         settings["rope_theta"] = _rope_theta(raw, where)
         known |= {"rope_scaling", "rope_parameters", "rope_theta"}
@@ -294,7 +299,7 @@ def _from_json(raw: dict[str, Any], kind: str, where: Path) -> ModelConfig:
             raise CheckpointError(f"{where}: {key}={_shown(value)} is not supported; {advice}")
     head_size = settings.pop("head_size", None)
     try:
-        config = ModelConfig(**settings)
+        config = ModelConfig.model_validate(settings)
     except ValidationError as error:
         name, message = ".".join(map(str, error.errors()[0]["loc"])), error.errors()[0]["msg"]
         raise CheckpointError(f"{where}: {sources.get(name, name or 'sizes')}: {message}") from None
@@ -304,9 +309,13 @@ def _from_json(raw: dict[str, Any], kind: str, where: Path) -> ModelConfig:
     return config
 
 
-def _rope_theta(raw: dict[str, Any], where: Path) -> Any:
+def _rope_theta(raw: Mapping[str, object], where: Path) -> object:
     rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
-    plain = isinstance(rope, dict) and rope.keys() <= {"rope_type", "type", "rope_theta"}
-    if not plain or any(rope.get(key, "default") != "default" for key in ("rope_type", "type")):
+    known = {"rope_type", "type", "rope_theta"}
+    if (
+        not isinstance(rope, dict)
+        or not rope.keys() <= known
+        or any(rope.get(key, "default") != "default" for key in ("rope_type", "type"))
+    ):
         raise CheckpointError(f"{where}: rotary positions {_shown(rope)} are not supported; only plain ones are")
     return rope.get("rope_theta", raw.get("rope_theta", 10000.0))

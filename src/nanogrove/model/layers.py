@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogrove.model.elementwise import GRAIN, Dropout, gelu, silu
+from nanogrove.model.elementwise import MIN_ELEMENTS_PER_THREAD, Dropout, gelu, silu
 from nanogrove.model.packing import Packable, Packed, packed_product
 from nanogrove.model.products import transposed_product
 
@@ -44,7 +44,7 @@ def per_member(vector: Tensor, like: Tensor) -> Tensor:
     members = vector.dim() - 1
     shape = [*vector.shape[:-1], *[1] * (like.dim() - vector.dim()), vector.shape[-1]]
     expanded = vector.view(shape)
-    if like.numel() // vector[..., 0].numel() >= GRAIN:
+    if like.numel() // vector[..., 0].numel() >= MIN_ELEMENTS_PER_THREAD:
         for axis in range(members, like.dim() - 2):
             shape[axis] = like.shape[axis]
             expanded = expanded.expand(shape)
@@ -158,7 +158,16 @@ class TokenShift(nn.Module):
 
 
 class MLP(nn.Module):
-    """The feed-forward layer: GELU (tanh form, as GPT-2), SwiGLU (Shazeer 2020) or squared ReLU (So 2021)."""
+    """The feed-forward layer: GELU (tanh form, as GPT-2), SwiGLU (Shazeer 2020) or squared ReLU (So 2021).
+
+    Args:
+        kind: The activation.
+        n_embd: C, the width of the residual stream.
+        n_inner: The width inside.
+        bias: Whether the maps have biases.
+        dropout: Applied to the output.
+        population: P, or None for one model.
+    """
 
     def __init__(
         self,

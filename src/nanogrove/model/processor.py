@@ -1,9 +1,9 @@
-"""What the CPU can do with bfloat16: asked of it and of the operators, never of a clock.
+"""What the CPU can do with bfloat16, by asking it and its operators, never by timing them.
 
 Two questions, since either may be yes where the other is no. *Products*: does the CPU multiply bfloat16 by instructions
 of its own? Without them torch emulates, at a tenth to a hundredth of float32's speed. *Packing*: does oneDNN take
-weights in a format? It refuses bfloat16 on x86-64 without AVX-512, and nothing else tells so reliably as the operators
-themselves, which are tried once on a tiny product.
+weights in a format? It refuses bfloat16 on x86-64 without AVX-512, and the only reliable test is to try the operators
+once on a tiny product.
 """
 
 from functools import cache
@@ -19,7 +19,7 @@ def bfloat16_missing() -> str | None:
     which hears of limits such as `ATEN_CPU_CAPABILITY`. On other architectures nothing was tried, so nothing is taken.
     """
     if not torch.cpu._is_avx512_bf16_supported():
-        return "this processor has no bfloat16 products"
+        return "this CPU has no bfloat16 products"
     if packing_missing(torch.bfloat16):
         return packing_missing(torch.bfloat16)
     return None if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "oneDNN uses no bfloat16 products here"

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
-LINE = 16  # float32 numbers of a cache line
+CACHE_LINE_FLOATS = 16  # float32 numbers
 
 
 def transposed_product(a: Tensor, b: Tensor) -> Tensor:
@@ -19,14 +20,14 @@ def transposed_product(a: Tensor, b: Tensor) -> Tensor:
     So are products whose every side fills lines: torch's own are equal there.
     """
     plain = torch.compiler.is_compiling() or a.device.type != "cpu" or torch.is_autocast_enabled("cpu")
-    if plain or not any(size % LINE for size in (*a.shape[1:], b.shape[1])):
+    if plain or not any(size % CACHE_LINE_FLOATS for size in (*a.shape[1:], b.shape[1])):
         return torch.bmm(a, b.mT)
     return _TransposedProduct.apply(a, b)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _TransposedProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
         return _bmm(a, b.mT)
 
@@ -40,7 +41,7 @@ def _bmm(a: Tensor, b: Tensor) -> Tensor:
     """`torch.bmm`, each result of which begins a line of the cache."""
     count, rows, columns = len(a), a.shape[1], b.shape[2]
     size = rows * columns
-    if size % LINE == 0:
+    if size % CACHE_LINE_FLOATS == 0:
         return torch.bmm(a, b)
-    result = a.new_empty(count, size + -size % LINE)[:, :size].view(count, rows, columns)
+    result = a.new_empty(count, size + -size % CACHE_LINE_FLOATS)[:, :size].view(count, rows, columns)
     return torch.bmm(a, b, out=result).contiguous()  # what follows must not see where lines end

@@ -1,4 +1,4 @@
-"""Events: what a method yields and `events.jsonl` holds, one JSON object a line.
+"""Events: what a method yields and `events.jsonl` holds, one JSON object per line.
 
     {"kind": "step", "step": 10, "loss": 3.2, …, "time": {"seconds": 1.7, …}}
 
@@ -35,7 +35,7 @@ from typing import Any
 from nanogrove.errors import RunError
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
-Values = dict[str, Any]  # JSON whose keys depend on the kind of event
+Values = dict[str, Any]  # a JSON object whose keys depend on what it describes, such as a kind of event
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def _finite(value: Json) -> Json:
 
 
 def event_of(line: str) -> Event:
-    """The event of a line of a record. Raises ValueError where it is none."""
+    """The event of a line of a record. Raises ValueError where it is not an event."""
     try:
         record = json.loads(line)
         return Event(record.pop("kind"), record.pop("step"), time=record.pop("time"), values=record)

@@ -5,6 +5,7 @@ preset.json   events.jsonl   checkpoints/   report.html   .lock
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -14,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from nanogrove.atomic import leftovers, no_links, write_file
 from nanogrove.errors import RunError
-from nanogrove.record.events import Event, event_of
+from nanogrove.record.events import Event, Values, event_of
 
 
 class RunFolder:
@@ -56,11 +57,11 @@ class RunFolder:
         """The folder of the checkpoints of this run."""
         return self.path / "checkpoints"
 
-    def preset(self) -> dict[str, Any] | None:
+    def preset(self) -> Values | None:
         """The resolved preset of the run, or None before it was written. Raises RunError when it is damaged."""
         return read_preset(self.path)
 
-    def write_preset(self, preset: dict[str, Any]) -> None:
+    def write_preset(self, preset: Values) -> None:
         """Writes `preset.json`, whole or not at all. Raises RunError when the disk refuses."""
         try:
             write_file(self.path / "preset.json", (json.dumps(preset, indent=1, ensure_ascii=False) + "\n").encode())
@@ -68,7 +69,7 @@ class RunFolder:
             raise RunError(f"{self.path}: the preset cannot be written ({error.strerror}); free some space") from None
 
     def start(self) -> Event | None:
-        """The first event of the record; None where there is no such, or one that is damaged."""
+        """The first event of the record; None where there is none, or it is damaged."""
         try:
             with (self.path / "events.jsonl").open(encoding="utf-8", errors="replace") as file:
                 event = event_of(file.readline())
@@ -85,8 +86,8 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{self.path}: the record cannot be written ({error.strerror}); free some space") from None
 
-    def write_rows(self, name: str, rows: list[Any]) -> None:
-        """Writes `data/NAME.jsonl`, a row a line, whole or not at all. Raises RunError when the disk refuses."""
+    def write_rows(self, name: str, rows: Sequence[object]) -> None:
+        """Writes `data/NAME.jsonl`, a row per line, whole or not at all. Raises RunError when the disk refuses."""
         folder = self.path / "data"
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
@@ -121,7 +122,8 @@ class RunFolder:
     def close(self) -> None:
         """Gives the folder back, and takes away one in which nothing has begun.
 
-        The lock's file goes while the lock is held: one that has opened it sees that it is gone, and asks anew.
+        The lock's file goes while the lock is held: a process that has opened it sees that it is gone, and
+        tries again.
         """
         self._events.close()
         begun = (self.path / "preset.json").exists()
@@ -144,8 +146,8 @@ class RunFolder:
         self.close()
 
 
-def read_preset(run: Path) -> dict[str, Any] | None:
-    """The resolved preset of a run folder, None where there is none. Raises RunError when it is no JSON object."""
+def read_preset(run: Path) -> Values | None:
+    """The resolved preset of a run folder, None where there is none. Raises RunError when it is not a JSON object."""
     try:
         preset = json.loads((run / "preset.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -56,13 +56,13 @@ def genealogy(generations: Sequence[Event]) -> Genealogy:
 
 def winning_line(lived: Genealogy) -> list[Life]:
     """The member with the lowest score of all generations and its ancestors, oldest first; empty without a score."""
-    scored = [(life.score, place, life) for place, members in enumerate(lived) for life in members.values()]
+    scored = [(life.score, number, life) for number, members in enumerate(lived) for life in members.values()]
     known = [entry for entry in scored if entry[0] is not None]
     if not known:
         return []
-    _, place, winner = min(known, key=lambda entry: entry[0] or 0.0)
+    _, number, winner = min(known, key=lambda entry: entry[0] or 0.0)
     line = [winner]
-    for members in lived[:place][::-1]:
+    for members in lived[:number][::-1]:
         line.insert(0, members[line[0].parent])
     return line
 
@@ -82,7 +82,7 @@ def schedule(line: Sequence[Life]) -> dict[str, list[list[float]]]:
 def replay(preset: Values, line: Sequence[Life]) -> Values:
     """A preset that trains one model by the schedule of a winning line, for as many steps.
 
-    `preset` is the evolution's, resolved. The noise of mutations is no part of it. Raises RunError for an empty line.
+    `preset` is the evolution's, resolved. The noise of mutations is left out. Raises RunError for an empty line.
     """
     if not line:
         raise RunError("this run has no generation yet, so nobody has won; let it train on")

@@ -1,4 +1,4 @@
-"""Measures: what methods and tasks are judged by, in tables that all read who show a figure.
+"""Measures: what methods and tasks are judged by, in tables that everything reads that shows a figure.
 
 A figure lies under its measure's name in an `eval` or `end` event, a number, or for a population a list of one for each
 member. The terminal, the head of the report, the record, `nanogrove evaluate` and trackers have every figure of
@@ -111,7 +111,7 @@ def number(figure: object, digits: int = 4) -> str:
 
 MEASURES = (
     Measure("loss", "loss", given="correlation"),  # of a reward model, in its scale squared
-    Measure("loss", "loss", "nats a token", reference="bayes_loss"),
+    Measure("loss", "loss", "nats per token", reference="bayes_loss"),
     Measure("correlation", "correlation", "with the true reward", "higher", headline=False),
     Measure("chosen_log_prob", "log-probability of chosen texts", better="higher", digits=2, headline=False),
     Measure("rejected_log_prob", "and of rejected ones", "nats per text", digits=2, joined=" ", headline=False),
@@ -131,7 +131,7 @@ MEASURES = (
         headline=False,
     ),
     Measure("kl", "KL(best || model)", by="positions", headline=False),
-    Measure("kl", "KL from the reference", "nats a token", headline=False),
+    Measure("kl", "KL from the reference", "nats per token", headline=False),
 )
 
 REWARD = Measure("mean", "reward", better="higher", error="error")  # of a `reward` event
@@ -139,7 +139,7 @@ REWARD = Measure("mean", "reward", better="higher", error="error")  # of a `rewa
 # of an `auxiliary` event, under `measures`
 HEADS = (
     Measure("value_r2", "value R²", better="higher", title="Value: share of the variance explained"),
-    Measure("value_error", title="Value: error, nats a token"),
+    Measure("value_error", title="Value: error, nats per token"),
     Measure(
         "latent_cosine",
         "latent cosine",
@@ -148,7 +148,11 @@ HEADS = (
         reference="latent_copying",
     ),
     Measure(
-        "span_accuracy", "spans", better="higher", title="Spans told from the batch's others", reference="span_chance"
+        "span_accuracy",
+        "spans",
+        better="higher",
+        title="Spans recognised among those of the batch",
+        reference="span_chance",
     ),
     Measure("multi_token_accuracy", "tokens ahead right", better="higher", title="Tokens ahead: accuracy"),
     Measure("multi_token_loss", title="Tokens ahead: loss"),

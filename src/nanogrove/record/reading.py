@@ -31,6 +31,12 @@ class Run:
         """All `eval` events of the validation split, oldest first."""
         return [event for event in self.of("eval") if event.values.get("split", "validation") == "validation"]
 
+    def parts(self) -> set[str]:
+        """What there is to show: kinds of events; `calibration`; `bayes_loss` where the best possible loss is known."""
+        known = {"calibration": self.calibration is not None}
+        known["bayes_loss"] = any("bayes_loss" in event.values for event in self.evaluations())
+        return {*self.events, *(name for name, holds in known.items() if holds)}
+
     def last(self, kind: str) -> Event:
         """The latest event of one kind, or an empty one at step 0 when there is none."""
         return self.of(kind)[-1] if self.of(kind) else Event(kind, 0)

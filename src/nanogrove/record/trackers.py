@@ -131,7 +131,7 @@ class TensorBoard:
     def log(self, event: Event) -> None:
         """Writes the figures of one event, and a sample as text."""
         if self._writer is None:
-            # What was shown from this step on, before a kill, is of a history that is no more.
+            # A run that was killed may have shown later steps, which are now taken back.
             self._writer = self._open(self._folder, purge_step=event.step)
             self._writer.add_text("preset", _literal(json.dumps(self._preset, indent=2)), event.step)
         for key, value in _numbers(event).items():
@@ -150,7 +150,7 @@ class Trackio:
 
     `TRACKIO_DIR=runs/NAME/trackers/trackio trackio show` opens its pages. trackio chooses its folder when it is
     first imported, so a second run in one Python process needs a TRACKIO_DIR set before, or it is refused. Where
-    a Hugging Face token lies about, trackio asks huggingface.co whose it is; it goes on if there is no answer.
+    it finds a Hugging Face token, trackio asks huggingface.co whose it is; it goes on if there is no answer.
     """
 
     def __init__(self, run: Path, preset: dict[str, object], project: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Figures and values of a report, as HTML: `line` thins data to what a screen can tell apart, `plot` places lines,
+"""Figures and values of a report, as HTML: `line` thins data to what a screen can tell apart, `plot` draws lines,
 `heatmap` colours a grid.
 
 What goes into a page passes through `escaped`, or stands in a JSON block that no browser executes.
@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NotRequired, TypedDict
 
-POINTS = 2000  # drawn for one line; more cannot be told apart on a screen and makes the page slow
+MAX_POINTS = 2000  # of one line; more cannot be told apart on a screen and makes the page slow
 UNKNOWN = "n/a"
 
 
@@ -37,7 +37,7 @@ def plot(title: str, x_label: str, lines: Iterable[Line], logarithmic: bool = Fa
 def heatmap(title: str, x_label: str, y_label: str, cells: Iterable[tuple[object, object, object]]) -> str:
     """A figure of shares from 0 to 1, a coloured cell for each `(x, y, share)`; empty when there are none.
 
-    A cell whose share is no finite number is left blank, one whose place is none is left out.
+    A cell whose share is not a finite number is left blank; one without a finite x and y is left out.
     """
     placed = {
         (at, height): finite(share)
@@ -63,7 +63,7 @@ def _figure(title: str, described: dict[str, object]) -> str:
 
 
 def line(name: str, x: Sequence[object], y: Sequence[object], reference: bool = False) -> list[Line]:
-    """One line for `plot`, thinned to at most POINTS points; none when there is nothing to draw.
+    """One line for `plot`, thinned to at most MAX_POINTS points; none when there is nothing to draw.
     A `reference` is dotted.
 
     `x` and `y` are of equal length. A `y` that is None, not finite or not a number leaves a gap; a point
@@ -86,14 +86,14 @@ def line(name: str, x: Sequence[object], y: Sequence[object], reference: bool = 
     return [drawn]
 
 
-def links(name: str, ends: Iterable[tuple[Point, Point]]) -> list[Line]:
-    """Straight pieces between two points each, as one line for `plot` with gaps; at most POINTS points of them.
+def links(name: str, segments: Iterable[tuple[Point, Point]]) -> list[Line]:
+    """Straight segments between two points each, as one line for `plot` with gaps; at most MAX_POINTS points of them.
 
-    A piece with an end that is no finite number is left out.
+    A segment with an end that is not a finite number is left out.
     """
-    numbers = ([finite(value) for end in piece for value in end] for piece in ends)
-    sound = [[value for value in piece if value is not None] for piece in numbers if None not in piece]
-    shown = sound[:: -(-3 * len(sound) // POINTS) or 1]
+    numbers = ([finite(value) for end in ends for value in end] for ends in segments)
+    sound = [[value for value in segment if value is not None] for segment in numbers if None not in segment]
+    shown = sound[:: -(-3 * len(sound) // MAX_POINTS) or 1]
     if not shown:
         return []
     x = [at for x0, _, x1, _ in shown for at in (x0, x1, x1)]
@@ -103,9 +103,9 @@ def links(name: str, ends: Iterable[tuple[Point, Point]]) -> list[Line]:
 
 def _thinned(y: Sequence[float | None]) -> list[int]:
     """Which points to draw: the ends, and the lowest, the highest and one gap of each of equal stretches."""
-    if len(y) <= POINTS:
+    if len(y) <= MAX_POINTS:
         return list(range(len(y)))
-    stretches = (POINTS - 2) // 3
+    stretches = (MAX_POINTS - 2) // 3
     kept = {0, len(y) - 1}
     for n in range(stretches):
         stretch = range(n * len(y) // stretches, (n + 1) * len(y) // stretches)
@@ -124,7 +124,7 @@ def finite(value: object) -> float | None:
 
 
 def spread(value: object) -> tuple[float | None, float | None, float | None]:
-    """Lowest, median and highest of a population's values; of one value thrice that; None without any."""
+    """Lowest, median and highest of a population's values; of one value three times that value; None without any."""
     numbers = [n for n in map(finite, value if isinstance(value, list) else [value]) if n is not None]
     return (min(numbers), statistics.median(numbers), max(numbers)) if numbers else (None, None, None)
 

@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file, whole in itself, with its style and the script that draws its figures."""
+"""The page of a report: one self-contained HTML file, with its style and the script that draws its figures."""
 
 import base64
 import hashlib

@@ -1,15 +1,16 @@
 """The report of a run: one HTML page of pictures, made from a run folder alone.
 
-The page is whole in itself: no network, no fonts or scripts from elsewhere, and a Content-Security-Policy
+The page is self-contained: no network, no fonts or scripts from elsewhere, and a Content-Security-Policy
 that allows none. What a run says (names, prompts, samples, presets) is text of unknown origin, so it enters
 the page in two ways only: escaped by `escaped`, or as JSON in a data block, which no browser executes. Only two
 scripts may run, plotly's and `_DRAW`; the policy names them by their hashes.
 
-A new section is one file with a function from `Run` to HTML, empty where there is nothing to show, and one line in
-`SECTIONS`; `plot` and `line` make figures.
+A new section is one file with a function from `Run` to HTML, and one line in `SECTIONS`, which says what a run must
+hold for the function to be called; `plot` and `line` make figures.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from nanogrove.atomic import write_file
@@ -27,19 +28,33 @@ from nanogrove.reports.sections.self_improvement import self_improvement
 from nanogrove.reports.sections.settings import machine, preset
 from nanogrove.reports.sections.sources import sources
 
-SECTIONS: tuple[Callable[[Run], str], ...] = (
-    overview,
-    self_improvement,
-    evolution,
-    rewards,
-    curves,
-    sources,
-    heads,
-    best_possible,
-    calibration,
-    samples,
-    preset,
-    machine,
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Args:
+        html: From a run to HTML; empty where a damaged record leaves nothing to show.
+        needs: Names of `Run.parts`, any of which a run must have; a section without them is in every report.
+    """
+
+    html: Callable[[Run], str]
+    needs: tuple[str, ...] = ()
+
+
+SECTIONS = (
+    Section(overview),
+    Section(self_improvement, ("exact",)),
+    Section(evolution, ("generation",)),
+    Section(rewards, ("reward", "rewards")),
+    Section(curves),
+    Section(sources, ("sources",)),
+    Section(heads, ("auxiliary",)),
+    Section(best_possible, ("bayes_loss",)),
+    Section(calibration, ("calibration",)),
+    Section(samples, ("sample",)),
+    Section(preset),
+    Section(machine),
 )  # in the order of the page
 
 
@@ -50,7 +65,9 @@ def write_report(run: Path) -> Path:
     whose record is damaged.
     """
     read = read_run(run)
-    page = html_page(read.name, [part for section in SECTIONS if (part := section(read))])
+    parts = read.parts()
+    drawn = [section.html(read) for section in SECTIONS if not section.needs or parts.intersection(section.needs)]
+    page = html_page(read.name, [html for html in drawn if html])
     path = run / "report.html"
     # JSON can carry half of a surrogate pair and UTF-8 cannot; one bad character must not cost the report.
     write_file(path, page.encode("utf-8", errors="replace"))

@@ -54,8 +54,8 @@ def folder(run: Path, calibration: str | None, model: str = "abc", name: str = "
 
 def drawn(run: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     text = report.write_report(run).read_text("utf-8")
-    found = re.findall(r'<figcaption>(.*?)</figcaption>.*?<script type="application/json">(.*?)</script>', text)
-    return text, {caption: json.loads(code) for caption, code in found}
+    figures = re.findall(r'<figcaption>(.*?)</figcaption>.*?<script type="application/json">(.*?)</script>', text)
+    return text, {caption: json.loads(code) for caption, code in figures}
 
 
 def test_diagrams_before_and_after_with_the_diagonal(tmp_path: Path) -> None:

@@ -8,20 +8,20 @@ import pytest
 from nanogrove.record.events import Event
 
 HOSTILE = "</script><script>alert(1)</script>"
-TOLD = {"texts": 1200, "effective_sample_size": 300.4, "histogram": {"edges": [0.0, 1.0, 2.0], "counts": [5, 7]}}
+REWARDS = {"texts": 1200, "effective_sample_size": 300.4, "histogram": {"edges": [0.0, 1.0, 2.0], "counts": [5, 7]}}
 
 
 def scored(step: int, **values: Any) -> Event:
     return Event("eval", step, {"split": "validation", "loss": 1.0, **values})
 
 
-def said(text: str) -> dict[str, Any]:
+def sample(text: str) -> dict[str, Any]:
     return {"prompt": "once", "text": text, "reward": 0.5}
 
 
 def test_distribution_objective_and_kl(tmp_path: Path, drawn: Any) -> None:
     events = [
-        Event("rewards", 10, TOLD),
+        Event("rewards", 10, REWARDS),
         scored(5),
         scored(20, kl=0.3, score=0.8),
         scored(30, kl=0.1, score=0.9),
@@ -32,7 +32,7 @@ def test_distribution_objective_and_kl(tmp_path: Path, drawn: Any) -> None:
     assert (rewards["x"], rewards["y"]) == ([0.5, 1.5], [5, 7])
     against = shown["Objective against KL"]["lines"][0]
     assert (against["x"], against["y"]) == ([0.1, 0.3], [0.9, 0.8])
-    assert shown["KL from the reference, nats a token"]["lines"][0]["x"] == [20, 30, 40]
+    assert shown["KL from the reference, nats per token"]["lines"][0]["x"] == [20, 30, 40]
     assert "effective sample size: 300 of 1,200 texts; training ended: KL 2.000 exceeds" in text
 
 
@@ -42,7 +42,7 @@ def test_log_probabilities_of_pairs_begin_at_the_reference(tmp_path: Path, drawn
         return {**sums, **{f"{name}_per_token": value / 10 for name, value in sums.items()}}
 
     events = [
-        Event("rewards", 10, {**TOLD, **sides(-20.0, -30.0)}),
+        Event("rewards", 10, {**REWARDS, **sides(-20.0, -30.0)}),
         scored(15, kl=0.1, score=0.6, **sides(-19.0, -31.0)),
         scored(20, kl=0.3, score=0.5, **sides(-23.5, -60.0)),
     ]
@@ -60,9 +60,9 @@ def test_log_probabilities_of_pairs_begin_at_the_reference(tmp_path: Path, drawn
 
 def test_rewards_of_fresh_texts_by_round(tmp_path: Path, drawn: Any) -> None:
     events = [
-        Event("reward", 10, {"round": 0, "mean": 0.2, "error": 0.05, "texts": [said("dull")]}),
-        Event("reward", 20, {"round": 1, "mean": 0.6, "error": 0.1, "texts": [said(f"bright {HOSTILE}")]}),
-        Event("reward", 30, {"round": 2, "mean": 0.5, "error": 0.1, "texts": [said("not kept")]}),
+        Event("reward", 10, {"round": 0, "mean": 0.2, "error": 0.05, "texts": [sample("dull")]}),
+        Event("reward", 20, {"round": 1, "mean": 0.6, "error": 0.1, "texts": [sample(f"bright {HOSTILE}")]}),
+        Event("reward", 30, {"round": 2, "mean": 0.5, "error": 0.1, "texts": [sample("not kept")]}),
         Event("end", 30, {"best_step": 20}),
         scored(20, kl=0.04, score=-0.6),
     ]
@@ -70,19 +70,19 @@ def test_rewards_of_fresh_texts_by_round(tmp_path: Path, drawn: Any) -> None:
     assert text.index("dull") < text.index("bright")
     assert "not kept" not in text
     assert HOSTILE not in text
-    own = shown["Reward of fresh texts, two standard errors"]["lines"][0]
-    assert (own["x"], own["y"]) == ([0, 1, 2], [0.2, 0.6, 0.5])
-    assert own["high"] == pytest.approx([0.3, 0.8, 0.7])
+    fresh = shown["Reward of fresh texts, two standard errors"]["lines"][0]
+    assert (fresh["x"], fresh["y"]) == ([0, 1, 2], [0.2, 0.6, 0.5])
+    assert fresh["high"] == pytest.approx([0.3, 0.8, 0.7])
     assert shown["Mean reward against KL"]["lines"][0]["y"] == [0.6]
     assert "Objective on held-out texts" not in shown
 
 
 @pytest.mark.parametrize(
-    "told",
+    "values",
     [{}, {"texts": HOSTILE}, {"histogram": HOSTILE}, {"histogram": {"edges": [HOSTILE, 1], "counts": [2]}}],
     ids=str,
 )
-def test_a_damaged_record_makes_a_page(told: dict, tmp_path: Path, drawn: Any) -> None:
-    text, _ = drawn(tmp_path, [Event("rewards", 0, told), scored(3, kl=HOSTILE, score=HOSTILE, ended=HOSTILE)])
+def test_a_damaged_record_makes_a_page(values: dict, tmp_path: Path, drawn: Any) -> None:
+    text, _ = drawn(tmp_path, [Event("rewards", 0, values), scored(3, kl=HOSTILE, score=HOSTILE, ended=HOSTILE)])
     assert HOSTILE not in text
     assert "<h2>Rewards</h2>" in text

@@ -37,7 +37,7 @@ def round_event(number: int, precision: float | None, **more: Any) -> Event:
     return Event("round", 10 * number, values)
 
 
-def made(folder: Path, events: list[Event]) -> str:
+def report_of(folder: Path, events: list[Event]) -> str:
     folder.mkdir()
     (folder / "preset.json").write_text("{}")
     (folder / "events.jsonl").write_text("".join(event.line() for event in events))
@@ -46,16 +46,18 @@ def made(folder: Path, events: list[Event]) -> str:
 
 def drawn(text: str) -> dict[str, dict[str, Any]]:
     """What each figure of a page draws, by its caption."""
-    found = re.findall(r'<figcaption>(.*?)</figcaption>.*?<script type="application/json">(.*?)</script>', text)
-    return {caption: json.loads(code) for caption, code in found}
+    figures = re.findall(r'<figcaption>(.*?)</figcaption>.*?<script type="application/json">(.*?)</script>', text)
+    return {caption: json.loads(code) for caption, code in figures}
 
 
 def test_exact_match_by_difficulty_and_round_is_a_heat_map(tmp_path: Path) -> None:
     events = [exact(0, 1, 1.0, 0.5), exact(1, 2, 1.0, 0.75, 0.25), round_event(1, 0.875)]
     undone = [exact(2, 2, 0.0, 0.0, 0.0), round_event(2, None, accepted=False)]
-    after = drawn(made(tmp_path / "undone", events + undone))["Exact match by difficulty, median voter"]["lines"][1]
+    after = drawn(report_of(tmp_path / "undone", events + undone))["Exact match by difficulty, median voter"]["lines"][
+        1
+    ]
     assert after["y"] == [1.0, 0.75, 0.25], "the state that was kept"
-    shown = drawn(made(tmp_path / "run", events))
+    shown = drawn(report_of(tmp_path / "run", events))
     heat = shown["Exact match, median voter"]
     assert heat["heat"] == {"x": [0, 1], "y": [1, 2, 3], "z": [[1.0, 1.0], [0.5, 0.75], [None, 0.25]]}
     assert (heat["x"], heat["y"]) == ("round", "difficulty")
@@ -74,7 +76,7 @@ def test_exact_match_by_difficulty_and_round_is_a_heat_map(tmp_path: Path) -> No
 
 def test_alarms_and_the_end_of_rounds_are_told_as_text(tmp_path: Path) -> None:
     alarm = Event("alarm", 10, {"round": 1, "reason": HOSTILE, "retry": False})
-    text = made(tmp_path / "run", [exact(0, 1, 1.0), alarm, round_event(1, None, ended=HOSTILE)])
+    text = report_of(tmp_path / "run", [exact(0, 1, 1.0), alarm, round_event(1, None, ended=HOSTILE)])
     assert HOSTILE not in text
     assert text.count("&lt;/script&gt;&lt;script&gt;alert(1)") == 2
     assert "Round 1 was undone" in text
@@ -88,11 +90,11 @@ def test_a_record_of_nonsense_still_has_a_page(tmp_path: Path, bad: Any) -> None
     events = [Event(kind, 0, dict.fromkeys(keys, bad)) for kind in ("exact", "round", "alarm")]
     label = {"difficulty": bad, "precision": bad, "filters": bad, "kept": bad}
     events += [Event("round", 1, {"round": bad, "labels": [label, {"filters": {"f": bad}}]}), exact(0, 1, 1.0)]
-    assert "Exact match, median voter" in made(tmp_path / "run", events)
+    assert "Exact match, median voter" in report_of(tmp_path / "run", events)
 
 
 def test_a_run_of_another_method_has_no_such_section(tmp_path: Path) -> None:
-    assert "Self-improvement" not in made(tmp_path / "run", [Event("step", 1, {"loss": 1.0})])
+    assert "Self-improvement" not in report_of(tmp_path / "run", [Event("step", 1, {"loss": 1.0})])
 
 
 def test_a_heat_map_leaves_out_what_has_no_place() -> None:

@@ -7,8 +7,6 @@ from nanogrove.reports.figures import escaped, finite, line, plot
 def best_possible(run: Run) -> str:
     """For data whose truth is known: loss beside the best there is, what is left to gain, and where."""
     evaluations = [event for event in run.evaluations() if "bayes_loss" in event.values]
-    if not evaluations:
-        return ""
     data = run.last("start").values.get("data", {})
     data = data if isinstance(data, dict) else {}
     steps = [event.step for event in evaluations]
@@ -32,7 +30,7 @@ def best_possible(run: Run) -> str:
     where = line("KL", positions, kl) if len(positions) > 1 else []
     excess = line("excess", steps, bands)
     rows = [
-        [plot("Validation loss, nats a token", "step", losses, True), plot("Excess loss", "step", excess, True)],
+        [plot("Validation loss, nats per token", "step", losses, True), plot("Excess loss", "step", excess, True)],
         [plot("Accuracy", "step", hits, True), plot("KL(best ‖ model) by position", "position", where)],
     ]
     body = "".join(f'<div class="row">{"".join(row)}</div>' for row in rows)
@@ -42,7 +40,7 @@ def best_possible(run: Run) -> str:
 
 
 def _tree(levels: object) -> str:
-    """Levels of a tree, each node centred above its leaves; empty where `levels` is no tree."""
+    """Levels of a tree, each node centred above its leaves; empty where `levels` is not a tree."""
     if not isinstance(levels, list) or not all(isinstance(level, list) and level for level in levels):
         return ""
     leaves = len(levels[-1])

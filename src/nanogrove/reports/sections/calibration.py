@@ -1,7 +1,7 @@
 """How far a best model's confidence can be trusted: reliability diagrams, and figures before and after.
 
 Made from the `calibration.json` that `nanogrove evaluate RUN --calibrate` leaves beside the weights, of which no value
-is taken on trust: what is no number is left out or shown as `n/a`.
+is taken on trust: what is not a finite number is left out or shown as `n/a`.
 """
 
 from nanogrove.record.measures import CALIBRATION
@@ -12,13 +12,11 @@ EVENTS = {
     "answer": "is right when the model's greedy answer is the true one",
     "share": "stands with its tokens' mean confidence and the share of them that is predicted right",
 }
-FEWEST = 10  # in a bin that is drawn; of fewer the accuracy is chance
+MIN_COUNT_DRAWN = 10  # predictions in a bin; the accuracy of fewer is chance
 
 
 def calibration(run: Run) -> str:
     """The reliability diagram of tokens and of sequences, with what one temperature changes, on a split of its own."""
-    if run.calibration is None:
-        return ""
     if run.calibration == STALE:
         why = (
             "calibration.json is damaged or belongs to other weights; nanogrove evaluate RUN --calibrate makes it anew."
@@ -32,7 +30,7 @@ def calibration(run: Run) -> str:
     note = (
         f"Temperature {_number(calibrated.get('temperature'))}, fitted on {short(finite(fitted.get('tokens')))} tokens "
         f"of the {fitted.get('split')} split{chose}; shown is the {measured.get('split')} split. A sequence {meant}. "
-        f"Bins that hold fewer than {FEWEST} are not drawn."
+        f"Bins that hold fewer than {MIN_COUNT_DRAWN} are not drawn."
     )
     blocks = finite(measured.get("blocks"))
     if blocks is not None:
@@ -68,7 +66,7 @@ def _reliability(name: str, figures: dict[str, object]) -> list[Line]:
     lists = [column for column in columns if isinstance(column, list)]
     if len(lists) < 3 or len(set(map(len, lists))) > 1:
         return []
-    rows = [row for row in zip(*lists, strict=True) if (finite(row[0]) or 0) >= FEWEST]
+    rows = [row for row in zip(*lists, strict=True) if (finite(row[0]) or 0) >= MIN_COUNT_DRAWN]
     return line(name, [row[1] for row in rows], [finite(row[2]) for row in rows])
 
 

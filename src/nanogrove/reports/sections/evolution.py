@@ -13,8 +13,6 @@ from nanogrove.reports.figures import Line, escaped, finite, line, links, plot
 def evolution(run: Run) -> str:
     """Best, median and worst score, who came of whom, hyperparameters and diversity, generation by generation."""
     generations = run.of("generation")
-    if not generations:
-        return ""
     try:
         lived = genealogy(generations)
     except RunError as error:
@@ -43,7 +41,7 @@ def evolution(run: Run) -> str:
 
 
 def _descent(lived: Genealogy) -> list[tuple[tuple[object, object], tuple[object, object]]]:
-    """A piece from each member's parent, or itself, a generation before."""
+    """A segment to each member from its parent, or from itself, in the generation before."""
     return [
         ((before[life.parent].generation, before[life.parent].score), (life.generation, life.score))
         for before, members in pairwise(lived)

@@ -45,7 +45,7 @@ def heads(run: Run) -> str:
 
 
 def _by_step(name: str, seen: list[object], values: list[object]) -> list[Line]:
-    """A line for each step ahead where values are lists, one a step; else one line."""
+    """A line for each step ahead where values are lists, one per step; else one line."""
     reference = name in BASELINES
     if not any(isinstance(value, list) for value in values):
         return line(name, seen, values, reference=reference)

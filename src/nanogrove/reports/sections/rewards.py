@@ -10,8 +10,6 @@ from nanogrove.reports.figures import Line, escaped, finite, line, plot, quantit
 
 def rewards(run: Run) -> str:
     """The distribution of scored texts, or the rewards of a model's own texts by round; objective and KL beside."""
-    if not run.of("rewards") and not run.of("reward"):
-        return ""
     texts, rounds = run.last("rewards").values, run.of("reward")
     evaluations = [event for event in run.of("eval") if "kl" in event.values]
     steps = [event.step for event in evaluations]
@@ -23,11 +21,11 @@ def rewards(run: Run) -> str:
         [
             plot("Rewards of the training texts", "reward", _histogram(texts.get("histogram"))),
             plot("Reward of fresh texts, two standard errors", "round", _by_round(rounds)),
-            plot(f"{what.capitalize()} against KL", "KL from the reference, nats a token", _pairs(what, kl, gained)),
+            plot(f"{what.capitalize()} against KL", "KL from the reference, nats per token", _pairs(what, kl, gained)),
         ],
         [
             plot("Objective on held-out texts", "step", [] if rounds else line("objective", steps, score)),
-            plot("KL from the reference, nats a token", "step", line("KL", steps, kl)),
+            plot("KL from the reference, nats per token", "step", line("KL", steps, kl)),
             plot("Correlation with the true reward", "step", _correlations(run)),
         ],
         [
@@ -48,7 +46,7 @@ def _side_by_side(run: Run, rounds: list[Event]) -> str:
     after = (kept or rounds)[-1]
     pairs = zip(_texts(rounds[0]), _texts(after), strict=False)
     body = "".join(f'<div class="row">{_text("before", a)}{_text("after", b)}</div>' for a, b in pairs)
-    title = f"Before the first round, and behind round {after.values.get('round')}"
+    title = f"Before the first round, and after round {after.values.get('round')}"
     return f"<h2>{escaped(title)}</h2>{body}" if body else ""
 
 

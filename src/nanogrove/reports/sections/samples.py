@@ -10,8 +10,6 @@ OLDER_SAMPLES = 50  # kept in the page besides the latest
 def samples(run: Run) -> str:
     """Text written by the model: that of the latest step in view, the older ones folded away."""
     events = run.of("sample")
-    if not events:
-        return ""
     latest = [event for event in events if event.step == events[-1].step]
     older = [event for event in events if event.step != events[-1].step][::-1]
     body = "".join(_sample(event) for event in latest)

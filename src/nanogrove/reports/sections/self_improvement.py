@@ -10,8 +10,6 @@ from nanogrove.reports.figures import Line, escaped, finite, heatmap, line, plot
 def self_improvement(run: Run) -> str:
     """Exact match by difficulty and round, the labels of each round beside the truth, and the rounds undone."""
     surveys, rounds = run.of("exact"), run.of("round")
-    if not surveys:
-        return ""
     hit = [(event, d, finite(vote)) for event, d, vote in _cells(surveys, "vote")]
     single = [(event, d, spread(exact)[1]) for event, d, exact in _cells(surveys, "exact")]
     agreed = [(event, d, finite(share)) for event, d, share in _cells(surveys, "agreement")]
@@ -84,7 +82,7 @@ def _before_and_after(surveys: list[Event], rounds: list[Event]) -> Iterator[Lin
     """Two lines over difficulty: the base without rounds, and the voters after the last one that was not undone."""
     undone = [_round(event) for event in rounds if event.values.get("accepted") is False]
     kept = [event for event in surveys if _round(event) not in undone]
-    for name, event in {"base alone": surveys[0], "behind the last round": (kept or surveys)[-1]}.items():
+    for name, event in {"base alone": surveys[0], "after the last round": (kept or surveys)[-1]}.items():
         cells = list(_cells([event], "exact"))
         yield from line(name, [d for _, d, _ in cells], [spread(exact)[1] for _, _, exact in cells])
 

@@ -3,16 +3,16 @@
 from nanogrove.record.reading import Run
 from nanogrove.reports.figures import Line, line, plot
 
-SHOWN = 12  # sources with a line of their own
+MAX_SOURCES_DRAWN = 12
 
 
 def sources(run: Run) -> str:
-    """Of text from several sources the loss on each, its share of the tokens and, where they adapt, the weights."""
+    """The loss on each of several sources of text, its share of the tokens and, where they adapt, the weights."""
     events = [event for event in run.of("sources") if isinstance(event.values.get("names"), list)]
     if not events:
         return ""
     seen = [event.values.get("seen") for event in events]
-    names = [str(name) for name in events[-1].values["names"]][:SHOWN]
+    names = [str(name) for name in events[-1].values["names"]][:MAX_SOURCES_DRAWN]
 
     def over(key: str) -> list[Line]:
         lines = []

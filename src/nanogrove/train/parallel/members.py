@@ -16,6 +16,7 @@ from torch import Tensor
 from nanogrove.data.batch import Batch, Batches
 from nanogrove.model.gpt import GPT, unstack
 from nanogrove.model.heads import Heads
+from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Event
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
@@ -48,10 +49,10 @@ def difference_from_alone(state: TrainState, batch: Batch, plan: Plan) -> str | 
     alone = GPT(model.config).to(device)
     alone.load_state_dict(unstack(model.state_dict(), member))
     everyone, gradients = micros[-1].expand(model.population), []
-    for each, rows in ((model.eval(), everyone), (alone.eval(), everyone.member(member))):
-        loss = next_token(each, rows).total.sum()
-        gradients.append(torch.autograd.grad(loss, list(each.parameters())))
-    model.train()
+    with evaluating(model, alone):
+        for each, rows in ((model, everyone), (alone, everyone.member(member))):
+            loss = next_token(each, rows).total.sum()
+            gradients.append(torch.autograd.grad(loss, list(each.parameters())))
     same = all(torch.equal(stacked[member], single) for stacked, single in zip(*gradients, strict=True))
     return None if same else "this processor's matrix products differ by how many there are"
 

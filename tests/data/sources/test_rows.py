@@ -50,7 +50,7 @@ def csv_of(folder: Path, content: str | bytes, name: str = "a.csv") -> Path:
 
 
 @pytest.mark.parametrize(
-    ("content", "kept", "told"),
+    ("content", "kept", "faults"),
     [
         ("id,text\n1,a\n2,b\n", [(2, "a"), (3, "b")], []),
         ("id,text\r\n1,a\r\n\r\n2,b", [(2, "a"), (4, "b")], []),

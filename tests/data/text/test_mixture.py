@@ -79,7 +79,7 @@ def test_counts_of_strata_are_those_of_their_draws() -> None:
     for number in range(50):
         mixture = Weighted([Phase(0, tuple(generator.dirichlet(np.ones(5)).tolist()))], seed=1, number=number**3)
         drawn = np.concatenate([mixture._stratum(0, n) for n in range(40)])
-        assert mixture._whole(0, 40).tolist() == np.bincount(drawn, minlength=5).tolist()
+        assert mixture._counts_of_strata(0, 40).tolist() == np.bincount(drawn, minlength=5).tolist()
 
 
 def test_in_turn_and_in_sequence() -> None:

@@ -513,12 +513,12 @@ def test_ranks_are_what_torchrun_says() -> None:
 
 
 @pytest.mark.parametrize("population", [None, 3])
-@pytest.mark.parametrize("of", [1, 2, 3, 4, 7])
-def test_parts_of_a_batch_are_its_rows_in_order(rank_events: int, population: int | None) -> None:
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
+def test_parts_of_a_batch_are_its_rows_in_order(world: int, population: int | None) -> None:
     tokens = torch.arange(35).view(7, 5)
     batch = Batch(tokens, tokens + 1, tokens % 2 == 0, tokens.float(), torch.arange(7), {"row": torch.arange(7)})
     batch = batch.expand(population)
-    parts = [batch.part(number, rank_events) for number in range(rank_events)]
+    parts = [batch.part(number, world) for number in range(world)]
     sizes = [part.tokens.shape[-2] for part in parts]
     assert max(sizes) - min(sizes) <= 1
     for name, dim in (("tokens", -2), ("targets", -2), ("mask", -2), ("weight", -2), ("source", -1)):

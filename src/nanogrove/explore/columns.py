@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nanogrove.data.sources.tables import Columns
 
@@ -62,7 +62,7 @@ class Column:
 class Choice(NamedTuple):
     """Settings of the columns of a source, why these, and what else should be known."""
 
-    options: dict[str, Any]
+    options: dict[str, str | list[str]]
     why: str
     notes: list[str]
 
@@ -174,7 +174,7 @@ def choose(columns: Sequence[Column]) -> Choice:
     return Choice(options, why, notes)
 
 
-def _options(candidates: list[Column], notes: list[str]) -> tuple[dict[str, Any], str]:
+def _options(candidates: list[Column], notes: list[str]) -> tuple[dict[str, str | list[str]], str]:
     by_name = {column.name.strip().casefold(): column for column in candidates}
     texts = [column for column in candidates if column.verdict == "text"]
     longest = max((column.characters * column.filled for column in texts), default=0.0)
@@ -218,7 +218,7 @@ def _options(candidates: list[Column], notes: list[str]) -> tuple[dict[str, Any]
     return _together(useful[:MAX_FORMAT_COLUMNS], "", notes), why
 
 
-def _together(columns: list[Column], template: str, notes: list[str]) -> dict[str, Any]:
+def _together(columns: list[Column], template: str, notes: list[str]) -> dict[str, str | list[str]]:
     """The options that join several columns: a format, or `fields`, one per line, where a format cannot name them."""
     if not all(column.fits for column in columns):
         notes.append("a name with { } ! or : cannot be in a format, so the columns stand a line each, without labels")

@@ -42,7 +42,7 @@ def start_event(setup: Setup, state: TrainState) -> Event:
     return Event("start", 0, values, setup.budget)
 
 
-def circumstances(setup: Setup) -> dict[str, Any]:
+def circumstances(setup: Setup) -> dict[str, object]:
     """Ranks, versions and machine: what bits may depend on besides the preset."""
     ranks = setup.plan.ranks.world
     return {
@@ -62,7 +62,7 @@ def circumstances(setup: Setup) -> dict[str, Any]:
     }
 
 
-def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
+def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[object]]:
     """The circumstances that differ, by name, each with its earlier and present value.
 
     Only those that bits may depend on count, and only those that the earlier record has.

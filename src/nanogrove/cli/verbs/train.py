@@ -1,13 +1,16 @@
 """`nanogrove train`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from nanogrove.cli.terminal import console
 from nanogrove.errors import RunError
+
+if TYPE_CHECKING:
+    from nanogrove.runs.estimate import Estimate
 
 
 def train(
@@ -51,7 +54,7 @@ def train(
         raise typer.Exit(128 + stopped)
 
 
-def _print_estimate(figures: dict[str, Any], replaced: str | None) -> None:
+def _print_estimate(figures: "Estimate", replaced: str | None) -> None:
     from nanogrove.cli.render import described_minutes
     from nanogrove.cli.text import printable
 

@@ -3,14 +3,13 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nanogrove.data.rng import permuted, random
 from nanogrove.data.splits import SPLITS
 from nanogrove.data.text.assign import DOCUMENTS_TO_SPLIT_BY
-from nanogrove.data.text.shards import read_index, shard_files
+from nanogrove.data.text.shards import empty_index, read_index, shard_files
 from nanogrove.errors import DataError
 
 TOKENS_PER_BLOCK = 1 << 21  # windows of a block are shuffled among each other
@@ -24,7 +23,7 @@ class ShardReader:
 
     def __init__(self, folder: Path, check: Callable[[], bool]) -> None:
         self.folder, self.check = folder, check
-        self.index: dict[str, Any] = {"complete": False, "splits": {split: {"tokens": 0} for split in SPLITS}}
+        self.index = empty_index(streamed=True)
         self.refresh()
 
     def refresh(self) -> None:
@@ -48,12 +47,12 @@ class ShardReader:
                         f"{self.folder}: prepared data is damaged or gone; start again to have it made anew"
                     )
             time.sleep(0.02)
-        return int(self.index["splits"][split]["tokens"])
+        return self.index["splits"][split]["tokens"]
 
     def _enough(self, split: str, at_least: int | None) -> bool:
         split_index = self.index["splits"][split]
         enough = at_least is not None and split_index["tokens"] >= at_least
-        return bool(self.index["complete"] or split_index.get("full") or enough)
+        return self.index["complete"] or split_index["full"] or enough
 
     def read(self, split: str, starts: np.ndarray, length: int) -> np.ndarray:
         """The `length` tokens from each of N starts on, `[N, length]` int64.
@@ -63,7 +62,7 @@ class ShardReader:
         """
         shards = shard_files(self.folder, self.index, split)
         begins = np.concatenate(([0], np.cumsum([count for _, count in shards], dtype=np.int64)))
-        maps: dict[int, np.memmap[Any, Any]] = {}
+        maps: dict[int, np.ndarray] = {}
         out = np.empty((len(starts), length), dtype=np.int64)
         for row, start in enumerate(starts.tolist()):
             filled = 0

@@ -11,7 +11,7 @@ import os
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -22,6 +22,50 @@ from nanogrove.data.splits import SPLITS
 TOKENS_PER_SHARD = 1 << 27  # in a file
 HELD_OUT_TOKENS = 1 << 17  # kept of each held-out split of a source that streams
 TOKENS_PER_COMMIT = 1 << 20  # of the training split, between two commits
+
+
+class SplitIndex(TypedDict):
+    """The committed part of one split."""
+
+    documents: int
+    tokens: int
+    bytes: int  # of UTF-8 text
+    shards: list[int]  # tokens of each file
+    full: bool  # whether a held-out split of a stream takes no more
+
+
+class Problems(TypedDict):
+    """What was left out, by reason: counts, and the first few locations."""
+
+    counts: dict[str, int]
+    places: dict[str, list[str]]
+
+
+class Index(TypedDict):
+    """The content of `index.json`."""
+
+    dtype: str
+    streamed: bool
+    complete: bool
+    pieces: int  # of documents, that were read
+    splits: dict[str, SplitIndex]
+    made_by: dict[str, str | None]  # versions of the libraries
+    problems: Problems
+    digest: str  # of all tokens
+
+
+def empty_index(streamed: bool, dtype: str = "<u2") -> Index:
+    """The index of a folder without tokens."""
+    return Index(
+        dtype=dtype,
+        streamed=streamed,
+        complete=False,
+        pieces=0,
+        splits={split: SplitIndex(documents=0, tokens=0, bytes=0, shards=[], full=False) for split in SPLITS},
+        made_by={},
+        problems=Problems(counts={}, places={}),
+        digest="",
+    )
 
 
 class ShardWriter:
@@ -36,16 +80,14 @@ class ShardWriter:
         index = read_index(folder) if streamed else None
         trim(folder, index)
         if index is None:
-            splits = {split: {"documents": 0, "tokens": 0, "bytes": 0, "shards": [], "full": False} for split in SPLITS}
-            dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
-            index = {"dtype": dtype.str, "streamed": streamed, "complete": False, "pieces": 0, "splits": splits}
+            index = empty_index(streamed, "<u2" if vocab_size <= 1 << 16 else "<u4")
             index["made_by"] = versions()
         self.index = index
         self.dtype = np.dtype(index["dtype"])
 
     def add(self, split: str, piece: Piece, ids: np.ndarray) -> None:
         """Adds the tokens of a piece to those that `flush` writes; none where the split of a stream is full."""
-        index: dict[str, Any] = self.index["splits"][split]
+        index = self.index["splits"][split]
         self.index["pieces"] += 1
         if index["full"]:
             return
@@ -77,7 +119,7 @@ class ShardWriter:
                 os.fsync(file.fileno())
         self.touched.clear()
         self.uncommitted = 0
-        problems = {"counts": dict(skipped.counts), "places": skipped.locations}
+        problems = Problems(counts=dict(skipped.counts), places=skipped.locations)
         self.index |= {"complete": complete, "problems": problems, "digest": self.digest.hexdigest()}
         write_file(self.folder / "index.json", json.dumps(self.index).encode())
 
@@ -95,13 +137,13 @@ def versions() -> dict[str, str | None]:
     return {name: version(name) for name in ("nanogrove", "tokenizers", "pyarrow", "datasets", "pypdfium2")}
 
 
-def read_index(folder: Path) -> dict[str, Any] | None:
+def read_index(folder: Path) -> Index | None:
     """The index in a folder; None where it is missing, or files are shorter than it states.
 
     None too for an incomplete index of other versions of the libraries, which may split or tokenise differently.
     """
     try:
-        index: dict[str, Any] = json.loads((folder / "index.json").read_text())
+        index: Index = json.loads((folder / "index.json").read_text())
         size = np.dtype(index["dtype"]).itemsize
         for split in SPLITS:
             if any(path.stat().st_size < count * size for path, count in shard_files(folder, index, split)):
@@ -111,7 +153,7 @@ def read_index(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def trim(folder: Path, index: dict[str, Any] | None) -> None:
+def trim(folder: Path, index: Index | None) -> None:
     """Removes what the files hold beyond the index; without an index, all files."""
     committed = {} if index is None else dict(pair for split in SPLITS for pair in shard_files(folder, index, split))
     for path in folder.glob("*.bin"):
@@ -121,6 +163,6 @@ def trim(folder: Path, index: dict[str, Any] | None) -> None:
             path.unlink()
 
 
-def shard_files(folder: Path, index: dict[str, Any], split: str) -> list[tuple[Path, int]]:
+def shard_files(folder: Path, index: Index, split: str) -> list[tuple[Path, int]]:
     """The files of a split with their tokens."""
     return [(folder / f"{split}-{n:05}.bin", count) for n, count in enumerate(index["splits"][split]["shards"])]

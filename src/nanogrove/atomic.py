@@ -8,6 +8,7 @@ followed. `write_folder` does the same for a folder that its caller then renames
 Logs that grow in place, `events.jsonl` and shards of tokens, are opened with `open(path, "ab", opener=no_links)`.
 """
 
+import glob
 import os
 import secrets
 import shutil
@@ -47,7 +48,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 def leftovers(path: Path) -> Iterator[Path]:
     """The aside files of `path`, which only killed processes leave for long."""
-    return path.parent.glob(f".{path.name}.*.part")
+    return path.parent.glob(f".{glob.escape(path.name)}.*.part")
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:

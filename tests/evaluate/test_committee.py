@@ -220,4 +220,4 @@ def test_a_survey_tells_apart_what_is_right_and_what_is_common() -> None:
     assert survey.exact == [[1, 1], [1, 1], [1, 0], [1, 0], [1, 0]]
     assert survey.agreement == [1, 1, 0, 0, 0]
     assert survey.vote == [1, 1, 1, 1, 1], "of two that differ, the first"
-    assert survey.apart == pytest.approx([0, 1 / 3])
+    assert survey.dissent == pytest.approx([0, 1 / 3])

@@ -18,7 +18,16 @@ from nanogrove.config.catalog import QUICKSTART
 from nanogrove.errors import NanogroveError
 
 # In the order of --help. Each is the function of that name in the module `nanogrove.cli.verbs.NAME`.
-VERBS = ("presets", "settings", "train", "explore", "generate", "evaluate", "report", "lineage")
+VERBS = (
+    "presets",
+    "settings",
+    "train",
+    "explore",
+    "generate",
+    "evaluate",
+    "report",
+    "lineage",
+)
 
 app = typer.Typer(
     add_completion=False,

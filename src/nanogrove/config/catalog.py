@@ -6,8 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nanogrove.config.problems import nearest_key
-from nanogrove.errors import PresetError
+from nanogrove.errors import PresetError, nearest
 
 QUICKSTART = "quickstart"
 
@@ -26,8 +25,9 @@ def packaged_text(name: str) -> str | None:
 
 
 def unknown_preset(name: str) -> PresetError:
-    """The error that no preset has this name, with the nearest_key name where one is near."""
-    hint = nearest_key(name, list_presets()) or "; `nanogrove presets` lists them, and a file ends in .json"
+    """The error that no preset has this name, with the nearest name where one is near."""
+    near = nearest(name, list_presets(), cutoff=0.7)
+    hint = f"; {near}" if near else "; `nanogrove presets` lists them, and a file ends in .json"
     return PresetError(f"no preset is called {name!r}{hint}")
 
 

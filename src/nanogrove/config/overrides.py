@@ -6,7 +6,8 @@ An unknown key or a value of the wrong type is refused with the key named.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Annotated, Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -116,8 +117,12 @@ def _fields(raw: Mapping[str, Any]) -> Iterator[tuple[str, FieldInfo]]:
 
 
 def _inside(name: str, annotation: Any) -> Iterator[tuple[str, FieldInfo]]:
-    """The dotted keys below `name` where its settings are a class of their own, or such a class or null."""
-    for section in (annotation, *get_args(annotation)):
+    """The dotted keys below `name` where its settings are a class of their own, or such a class or null.
+
+    A list or mapping of such classes has no keys that a preset could name ahead of its elements.
+    """
+    union = get_origin(annotation) in (Union, UnionType)
+    for section in get_args(annotation) if union else (annotation,):
         if isinstance(section, type) and issubclass(section, BaseModel):
             for key, field in section.model_fields.items():
                 yield f"{name}.{key}", field

@@ -269,13 +269,13 @@ def against_truth(right: Sequence[bool], kept: Sequence[bool]) -> dict[str, floa
 class Survey(NamedTuple):
     """How a committee answers test prompts, difficulty by difficulty; lists run along `difficulties`.
 
-    `agreement` and `apart [P]`, the share of prompts up to the frontier where a voter is not of the majority's opinion,
-    know no truth; `exact`, a list of the voters' shares of right answers each, and `vote`, the majority's, do.
+    `agreement` and `dissent [P]`, the share of prompts up to the frontier where a voter answers unlike the majority,
+    need no true answers; `exact`, a list of the voters' shares of right answers each, and `vote`, the majority's, do.
     """
 
     difficulties: list[int]
     agreement: list[float | None]
-    apart: list[float]
+    dissent: list[float]
     exact: list[list[float]]
     vote: list[float]
 
@@ -287,7 +287,7 @@ def survey(model: GPT, corpus: TaskCorpus, frontier: int, ahead: int, at_once: i
     """
     count, task = corpus.config.held_out, corpus.task
     result = Survey([], [], [], [], [])
-    apart = [0.0] * (model.population or 1)
+    dissent = [0.0] * (model.population or 1)
     for difficulty in range(corpus.base[0], frontier + ahead + 1):
         if not corpus.fits(difficulty):
             break
@@ -296,9 +296,9 @@ def survey(model: GPT, corpus: TaskCorpus, frontier: int, ahead: int, at_once: i
         majority = elect(answers).answers
         if difficulty <= frontier:
             different = [sum(a != m for a, m in zip(voter_answers, majority, strict=True)) for voter_answers in answers]
-            apart = [a + d / count for a, d in zip(apart, different, strict=True)]
+            dissent = [a + d / count for a, d in zip(dissent, different, strict=True)]
         result.difficulties.append(difficulty)
         result.agreement.append(agreement(answers))
         result.exact.append([sum(correct(task, prompts, voter_answers)) / count for voter_answers in answers])
         result.vote.append(sum(correct(task, prompts, majority)) / count)
-    return result._replace(apart=[share / (frontier - corpus.base[0] + 1) for share in apart])
+    return result._replace(dissent=[share / (frontier - corpus.base[0] + 1) for share in dissent])

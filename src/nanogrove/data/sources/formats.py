@@ -5,7 +5,13 @@ from nanogrove.data.sources.pdf import PDF
 from nanogrove.data.sources.tables import CSV, JSONL, PARQUET
 from nanogrove.data.sources.text import TEXT
 
-FORMATS: tuple[SourceKind, ...] = (TEXT, CSV, JSONL, PARQUET, PDF)
+FORMATS: tuple[SourceKind, ...] = (
+    TEXT,
+    CSV,
+    JSONL,
+    PARQUET,
+    PDF,
+)
 
 
 def format_of(name: str) -> SourceKind:

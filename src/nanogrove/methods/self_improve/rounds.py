@@ -259,7 +259,7 @@ class _Rounds:
         rounds = self.progress["settled"]
         commit_round(self.progress, survey, losses)
         yield event
-        score = {"score": [apart - rounds for apart in survey.apart]} if rounds else {}
+        score = {"score": [share - rounds for share in survey.dissent]} if rounds else {}
         yield self.state.eval_event(losses.base | score)
 
     def end_round(self, rounds: list[Rows]) -> Iterator[Event]:

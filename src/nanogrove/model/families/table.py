@@ -8,7 +8,12 @@ from nanogrove.model.families.llama import LLAMA
 from nanogrove.model.families.nanochat import NANOCHAT
 from nanogrove.model.families.qwen3 import QWEN3
 
-FAMILIES: Mapping[str, Family] = {"gpt2": GPT2, "llama": LLAMA, "qwen3": QWEN3, "nanochat": NANOCHAT}
+FAMILIES: Mapping[str, Family] = {
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "qwen3": QWEN3,
+    "nanochat": NANOCHAT,
+}
 SETTINGS = {name: family.settings for name, family in FAMILIES.items() if family.settings is not None}
 EXCHANGES: Mapping[str, Exchange] = {
     name: family.exchange for name, family in FAMILIES.items() if family.exchange is not None

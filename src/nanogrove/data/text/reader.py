@@ -23,8 +23,7 @@ class ShardReader:
 
     def __init__(self, folder: Path, check: Callable[[], bool]) -> None:
         self.folder, self.check = folder, check
-        self.index = empty_index(streamed=True)
-        self.refresh()
+        self.index = read_index(folder) or empty_index(streamed=True)
 
     def refresh(self) -> None:
         """Reads what has been committed by now."""

@@ -169,14 +169,28 @@ def test_two_writers_of_one_file_do_not_mix(path: Path, monkeypatch: pytest.Monk
 
 
 def test_what_a_killed_process_left_goes_after_an_hour(path: Path) -> None:
-    fresh, stale = (path.with_name(f".file.json.{name}.part") for name in ("fresh", "stale"))
-    other = path.with_name(".other.json.stale.part")
-    for aside in (fresh, stale, other):
+    fresh, stale = (path.with_name(f".file.json.{digits}.part") for digits in ("0a1b2c3d", "4e5f6071"))
+    other = path.with_name(".other.json.4e5f6071.part")
+    user = path.with_name(".file.json.mine.part")
+    for aside in (fresh, stale, other, user):
         aside.write_bytes(b"half")
-    for aside in (stale, other):
+    for aside in (stale, other, user):
         os.utime(aside, (time.time() - 2 * atomic.STALE_SECONDS,) * 2)
     write_file(path, NEW)
-    assert set(path.parent.iterdir()) == {path, fresh, other}
+    assert set(path.parent.iterdir()) == {path, fresh, other, user}
+
+
+def test_a_name_as_long_as_the_file_system_takes_is_written(path: Path) -> None:
+    long = path.with_name("x" * 255)
+    write_file(long, NEW)
+    assert long.read_bytes() == NEW
+
+
+def test_an_error_names_the_file_that_was_asked_for(path: Path) -> None:
+    missing = path.parent / "missing" / "file.json"
+    with pytest.raises(FileNotFoundError) as refused:
+        write_file(missing, NEW)
+    assert refused.value.filename == str(missing)
 
 
 def test_a_log_is_opened_for_more_and_never_through_a_link(path: Path) -> None:

@@ -8,8 +8,9 @@ followed. `write_folder` does the same for a folder that its caller then renames
 Logs that grow in place, `events.jsonl` and shards of tokens, are opened with `open(path, "ab", opener=no_links)`.
 """
 
-import glob
+import errno
 import os
+import re
 import secrets
 import shutil
 import time
@@ -18,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+KEPT_BYTES = 200  # of a name, in that of its aside file: file systems allow 255
 STALE_SECONDS = 3600.0  # no write takes as long: the aside file of a process that was killed
 
 
@@ -29,15 +31,17 @@ def no_links(path: str, flags: int) -> int:
 def write_file(path: Path, data: bytes) -> None:
     """Replaces the file at `path`, or the link, by one that holds `data`, whole or not at all, and on disk.
 
-    Raises OSError when the disk refuses; the old file is whole then.
+    Raises OSError, which names `path`, when the disk refuses; the old file is whole then.
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    aside = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.part")
     try:
         _create(aside, data)
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.unlink(aside)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     flush_folder(path.parent)
     for stale in leftovers(path):
@@ -48,7 +52,9 @@ def write_file(path: Path, data: bytes) -> None:
 
 def leftovers(path: Path) -> Iterator[Path]:
     """The aside files of `path`, which only killed processes leave for long."""
-    return path.parent.glob(f".{glob.escape(path.name)}.*.part")
+    aside = re.compile(rf"{re.escape(_prefix(path))}[0-9a-f]{{8}}\.part")
+    with suppress(PermissionError):  # a folder that may be written to and not listed
+        yield from (path.parent / name for name in os.listdir(path.parent) if aside.fullmatch(name))
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
@@ -78,14 +84,25 @@ def remove(folder: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Makes the names in a folder durable."""
+    """Makes the names in a folder durable, where the system offers that."""
     if os.name == "nt":  # Windows opens no folder, and needs no such thing
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written to and not listed
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems flush no folders
+            raise
     finally:
         os.close(descriptor)
+
+
+def _prefix(path: Path) -> str:
+    """What the name of each aside file of `path` begins with."""
+    return f".{os.fsdecode(os.fsencode(path.name)[:KEPT_BYTES])}."
 
 
 def _create(path: Path, data: bytes) -> None:

@@ -1,10 +1,21 @@
 """Where two JSON values differ."""
 
+import json
 from collections.abc import Iterator
 from itertools import chain
 from typing import TypeGuard
 
-MISSING = "nothing"  # in place of a value that one of the two has not
+
+class Missing:
+    """In place of a value that one of the two has not."""
+
+
+MISSING = Missing()
+
+
+def shown(value: object) -> str:
+    """A value of `differences` for a message: its JSON, or that it is not set."""
+    return "not set" if isinstance(value, Missing) else json.dumps(value)
 
 
 def differences(theirs: object, ours: object, path: str = "") -> Iterator[tuple[str, object, object]]:

@@ -6,6 +6,7 @@ anywhere, shows the trace. A run stopped by Ctrl-C or SIGTERM exits with 128 plu
 
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 
 import typer
 from rich.console import Console
@@ -58,6 +59,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal or pipe whose encoding lacks a character gets a mark
     try:
         app()
     except (NanogroveError, OSError) as error:  # of the latter, what a disk refused where no more can be said

@@ -20,8 +20,9 @@ def list_presets() -> dict[str, str]:
 
 def packaged_text(name: str) -> str | None:
     """The JSON of a preset that comes with nanogrove; None where none has the name."""
-    file = resources.files("nanogrove") / "presets" / f"{name}.json"
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    if name not in list_presets():  # a path could lead out of the folder
+        return None
+    return (resources.files("nanogrove") / "presets" / f"{name}.json").read_text(encoding="utf-8")
 
 
 def unknown_preset(name: str) -> PresetError:

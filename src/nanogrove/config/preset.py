@@ -3,7 +3,6 @@
 The settings of `method` and of `data` are those of the method and of the kind of data that they name.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -23,7 +22,7 @@ from nanogrove.config.problems import nearest_key
 from nanogrove.corpora import CORPORA
 from nanogrove.data.corpus import CorpusConfig
 from nanogrove.decoding.sampling import Sampling
-from nanogrove.json_difference import differences
+from nanogrove.json_difference import differences, shown
 from nanogrove.methods import METHODS, load_method
 from nanogrove.methods.contract import MethodConfig
 from nanogrove.model.gpt import ModelConfig
@@ -194,5 +193,5 @@ def difference(stored: Mapping[str, object], asked: Mapping[str, object]) -> str
         commit = path.endswith(".revision") and now is None
         resolved = path in left_open and now == left_open[path]
         if not commit and not resolved and path not in ("name", "description"):
-            return f"{path} is {json.dumps(was)} there and {json.dumps(now)} here"
+            return f"{path} is {shown(was)} there and {shown(now)} here"
     return None

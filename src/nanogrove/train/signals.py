@@ -2,8 +2,16 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+
+NAMES = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], object] | int | None
+
+# A process has one handler for a signal, and may drive several runs in turn.
+_waiting: list[list[int]] = []
+_before: dict[signal.Signals, Handler] = {}
 
 
 @contextmanager
@@ -13,18 +21,25 @@ def stop_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received  # only the main thread may set handlers
         return
-    names = (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.getsignal(name) for name in names}
-
-    def receive(number: int, frame: object) -> None:
-        received.append(number)
-        for name in names:
-            signal.signal(name, before[name])
-
-    for name in names:
-        signal.signal(name, receive)
+    if not _before:
+        for name in NAMES:
+            _before[name] = signal.signal(name, _receive)
+    _waiting.append(received)
     try:
         yield received
     finally:
-        for name in names:
-            signal.signal(name, before[name])
+        _waiting[:] = [other for other in _waiting if other is not received]
+        if not _waiting:
+            _restore()
+
+
+def _receive(number: int, frame: FrameType | None) -> None:
+    for received in _waiting:
+        received.append(number)
+    _restore()
+
+
+def _restore() -> None:
+    for name, handler in _before.items():
+        signal.signal(name, handler)
+    _before.clear()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nanogrove.cli.terminal import console, new_run_folder
+from nanogrove.cli.terminal import new_run_folder, text_width
 from nanogrove.cli.verbs.train import train
 from nanogrove.errors import DataError, RunError
 
@@ -25,7 +25,7 @@ def explore(
     from nanogrove.explore.proposal import propose, seconds, write_preset
 
     findings = look(path)
-    width = min(console.width, 100)
+    width = text_width()
     for line in described(findings, width):
         print(line)
     proposal = propose(findings)

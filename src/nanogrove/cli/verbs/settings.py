@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogrove.cli.terminal import console
+from nanogrove.cli.terminal import text_width
 
 if TYPE_CHECKING:
     from nanogrove.config.settings import Setting
@@ -23,10 +23,10 @@ def settings(
 
     chosen = all_settings() if key is None else find_settings(key)
     if as_json:
-        print(json.dumps([asdict(setting) for setting in chosen], indent=1, ensure_ascii=False))
+        print(json.dumps([asdict(setting) for setting in chosen], indent=1))
         return
     for setting in chosen:
-        for line in described_setting(setting, min(console.width, 100)):
+        for line in described_setting(setting, text_width()):
             print(line)
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from nanogrove.errors import NanogroveError, PresetError, RunError
-from nanogrove.json_difference import differences
+from nanogrove.json_difference import differences, shown
 from nanogrove.train.autotune import cores
 from nanogrove.train.precision import pick_device
 
@@ -144,7 +144,7 @@ class Ranks:
             if text != texts[0]:
                 key, other, first = next(differences(json.loads(text), json.loads(texts[0]), name))
                 raise RunError(
-                    f"{key} is {json.dumps(other)} on rank {rank} and {json.dumps(first)} on rank 0; "
+                    f"{key} is {shown(other)} on rank {rank} and {shown(first)} on rank 0; "
                     "start every rank with the same command, on the same data"
                 )
 

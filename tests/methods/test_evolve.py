@@ -321,7 +321,7 @@ def test_a_budget_of_train_is_refused(preset: dict) -> None:
 
 def test_a_run_that_is_no_evolution_has_no_lineage(tiny: Any, tmp_path: Path, forked: Any) -> None:
     run(tiny(train={"steps": 2}), tmp_path / "run")
-    assert "is no evolution" in forked("lineage", tmp_path / "run").error()
+    assert "is not an evolution" in forked("lineage", tmp_path / "run").error()
 
 
 def test_a_line_is_traced_through_deaths_and_crossovers() -> None:

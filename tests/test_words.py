@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-UNFINISHED: set[str] = set()
-"""Rooms, and files of tests, that are not asked yet."""
 
 PLACES = ("src", "tests", "benchmarks", "docs", "notebooks", "README.md", "CONTRIBUTING.md")
 KINDS = {".py", ".md", ".ipynb", ".json", ".txt", ".toml"}
@@ -23,19 +21,11 @@ NAMES = {"told", "found", "made", "own", "said", "mine", "there", "some", "rival
 """Names that say how one came by a thing, and not what it is."""
 
 
-def room(path: Path) -> str:
-    """The room a file belongs to: in src and tests a folder or a file, elsewhere the top folder or file itself."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    if parts[:2] == ("src", "nanogrove"):
-        return parts[2]
-    return parts[1] if parts[0] == "tests" else parts[0]
-
-
 def files() -> Iterator[Path]:
-    """All files that are read, less those of unfinished rooms and this one."""
+    """All files that are read, less this one."""
     for place in PLACES:
         for path in sorted(path for path in [ROOT / place, *(ROOT / place).rglob("*")] if path.suffix in KINDS):
-            if path.is_file() and room(path) not in UNFINISHED and path != Path(__file__):
+            if path.is_file() and path != Path(__file__):
                 yield path
 
 

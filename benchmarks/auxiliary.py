@@ -73,9 +73,9 @@ def main() -> None:
     torch.set_num_threads(1)
     for vocabulary in (65, 2048):
         model = ModelConfig(vocab_size=vocabulary, block_size=64, n_layer=4, n_head=4, n_embd=128)
-        plain, found = costs(HEADS, model, 12, options.rounds)
+        plain, timings = costs(HEADS, model, 12, options.rounds)
         print(f"vocabulary {vocabulary:,}: a plain step {1000 * plain:.1f} ms")
-        for label, (low, middle, high) in found.items():
+        for label, (low, middle, high) in timings.items():
             print(f"  {label:<26}{middle:.2f} ({low:.2f} to {high:.2f})")
 
 

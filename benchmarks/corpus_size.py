@@ -83,10 +83,10 @@ def prepare(values: dict[str, Any], run: Path) -> dict[str, float]:
     before, began = memory()["VmHWM"], time.monotonic()
     config = resolve(values).data
     assert isinstance(config, DataConfig)
-    made = prepare(config)
+    prepared = prepare(config)
     peak = memory()["VmHWM"] - before
-    if made.process is not None:
-        made.process.process.wait()
+    if prepared.process is not None:
+        prepared.process.process.wait()
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return {"seconds": time.monotonic() - began, "peak": peak}
 

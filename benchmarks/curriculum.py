@@ -36,7 +36,7 @@ def main() -> None:
     print(f"{'rows at first':<40}{'equal reading':<34}equal training")
     for name, choice in CHOICES.items():
         mean = 1 - (1 - choice["start"]) * choice["until"] / 2  # share of the rows that are trained on
-        told = []
+        intervals = []
         for steps in (options.steps, round(options.steps / mean)):
             losses = []
             for seed in options.seeds:
@@ -44,8 +44,8 @@ def main() -> None:
                 values["method"] = {"name": "pretrain", "curriculum": choice}
                 label = f"curriculum-{choice['start']:g}-{choice['until']:g}-{steps}-{seed}"
                 losses.append(trained(values, options.out / label))
-            told.append(interval([loss - other for loss, other in zip(losses, plain, strict=True)]))
-        print(f"{name:<40}{told[0]:<34}{told[1]}", flush=True)
+            intervals.append(interval([loss - other for loss, other in zip(losses, plain, strict=True)]))
+        print(f"{name:<40}{intervals[0]:<34}{intervals[1]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -74,10 +74,10 @@ def main() -> None:
 
 def timed(title: str, contenders: dict[str, Callable[[], object]], rounds: int) -> None:
     """Prints each one's median and its ratio to the first, rounds in turn so that a busy machine hits all alike."""
-    found = in_turn(contenders, rounds, warmup=1)
-    first = next(iter(found.values())).median
+    timings = in_turn(contenders, rounds, warmup=1)
+    first = next(iter(timings.values())).median
     print(title)
-    for name, timing in found.items():
+    for name, timing in timings.items():
         print(f"  {name:<24} {timing.median:8.3f} s {timing.median / first:6.2f}   {timing}")
 
 

@@ -46,14 +46,14 @@ RATES = (0.002, 0.005, 0.0125)  # among which the one model's is tuned, on seed 
 
 def changed(preset: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """A preset with values set by dotted key."""
-    made = json.loads(json.dumps(preset))
+    values = json.loads(json.dumps(preset))
     for key, value in changes.items():
         *sections, last = key.split(".")
-        place = made
+        place = values
         for section in sections:
             place = place[section]
         place[last] = value
-    return made
+    return values
 
 
 def record(preset: dict[str, Any], out: Path, overrides: list[str]) -> list[Event]:
@@ -75,14 +75,14 @@ def interval(values: list[float]) -> str:
 
 def compare(data: str, seeds: list[int], out: Path, overrides: list[str]) -> None:
     base = changed(read_preset_file("evolve-pbt"), DATA[data])
-    found: dict[str, list[float]] = {}
+    losses: dict[str, list[float]] = {}
     for name, changes in WAYS.items():
-        found[name] = []
+        losses[name] = []
         for seed in seeds:
             run = out / f"{data}-{name.replace(' ', '-').replace(',', '')}-{seed}"
             events = record(changed(base, changes), run, [f"seed={seed}", *overrides])
-            found[name].append(end_loss(events))
-        print(f"{name:<28} {interval(found[name])}", flush=True)
+            losses[name].append(end_loss(events))
+        print(f"{name:<28} {interval(losses[name])}", flush=True)
     method = resolve(base, overrides).method
     assert isinstance(method, evolve.Config)
     steps = method.generations * method.steps_per_generation * method.population_size
@@ -97,13 +97,13 @@ def compare(data: str, seeds: list[int], out: Path, overrides: list[str]) -> Non
         tuned[rate] = min(event.values["loss"] for event in events if event.kind == "eval")
     best = min(tuned, key=tuned.__getitem__)
     name = "one tuned model"
-    found[name] = []
+    losses[name] = []
     for seed in seeds:
         run = out / (f"{data}-one-model-{seed}" if seed else f"{data}-one-model-rate-{best}")
-        found[name].append(end_loss(record(single, run, [f"optimizer.lr={best}", f"seed={seed}", *common])))
-    print(f"{name:<28} {interval(found[name])}   rate {best} of {RATES}", flush=True)
-    ours = found["population based training"]
-    for name, theirs in list(found.items())[1:]:
+        losses[name].append(end_loss(record(single, run, [f"optimizer.lr={best}", f"seed={seed}", *common])))
+    print(f"{name:<28} {interval(losses[name])}   rate {best} of {RATES}", flush=True)
+    ours = losses["population based training"]
+    for name, theirs in list(losses.items())[1:]:
         better = sum(a < b for a, b in zip(ours, theirs, strict=True))
         gap = [b - a for a, b in zip(ours, theirs, strict=True)]
         print(f"population based training against {name}: lower on {better} of {len(seeds)} seeds, by {interval(gap)}")

@@ -48,11 +48,11 @@ def main() -> None:
             "transformers": lambda p=prompt: hub.generate(p, max_new_tokens=NEW, do_sample=True, top_k=0),
         }
         t = in_turn(contenders, options.rounds, warmup=1)
-        mine = t[f"nanogrove, {fastest}"].median
+        nanogrove_rate = t[f"nanogrove, {fastest}"].median
         print(f"batch {batch}, asked {asked} times the peers")
         for name, timing in t.items():
             rate = batch * NEW / timing.median
-            print(f"  {name:<20} {rate:8.0f}   {timing.median / mine:6.2f}   {timing}")
+            print(f"  {name:<20} {rate:8.0f}   {timing.median / nanogrove_rate:6.2f}   {timing}")
     cache, model = ours["gpt2"].cache(1), ours["gpt2"]
     with torch.inference_mode():
         model.hidden(torch.zeros(1, 8, dtype=torch.int64), cache)

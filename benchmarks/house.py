@@ -40,11 +40,11 @@ def long_functions(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 def modules(folder: Path) -> dict[str, Path]:
     """The modules of a package by their dotted names."""
-    found = {}
+    paths = {}
     for path in sorted(folder.rglob("*.py")):
         parts = path.relative_to(folder.parent).with_suffix("").parts
-        found[".".join(parts).removesuffix(".__init__")] = path
-    return found
+        paths[".".join(parts).removesuffix(".__init__")] = path
+    return paths
 
 
 def imported(tree: ast.AST, known: Set[str]) -> Iterator[str]:
@@ -68,8 +68,8 @@ def circles(edges: Mapping[str, Set[str]]) -> list[list[str]]:
             seen |= new
             ahead += new
         reached[name] = seen
-    found = {frozenset(other for other in reached[name] if name in reached.get(other, ())) for name in edges}
-    return sorted(sorted(circle) for circle in found if len(circle) > 1)
+    components = {frozenset(other for other in reached[name] if name in reached.get(other, ())) for name in edges}
+    return sorted(sorted(circle) for circle in components if len(circle) > 1)
 
 
 def measure(folder: Path) -> Iterator[str]:
@@ -83,14 +83,16 @@ def measure(folder: Path) -> Iterator[str]:
     anything = sum(isinstance(node, ast.Name) and node.id == "Any" for node in nodes)
     files = [f"{name} {count}" for name, count in sorted(length.items()) if count > LONGEST_FILE]
     functions = [f"{name}.{inner} {count}" for name, tree in trees.items() for inner, count in long_functions(tree)]
-    found = circles({name: {*imported(tree, trees.keys())} - {name} for name, tree in trees.items()})
+    import_circles = circles({name: {*imported(tree, trees.keys())} - {name} for name, tree in trees.items()})
     yield f"{len(paths)} files, {lines:,} lines"
     yield f"Any: {anything}, {1000 * anything / lines:.1f} per 1,000 lines"
     yield f"getattr with a default: {sum(calls(tree, 'getattr', 3) for tree in trees.values())}"
     yield f"isinstance: {sum(calls(tree, 'isinstance', 2) for tree in trees.values())}"
     yield "; ".join([f"files above {LONGEST_FILE} lines: {len(files)}", *files])
     yield "; ".join([f"functions above {LONGEST_FUNCTION} lines: {len(functions)}", *functions])
-    yield "; ".join([f"circles of imports: {len(found)}", *(" and ".join(circle) for circle in found)])
+    yield "; ".join(
+        [f"circles of imports: {len(import_circles)}", *(" and ".join(circle) for circle in import_circles)]
+    )
 
 
 def main() -> None:

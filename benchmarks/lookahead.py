@@ -83,9 +83,9 @@ def expected(model: GPT, grammar: TreeGrammar, prefix: Tensor) -> tuple[float, f
     span = slice(len(prefix), len(prefix) + HORIZON)
     truth = grammar.next_token_log_probs(filled)[:, span]
     weight = truth.sum(1).exp()
-    own = nll(model, whole)[:, span].mean(1)
+    loss = nll(model, whole)[:, span].mean(1)
     entropy = torch.where(weight > 0, -truth.sum(1) / HORIZON, 0.0)
-    return float(weight @ own), float(weight @ entropy)
+    return float(weight @ loss), float(weight @ entropy)
 
 
 def correlation(a: list[float], b: list[float]) -> float:
@@ -94,14 +94,14 @@ def correlation(a: list[float], b: list[float]) -> float:
 
 def values(lm: Any, grammar: TreeGrammar, held_out: Tensor) -> dict[str, float]:
     """The correlations of the header."""
-    told, own, best, places = [], [], [], []
+    predicted, model_losses, best, places = [], [], [], []
     for length in range(1, grammar.T - HORIZON + 1):
         prefixes = held_out[:PREFIXES, :length]
         states = lm.model.hidden(begun(prefixes))[:, -1]
-        told += lm.heads.value(states).tolist()
+        predicted += lm.heads.value(states).tolist()
         for prefix in prefixes:
-            mine, least = expected(lm.model, grammar, prefix)
-            own.append(mine)
+            loss, least = expected(lm.model, grammar, prefix)
+            model_losses.append(loss)
             best.append(least)
         places += [length] * PREFIXES
 
@@ -110,15 +110,15 @@ def values(lm: Any, grammar: TreeGrammar, held_out: Tensor) -> dict[str, float]:
         return [figure - means[place] for figure, place in zip(figures, places, strict=True)]
 
     return {
-        "value and model": correlation(told, own),
-        "value and grammar": correlation(told, best),
-        "value and model, position apart": correlation(apart(told), apart(own)),
+        "value and model": correlation(predicted, model_losses),
+        "value and grammar": correlation(predicted, best),
+        "value and model, position apart": correlation(apart(predicted), apart(model_losses)),
     }
 
 
 def likeliest(grammar: TreeGrammar, prompts: Tensor, beam: int) -> Tensor:
     """What a beam of the exact distribution writes after each prompt; of one text it is greedy."""
-    found = []
+    best_texts = []
     for prompt in prompts:
         texts, scores = prompt[None], torch.zeros(1, dtype=torch.float64)
         for _ in range(NEW):
@@ -126,8 +126,8 @@ def likeliest(grammar: TreeGrammar, prompts: Tensor, beam: int) -> Tensor:
             following = grammar.next_token_distributions(filled)[:, texts.shape[1]].log()
             scores, places = (scores[:, None] + following).flatten().topk(min(beam, following.numel()))
             texts = torch.cat([texts[places // V], places[:, None] % V], 1)
-        found.append(texts[0])
-    return torch.stack(found)
+        best_texts.append(texts[0])
+    return torch.stack(best_texts)
 
 
 def texts(lm: Any, grammar: TreeGrammar, prompts: Tensor, seed: int) -> dict[str, Tensor]:
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, list[float]] = defaultdict(list)
+    figures_by_name: dict[str, list[float]] = defaultdict(list)
     scored: dict[str, list[float]] = defaultdict(list)
     prompts = torch.tensor(list(itertools.product(range(V), repeat=PROMPT)))
     for seed in options.seeds:
@@ -173,7 +173,7 @@ def main() -> None:
         weight = grammar.next_token_log_probs(padded)[:, :PROMPT].sum(1).exp()
         with torch.inference_mode():
             for name, figure in values(lm, grammar, next(corpus.eval_batches("validation")).targets).items():
-                found[name].append(figure)
+                figures_by_name[name].append(figure)
             written = texts(lm, grammar, prompts, seed)
         written["greedy by the grammar"] = likeliest(grammar, prompts, 1)
         written[f"beam of {BEAM} by the grammar"] = likeliest(grammar, prompts, BEAM)
@@ -183,7 +183,7 @@ def main() -> None:
             possible = weight > 0
             scored[name].append(float(weight[possible] @ truth[possible] / weight.sum()))
     print("correlation of the value with the exact expected loss of the next 4 tokens")
-    for name, figures in found.items():
+    for name, figures in figures_by_name.items():
         print(f"  {name:<36}{shown(figures)}")
     print(f"exact log-probability of {NEW} tokens, nats, and what that is above greedy's")
     for name, figures in scored.items():

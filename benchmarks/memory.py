@@ -80,8 +80,8 @@ def recall_state(name: str, seed: int, segments: int) -> TrainState:
     model = GPT(config).initialize(seed)
     heads = None
     if weight:
-        told = AuxiliaryConfig(enable_memory=True, memory_weight=weight, memory_every=2)
-        heads = Heads(told, config).initialize(seed)
+        auxiliary = AuxiliaryConfig(enable_memory=True, memory_weight=weight, memory_every=2)
+        heads = Heads(auxiliary, config).initialize(seed)
     return TrainState(model, make_optimizer(model, OptimizerConfig(lr=2e-3), heads=heads), heads=heads)
 
 
@@ -150,9 +150,9 @@ def main() -> None:
     full = statistics.median(times["full attention"])
     print(f"{'recall':<26}{'cost':>6}   accuracy", flush=True)
     for name in MODELS:
-        found = [recall(name, seed, options.steps, options.segments) for seed in options.seeds]
+        shares = [recall(name, seed, options.steps, options.segments) for seed in options.seeds]
         cost = statistics.median(times[name]) / full
-        print(f"{name:<26}{cost:>6.2f}   {', '.join(f'{share:.3f}' for share in found)}", flush=True)
+        print(f"{name:<26}{cost:>6.2f}   {', '.join(f'{share:.3f}' for share in shares)}", flush=True)
     print("loss on the default corpus")
     for name in MODELS:
         losses = [

@@ -60,9 +60,13 @@ def trained(values: dict[str, Any], out: Path, overrides: list[str]) -> tuple[fl
     if not (out / "report.html").exists():
         for _ in train(chosen, out, resume=(out / "preset.json").exists()):
             pass
-    told = [event.values for event in read_events(out / "events.jsonl") if event.kind == "sources"]
-    seen = np.diff([0, *(values["seen"] for values in told)])
-    shares = [float(np.average([v["share"][n] for v in told], weights=seen)) for n in range(3)] if told else [1.0]
+    source_events = [event.values for event in read_events(out / "events.jsonl") if event.kind == "sources"]
+    seen = np.diff([0, *(values["seen"] for values in source_events)])
+    shares = (
+        [float(np.average([v["share"][n] for v in source_events], weights=seen)) for n in range(3)]
+        if source_events
+        else [1.0]
+    )
     model = load(out).model
     corpus = build(chosen).corpus
     loss = reference_losses(model, corpus, HELD_OUT)[0]  # type: ignore[arg-type]

@@ -61,8 +61,8 @@ def main() -> None:
             "own rates": stepper(config, batch, members, by_member=True),
         }
         t = in_turn(contenders, options.rounds)
-        loop, vmap, own = (t[name].median / t["stacked"].median for name in ("loop", "vmap", "own rates"))
-        ratios = f"{loop:6.2f}  {vmap:6.2f}   >= {asked}   {own:.2f}"
+        loop, vmap, own_rates = (t[name].median / t["stacked"].median for name in ("loop", "vmap", "own rates"))
+        ratios = f"{loop:6.2f}  {vmap:6.2f}   >= {asked}   {own_rates:.2f}"
         print(f"{layers} x {width:<4} {rows} x {length:<4}  {t['stacked']}   {ratios}")
 
 

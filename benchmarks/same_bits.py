@@ -205,18 +205,22 @@ class Checkout:
     def results(self, case: Case, preset: dict[str, Any] | None, origin: Path) -> dict[str, str]:
         """All that a case left, by name; a run is resumed from the one below `origin`."""
         run = f"runs/{case.name}"
-        found: dict[str, str] = {}
+        outcome_parts: dict[str, str] = {}
         if preset is not None:
             settings = overrides(case, preset)
             outcome = self.command(["train", case.preset or "", *settings, "--out", run], case.ranks)
             if any(code for code, _, _ in outcome):
-                return {"train": "".join(f"exit code {code}\n{said}{errors}" for code, said, errors in outcome)}
-            found |= contents(self.work / run)
+                return {"train": "".join(f"exit code {code}\n{output}{errors}" for code, output, errors in outcome)}
+            outcome_parts |= contents(self.work / run)
         for line in case.commands:
-            code, said, errors = self.command([run if word == "RUN" else word for word in shlex.split(line)])[0]
-            found |= {f"`{line}` exit code": str(code), f"`{line}`": CLOCK.sub("", said), f"`{line}` errors": errors}
+            code, output, errors = self.command([run if word == "RUN" else word for word in shlex.split(line)])[0]
+            outcome_parts |= {
+                f"`{line}` exit code": str(code),
+                f"`{line}`": CLOCK.sub("", output),
+                f"`{line}` errors": errors,
+            }
         for path in sorted(self.work.glob("out-*.json")):
-            found[path.name] = path.read_text("utf-8")
+            outcome_parts[path.name] = path.read_text("utf-8")
             path.unlink()
         if case.resumed:
             again = f"{run}-resumed"
@@ -227,14 +231,14 @@ class Checkout:
                 shutil.rmtree(save)
             outcome = self.command(["train", again, "--resume"], case.ranks)
             if any(code for code, _, _ in outcome):
-                return {**found, "resume": repr(outcome)}
-            found |= {f"resumed {name}": text for name, text in contents(self.work / again).items()}
-        return found
+                return {**outcome_parts, "resume": repr(outcome)}
+            outcome_parts |= {f"resumed {name}": text for name, text in contents(self.work / again).items()}
+        return outcome_parts
 
 
 def contents(run: Path) -> dict[str, str]:
     """What a run folder holds, by file, and in it by event, tensor or whole; the report, which tells times, is not."""
-    found: dict[str, str] = {}
+    parts: dict[str, str] = {}
     files = (path for path in run.rglob("*") if path.is_file())
     for path in sorted(files, key=lambda path: (path.name != "events.jsonl", path)):  # where a run differs first
         name = str(path.relative_to(run))
@@ -242,16 +246,16 @@ def contents(run: Path) -> dict[str, str]:
             continue
         passing = PASSING.get(path.name, frozenset())
         if path.suffix == ".safetensors":
-            found |= {f"{name}: {part}": digest for part, digest in tensors(path.read_bytes())}
+            parts |= {f"{name}: {part}": digest for part, digest in tensors(path.read_bytes())}
         elif path.suffix == ".jsonl":
             lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
             for number, line in enumerate(lines, 1):
-                found[f"{name} {number} ({line.get('kind')} of step {line.get('step')})"] = lasting(line, passing)
+                parts[f"{name} {number} ({line.get('kind')} of step {line.get('step')})"] = lasting(line, passing)
         elif path.suffix == ".json":
-            found[name] = lasting(json.loads(path.read_text("utf-8")), passing)
+            parts[name] = lasting(json.loads(path.read_text("utf-8")), passing)
         else:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            parts[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return parts
 
 
 def tensors(data: bytes) -> Iterator[tuple[str, str]]:
@@ -309,8 +313,8 @@ def where(old: Any, new: Any) -> str:
 
 def digest_of(checkout: Path) -> str:
     """What results depend on: the code of a checkout, this script, and the libraries."""
-    own = [Path(__file__), Path(__file__).with_suffix(".json")]
-    files = [*own, *sorted(path for path in (checkout / "src").rglob("*") if path.suffix in (".py", ".json"))]
+    script_files = [Path(__file__), Path(__file__).with_suffix(".json")]
+    files = [*script_files, *sorted(path for path in (checkout / "src").rglob("*") if path.suffix in (".py", ".json"))]
     versions = [importlib.metadata.version(name) for name in ("torch", "numpy", "tokenizers", "safetensors", "rich")]
     digest = hashlib.sha256(repr((sys.version, versions)).encode())
     for path in files:

@@ -37,11 +37,11 @@ class Scores(NamedTuple):
 
 def generations(kind: Kind, members: int, count: int, gap: float) -> Iterator[Scores]:
     generator = np.random.default_rng(members)
-    sizes, own = (np.ones(312, dtype=int), 0.0) if kind == "windows" else (np.arange(40) % 12 + 1, 0.05)
+    sizes, spread = (np.ones(312, dtype=int), 0.0) if kind == "windows" else (np.arange(40) % 12 + 1, 0.05)
     documents = np.repeat(np.arange(len(sizes)), sizes)
     for _ in range(count):
         hard = generator.normal(0, 1, len(sizes))[documents]
-        liked = generator.normal(0, own, (members, len(sizes)))[:, documents]
+        liked = generator.normal(0, spread, (members, len(sizes)))[:, documents]
         worse = generator.permutation(np.arange(members) % 2) * gap
         samples = hard + liked + generator.normal(0, 0.1, (members, len(documents))) + worse[:, None]
         yield Scores(torch.from_numpy(samples), torch.from_numpy(documents), torch.from_numpy(worse))
@@ -61,14 +61,14 @@ def false_positives(kind: Kind, members: int, count: int, selection: str, level:
 
 def same_data(kind: Kind, members: int, count: int) -> float:
     """The same where members are tested on what ranked them, window by window, each replacement by itself."""
-    settings, found = config(members, "truncation", None), 0
+    settings, num_found = config(members, "truncation", None), 0
     for n, scores in enumerate(generations(kind, members, count, 0.0)):
         for worse, better in choose(settings, scores.samples, scores.documents, 0, n).parents.items():
             difference = scores.samples[worse] - scores.samples[better]
             if float(difference.mean()) > 1.645 * float(difference.std()) / math.sqrt(len(difference)):
-                found += 1
+                num_found += 1
                 break
-    return found / count
+    return num_found / count
 
 
 def power(kind: Kind, members: int, count: int, level: float, gap: float) -> float:

@@ -79,9 +79,9 @@ def main() -> None:
                         times[way].append(time.perf_counter() - began)
                 ratios = [p / s for p, s in zip(times["plain"][1:], times["speculative"][1:], strict=True)]
                 low, middle, high = statistics.quantiles(ratios, n=4)
-                told = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+                ratio = f"{middle:.2f} ({low:.2f} to {high:.2f})"
                 print(
-                    f"{count:>6}{batch:>7}{temperature:>13}{NEW * (options.rounds + 1) / len(calls):>15.2f}{told:>25}",
+                    f"{count:>6}{batch:>7}{temperature:>13}{NEW * (options.rounds + 1) / len(calls):>15.2f}{ratio:>25}",
                     flush=True,
                 )
 

@@ -80,15 +80,15 @@ def preset(source: dict[str, Any], steps: int) -> dict[str, Any]:
 
 def held(pid: int) -> dict[int, int]:
     """Bytes of memory that a process and its children hold of their own, by process."""
-    found: dict[int, int] = {}
+    memory: dict[int, int] = {}
     for line in subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split():
-        found |= held(int(line))
+        memory |= held(int(line))
     try:
         status = Path(f"/proc/{pid}/status").read_text()
-        found[pid] = 1024 * int(status.split("RssAnon:")[1].split()[0])
+        memory[pid] = 1024 * int(status.split("RssAnon:")[1].split()[0])
     except (OSError, IndexError):
         pass
-    return found
+    return memory
 
 
 def trained(values: dict[str, Any], folder: Path, seconds: float | None) -> dict[str, float]:
@@ -106,10 +106,10 @@ def trained(values: dict[str, Any], folder: Path, seconds: float | None) -> dict
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
-        said = b""
+        output = b""
         while process.poll() is None and (seconds is None or time.monotonic() < began + seconds):
-            said += process.stdout.read() or b""
-            if b"step" in said and first != first:
+            output += process.stdout.read() or b""
+            if b"step" in output and first != first:
                 first = time.monotonic() - began
             peak = max(peak, sum(held(process.pid).values()))
             time.sleep(0.05)
@@ -175,10 +175,10 @@ def main() -> None:
             large, part = folder / f"large.{kind}", folder / f"part.{kind}"
             count = write(large, kind, int(options.gb * 1e9))
             source = {"type": kind, "path": str(large)}
-            found = trained(preset(source, 10**7), folder / "run", options.seconds or 60 + 400 * options.gb)
-            more = (found["peak"] - base["peak"]) / 1e6
+            result = trained(preset(source, 10**7), folder / "run", options.seconds or 60 + 400 * options.gb)
+            more = (result["peak"] - base["peak"]) / 1e6
             print(f"{kind}, {large.stat().st_size / 1e9:.2f} GB, {count:,} rows")
-            print(f"  first step after {found['first']:.1f} s (asked: 20)", flush=True)
+            print(f"  first step after {result['first']:.1f} s (asked: 20)", flush=True)
             print(f"  {more:.0f} MB more than on the small table at most (asked: 600)", flush=True)
             large.unlink()
             with part.open("w", encoding="utf-8", newline="") as file:

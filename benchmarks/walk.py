@@ -113,10 +113,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--way", action="store_true", help="print the functions, in the order of first calls")
     options = parser.parse_args()
-    found = importlib.util.find_spec("nanogrove")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("nanogrove")
+    if spec is None or spec.origin is None:
         sys.exit("error: nanogrove is not installed")
-    way = six_steps(Path(found.origin).parent)
+    way = six_steps(Path(spec.origin).parent)
     if options.way:
         print("\n".join(lines(way)))
     functions, files, changes = counted(way)

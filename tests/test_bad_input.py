@@ -111,7 +111,7 @@ def test_a_preset_file_that_cannot_be(command: Any, tiny: Any, tmp_path: Path, c
     sections, needle = FILES[case]
     path = in_the_file(tiny, tmp_path / "bad.json", **sections)
     assert needle in command("train", path, "--out", tmp_path / "out").error()
-    assert not (tmp_path / "out").exists(), "a folder was left over in which nothing began"
+    assert not (tmp_path / "out").exists(), "an empty run folder was left over"
 
 
 def test_a_section_that_is_none_and_an_override_of_it(command: Any, tiny: Any, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_folder_that_holds_a_run(command: Any, finished: Path, run: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("train.steps=60", "train.steps is 30 there and 60 here"),
         ("optimizer.lr=0.5", "optimizer.lr is 0.001 there and 0.5 here"),
@@ -210,10 +210,10 @@ def test_a_folder_that_holds_a_run(command: Any, finished: Path, run: Path) -> N
         ("seed=1", "seed is 0 there and 1 here"),
     ],
 )
-def test_a_resume_with_another_preset(command: Any, finished: Path, run: Path, override: str, said: str) -> None:
+def test_a_resume_with_another_preset(command: Any, finished: Path, run: Path, override: str, message: str) -> None:
     for arguments in ((run, "--resume"), (finished / "tiny.json", "--out", run, "--resume")):
         error = command("train", *arguments, override).error()
-        assert f"{run}: a resumed run keeps its preset, and {said}; start anew with another --out" in error
+        assert f"{run}: a resumed run keeps its preset, and {message}; start anew with another --out" in error
 
 
 def test_a_resume_where_no_run_is(command: Any, tmp_path: Path) -> None:
@@ -301,16 +301,16 @@ def test_a_command_line_that_makes_no_sense(command: Any, finished: Path, line: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [({"temperature": -1}, "temperature: "), ({"temperature": float("nan")}, "temperature: "), ({"heat": 1}, "heat: ")],
 )
-def test_a_setting_of_decoding_that_cannot_be(finished: Path, arguments: dict[str, Any], said: str) -> None:
-    with pytest.raises(PresetError, match=said):
+def test_a_setting_of_decoding_that_cannot_be(finished: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(PresetError, match=message):
         load(finished / "run").generate("The", tokens=1, **arguments)
 
 
 def test_a_split_that_is_none(finished: Path) -> None:
-    with pytest.raises(PresetError, match="'dev' is no split; take one of train, validation, test"):
+    with pytest.raises(PresetError, match="'dev' is not a split; take one of train, validation, test"):
         nanogrove.score(finished / "run", "dev")
 
 
@@ -388,13 +388,13 @@ def text(finished: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [("new characters 0123", "has another vocabulary than the data"), ("the same sun", "the data has changed since")],
 )
-def test_a_corpus_that_has_changed(command: Any, run: Path, text: Path, change: str, said: str) -> None:
+def test_a_corpus_that_has_changed(command: Any, run: Path, text: Path, change: str, message: str) -> None:
     before = (run / "events.jsonl").read_bytes()
     text.write_text(text.read_text("utf-8") + change, encoding="utf-8")
-    assert said in command("train", run, "--resume").error()
+    assert message in command("train", run, "--resume").error()
     assert (run / "events.jsonl").read_bytes() == before
     assert "the data has changed since" in command("evaluate", run).error()
 

@@ -58,7 +58,7 @@ def test_a_disk_that_fills_while_saving(forked: Any, preset: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("moment", "said"),
+    ("moment", "message"),
     [
         (r"^open.*preset.json\.\w+\.part", "the preset cannot be written (File too large); free some space"),
         ("^open.*/.best.part/model.safetensors", "could not be saved at step 5 (File too large)"),
@@ -66,11 +66,11 @@ def test_a_disk_that_fills_while_saving(forked: Any, preset: Path, tmp_path: Pat
         (r"^open.*report.html\.\w+\.part", "File too large"),
     ],
 )
-def test_a_disk_that_is_full_elsewhere(forked: Any, preset: Path, tmp_path: Path, moment: str, said: str) -> None:
+def test_a_disk_that_is_full_elsewhere(forked: Any, preset: Path, tmp_path: Path, moment: str, message: str) -> None:
     changes, run = changes_of(forked, preset, tmp_path), tmp_path / "run"
     at = next(n for n, change in enumerate(changes, 1) if re.search(moment, change))
     ended = forked("train", preset, "--out", run, mishap={"at": at, "kind": "full", "bytes": 500})
-    assert said in ended.error()
+    assert message in ended.error()
     assert forked("train", preset, "--out", run, "--resume").code == 0
     assert (run / "report.html").exists()
 

@@ -104,13 +104,13 @@ def reseal(folder: Path) -> None:
     (folder / "state.json").write_text(json.dumps(state))
 
 
-def refused(command: Any, run: Path, model: Path, said: str) -> None:
+def refused(command: Any, run: Path, model: Path, message: str) -> None:
     """Sees that no door lets a run in: from Python, by its verbs, and to go on with it."""
-    with pytest.raises(CheckpointError, match=said) as error:
+    with pytest.raises(CheckpointError, match=message) as error:
         nanogrove.load(model)
     assert "\n" not in str(error.value)
-    assert said in command("generate", model).error()
-    assert said in command("train", run, "--resume").error()
+    assert message in command("generate", model).error()
+    assert message in command("train", run, "--resume").error()
 
 
 @pytest.mark.parametrize("sealed", [False, True], ids=["", "with checksums that fit"])
@@ -125,9 +125,9 @@ def test_a_pickle_in_the_place_of_a_file(
             bomb(Bomb(marker), folder / file)
             if sealed and file != "state.json":
                 reseal(folder)
-    said = "damaged" if file == "state.json" or not sealed else "a file in it is not what its name says"
+    message = "damaged" if file == "state.json" or not sealed else "a file in it is not what its name says"
     model = run / "checkpoints" / "current" if file == "optimizer.safetensors" else run
-    refused(command, run, model, said)
+    refused(command, run, model, message)
 
 
 def test_what_lies_beside_is_neither_opened_nor_run(

@@ -60,7 +60,7 @@ def executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def figures(notebook: Any) -> dict[str, Any]:
     """The figures shown, by the id of their cell; each is there, draws numbers only, and came without a warning."""
-    found = {}
+    by_cell = {}
     for cell in code(notebook):
         assert not [output for output in cell.outputs if output.get("name") == "stderr"], cell.outputs
         shown = [output.data[PLOTLY] for output in cell.outputs if PLOTLY in output.get("data", {})]
@@ -70,8 +70,8 @@ def figures(notebook: Any) -> dict[str, Any]:
                 drawn = trace.get("z", trace.get("y"))
                 assert drawn, f"{cell.id}: nothing is drawn"
                 assert cell.id in TREES or "null" not in json.dumps(drawn), f"{cell.id}: a value is NaN or infinite"
-            found[cell.id] = figure
-    return found
+            by_cell[cell.id] = figure
+    return by_cell
 
 
 def test_the_grammar_is_explored(executed) -> None:
@@ -133,17 +133,19 @@ def test_rounds_are_drawn_as_recorded_and_go_on_where_they_were_cut_off(executed
     (cells,) = shown["map"]["data"]
     assert list(zip(cells["x"], cells["y"], cells["z"], strict=True)) == exact["rounds"]
     assert [trace["name"] for trace in shown["lines"]["data"]] == list(exact)
-    for trace, found in zip(shown["lines"]["data"], exact.values(), strict=True):
-        last = [(difficulty, share) for number, difficulty, share in found if number == found[-1][0]]
+    for trace, shares in zip(shown["lines"]["data"], exact.values(), strict=True):
+        last = [(difficulty, share) for number, difficulty, share in shares if number == shares[-1][0]]
         assert list(zip(trace["x"], trace["y"], strict=True)) == last, trace["name"]
     kept, precision = shown["labels"]["data"]
-    made = [map(json.loads, (models / f"rounds/data/round-{n}.jsonl").read_text().splitlines()) for n in (1, 2)]
-    right = [[row["answer"] == row["prompt"][:-1] for row in rows] for rows in made]
+    rows_of_rounds = [
+        map(json.loads, (models / f"rounds/data/round-{n}.jsonl").read_text().splitlines()) for n in (1, 2)
+    ]
+    right = [[row["answer"] == row["prompt"][:-1] for row in rows] for rows in rows_of_rounds]
     assert kept["x"] == precision["x"] == [1, 2]
     assert kept["y"] == pytest.approx([len(rows) / 16 for rows in right])
     assert precision["y"] == pytest.approx([fmean(rows) for rows in right])
-    said = code(notebook)[-1].outputs[0]["text"].splitlines()
-    assert said == load(models / "rounds").generate(["12=", "345="], tokens=4, temperature=0)
+    printed = code(notebook)[-1].outputs[0]["text"].splitlines()
+    assert printed == load(models / "rounds").generate(["12=", "345="], tokens=4, temperature=0)
 
     shutil.rmtree(models / "rounds/checkpoints/current")  # as if it had ended after the first round
     shutil.rmtree(models / "control")

@@ -94,6 +94,6 @@ def test_the_kinds_of_events_are_documented() -> None:
 
 def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
     drawn = re.findall(r"^[├└│─ ]*(\w+Error)\b", errors.__doc__ or "", re.MULTILINE)
-    there = [name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)]
-    assert drawn == there
-    assert all(issubclass(getattr(errors, name), errors.NanogroveError) for name in there)
+    classes = [name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)]
+    assert drawn == classes
+    assert all(issubclass(getattr(errors, name), errors.NanogroveError) for name in classes)

@@ -57,7 +57,7 @@ def test_what_it_says_and_writes(command: Any, games: Path, quick: None) -> None
     done = command("explore", "games.csv")
     assert done.code == 0, done.err
     assert max(map(len, done.out.splitlines())) <= 80
-    said = " ".join(done.out.split())
+    output = " ".join(done.out.split())
     for needle in (
         "games.csv: CSV, ",
         "encoding utf-8: ASCII alone",
@@ -69,11 +69,11 @@ def test_what_it_says_and_writes(command: Any, games: Path, quick: None) -> None
         "Name: {Name} Platform: {Platform} Year: {Year} NA_Sales: {NA_Sales}",
         "scripts Latin 100%",
         "duplicates none in 30 documents",
-        "tokenizer char: little text",
+        "tokenizer char: too little text for BPE",
         "time about 7 minutes on this machine",
         "train it with `nanogrove train games.json`",
     ):
-        assert needle in said, needle
+        assert needle in output, needle
     preset = resolve(read_preset_file("games.json"))
     assert preset.name == "games"
     assert preset.data.tokenizer == "char"  # type: ignore[union-attr]
@@ -159,15 +159,15 @@ def test_it_imports_no_torch_to_look(games: Path) -> None:
     ],
 )
 def test_the_size_follows_the_tokens(games: Path, tokens: int, width: int, budget: int) -> None:
-    found = explore(str(games))
-    for each in found.tokens:
+    findings = explore(str(games))
+    for each in findings.tokens:
         object.__setattr__(each, "count", tokens)
-    made = propose(found)
-    assert made is not None
-    model, train = made.values["model"], made.values["train"]
+    proposed = propose(findings)
+    assert proposed is not None
+    model, train = proposed.values["model"], proposed.values["train"]
     assert (model["n_embd"], train["tokens"]) == (width, budget)
     assert 16 * model["block_size"] <= 0.9 * tokens or model["block_size"] == 16
-    resolve({"name": "x", **made.values})
+    resolve({"name": "x", **proposed.values})
 
 
 def test_the_time_is_measured(games: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,14 +175,14 @@ def test_the_time_is_measured(games: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ends = [30.0 + 3 * step for step in range(proposal.TIMED_STEPS + 1)]
     readings = iter([0.0, *(reading for end in ends for reading in (end, end))])
     monkeypatch.setattr(proposal, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
-    found = explore(str(games))
-    made = propose(found)
-    assert made is not None
-    model, train, scored = made.values["model"], made.values["train"], made.values["evaluate"]
+    findings = explore(str(games))
+    proposed = propose(findings)
+    assert proposed is not None
+    model, train, scored = proposed.values["model"], proposed.values["train"], proposed.values["evaluate"]
     model.update(n_embd=16, block_size=16)
     train.update(threads=1, tokens=10**5, accumulation=1, precision="float32", compile=False, batch_size=10)
     steps, forward = 10**5 / 160, 1 / 3
-    assert seconds(made, found.chosen_tokens.vocabulary) == pytest.approx(
+    assert seconds(proposed, findings.chosen_tokens.vocabulary) == pytest.approx(
         3 * (steps + steps / scored["every"] * scored["tokens"] / 160 * forward)
     )
 
@@ -190,10 +190,10 @@ def test_the_time_is_measured(games: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_sample_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.csv").write_text("text,x\n" + "".join(f"some words of row {n:04},{n % 7}\n" for n in range(2000)))
     monkeypatch.setattr(sample, "MAX_ROWS", 500)
-    said = " ".join(" ".join(described(explore(str(tmp_path / "a.csv")))).split())
-    assert "only the beginning was read: 500 rows; counts of the whole are estimates" in said
-    assert "rows about 2,0" in said or "rows about 1,9" in said
-    assert "char about " in said
+    output = " ".join(" ".join(described(explore(str(tmp_path / "a.csv")))).split())
+    assert "only the beginning was read: 500 rows; counts of the whole are estimates" in output
+    assert "rows about 2,0" in output or "rows about 1,9" in output
+    assert "char about " in output
 
 
 @pytest.mark.parametrize("width", [40, 80])
@@ -215,12 +215,12 @@ def test_lines_fit_the_terminal(tmp_path: Path, width: int) -> None:
     ],
 )
 def test_the_name_of_a_preset(here: Path, path: str, name: str) -> None:
-    found = preset_name(path)
-    assert found == name or path == "../*"
-    assert resolve({"name": found, "data": {"sources": "x"}, "train": {"steps": 1}}).name == found
+    name_of_path = preset_name(path)
+    assert name_of_path == name or path == "../*"
+    assert resolve({"name": name_of_path, "data": {"sources": "x"}, "train": {"steps": 1}}).name == name_of_path
 
 
 def test_findings_are_plain(games: Path) -> None:
-    found = explore(str(games))
-    assert isinstance(found, Findings)
-    assert json.loads(json.dumps(asdict(found)))["rows"] == 30
+    findings = explore(str(games))
+    assert isinstance(findings, Findings)
+    assert json.loads(json.dumps(asdict(findings)))["rows"] == 30

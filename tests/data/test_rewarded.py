@@ -49,7 +49,7 @@ def test_every_format_holds_the_same_rows(kind: str, tmp_path: Path) -> None:
     assert corpus.rewards == pytest.approx([reward for *_, reward in ROWS])
 
 
-def test_lines_end_with_a_reward_behind_the_last_bar(tmp_path: Path) -> None:
+def test_lines_end_with_a_reward_after_the_last_bar(tmp_path: Path) -> None:
     path = tmp_path / "rows.txt"
     lines = ["good|1.5", "a|b|-2", "with \\| in it|0.25", "ends in a bar\\||3", "", "no reward", "bad|much", "inf|inf"]
     path.write_text("\n".join(lines + [f"filler {n}|0" for n in range(60)]) + "\n")
@@ -119,7 +119,7 @@ def test_long_rows_are_cut_and_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "settings", "said"),
+    ("name", "content", "settings", "message"),
     [
         ("rows.csv", "a,b\n1,2\n", {}, "no column 'text'; there are 'a', 'b'"),
         ("rows.jsonl", '{"text": "x"}\n', {}, "no column 'reward' of line 1"),
@@ -133,12 +133,12 @@ def test_long_rows_are_cut_and_counted(tmp_path: Path) -> None:
         ("rows.txt", b"caf\xe9|1\n", {}, "not utf-8"),
     ],
 )
-def test_what_cannot_be_read(name: str, content: Any, settings: dict, said: str, tmp_path: Path) -> None:
+def test_what_cannot_be_read(name: str, content: Any, settings: dict, message: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError) as error:
         rewarded(path, **settings)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -47,18 +47,18 @@ def table(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def verdicts(found: Findings) -> dict[str, str]:
-    return {column.name: column.verdict for column in found.columns}
+def verdicts(findings: Findings) -> dict[str, str]:
+    return {column.name: column.verdict for column in findings.columns}
 
 
-def source_of(found: Findings) -> dict[str, Any]:
+def source_of(findings: Findings) -> dict[str, Any]:
     """The source that is proposed, checked to yield what was counted."""
-    (source,) = DataConfig(sources=[found.source]).all_sources
+    (source,) = DataConfig(sources=[findings.source]).all_sources
     pieces = list(source.pieces(Skipped()))
-    if found.whole:
-        assert sum(piece.first for piece in pieces) == found.documents
-        assert sum(len(piece.text) for piece in pieces) == found.characters
-    return found.source
+    if findings.whole:
+        assert sum(piece.first for piece in pieces) == findings.documents
+        assert sum(len(piece.text) for piece in pieces) == findings.characters
+    return findings.source
 
 
 def games(rng: random.Random, count: int) -> list[list[Any]]:
@@ -83,8 +83,8 @@ def games(rng: random.Random, count: int) -> list[list[Any]]:
 
 
 def test_short_texts_beside_numbers_become_a_format(table: Any, rng: random.Random) -> None:
-    found = explore(str(table(games(rng, 300))))
-    assert verdicts(found) == {
+    findings = explore(str(table(games(rng, 300))))
+    assert verdicts(findings) == {
         "Rank": "id",
         "Name": "short text",
         "Platform": "category",
@@ -94,26 +94,26 @@ def test_short_texts_beside_numbers_become_a_format(table: Any, rng: random.Rand
         "NA_Sales": "number",
         "EU_Sales": "number",
     }
-    assert source_of(found)["format"] == (
+    assert source_of(findings)["format"] == (
         "Name: {Name}\nPlatform: {Platform}\nYear: {Year}\nGenre: {Genre}\nPublisher: {Publisher}\n"
         "NA_Sales: {NA_Sales}\nEU_Sales: {EU_Sales}"
     )
-    assert (found.rows, found.documents, found.whole) == (300, 300, True)
-    assert "delimiter" not in found.source
-    assert "encoding" not in found.source
+    assert (findings.rows, findings.documents, findings.whole) == (300, 300, True)
+    assert "delimiter" not in findings.source
+    assert "encoding" not in findings.source
 
 
 def test_questions_with_their_answers(tmp_path: Path, rng: random.Random) -> None:
     rows = [{"id": n, "Question": prose(rng, 8), "Answer": prose(rng, 20), "tags": ["a"]} for n in range(50)]
     path = tmp_path / "qa.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n[1]\n" + '{"id": 7}\n')
-    found = explore(str(path))
-    assert source_of(found)["format"] == "Q: {Question}\nA: {Answer}"
-    assert verdicts(found)["tags"] == "nested"
-    assert found.skipped == {"broken JSON": 1, "no JSON object": 1, "without 'Question'": 1}
-    assert found.locations["broken JSON"] == [f"{path}, line 51"]
-    assert any("2% of the rows have no 'Question'" in note for note in found.notes)
-    assert found.documents == 50
+    findings = explore(str(path))
+    assert source_of(findings)["format"] == "Q: {Question}\nA: {Answer}"
+    assert verdicts(findings)["tags"] == "nested"
+    assert findings.skipped == {"broken JSON": 1, "no JSON object": 1, "without 'Question'": 1}
+    assert findings.locations["broken JSON"] == [f"{path}, line 51"]
+    assert any("2% of the rows have no 'Question'" in note for note in findings.notes)
+    assert findings.documents == 50
 
 
 @pytest.mark.parametrize(
@@ -169,27 +169,27 @@ def test_figures_of_a_column() -> None:
 
 
 def test_a_table_of_numbers_alone(table: Any, rng: random.Random) -> None:
-    found = explore(str(table([["a", "b"], *([rng.randint(0, 99), rng.random()] for _ in range(50))])))
-    assert source_of(found)["format"] == "a: {a}\nb: {b}"
-    assert found.choice is not None
-    assert "no column is text" in found.choice.why
+    findings = explore(str(table([["a", "b"], *([rng.randint(0, 99), rng.random()] for _ in range(50))])))
+    assert source_of(findings)["format"] == "a: {a}\nb: {b}"
+    assert findings.choice is not None
+    assert "no column is text" in findings.choice.why
 
 
 def test_names_that_a_format_cannot_take(table: Any) -> None:
     header = ["Name", "Price: USD", "", "Name2", "Twice", "Twice"]
-    found = explore(str(table([header, *([f"n{n} x", n * 7 % 5, n, f"m {n}", 1, 2] for n in range(30))])))
-    assert source_of(found)["format"] == "Name: {Name}\nName2: {Name2}"
-    told = " ".join(found.notes)
-    assert "'Price: USD' cannot be named in a format" in told
-    assert "column 'Twice' stands more than once" in told
+    findings = explore(str(table([header, *([f"n{n} x", n * 7 % 5, n, f"m {n}", 1, 2] for n in range(30))])))
+    assert source_of(findings)["format"] == "Name: {Name}\nName2: {Name2}"
+    notes = " ".join(findings.notes)
+    assert "'Price: USD' cannot be named in a format" in notes
+    assert "column 'Twice' stands more than once" in notes
 
 
 @pytest.mark.parametrize(("delimiter", "name"), [(";", "a.csv"), ("\t", "a.csv"), ("|", "a.csv"), (",", "a.tsv")])
 def test_another_delimiter(table: Any, rng: random.Random, delimiter: str, name: str) -> None:
     rows = [["city", "note"], *([rng.choice(WORDS), prose(rng, 12) + ", 1,5"] for _ in range(60))]
-    found = explore(str(table(rows, name, delimiter=delimiter)))
-    assert source_of(found)["delimiter"] == delimiter
-    assert source_of(found)["text_field"] == "note"
+    findings = explore(str(table(rows, name, delimiter=delimiter)))
+    assert source_of(findings)["delimiter"] == delimiter
+    assert source_of(findings)["text_field"] == "note"
 
 
 def test_the_usual_delimiter_is_kept_where_rows_have_others_too() -> None:
@@ -208,48 +208,48 @@ def test_another_encoding(table: Any, tmp_path: Path, encoding: str, name: str) 
     else:
         lines = texts if name == "a.txt" else [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
         (tmp_path / name).write_bytes("".join(line + "\n" for line in lines).encode(encoding))
-    found = explore(str(tmp_path / name))
-    assert source_of(found)["encoding"] == encoding
-    assert "é" in found.example
-    assert found.skipped == {}
+    findings = explore(str(tmp_path / name))
+    assert source_of(findings)["encoding"] == encoding
+    assert "é" in findings.example
+    assert findings.skipped == {}
 
 
-@pytest.mark.parametrize(("encoding", "said"), [("utf-8-sig", "utf-8"), ("utf-16", "utf-16"), ("utf-8", "utf-8")])
-def test_an_encoding_that_needs_no_name(tmp_path: Path, encoding: str, said: str) -> None:
+@pytest.mark.parametrize(("encoding", "message"), [("utf-8-sig", "utf-8"), ("utf-16", "utf-16"), ("utf-8", "utf-8")])
+def test_an_encoding_that_needs_no_name(tmp_path: Path, encoding: str, message: str) -> None:
     (tmp_path / "a.txt").write_text("Ein schöner Tag.\n" * 30, encoding=encoding)
-    found = explore(str(tmp_path / "a.txt"))
-    assert found.encoding is not None
-    assert found.encoding.name == said
-    assert source_of(found) == {"type": "text", "path": str(tmp_path / "a.txt")}
+    findings = explore(str(tmp_path / "a.txt"))
+    assert findings.encoding is not None
+    assert findings.encoding.name == message
+    assert source_of(findings) == {"type": "text", "path": str(tmp_path / "a.txt")}
 
 
 def test_an_encoding_is_judged_with_care() -> None:
     assert guess_encoding("häß".encode()[:-1], whole=False).name == "utf-8", "a character that is cut is none broken"
-    assert "damaged in 1 places" in guess_encoding("schön ".encode() * 20 + b"\xff").why
-    assert "no Western text" in guess_encoding("Привет, мир".encode("cp1251")).why
+    assert "damaged at 1 position," in guess_encoding("schön ".encode() * 20 + b"\xff").why
+    assert "not Western text" in guess_encoding("Привет, мир".encode("cp1251")).why
     assert guess_encoding(b"plain").why == "ASCII alone"
 
 
 def test_files_of_several_encodings_are_told(tmp_path: Path) -> None:
     for n in range(3):
         (tmp_path / f"{n}.txt").write_text("schöner Tag\n" * 20, encoding="utf-8" if n else "latin-1")
-    found = explore(str(tmp_path))
-    assert "encoding" not in found.source
-    assert f"1 of the files are not utf-8, such as {tmp_path / '0.txt'} (latin-1)" in found.notes[0]
+    findings = explore(str(tmp_path))
+    assert "encoding" not in findings.source
+    assert f"1 of the files are not utf-8, such as {tmp_path / '0.txt'} (latin-1)" in findings.notes[0]
 
 
 def test_parquet(tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [prose(rng, 30) for _ in range(500)]
     columns = {"id": range(500), "text": texts, "when": pa.array([0] * 500, pa.timestamp("s")), "list": [[1]] * 500}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    found = explore(str(tmp_path / "a.parquet"))
-    assert source_of(found) == {"type": "parquet", "path": str(tmp_path / "a.parquet"), "text_field": "text"}
-    assert verdicts(found) == {"id": "id", "text": "text", "when": "date", "list": "nested"}
-    assert found.encoding is None
+    findings = explore(str(tmp_path / "a.parquet"))
+    assert source_of(findings) == {"type": "parquet", "path": str(tmp_path / "a.parquet"), "text_field": "text"}
+    assert verdicts(findings) == {"id": "id", "text": "text", "when": "date", "list": "nested"}
+    assert findings.encoding is None
     monkeypatch.setattr(sample, "MAX_ROWS", 100)
-    found = explore(str(tmp_path / "a.parquet"))
-    assert (found.rows, found.sample_rows, found.whole) == (500, 100, False)
-    assert found.characters == pytest.approx(sum(map(len, texts)), rel=0.1)
+    findings = explore(str(tmp_path / "a.parquet"))
+    assert (findings.rows, findings.sample_rows, findings.whole) == (500, 100, False)
+    assert findings.characters == pytest.approx(sum(map(len, texts)), rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -295,9 +295,9 @@ def test_rows_that_grow_longer_are_counted_well(tmp_path: Path, monkeypatch: pyt
     lines = [json.dumps(row) if "json" in name else f"{row['n']},{row['text']}" for row in rows]
     (tmp_path / name).write_text("\n".join(["n,text"] * ("csv" in name) + lines) + "\n")
     monkeypatch.setattr(sample, "MAX_ROWS", 2000)
-    found = explore(str(tmp_path / name))
-    assert not found.whole
-    assert found.rows == pytest.approx(20_000, rel=0.1)
+    findings = explore(str(tmp_path / name))
+    assert not findings.whole
+    assert findings.rows == pytest.approx(20_000, rel=0.1)
 
 
 def test_a_folder_of_many_files_is_read_evenly(
@@ -317,8 +317,8 @@ def test_a_folder_of_many_files_is_read_evenly(
 def test_documents_that_came_before(tmp_path: Path) -> None:
     for n in range(6):
         (tmp_path / f"{n}.txt").write_text(f"A text of its own, {n % 4}. " * 10)
-    found = explore(str(tmp_path))
-    assert (found.duplicates, found.compared) == (2, 6)
+    findings = explore(str(tmp_path))
+    assert (findings.duplicates, findings.compared) == (2, 6)
 
 
 def test_scripts_are_shares_of_the_letters(tmp_path: Path) -> None:
@@ -341,8 +341,8 @@ def test_a_text_that_may_be_several(tmp_path: Path, rng: random.Random, separato
 def test_the_tokens_are_those_of_training(tmp_path: Path, rng: random.Random) -> None:
     text = "".join(prose(rng, 20) + "é\n" for _ in range(400))
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    found = explore(str(tmp_path / "a.txt"))
-    char, byte, bpe = found.tokens
+    findings = explore(str(tmp_path / "a.txt"))
+    char, byte, bpe = findings.tokens
     assert (char.count, char.vocabulary) == (len(text) + 1, len(set(text)) + 1)
     assert (byte.count, byte.vocabulary) == (len(text.encode()) + 1, 257)
     assert bpe.count < len(text) / 3
@@ -351,13 +351,13 @@ def test_the_tokens_are_those_of_training(tmp_path: Path, rng: random.Random) ->
 def test_which_tokenizer(tmp_path: Path, rng: random.Random) -> None:
     letters = "".join(chr(rng.randrange(97, 123)) if rng.random() < 0.8 else " " for _ in range(20_000))
     (tmp_path / "a.txt").write_text(letters)
-    found = explore(str(tmp_path / "a.txt"))
-    assert found.tokenizer == "char"
-    assert "26 characters are few" in found.why or "27 characters are few" in found.why
+    findings = explore(str(tmp_path / "a.txt"))
+    assert findings.tokenizer == "char"
+    assert "26 characters are few" in findings.why or "27 characters are few" in findings.why
     (tmp_path / "a.txt").write_text("".join(chr(rng.randrange(0x4E00, 0x5500)) for _ in range(20_000)), "utf-8")
     assert explore(str(tmp_path / "a.txt")).tokenizer == "byte"
     advice = recommend([Tokens("char", 90, 3_000_000), Tokens("byte", 257, 3_000_000), Tokens("bpe", 4096, 900_000)])
-    assert advice == ("bpe", "each of its 4,096 tokens comes about 219 times")
+    assert advice == ("bpe", "each of its 4,096 tokens is seen about 219 times")
 
 
 def test_a_thinned_text_comes_from_all_of_it() -> None:
@@ -380,12 +380,12 @@ def test_pdf(tmp_path: Path) -> None:
         body = b"".join(b"%d 0 obj\n%s\nendobj\n" % each for each in enumerate(objects, start=1))
         (tmp_path / name).write_bytes(b"%PDF-1.4\n" + body + b"trailer\n<< /Size 6 /Root 1 0 R >>\n%%EOF\n")
     (tmp_path / "c.pdf").write_bytes(b"%PDF-1.4 and nothing else" * 9)
-    found = explore(str(tmp_path))
-    assert (found.kind, found.documents, found.files) == ("pdf", 2, 3)
-    assert source_of(found) == {"type": "pdf", "path": str(tmp_path)}
-    assert "A page of a PDF" in found.example
-    assert found.skipped
-    assert found.others == [(".txt", 1)]
+    findings = explore(str(tmp_path))
+    assert (findings.kind, findings.documents, findings.files) == ("pdf", 2, 3)
+    assert source_of(findings) == {"type": "pdf", "path": str(tmp_path)}
+    assert "A page of a PDF" in findings.example
+    assert findings.skipped
+    assert findings.others == [(".txt", 1)]
     assert explore(str(tmp_path / "named.txt")).source == {"type": "pdf", "path": str(tmp_path / "named.txt")}
 
 
@@ -397,10 +397,10 @@ def test_a_folder_of_several_kinds(tmp_path: Path, rng: random.Random) -> None:
     for n in range(3):
         (tmp_path / "code" / f"{n}.py").write_text(f"print({n})  # {prose(rng, 60)}\n")
     (tmp_path / "code" / ".hidden" / "x.py").write_text("import this\n")
-    found = explore(str(tmp_path))
-    assert source_of(found) == {"type": "text", "path": str(tmp_path), "glob": "**/*.py"}
-    assert sorted(found.others) == [(".png", 1), (".txt", 1), ("without an ending", 1)]
-    assert "1 of the files are hidden" in found.notes[0]
+    findings = explore(str(tmp_path))
+    assert source_of(findings) == {"type": "text", "path": str(tmp_path), "glob": "**/*.py"}
+    assert sorted(findings.others) == [(".png", 1), (".txt", 1), ("without an ending", 1)]
+    assert "1 of the files are hidden" in findings.notes[0]
     assert explore(f"{tmp_path}/**/*.py").source == {"type": "text", "path": f"{tmp_path}/**/*.py"}
 
 
@@ -411,21 +411,21 @@ def test_json_lines_by_another_name(tmp_path: Path, rng: random.Random) -> None:
     assert source_of(explore(str(tmp_path / "0.json")))["type"] == "jsonl"
     assert source_of(explore(str(tmp_path)))["glob"] == "**/*.json"
     (tmp_path / "0.json").write_text(json.dumps([{"text": prose(rng, 30)}] * 9, indent=1))
-    found = explore(str(tmp_path / "0.json"))
-    assert found.kind == "text"
-    assert "jq -c" in found.notes[0]
+    findings = explore(str(tmp_path / "0.json"))
+    assert findings.kind == "text"
+    assert "jq -c" in findings.notes[0]
 
 
 def test_a_table_without_a_header(table: Any) -> None:
-    found = explore(str(table([[n, f"word {n} and more"] for n in range(1, 40)])))
-    assert any("the first line is taken for the names of columns, but '1' looks like data" in n for n in found.notes)
+    findings = explore(str(table([[n, f"word {n} and more"] for n in range(1, 40)])))
+    assert any("the first line is taken for the names of columns, but '1' looks like data" in n for n in findings.notes)
 
 
 def test_files_with_other_columns(table: Any, tmp_path: Path, rng: random.Random) -> None:
     table([["text"], *([prose(rng, 30)] for _ in range(30))], "a.csv")
     table([["body"], [prose(rng, 30)]], "b.csv")
-    found = explore(str(tmp_path))
-    assert any(f"1 of the files have other columns, such as {tmp_path / 'b.csv'}" in note for note in found.notes)
+    findings = explore(str(tmp_path))
+    assert any(f"1 of the files have other columns, such as {tmp_path / 'b.csv'}" in note for note in findings.notes)
 
 
 BAD: dict[str, tuple[Any, str]] = {
@@ -438,18 +438,18 @@ BAD: dict[str, tuple[Any, str]] = {
     "header.csv": (b"a,b\n", "no row that can be used (there is none)"),
     "broken.jsonl": (b"{\n" * 9, "no row that can be used (9 times broken JSON)"),
     "numbers.jsonl": (b"1\n" * 9, "9 times no JSON object"),
-    "damaged.txt": ("schön ".encode() * 99 + b"\xff", "utf-8, but damaged in 1 places, the first at byte 693; mend"),
+    "damaged.txt": ("schön ".encode() * 99 + b"\xff", "utf-8, but damaged at 1 position, the first at byte 693; mend"),
     "none.parquet": (b"nothing", "not Parquet"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_cannot_be_explored(tmp_path: Path, name: str) -> None:
-    data, said = BAD[name]
+    data, message = BAD[name]
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError) as error:
         explore(str(tmp_path / name))
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert name in str(error.value)
 
 
@@ -462,10 +462,10 @@ def test_a_path_that_names_nothing(tmp_path: Path) -> None:
         "*.txt": "no file fits this pattern",
         "": "holds nothing that can be read as text (1 .png, a PNG picture)",
     }
-    for name, said in cases.items():
+    for name, message in cases.items():
         with pytest.raises(DataError) as error:
             explore(f"{tmp_path}/{name}".rstrip("/"))
-        assert said in str(error.value)
+        assert message in str(error.value)
     (tmp_path / "a.csv").write_text("a\n1\n")
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(DataError, match="names files of 2 kinds"):

@@ -167,7 +167,7 @@ def test_the_winner_s_schedule_replayed_on_one_model_is_the_winner(preset: dict,
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, members: list[int]) -> None:
-    """Spoils members' weights behind step 2."""
+    """Spoils members' weights after step 2."""
     original = evolve.fit_members
 
     def fit(state: Any, *rest: Any) -> Any:
@@ -199,7 +199,7 @@ def test_a_member_that_is_no_number_is_replaced_by_a_survivor_and_the_run_goes_o
 def test_a_member_that_is_no_number_is_found_by_any_fitness(
     preset: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Decoding takes a likeliest token of what is no number, too, and so would score it."""
+    """Decoding takes a likeliest token where numbers are NaN, too, and so would score it."""
     poison(monkeypatch, [0])
     preset["data"] = {"type": "task", "task": "copy", "base": [1, 2], "held_out": 10}
     preset["method"] |= {"fitness": "exact_match", "crossover": None}
@@ -321,7 +321,7 @@ def test_a_budget_of_train_is_refused(preset: dict) -> None:
 
 def test_a_run_that_is_no_evolution_has_no_lineage(tiny: Any, tmp_path: Path, forked: Any) -> None:
     run(tiny(train={"steps": 2}), tmp_path / "run")
-    assert "is no evolution" in forked("lineage", tmp_path / "run").error()
+    assert "is not an evolution" in forked("lineage", tmp_path / "run").error()
 
 
 def test_a_line_is_traced_through_deaths_and_crossovers() -> None:

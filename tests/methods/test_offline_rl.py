@@ -54,7 +54,7 @@ def preset(path: Path, algorithm: str, steps: int = 300, **more: Any) -> dict[st
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
-    """Forty texts behind each of ten prompts, in the shares of μ exactly."""
+    """Forty texts after each of ten prompts, in the shares of μ exactly."""
     path = tmp_path / "toy.jsonl"
     rows = [
         {"prompt": prompt, "text": item, "reward": reward}

@@ -1,4 +1,4 @@
-"""Hyperparameters that follow points: applied from their steps on, also behind a resume; what is refused."""
+"""Hyperparameters that follow points: applied from their steps on, also after a resume; what is refused."""
 
 import json
 from pathlib import Path

@@ -1,11 +1,13 @@
 """A budget in minutes: how times become steps, what is timed, that none of it reaches the run, and what is refused."""
 
+import itertools
 import json
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -216,8 +218,12 @@ def left(run: Path) -> tuple[list[dict[str, Any]], bytes]:
     return record, (run / "checkpoints/current/model.safetensors").read_bytes()
 
 
-def test_a_run_by_minutes_is_the_run_of_its_steps_bit_for_bit(tiny: Any, tmp_path: Path) -> None:
-    """Here with a real rehearsal, of a model with dropout."""
+def test_a_run_by_minutes_is_the_run_of_its_steps_bit_for_bit(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here with a real rehearsal, of a model with dropout, by a clock on which each step takes 1/256 of a second."""
+    ticks = itertools.count()
+    monkeypatch.setattr("nanogrove.train.loop.time", SimpleNamespace(perf_counter=lambda: next(ticks) / 256))
     by_minutes = tiny(train={"steps": None, "minutes": 0.002})
     for event in train(resolve(by_minutes), tmp_path / "minutes"):
         if event.kind == "start":
@@ -230,9 +236,10 @@ def test_a_run_by_minutes_is_the_run_of_its_steps_bit_for_bit(tiny: Any, tmp_pat
     for _ in train(resolve(stored), tmp_path / "again"):
         pass
     assert left(tmp_path / "minutes") == left(tmp_path / "again")
+    assert stored["train"]["steps"] == int(60 * 0.002 * 256)
     times = read_events(tmp_path / "minutes/events.jsonl")[0].time
     assert times["minutes"] == 0.002
-    assert times["step_ms"] > 0
+    assert times["step_ms"] == round(1000 / 256, 3)
 
 
 def test_a_resume_by_the_same_minutes_is_exact_and_measures_nothing(

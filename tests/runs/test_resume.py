@@ -31,11 +31,11 @@ FILES = ("model.safetensors", "optimizer.safetensors", "config.json", "tokenizer
 
 def outcome(run: Path) -> dict[str, Any]:
     """All that two runs of one preset must have in common: the record less its clock, and every bit of the tensors."""
-    found: dict[str, Any] = {}
+    contents: dict[str, Any] = {}
     for line in (run / "events.jsonl").read_text("utf-8").splitlines():
         event = json.loads(line)
         del event["time"]
-        found[f"event {len(found)}"] = event
+        contents[f"event {len(contents)}"] = event
     for file in sorted((run / "checkpoints").glob("*/*")):
         name = file.parent.name
         if name.startswith(("prev", ".")):
@@ -44,13 +44,13 @@ def outcome(run: Path) -> dict[str, Any]:
         if file.name == "state.json":
             state = json.loads(data)
             data = json.dumps({key: state[key] for key in ("step", "tokens", "round", "best", "data")}).encode()
-        found[f"{name}/{file.name}"] = hashlib.sha256(data).hexdigest()
-    assert {f"current/{name}" for name in FILES} < found.keys()
-    assert {"best/model.safetensors", "step-16/model.safetensors"} < found.keys()
+        contents[f"{name}/{file.name}"] = hashlib.sha256(data).hexdigest()
+    assert {f"current/{name}" for name in FILES} < contents.keys()
+    assert {"best/model.safetensors", "step-16/model.safetensors"} < contents.keys()
     left = {path.name for path in (run / "checkpoints").glob(".*")}
-    assert left <= {".current.old"}, "more was left behind than what the next save takes away"
+    assert left <= {".current.old"}, "more was left over than what the next save takes away"
     assert (run / "report.html").stat().st_size > 10_000
-    return found
+    return contents
 
 
 @dataclass
@@ -65,10 +65,10 @@ class Reference:
 @pytest.fixture(scope="module")
 def reference(forked: Any, tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reference]:
     """Makes the undisturbed run of an optimizer, once."""
-    made: dict[str, Reference] = {}
+    references: dict[str, Reference] = {}
 
     def make(optimizer: str) -> Reference:
-        if optimizer not in made:
+        if optimizer not in references:
             folder = tmp_path_factory.mktemp(optimizer)
             preset, changes = folder / "preset.json", folder / "changes"
             lr = {"adamw": 0.05, "muon": 0.3}[optimizer]  # so high that the best model is not always the last
@@ -76,10 +76,10 @@ def reference(forked: Any, tiny: Any, tmp_path_factory: pytest.TempPathFactory) 
             preset.write_text(json.dumps(values))
             assert forked("train", preset, "--out", folder / "first").code == 0  # prepares the text, too
             assert forked("train", preset, "--out", folder / "run", count=str(changes)).code == 0
-            found = outcome(folder / "run")
-            assert found == outcome(folder / "first")
-            made[optimizer] = Reference(preset, found, changes.read_text().splitlines())
-        return made[optimizer]
+            contents = outcome(folder / "run")
+            assert contents == outcome(folder / "first")
+            references[optimizer] = Reference(preset, contents, changes.read_text().splitlines())
+        return references[optimizer]
 
     return make
 
@@ -148,9 +148,9 @@ def test_kills_between_the_renames_of_a_rotation(
 ) -> None:
     undisturbed = reference("adamw")
     places = rotation(undisturbed.changes)
-    said = [undisturbed.changes[at - 1] for at in places]
-    renames = [at for at, change in zip(places, said, strict=True) if "rename" in change]
-    assert len(renames) == 4, said  # prev2, prev, current each one on, and the new one into place
+    changes = [undisturbed.changes[at - 1] for at in places]
+    renames = [at for at, change in zip(places, changes, strict=True) if "rename" in change]
+    assert len(renames) == 4, changes  # prev2, prev, current each one on, and the new one into place
     sweep(forked, undisturbed, [*renames, renames[-1] + 1], tmp_path)
 
 
@@ -168,7 +168,7 @@ def test_kills_at_every_change_of_the_file_system(
     forked: Any, reference: Callable[[str], Reference], tmp_path: Path, kind: str
 ) -> None:
     undisturbed = reference("adamw")
-    last = len(undisturbed.changes) - 8  # a tear needs a write behind it
+    last = len(undisturbed.changes) - 8  # a tear needs a write after it
     sweep(forked, undisturbed, list(range(1, last)), tmp_path, kind)
 
 
@@ -207,9 +207,9 @@ def test_the_real_command_killed_and_stopped_from_outside(forked: Any, slower: A
     signalled(process, run, lines=23, number=signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     process = started("train", run, "--resume")
-    said, errors = signalled(process, run, lines=50, number=signal.SIGTERM)
+    output, errors = signalled(process, run, lines=50, number=signal.SIGTERM)
     assert (process.returncode, errors) == (128 + signal.SIGTERM, "")
-    assert said.splitlines()[-1].endswith(f"go on with: nanogrove train {run} --resume")
+    assert output.splitlines()[-1].endswith(f"go on with: nanogrove train {run} --resume")
     assert forked("train", run, "--resume").code == 0
     assert outcome(run) == outcome(tmp_path / "whole")
 
@@ -299,9 +299,9 @@ def test_a_damaged_checkpoint_is_told_and_passed_over(
 ) -> None:
     run = shutil.copytree(stopped_run, tmp_path / "run")
     damage(run / "checkpoints" / "current" / file, how)
-    said = finish(forked, run, reference("adamw"))
-    notes = [line for line in said.splitlines() if line.startswith("note: ")]
-    assert len(notes) == 1, said
+    output = finish(forked, run, reference("adamw"))
+    notes = [line for line in output.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1, output
     assert str(run / "checkpoints" / "current" / file) in notes[0]
     assert notes[0].endswith(f"going on from {run / 'checkpoints' / 'prev'} instead")
 

@@ -154,15 +154,15 @@ def test_the_verbs(preset: dict, tmp_path: Path, monkeypatch, capsys) -> None:
     path, out = tmp_path / "verse.json", str(tmp_path / "a")
     path.write_text(json.dumps(preset))
     assert run(["train", str(path), "train.steps=12", "--dry-run"], monkeypatch) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in ("parameters", "tokens", "memory", "FLOPs"):
-        assert word in told
+        assert word in output
     assert not Path(out).exists()
     assert run(["train", str(path), "train.steps=12", "--out", out], monkeypatch) == 0
-    told = capsys.readouterr().out
-    assert "A sample" in told
-    assert "bits per byte" in told
-    assert f"{out}/report.html" in told
+    output = capsys.readouterr().out
+    assert "A sample" in output
+    assert "bits per byte" in output
+    assert f"{out}/report.html" in output
     assert run(["generate", out, "1 and", "2 and", "--tokens", "5"], monkeypatch) == 0
     assert len(capsys.readouterr().out.splitlines()) >= 2
     assert run(["evaluate", out, "--split", "test"], monkeypatch) == 0
@@ -185,11 +185,11 @@ def test_what_a_model_writes_cannot_steer_a_terminal(capsys) -> None:
     hostile = "\x1b[2J\x1b]0;owned\x07 [red]not markup[/] \r over"
     events = [Event("sample", 0, {"prompt": "", "text": hostile}), Event("note", 0, {"text": hostile})]
     show(events, Console(force_terminal=False), Path("x"))
-    told = capsys.readouterr().out
-    assert "\x1b" not in told
-    assert "\x07" not in told
-    assert "\r" not in told
-    assert "[red]not markup[/]" in told
+    output = capsys.readouterr().out
+    assert "\x1b" not in output
+    assert "\x07" not in output
+    assert "\r" not in output
+    assert "[red]not markup[/]" in output
 
 
 def cut(preset: dict, out: Path, step: int) -> None:

@@ -118,7 +118,7 @@ def test_labels_and_orders_are_uniform() -> None:
     [
         ("", "empty"),
         ("A>C#B:A,C-A:B-C:B", "no ="),
-        ("A>C#B:A,C-A:B-C:B=A", "more behind ="),
+        ("A>C#B:A,C-A:B-C:B=A", "more after ="),
         ("A>C#B:AC-A:B-C:B=", "no comma"),
         ("A>C#B:A,C,-A:B-C:B=", "a comma too many"),
         ("A>C B:A,C-A:B-C:B=", "no #"),

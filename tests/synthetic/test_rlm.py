@@ -186,7 +186,7 @@ def test_samples_follow_the_rules() -> None:
 
 def test_a_rule_of_no_probability_is_never_drawn() -> None:
     probs = torch.rand(40, 40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    probs[:, 0, 0] = probs[:, 39] = probs[:, 10:30, ::2] = 0  # before the first drawn, behind the last, between
+    probs[:, 0, 0] = probs[:, 39] = probs[:, 10:30, ::2] = 0  # before the first drawn, after the last, between
     probs /= probs.sum((1, 2), keepdim=True)
     model = RandomLanguageModel(40, 4, probs=probs)
     for above, below in itertools.pairwise(model.trees(2000)):

@@ -31,8 +31,8 @@ def missing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_small_step_takes_one_thread_and_float32(missing: str | None) -> None:
-    found = auto.resolve_auto(Work(SMALL, 1, 8), 100, CPU)
-    assert found == auto.Settings(threads=1, precision="float32", accumulation=1, compile=False)
+    settings = auto.resolve_auto(Work(SMALL, 1, 8), 100, CPU)
+    assert settings == auto.Settings(threads=1, precision="float32", accumulation=1, compile=False)
     assert auto.auto_precision(0, CPU).reason == (missing or "so small a step gains nothing from bfloat16")
 
 
@@ -40,8 +40,8 @@ def test_a_small_step_takes_one_thread_and_float32(missing: str | None) -> None:
 def test_a_large_step_takes_all_cores_and_bfloat16_where_it_is(
     missing: str | None, members: int, config: ModelConfig
 ) -> None:
-    found = auto.resolve_auto(Work(config, members, 12), 100, CPU)
-    assert found == auto.Settings(8, "float32" if missing else "bfloat16", 1, False)
+    settings = auto.resolve_auto(Work(config, members, 12), 100, CPU)
+    assert settings == auto.Settings(8, "float32" if missing else "bfloat16", 1, False)
 
 
 def test_the_operations_of_a_step_are_those_of_all_members() -> None:

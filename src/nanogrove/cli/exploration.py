@@ -1,4 +1,4 @@
-"""What `explore` found, in lines for a terminal of any width. What comes from a file is made printable."""
+"""The findings of `explore` as lines for a terminal of any width. Text that comes from a file is made printable."""
 
 import textwrap
 from collections.abc import Iterator
@@ -18,30 +18,10 @@ SHOWN, LINES = 500, 12  # characters and lines of a document
 
 
 def described(findings: Findings, width: int = 80) -> Iterator[str]:
-    """Lines of at most `width` characters, but for long words, on all that was findings."""
-
-    def line(label: str, text: str) -> Iterator[str]:
-        yield from _wrapped(label, text, width)
-
-    kind = KINDS[findings.kind]
-    about = "" if findings.whole else "about "
-    pattern = f" {findings.source['glob']}" if "glob" in findings.source else ""
-    files = f" in {_count(findings.files, 'file')}{pattern}" if findings.files > 1 or pattern else ""
-    yield from _wrapped("", f"{findings.path}: {kind.label}, {_size(findings.bytes)}{files}", width, 0)
-    if findings.others:
-        others = ", ".join(f"{count:,} {ending}" for ending, count in findings.others[:5])
-        yield from line("not read", f"{others}{' and others' if len(findings.others) > 5 else ''}")
-    if not findings.whole:
-        of = f" of {findings.looked_at:,} files spread evenly" if findings.looked_at < findings.files else ""
-        rows = f": {findings.sample_rows:,} rows" if findings.sample_rows else ""
-        yield from line("sample", f"only the beginning was read{of}{rows}; counts of the whole are estimates")
-    if findings.encoding is not None:
-        yield from line("encoding", f"{findings.encoding.name}: {findings.encoding.why}")
-    if findings.delimiter is not None:
-        sign, why = findings.delimiter
-        yield from line("delimiter", f"{DELIMITERS[sign]}: {why}")
+    """Lines on all that was found, of at most `width` characters unless a word is longer."""
+    for label, text in _described_files(findings):
+        yield from _wrapped(label, text, width, LABEL if label else 0)
     if findings.columns:
-        yield from line("rows", f"{about}{findings.rows:,}, of {_count(len(findings.columns), 'column')}")
         yield ""
         for column in findings.columns[:COLUMNS]:
             yield from _column(column, width)
@@ -49,36 +29,71 @@ def described(findings: Findings, width: int = 80) -> Iterator[str]:
             yield f"and {len(findings.columns) - COLUMNS:,} more columns"
         yield ""
     if findings.choice is not None:
-        yield from line("text", f"{findings.choice.why}; so")
+        yield from _wrapped("text", f"{findings.choice.why}; so", width)
         for key, value in findings.choice.options.items():
             shown = ", ".join(value) if isinstance(value, list) else str(value)
-            yield from line("", f"{key}:\n{shown}" if "\n" in shown else f"{key}: {shown}")
+            yield from _wrapped("", f"{key}:\n{shown}" if "\n" in shown else f"{key}: {shown}", width)
         yield ""
+    for label, text in _described_documents(findings):
+        yield from _wrapped(label, text, width)
+    yield ""
+    example = printable(findings.example[:SHOWN].strip()).splitlines()[:LINES]
+    yield "the first document" + (" begins:" if len("\n".join(example)) < len(findings.example.strip()) else ":")
+    for line in example:
+        yield from _wrap(line, width, "  ", "  ") or [""]
+    yield ""
+    for tokens in findings.tokens:
+        counted = f"{_about(findings)}{tokens.count:,} tokens, vocabulary {tokens.vocabulary:,}"
+        yield from _wrapped(tokens.name, counted, width)
+    yield from _wrapped("tokenizer", f"{findings.tokenizer}: {findings.why}", width)
+
+
+def _about(findings: Findings) -> str:
+    """The word before a count that is an estimate."""
+    return "" if findings.whole else "about "
+
+
+def _described_files(findings: Findings) -> Iterator[tuple[str, str]]:
+    """Labels and texts on the files and their format; the first has no label."""
+    kind = KINDS[findings.kind]
+    pattern = f" {findings.source['glob']}" if "glob" in findings.source else ""
+    files = f" in {_count(findings.files, 'file')}{pattern}" if findings.files > 1 or pattern else ""
+    yield "", f"{findings.path}: {kind.label}, {_size(findings.bytes)}{files}"
+    if findings.others:
+        others = ", ".join(f"{count:,} {ending}" for ending, count in findings.others[:5])
+        yield "not read", f"{others}{' and others' if len(findings.others) > 5 else ''}"
+    if not findings.whole:
+        spread = f" of {findings.looked_at:,} files spread evenly" if findings.looked_at < findings.files else ""
+        rows = f": {findings.sample_rows:,} rows" if findings.sample_rows else ""
+        yield "sample", f"only the beginning was read{spread}{rows}; counts of the whole are estimates"
+    if findings.encoding is not None:
+        yield "encoding", f"{findings.encoding.name}: {findings.encoding.why}"
+    if findings.delimiter is not None:
+        sign, why = findings.delimiter
+        yield "delimiter", f"{DELIMITERS[sign]}: {why}"
+    if findings.columns:
+        yield "rows", f"{_about(findings)}{findings.rows:,}, of {_count(len(findings.columns), 'column')}"
+
+
+def _described_documents(findings: Findings) -> Iterator[tuple[str, str]]:
+    """Labels and texts on the documents: how many, how long, in which scripts, and what is left out."""
+    about = _about(findings)
     lengths = f", {findings.median:,} median, {findings.longest:,} the longest" if findings.documents > 1 else ""
-    yield from line("documents", f"{about if not kind.plain_text else ''}{findings.documents:,}")
-    yield from line("characters", f"{about}{findings.characters:,}{lengths}; {findings.alphabet:,} different ones")
+    yield "documents", f"{about if not KINDS[findings.kind].plain_text else ''}{findings.documents:,}"
+    yield "characters", f"{about}{findings.characters:,}{lengths}; {findings.alphabet:,} different ones"
     if findings.scripts:
-        yield from line("scripts", ", ".join(f"{name} {_percent(share)}" for name, share in findings.scripts.items()))
+        yield "scripts", ", ".join(f"{name} {_percent(share)}" for name, share in findings.scripts.items())
     if findings.compared > 1:
         duplicates = f"none in {findings.compared:,} documents"
         if findings.duplicates:
             share = f"{findings.duplicates:,} of {findings.compared:,} documents are exact duplicates of earlier ones"
             duplicates = f"{share}; data.drop_duplicates=true leaves them out"
-        yield from line("duplicates", duplicates)
-    for reason, count in sorted(findings.skipped.items(), key=lambda each: -each[1]):
+        yield "duplicates", duplicates
+    for reason, count in sorted(findings.skipped.items(), key=lambda reason_count: -reason_count[1]):
         examples = findings.locations.get(reason)
-        yield from line("left out", f"{count:,} times {reason}" + (f", as in {examples[0]}" if examples else ""))
+        yield "left out", f"{count:,} times {reason}" + (f", as in {examples[0]}" if examples else "")
     for note in findings.notes:
-        yield from line("note", note)
-    yield ""
-    example = printable(findings.example[:SHOWN].strip()).splitlines()[:LINES]
-    yield "the first document" + (" begins:" if len("\n".join(example)) < len(findings.example.strip()) else ":")
-    for each in example:
-        yield from _wrap(each, width, "  ", "  ") or [""]
-    yield ""
-    for tokens in findings.tokens:
-        yield from line(tokens.name, f"{about}{tokens.count:,} tokens, vocabulary {tokens.vocabulary:,}")
-    yield from line("tokenizer", f"{findings.tokenizer}: {findings.why}")
+        yield "note", note
 
 
 def _column(column: Column, width: int) -> Iterator[str]:

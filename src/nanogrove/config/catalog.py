@@ -33,7 +33,7 @@ def unknown_preset(name: str) -> PresetError:
 
 
 def read_preset_file(name: str) -> Values:
-    """The JSON of a preset by its name or by the path of a file. Raises PresetError when there is no such preset."""
+    """The JSON of a preset by its name or by the path of a file. Raises PresetError when there is none such."""
     text = packaged_text(name)
     if text is None and not Path(name).is_file():
         raise unknown_preset(name)

@@ -1,4 +1,4 @@
-"""What a corpus owes to training."""
+"""The contract of a corpus: what training, evaluation and the record ask of it."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ class Corpus(Protocol):
 
     @property
     def config(self) -> CorpusConfig:
-        """The settings, and in them what was looked up, such as the commit of a data set on the hub."""
+        """The settings, with what was looked up filled in, such as the commit of a data set on the hub."""
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -39,13 +39,13 @@ class Corpus(Protocol):
 
     @property
     def has_answers(self) -> bool:
-        """Whether what is scored of a sequence is an answer, right or wrong as a whole."""
+        """Whether the scored tokens of a sequence are an answer, which is right or wrong as a whole."""
 
     def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
-        """What sources left out, as far as they have been read: counts by kind, and the first place of each."""
+        """What sources left out, as far as they have been read: counts by reason, and the first location of each."""
 
     def mixture(self) -> "MixedCorpus | None":
-        """Itself, where it mixes two text sources or more; else None."""
+        """The corpus itself where it mixes two text sources or more; else None."""
 
     @property
     def windows_per_epoch(self) -> int | None:
@@ -64,10 +64,10 @@ class Corpus(Protocol):
         """The exact distribution of each target `[B, T, V]`, by batch of `eval_batches`; None where nobody knows it."""
 
     def describe(self) -> dict[str, Any]:
-        """Figures for the record: documents, tokens a split, fingerprint, and what else is known of the data."""
+        """Figures for the record: documents, tokens per split, fingerprint, and what else is known of the data."""
 
     def bytes_per_token(self, split: str) -> float | None:
-        """Mean UTF-8 bytes of text a token of the split stands for; None where tokens are no text."""
+        """Mean UTF-8 bytes of text per token of the split; None where tokens are not text."""
 
 
 class MixedCorpus(Corpus, Protocol):

@@ -1,11 +1,11 @@
-"""What the columns of a table hold, and which of them make a text: rules of thumb, with their reasons."""
+"""Describes what each column of a table holds, and chooses those that make a text, by rules of thumb with reasons."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nanogrove.data.sources.tables import Columns
 
@@ -62,7 +62,7 @@ class Column:
 class Choice(NamedTuple):
     """Settings of the columns of a source, why these, and what else should be known."""
 
-    options: dict[str, Any]
+    options: dict[str, str | list[str]]
     why: str
     notes: list[str]
 
@@ -96,12 +96,23 @@ def _verdict(
     telling: list[str],
     numeric: float,
     distinct: int,
-    long: float,
+    characters: float,
     words: float,
 ) -> tuple[str, str]:
+    """What a column holds, and why.
+
+    Args:
+        name: of the column
+        full: values and texts of all cells that are not empty
+        telling: the texts without such as `n/a`
+        numeric: the share of `telling` that are numbers
+        distinct: how many different texts
+        characters: mean of a text
+        words: mean of a text
+    """
     count = len(full)
     share = distinct / count
-    size = f"mean {long:,.0f} characters, {words:,.0f} word{'' if round(words) == 1 else 's'}"
+    size = f"mean {characters:,.0f} characters, {words:,.0f} word{'' if round(words) == 1 else 's'}"
     shown = f"{share:.0%} distinct" if distinct > 20 else f"{distinct} distinct"
     if sum(isinstance(value, (list, dict)) for value, _ in full) > count / 2:
         return "nested", f"lists or objects, which become JSON; {size}"
@@ -123,7 +134,7 @@ def _verdict(
     sample = "".join(cell[:200] for cell in telling[:100])
     wide = sum(c >= FIRST_WIDE for c in sample) > len(sample) / 2
     few = distinct <= 0.05 * count or (distinct <= 20 and share <= 0.5)
-    if long >= TEXT_CHARACTERS or words >= TEXT_WORDS or (wide and long >= TEXT_CHARACTERS / 3):
+    if characters >= TEXT_CHARACTERS or words >= TEXT_WORDS or (wide and characters >= TEXT_CHARACTERS / 3):
         return ("category" if few and count >= 20 else "text"), f"{size}, {shown}"
     if few:
         return "category", f"{distinct:,} values, {size}"
@@ -148,7 +159,7 @@ def _most(pattern: re.Pattern[str], cells: list[str]) -> bool:
 
 
 def choose(columns: Sequence[Column]) -> Choice:
-    """Which columns make the text of a row. There is always an answer, which says how sure it is."""
+    """Which columns make the text of a row, always with an answer and its reason."""
     notes = []
     if twice := [column.name for column in columns if not column.usable]:
         notes.append(f"column {twice[0]!r} stands more than once in the header; rename all but one to use it")
@@ -163,15 +174,15 @@ def choose(columns: Sequence[Column]) -> Choice:
     return Choice(options, why, notes)
 
 
-def _options(candidates: list[Column], notes: list[str]) -> tuple[dict[str, Any], str]:
+def _options(candidates: list[Column], notes: list[str]) -> tuple[dict[str, str | list[str]], str]:
     by_name = {column.name.strip().casefold(): column for column in candidates}
     texts = [column for column in candidates if column.verdict == "text"]
     longest = max((column.characters * column.filled for column in texts), default=0.0)
     texts = [column for column in texts if column.characters * column.filled >= longest / 4]
-    for wanted, template in PAIRS:
-        matches = [next((by_name[n] for n in names.split("|") if n in by_name), None) for names in wanted]
+    for roles, template in PAIRS:
+        matches = [next((by_name[n] for n in names.split("|") if n in by_name), None) for names in roles]
         pair = [column for column in matches if column is not None and column.verdict not in ("id", "link")]
-        if len(pair) < len(wanted) or pair[0].verdict not in ("text", "short text"):
+        if len(pair) < len(roles) or pair[0].verdict not in ("text", "short text"):
             continue
         if texts and not any(column in texts for column in pair):
             continue  # the text is elsewhere
@@ -207,8 +218,8 @@ def _options(candidates: list[Column], notes: list[str]) -> tuple[dict[str, Any]
     return _together(useful[:MAX_FORMAT_COLUMNS], "", notes), why
 
 
-def _together(columns: list[Column], template: str, notes: list[str]) -> dict[str, Any]:
-    """Several columns in a format; without one, a line each, where it cannot name them."""
+def _together(columns: list[Column], template: str, notes: list[str]) -> dict[str, str | list[str]]:
+    """The options that join several columns: a format, or `fields`, one per line, where a format cannot name them."""
     if not all(column.fits for column in columns):
         notes.append("a name with { } ! or : cannot be in a format, so the columns stand a line each, without labels")
         return {"fields": [column.name for column in columns]}

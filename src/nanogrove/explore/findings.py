@@ -1,4 +1,4 @@
-"""What a file or folder holds and how it would train, by a sample: no torch, and seconds whatever the size."""
+"""Describes what a file or folder holds and how to tokenise it, by a sample: in seconds whatever the size, no torch."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Findings:
     source: dict[str, object]  # for `data.sources`
     files: int
     bytes: int
-    looked_at: int  # files
+    looked_at: int  # files that were sampled
     others: list[tuple[str, int]]  # endings of other files in the folder, and how many each
     whole: bool
     encoding: Guess | None  # None for files that are not text
@@ -61,7 +61,7 @@ class Findings:
     locations: dict[str, list[str]]  # the first few by reason
     tokens: list[Tokens]
     tokenizer: str  # the one recommended
-    why: str  # it is
+    why: str  # it is recommended
     example: str  # a document
     notes: list[str]
 
@@ -144,10 +144,10 @@ def count_tokens(texts: Sequence[str], characters: float, documents: float, alph
     length = sum(map(len, part))
     bpe = bpe_tokenizer(part, VOCABULARY_SIZE)
     pieces = sum(map(len, bpe.encode_batch(part)))
-    held = sum(len(text.encode("utf-8", "replace")) for text in part)
+    utf8_bytes = sum(len(text.encode("utf-8", "replace")) for text in part)
     return [
         Tokens("char", alphabet + 1, round(characters + documents)),
-        Tokens("byte", 257, round(characters * held / length + documents)),
+        Tokens("byte", 257, round(characters * utf8_bytes / length + documents)),
         Tokens("bpe", bpe.vocab_size, round(characters * pieces / length + documents)),
     ]
 
@@ -165,8 +165,8 @@ def recommend(tokens: Sequence[Tokens]) -> tuple[str, str]:
     char, _, bpe = tokens
     times = bpe.count // bpe.vocabulary
     if times >= MIN_USES_PER_TOKEN:
-        return "bpe", f"each of its {bpe.vocabulary:,} tokens comes about {times:,} times"
-    little = f"little text: tokens of bpe would come about {times:,} times each"
+        return "bpe", f"each of its {bpe.vocabulary:,} tokens is seen about {times:,} times"
+    too_little = f"too little text for BPE: each token would be seen only about {times:,} times"
     if char.vocabulary <= MAX_ALPHABET:
-        return "char", f"{little}, and {char.vocabulary - 1:,} characters are few"
-    return "byte", f"{little}, and {char.vocabulary - 1:,} characters are many"
+        return "char", f"{too_little}, and {char.vocabulary - 1:,} characters are few"
+    return "byte", f"{too_little}, and {char.vocabulary - 1:,} characters are many"

@@ -1,4 +1,4 @@
-"""What a path names, by names and first bytes: kind of files, encoding of text, delimiter of tables, and why."""
+"""Guesses, with reasons, the kind of files at a path, the encoding of text and the delimiter of tables."""
 
 import codecs
 import csv
@@ -17,9 +17,9 @@ from nanogrove.data.sources.text import TEXT
 from nanogrove.errors import DataError
 
 READ_BYTES = 1 << 12  # at a time, of a packed file
-START_BYTES = 1 << 16  # of a file that say what it is
+START_BYTES = 1 << 16  # of a file, by which its kind is recognized
 DENSITY_SAMPLES, DENSITY_BYTES = 23, 1 << 17  # parts of a file whose lines are counted, and the size of each
-DELIMITER_ROWS = 100  # of a table that say its delimiter
+DELIMITER_ROWS = 100  # of a table, by which its delimiter is guessed
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 PACKED = (".gz", ".zst")
 ALL_FILES = "**/*"
@@ -49,7 +49,7 @@ BINARY = {  # first bytes of files that no source reads
 
 
 class Chosen(NamedTuple):
-    """The files that are looked at, as a source, and how many others exist by ending."""
+    """The files to describe, the settings of a source that reads them, and how many others exist, by ending."""
 
     kind: SourceKind
     source: dict[str, object]
@@ -58,9 +58,9 @@ class Chosen(NamedTuple):
 
 
 def choose_files(path: str) -> Chosen:
-    """A file, or those of the kind that has most bytes in a folder or pattern.
+    """The file at a path, or the files of the kind that has most bytes in a folder or pattern.
 
-    Raises DataError where nothing can be read, saying what is there instead.
+    Raises DataError, with what exists instead, where nothing can be read.
     """
     root = Path(path).expanduser()
     if root.is_file():
@@ -73,7 +73,7 @@ def choose_files(path: str) -> Chosen:
         return Chosen(kind, {"type": kind.name, "path": path}, [root], [])
     if root.is_dir():
         with io_errors_as_data_errors(root):
-            next(root.iterdir(), None)  # a glob passes over what it may not read
+            next(root.iterdir(), None)  # raises where access is denied, which a glob passes over
     elif not glob.has_magic(path):
         raise DataError(f"{path}: " + ("neither a file nor a folder" if root.exists() else "no such file or folder"))
     try:
@@ -102,7 +102,7 @@ def choose_files(path: str) -> Chosen:
 
 
 def _group(file: Path) -> tuple[SourceKind, str | None]:
-    """The kind of source that reads a file of a folder, and the glob that finds its like, None for the usual one."""
+    """The kind of source that reads a file of a folder, and the glob of such files; None for the kind's usual one."""
     kind, ending = format_of(file.name), _ending(file)
     if kind is not TEXT or ending in TEXT.endings:
         return kind, None
@@ -148,18 +148,18 @@ def head(path: Path, limit: int) -> Head:
             data = raw.read(limit)
             whole = len(data) < limit or not raw.read(1)
             return Head(data, len(data) if whole else max(size, len(data)), whole)
-        file, held, packed, unpacked = _unpacked(path, raw), bytearray(), 0, 0
-        while len(held) <= limit:
+        file, start, packed, unpacked = _unpacked(path, raw), bytearray(), 0, 0
+        while len(start) <= limit:
             before = raw.tell()
             more = file.read(READ_BYTES)
             if not more:
-                return Head(bytes(held), len(held), True)
-            if raw.tell() > before:  # all that was taken in has been given out
-                packed, unpacked = before, len(held)
-            held += more
+                return Head(bytes(start), len(start), True)
+            if raw.tell() > before:  # all bytes read before have been unpacked
+                packed, unpacked = before, len(start)
+            start += more
         if not unpacked:
-            packed, unpacked = raw.tell(), len(held)
-        return Head(bytes(held[:limit]), size * unpacked / packed, False)
+            packed, unpacked = raw.tell(), len(start)
+        return Head(bytes(start[:limit]), size * unpacked / packed, False)
 
 
 def line_density(path: Path) -> float:
@@ -222,7 +222,7 @@ class Guess(NamedTuple):
 
 
 def guess_encoding(data: bytes, whole: bool = True) -> Guess:
-    """The encoding of a text by its first bytes, of which the last character may be cut where they are not all."""
+    """The encoding of a text by its first bytes; where they are not the `whole`, the last character may be cut."""
     for mark, name in BOMS.items():
         if data.startswith(mark):
             return Guess(name.removesuffix("-sig"), "by its byte-order mark", None)
@@ -236,11 +236,12 @@ def guess_encoding(data: bytes, whole: bool = True) -> Guess:
         high = sum(byte >= 128 for byte in data[:START_BYTES])
         sound, broken = _utf8_characters(data)
         if sound > 10 * broken:
-            return Guess("utf-8", f"damaged in {broken:,} places, the first at byte {error.start:,}", None)
-        why = f"no utf-8: byte 0x{data[error.start]:02x} at {error.start:,}"
+            spots = f"{broken:,} position{'' if broken == 1 else 's'}"
+            return Guess("utf-8", f"damaged at {spots}, the first at byte {error.start:,}", None)
+        why = f"not utf-8: byte 0x{data[error.start]:02x} at {error.start:,}"
         letters = sum(chr(byte).isalpha() for byte in data[:START_BYTES])
         if 3 * high > letters:
-            why += "; most likely no Western text, so look at the example and name another if it is wrong"
+            why += "; most likely not Western text, so look at the example and name another if it is wrong"
         table = bytes(set(data))
         if any(0x80 <= byte < 0xA0 for byte in table):
             try:
@@ -281,7 +282,7 @@ def _wide(data: bytes) -> str | None:
 
 
 def guess_delimiter(text: str, usual: str) -> tuple[str, str]:
-    """What stands between the cells of a table, and why; `usual` unless another cuts the rows better."""
+    """The delimiter of a table, and why: `usual` unless another makes more rows as long as the header."""
     matches: dict[str, tuple[float, int]] = {}  # share of rows of the header's length, and that length
     lines = text.splitlines(keepends=True)[:-1] or [text]
     for delimiter in (usual, *(d for d in DELIMITERS if d != usual)):

@@ -1,4 +1,4 @@
-"""A preset for what `explore` describes: a model by the number of tokens, and how long training would take here.
+"""Proposes a preset for what `explore` describes, with a model by the number of tokens, and estimates its time here.
 
 The rule: below 1 million tokens 4 layers of 128 and ten passes; below 20 million the quickstart's 4 layers of 192 and
 four passes, 10 million tokens at most; above, 4 layers of 256, a context of 256, and 20 million tokens.
@@ -71,12 +71,12 @@ def _round(value: float) -> int:
 
 
 def _every(steps: int, times: int) -> int:
-    """How many steps lie between things that happen so many times, a round number of at most 500."""
+    """How many steps lie between events that happen `times` times: a round number of at most 500."""
     return max(1, min(500, _round(steps / times)))
 
 
 def seconds(proposal: Proposal, vocabulary: int) -> float:
-    """How long training would take here, with the scoring on the way: some steps are made and timed."""
+    """Seconds that training with its evaluations would take on this machine, by timing a few steps."""
     # Only this function needs torch: what `explore` shows of a file is on the screen before torch has been imported.
     import torch
 
@@ -133,7 +133,7 @@ def preset_name(path: str) -> str:
 def write_preset(proposal: Proposal, path: str, out: Path | None) -> Path:
     """Writes a preset as `out`, or in the working folder by the name of `path`, numbered where that name is taken.
 
-    A file that holds the same is left. Raises RunError where `out` is there with something else, or cannot be written.
+    A file that holds the same preset is left. Raises RunError where `out` holds anything else, or cannot be written.
     """
     text = _layout(proposal.values)
     name, count = preset_name(path), 1

@@ -1,8 +1,8 @@
-"""A sample of what files hold, as the documents that training would see, and how much there is in all.
+"""Samples the documents that training would see from files, and estimates how much they hold in all.
 
-The first bytes of text files (text, CSV, JSON lines) spread evenly over a folder are read, `SAMPLE_SIZE` in all; of
+Of text files (text, CSV, JSON lines), spread evenly over a folder, the first bytes are read, `SAMPLE_SIZE` in all; of
 other files as much text. Rows and documents are read as the sources read them, so what is left out here is left out in
-training. What was not read is estimated by bytes.
+training. The rest is estimated by bytes.
 """
 
 import io
@@ -42,14 +42,14 @@ SEPARATORS = ("<|endoftext|>", "\n---\n", "\n***\n", "\n===\n", "\n\n\n", "\n\n"
 
 @dataclass
 class Sample:
-    """Documents as far as they were read, and what they stand for."""
+    """The documents that were read, and estimates for all files."""
 
     texts: list[str]
     complete: list[bool]  # of each text, whether it is a whole document
     lengths: list[float]  # characters of each document, also of what was not read of it
     documents: float  # in all files
     whole: bool  # whether all was read
-    looked_at: int  # files
+    looked_at: int  # files that were sampled
     characters: float = 0  # in all files
     encoding: Guess | None = None
     delimiter: tuple[str, str] | None = None  # of a CSV, and why
@@ -101,7 +101,7 @@ def _text(chosen: Chosen, files: list[Path], sizes: Mapping[Path, int]) -> Sampl
 
 
 def _scale(files: Sequence[Path], sizes: Mapping[Path, int]) -> float:
-    """How many times the bytes of these files all have."""
+    """The bytes of all files, as a multiple of those of these files."""
     return sum(sizes.values()) / sum(sizes[file] for file in files)
 
 
@@ -132,7 +132,7 @@ def _decoded(one: Head, guess: Guess | None) -> str:
 
 
 def _may_be_several(text: str, length: float) -> list[str]:
-    """By what a single text may be cut into documents."""
+    """A note on a separator that would cut a single text into documents; empty where none is likely."""
     lines = "\r\n" if "\r\n" in text else "\n"
     for separator in SEPARATORS:
         separator = separator.replace("\n", lines)
@@ -166,7 +166,7 @@ def _slow_documents(kind: SourceKind, files: list[Path], sizes: Mapping[Path, in
         if not whole or time.monotonic() > until:
             break
     scale = _scale(read, sizes)
-    notes = [] if all(complete) else [f"a {kind.label} was not read to its end, so there is more than is told"]
+    notes = [] if all(complete) else [f"a {kind.label} was not read to its end, so it holds more than is shown"]
     lengths, documents = [float(len(text)) for text in texts], len(texts) * len(sizes) / len(read)
     sample = Sample(texts, complete, lengths, documents, scale == 1 and all(complete), len(read), notes=notes)
     sample.characters = sum(lengths) * scale
@@ -262,19 +262,19 @@ def _table(chosen: Chosen, files: list[Path], sizes: Mapping[Path, int], skipped
 
 
 def _first_rows(rows: Iterator[Row], files: int, text: str | None) -> tuple[list[Row], int | None]:
-    """A file's share of the sample, and the number of the row at which it was left, None where it was read whole.
+    """A file's share of the sample, and the number of the first row that was not taken; None where all were.
 
-    `text` is what was read of a longer file: rows that follow it are not asked for.
+    `text` is the part of a longer file that was read: no row after it is read.
     """
     lines = None if text is None else sum(1 for _ in io.StringIO(text, newline=""))
-    first, held, cells = list[Row](), 0, 0
+    first, size, cells = list[Row](), 0, 0
     for number, row in rows:
-        full = len(first) >= max(MAX_ROWS // files, 10) or held >= SAMPLE_SIZE // files or cells >= MAX_CELLS // files
+        full = len(first) >= max(MAX_ROWS // files, 10) or size >= SAMPLE_SIZE // files or cells >= MAX_CELLS // files
         if full or (lines is not None and number >= lines):
             return first, number
         first.append((number, row))
         cells += len(row)
-        held += sum(len(cell) if isinstance(cell, (str, bytes)) else 8 for cell in row.values())
+        size += sum(len(cell) if isinstance(cell, (str, bytes)) else 8 for cell in row.values())
     return first, None
 
 

@@ -17,7 +17,7 @@ from nanogrove.train.state import TrainState
 
 
 class Best(TypedDict):
-    """The best evaluation so far; `member` is who was best when last scored, since slots change their owners."""
+    """The best evaluation so far; `member` is the one that was best when last scored, since slots change models."""
 
     step: int
     score: float
@@ -26,7 +26,7 @@ class Best(TypedDict):
 
 @dataclass(frozen=True)
 class Due:
-    """What is to be done after a step, all of it with the whole state."""
+    """What is to be done after a step; each of them needs the whole state."""
 
     sample: bool
     snapshot: bool
@@ -37,7 +37,7 @@ class Due:
 
 
 def due(preset: Preset, step: int) -> Due:
-    """What the preset asks for after a step."""
+    """Whether the preset asks for samples, a snapshot or a save after a step."""
     return Due(
         sample=bool(preset.sample.tokens) and not preset.model.scalar and step % preset.sample.every == 0,
         snapshot=preset.save.snapshots and step & (step - 1) == 0,
@@ -71,7 +71,7 @@ class Checkpointer:
         save_checkpoint(self.folder.checkpoints, name, self.state, self.setup.corpus.tokenizer, extra, single)
 
     def save_current(self) -> None:
-        """Saves all that going on needs, unless that was done at this step."""
+        """Saves all that a resumed run needs, unless this step is saved already."""
         if self.saved < self.state.step:
             self.save("current")
             self.saved = self.state.step
@@ -84,7 +84,7 @@ class Checkpointer:
             self.save_current()
 
     def keep_best(self, event: Event) -> None:
-        """Saves the model of an `eval` event, of a population its best member, where none was as good before."""
+        """Saves the model as `best` where its `eval` event scores better than all before; of a population its best."""
         scores = costs(event.values)
         member = min(range(len(scores)), key=scores.__getitem__)
         if self.best is None or scores[member] < self.best["score"]:
@@ -94,18 +94,18 @@ class Checkpointer:
 
     @property
     def best_member(self) -> int:
-        """The member that was best when last scored, whom samples come from."""
+        """The member that was best when last scored; samples are drawn from it."""
         return 0 if self.best is None else self.best["member"]
 
     def last_good(self) -> str:
-        """Where a run that diverged can be taken up again, as the end of an error."""
+        """The end of an error message: the checkpoint from which a run that diverged can be resumed."""
         newest = f"{self.folder.checkpoints / 'current'} (step {self.saved})" if self.saved >= 0 else "none yet"
         return f"; last good checkpoint: {newest}"
 
     def rescue(self, event: Event | None) -> str:
-        """Saves a run whose data failed after `event`, where its state is whole without the other ranks.
+        """Saves a run whose data failed after `event`, where this rank holds the whole state without the others.
 
-        Returns where the run can be taken up again, as the end of an error.
+        Returns the end of an error message: the step from which the run can be resumed.
         """
         plan = self.setup.plan
         whole = plan.ranks.world == 1 or (self.state.model.population is None and not plan.sharded)

@@ -1,4 +1,4 @@
-"""What a run begins with, and on what it goes on: its first event, and what bits depend on besides the preset."""
+"""The `start` event of a run, and its circumstances: what its bits may depend on besides the preset."""
 
 import platform
 from importlib import metadata
@@ -17,7 +17,7 @@ BIT_DEPENDENCIES = {"versions": ("nanogrove", "torch"), "machine": ("processor",
 
 
 def start_event(setup: Setup, state: TrainState) -> Event:
-    """The first event: what is about to be trained, on what."""
+    """The first event of a run: its model, data, number format and circumstances."""
     preset, plan, heads = setup.preset, setup.plan, state.heads
     values = {
         "name": preset.name,
@@ -42,7 +42,7 @@ def start_event(setup: Setup, state: TrainState) -> Event:
     return Event("start", 0, values, setup.budget)
 
 
-def circumstances(setup: Setup) -> dict[str, Any]:
+def circumstances(setup: Setup) -> dict[str, object]:
     """Ranks, versions and machine: what bits may depend on besides the preset."""
     ranks = setup.plan.ranks.world
     return {
@@ -62,8 +62,11 @@ def circumstances(setup: Setup) -> dict[str, Any]:
     }
 
 
-def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
-    """What differs, by name, of two `circumstances` that bits may depend on; what the older does not know is left."""
+def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[object]]:
+    """The circumstances that differ, by name, each with its earlier and present value.
+
+    Only those that bits may depend on count, and only those that the earlier record has.
+    """
     pairs = {"ranks": [before.get("ranks", 1), now.get("ranks", 1)]}
     for section, names in BIT_DEPENDENCIES.items():
         known = before.get(section, {})

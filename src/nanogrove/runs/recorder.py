@@ -1,4 +1,4 @@
-"""The record of a run as it goes: every event in `events.jsonl`, in all trackers, and to whoever watches.
+"""The record of a run as it goes: every event is written to `events.jsonl` and to all trackers, and yielded.
 
 Rank 0 holds a `Recorder`; every other rank a `NullRecorder`, which writes nothing and shows nothing.
 """
@@ -52,8 +52,8 @@ class NullRecorder:
         yield from ()
 
     def write_each(self, events: Iterator[Event]) -> Iterator[Event]:
-        """Passes events on."""
-        yield from ()  # nor are they made, where it takes work
+        """Writes nothing."""
+        yield from ()  # and never asks for the events, since to make them takes work
 
     def write_report(self) -> None:
         """Writes nothing."""

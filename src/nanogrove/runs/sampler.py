@@ -1,4 +1,4 @@
-"""Samples that a run draws as it goes."""
+"""Samples of text that a run draws while it trains."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from nanogrove.train.state import TrainState
 
 
 def samples_of_state(setup: Setup, state: TrainState, member: int, step: int) -> Iterator[Event]:
-    """Samples of the model as it stands; of a population, of one member."""
+    """Samples of the model at this step; of a population, those of one member."""
     model = state.model
     if model.population is not None:
         model = GPT(model.config).to(setup.whole_device)

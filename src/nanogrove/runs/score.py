@@ -1,4 +1,4 @@
-"""How a run's best model does on a whole split, once it has ended or at any time before."""
+"""Scores a run's best model on a whole split, once the run has ended or at any time before."""
 
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,17 @@ from nanogrove.train.precision import pick_device
 
 
 def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrate: bool = False) -> dict[str, Any]:
-    """How a run's best model does on the whole of a split: loss, and what else `evaluate_split` says of such data.
+    """Scores a run's best model on the whole of a split: its loss, and the other measures that such data allows.
 
-    Left out, the split is validation for text and test for a grammar, whose samples cost nothing to spend. With
-    `calibrate` it is test, a temperature is fitted on validation and kept beside the weights, and what it brings on
-    test is given under `calibration`; see `nanogrove.evaluate.calibration`.
+    When left out, `split` is validation for text, and test for a grammar, whose samples cost nothing to spend. With
+    `calibrate` it is test: a temperature is fitted on validation and kept beside the weights, and its effect on test
+    is given under `calibration`; see `nanogrove.evaluate.calibration`.
 
-    Raises RunError for a folder without a run, CheckpointError when the data is no longer that it was trained on, and
-    PresetError for a split that is none, or where there is nothing to measure a temperature on.
+    Raises RunError for a folder without a run, CheckpointError when the data has changed since training, and
+    PresetError for an unknown split, or where a temperature cannot be measured.
     """
     if split not in (None, *SPLITS):
-        raise PresetError(f"{split!r} is no split; take one of {', '.join(SPLITS)}")
+        raise PresetError(f"{split!r} is not a split; take one of {', '.join(SPLITS)}")
     if calibrate and split not in (None, "test"):
         raise PresetError(f"a temperature is fitted on validation and measured on test; leave split={split} out")
     stored = read_preset(run)

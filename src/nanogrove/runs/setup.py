@@ -1,6 +1,6 @@
-"""A preset becomes a `Setup`: data prepared, all defaults resolved that it leaves open, and nothing trained.
+"""A preset becomes a `Setup`: its data is prepared and all defaults are resolved; nothing is trained yet.
 
-`build` is a list of steps, each a function that looks at what it is given alone and raises for what cannot be.
+`build` is a list of steps: functions that each check or resolve one thing, from their arguments alone.
 """
 
 from collections.abc import Callable
@@ -77,8 +77,8 @@ def build(
 ) -> Setup:
     """Prepares the data and resolves what the preset leaves open: vocabulary, steps, precision.
 
-    Raises PresetError and DataError for what cannot be, CheckpointError when the data or its vocabulary is not what
-    `checkpoint` was trained on.
+    Raises PresetError for settings and DataError for data that cannot be used, CheckpointError when the data or its
+    vocabulary is not what `checkpoint` was trained on.
     """
     method, train = load_method(preset.method.name), preset.train
     check_parallel(preset, method, ranks)
@@ -126,8 +126,8 @@ def check_sharding(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
         "there is one rank; start several with torchrun": ranks.world == 1,
         f"it goes with method {able} alone": not method.sharding,
         f"{optimizer} needs whole matrices; set optimizer.name=adamw": RULES[optimizer].whole_matrices,
-        "auxiliary heads are not cut; leave enable_… out": preset.auxiliary.enabled,
-        "a memory is not cut; set model.memory_tokens=0": bool(preset.model.memory_tokens),
+        "auxiliary heads cannot be sharded; leave enable_… out": preset.auxiliary.enabled,
+        "a memory cannot be sharded; set model.memory_tokens=0": bool(preset.model.memory_tokens),
         "set train.compile=false": preset.train.compile is True,
     }
     for reason, holds in reasons.items():
@@ -136,7 +136,7 @@ def check_sharding(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
 
 
 def check_same_data(checkpoint: Checkpoint | None, corpus: Corpus) -> None:
-    """Raises CheckpointError where a run would go on from a checkpoint with other data than it was trained on."""
+    """Raises CheckpointError where the data of a resumed run is not what its checkpoint was trained on."""
     if checkpoint is None:
         return
     if checkpoint.tokenizer.to_json() != corpus.tokenizer.to_json():
@@ -168,7 +168,7 @@ def resolve_vocabulary(model: ModelConfig, corpus: Corpus) -> ModelConfig:
 
 
 def resolve_document_mark(model: ModelConfig, corpus: Corpus) -> ModelConfig:
-    """The model that is trained on this data, which knows the token between its documents where it must see them.
+    """The model with the token that stands between documents, where its attention stays within documents.
 
     Raises PresetError where it is given another token, and for a reward model, which would see that token alone.
     """
@@ -181,7 +181,7 @@ def resolve_document_mark(model: ModelConfig, corpus: Corpus) -> ModelConfig:
 
 
 def resolve_steps(train: TrainConfig, corpus: Corpus) -> int:
-    """The steps that the budget of `train` comes to; 0 where it names none, or minutes.
+    """The training steps of the budget of `train`; 0 where it names none, or minutes.
 
     Raises PresetError for epochs of data that never ends.
     """
@@ -198,7 +198,7 @@ def resolve_steps(train: TrainConfig, corpus: Corpus) -> int:
 def check_method(
     preset: Preset, method: AnyMethod, corpus: Corpus, model: ModelConfig, allow_code: bool, *, new: bool
 ) -> None:
-    """Raises PresetError where the method cannot learn from the data, and what its own checks of a `new` run raise."""
+    """Raises PresetError where the method cannot learn from the data, and whatever its checks of a `new` run raise."""
     name, split = preset.method.name, method.final_split
     if split not in corpus.splits:
         raise PresetError(f"method {name} ends on the {split} split, which is empty; set data.{split}")
@@ -234,12 +234,7 @@ def resolve_runtime(
     train, members = preset.train, method.num_members(preset.method)
     rows = -(-train.batch_size // ranks.world) if method.ranks_share == "batch" else train.batch_size
     work = Work(model, members or 1, rows)
-    if any(getattr(train, key) == "auto" for key in AUTO):
-        choices = ranks.broadcast_from_main(lambda: asdict(resolve_auto(work, steps, device)))
-        if ranks.world > 1:
-            choices["threads"] = min(choices["threads"], ranks.threads)
-        choices["compile"] = choices["compile"] and not train.shard
-        train = train.model_copy(update={key: choices[key] for key in AUTO if getattr(train, key) == "auto"})
+    train = resolve_train(train, work, steps, device, ranks)
     if train.threads != "auto":
         torch.set_num_threads(train.threads)
     plan = Plan(
@@ -272,6 +267,18 @@ def resolve_runtime(
     )
 
 
+def resolve_train(train: TrainConfig, work: Work, steps: int, device: torch.device, ranks: Ranks) -> TrainConfig:
+    """The settings of `train`, with what is left to `auto` chosen for `steps` steps of `work`, alike on all ranks."""
+    open_keys = [key for key in AUTO if getattr(train, key) == "auto"]
+    if not open_keys:
+        return train
+    choices = ranks.broadcast_from_main(lambda: asdict(resolve_auto(work, steps, device)))
+    if ranks.world > 1:
+        choices["threads"] = min(choices["threads"], ranks.threads)
+    choices["compile"] = choices["compile"] and not train.shard
+    return train.model_copy(update={key: choices[key] for key in open_keys})
+
+
 def _layout(shard: bool, members: int | None, device: torch.device, ranks: Ranks) -> Layout:
     """How the state of a run lies over its ranks."""
     if shard:
@@ -282,7 +289,10 @@ def _layout(shard: bool, members: int | None, device: torch.device, ranks: Ranks
 
 
 def fill_minutes(minutes: float, preset: Preset, runtime: Callable[[Preset, int], Setup]) -> Setup:
-    """The setup of as many steps as fit in `minutes`, of which some are timed; `runtime` gives that of some steps."""
+    """The setup of as many steps as fit in `minutes`, by timing a few of them.
+
+    `runtime` gives the setup of a preset and a number of steps.
+    """
     setup = runtime(preset, 1)
     for _ in range(2):  # again where so many steps are worth compiling for
         rehearsal = rehearse(minutes, preset.method, setup.corpus, setup.plan, setup.new_state)

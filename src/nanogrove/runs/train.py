@@ -1,13 +1,13 @@
-"""A preset becomes a run: everything is set up, the method is driven, and its events are consumed.
+"""A preset becomes a run: everything is set up, the method trains, and its events are recorded.
 
 A run writes each event, saves, samples and stops; methods know of none of it. `train` is itself a generator, so a
-command line or a notebook shows the events as it likes. Events of kind `note` and `stop` are for the one who watches
-and are not written.
+command line or a notebook shows the events as it likes. Events of kind `note` and `stop` are shown and not written.
 
-The record is cut back to the position a checkpoint names when a run is resumed from it. All that is written depends on
-the step alone, apart from figures under `time`, so a resumed run leaves the record of an uninterrupted one.
+When a run is resumed from a checkpoint, its record is first cut back to the position that the checkpoint names. All
+that is written depends on the step alone, apart from figures under `time`, so a resumed run leaves the record of an
+uninterrupted one.
 
-Where several ranks train together (`train/parallel/ranks.py`) all run the same loop; rank 0 alone writes and shows.
+Where several ranks train together (`train/parallel/ranks.py`), all run the same loop; rank 0 alone writes and shows.
 """
 
 import hashlib
@@ -35,25 +35,26 @@ from nanogrove.train.parallel.ranks import joined, restarted
 from nanogrove.train.signals import stop_signals
 from nanogrove.train.state import TrainState
 
-FINAL_TOKENS = 2_000_000  # scored at the end; all of a validation split that holds no more
+FINAL_TOKENS = 2_000_000  # scored at the end, at most
 
 
 def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = False) -> Iterator[Event]:
     """Runs a preset in the folder `out`, yielding every event; with `allow_code` functions it names are run.
 
-    Ctrl-C and SIGTERM end the run after the current step, saved, with a `stop` event that names the signal; a
-    second one ends it at once. Raises RunError when `out` holds a run and `resume` is not set, or is in use.
+    On Ctrl-C or SIGTERM the run finishes the current step, saves a checkpoint, and ends with a `stop` event that names
+    the signal; a second signal ends it at once. Raises RunError when `out` is in use, or holds a run and `resume` is
+    not set.
 
-    Started by torchrun, it is one of the ranks that train together, of which all but rank 0 yield `stop` at most, and
-    one that torchrun started again resumes. What fails on one rank before training fails on all.
+    Started by torchrun, this process is one of the ranks that train together: all but rank 0 yield `stop` at most, and
+    a rank that torchrun started again resumes. What fails on one rank before training fails on all.
     """
     keep_freed_memory()
-    with joined(preset.train.device) as ranks, ExitStack() as held:
+    with joined(preset.train.device) as ranks, ExitStack() as open_folder:
         with ranks.fail_together():
             ranks.same_everywhere("preset", preset.model_dump(mode="json"))
             checkpoint, stored, folder = None, None, None
             if ranks.first:
-                folder = held.enter_context(RunFolder(out))
+                folder = open_folder.enter_context(RunFolder(out))
                 stored = folder.preset()
                 if stored is not None:
                     checkpoint = yield from _find_checkpoint(folder, stored, preset, resume or restarted())
@@ -77,20 +78,20 @@ def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = Fa
                 if checkpoint.config != setup.model_on_data:
                     raise CheckpointError(f"{checkpoint.folder}: config.json is not the model of preset.json")
                 checkpoint.restore(state)
-        # CPUs of two kinds may begin with other roundings
+        # CPUs of two kinds may round the first weights in different ways.
         ranks.broadcast([p.data for _, p in state.named_parameters()])
         if folder is None:
             with stop_signals() as stopped:
                 yield from _drive(setup, state, NullRecorder(), NullCheckpointer(), stopped)
         else:
             yield from _lead(folder, setup, state, checkpoint)
-        ranks.barrier()  # torchrun ends those that are left when one ends
+        ranks.barrier()  # once one rank ends, torchrun ends all others
 
 
 def _find_checkpoint(
     folder: RunFolder, stored: dict[str, Any], preset: Preset, resume: bool
 ) -> Generator[Event, None, Checkpoint | None]:
-    """The checkpoint to go on from, None when the run ended before it saved one."""
+    """The checkpoint to resume from; None when the run ended before it saved one."""
     if not resume:
         raise RunError(f"{folder.path}: holds a run; continue it with --resume, or choose another --out")
     changed = _changed(resolve(stored), preset, folder.start())
@@ -102,26 +103,26 @@ def _find_checkpoint(
     return checkpoint
 
 
-def _changed(stored: Preset, asked: Preset, start: Event | None) -> str | None:
-    """The first setting in which the preset asked for differs from that of the run, as a clause, or None.
+def _changed(stored: Preset, requested: Preset, start: Event | None) -> str | None:
+    """The first setting in which the requested preset differs from that of the run, as a clause; None where none does.
 
-    A budget in minutes has become steps; what it was is in the `start` event. Without that event it counts as the same.
+    A stored budget has become steps; its minutes are in the `start` event. Without that event they count as the same.
     """
-    was, now = stored.model_dump(mode="json"), asked.model_dump(mode="json")
-    if asked.train.minutes is not None:
-        minutes = asked.train.minutes if start is None else start.time.get("minutes")
+    was, now = stored.model_dump(mode="json"), requested.model_dump(mode="json")
+    if requested.train.minutes is not None:
+        minutes = requested.train.minutes if start is None else start.time.get("minutes")
         was["train"] |= {**dict.fromkeys(BUDGETS), "minutes": minutes}
     return difference(was, now)
 
 
 def _data_digests(setup: Setup) -> dict[str, str]:
-    """Digests of what all ranks must have alike: the vocabulary and the tokens."""
+    """Digests of what must be equal on all ranks: the vocabulary and the tokens."""
     texts = {"vocabulary": setup.corpus.tokenizer.to_json(), "tokens": setup.corpus.describe()["fingerprint"]}
     return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
 
 
 def _lead(folder: RunFolder, setup: Setup, state: TrainState, checkpoint: Checkpoint | None) -> Iterator[Event]:
-    """The part of rank 0: the record begins, or is cut back and says what has changed, and the run goes to its end."""
+    """Drives the run on rank 0, which writes: begins the record, or cuts it back, and trains to the end."""
     checkpointer, changed = Checkpointer(folder, setup, state), {}
     if checkpoint is None:
         folder.rewind(0)
@@ -154,7 +155,10 @@ def _drive(
     checkpointer: Checkpointer | NullCheckpointer,
     stopped: list[int],
 ) -> Generator[Event, None, bool]:
-    """Consumes the method's events, on every rank; returns whether it came to the end, or to a signal in `stopped`."""
+    """Trains by consuming the method's events, on every rank; samples, saves and stops where these are due.
+
+    Returns whether training came to its end; False where a signal in `stopped` ended it.
+    """
     preset, plan, event = setup.preset, setup.plan, None
     try:
         for event in setup.method.run(state, setup.corpus, plan, preset.method):
@@ -185,7 +189,7 @@ def _drive(
 
 
 def _finish(setup: Setup, state: TrainState, recorder: Recorder, checkpointer: Checkpointer) -> Iterator[Event]:
-    """The last events, from the best model, which is the one `load` returns: a sample, its score, the end."""
+    """Yields the last events: samples of the best model, which is the one that `load` returns, and its score."""
     preset, corpus, method = setup.preset, setup.corpus, setup.method
     best = load_best(checkpointer.folder.checkpoints)
     model = model_of(best, setup.whole_device)
@@ -196,8 +200,9 @@ def _finish(setup: Setup, state: TrainState, recorder: Recorder, checkpointer: C
     values = {**score, "scored": score["tokens"], "tokens": state.tokens, "best_step": best_step}
     time = {"seconds": state.seconds}
     if corpus.describe().get("streams"):  # what was read depends on the clock
-        counts, places = corpus.left_out()
+        counts, locations = corpus.left_out()
         time |= {f"left out, {kind}": count for kind, count in counts.items()}
         for kind, count in counts.items():
-            yield note(f"left out: {count:,} times {kind}" + (f", as in {places[kind]}" if kind in places else ""))
+            example = f", as in {locations[kind]}" if kind in locations else ""
+            yield note(f"left out: {count:,} times {kind}{example}")
     yield from recorder.write(Event("end", state.step, values, time))

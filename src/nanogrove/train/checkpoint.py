@@ -3,11 +3,12 @@
     model.safetensors  heads.safetensors  optimizer.safetensors  kept.safetensors  config.json  tokenizer.json
     state.json
 
-`heads.safetensors` is there where auxiliary heads train beside the model, which is whole without it; `kept.safetensors`
-where the method keeps tensors of its own, such as the weights it may fall back to.
-`state.json` holds the step, the method's state (`notes`), the position in the record and a checksum of every other file
-and of itself. A folder is written aside, flushed to disk and renamed into place, so that the old one or the new one is
-always whole; `current` moves to `prev` and `prev` to `prev2` first. Loading refuses links, unknown formats and files
+`heads.safetensors` exists where auxiliary heads train beside the model, which is complete without them;
+`kept.safetensors` where the method keeps tensors, such as the weights it may fall back to. `state.json` holds the step,
+the method's state (`notes`), the position in the record and a checksum of every other file and of itself.
+
+A folder is written under another name, flushed to disk and renamed, so that the old one or the new one is always
+complete; before that, `current` moves to `prev` and `prev` to `prev2`. Loading refuses links, unknown formats and files
 whose checksum differs, and reads nothing but safetensors and JSON: no code can hide in a checkpoint.
 """
 
@@ -70,21 +71,28 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: Path) -> N
     """Copies weights into a model. Raises CheckpointError naming the first that is missing, extra or misshapen."""
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name in sorted(expected.keys() | weights.keys()):
-        given = tuple(weights[name].shape) if name in weights else "missing"
-        wanted = tuple(expected[name]) if name in expected else "none"
-        if given != wanted:
-            raise CheckpointError(f"{where}: weight {name} is {given}, and the configuration asks for {wanted}")
+        shape = tuple(weights[name].shape) if name in weights else "missing"
+        expected_shape = tuple(expected[name]) if name in expected else "none"
+        if shape != expected_shape:
+            raise CheckpointError(f"{where}: weight {name} is {shape}, and the configuration asks for {expected_shape}")
     model.load_state_dict(weights)
 
 
 def save_checkpoint(
     root: Path, name: str, state: TrainState, tokenizer: Tokenizer, extra: dict[str, Any], member: int | None = None
 ) -> None:
-    """Writes `root/name`; a save under `current` rotates the older ones. `extra` joins `state.json`.
+    """Writes a checkpoint as the folder `root/name`.
 
-    `current` is all that going on needs; under any other name stand weights alone, of a population those of `member`.
+    `current` holds all that a resumed run needs, and saving it rotates the older ones; any other name holds weights
+    alone. Raises CheckpointError when the disk refuses; what was saved before stays complete.
 
-    Raises CheckpointError when the disk refuses; what was saved before stays whole.
+    Args:
+        root: the folder of all checkpoints of a run
+        name: `current`, or another name, such as `best`
+        state: what is saved
+        tokenizer: its vocabulary
+        extra: more entries of `state.json`
+        member: the member of a population whose weights alone are saved; all of the state where None
     """
     weights, heads = state.model.state_dict(), {} if state.heads is None else state.heads.state_dict()
     if member is not None:
@@ -128,6 +136,7 @@ def save_checkpoint(
 
 
 def _place(root: Path, name: str, aside: Path) -> None:
+    """Renames the new folder `aside` to `root/name`, after rotating or removing the older ones."""
     old = root / f".{name}.old"  # after a kill, the only one that is whole, until the new one is in place
     if name == "current" and (root / "current").exists():
         newer = root / "prev2"
@@ -212,9 +221,9 @@ def _check_plain(folder: Path) -> None:
 
 
 def load_latest(root: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint of `current`, `prev`, `prev2`, and a line for each one passed over as damaged.
+    """The newest undamaged checkpoint of `current`, `prev`, `prev2`, and a line for each damaged one before it.
 
-    None when there is none at all. Raises CheckpointError when there are some and all are damaged.
+    None where no checkpoint exists. Raises CheckpointError where all that exist are damaged.
     """
     _check_plain(root)
     problems: list[str] = []
@@ -289,17 +298,19 @@ def load_population(
     """
     stacks: list[dict[str, Tensor]] = []
     for path in paths:
-        whole = (path / "state.json").exists()
-        checkpoint = load_checkpoint(path) if whole else load_latest(path / "checkpoints")[0]
+        is_checkpoint = (path / "state.json").exists()
+        checkpoint = load_checkpoint(path) if is_checkpoint else load_latest(path / "checkpoints")[0]
         if checkpoint is None:
             raise CheckpointError(f"{path}: neither a run nor a checkpoint; give a folder such as runs/NAME")
         if checkpoint.tokenizer.to_json() != tokenizer.to_json():
             raise CheckpointError(f"{path}: has another vocabulary than the data; give a run on the same task")
-        theirs, ours = checkpoint.config.model_dump(), config.model_dump()
+        settings, expected = checkpoint.config.model_dump(), config.model_dump()
         free = {"dropout"} if config.position == "learned" else {"dropout", "block_size"}  # no weight depends on them
-        for key in theirs.keys() - free:
-            if theirs[key] != ours[key]:
-                raise CheckpointError(f"{path}: is another model, its {key} is {theirs[key]} and here {ours[key]}")
+        for key in settings.keys() - free:
+            if settings[key] != expected[key]:
+                raise CheckpointError(
+                    f"{path}: is another model, its {key} is {settings[key]} and here {expected[key]}"
+                )
         weights = checkpoint.model
         if weights["embed.weight"].dim() == 2:
             weights = {name: tensor[None] for name, tensor in weights.items()}

@@ -186,9 +186,9 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, Exception]], F
     from datasets.packaged_modules.parquet.parquet import Parquet
 
     def install(failures: dict[int, Exception]) -> Flaky:
-        made = Flaky(Parquet._generate_tables, failures)
-        monkeypatch.setattr(Parquet, "_generate_tables", made)
-        return made
+        failing = Flaky(Parquet._generate_tables, failures)
+        monkeypatch.setattr(Parquet, "_generate_tables", failing)
+        return failing
 
     return install
 
@@ -205,7 +205,7 @@ def test_a_network_that_stays_away_ends_in_an_error(
     flaky: Callable[[dict[int, Exception]], Flaky], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill("set", ROWS, "parquet")
-    made = flaky({number: TimeoutError("no answer") for number in range(3, 1000)})
+    failing = flaky({number: TimeoutError("no answer") for number in range(3, 1000)})
     waits: list[float] = []
     monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 1.0)
     monkeypatch.setattr(network.time, "sleep", waits.append)
@@ -217,7 +217,7 @@ def test_a_network_that_stays_away_ends_in_an_error(
         next(pieces)
     assert skipped.counts == {"network error, retried": 4}
     assert waits == [1, 2, 4, 8]
-    made.failures = {made.tables: ValueError("what is this")}
+    failing.failures = {failing.tables: ValueError("what is this")}
     with pytest.raises(DataError, match=r"^set: cannot be read \(what is this\)$"):
         read(source)
 
@@ -271,8 +271,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if found := re.fullmatch("/datasets/owner/name/resolve/[^/]+/(.*)", path):
-            name = found[1]
+        if match := re.fullmatch("/datasets/owner/name/resolve/[^/]+/(.*)", path):
+            name = match[1]
             if self.failures.get(name):
                 self.failures[name] -= 1
                 self.close_connection = True
@@ -384,13 +384,13 @@ def test_a_connection_that_is_cut_goes_on(our_hub: tuple[type[Hub], ThreadingHTT
     handler.failures["train-1.jsonl"] = 14  # the library tries each request six times
     assert visit(server, "print(read() == every, skipped.counts)") == ("True Counter({'network error, retried': 2})\n")
     handler.failures["train-1.jsonl"] = 1000
-    said = visit(server, "refused(read)")
-    assert re.fullmatch(r"owner/name: the network failed after row 100 \(.*\); once .* --resume goes on .*\n", said)
+    output = visit(server, "refused(read)")
+    assert re.fullmatch(r"owner/name: the network failed after row 100 \(.*\); once .* --resume goes on .*\n", output)
 
 
 def test_what_the_hub_does_not_have_is_told_at_once(our_hub: tuple[type[Hub], ThreadingHTTPServer]) -> None:
     _, server = our_hub
-    said = visit(
+    output = visit(
         server,
         """
         refused(HubSource(dataset="owner/nothing").identity)
@@ -401,15 +401,15 @@ def test_what_the_hub_does_not_have_is_told_at_once(our_hub: tuple[type[Hub], Th
         print(waits)
         """,
     ).splitlines()
-    assert len(said) == 6
-    assert re.match(r"owner/nothing: cannot be read \(404 .*", said[0])
-    assert said[1] == said[0]
+    assert len(output) == 6
+    assert re.match(r"owner/nothing: cannot be read \(404 .*", output[0])
+    assert output[1] == output[0]
     assert re.match(
-        r"owner/name: cannot be read \(BuilderConfig 'large' not found. Available: \['default'\]\)", said[2]
+        r"owner/name: cannot be read \(BuilderConfig 'large' not found. Available: \['default'\]\)", output[2]
     )
-    assert re.match(r"owner/name: cannot be read \(Bad split: dev. Available splits: \['train'\]\)", said[3])
-    assert re.match(r"owner/name: no column 'texts'; there are 'text'; did you mean 'text'\?", said[4])
-    assert said[5] == "[]"
+    assert re.match(r"owner/name: cannot be read \(Bad split: dev. Available splits: \['train'\]\)", output[3])
+    assert re.match(r"owner/name: no column 'texts'; there are 'text'; did you mean 'text'\?", output[4])
+    assert output[5] == "[]"
 
 
 def test_without_a_network_what_is_here_is_read_and_nothing_else(
@@ -423,9 +423,9 @@ def test_without_a_network_what_is_here_is_read_and_nothing_else(
         print(HubSource(dataset="owner/name").identity()["revision"], read(streaming=False) == every)
         refused(lambda: read(streaming=False, revision="%s"))
     """
-    said = visit(server, script % OTHER).splitlines()
-    assert said[0] == f"{COMMIT} True"
-    assert re.match("owner/name: the network failed .*", said[1])
+    output = visit(server, script % OTHER).splitlines()
+    assert output[0] == f"{COMMIT} True"
+    assert re.match("owner/name: the network failed .*", output[1])
 
 
 @pytest.mark.network

@@ -25,7 +25,7 @@ def read(source: KaggleSource, skipped: Skipped | None = None) -> list[str]:
 
 @pytest.fixture
 def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a version in a cache as kagglehub leaves it behind a download."""
+    """The folder of a version in a cache as kagglehub leaves it after a download."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 0.0)
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kaggle"))
@@ -70,7 +70,7 @@ def test_a_kaggle_folder_at_hand_is_read_instead(kaggle: Path) -> None:
     Path("mine/a.csv").write_text("text\nmine\n")
     assert read(KaggleSource(dataset="owner/name", local="mine")) == ["mine"]
     assert read(KaggleSource(dataset="owner/name", local="mine", file="a.csv")) == ["mine"]
-    with pytest.raises(DataError, match="owner/name: local=nowhere is no folder"):
+    with pytest.raises(DataError, match="owner/name: local=nowhere is not a folder"):
         read(KaggleSource(dataset="owner/name", local="nowhere"))
     with pytest.raises(DataError, match=r"owner/name: no file 'b\.csv'; there are a\.csv"):
         read(KaggleSource(dataset="owner/name", local="mine", file="b.csv"))

@@ -30,7 +30,7 @@ def content(lines: list[str]) -> bytes:
     return b"BT /F1 12 Tf 14 TL 72 720 Td %s ET" % shown
 
 
-def made(*pages: list[str] | bytes, more: bytes = b"") -> bytes:
+def pdf_bytes(*pages: list[str] | bytes, more: bytes = b"") -> bytes:
     """A PDF of pages of lines, or of packed drawing commands; `more` goes into its trailer."""
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
@@ -95,7 +95,7 @@ def worker(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
 def three(tmp_path: Path) -> Path:
     for name in ("a", "b", "c"):
         pages = [[f"{name}{page} is a page."] for page in range(3)]
-        (tmp_path / f"{name}.pdf").write_bytes(made(*pages))
+        (tmp_path / f"{name}.pdf").write_bytes(pdf_bytes(*pages))
     return tmp_path
 
 
@@ -105,7 +105,7 @@ def full(name: str, pages: int = 3) -> str:
 
 def test_pages_are_joined_and_words_are_too(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(
-        made(["An inter-", "national (word), Anglo-", "Saxon and", "café — €5."], ["Page two."], [], ["Four."])
+        pdf_bytes(["An inter-", "national (word), Anglo-", "Saxon and", "café — €5."], ["Page two."], [], ["Four."])
     )
     skipped = Skipped()
     assert read(tmp_path, skipped) == ["An international (word), Anglo-Saxon and\ncafé — €5.\nPage two.\nFour."]
@@ -121,7 +121,7 @@ def test_what_pdfium_puts_for_hyphens_is_cleaned() -> None:
 
 def test_half_a_surrogate_pair_is_replaced(tmp_path: Path) -> None:
     unicode_map = b"/CIDInit /ProcSet findresource begin begincmap 1 beginbfchar <41> <D83D> endbfchar endcmap end"
-    data = made(["A B"])
+    data = pdf_bytes(["A B"])
     data = data.replace(b"/WinAnsiEncoding >>", b"/WinAnsiEncoding /ToUnicode 6 0 R >>")
     data += b"6 0 obj\n<< /Length %d >>\nstream\n%s\nendstream\nendobj\n" % (len(unicode_map), unicode_map)
     (tmp_path / "a.pdf").write_bytes(data)  # its table of objects is wrong now, which pdfium mends
@@ -133,7 +133,7 @@ def test_half_a_surrogate_pair_is_replaced(tmp_path: Path) -> None:
 def test_files_come_in_the_order_of_their_paths_from_nested_folders(tmp_path: Path) -> None:
     for name in ("b/two.PDF", "b/inner/deep/one.pdf", "a.pdf", "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(made([f"I am {name}."]))
+        (tmp_path / name).write_bytes(pdf_bytes([f"I am {name}."]))
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
     (tmp_path / "b" / "self.pdf").symlink_to(tmp_path / "b" / "self.pdf")
     (tmp_path / "gone.pdf").symlink_to(tmp_path / "nowhere.pdf")
@@ -145,7 +145,7 @@ def test_files_come_in_the_order_of_their_paths_from_nested_folders(tmp_path: Pa
 def test_odd_names_are_read(tmp_path: Path) -> None:
     names = ["new\nline.pdf", "{x} é 文.pdf", os.fsdecode(b"not-utf8-\xff.pdf")]
     for name in names:
-        (tmp_path / name).write_bytes(made(["Read."]))
+        (tmp_path / name).write_bytes(pdf_bytes(["Read."]))
     assert read(tmp_path) == ["Read."] * 3
 
 
@@ -153,10 +153,10 @@ def test_what_cannot_be_read_is_counted_with_its_place(three: Path) -> None:
     bad = {
         "aa-empty.pdf": (b"", "damaged PDF"),
         "ab-random.pdf": (random.Random(0).randbytes(5000), "damaged PDF"),
-        "ac-cut.pdf": (made(["Hello."] * 30)[:700], "damaged PDF"),
-        "ad-no-pages.pdf": (made(), "damaged PDF"),
-        "ae-locked.pdf": (made(["Hello."], more=LOCKED), "encrypted PDF"),
-        "af-scan.pdf": (made([], [" "]), "scanned PDF (no text)"),
+        "ac-cut.pdf": (pdf_bytes(["Hello."] * 30)[:700], "damaged PDF"),
+        "ad-no-pages.pdf": (pdf_bytes(), "damaged PDF"),
+        "ae-locked.pdf": (pdf_bytes(["Hello."], more=LOCKED), "encrypted PDF"),
+        "af-scan.pdf": (pdf_bytes([], [" "]), "scanned PDF (no text)"),
         "ag-text.pdf": (b"This is no PDF at all.\n" * 100, "damaged PDF"),
     }
     for name, (data, _) in bad.items():
@@ -173,7 +173,7 @@ def test_what_cannot_be_read_is_counted_with_its_place(three: Path) -> None:
 
 
 def test_a_damaged_page_leaves_the_others(tmp_path: Path) -> None:
-    data = made(["one"], ["two"], ["three"]).replace(b"/Kids [4 0 R 6 0 R 8 0 R]", b"/Kids [4 0 R 99 0 R 8 0 R]")
+    data = pdf_bytes(["one"], ["two"], ["three"]).replace(b"/Kids [4 0 R 6 0 R 8 0 R]", b"/Kids [4 0 R 99 0 R 8 0 R]")
     (tmp_path / "a.pdf").write_bytes(data)
     skipped = Skipped()
     assert read(tmp_path, skipped) == ["one\nthree"]
@@ -226,7 +226,7 @@ def test_a_page_that_takes_forever_is_left(three: Path, monkeypatch: pytest.Monk
 
 def test_a_page_that_swells_is_left(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = content(["x" * 80] * 400_000)  # 0.1 MB in the file, 35 MB of commands, and far more of pdfium's records
-    (three / "b.pdf").write_bytes(made(zlib.compress(lines)))
+    (three / "b.pdf").write_bytes(pdf_bytes(zlib.compress(lines)))
     worker(monkeypatch, "pass")
     pdf.READER_COMMAND[-1] = pdf.READER_COMMAND[-1].replace(
         "pdf.main()", "pdf.READER_MEMORY_BYTES = 1 << 28\npdf.main()"
@@ -238,7 +238,7 @@ def test_a_page_that_swells_is_left(three: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_long_text_comes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 500)
-    (tmp_path / "a.pdf").write_bytes(made(["word " * 16] * 20, zlib.compress(content(["word " * 16] * 20))))
+    (tmp_path / "a.pdf").write_bytes(pdf_bytes(["word " * 16] * 20, zlib.compress(content(["word " * 16] * 20))))
     pieces = list(PdfSource(path=str(tmp_path)).pieces(Skipped()))
     assert [piece.first for piece in pieces] == [True] + [False] * (len(pieces) - 1)
     assert len(pieces) > 5
@@ -274,14 +274,14 @@ def test_the_reader_imports_no_torch() -> None:
 
 def test_changed_bytes_never_stop_a_folder(tmp_path: Path) -> None:
     draw = random.Random(1)
-    whole = made(["Some words (here)."] * 20, ["and more"], zlib.compress(content(["packed"] * 20)))
+    whole = pdf_bytes(["Some words (here)."] * 20, ["and more"], zlib.compress(content(["packed"] * 20)))
     for number in range(150):
         data = bytearray(whole)
         for _ in range(draw.randint(1, 30)):
             at, size = draw.randrange(len(data)), draw.randint(1, 20)
             data[at : at + size] = draw.choice([b"", draw.randbytes(size), bytes(data[at // 2 : at // 2 + size]), b"9"])
         (tmp_path / f"{number:03}.pdf").write_bytes(data)
-    (tmp_path / "last.pdf").write_bytes(made(["I am read."]))
+    (tmp_path / "last.pdf").write_bytes(pdf_bytes(["I am read."]))
     skipped = Skipped()
     documents = read(tmp_path, skipped)
     assert documents[-1] == "I am read."

@@ -20,27 +20,27 @@ from nanogrove.data.sources import rows
 from nanogrove.data.sources.rows import check_columns, csv_rows, jsonl_rows, parquet_rows, text_lines
 from nanogrove.errors import DataError
 
-Told = list[tuple[str, int]]
+Faults = list[tuple[str, int]]
 HALF = "\\ud83d"
 
 
-def read(path: Path, encoding: str = "auto", delimiter: str | None = None) -> tuple[list[tuple[int, Any]], Told]:
-    """Rows, of the column `text` where the format takes columns, and what was told of the others."""
-    told: Told = []
+def read(path: Path, encoding: str = "auto", delimiter: str | None = None) -> tuple[list[tuple[int, Any]], Faults]:
+    """Rows, of the column `text` where the format takes columns, and the faults of the others."""
+    faults: Faults = []
 
     def bad(fault: str, number: int) -> None:
-        told.append((fault, number))
+        faults.append((fault, number))
 
     wanted = partial(check_columns, ["text"])
-    found: Iterator[tuple[int, Mapping[str, Any]]]
+    numbered: Iterator[tuple[int, Mapping[str, Any]]]
     kind = rows.inner_suffix(path)
     if kind == ".parquet":
-        found = parquet_rows(path, wanted, bad)
+        numbered = parquet_rows(path, wanted, bad)
     elif kind == ".jsonl":
-        found = jsonl_rows(path, encoding, bad)
+        numbered = jsonl_rows(path, encoding, bad)
     else:
-        found = csv_rows(path, encoding, delimiter, wanted, bad)
-    return [(number, row.get("text")) for number, row in found], told
+        numbered = csv_rows(path, encoding, delimiter, wanted, bad)
+    return [(number, row.get("text")) for number, row in numbered], faults
 
 
 def csv_of(folder: Path, content: str | bytes, name: str = "a.csv") -> Path:
@@ -50,7 +50,7 @@ def csv_of(folder: Path, content: str | bytes, name: str = "a.csv") -> Path:
 
 
 @pytest.mark.parametrize(
-    ("content", "kept", "told"),
+    ("content", "kept", "faults"),
     [
         ("id,text\n1,a\n2,b\n", [(2, "a"), (3, "b")], []),
         ("id,text\r\n1,a\r\n\r\n2,b", [(2, "a"), (4, "b")], []),
@@ -69,8 +69,8 @@ def csv_of(folder: Path, content: str | bytes, name: str = "a.csv") -> Path:
         ("id,id,text\n1,2,a\n", [(2, "a")], []),
     ],
 )
-def test_csv(content: str | bytes, kept: list, told: Told, tmp_path: Path) -> None:
-    assert read(csv_of(tmp_path, content)) == (kept, told)
+def test_csv(content: str | bytes, kept: list, faults: Faults, tmp_path: Path) -> None:
+    assert read(csv_of(tmp_path, content)) == (kept, faults)
 
 
 def test_a_long_cell_is_one_cell(tmp_path: Path) -> None:
@@ -144,15 +144,15 @@ def test_a_line_without_end_is_never_held(
     path = csv_of(tmp_path, head + "x" * 20_000_000 + '"\n' + good + "\n", name)
     read(path)
     tracemalloc.start()
-    kept, told = read(path)
+    kept, faults = read(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert [text for _, text in kept] == ["good"]
-    assert [fault for fault, _ in told] == ["too long"]
+    assert [fault for fault, _ in faults] == ["too long"]
     assert peak < 4_000_000
 
 
-def test_many_short_lines_behind_an_open_quote_are_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_short_lines_after_an_open_quote_are_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "MAX_LINE_CHARACTERS", 1 << 18)
     path = csv_of(tmp_path, 'text\n"' + "\n" * 200_000)
     tracemalloc.start()
@@ -189,9 +189,9 @@ def test_escaped_pairs_and_controls_are_text(tmp_path: Path) -> None:
 
 
 def test_lines(tmp_path: Path) -> None:
-    told: Told = []
-    found = text_lines(csv_of(tmp_path, b"\xef\xbb\xbfa\r\n\n\xff\nb"), "utf-8", lambda *fault: told.append(fault))
-    assert (list(found), told) == ([(1, "a\r\n"), (2, "\n"), (4, "b")], [("not utf-8", 3)])
+    faults: Faults = []
+    rows = text_lines(csv_of(tmp_path, b"\xef\xbb\xbfa\r\n\n\xff\nb"), "utf-8", lambda *fault: faults.append(fault))
+    assert (list(rows), faults) == ([(1, "a\r\n"), (2, "\n"), (4, "b")], [("not utf-8", 3)])
 
 
 def test_parquet_reads_the_wanted_columns_and_counts_what_python_cannot_hold(tmp_path: Path) -> None:
@@ -200,12 +200,12 @@ def test_parquet_reads_the_wanted_columns_and_counts_what_python_cannot_hold(tmp
     strings = pa.StringArray.from_buffers(150, *texts.buffers()[1:])
     dates = pa.array([10**17] * 150, pa.timestamp("ms"))
     pq.write_table(pa.table({"text": strings, "when": dates}), path)
-    kept, told = read(path)
+    kept, faults = read(path)
     assert kept == [(n + 1, "ab"[n % 3 // 2]) for n in range(150) if n % 3 != 1]
-    assert told == [("not utf-8", n + 1) for n in range(150) if n % 3 == 1]
-    found = parquet_rows(path, partial(check_columns, ["when"]), lambda *fault: told.append(fault))
-    assert list(found) == []
-    assert told[-1] == ("out of range", 150)
+    assert faults == [("not utf-8", n + 1) for n in range(150) if n % 3 == 1]
+    rows = parquet_rows(path, partial(check_columns, ["when"]), lambda *fault: faults.append(fault))
+    assert list(rows) == []
+    assert faults[-1] == ("out of range", 150)
 
 
 def test_parquet_is_not_read_at_once(tmp_path: Path) -> None:
@@ -228,8 +228,8 @@ def test_missing_columns_are_named_with_the_nearest(tmp_path: Path) -> None:
             pq.write_table(pa.table({"id": [1], "Texts": ["a"], "other": ["b"]}), path)
         with pytest.raises(DataError) as error:
             read(path)
-        told = f"{path}: no column 'text'; there are 'id', 'Texts', 'other'; did you mean 'Texts'?"
-        assert str(error.value) == told
+        faults = f"{path}: no column 'text'; there are 'id', 'Texts', 'other'; did you mean 'Texts'?"
+        assert str(error.value) == faults
     with pytest.raises(DataError, match="column 'text' is there 2 times"):
         read(csv_of(tmp_path, "text,text\na,b\n"))
     with pytest.raises(DataError) as error:
@@ -258,16 +258,16 @@ def test_packed_files_and_packed_files_cut_off(name: str, ending: str, tmp_path:
     path = csv_of(tmp_path, data, f"{name}.{ending}")
     assert [text for _, text in read(path)[0]] == texts
     path.write_bytes(data[: len(data) // 2])
-    told: Told = []
-    found = jsonl_rows(path, "auto", lambda *fault: told.append(fault))
+    faults: Faults = []
+    rows = jsonl_rows(path, "auto", lambda *fault: faults.append(fault))
     if name == "a.csv":
-        found = csv_rows(path, "auto", None, partial(check_columns, ["text"]), lambda *fault: told.append(fault))
+        rows = csv_rows(path, "auto", None, partial(check_columns, ["text"]), lambda *fault: faults.append(fault))
     seen: list[object] = []
     with pytest.raises(DataError, match="damaged or cut off"):
-        seen.extend(row["text"] for _, row in found)
+        seen.extend(row["text"] for _, row in rows)
     assert ending == "zst" or 1000 < len(seen) < 20_000
     assert seen == texts[: len(seen)]
-    assert not told
+    assert not faults
 
 
 def valid(kind: str, rng: np.random.Generator) -> bytes:
@@ -291,21 +291,21 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
     """The bytes with a few of them changed, taken out, doubled or put in; sometimes none of them at all."""
     if rng.random() < 0.1:
         return rng.bytes(int(rng.integers(2000)))
-    made = bytearray(data)
+    damaged = bytearray(data)
     for _ in range(rng.integers(1, 8)):
-        first, last = sorted(rng.integers(len(made) + 1, size=2))
+        first, last = sorted(rng.integers(len(damaged) + 1, size=2))
         how = rng.integers(5)
-        if how == 0 and len(made):
-            made[min(first, len(made) - 1)] = rng.integers(256)
+        if how == 0 and len(damaged):
+            damaged[min(first, len(damaged) - 1)] = rng.integers(256)
         elif how == 1:
-            del made[first : min(last, first + 50)]
+            del damaged[first : min(last, first + 50)]
         elif how == 2:
-            made[first:first] = made[first : min(last, first + 50)]
+            damaged[first:first] = damaged[first : min(last, first + 50)]
         elif how == 3:
-            made[first:first] = rng.choice([b'"', b"\n", b"\r", b"\0", b"\xff", b",", b"{", b"\\", b"\xed\xa0\x80"])
+            damaged[first:first] = rng.choice([b'"', b"\n", b"\r", b"\0", b"\xff", b",", b"{", b"\\", b"\xed\xa0\x80"])
         elif rng.random() < 0.2:
-            del made[last:]
-    return bytes(made)
+            del damaged[last:]
+    return bytes(damaged)
 
 
 def packed(data: bytes, kind: str) -> bytes:
@@ -317,19 +317,19 @@ def packed(data: bytes, kind: str) -> bytes:
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "csv.gz", "jsonl.zst", "parquet"])
 def test_random_damage_is_told_or_a_data_error(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "MAX_LINE_CHARACTERS", 1500)
-    rng, path, refused, some = np.random.default_rng(7), tmp_path / f"a.{kind}", [], 0
+    rng, path, refused, readable_files = np.random.default_rng(7), tmp_path / f"a.{kind}", [], 0
     for case in range(250):
         data = valid(kind, rng)
         path.write_bytes(damaged(packed(data, kind), rng) if case % 2 else packed(damaged(data, rng), kind))
         try:
-            kept, told = read(path)
+            kept, faults = read(path)
         except DataError as error:
             refused.append(str(error))
             continue
-        some += bool(kept)
-        assert all(fault for fault, _ in told)
+        readable_files += bool(kept)
+        assert all(fault for fault, _ in faults)
         for _, text in kept:
             assert rows.encodes(json.dumps(text, ensure_ascii=False))
     assert not any("\n" in error for error in refused)
-    assert some > 10
+    assert readable_files > 10
     assert len(refused) > 10

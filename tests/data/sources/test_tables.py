@@ -54,7 +54,7 @@ def test_values_as_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"text_field": "a", "fields": ["b"]}, "text_field is for one column alone"),
         ({"text_field": "a", "format": "{a}"}, "text_field is for one column alone"),
@@ -72,10 +72,10 @@ def test_values_as_text() -> None:
         ({"template": "{a}"}, "Extra inputs"),
     ],
 )
-def test_settings_that_make_no_sense(settings: dict, said: str) -> None:
+def test_settings_that_make_no_sense(settings: dict, message: str) -> None:
     with pytest.raises(ValidationError) as error:
         Columns(**settings)
-    assert said in error.value.errors()[0]["msg"]
+    assert message in error.value.errors()[0]["msg"]
     assert "\n" not in error.value.errors()[0]["msg"]
 
 
@@ -238,7 +238,7 @@ STARS = pytest.param("**.txt", marks=pytest.mark.skipif(sys.version_info >= (3, 
 
 @pytest.mark.parametrize("pattern", [STARS, "", "/*.txt"])
 def test_a_glob_that_is_no_pattern(pattern: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no pattern"):
+    with pytest.raises(DataError, match="is not a pattern"):
         FileSource(path=str(tmp_path), glob=pattern).files()
 
 

@@ -79,7 +79,7 @@ def test_counts_of_strata_are_those_of_their_draws() -> None:
     for number in range(50):
         mixture = Weighted([Phase(0, tuple(generator.dirichlet(np.ones(5)).tolist()))], seed=1, number=number**3)
         drawn = np.concatenate([mixture._stratum(0, n) for n in range(40)])
-        assert mixture._whole(0, 40).tolist() == np.bincount(drawn, minlength=5).tolist()
+        assert mixture._counts_of_strata(0, 40).tolist() == np.bincount(drawn, minlength=5).tolist()
 
 
 def test_in_turn_and_in_sequence() -> None:
@@ -102,11 +102,11 @@ def corpus(tmp_path: Path) -> partial[TextCorpus]:
             (tmp_path / name / f"{n}.txt").write_text(name * (20 + n))
     sources = [str(tmp_path / name) for name in "abc"]
 
-    def made(block: int = 8, batch: int = 6, **settings: object) -> TextCorpus:
+    def build(block: int = 8, batch: int = 6, **settings: object) -> TextCorpus:
         config = DataConfig.model_validate({"sources": sources, "tokenizer": "char", **settings})
         return TextCorpus(config, block, batch, seed=2)
 
-    return partial(made)
+    return partial(build)
 
 
 def letters(corpus: TextCorpus, step: int) -> list[str]:
@@ -126,16 +126,16 @@ def test_every_sequence_says_its_source(corpus: partial[TextCorpus]) -> None:
 
 
 def test_in_sequence_each_source_is_read_to_its_end(corpus: partial[TextCorpus]) -> None:
-    made = corpus(mix_strategy="sequential", batch=1)
-    ends = np.cumsum([source.epoch(8) for source in made.sources])
-    assert [letters(made, int(n))[0] for end in ends for n in (end - 1, end)] == ["a", "b", "b", "c", "c", "a"]
-    assert made.windows_per_epoch == ends[-1]
+    mixed = corpus(mix_strategy="sequential", batch=1)
+    ends = np.cumsum([source.epoch(8) for source in mixed.sources])
+    assert [letters(mixed, int(n))[0] for end in ends for n in (end - 1, end)] == ["a", "b", "b", "c", "c", "a"]
+    assert mixed.windows_per_epoch == ends[-1]
 
 
 def test_ranks_read_parts_of_the_same_global_batch(corpus: partial[TextCorpus]) -> None:
     """Batches of one process, and the parts that 2 and 4 processes take of them."""
-    made = corpus(batch=8, mix_strategy="weighted", source_weights=[1, 2, 3])
-    whole = made.batch(11)
+    mixed = corpus(batch=8, mix_strategy="weighted", source_weights=[1, 2, 3])
+    whole = mixed.batch(11)
     for world in (2, 4):
         ranks = [corpus(batch=8, mix_strategy="weighted", source_weights=[1, 2, 3]) for _ in range(world)]
         parts = [rank.batch(11).split(world)[number] for number, rank in enumerate(ranks)]
@@ -143,11 +143,11 @@ def test_ranks_read_parts_of_the_same_global_batch(corpus: partial[TextCorpus]) 
 
 
 def test_validation_covers_every_source_and_says_which(corpus: partial[TextCorpus]) -> None:
-    made = corpus()
-    found = {source for batch in made.eval_batches("validation", 100) for source in batch.source.tolist()}
-    assert found == {0, 1, 2}
-    whole = list(made.eval_batches("validation"))
-    tokens = [source.count("validation") for source in made.sources]
+    mixed = corpus()
+    sources = {source for batch in mixed.eval_batches("validation", 100) for source in batch.source.tolist()}
+    assert sources == {0, 1, 2}
+    whole = list(mixed.eval_batches("validation"))
+    tokens = [source.count("validation") for source in mixed.sources]
     assert sum(int(batch.mask.sum()) for batch in whole) == sum(tokens) - 3
     for batch in whole:
         assert len(set(batch.source.tolist())) == 1

@@ -33,29 +33,29 @@ def corpus(path: Path, **settings: object) -> TextCorpus:
     return TextCorpus(DataConfig.model_validate(options), block_size=16, batch_size=4, seed=5)
 
 
-def everything(made: TextCorpus, split: str) -> np.ndarray:
-    return made.sources[0].read(split, np.array([0]), made.sources[0].count(split))[0]
+def everything(text_corpus: TextCorpus, split: str) -> np.ndarray:
+    return text_corpus.sources[0].read(split, np.array([0]), text_corpus.sources[0].count(split))[0]
 
 
-def text_of(made: TextCorpus, split: str) -> str:
-    ids = everything(made, split).tolist()
-    return "".join("|" if i == made.tokenizer.end else made.tokenizer.decode([i]) for i in ids)
+def text_of(text_corpus: TextCorpus, split: str) -> str:
+    ids = everything(text_corpus, split).tolist()
+    return "".join("|" if i == text_corpus.tokenizer.end else text_corpus.tokenizer.decode([i]) for i in ids)
 
 
 def test_splits_by_document_hold_every_document_once(folder: Path) -> None:
-    made = corpus(folder)
-    documents = [doc for split in SPLITS for doc in text_of(made, split).split("|")[1:]]
+    text_corpus = corpus(folder)
+    documents = [doc for split in SPLITS for doc in text_of(text_corpus, split).split("|")[1:]]
     assert sorted(documents) == sorted(path.read_text() for path in folder.rglob("*.txt"))
-    assert made.describe()["documents"] == 300
-    shares = [made.sources[0].index["splits"][split]["documents"] / 300 for split in SPLITS]
+    assert text_corpus.describe()["documents"] == 300
+    shares = [text_corpus.sources[0].index["splits"][split]["documents"] / 300 for split in SPLITS]
     assert shares == pytest.approx([0.7, 0.2, 0.1], abs=0.07)
 
 
 def test_equal_documents_fall_on_one_side(folder: Path) -> None:
     for path in list(folder.rglob("*.txt")):
         (folder / f"copy-{path.name}").write_text(path.read_text())
-    made = corpus(folder)
-    held = [set(text_of(made, split).split("|")[1:]) for split in SPLITS]
+    text_corpus = corpus(folder)
+    held = [set(text_of(text_corpus, split).split("|")[1:]) for split in SPLITS]
     assert not held[0] & held[1]
     assert not held[0] & held[2]
     assert not held[1] & held[2]
@@ -64,10 +64,10 @@ def test_equal_documents_fall_on_one_side(folder: Path) -> None:
 def test_one_document_is_split_by_position(tmp_path: Path) -> None:
     text = "".join(chr(97 + n % 26) for n in range(10_000))
     (tmp_path / "one.txt").write_text(text)
-    made = corpus(tmp_path / "one.txt")
-    assert text_of(made, "train") == "|" + text[:7000]
-    assert text_of(made, "validation") == text[7000:9000]
-    assert text_of(made, "test") == text[9000:]
+    text_corpus = corpus(tmp_path / "one.txt")
+    assert text_of(text_corpus, "train") == "|" + text[:7000]
+    assert text_of(text_corpus, "validation") == text[7000:9000]
+    assert text_of(text_corpus, "test") == text[9000:]
 
 
 def test_long_documents_and_separators_lose_nothing(tmp_path: Path, monkeypatch) -> None:
@@ -98,18 +98,18 @@ def test_shards_join_without_a_seam(folder: Path, monkeypatch) -> None:
 
 
 def test_an_epoch_shows_every_window_once_and_the_next_in_another_order(folder: Path) -> None:
-    made = corpus(folder)
-    count, size = made.windows_per_epoch, made.length
+    text_corpus = corpus(folder)
+    count, size = text_corpus.windows_per_epoch, text_corpus.length
     assert count is not None
-    rows = np.concatenate([made.batch(step).tokens.numpy() for step in range(-(-count // 4))])[:count]
-    tokens = everything(made, "train")
+    rows = np.concatenate([text_corpus.batch(step).tokens.numpy() for step in range(-(-count // 4))])[:count]
+    tokens = everything(text_corpus, "train")
     offset = next(
         o
         for o in range(size)
         if {tuple(tokens[o + w * size : o + w * size + size]) for w in range(count)} == {tuple(r) for r in rows}
     )
-    assert made.batch(0).tokens.shape == (4, 16), f"found at {offset}"
-    second = np.concatenate([made.batch(step).tokens.numpy() for step in range(count // 4 + 1, count // 2)])
+    assert text_corpus.batch(0).tokens.shape == (4, 16), f"found at {offset}"
+    second = np.concatenate([text_corpus.batch(step).tokens.numpy() for step in range(count // 4 + 1, count // 2)])
     assert not np.array_equal(rows[: len(second)], second)
 
 
@@ -131,17 +131,17 @@ def test_permuted_is_a_permutation(size: int) -> None:
 
 
 def test_windows_cover_a_split_without_overlap(folder: Path) -> None:
-    made = corpus(folder)
-    targets = [t for batch in made.eval_batches("validation") for row in batch.targets.tolist() for t in row]
-    assert targets == everything(made, "validation")[1:].tolist()
-    some = sum(int(batch.mask.sum()) for batch in made.eval_batches("validation", 100))
-    assert 100 <= some <= 220
+    text_corpus = corpus(folder)
+    targets = [t for batch in text_corpus.eval_batches("validation") for row in batch.targets.tolist() for t in row]
+    assert targets == everything(text_corpus, "validation")[1:].tolist()
+    scored_tokens = sum(int(batch.mask.sum()) for batch in text_corpus.eval_batches("validation", 100))
+    assert 100 <= scored_tokens <= 220
 
 
 def test_bytes_per_token_counts_utf8(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("é" * 1000, encoding="utf-8")
-    made = corpus(tmp_path / "a.txt")
-    assert made.bytes_per_token("validation") == 2.0
+    text_corpus = corpus(tmp_path / "a.txt")
+    assert text_corpus.bytes_per_token("validation") == 2.0
 
 
 def test_prepared_data_is_found_again_and_made_anew_when_damaged(folder: Path) -> None:
@@ -169,10 +169,10 @@ def test_a_vocabulary_above_65536_uses_wider_tokens(tmp_path: Path) -> None:
     blocks = ((0x4E00, 20_000), (0xAC00, 11_000), (0x20000, 42_000))
     text = "".join(chr(start + n % size) for n in range(50_000) for start, size in blocks)
     (tmp_path / "wide.txt").write_text(text, encoding="utf-8")
-    made = corpus(tmp_path / "wide.txt")
-    assert made.sources[0].index["dtype"] == "<u4"
-    assert made.tokenizer.vocab_size > 1 << 16
-    assert text_of(made, "train")[1:] == text[: int(len(text) * 0.7)]
+    text_corpus = corpus(tmp_path / "wide.txt")
+    assert text_corpus.sources[0].index["dtype"] == "<u4"
+    assert text_corpus.tokenizer.vocab_size > 1 << 16
+    assert text_of(text_corpus, "train")[1:] == text[: int(len(text) * 0.7)]
 
 
 def test_the_byte_order_mark_is_no_text(tmp_path: Path) -> None:

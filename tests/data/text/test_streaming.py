@@ -85,14 +85,16 @@ def test_batches_of_a_stream_are_those_of_the_whole(slowly: None, source: Path) 
     whole = TextCorpus(config(source), 16, 8, seed=3)
     for step in range(449, -1, -1):
         assert whole.batch(step).tokens.equal(batches[step].tokens)
-    held = [[b.tokens.tolist() for b in made.eval_batches("validation", 200)] for made in (growing, whole)]
+    held = [
+        [b.tokens.tolist() for b in text_corpus.eval_batches("validation", 200)] for text_corpus in (growing, whole)
+    ]
     assert held[0] == held[1]
     assert growing.describe()["fingerprint"] == whole.describe()["fingerprint"]
 
 
 def test_a_pass_shows_every_window_of_every_block_once(slowly: None, source: Path) -> None:
-    made = TextCorpus(config(source), 16, 8, seed=3)
-    shard = made.sources[0]
+    text_corpus = TextCorpus(config(source), 16, 8, seed=3)
+    shard = text_corpus.sources[0]
     count, total = shard.count("train"), shard.epoch(16)
     assert count > 3 * reader.TOKENS_PER_BLOCK
     starts = []
@@ -108,11 +110,13 @@ def test_a_pass_shows_every_window_of_every_block_once(slowly: None, source: Pat
 
 
 def test_held_out_text_is_bounded_and_no_document_is_on_two_sides(slowly: None, source: Path) -> None:
-    made = TextCorpus(config(source, validation=0.2, test=0.2), 16, 8, seed=3)
+    text_corpus = TextCorpus(config(source, validation=0.2, test=0.2), 16, 8, seed=3)
     sides = []
     for split in SPLITS:
-        tokens = made.sources[0].read(split, np.array([0]), made.sources[0].count(split))[0].tolist()
-        cut = "".join("|" if t == made.tokenizer.end else made.tokenizer.decode([t]) for t in tokens).split("|")
+        tokens = text_corpus.sources[0].read(split, np.array([0]), text_corpus.sources[0].count(split))[0].tolist()
+        cut = "".join(
+            "|" if t == text_corpus.tokenizer.end else text_corpus.tokenizer.decode([t]) for t in tokens
+        ).split("|")
         sides.append(set(cut[1:]))
         assert split == "train" or 400 <= len(tokens) < 500
     assert not sides[0] & sides[1]
@@ -181,10 +185,10 @@ def test_duplicates_and_short_documents_are_counted(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(assign, "RECENT_HASHES", 7)
     path = tmp_path / "many.txt"
     path.write_text("".join(f"document {n % 90}\n\n" for n in range(300)) + "no\n\n" * 5)
-    made = TextCorpus(config(path, drop_duplicates=True, min_text_length=4), 4, 2, seed=0)
-    told = made.describe()
-    assert told["left_out"] == {"duplicate": 210, "shorter than 4 characters": 5}
-    assert told["documents"] == 90
+    text_corpus = TextCorpus(config(path, drop_duplicates=True, min_text_length=4), 4, 2, seed=0)
+    description = text_corpus.describe()
+    assert description["left_out"] == {"duplicate": 210, "shorter than 4 characters": 5}
+    assert description["documents"] == 90
 
 
 def test_a_source_with_nothing_of_use_says_why(tmp_path: Path) -> None:
@@ -195,10 +199,10 @@ def test_a_source_with_nothing_of_use_says_why(tmp_path: Path) -> None:
 
 
 def test_prepare_of_a_complete_stream_starts_no_process(slowly: None, source: Path) -> None:
-    made = TextCorpus(config(source), 16, 8, seed=3)
-    made.sources[0].count("train")
+    text_corpus = TextCorpus(config(source), 16, 8, seed=3)
+    text_corpus.sources[0].count("train")
     assert prepare(config(source)).process is None
-    assert json.loads((made.sources[0].folder / "index.json").read_text())["complete"]
+    assert json.loads((text_corpus.sources[0].folder / "index.json").read_text())["complete"]
 
 
 def test_problems_of_a_kind_keep_their_first_places() -> None:
@@ -259,12 +263,12 @@ def two(tmp_path: Path) -> list[tuple[DataConfig, list[tuple[int, Path]]]]:
         path = tmp_path / f"{name}.txt"
         path.write_text("".join(f"{name} {n} in a line of its own\n\n" for n in range(80_000)))
         sources.append({"type": "text", "path": str(path), "separator": "\n\n"})
-    made = []
+    settings_and_folders = []
     for order in ([0, 1], [1, 0]):
         settings = {"sources": [sources[n] for n in order], "tokenizer": "byte", "split": "document"}
         folders = [(place, tmp_path / f"cache/{n}") for place, n in enumerate(order)]
-        made.append((DataConfig.model_validate(settings), folders))
-    return made
+        settings_and_folders.append((DataConfig.model_validate(settings), folders))
+    return settings_and_folders
 
 
 def test_two_processes_share_their_work_and_neither_waits_for_ever(two: list) -> None:
@@ -300,17 +304,17 @@ def test_a_process_that_fails_leaves_what_another_writes_alone(two: list, tmp_pa
 
 def test_a_source_that_is_named_twice_is_read_once(slowly: None, source: Path) -> None:
     twice = config(source).model_copy(update={"custom_sources": config(source).sources})
-    made = TextCorpus(twice, 16, 8, seed=3)
-    assert [shard.count("train") for shard in made.sources] == [made.sources[0].count("train")] * 2
+    text_corpus = TextCorpus(twice, 16, 8, seed=3)
+    assert [shard.count("train") for shard in text_corpus.sources] == [text_corpus.sources[0].count("train")] * 2
 
 
 def test_data_that_is_gone_is_said(slowly: None, source: Path) -> None:
-    made = TextCorpus(config(source), 16, 8, seed=3)
-    for path in made.sources[0].folder.glob("*"):
+    text_corpus = TextCorpus(config(source), 16, 8, seed=3)
+    for path in text_corpus.sources[0].folder.glob("*"):
         path.unlink()
-    made.process = None
+    text_corpus.process = None
     with pytest.raises(DataError, match="damaged or gone"):
-        made.sources[0].count("train")
+        text_corpus.sources[0].count("train")
 
 
 @pytest.mark.parametrize("size", [7, 50, 64, 1000])
@@ -318,11 +322,11 @@ def test_pieces_do_not_depend_on_where_chunks_end(size: int, monkeypatch: pytest
     monkeypatch.setattr(documents, "PIECE_CHARACTERS", 50)
     whole_text = "==\n".join("".join(f"line {n}\n" for n in range(m % 23)) for m in range(60))
     chunks = (whole_text[at : at + size] for at in range(0, len(whole_text), size))
-    found = list(documents.split_at_separator(chunks, "==\n"))
-    assert found == list(documents.split_at_separator(iter([whole_text]), "==\n"))
-    assert all(len(piece.text) <= 50 for piece in found)
+    pieces = list(documents.split_at_separator(chunks, "==\n"))
+    assert pieces == list(documents.split_at_separator(iter([whole_text]), "==\n"))
+    assert all(len(piece.text) <= 50 for piece in pieces)
     alone = [piece for text in whole_text.split("==\n") for piece in documents.split_long_document(iter([text]))]
-    assert found == alone, "a document among others is cut as it would be alone"
+    assert pieces == alone, "a document among others is cut as it would be alone"
 
 
 @pytest.mark.slow

@@ -143,7 +143,7 @@ def test_kto_is_that_of_trl(beta: float, good: float, bad: float, turned: int, t
     order = np.arange(len(rows))
     batch = kto_batch(corpus.batch_of(order), torch.tensor(wanted), corpus.mismatched(order))
     found = kto(reference, beta, good, bad)(policy, batch)
-    backwards = rows[::-1]  # they pair a prompt with the text before, we with the text behind
+    backwards = rows[::-1]  # they pair a prompt with the text before, we with the text after
     trainer = KTOTrainer(
         their_policy,
         their_reference,

@@ -118,7 +118,7 @@ def differences(settings: dict[str, Any]) -> list[str]:
     return different
 
 
-def said(settings: dict[str, Any]) -> bool:
+def is_reported(settings: dict[str, Any]) -> bool:
     """Whether the program says that this matrix library, with so many threads, cannot make the shape equal."""
     state, batches, plan = begun(settings, None)
     return difference_from_alone(state, batches(0), plan) is not None
@@ -127,7 +127,7 @@ def said(settings: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("seed", range(12))
 def test_a_member_is_the_run_alone(seed: int) -> None:
     settings = drawn(seed, steps=4)
-    assert differences(settings) == [] or said(settings), settings
+    assert differences(settings) == [] or is_reported(settings), settings
 
 
 def population(**model: Any) -> TrainState:
@@ -171,7 +171,7 @@ def test_five_hundred_members_are_the_runs_alone(threads: int) -> None:
     torch.set_num_threads(threads)
     try:
         every = (drawn(seed, steps=50) for seed in range(500))
-        bad = {each["seed"]: what[:3] for each in every if (what := differences(each)) and not said(each)}
+        bad = {each["seed"]: what[:3] for each in every if (what := differences(each)) and not is_reported(each)}
     finally:
         torch.set_num_threads(1)
     assert bad == {}

@@ -96,13 +96,13 @@ def test_ranks_train_what_one_process_trains_and_one_of_them_writes(
     run = tmp_path / "run"
     if starter == "torchrun":
         process = started(ranks, preset, "--out", run)
-        said, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     else:
-        said = trained(ranks, preset, "--out", run)
+        output = trained(ranks, preset, "--out", run)
     same_course(run, alone)
-    assert said.count(f"{ranks} ranks\n") == 1
-    assert said.count("held out for validation") == 1
+    assert output.count(f"{ranks} ranks\n") == 1
+    assert output.count("held out for validation") == 1
     ours, theirs = record(run), record(alone)
     assert ours[0].pop("ranks") == ranks
     assert [(e["kind"], e["step"]) for e in ours] == [(e["kind"], e["step"]) for e in theirs]
@@ -211,11 +211,11 @@ def test_a_signal_stops_all_ranks_saved_and_another_number_of_ranks_goes_on(
     process = started(2, preset, "--out", run)
     wait_for(run, 30, process)
     os.kill(process.pid if to == "torchrun" else workers(process.pid)[to], signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert said.count("stopped and saved at step") == 1
+    assert output.count("stopped and saved at step") == 1
     stopped_at = json.loads((run / "checkpoints" / "current" / "state.json").read_text())["step"]
-    assert f"stopped and saved at step {stopped_at};" in said
+    assert f"stopped and saved at step {stopped_at};" in output
     assert losses(run, "step")[stopped_at:] == []
     trained(1 if to == "torchrun" else 4, run, "--resume")
     for _ in train(resolve(json.loads(preset.read_text())), tmp_path / "alone"):
@@ -344,28 +344,28 @@ Path(sys.argv[1], f"rank-{ranks.rank}.json").write_text(json.dumps([*figures, na
 def test_a_rank_holds_its_share_of_weights_and_moments(tmp_path: Path, forked: Any) -> None:
     (tmp_path / "pieces.py").write_text(PIECES)
     outcomes = forked.ranks(*[[tmp_path]] * 4, script=tmp_path / "pieces.py")
-    told = [json.loads(path.read_text()) for path in tmp_path.glob("rank-*.json")]
-    assert len(told) == 4, [outcome.err for outcome in outcomes]
-    whole = told[0][2]
-    assert sum(held for held, _, _, _ in told) == whole
-    assert all(moments == 2 * held for held, moments, _, _ in told)
-    assert all(abs(held / whole - 0.25) < 0.01 for held, _, _, _ in told)
+    reports = [json.loads(path.read_text()) for path in tmp_path.glob("rank-*.json")]
+    assert len(reports) == 4, [outcome.err for outcome in outcomes]
+    whole = reports[0][2]
+    assert sum(held for held, _, _, _ in reports) == whole
+    assert all(moments == 2 * held for held, moments, _, _ in reports)
+    assert all(abs(held / whole - 0.25) < 0.01 for held, _, _, _ in reports)
     # Torch keeps the mesh's group, two threads. That of words is gone, or its threads could abort a rank that ends.
-    assert all(threads <= 2 for _, _, _, threads in told)
+    assert all(threads <= 2 for _, _, _, threads in reports)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"method": "reward_model", "model": {"scalar": True}}, "it goes with method pretrain alone"),
         ({"optimizer": {"name": "muon"}}, "muon needs whole matrices; set optimizer.name=adamw"),
-        ({"auxiliary": {"enable_value": True}}, "auxiliary heads are not cut"),
+        ({"auxiliary": {"enable_value": True}}, "auxiliary heads cannot be sharded"),
         ({"train": {"compile": True}}, "set train.compile=false"),
-        ({"model": {"memory_tokens": 2, "memory_segment": 8}}, "a memory is not cut; set model.memory_tokens=0"),
+        ({"model": {"memory_tokens": 2, "memory_segment": 8}}, "a memory cannot be sharded; set model.memory_tokens=0"),
     ],
 )
-def test_what_cannot_be_cut_is_refused_in_a_line(changes: dict, said: str, tiny: Any) -> None:
-    with pytest.raises(PresetError, match=f"train.shard: {said}"):
+def test_what_cannot_be_cut_is_refused_in_a_line(changes: dict, message: str, tiny: Any) -> None:
+    with pytest.raises(PresetError, match=f"train.shard: {message}"):
         build(resolve(tiny(**changes), ["train.shard=true"]), ranks=Ranks(0, 2))
     with pytest.raises(PresetError, match=r"train.shard: there is one rank; start several with torchrun"):
         build(resolve(tiny(), ["train.shard=true"]))
@@ -483,9 +483,9 @@ def test_a_committee_on_three_ranks_labels_and_learns_as_in_one_process(
     assert [(e["kind"], e["step"]) for e in ours] == [(e["kind"], e["step"]) for e in theirs]
     for one, other in zip(ours[1:], theirs[1:], strict=True):
         alike(one, other)
-    made = sorted(path.name for path in (tmp_path / "one/data").iterdir())
-    assert made
-    for name in made:
+    names = sorted(path.name for path in (tmp_path / "one/data").iterdir())
+    assert names
+    for name in names:
         assert (tmp_path / "three/data" / name).read_bytes() == (tmp_path / "one/data" / name).read_bytes()
 
 
@@ -513,12 +513,12 @@ def test_ranks_are_what_torchrun_says() -> None:
 
 
 @pytest.mark.parametrize("population", [None, 3])
-@pytest.mark.parametrize("of", [1, 2, 3, 4, 7])
-def test_parts_of_a_batch_are_its_rows_in_order(of: int, population: int | None) -> None:
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
+def test_parts_of_a_batch_are_its_rows_in_order(world: int, population: int | None) -> None:
     tokens = torch.arange(35).view(7, 5)
     batch = Batch(tokens, tokens + 1, tokens % 2 == 0, tokens.float(), torch.arange(7), {"row": torch.arange(7)})
     batch = batch.expand(population)
-    parts = [batch.part(number, of) for number in range(of)]
+    parts = [batch.part(number, world) for number in range(world)]
     sizes = [part.tokens.shape[-2] for part in parts]
     assert max(sizes) - min(sizes) <= 1
     for name, dim in (("tokens", -2), ("targets", -2), ("mask", -2), ("weight", -2), ("source", -1)):
@@ -527,9 +527,9 @@ def test_parts_of_a_batch_are_its_rows_in_order(of: int, population: int | None)
 
 
 def test_buckets_hold_all_tensors_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "BUCKET_NUMBERS", 10)
+    monkeypatch.setattr(distributed, "MAX_ELEMENTS_PER_BUCKET", 10)
     sizes = [3, 4, 3, 1, 40, 0, 10]
-    made = [torch.zeros(size) for size in sizes] + [torch.zeros(2, dtype=torch.float64)]
-    buckets = list(distributed._buckets(made))
+    tensors = [torch.zeros(size) for size in sizes] + [torch.zeros(2, dtype=torch.float64)]
+    buckets = list(distributed._buckets(tensors))
     assert [[t.numel() for t in bucket] for bucket in buckets] == [[3, 4, 3], [1], [40], [0, 10], [2]]
-    assert [id(t) for bucket in buckets for t in bucket] == [id(t) for t in made]
+    assert [id(t) for bucket in buckets for t in bucket] == [id(t) for t in tensors]

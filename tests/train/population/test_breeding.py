@@ -25,7 +25,7 @@ CONFIG = ModelConfig(vocab_size=31, block_size=12, n_layer=2, n_head=2, n_embd=1
 
 @pytest.fixture(params=["adamw", "muon", "sgd"])
 def state(request: pytest.FixtureRequest) -> TrainState:
-    """Five members behind three steps at rates of their own."""
+    """Five members after three steps at rates of their own."""
     model = GPT(CONFIG, population=5).initialize(*range(5))
     made = TrainState(model, make_optimizer(model, OptimizerConfig(name=request.param)))
     tokens = torch.randint(0, 31, (4, 13), generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ from nanogrove.errors import PresetError
 def evaluate(
     run: RunFolder,
     split: Annotated[
-        str | None, typer.Option(help="validation, test or train; if left out validation, of a grammar test.")
+        str | None, typer.Option(help="validation, test or train; when left out validation, or test for a grammar.")
     ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit a temperature on validation, keep it, and measure it on test.")

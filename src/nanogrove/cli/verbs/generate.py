@@ -1,86 +1,108 @@
 """`nanogrove generate`."""
 
 import sys
-from functools import partial
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from nanogrove.cli.terminal import RunFolder
 from nanogrove.errors import PresetError
 
+if TYPE_CHECKING:
+    from nanogrove.language_model import Continuation
+    from nanogrove.train.autotune import Choice
+
 
 def generate(
     run: RunFolder,
-    prompt: Annotated[list[str] | None, typer.Argument(help="One or more prompts; none starts a document.")] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="New tokens a prompt.")] = 100,
+    prompt: Annotated[
+        list[str] | None, typer.Argument(help="One or more prompts; without one, a new document begins.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="New tokens per prompt.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="Keep the k most likely tokens; 20 where a reward steers.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Keep the fewest tokens that reach this probability.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="Keep tokens of this share of the likeliest.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Keep tokens of at least this share of the likeliest one's probability.")
+    ] = None,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, words already seen are less likely.")] = 1.0,
     no_repeat_ngram: Annotated[int | None, typer.Option(min=1, help="Never write an n-gram twice.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        typer.Option(help="Of products; auto takes bfloat16 where the CPU multiplies it."),
+        typer.Option(help="Of matrix products; auto takes bfloat16 where the CPU multiplies it."),
     ] = "auto",
     calibrated: Annotated[
         bool, typer.Option("--calibrated", help="Multiply the temperature by that of evaluate --calibrate.")
     ] = False,
     confidence: Annotated[
-        bool, typer.Option("--confidence", help="Print the probability of each new token, and their mean in log.")
+        bool,
+        typer.Option("--confidence", help="Print the probability of each new token, and the mean log-probability."),
     ] = False,
-    reward: Annotated[Path | None, typer.Option(help="The run of a reward model, to steer by or to choose.")] = None,
+    reward: Annotated[
+        Path | None, typer.Option(help="The run of a reward model, which steers the text or chooses a sample.")
+    ] = None,
     beta: Annotated[float | None, typer.Option(help="What a reward of 1 adds to a logit; 5 when left out.")] = None,
     best_of: Annotated[
-        int | None, typer.Option(help="Write so many texts a prompt; print that of most reward.")
+        int | None, typer.Option(help="Sample N completions per prompt and print the one with the highest reward.")
     ] = None,
     speculative: Annotated[
         bool, typer.Option("--speculative", help="Draft with multi-token heads; the same texts in fewer steps.")
     ] = False,
     lookahead: Annotated[
-        int | None, typer.Option(help="Search with value and dynamics heads, so many model calls a token.")
+        int | None, typer.Option(help="Search with value and dynamics heads, with N model calls per token.")
     ] = None,
 ) -> None:
     """Continue prompts with a run's best model."""
+    _check_reward_options(reward, beta, best_of, confidence)
+    _check_strategy_options(speculative, lookahead, best_of, confidence)
+    from nanogrove.cli.text import printable
+    from nanogrove.language_model import BETA, DrawOptions, SteeredOptions, load
+
+    lm, prompts = load(run), prompt or [""]
+    draw = DrawOptions(seed=seed, precision=precision, calibrated=calibrated, temperature=temperature, top_k=top_k)
+    draw |= {"top_p": top_p, "min_p": min_p, "no_repeat_ngram": no_repeat_ngram}
+    draw["repetition_penalty"] = repetition_penalty
+    steered: SteeredOptions = {**draw, "reward": reward, "beta": BETA if beta is None else beta}
+    if best_of is not None and reward is not None:
+        lines = lm.best_of(best_of, prompts, tokens, reward=reward, **draw)
+    elif confidence:
+        lines = list(_with_confidence(lm.continuations(prompts, tokens, **steered)))
+    else:
+        lines = lm.generate(prompts, tokens, speculative=speculative, lookahead=lookahead, **steered)
+    for line in lines:
+        print(printable(line))
+    _print_format(lm.precision(precision), automatic=precision == "auto")
+
+
+def _check_reward_options(reward: Path | None, beta: float | None, best_of: int | None, confidence: bool) -> None:
+    """Raises PresetError for options of a reward without one, and for two that exclude each other."""
     if reward is None and (beta is not None or best_of is not None):
         raise PresetError(f"--{'best-of' if beta is None else 'beta'} needs a reward; name a run with --reward")
     if best_of is not None and (beta is not None or confidence):
         raise PresetError(f"--best-of goes without --{'confidence' if beta is None else 'beta'}; leave one of them out")
-    if (speculative or lookahead is not None) and (confidence or best_of is not None):
-        way, other = "speculative" if speculative else "lookahead", "confidence" if confidence else "best-of"
-        raise PresetError(f"--{way} goes without --{other}; leave one out")
-    from nanogrove.cli.text import printable
-    from nanogrove.language_model import BETA, load
 
-    lm = load(run)
-    write: Any = lm.continuations if confidence else partial(lm.generate, speculative=speculative, lookahead=lookahead)
-    if best_of is not None:
-        write = partial(lm.best_of, best_of)
-    steer = {} if best_of is not None else {"beta": BETA if beta is None else beta}
-    written = write(
-        prompt or [""],
-        tokens,
-        reward=reward,
-        **steer,
-        seed=seed,
-        precision=precision,
-        calibrated=calibrated,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        no_repeat_ngram=no_repeat_ngram,
-    )
-    for each in written:
-        print(printable(each if isinstance(each, str) else each.text))
-        if not isinstance(each, str):
-            for token, probability in zip(each.tokens, each.probabilities, strict=True):
-                print(f"{probability:.4f}  {printable(repr(token))}")
-            print(f"mean log-probability {each.mean_log_probability:.4f} nats a token of {len(each.tokens)} new tokens")
-    choice = lm.precision(precision)
-    if precision == "auto" or ";" in choice.reason:  # not what was asked for, or not in the way one would think
+
+def _check_strategy_options(speculative: bool, lookahead: int | None, best_of: int | None, confidence: bool) -> None:
+    """Raises PresetError for a decoding strategy beside an option that it excludes."""
+    if (speculative or lookahead is not None) and (confidence or best_of is not None):
+        strategy, other = "speculative" if speculative else "lookahead", "confidence" if confidence else "best-of"
+        raise PresetError(f"--{strategy} goes without --{other}; leave one out")
+
+
+def _with_confidence(continuations: "Iterable[Continuation]") -> Iterator[str]:
+    """Each text, followed by the probability of each of its new tokens and their mean log-probability."""
+    for continuation in continuations:
+        yield continuation.text
+        for token, probability in zip(continuation.tokens, continuation.probabilities, strict=True):
+            yield f"{probability:.4f}  {token!r}"
+        count = len(continuation.tokens)
+        yield f"mean log-probability {continuation.mean_log_probability:.4f} nats per token of {count} new tokens"
+
+
+def _print_format(choice: "Choice", automatic: bool) -> None:
+    """Prints the number format on standard error where it was not asked for, or is not computed as usual."""
+    if automatic or ";" in choice.reason:
         print(f"decoded in {choice.format}: {choice.reason}", file=sys.stderr)

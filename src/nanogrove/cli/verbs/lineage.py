@@ -24,7 +24,7 @@ def lineage(
     read = read_run(run)
     preset = resolve(read.preset).model_dump(mode="json")
     if preset["method"]["name"] != "evolve":
-        raise RunError(f"{run}: is no evolution, so there is no line of descent; `nanogrove report` tells of it")
+        raise RunError(f"{run}: is not an evolution, so there is no line of descent; `nanogrove report` describes it")
     line = winning_line(genealogy(read.of("generation")))
     schedule = replay(preset, line)
     for life in line:

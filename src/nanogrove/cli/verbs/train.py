@@ -1,13 +1,16 @@
 """`nanogrove train`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from nanogrove.cli.terminal import console
 from nanogrove.errors import RunError
+
+if TYPE_CHECKING:
+    from nanogrove.runs.estimate import Estimate
 
 
 def train(
@@ -20,7 +23,9 @@ def train(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run functions the preset names as module:function.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would take; train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print parameters, tokens, memory and FLOPs, then exit.")
+    ] = False,
 ) -> None:
     """Train a preset in a run folder."""
     from nanogrove.cli.render import show
@@ -49,7 +54,7 @@ def train(
         raise typer.Exit(128 + stopped)
 
 
-def _print_estimate(figures: dict[str, Any], replaced: str | None) -> None:
+def _print_estimate(figures: "Estimate", replaced: str | None) -> None:
     from nanogrove.cli.render import described_minutes
     from nanogrove.cli.text import printable
 

@@ -1,4 +1,4 @@
-"""Documents in pieces, which every source yields; and the count of what a source holds that is left out."""
+"""The pieces of documents that every source yields, and the count of what is left out of a source."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from nanogrove.errors import DataError
 
-PIECE_CHARACTERS = 1 << 18  # a longer document comes in pieces, cut after a line where it has one
+PIECE_CHARACTERS = 1 << 18  # a longer document is cut into several pieces, after a line where it has one
 LOCATIONS_PER_REASON = 3  # kept to be shown
 
 
@@ -18,7 +18,7 @@ class Piece(NamedTuple):
 
 
 class Skipped:
-    """Counts by reason what is left out, with the first few locations of each; `refuse` makes a bad row an error."""
+    """Counts what is left out, by reason, with the first few locations; with `refuse` a bad row is an error."""
 
     def __init__(self, refuse: bool = False) -> None:
         self.refuse = refuse
@@ -54,7 +54,7 @@ class Skipped:
 
 
 def split_long_document(chunks: Iterator[str]) -> Iterator[Piece]:
-    """One document in pieces that end after a line, where a line ends within the last half of a piece."""
+    """One document as pieces that end after a line, where a line ends within the last half of a piece."""
     first, rest = True, ""
     for chunk in chunks:
         pieces, rest = _cut_pieces(rest + chunk)
@@ -68,7 +68,7 @@ def split_long_document(chunks: Iterator[str]) -> Iterator[Piece]:
 def split_at_separator(chunks: Iterator[str], separator: str) -> Iterator[Piece]:
     """The documents between separators, each cut as `split_long_document` cuts; empty ones are left out.
 
-    A separator is recognised wherever chunks end.
+    A separator is recognised even where it spans two chunks.
     """
     document, first, held, keep = "", True, "", len(separator) - 1
     for chunk in chunks:

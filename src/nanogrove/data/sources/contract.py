@@ -1,4 +1,4 @@
-"""What a source of text must offer, and the record by which the rest of the program knows a kind of source.
+"""The contract of a source of text, and the record by which the rest of the program knows a kind of source.
 
 A new source is one file, with a settings class and a `SourceKind`, and one line: in `formats.FORMATS` where it reads
 files, in `kinds.KINDS` where it does not.
@@ -13,9 +13,9 @@ from pydantic import BaseModel
 
 from nanogrove.data.sources.base import Piece, Skipped
 
-Row = tuple[int, Mapping[str, object]]  # its number, from 1 or that of its line, and its cells by column
-OnBadRow = Callable[[str, int], object]  # takes why a row cannot be used, such as `broken JSON`, and its number
-SelectColumns = Callable[[Sequence[str]], Sequence[str]]  # of the columns that exist, those to read; raises DataError
+Row = tuple[int, Mapping[str, object]]  # the number of a row or its line, from 1, and its cells by column
+OnBadRow = Callable[[str, int], object]  # takes the reason, such as `broken JSON`, and the row's number
+SelectColumns = Callable[[Sequence[str]], Sequence[str]]  # takes existing columns, returns those to read; DataError
 
 
 class DocumentSource(Protocol):
@@ -26,10 +26,10 @@ class DocumentSource(Protocol):
         """Its name in a preset."""
 
     def title(self) -> str:
-        """What messages and records call it: its path, its data set, or its type."""
+        """The name of the source in messages and records: its path, its data set, or its type."""
 
     def identity(self) -> dict[str, object]:
-        """What fixes its documents, as JSON: settings, and the names, sizes and times of files.
+        """All that its documents depend on, as JSON: settings, and the names, sizes and times of files.
 
         Raises DataError when there is nothing to read.
         """
@@ -61,17 +61,17 @@ def unchanged(source: DocumentSource) -> DocumentSource:
 
 @dataclass(frozen=True)
 class SourceKind:
-    """What presets, preparation, `explore` and Kaggle ask of a kind of source.
+    """What presets, preparation, `explore` and Kaggle need to know of a kind of source.
 
     Args:
         settings: the class of its settings, a pydantic model; an instance is a `DocumentSource`
-        label: what a reader calls it, as in `JSON lines`
+        label: its name in text, such as `JSON lines`
         endings: of the names of files that it reads, in lower case
         recognize: whether the first bytes of a file (up to 64 KiB, unpacked) are of this kind
         encoded: whether its files are text, of which `explore` guesses the `encoding`
         delimited: whether its cells stand between delimiters, of which `explore` guesses the `delimiter`
         table: `settings` again where its rows are documents, called with `path`, and `encoding` and `delimiter`
-        pin: the same source with its version fixed, so that a resumed run reads what it read
+        pin: returns the same source with its version fixed, so that a resumed run reads the same documents
     """
 
     settings: type[BaseModel]

@@ -1,4 +1,4 @@
-"""Files as sources read them: found by path, folder or glob, opened through .gz and .zst, decoded a chunk at a time."""
+"""Files as sources read them: listed by path, folder or glob, unpacked from .gz and .zst, decoded chunk by chunk."""
 
 import codecs
 import glob
@@ -43,7 +43,7 @@ class FileSource(BaseModel):
         try:  # unlike glob.glob, Path.glob does not go in circles where ** meets a link to a folder above
             files = sorted(path for path in folder.glob(pattern) if path.is_file())
         except (ValueError, NotImplementedError) as error:
-            raise DataError(f"{self.path}: glob {pattern!r} is no pattern ({error})") from None
+            raise DataError(f"{self.path}: glob {pattern!r} is not a pattern ({error})") from None
         if not files:
             raise DataError(
                 f"{self.path}: no file matches glob {pattern!r}; name another, as in "
@@ -61,7 +61,7 @@ class FileSource(BaseModel):
 
 
 def file_identity(paths: Sequence[Path]) -> list[list[str | int]]:
-    """What tells whether files have changed: of each its absolute path, size in bytes, and time in nanoseconds."""
+    """The absolute path, size in bytes, and time in nanoseconds of each file, to tell whether files have changed."""
     stats = [(path, path.stat()) for path in paths]
     return [[str(path.absolute()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
@@ -90,7 +90,10 @@ def open_bytes(path: Path) -> BinaryIO:
 
 
 def encoding_of(path: Path, named: str) -> str:
-    """`named`, or for `auto` what the file's byte-order mark says, utf-8 without one. Raises DataError as reading."""
+    """The encoding of a file: `named`, or for `auto` that of its byte-order mark, utf-8 without one.
+
+    Raises DataError for a file that cannot be read.
+    """
     if named != "auto":
         return named
     with io_errors_as_data_errors(path), open_bytes(path) as file:
@@ -99,7 +102,7 @@ def encoding_of(path: Path, named: str) -> str:
 
 
 class io_errors_as_data_errors:  # noqa: N801  a context, as contextlib names them
-    """Turns what goes wrong while `path` is read into a DataError of one line."""
+    """Turns an error that occurs while `path` is read into a DataError of one line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -115,7 +118,7 @@ class io_errors_as_data_errors:  # noqa: N801  a context, as contextlib names th
 
 
 def read_text(path: Path, encoding: str = "auto") -> Iterator[str]:
-    """The text of a file in chunks of about a piece; newlines as they stand, a byte-order mark left out.
+    """The text of a file, in chunks of about a piece; newlines are kept as they are, a byte-order mark is left out.
 
     Raises DataError for a file that cannot be read, is cut off, or is not text in `encoding`.
     """
@@ -128,11 +131,11 @@ def read_text(path: Path, encoding: str = "auto") -> Iterator[str]:
     with io_errors_as_data_errors(path), open_bytes(path) as file:
         while True:
             data = file.read(PIECE_CHARACTERS)
-            kept = len(decoder.getstate()[0])  # bytes of an unfinished character, read before
+            unfinished = len(decoder.getstate()[0])  # bytes of a character that the chunk before began
             try:
                 text = decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
-                at = offset - kept + error.start
+                at = offset - unfinished + error.start
                 raise DataError(
                     f"{path}: not {name}: byte 0x{error.object[error.start]:02x} at offset {at}; if the "
                     'file has another encoding, name it: data.sources=[{"type": "text", "path": '

@@ -1,7 +1,7 @@
-"""Data sets of the Hugging Face hub as sources, and short names for some.
+"""Data sets of the Hugging Face hub as sources, and short names for well-known ones.
 
-To name one is to allow its download. Where the network fails, reading goes on after the last row that came through, so
-no row is lost or comes twice.
+To name one is to allow its download. Where the network fails, reading goes on after the last row that was received, so
+no row is lost or read twice.
 """
 
 import re
@@ -68,7 +68,7 @@ class HubSource(Columns):
         return {**self.model_dump(), "files": file_identity(files_below(self._folder))}
 
     def size(self) -> int | None:
-        """Bytes of a folder, or those that the data set says of itself. Raises DataError as `pieces` does."""
+        """Bytes of a folder, or those that the data set states. Raises DataError as `pieces` does."""
         if self._folder is not None:
             return total_bytes(files_below(self._folder))
         retries = Retries()
@@ -118,7 +118,7 @@ class HubSource(Columns):
                 skipped.unwanted("network error, retried")
 
     def _open(self) -> Any:
-        """The rows of the split, of the columns of the text where the library knows them beforehand."""
+        """The rows of the split, with the columns of the text alone where the library knows its columns."""
         if self.streaming:
             data = self._builder.as_streaming_dataset(split=self.split)
         else:
@@ -148,7 +148,7 @@ class HubSource(Columns):
 
     @cached_property
     def _commit(self) -> str:
-        """The commit of `revision`, from the hub, or without a network from what lies here of it."""
+        """The commit of `revision`, from the hub, or without a network from this machine's copy."""
         if self.revision and re.fullmatch("[0-9a-f]{40}", self.revision):
             return self.revision
         with self._library():

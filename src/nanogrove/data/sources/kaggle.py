@@ -30,7 +30,7 @@ class KaggleSource(Columns):
     @classmethod
     def _named(cls, value: str) -> str:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+(/versions/\d+)?", value):
-            raise ValueError(f"{value!r} is no Kaggle data set; write owner/name, or owner/name/versions/2")
+            raise ValueError(f"{value!r} is not a Kaggle data set; write owner/name, or owner/name/versions/2")
         return value
 
     def title(self) -> str:
@@ -71,11 +71,11 @@ class KaggleSource(Columns):
 
     @cached_property
     def _root(self) -> Path:
-        """The folder of the files, or the one file that is wanted."""
+        """The folder of the files, or the one file that `file` names."""
         if self.local is not None:
             root = Path(self.local).expanduser()
             if not root.is_dir():
-                raise DataError(f"{self.dataset}: local={self.local} is no folder")
+                raise DataError(f"{self.dataset}: local={self.local} is not a folder")
             return root
         try:
             import kagglehub

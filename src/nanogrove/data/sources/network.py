@@ -12,7 +12,7 @@ from types import ModuleType
 
 FIRST_WAIT_SECONDS = 1.0  # before the second try; each further wait is twice as long
 MAX_FAILURES = 5  # in a row
-NETWORK_CLIENTS = {"aiohttp", "httpx", "httpx2", "requests"}  # what these raise is the network's fault, or a status
+NETWORK_CLIENTS = {"aiohttp", "httpx", "httpx2", "requests"}  # packages whose errors are network errors, or a status
 
 
 class Retries:
@@ -22,7 +22,7 @@ class Retries:
         self.failed = 0
 
     def should_retry(self, error: Exception) -> bool:
-        """Whether to try again, after a wait; not for what another try does not mend, nor for ever."""
+        """Waits and returns whether to try again: after a network error, and at most MAX_FAILURES times in a row."""
         self.failed += 1
         if self.failed == MAX_FAILURES or not is_transient(error):
             return False
@@ -51,7 +51,7 @@ def is_transient(error: BaseException | None) -> bool:
 
 @contextmanager
 def quiet(*libraries: ModuleType) -> Iterator[None]:
-    """Keeps bars and warnings of libraries off the terminal: what ends in an error is described by that error."""
+    """Keeps progress bars and warnings of libraries off the terminal; errors are still shown."""
 
     def errors_only(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR
@@ -73,7 +73,7 @@ def quiet(*libraries: ModuleType) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """What a library says, in one line and without advice on how to call it."""
+    """The message of a library's error, in one line and without advice on how to call it."""
     while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
-        error = error.__cause__  # it says no more than that something went wrong
+        error = error.__cause__  # such an error only says that something went wrong
     return " ".join(str(error).partition("Example of usage")[0].split())[:500] or type(error).__name__

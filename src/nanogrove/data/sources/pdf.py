@@ -1,9 +1,9 @@
 """PDF files as sources, by their text; pictures of text are not read.
 
-The PDF library is C++ that a damaged file can crash, hold up for hours or make eat all memory. So it runs in a process
-of its own, with a limit on each, which is started again after a file that ended it: such a file is counted and costs
-the others nothing. `python -m nanogrove.data.sources.pdf SECONDS` is that process: it reads a path a line and answers
-in lines of JSON.
+The PDF library is C++: a damaged file can crash it, keep it busy for hours, or make it use all memory. So it runs in a
+process of its own, with limits on time and memory. That process is started again after a file that ended it; such a
+file is counted, and the others are still read. `python -m nanogrove.data.sources.pdf SECONDS` is that process: it reads
+one path per line and answers in lines of JSON.
 """
 
 import json
@@ -27,12 +27,8 @@ from nanogrove.errors import DataError
 PAGE_CPU_SECONDS = 60.0  # of CPU time for a page; a page of a book takes a thousandth of one
 READER_MEMORY_BYTES = 1 << 31
 READER_COMMAND = [sys.executable, "-P", "-m", "nanogrove.data.sources.pdf"]
-PDFIUM_ERRORS = {
-    2: "PDF that cannot be opened",
-    4: "encrypted PDF",
-    5: "encrypted PDF",
-}  # by pdfium's number; else damaged
-HYPHEN = re.compile("[\x02\ufffe](.?)", re.DOTALL)  # what pdfium puts for a hyphen at the end of a line, and that end
+PDFIUM_ERRORS = {2: "PDF that cannot be opened", 4: "encrypted PDF", 5: "encrypted PDF"}  # by number; else damaged
+HYPHEN = re.compile("[\x02\ufffe](.?)", re.DOTALL)  # pdfium's mark for a hyphen at a line's end, and what follows it
 
 
 class PdfSource(FileSource):
@@ -59,7 +55,7 @@ PDF = SourceKind(PdfSource, "PDF", (".pdf",), lambda start: start.startswith(b"%
 
 
 def _texts(reader: "Reader", path: Path, skipped: Skipped) -> Iterator[str]:
-    """The text of each page that has some, with what parts it from the one before; counts what is wrong."""
+    """The text of each page that has any, with a line break before all but the first; counts what cannot be read."""
     written = blank = 0
     sound = True
     for page, (kind, text) in enumerate(reader.read(path), start=1):
@@ -79,7 +75,7 @@ def _texts(reader: "Reader", path: Path, skipped: Skipped) -> Iterator[str]:
 
 
 class Reader:
-    """The process that reads PDFs, as far as it has been needed."""
+    """The process that reads PDFs, started when the first PDF is read."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
@@ -93,7 +89,7 @@ class Reader:
             self._ended()
 
     def read(self, path: Path) -> Iterator[tuple[str, str]]:
-        """What `extract` yields, and last of all what became of the process where this PDF ended it.
+        """The pages that `extract` yields, and in the end a problem where this PDF ended the process.
 
         Raises DataError when the process cannot be started.
         """
@@ -103,7 +99,7 @@ class Reader:
             assert process.stdin is not None
             assert process.stdout is not None
             answered = False
-            with suppress(BrokenPipeError):  # it has ended since; that nothing comes back says so
+            with suppress(BrokenPipeError):  # the process has ended; the empty answer below shows it
                 process.stdin.write(json.dumps(str(path)) + "\n")
                 process.stdin.flush()
             while (line := process.stdout.readline()).endswith("\n"):
@@ -119,7 +115,7 @@ class Reader:
             if fresh or answered:
                 yield "PDF that crashed its reader", ""
                 return
-            # An earlier PDF may have damaged the process; a fresh one tells whose fault it is.
+            # An earlier PDF may have damaged the process; a fresh process shows whether this one does.
 
     def _start(self) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
@@ -140,7 +136,7 @@ class Reader:
         return process
 
     def _ended(self) -> int:
-        """Waits for the process to end; its status."""
+        """Waits for the process to end and returns its status."""
         assert self.process is not None
         process, self.process = self.process, None
         status = process.wait()
@@ -152,7 +148,7 @@ class Reader:
 
 
 def extract(path: str) -> Iterator[tuple[str, str]]:
-    """The pages of a PDF as `page` and text or as `damaged page`, or else what is wrong with the file."""
+    """The pages of a PDF, each as `page` and text or as `damaged page`; or one problem of the whole file."""
     from pypdfium2 import PdfDocument, PdfiumError
 
     try:
@@ -174,9 +170,9 @@ def extract(path: str) -> Iterator[tuple[str, str]]:
 
 
 def clean(text: str) -> str:
-    r"""Text as pdfium gives it with \n for line ends, and words joined that a line end parted.
+    r"""Text of pdfium with \n for line ends, and with words joined that were hyphenated at the end of a line.
 
-    A hyphen stays before what is not a small letter: `Anglo-Saxon`, though `inter-national` becomes one word.
+    A hyphen is kept unless a small letter follows: `Anglo-Saxon` stays, and `inter-national` becomes one word.
     """
     text = HYPHEN.sub(lambda match: match[1] if match[1].islower() else "-" + match[1], text)
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\xad", "")
@@ -186,10 +182,10 @@ def main() -> None:
     """Reads the PDFs named on standard input, until a limit or a crash ends it."""
     import resource  # Windows has none, and imports this module all the same
 
-    import pypdfium2  # noqa: F401  before `ready`, so that what keeps it from loading is not the fault of a file
+    import pypdfium2  # noqa: F401  before `ready`, so that a failed import does not count as the fault of a file
 
     seconds = float(sys.argv[1])
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # it ends the process, even within the library
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, even within the library
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(ValueError, OSError):  # macOS knows no such limit; elsewhere a lower one may be set
         resource.setrlimit(resource.RLIMIT_AS, (READER_MEMORY_BYTES, READER_MEMORY_BYTES))

@@ -1,6 +1,6 @@
 """Rows of CSV, JSONL and Parquet, and lines of text, with their numbers; memory does not grow with the file.
 
-What cannot be used is given to an `OnBadRow` and left out, so that one row does not stop a file of gigabytes.
+A row that cannot be used is reported to an `OnBadRow` and left out, so that it does not stop a file of gigabytes.
 """
 
 import csv
@@ -17,15 +17,15 @@ from nanogrove.data.sources.contract import OnBadRow, Row, SelectColumns
 from nanogrove.data.sources.files import encoding_of, io_errors_as_data_errors, open_bytes
 from nanogrove.errors import DataError, nearest
 
-MAX_LINE_CHARACTERS = 1 << 24  # characters of a line, or of the lines of one CSV row; what is longer is left out
-STRING_OVERHEAD_BYTES = 64  # of a string beside its characters, so that many short lines do not count as nothing
-PARQUET_ROWS_PER_BATCH = 64  # held at a time
+MAX_LINE_CHARACTERS = 1 << 24  # of a line, or of all lines of one CSV row; longer ones are left out
+STRING_OVERHEAD_BYTES = 64  # of a string besides its characters, so that many short lines do not count as nothing
+PARQUET_ROWS_PER_BATCH = 64  # in memory at a time
 COLUMNS_IN_MESSAGE = 20
 OPEN_QUOTE = "left open by a quote"
 
 
 def check_columns(names: Sequence[str], available: Sequence[str], advice: str = "") -> list[str]:
-    """The same names. Raises DataError for a column that is missing, offering the nearest, or is available twice."""
+    """Returns the same names. Raises DataError for a column that is missing, with the nearest, or that exists twice."""
     for name in names:
         count = available.count(name)
         if count > 1:
@@ -48,12 +48,12 @@ def inner_suffix(path: Path) -> str:
 def csv_rows(
     path: Path, encoding: str, delimiter: str | None, select: SelectColumns, on_bad: OnBadRow
 ) -> Iterator[Row]:
-    """Rows with the numbers of the lines they begin at, of the columns that `select` chooses of the header's.
+    """Rows with the numbers of their first lines, and the columns that `select` chooses from the header.
 
-    Left out a delimiter is a tab in a .tsv, else a comma. Raises DataError for a file that cannot be read, is cut off
+    A delimiter of None is a tab in a .tsv, else a comma. Raises DataError for a file that cannot be read, is cut off
     or has no usable header, and as `select` does.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_CHARACTERS))  # of the process; 131072 by itself
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_CHARACTERS))  # of the process; 131072 by default
     if delimiter is None:
         delimiter = "\t" if inner_suffix(path) == ".tsv" else ","
     with _opened(path, encoding) as (file, name):
@@ -70,7 +70,7 @@ def csv_rows(
             except (_TooLong, csv.Error) as error:
                 cells = []
                 lines.fault = lines.fault or str(error)
-            if lines.ended:  # the reader asked for more than there is
+            if lines.ended:  # the reader asked for a line after the last one
                 lines.fault = OPEN_QUOTE
             if lines.fault == OPEN_QUOTE:
                 lines.put_back(first)
@@ -99,8 +99,9 @@ class _TooLong(Exception):  # noqa: N818  it never leaves this file
 class _CsvLines:
     """Lines for `csv.reader`, which asks for as many as a row has.
 
-    A quote left open swallows what follows, to the file's end or until MAX_LINE_CHARACTERS. Then the row's first line
-    is left out and the others are read again, but none more than twice, or a file of open quotes took forever.
+    A quote left open swallows the lines that follow, to the file's end or until MAX_LINE_CHARACTERS. Then the row's
+    first line is left out and the others are read again, but none more than twice, since a file of open quotes would
+    otherwise take time that grows with the square of its length.
     """
 
     def __init__(self, file: TextIOWrapper, encoding: str) -> None:
@@ -116,7 +117,7 @@ class _CsvLines:
         return self
 
     def begin(self) -> int:
-        """Forgets the row before; the number of the line at which the next one begins."""
+        """Forgets the last row and returns the number of the line at which the next one begins."""
         self.row, self.size, self.fault, self.ended = [], 0, None, False
         return self.number + 1
 
@@ -138,7 +139,7 @@ class _CsvLines:
         return line
 
     def put_back(self, first: int) -> None:
-        """Puts back the lines of the row that began at `first`, less that one and those that were put back before."""
+        """Puts back the lines of the row that began at `first`, except that one and any that were put back before."""
         start = max(first, self.repeated) + 1
         self.repeated = max(self.number, self.repeated)
         if start <= self.number:
@@ -193,7 +194,7 @@ def parquet_rows(path: Path, select: SelectColumns, on_bad: OnBadRow) -> Iterato
         raise DataError(f"{path}: Parquet needs pyarrow; pip install 'nanogrove[data]'") from None
     number = 0
     try:
-        # As pyarrow has it by itself, a column's whole part of a row group would be read at once.
+        # By default pyarrow would read all of a column in a row group at once.
         with ParquetFile(path, buffer_size=PIECE_CHARACTERS, pre_buffer=False) as file:
             with prefix_errors(path):
                 names = list(select(file.schema_arrow.names))
@@ -212,7 +213,7 @@ def parquet_rows(path: Path, select: SelectColumns, on_bad: OnBadRow) -> Iterato
 
 
 def _python(batch: Any) -> Iterator[dict[str, Any] | str]:
-    """The rows of a batch, or for each that Python cannot hold what is wrong with it."""
+    """The rows of a batch; in place of a row that Python cannot represent, the reason."""
     try:
         yield from batch.to_pylist()
     except (ValueError, OverflowError):  # bytes that are not text, a date of the year 300000
@@ -229,9 +230,9 @@ def _python(batch: Any) -> Iterator[dict[str, Any] | str]:
 
 @contextmanager
 def _opened(path: Path, encoding: str) -> Iterator[tuple[TextIOWrapper, str]]:
-    """A file as text, and the name of its encoding. What cannot be decoded is left as half a surrogate pair."""
+    """A file as text, and the name of its encoding. Bytes that cannot be decoded become half a surrogate pair."""
     name = encoding_of(path, encoding)
-    # A byte of UTF-16 alone is not a character that could be kept, but half a pair is.
+    # UTF-16 has no character for a single undecodable byte, but half a pair can be passed on.
     errors = "surrogatepass" if name.lower().startswith(("utf-16", "utf-32")) else "surrogateescape"
     with io_errors_as_data_errors(path), open_bytes(path) as file:
         try:
@@ -259,7 +260,7 @@ def _lines(file: TextIOWrapper) -> Iterator[str | None]:
 
 
 def _fault(line: str | None, encoding: str) -> str | None:
-    """What is wrong with a line, if something is."""
+    """The reason why a line cannot be used; None where it can."""
     if line is None:
         return "too long"
     if "\0" in line:
@@ -269,7 +270,7 @@ def _fault(line: str | None, encoding: str) -> str | None:
 
 def encodes(text: str) -> bool:
     """Whether a text has no half of a surrogate pair, which no file and no tokenizer takes."""
-    if text.isascii():  # known without a look at the characters
+    if text.isascii():  # Python knows this without a look at the characters
         return True
     try:
         text.encode()

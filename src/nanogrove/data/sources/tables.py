@@ -16,13 +16,13 @@ from nanogrove.data.sources.rows import check_columns, csv_rows, encodes, jsonl_
 from nanogrove.errors import DataError
 
 LINES_BEFORE_MISNAMED = 100  # of JSON without the columns of the text, after which these are taken to be misnamed
-LINES_THAT_TELL = 100  # whether a file is of JSON lines
+MAX_RECOGNIZED_LINES = 100  # that are checked to recognize a file of JSON lines
 ALL_FILES = "**/*"
 FORMAT_PARTS = re.compile(r"(\{\{|\}\})|\{([^{}!:]+)\}|([{}])")  # of a format: an escape, a field, or a mistake
 
 
 class Columns(BaseModel):
-    """Which columns of a row make its text: one, or several one below the other, or several put into a format."""
+    """Which columns of a row make its text: one, or several on lines of their own, or several put into a format."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,7 +51,7 @@ class Columns(BaseModel):
         return self.fields or [self.text_field or "text"]
 
     def select(self, available: Sequence[str]) -> list[str]:
-        """The columns to read of those available. Raises DataError where one is missing, or is there twice."""
+        """The columns to read of those available. Raises DataError where one is missing, or exists twice."""
         named = self.text_field or self.fields or self.format
         advice = "" if named else "; name one with text_field, or several with fields"
         return check_columns(self.names, available, advice)
@@ -70,7 +70,7 @@ class Columns(BaseModel):
 def _parts(format: str) -> list[tuple[str, str]]:
     """A format as literal texts, each with the name of the column that follows it; the last has none.
 
-    Formats come from strangers, and `str.format` would let them reach into objects: a name is a name here, no more.
+    Formats come from strangers, and `str.format` would let them reach into objects; here a name is only looked up.
     """
     parts, literal, end = [], "", 0
     for match in FORMAT_PARTS.finditer(format):
@@ -88,7 +88,7 @@ def _parts(format: str) -> list[tuple[str, str]]:
 
 
 def _text(value: object) -> str:
-    """A cell as text: nothing for what is missing, which pandas writes as NaN, and JSON for lists and objects."""
+    """A cell as text: empty for a missing one, which pandas writes as NaN, and JSON for lists and objects."""
     if isinstance(value, str):
         return value
     if value is None or (isinstance(value, float) and value != value):
@@ -245,7 +245,7 @@ class ParquetSource(TableFiles):
 
 def holds_json_lines(start: bytes) -> bool:
     """Whether the first lines of a file are JSON objects."""
-    lines = [line for line in start.split(b"\n") if line.strip()][: LINES_THAT_TELL + 1]
+    lines = [line for line in start.split(b"\n") if line.strip()][: MAX_RECOGNIZED_LINES + 1]
     lines = lines[:-1] or lines  # the last may be cut
     return bool(lines) and all(map(_is_object, lines))
 

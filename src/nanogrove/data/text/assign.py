@@ -1,14 +1,14 @@
 """Assigns the documents of a source to splits.
 
-Splits never overlap. By document, a hash of the text decides, so equal documents fall on one side. By position
+Splits never overlap. By document, a hash of the text decides, so equal documents are in the same split. By position
 (`tail`), the end of a source is held out: first validation, then test. `auto` splits a source by document where it
-streams or has 100 documents, and by position else.
+streams or has 100 documents, and otherwise by position.
 
-A source above `STREAM_FROM_BYTES`, or of unknown size, streams: training begins before it has been read. Each piece of
-a streamed document longer than a piece is assigned by itself, and no more than `HELD_OUT_TOKENS` tokens of a held-out
-split are kept.
+A source above `STREAM_FROM_BYTES`, or of unknown size, streams: training begins before all of it has been read. Each
+piece of a long streamed document is assigned by itself, and no more than `HELD_OUT_TOKENS` tokens of a held-out split
+are kept.
 
-This module imports no torch, nor does what writes shards: the process that does starts the sooner.
+Neither this module nor any other that the preparation process imports needs torch, so that this process starts sooner.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ def characters_to_split(config: DataConfig, source: DocumentSource) -> int | Non
 def accepted_pieces(config: DataConfig, source: DocumentSource, skipped: Skipped) -> Iterator[Piece]:
     """The pieces of a source, without documents that are too short or duplicates; these are counted.
 
-    A document of several pieces is never either.
+    A document of several pieces is taken for neither.
     """
     seen = HashSet()
     for piece, is_whole in _with_next(source.pieces(skipped)):
@@ -64,7 +64,7 @@ def assign_to_splits(
 ) -> Iterator[tuple[str, Piece]]:
     """Every accepted piece with its split: by position among `characters`, and by document where that is None.
 
-    A piece that a split by position cuts comes as two.
+    A piece across the border of two splits is cut in two.
     """
     held_out, test = config.validation + config.test, config.test
     if characters is None:
@@ -73,7 +73,7 @@ def assign_to_splits(
             if piece.first or each_piece:
                 share = _digest(piece.text) / 2**64
             split = "test" if share < test else "validation" if share < held_out else "train"
-            yield split, Piece(piece.text, piece.first or split != before)  # a mark where the text does not go on
+            yield split, Piece(piece.text, piece.first or split != before)  # the split's text does not go on here
             before = split
         return
     ends = [int(characters * (1 - held_out)), int(characters * (1 - test)), characters]
@@ -95,7 +95,7 @@ class HashSet:
         self.recent: set[int] = set()
 
     def add(self, digest: int) -> bool:
-        """Adds a hash; whether the set had it."""
+        """Adds a hash and returns whether the set had it before."""
         if digest in self.recent:
             return True
         at = int(np.searchsorted(self.sorted, np.uint64(digest)))

@@ -24,8 +24,8 @@ HELD_OUT_STRETCHES = 64  # of a held-out text, taken for independent
 class TextCorpus:
     """Prepared text as batches of `batch_size` windows of `block_size` tokens; see `Corpus`.
 
-    A batch waits for no more of a source that streams than it needs. Raises DataError when a source is too short for
-    one window, or a split is.
+    A batch waits until a streaming source has as many tokens as it needs, and no longer. Raises DataError when a source
+    or a split is too short for one window.
     """
 
     default_split: Split = "validation"
@@ -58,7 +58,7 @@ class TextCorpus:
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """All but a test split that is asked to be empty."""
+        """All splits, without test where `data.test` is 0."""
         return SPLITS if self.config.test else WITHOUT_TEST
 
     @property
@@ -69,7 +69,7 @@ class TextCorpus:
         return sum(source.epoch(self.length) for source in self.sources)
 
     def assign(self, number: np.ndarray) -> Assigned:
-        """The source of each sequence `[N]`, and its number there."""
+        """The source of each sequence `[N]`, and its number within that source."""
         if self.config.mix_strategy == "weighted":
             return self.weighted.assign(number)
         if self.config.mix_strategy == "sequential":
@@ -82,7 +82,7 @@ class TextCorpus:
         return self._batch(*self.assign(np.arange(step * self.batch_size, (step + 1) * self.batch_size)))
 
     def mixture(self) -> "TextCorpus | None":
-        """Itself, where it has two sources or more."""
+        """The corpus itself where it has two sources or more; else None."""
         return self if len(self.names) > 1 else None
 
     @property
@@ -107,9 +107,11 @@ class TextCorpus:
         return batch_of(windows, sources)
 
     def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
-        """Batches that cover `split` of one source after the other without overlap, the last window of each shorter;
-        with `limit`, evenly spread windows of about that many tokens in all; of a training split that is still being
-        read, what has been read. Raises DataError for a split that holds nothing."""
+        """Batches that cover `split` without overlap, one source after the other, the last window of each shorter.
+
+        With `limit`, evenly spread windows of about that many tokens in all. A training split that is still being read
+        is covered as far as it has been read. Raises DataError for an empty split.
+        """
         size = self.length
         for number, (count, chosen) in enumerate(self._chosen(split, limit)):
             source = self.sources[number]
@@ -139,9 +141,8 @@ class TextCorpus:
     def documents(self, split: str, limit: int | None = None) -> torch.Tensor:
         """The document in which each sequence of `eval_batches` begins, numbered through all sources.
 
-        A source that was split by position holds out a stretch of text of few documents, of which others were trained
-        on from their beginning: there it is one of `HELD_OUT_STRETCHES` equal
-        stretches, longer than what neighbours share.
+        A source that was split by position holds out one stretch of text with few documents. There, each of
+        `HELD_OUT_STRETCHES` equal parts counts as a document; they are longer than the dependence between neighbours.
         """
         numbers, before = [], 0
         for source, (count, chosen) in zip(self.sources, self._chosen(split, limit), strict=True):
@@ -162,9 +163,9 @@ class TextCorpus:
         return float(sum(count["bytes"] for count in counts) / sum(count["tokens"] for count in counts))
 
     def describe(self) -> dict[str, Any]:
-        """Documents, tokens of each split, what was left out, and a fingerprint that tells one corpus from another.
+        """Documents, tokens of each split, what was left out, and a fingerprint of the corpus.
 
-        A corpus that streams has the fingerprint alone: how much has been read depends on the clock.
+        A corpus that streams has the fingerprint alone, since the amount that has been read depends on the clock.
         """
         names = {"sources": self.names} if len(self.names) > 1 else {}
         if any(source.index["streamed"] for source in self.sources):
@@ -187,10 +188,7 @@ class TextCorpus:
         }
 
     def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
-        """What could not be used or was not wanted, as far as sources have been read, by reason.
-
-        Counts, and the first locations.
-        """
+        """Counts by reason of what was left out of the sources, as far as they have been read, and first locations."""
         counts: Counter[str] = Counter()
         locations: dict[str, str] = {}
         for source in self.sources:

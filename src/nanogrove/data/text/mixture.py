@@ -1,9 +1,9 @@
 """Which source each sequence comes from: a pure function of the sequence's number.
 
-`round_robin` takes the sources in turn. `weighted` draws systematically: of each `SEQUENCES_PER_STRATUM` sequences
-source i gets floor or ceil of its share, in an order that is a function of (seed, stratum), so the shares come true in
-every stretch and no draw depends on another. `sequential` shows all windows of a source, then those of the next, and
-begins again.
+`round_robin` takes the sources in turn. `weighted` draws systematically: of each stratum of `SEQUENCES_PER_STRATUM`
+sequences, source i gets the floor or ceiling of its share, in an order that is a function of (seed, stratum). So the
+shares hold in every stretch, and no draw depends on another. `sequential` shows all windows of a source, then those of
+the next, and begins again.
 
 `Phase`s let weights change at given sequences, which are part of a run's state; each source goes on where it was.
 """
@@ -37,7 +37,13 @@ def round_robin(number: np.ndarray, sources: int) -> Assigned:
 def sequential(
     number: np.ndarray, has_window: Sequence[Callable[[int], bool]], epoch: Sequence[Callable[[], int]]
 ) -> Assigned:
-    """One source after the other; `has_window` says whether a source has a window of a number, `epoch` how many."""
+    """One source after the other.
+
+    Args:
+        number: of each sequence, `[N]`
+        has_window: of each source, whether it has a window of a number
+        epoch: of each source, how many windows it has
+    """
     sources, positions = np.empty_like(number), np.empty_like(number)
     for row, left in enumerate(number.tolist()):
         source = passes = 0
@@ -54,8 +60,8 @@ def sequential(
 class Weighted:
     """Weighted sources under phases of weights.
 
-    `phases` may leave out those that are over: `number` is how many, and `counts` how many sequences of each source
-    they took.
+    `phases` may leave out phases that are over: `number` is how many these are, and `counts` how many sequences of each
+    source they took.
     """
 
     def __init__(
@@ -76,7 +82,7 @@ class Weighted:
         for phase, stratum in np.unique(np.stack([phases, strata]), axis=1).T.tolist():
             rows = (phases == phase) & (strata == stratum)
             drawn = self._stratum(phase, stratum)
-            before = self.before[phase] + self._whole(phase, stratum)
+            before = self.before[phase] + self._counts_of_strata(phase, stratum)
             ranks = np.stack([np.cumsum(drawn == i) - 1 for i in range(len(before))])
             source[rows] = drawn[rest[rows]]
             position[rows] = before[source[rows]] + ranks[source[rows], rest[rows]]
@@ -99,8 +105,8 @@ class Weighted:
         drawn: np.ndarray = np.searchsorted(self._bounds(phase), points, side="right")
         return drawn[random(self.seed, "mixture", self.number + phase, stratum).permutation(SEQUENCES_PER_STRATUM)]
 
-    def _whole(self, phase: int, strata: int) -> np.ndarray:
-        """Sequences of each source in the first strata of a phase: its points in each, counted without making them."""
+    def _counts_of_strata(self, phase: int, strata: int) -> np.ndarray:
+        """Sequences of each source in the first `strata` strata of a phase, counted without drawing them."""
         shift, bounds = self._shift(phase, np.arange(strata)), self._bounds(phase)[:, None]
         below = np.ceil(bounds - shift)
         below += (below + shift < bounds).astype(float) - (below - 1 + shift >= bounds)  # as sums of points round
@@ -111,4 +117,4 @@ class Weighted:
         """Sequences of each source in the first `length` of a phase."""
         strata, rest = divmod(length, SEQUENCES_PER_STRATUM)
         part = np.bincount(self._stratum(phase, strata)[:rest], minlength=len(self.phases[phase].weights))
-        return self._whole(phase, strata) + part
+        return self._counts_of_strata(phase, strata) + part

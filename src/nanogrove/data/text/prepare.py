@@ -1,10 +1,10 @@
-"""Sources made into tokens once and kept: in a cache folder for each, named by a fingerprint of all that made it.
+"""Tokenises each source once and keeps its tokens in a cache folder, named by a fingerprint of all they depend on.
 
-A small source is read here and now. One that streams is read, decoded and tokenised by a process of its own, which
-commits shards while training goes on, and which ends when this one does. A source whose preparation was cut off is read
-again from its start, but what is committed is not tokenised again.
+A small source is read at once. A source that streams is read, decoded and tokenised by a separate process, which
+commits shards while training goes on, and which ends when this one does. Where preparation was interrupted, the source
+is read again from its start, but tokens that are committed are not computed again.
 
-`python -m nanogrove.data.text.prepare` is that process: it reads its work as a line of JSON and prints what goes wrong.
+`python -m nanogrove.data.text.prepare` is that process: it reads its work as a line of JSON and prints its errors.
 """
 
 import hashlib
@@ -38,9 +38,10 @@ from nanogrove.errors import DataError
 
 CACHE_FORMAT = 2
 BPE_CHARACTERS = 1 << 24  # that a BPE vocabulary is learned from, at most, in equal parts from all sources
-BATCH_CHARACTERS = 8 * PIECE_CHARACTERS  # characters tokenised at once
-PIECE_OVERHEAD_CHARACTERS = 200  # that a piece counts beside its own, since objects take memory too
-SOURCE_OPTIONS = ("split", "validation", "test", "min_text_length", "drop_duplicates", "bad_rows")  # shape its shards
+BATCH_CHARACTERS = 8 * PIECE_CHARACTERS  # tokenised at once
+PIECE_OVERHEAD_CHARACTERS = 200  # counted per piece besides its text, since objects take memory too
+# The settings that the shards of a source depend on, besides the source and the tokenizer.
+SOURCE_OPTIONS = ("split", "validation", "test", "min_text_length", "drop_duplicates", "bad_rows")
 
 
 class Prepared(NamedTuple):
@@ -58,7 +59,7 @@ def cache_folder() -> Path:
 
 
 def prepare(config: DataConfig) -> Prepared:
-    """The folders that hold the tokens of the sources, made now unless they are there, or while they are read.
+    """Tokenises each source into its folder unless that is done: small ones now, streaming ones in a process.
 
     Raises DataError for sources that cannot be read or hold too little, and for a disk that is full.
     """
@@ -83,7 +84,7 @@ def prepare(config: DataConfig) -> Prepared:
 
 
 def pin_versions(config: DataConfig) -> DataConfig:
-    """The same settings with each source's version fixed, as a commit of the hub: a resumed run reads what it read."""
+    """The same settings with the version of each source fixed, such as a commit of the hub, for resumed runs."""
 
     def pinned(sources: list[DocumentSource]) -> list[DocumentSource]:
         return [KINDS[source.type].pin(source) for source in sources]
@@ -93,9 +94,9 @@ def pin_versions(config: DataConfig) -> DataConfig:
 
 
 def write(config: DataConfig, source: DocumentSource, folder: Path, tokenizer: Tokenizer) -> Iterator[None]:
-    """Tokenises a source into a folder that nobody else writes to; yields after each commit.
+    """Tokenises a source into a folder that no other process writes to; yields after each commit.
 
-    Raises DataError for a source that holds nothing of use, saying what was wrong with it.
+    Raises DataError, with the reasons, for a source without usable documents.
     """
     index = read_index(folder)
     if index is not None and index["complete"]:  # another process was first
@@ -120,7 +121,7 @@ def write(config: DataConfig, source: DocumentSource, folder: Path, tokenizer: T
 def _tokenized_batches(
     pieces: Iterator[tuple[str, Piece]], tokenizer: Tokenizer
 ) -> Iterator[tuple[list[tuple[str, Piece]], list[np.ndarray]]]:
-    """Batches of pieces with their tokens; the next batch is read while one is tokenised."""
+    """Batches of pieces with their tokens; while one batch is tokenised, the next is read."""
     with ThreadPoolExecutor(1) as pool:
         pending: tuple[list[tuple[str, Piece]], Future[list[np.ndarray]]] | None = None
         for batch in _batches(pieces):
@@ -135,13 +136,13 @@ def _tokenized_batches(
 def _batches(pieces: Iterator[tuple[str, Piece]]) -> Iterator[list[tuple[str, Piece]]]:
     """Pieces in batches of about `BATCH_CHARACTERS`."""
     batch: list[tuple[str, Piece]] = []
-    held = 0
+    characters = 0
     for split, piece in pieces:
         batch.append((split, piece))
-        held += len(piece.text) + PIECE_OVERHEAD_CHARACTERS
-        if held >= BATCH_CHARACTERS:
+        characters += len(piece.text) + PIECE_OVERHEAD_CHARACTERS
+        if characters >= BATCH_CHARACTERS:
             yield batch
-            batch, held = [], 0
+            batch, characters = [], 0
     if batch:
         yield batch
 
@@ -152,15 +153,15 @@ def _key(parts: object) -> str:
 
 @contextmanager
 def _write_lock(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Holds the right to write to a folder, waited for if need be; yields whether it was granted.
+    """Locks a folder for writing, after a wait where `wait` is set; yields whether the lock was acquired.
 
-    Raises DataError where writing fails. The lock lies beside the folder, which its owner may delete.
+    Raises DataError where writing fails. The lock is a file beside the folder, since its owner may delete the folder.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as held:
+        with ExitStack() as lock:
             try:
-                held.enter_context(FileLock(folder.with_suffix(".lock")).acquire(timeout=-1 if wait else 0))
+                lock.enter_context(FileLock(folder.with_suffix(".lock")).acquire(timeout=-1 if wait else 0))
             except Timeout:
                 yield False
                 return
@@ -174,7 +175,7 @@ def _write_lock(folder: Path, wait: bool = True) -> Iterator[bool]:
 
 @contextmanager
 def remove_on_error(folder: Path) -> Iterator[None]:
-    """Deletes a folder where an error leaves it."""
+    """Deletes a folder where an error ends the context."""
     try:
         yield
     except BaseException:
@@ -210,7 +211,7 @@ def _texts(config: DataConfig, number: int) -> Iterator[tuple[str, str]]:
 
 
 def _bpe_texts(config: DataConfig) -> Iterator[str]:
-    """What a BPE vocabulary is learned from: training text only, the first of each source."""
+    """The texts that a BPE vocabulary is learned from: the first training texts of each source."""
     count = len(config.all_sources)
     for number in range(count):
         learned = 0
@@ -223,7 +224,7 @@ def _bpe_texts(config: DataConfig) -> Iterator[str]:
 
 
 class PreparationProcess:
-    """The process that writes the sources which stream. It ends with this one, whose end closes its standard input."""
+    """The process that writes the streaming sources. It ends with this one, since its standard input is then closed."""
 
     def __init__(self, config: DataConfig, streaming: list[tuple[int, Path]], tokenizer: Tokenizer) -> None:
         work = {
@@ -232,22 +233,22 @@ class PreparationProcess:
             "tokenizer": tokenizer.to_json(),
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "nanogrove.data.text.prepare"],  # -P: no module of the folder it is started in
+            [sys.executable, "-P", "-m", "nanogrove.data.text.prepare"],  # -P: imports nothing from the working folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            env={**os.environ, "USE_TORCH": "0"},  # which datasets would import for nothing
-            start_new_session=True,  # Ctrl-C ends the run after its step, and the run ends this
+            env={**os.environ, "USE_TORCH": "0"},  # or `datasets` would import torch
+            start_new_session=True,  # Ctrl-C ends the run after its step, and the run ends this process
         )
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # `check` says what it died of
+        with suppress(BrokenPipeError):  # `check` raises the error of a process that has ended
             self.process.stdin.write(json.dumps(work) + "\n")
             self.process.stdin.flush()
         self.end = weakref.finalize(self, _end, self.process)
 
     def check(self) -> bool:
-        """Whether the process has ended. Raises DataError where that was with an error."""
+        """Whether the process has ended. Raises DataError where it ended with an error."""
         if self.process.poll():
             assert self.process.stdout is not None
             message = self.process.stdout.read().strip() if not self.process.stdout.closed else ""
@@ -256,7 +257,7 @@ class PreparationProcess:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Ends the process, if it has not ended yet; what it committed stays."""
+    """Ends the process, if it has not ended yet; committed tokens are kept."""
     process.terminate()
     with process:
         pass
@@ -275,7 +276,7 @@ def main() -> None:
             turns = [(writer, next(writer, None)) for writer in writers]
             writers = [writer for writer, turn in turns if turn is not None]
             if writers and not any(turn for _, turn in turns):
-                time.sleep(0.2)  # all that is left is being written by others
+                time.sleep(0.2)  # other processes are writing all that is left
     except DataError as error:
         print(error, flush=True)
         sys.exit(2)
@@ -289,7 +290,7 @@ def _write_in_turn(config: DataConfig, number: int, folder: Path, tokenizer: Tok
                 try:
                     yield from (True for _ in write(config, config.all_sources[number], folder, tokenizer))
                 except BaseException:
-                    trim(folder, read_index(folder))  # what was not committed takes space
+                    trim(folder, read_index(folder))  # frees the space of uncommitted tokens
                     raise
                 return
         yield False

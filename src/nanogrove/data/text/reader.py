@@ -1,66 +1,67 @@
-"""Windows of one source: its tokens read from disk in any order, also while more are written."""
+"""Windows of one source: reads its tokens from disk in any order, also while more are written."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nanogrove.data.rng import permuted, random
 from nanogrove.data.splits import SPLITS
 from nanogrove.data.text.assign import DOCUMENTS_TO_SPLIT_BY
-from nanogrove.data.text.shards import read_index, shard_files
+from nanogrove.data.text.shards import empty_index, read_index, shard_files
 from nanogrove.errors import DataError
 
 TOKENS_PER_BLOCK = 1 << 21  # windows of a block are shuffled among each other
 
 
 class ShardReader:
-    """The tokens of one source, of which more may come.
+    """The tokens of one source, while more may be written.
 
-    `check` says whether whoever writes them has ended, and raises when that was by an error.
+    `check` returns whether the process that writes them has ended, and raises where it ended with an error.
     """
 
     def __init__(self, folder: Path, check: Callable[[], bool]) -> None:
         self.folder, self.check = folder, check
-        self.index: dict[str, Any] = {"complete": False, "splits": {split: {"tokens": 0} for split in SPLITS}}
-        self.refresh()
+        self.index = read_index(folder) or empty_index(streamed=True)
 
     def refresh(self) -> None:
         """Reads what has been committed by now."""
         if not self.index["complete"]:
             self.index = read_index(self.folder) or self.index
 
-    def count(self, split: str, wanted: int | None = None) -> int:
-        """Tokens of a split: all, or as many as there are now when that is at least `wanted`. Waits for them.
+    def count(self, split: str, at_least: int | None = None) -> int:
+        """Waits for `at_least` tokens of a split, or for all, and returns how many have been written by now.
 
-        Raises DataError when they will not come.
+        Raises DataError when the writer has ended without them.
         """
-        while not self._enough(split, wanted):
+        while not self._enough(split, at_least):
             self.refresh()
-            if self._enough(split, wanted):
+            if self._enough(split, at_least):
                 break
             if self.check():
-                self.refresh()  # what was committed last
-                if not self._enough(split, wanted):
+                self.refresh()  # reads the last commit
+                if not self._enough(split, at_least):
                     raise DataError(
                         f"{self.folder}: prepared data is damaged or gone; start again to have it made anew"
                     )
             time.sleep(0.02)
-        return int(self.index["splits"][split]["tokens"])
+        return self.index["splits"][split]["tokens"]
 
-    def _enough(self, split: str, wanted: int | None) -> bool:
+    def _enough(self, split: str, at_least: int | None) -> bool:
         split_index = self.index["splits"][split]
-        enough = wanted is not None and split_index["tokens"] >= wanted
-        return bool(self.index["complete"] or split_index.get("full") or enough)
+        enough = at_least is not None and split_index["tokens"] >= at_least
+        return self.index["complete"] or split_index["full"] or enough
 
     def read(self, split: str, starts: np.ndarray, length: int) -> np.ndarray:
-        """`[N, length]` int64: the tokens that follow each of N starts. Files are mapped for this call only, since the
-        pages a long-lived map has touched would count as this process's memory."""
+        """The `length` tokens from each of N starts on, `[N, length]` int64.
+
+        Files are mapped for this call only, since the pages that a longer-lived map has touched would count as memory
+        of this process.
+        """
         shards = shard_files(self.folder, self.index, split)
         begins = np.concatenate(([0], np.cumsum([count for _, count in shards], dtype=np.int64)))
-        maps: dict[int, np.memmap[Any, Any]] = {}
+        maps: dict[int, np.ndarray] = {}
         out = np.empty((len(starts), length), dtype=np.int64)
         for row, start in enumerate(starts.tolist()):
             filled = 0
@@ -76,14 +77,16 @@ class ShardReader:
         return out
 
     def by_document(self, split: str) -> bool:
-        """Whether the setting `data.split` let a hash of each document decide, as `characters_to_split` has it."""
+        """Whether the source was split by document under the setting `data.split`; see `characters_to_split`."""
         documents = sum(self.index["splits"][name]["documents"] for name in SPLITS)
         many = self.index["streamed"] or documents >= DOCUMENTS_TO_SPLIT_BY
         return split == "document" or (split == "auto" and many)
 
     def documents(self, split: str, starts: np.ndarray, end: int) -> np.ndarray:
-        """How many documents of a split begin at or before each of the rising positions `starts [N]`; each begins with
-        `end`."""
+        """How many documents of a split begin at or before each of the rising positions `starts [N]`.
+
+        Each document begins with the token `end`.
+        """
         numbers, before, position = [], 0, 0
         ends = range(TOKENS_PER_BLOCK, int(starts.max(initial=0)) + 1, TOKENS_PER_BLOCK)
         for chunk in np.split(starts, np.searchsorted(starts, ends)):
@@ -104,7 +107,7 @@ class ShardReader:
         return self.count("train", blocks * TOKENS_PER_BLOCK) >= blocks * TOKENS_PER_BLOCK or window < self.epoch(size)
 
     def train_windows(self, number: np.ndarray, size: int, seed: int) -> np.ndarray:
-        """Training windows by number, `[N]` to `[N, size + 1]` int64.
+        """The training windows of numbers `[N]`, as `[N, size + 1]` int64.
 
         A pass goes through the blocks in order; each visit to a block shows each of its windows once, in an order and
         with an offset that are functions of (seed, visit).
@@ -134,6 +137,6 @@ class ShardReader:
 
 
 def windows_of(tokens: int, size: int) -> int:
-    """Windows of `size` inputs and their targets in a block: one less than fit, for the offset that moves them all."""
+    """Windows of `size` inputs and their targets in a block: one fewer than fit, to leave room for their offset."""
     fit = (tokens - 1) // size
     return max(fit - 1, min(fit, 1), 0)

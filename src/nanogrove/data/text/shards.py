@@ -1,8 +1,8 @@
 """Tokens of one source on disk, written shard by shard.
 
 A folder holds `index.json` and `SPLIT-00000.bin`, …: little-endian uint16, or uint32 for a vocabulary above 65,536.
-The index is replaced as a whole each time tokens are committed; what lies in a file beyond the index's count does not
-exist yet. So a reader never sees half a document's tokens, and a writer that was killed goes on from the last commit.
+The index is replaced as a whole each time tokens are committed; readers ignore what a file holds beyond the index's
+count. So a reader never sees half a document's tokens, and a writer that was killed goes on from the last commit.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import os
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -19,9 +19,53 @@ from nanogrove.atomic import no_links, write_file
 from nanogrove.data.sources.base import Piece, Skipped
 from nanogrove.data.splits import SPLITS
 
-TOKENS_PER_SHARD = 1 << 27  # a file
+TOKENS_PER_SHARD = 1 << 27  # in a file
 HELD_OUT_TOKENS = 1 << 17  # kept of each held-out split of a source that streams
-TOKENS_PER_COMMIT = 1 << 20  # of training, between two commits
+TOKENS_PER_COMMIT = 1 << 20  # of the training split, between two commits
+
+
+class SplitIndex(TypedDict):
+    """The committed part of one split."""
+
+    documents: int
+    tokens: int
+    bytes: int  # of UTF-8 text
+    shards: list[int]  # tokens of each file
+    full: bool  # whether a held-out split of a stream takes no more
+
+
+class Problems(TypedDict):
+    """What was left out, by reason: counts, and the first few locations."""
+
+    counts: dict[str, int]
+    places: dict[str, list[str]]
+
+
+class Index(TypedDict):
+    """The content of `index.json`."""
+
+    dtype: str
+    streamed: bool
+    complete: bool
+    pieces: int  # of documents, that were read
+    splits: dict[str, SplitIndex]
+    made_by: dict[str, str | None]  # versions of the libraries
+    problems: Problems
+    digest: str  # of all tokens
+
+
+def empty_index(streamed: bool, dtype: str = "<u2") -> Index:
+    """The index of a folder without tokens."""
+    return Index(
+        dtype=dtype,
+        streamed=streamed,
+        complete=False,
+        pieces=0,
+        splits={split: SplitIndex(documents=0, tokens=0, bytes=0, shards=[], full=False) for split in SPLITS},
+        made_by={},
+        problems=Problems(counts={}, places={}),
+        digest="",
+    )
 
 
 class ShardWriter:
@@ -30,21 +74,20 @@ class ShardWriter:
     def __init__(self, folder: Path, vocab_size: int, streamed: bool) -> None:
         self.folder, self.uncommitted = folder, 0
         self.touched: set[Path] = set()  # since the last commit
-        self.waiting: dict[Path, list[bytes]] = {}  # opening a file for each row would cost a fifth of the time
+        self.waiting: dict[Path, list[bytes]] = {}  # until `flush`: to open a file per row takes a fifth of the time
         self.digest = hashlib.blake2b(digest_size=16)
-        index = read_index(folder) if streamed else None  # the rest is soon written anew, its digest is of all tokens
+        # A source that does not stream is written anew, since its digest must be of all tokens.
+        index = read_index(folder) if streamed else None
         trim(folder, index)
         if index is None:
-            splits = {split: {"documents": 0, "tokens": 0, "bytes": 0, "shards": [], "full": False} for split in SPLITS}
-            dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
-            index = {"dtype": dtype.str, "streamed": streamed, "complete": False, "pieces": 0, "splits": splits}
+            index = empty_index(streamed, "<u2" if vocab_size <= 1 << 16 else "<u4")
             index["made_by"] = versions()
         self.index = index
         self.dtype = np.dtype(index["dtype"])
 
     def add(self, split: str, piece: Piece, ids: np.ndarray) -> None:
-        """Takes the tokens of a piece for the next `flush`, or nothing where the split of a stream is full."""
-        index: dict[str, Any] = self.index["splits"][split]
+        """Adds the tokens of a piece to those that `flush` writes; none where the split of a stream is full."""
+        index = self.index["splits"][split]
         self.index["pieces"] += 1
         if index["full"]:
             return
@@ -61,7 +104,7 @@ class ShardWriter:
         self.uncommitted += len(ids) if split == "train" else 0
 
     def flush(self) -> None:
-        """Appends what was taken to the files."""
+        """Appends the waiting tokens to the files."""
         for path, parts in self.waiting.items():
             with open(path, "ab", opener=no_links) as file:
                 file.writelines(parts)
@@ -69,14 +112,14 @@ class ShardWriter:
         self.waiting.clear()
 
     def commit(self, skipped: Skipped, complete: bool = False) -> None:
-        """Makes all that was taken part of the corpus; on disk before the index says so."""
+        """Makes all added tokens part of the corpus: writes them to disk, and then the index that counts them."""
         self.flush()
         for path in self.touched:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         self.touched.clear()
         self.uncommitted = 0
-        problems = {"counts": dict(skipped.counts), "places": skipped.locations}
+        problems = Problems(counts=dict(skipped.counts), places=skipped.locations)
         self.index |= {"complete": complete, "problems": problems, "digest": self.digest.hexdigest()}
         write_file(self.folder / "index.json", json.dumps(self.index).encode())
 
@@ -94,13 +137,13 @@ def versions() -> dict[str, str | None]:
     return {name: version(name) for name in ("nanogrove", "tokenizers", "pyarrow", "datasets", "pypdfium2")}
 
 
-def read_index(folder: Path) -> dict[str, Any] | None:
-    """The index in a folder; None where there is none, or files are shorter than it says.
+def read_index(folder: Path) -> Index | None:
+    """The index in a folder; None where it is missing, or files are shorter than it states.
 
-    None too where other versions of what reads and tokenises left it incomplete: they may cut otherwise.
+    None too for an incomplete index of other versions of the libraries, which may split or tokenise differently.
     """
     try:
-        index: dict[str, Any] = json.loads((folder / "index.json").read_text())
+        index: Index = json.loads((folder / "index.json").read_text())
         size = np.dtype(index["dtype"]).itemsize
         for split in SPLITS:
             if any(path.stat().st_size < count * size for path, count in shard_files(folder, index, split)):
@@ -110,8 +153,8 @@ def read_index(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def trim(folder: Path, index: dict[str, Any] | None) -> None:
-    """Gives back what is in the files and not in the index; without an index, all files."""
+def trim(folder: Path, index: Index | None) -> None:
+    """Removes what the files hold beyond the index; without an index, all files."""
     committed = {} if index is None else dict(pair for split in SPLITS for pair in shard_files(folder, index, split))
     for path in folder.glob("*.bin"):
         if index is not None and path in committed:
@@ -120,6 +163,6 @@ def trim(folder: Path, index: dict[str, Any] | None) -> None:
             path.unlink()
 
 
-def shard_files(folder: Path, index: dict[str, Any], split: str) -> list[tuple[Path, int]]:
+def shard_files(folder: Path, index: Index, split: str) -> list[tuple[Path, int]]:
     """The files of a split with their tokens."""
     return [(folder / f"{split}-{n:05}.bin", count) for n, count in enumerate(index["splits"][split]["shards"])]

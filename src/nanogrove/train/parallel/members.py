@@ -2,8 +2,8 @@
 
 Spread over ranks (`ByMember`), each of them trains a copy of its members on the same batches, and the whole population,
 which every rank holds, stays as it was until `gather` brings all members together: at the end of a phase, and before
-they are scored, saved or bred. So ranks exchange a few numbers a step, and weights a few times a phase. What a step
-yields are figures of all members, as one process would give them.
+they are scored, saved or bred. So ranks exchange a few numbers per step, and weights a few times per phase. The events
+of a step hold the figures of all members, as one process would give them.
 """
 
 from collections.abc import Iterator
@@ -29,10 +29,10 @@ from nanogrove.train.state import TrainState
 
 
 def difference_from_alone(state: TrainState, batch: Batch, plan: Plan) -> str | None:
-    """Why members are not promised to be the same models trained alone, bit for bit; None where they are.
+    """Why members may differ from the same models trained alone; None where they are equal bit for bit.
 
-    Settings come first; then the gradients of the last member on `batch` are compared with those of its model alone,
-    since a matrix library may round a product in another way where it stands beside others.
+    Settings are checked first; then the gradients of the last member on `batch` are compared with those of its model
+    alone, since a matrix library may round a product in another way where it is one of several.
     """
     model, device = state.model, state.model.embed.weight.device
     micros = batch.to(device).split(plan.accumulation)
@@ -53,7 +53,7 @@ def difference_from_alone(state: TrainState, batch: Batch, plan: Plan) -> str | 
         for each, rows in ((model, everyone), (alone, everyone.member(member))):
             loss = next_token(each, rows).total.sum()
             gradients.append(torch.autograd.grad(loss, list(each.parameters())))
-    same = all(torch.equal(whole[member], single) for whole, single in zip(*gradients, strict=True))
+    same = all(torch.equal(stacked[member], single) for stacked, single in zip(*gradients, strict=True))
     return None if same else "this processor's matrix products differ by how many there are"
 
 
@@ -122,12 +122,12 @@ def _copy_members(state: TrainState, members: slice) -> TrainState:
     gpt.dropout.share = _of(model.dropout.share, members)
     beside = None if heads is None else Heads(heads.config, model.config, count).to(model.embed.weight.device)
     optimizer = make_optimizer(gpt, state.optimizer.config, state.optimizer.precision, beside)
-    for group, theirs in zip(optimizer.groups, state.optimizer.groups, strict=True):
-        group.weight_decay = _of(theirs.weight_decay, members)
+    for group, source in zip(optimizer.groups, state.optimizer.groups, strict=True):
+        group.weight_decay = _of(source.weight_decay, members)
     part = TrainState(gpt, optimizer, state.step, state.tokens, seconds=state.seconds, heads=beside)
-    for (_, parameter), (_, whole) in zip(part.named_parameters(), state.named_parameters(), strict=True):
-        parameter.data.copy_(whole.data[members])
-        for name, moment in state.optimizer.state.get(whole, {}).items():
+    for (_, parameter), (_, stacked) in zip(part.named_parameters(), state.named_parameters(), strict=True):
+        parameter.data.copy_(stacked.data[members])
+        for name, moment in state.optimizer.state.get(stacked, {}).items():
             optimizer.state[parameter][name] = (moment[members] if moment.dim() else moment).clone()
     return part
 
@@ -137,16 +137,16 @@ def _gather(state: TrainState, part: TrainState, ranks: Ranks) -> None:
     """Sets the weights and moments of all members to those of the ranks that train them."""
     population = state.model.population or 1
     members = ranks.share(population)
-    whole: list[Tensor] = []
-    for (_, parameter), (_, ours) in zip(state.named_parameters(), part.named_parameters(), strict=True):
+    tensors: list[Tensor] = []
+    for (_, parameter), (_, trained) in zip(state.named_parameters(), part.named_parameters(), strict=True):
         parameter.zero_()
-        parameter[members] = ours
-        whole.append(parameter.data)
-        for name, moment in sorted(part.optimizer.state[ours].items()):  # in one order on all ranks, read or made here
-            together = moment.clone()
+        parameter[members] = trained
+        tensors.append(parameter.data)
+        for name, moment in sorted(part.optimizer.state[trained].items()):  # in the same order on all ranks
+            stacked = moment.clone()
             if moment.dim():
-                together = moment.new_zeros(population, *moment.shape[1:])
-                together[members] = moment
-                whole.append(together)
-            state.optimizer.state[parameter][name] = together
-    ranks.sum(whole)
+                stacked = moment.new_zeros(population, *moment.shape[1:])
+                stacked[members] = moment
+                tensors.append(stacked)
+            state.optimizer.state[parameter][name] = stacked
+    ranks.sum(tensors)

@@ -1,13 +1,14 @@
 """Several processes that train together, as torchrun starts them: one model, or the members of a population.
 
-What is computed is what one process computes. Of one model every rank takes its rows of the global batch, the sums of
-gradients and losses over all ranks are divided by the scored tokens of all, and each rank then makes the same update.
-Gradients are summed in flat buckets after the last micro-batch; see docs/decisions/011-many-devices.md for why no
-wrapper does it. Members of a population are trained by a rank each, or several (`train/parallel/members.py`).
+Ranks together compute what one process computes. Where they train one model, every rank takes its rows of the global
+batch, the sums of gradients and losses over all ranks are divided by the number of scored tokens on all ranks, and each
+rank then makes the same update. Gradients are summed in flat buckets after the last micro-batch; see
+docs/decisions/011-many-devices.md for why no wrapper does it. Where they train a population, each rank trains one or
+several members (`train/parallel/members.py`).
 
-Two channels: gradients go by NCCL between GPUs and by gloo between CPUs; all else, a few bytes of text, always
-goes by gloo, where waiting for a long evaluation of rank 0 is no fault. Every message is of one shape, and one kind of
-it says that a rank has failed, so that an error of one rank ends all of them, whatever they were about to say.
+There are two channels. Gradients go by NCCL between GPUs and by gloo between CPUs. All else, a few bytes of text,
+always goes by gloo, whose timeout allows for a long evaluation on rank 0. Text messages begin with `=`, or with `!`
+where a rank has failed, so that an error of one rank ends all of them, whatever message they expected.
 """
 
 import json
@@ -32,13 +33,13 @@ from nanogrove.train.autotune import cores
 from nanogrove.train.precision import pick_device
 
 T = TypeVar("T")
-COMING = timedelta(minutes=10)  # from the first rank's start to the last one's
-PATIENCE = timedelta(days=1)  # for ranks that wait while rank 0 scores, samples or saves; a dead peer shows at once
-BUCKET_NUMBERS = 1 << 24  # added at once, at most, unless one tensor has more
+START_TIMEOUT = timedelta(minutes=10)  # from the first rank's start to the last one's
+CONTROL_TIMEOUT = timedelta(days=1)  # while rank 0 scores, samples or saves; a dead peer shows at once
+MAX_ELEMENTS_PER_BUCKET = 1 << 24  # summed at once, unless one tensor has more
 
 
 class PeerError(RunError):
-    """Another rank failed, or is gone; it said why, and this one has nothing to add."""
+    """Another rank failed and has reported why, or is gone."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Ranks:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """What torchrun says, or one process alone. Raises RunError where it says half of it."""
+        """The rank that torchrun's variables describe, or one process alone. Raises RunError where some are missing."""
         world = environment.get("WORLD_SIZE", "1")
         if world == "1" or "RANK" not in environment:
             return cls()
@@ -80,13 +81,13 @@ class Ranks:
         return max(cores() // self.local_world, 1)
 
     def share(self, count: int) -> slice:
-        """Which of `count` members are this rank's, as evenly as they divide."""
+        """The slice of `count` members that this rank trains, as evenly as they divide."""
         return slice(self.rank * count // self.world, (self.rank + 1) * count // self.world)
 
     def sum(self, tensors: list[Tensor]) -> None:
-        """Replaces each tensor by its sum over all ranks, bit for bit the same on all; none when alone.
+        """All-reduces each tensor, in place, to its sum over all ranks: equal bit for bit on all of them.
 
-        The order of additions depends on the sizes and the number of ranks alone. Raises PeerError.
+        The order of additions depends only on the sizes and the number of ranks. Raises PeerError.
         """
         if self.world == 1:
             return
@@ -94,9 +95,9 @@ class Ranks:
             for bucket in _buckets(tensors):
                 flat = torch.cat([tensor.flatten() for tensor in bucket])
                 dist.all_reduce(flat)
-                pieces = flat.split_with_sizes([tensor.numel() for tensor in bucket])
-                for tensor, piece in zip(bucket, pieces, strict=True):
-                    tensor.copy_(piece.view_as(tensor))
+                sums = flat.split_with_sizes([tensor.numel() for tensor in bucket])
+                for tensor, total in zip(bucket, sums, strict=True):
+                    tensor.copy_(total.view_as(tensor))
 
     def broadcast(self, tensors: list[Tensor]) -> None:
         """Replaces each tensor by that of rank 0. Raises PeerError."""
@@ -110,7 +111,7 @@ class Ranks:
         return number if self.world == 1 else max(map(int, self.all_gather_text(str(number))))
 
     def all_gather_text(self, text: str) -> list[str]:
-        """The text of every rank, in order of rank; a barrier. Raises PeerError where a rank has failed."""
+        """The text of every rank, in order of rank. Acts as a barrier. Raises PeerError where a rank has failed."""
         if self.world == 1:
             return [text]
         messages = self._gather("=" + text)
@@ -141,15 +142,15 @@ class Ranks:
         texts = self.all_gather_text(json.dumps(value, sort_keys=True))
         for rank, text in enumerate(texts):
             if text != texts[0]:
-                key, theirs, ours = next(differences(json.loads(text), json.loads(texts[0]), name))
+                key, other, first = next(differences(json.loads(text), json.loads(texts[0]), name))
                 raise RunError(
-                    f"{key} is {shown(theirs)} on rank {rank} and {shown(ours)} on rank 0; "
+                    f"{key} is {shown(other)} on rank {rank} and {shown(first)} on rank 0; "
                     "start every rank with the same command, on the same data"
                 )
 
     @contextmanager
     def fail_together(self) -> Iterator[None]:
-        """A part that all ranks leave together or, where one fails, none: the others raise PeerError."""
+        """A context that all ranks leave together; where one fails in it, all others raise PeerError."""
         try:
             yield
             self.barrier()
@@ -162,7 +163,7 @@ class Ranks:
             raise
 
     def _gather(self, text: str) -> list[str]:
-        """A text of each rank, as bytes of one length."""
+        """The text of each rank, sent as bytes padded to one length."""
         data = text.encode()
         with _contact(self.rank):
             sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
@@ -179,9 +180,9 @@ ALONE = Ranks()
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """The ranks that torchrun started, connected until the end of the context; alone, nothing is done.
+    """The ranks that torchrun started, connected until the end of the context. Does nothing for a process alone.
 
-    Raises RunError where they cannot meet, PresetError for a device that not every rank can have.
+    Raises RunError where they cannot connect, PresetError for a device that not every rank can have.
     """
     ranks = Ranks.from_environment()
     if ranks.world == 1:
@@ -202,8 +203,8 @@ def joined(device: str) -> Iterator[Ranks]:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=_meeting(ranks), rank=ranks.rank, world_size=ranks.world)
-        control: dist.ProcessGroup | None = dist.new_group(backend="gloo", timeout=PATIENCE)
+        dist.init_process_group(backend, store=_rendezvous(ranks), rank=ranks.rank, world_size=ranks.world)
+        control: dist.ProcessGroup | None = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise RunError(f"rank {ranks.rank}: the {ranks.world} ranks cannot meet ({reason})") from None
@@ -211,20 +212,20 @@ def joined(device: str) -> Iterator[Ranks]:
         yield Ranks(ranks.rank, ranks.world, ranks.local, ranks.local_world, lambda: control)
     finally:
         dist.destroy_process_group()
-        # Its threads are joined once nothing holds the group any more. One may not have let go of the last message yet,
-        # for which it needs Python, and at Python's end that would abort the process.
+        # The threads of the control group end once nothing refers to it. One may still hold the last message, which it
+        # can release only while Python runs; at Python's end that would abort the process.
         control = None
 
 
-def _meeting(ranks: Ranks) -> Store:
-    """A store for the ranks that live now, in the one that torchrun keeps over restarts.
+def _rendezvous(ranks: Ranks) -> Store:
+    """A store for the ranks that run now, within the store that torchrun keeps over restarts.
 
-    What a dead rank left there would lead the others to its closed port. So rank 0 draws a new name, and gives it to
-    those who ask; who confirms it is alive. Raises RuntimeError where they do not all come.
+    Entries of a dead rank would lead the others to its closed port. So rank 0 draws a new name and answers each rank
+    that asks for it; a rank that confirms the name is alive. Raises RuntimeError where not all of them come in time.
     """
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(address, port, ranks.world, hosted and ranks.first, timeout=COMING)
+    store = TCPStore(address, port, ranks.world, hosted and ranks.first, timeout=START_TIMEOUT)
     name = uuid.uuid4().hex
     if ranks.rank:
         store.set(f"nanogrove/asks/{ranks.rank}", name)
@@ -232,7 +233,7 @@ def _meeting(ranks: Ranks) -> Store:
         name = store.get(f"nanogrove/answer/{name}").decode()
         store.set(f"nanogrove/{name}/{ranks.rank}", "here")
         return PrefixStore(name, store)
-    missing, until = set(range(1, ranks.world)), time.monotonic() + COMING.total_seconds()
+    missing, until = set(range(1, ranks.world)), time.monotonic() + START_TIMEOUT.total_seconds()
     while missing:
         for rank in sorted(missing):
             if store.check([f"nanogrove/{name}/{rank}"]):
@@ -252,7 +253,7 @@ def restarted() -> bool:
 
 @contextmanager
 def _contact(rank: int) -> Iterator[None]:
-    """Turns what torch raises when a peer is gone into one line."""
+    """Turns the error that torch raises when a peer is gone into a PeerError of one line."""
     try:
         yield
     except RuntimeError as error:
@@ -261,10 +262,10 @@ def _contact(rank: int) -> Iterator[None]:
 
 
 def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
-    """The tensors in order, as lists of one type and at most `BUCKET_NUMBERS`."""
+    """The tensors in order, as lists of one dtype and at most `MAX_ELEMENTS_PER_BUCKET` elements."""
     bucket: list[Tensor] = []
     for tensor in tensors:
-        full = sum(t.numel() for t in bucket) + tensor.numel() > BUCKET_NUMBERS
+        full = sum(t.numel() for t in bucket) + tensor.numel() > MAX_ELEMENTS_PER_BUCKET
         if bucket and (full or tensor.dtype != bucket[0].dtype):
             yield bucket
             bucket = []

@@ -1,12 +1,12 @@
 """Weights, gradients and moments sharded over the ranks, for a model that does not fit one device.
 
-Torch's FSDP2 (Zhao 2023, `fully_shard`) does it: each rank holds a shard of every tensor, split along its first axis,
-and a block is gathered just before it is computed, forward and again backward, where gradients are summed and sharded
-in the same way. Losses and norms are those of one process. The optimizer updates shards, which asks for one that treats
-each number by itself, as AdamW and SGD do.
+Torch's FSDP2 (Zhao 2023, `fully_shard`) does it: each rank holds a shard of every tensor, split along its first axis. A
+block's weights are gathered just before it is computed, forward and again backward, and its gradients are summed and
+sharded in the same way. Losses and norms are those of one process. The optimizer updates shards, so it must be one that
+treats each number by itself, as AdamW and SGD do.
 
-The whole state lies in the memory of the CPU. It is what runs begin from and what is saved, so checkpoints know nothing
-of shards, and `Sharding.gather` brings it up to date.
+The whole state lies in the memory of the CPU. Runs begin from it and checkpoints are made of it, so checkpoints know
+nothing of shards; `Sharding.gather` brings it up to date.
 """
 
 import copy
@@ -31,7 +31,7 @@ from nanogrove.train.state import TrainState
 class ShardedState(TrainState):
     """This rank's shards as a training state: plain tensors that share memory with the model's parameters.
 
-    Those, `distributed`, are kept here, since a module holds whole ones while it is computed.
+    The model's parameters are kept in `distributed`, since a module holds gathered ones while it is computed.
     """
 
     shards: dict[str, nn.Parameter] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Sharding:
 
 def shard_state(state: TrainState, ranks: Ranks, device: torch.device) -> ShardedState:
     """This rank's shards on `device` of a whole state, which lies on the CPU."""
-    # Its objectives return views of what a module gave, and change none of them in place.
+    # Objectives return views of a module's outputs and change none of them in place, so this warning is needless.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (ranks.world,))
     model = copy.deepcopy(state.model)
@@ -89,15 +89,15 @@ def shard_state(state: TrainState, ranks: Ranks, device: torch.device) -> Sharde
         module.set_gradient_divide_factor(1.0)  # a rank counts by its scored tokens, as `fit` sees to
         module.set_force_sum_reduction_for_comms(True)  # gloo knows no other factor
     shards = {name: nn.Parameter(_local(parameter)) for name, parameter in model.named_parameters()}
-    held = list(shards.values())
+    in_order = list(shards.values())
     for group, numbers in zip(optimizer.groups, order, strict=True):
-        group.parameters = [held[n] for n in numbers if held[n].numel()]
+        group.parameters = [in_order[n] for n in numbers if in_order[n].numel()]
     sharded = ShardedState(
         model, optimizer, state.step, state.tokens, seconds=state.seconds, method_state=state.method_state
     )
     sharded.shards, sharded.distributed = shards, list(model.parameters())
-    for (_, whole), shard, parameter in zip(state.named_parameters(), held, sharded.distributed, strict=True):
-        for name, moment in state.optimizer.state.get(whole, {}).items():
+    for (_, source), shard, parameter in zip(state.named_parameters(), in_order, sharded.distributed, strict=True):
+        for name, moment in state.optimizer.state.get(source, {}).items():
             optimizer.state[shard][name] = _shard(moment, parameter) if moment.dim() else moment.clone().to(device)
     return sharded
 
@@ -107,18 +107,18 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local().detach()
 
 
-def _shard(whole: Tensor, like: Tensor) -> Tensor:
-    """This rank's shard of a tensor that every rank has whole."""
+def _shard(tensor: Tensor, like: Tensor) -> Tensor:
+    """This rank's shard, placed as that of `like`, of a tensor that every rank holds in full."""
     assert isinstance(like, DTensor)
-    distributed = distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    distributed = distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
     return _local(distributed).clone()
 
 
 @torch.no_grad()
 def _gather(state: TrainState, sharded: ShardedState, ranks: Ranks) -> None:
-    """Sets the whole state of rank 0, one tensor after the other."""
+    """Sets the whole state of rank 0 from the shards, one tensor after the other."""
 
-    def whole(shard: Tensor, like: DTensor) -> Tensor:
+    def unsharded(shard: Tensor, like: DTensor) -> Tensor:
         distributed = DTensor.from_local(
             shard, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
         )
@@ -127,13 +127,13 @@ def _gather(state: TrainState, sharded: ShardedState, ranks: Ranks) -> None:
     tensors = zip(state.named_parameters(), sharded.shards.values(), sharded.distributed, strict=True)
     for (_, target), shard, parameter in tensors:
         assert isinstance(parameter, DTensor)
-        full = whole(shard.detach(), parameter)
+        full = unsharded(shard.detach(), parameter)
         if ranks.first:
             target.copy_(full)
         for name in _moments(sharded):
             moment = sharded.optimizer.state[shard].get(name)
             moment = torch.zeros_like(shard) if moment is None else moment  # of an empty shard
-            full = whole(moment, parameter)
+            full = unsharded(moment, parameter)
             if ranks.first:
                 state.optimizer.state[target][name] = full.cpu()
         if ranks.first and "step" in sharded.optimizer.state[shard]:

@@ -1,4 +1,4 @@
-"""Which document a scored sequence is from, in every corpus, against a count over all tokens."""
+"""The contract of `Corpus.documents`, in every corpus: the document of a scored sequence, counted over all tokens."""
 
 import json
 from pathlib import Path
@@ -36,19 +36,19 @@ def corpus(*paths: Path, **settings: Any) -> TextCorpus:
     return built
 
 
-def counted(made: TextCorpus, limit: int | None) -> list[int]:
-    """Each window found among all of the split's tokens, and the marks up to its start."""
-    numbers, before, batches = [], 0, list(made.eval_batches("validation", limit))
-    for number, source in enumerate(made.sources):
+def counted(text_corpus: TextCorpus, limit: int | None) -> list[int]:
+    """The number of end marks up to the start of each window, which is searched among all of the split's tokens."""
+    numbers, before, batches = [], 0, list(text_corpus.eval_batches("validation", limit))
+    for number, source in enumerate(text_corpus.sources):
         tokens = source.read("validation", np.array([0]), source.count("validation"))[0]
-        found: list[object] = []
+        starts_of_windows: list[object] = []
         for batch in batches:
             for row, origin in zip(batch.tokens.numpy(), batch.source.tolist(), strict=True):
                 if origin == number:
                     starts = [s for s in range(0, len(tokens), SIZE) if np.array_equal(tokens[s : s + len(row)], row)]
-                    later = [s for s in starts if not found or s > found[-1]]
-                    found.append(later[0])
-        marks = [int((tokens[: start + 1] == made.tokenizer.end).sum()) + before for start in found]
+                    later = [s for s in starts if not starts_of_windows or s > starts_of_windows[-1]]
+                    starts_of_windows.append(later[0])
+        marks = [int((tokens[: start + 1] == text_corpus.tokenizer.end).sum()) + before for start in starts_of_windows]
         numbers += marks
         before = max(marks) + 1
     return numbers
@@ -58,9 +58,9 @@ def counted(made: TextCorpus, limit: int | None) -> list[int]:
 @pytest.mark.parametrize("block", [100, 1 << 21])
 def test_windows_of_documents(folder: Path, limit: int | None, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "TOKENS_PER_BLOCK", block)
-    made = corpus(folder)
-    numbers = made.documents("validation", limit).tolist()
-    assert numbers == counted(made, limit)
+    text_corpus = corpus(folder)
+    numbers = text_corpus.documents("validation", limit).tolist()
+    assert numbers == counted(text_corpus, limit)
     assert len(set(numbers)) > 5
 
 
@@ -68,17 +68,17 @@ def test_documents_of_several_sources_differ(folder: Path, tmp_path: Path) -> No
     (tmp_path / "other").mkdir()
     for n in range(120):
         (tmp_path / "other" / f"{n}.txt").write_text(f"other {n} " * 5)
-    made = corpus(folder, tmp_path / "other")
-    numbers = made.documents("validation")
-    sources = np.concatenate([batch.source.numpy() for batch in made.eval_batches("validation")])
+    text_corpus = corpus(folder, tmp_path / "other")
+    numbers = text_corpus.documents("validation")
+    sources = np.concatenate([batch.source.numpy() for batch in text_corpus.eval_batches("validation")])
     assert len(numbers) == len(sources)
     assert not set(numbers[sources == 0].tolist()) & set(numbers[sources == 1].tolist())
 
 
 def test_one_text_is_held_out_in_stretches(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("It was a bright cold day in April. " * 1000)
-    made = corpus(tmp_path / "book.txt")
-    numbers = made.documents("validation")
+    text_corpus = corpus(tmp_path / "book.txt")
+    numbers = text_corpus.documents("validation")
     assert len(set(numbers.tolist())) == HELD_OUT_STRETCHES
     assert (numbers.diff() >= 0).all()
     assert np.bincount(numbers.numpy()).std() < 1, "equal ones"
@@ -88,12 +88,12 @@ def test_equal_prompts_are_one_document(tmp_path: Path) -> None:
     rows = [{"prompt": f"q{n % 7}" if n < 40 else "", "text": f"t{n}", "reward": n} for n in range(60)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    made = make_corpus(RewardedConfig(type="rewarded", path=str(path), prompt="prompt", validation=0.5), 64, 8, 0)
+    rewarded = make_corpus(RewardedConfig(type="rewarded", path=str(path), prompt="prompt", validation=0.5), 64, 8, 0)
     for limit in (None, 100):
-        numbers = made.documents("validation", limit).tolist()
-        kept = made.row_indices("validation")
+        numbers = rewarded.documents("validation", limit).tolist()
+        kept = rewarded.row_indices("validation")
         if limit is not None:
-            count = limit // made.length
+            count = limit // rewarded.length
             kept = kept[np.arange(count) * len(kept) // count]
         keys = [rows[row]["prompt"] or str(rows[row]["text"]) for row in kept]
         assert len(numbers) == len(keys)
@@ -106,8 +106,8 @@ def test_both_texts_of_a_pair_are_one_document(tmp_path: Path) -> None:
     path.write_text(
         "".join(json.dumps({"prompt": "", "chosen": f"c{n}", "rejected": f"r{n}"}) + "\n" for n in range(40))
     )
-    made = make_corpus(PreferencesConfig(type="preferences", path=str(path), validation=0.5), 32, 8, 0)
-    numbers = made.documents("validation").tolist()
+    pairs = make_corpus(PreferencesConfig(type="preferences", path=str(path), validation=0.5), 32, 8, 0)
+    numbers = pairs.documents("validation").tolist()
     assert numbers == [n // 2 for n in range(len(numbers))]
 
 

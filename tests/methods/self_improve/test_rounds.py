@@ -94,6 +94,8 @@ def test_base_then_rounds_of_one_difficulty_each(tmp_path: Path, monkeypatch: py
     assert [(e.step, e.values["count"]) for e in of_kind(events, "data")] == [(20, 30), (24, 30), (28, 30)]
     assert [e.values["difficulties"] for e in of_kind(events, "round")] == [[3], [4], [5]]
     assert of_kind(events, "exact")[1].values["difficulties"] == [1, 2, 3, 4, 5]
+    fields = {"round", "frontier", "difficulties", "agreement", "apart", "exact", "vote"}
+    assert all(set(event.values) == fields for event in of_kind(events, "exact")), "the fields of the record"
     for number in (1, 2, 3):
         labels = label_rows(tmp_path / "run", f"round-{number}")
         assert [row["difficulty"] for row in labels] == [number + 2] * 30

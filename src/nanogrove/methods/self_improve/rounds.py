@@ -237,7 +237,15 @@ class _Rounds:
             ahead = max(ahead, config.target(self.corpus.base[1]) - frontier)
         work = partial(committee.survey, self.state.model, self.corpus, frontier, ahead, config.decode_batch)
         survey = committee.Survey(*self.plan.ranks.broadcast_from_main(work))
-        values = {"round": number, "frontier": frontier, **survey._asdict()}
+        values: Values = {
+            "round": number,
+            "frontier": frontier,
+            "difficulties": survey.difficulties,
+            "agreement": survey.agreement,
+            "apart": survey.dissent,
+            "exact": survey.exact,
+            "vote": survey.vote,
+        }
         return Event("exact", self.state.step, values, {"survey": time.perf_counter() - began}), survey
 
     def losses(self, rounds: list[Rows]) -> Losses:

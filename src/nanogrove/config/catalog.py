@@ -4,9 +4,9 @@ import json
 import re
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from nanogrove.errors import PresetError, nearest
-from nanogrove.record.events import Values
 
 QUICKSTART = "quickstart"
 
@@ -32,7 +32,7 @@ def unknown_preset(name: str) -> PresetError:
     return PresetError(f"no preset is called {name!r}{hint}")
 
 
-def read_preset_file(name: str) -> Values:
+def read_preset_file(name: str) -> dict[str, Any]:
     """The JSON of a preset by its name or by the path of a file. Raises PresetError when there is none such."""
     text = packaged_text(name)
     if text is None and not Path(name).is_file():

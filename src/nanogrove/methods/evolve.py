@@ -44,8 +44,7 @@ from nanogrove.evaluate.selection import (
     truncation,
 )
 from nanogrove.methods.contract import Method, MethodConfig
-from nanogrove.model.gpt import MAX_LOGITS_PER_CHUNK, ModelConfig
-from nanogrove.model.mode import evaluating
+from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event, Values
 from nanogrove.train.parallel.members import fit_members
 from nanogrove.train.plan import Plan
@@ -53,15 +52,12 @@ from nanogrove.train.population.breeding import (
     Crossover,
     copy_members,
     crossover,
+    diversity,
     mutate,
-    prediction_distance,
     reset_moments,
-    weight_distance,
 )
 from nanogrove.train.population.hyperparameters import Name, Range, apply
 from nanogrove.train.state import TrainState
-
-COMPARED_TOKENS = 256  # on which predictions are compared, about
 
 
 class Config(FitnessConfig, MethodConfig):
@@ -299,7 +295,7 @@ class _Evolution:
         events, samples = self.assess()
         yield from events  # the best is kept as it was scored
         clock.append(time.perf_counter())
-        diversity = self.diversity() if self.plan.ranks.first else {}
+        distance = diversity(self.state, self.corpus) if self.plan.ranks.first else {}
         clock.append(time.perf_counter())
         state.round += 1
         values = {
@@ -308,27 +304,12 @@ class _Evolution:
             "score": events[0].values["score"],
             "error": standard_error(samples, self.documents).tolist(),
             "values": {name: list(values) for name, values in progress["values"].items()},
-            "distance": diversity,
+            "distance": distance,
             **(self.breed(samples) if state.step < self.plan.steps else {}),
         }
         clock.append(time.perf_counter())
         spent = dict(zip(("assess", "compare", "breed"), np.diff(clock).tolist(), strict=True))
         yield Event("generation", state.step, values, {"train": trained, **spent})
-
-    @torch.inference_mode()
-    def diversity(self) -> dict[str, float]:
-        """How far members are apart on average, in weights and in what they predict."""
-        batch = next(self.corpus.eval_batches("validation", COMPARED_TOKENS)).to(self.state.model.embed.weight.device)
-        config = self.state.model.config  # the distributions of all members must fit in memory
-        positions = min(
-            COMPARED_TOKENS, MAX_LOGITS_PER_CHUNK // (self.config.population_size * (config.vocab_size or 1))
-        )
-        rows = max(positions // batch.tokens.shape[-1], 1)
-        shown = batch.split(-(-len(batch.tokens) // rows))[0].expand(self.state.model.population)
-        with evaluating(self.state.model):
-            probabilities = self.state.model(shown.tokens).softmax(-1).flatten(1, -2)
-        scored = shown.mask[0].flatten()
-        return {"weights": weight_distance(self.state), "predictions": prediction_distance(probabilities[:, scored])}
 
     # Breeding.
 

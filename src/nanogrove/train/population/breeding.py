@@ -11,8 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanogrove.data.corpus import Corpus
+from nanogrove.model.gpt import MAX_LOGITS_PER_CHUNK
+from nanogrove.model.mode import evaluating
 from nanogrove.train.state import TrainState
 
+COMPARED_TOKENS = 256  # on which predictions are compared, about
 Crossover = Literal["layers", "interpolation", "spherical"]
 
 
@@ -110,3 +114,18 @@ def _mean_of_pairs(distances: Tensor) -> float:
     """The mean over pairs of `[P, P]`, without members that are NaN."""
     pairs = torch.stack([distances[a, b] for a, b in combinations(range(len(distances)), 2)])
     return float(pairs.nanmean())
+
+
+@torch.inference_mode()
+def diversity(state: TrainState, corpus: Corpus) -> dict[str, float]:
+    """How far members are apart on average, in weights and in what they predict on about `COMPARED_TOKENS` tokens."""
+    model, members = state.model, state.model.population or 1
+    batch = next(corpus.eval_batches("validation", COMPARED_TOKENS)).to(model.embed.weight.device)
+    # The distributions of all members must fit in memory.
+    positions = min(COMPARED_TOKENS, MAX_LOGITS_PER_CHUNK // (members * (model.config.vocab_size or 1)))
+    rows = max(positions // batch.tokens.shape[-1], 1)
+    shown = batch.split(-(-len(batch.tokens) // rows))[0].expand(model.population)
+    with evaluating(model):
+        probabilities = model(shown.tokens).softmax(-1).flatten(1, -2)
+    scored = shown.mask[0].flatten()
+    return {"weights": weight_distance(state), "predictions": prediction_distance(probabilities[:, scored])}

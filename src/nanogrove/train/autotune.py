@@ -1,9 +1,10 @@
-"""What a preset leaves to `auto`: threads, number format, micro-batches, compilation, by rules and never by a clock.
+"""Chooses what a preset leaves to `auto`: threads, number format, micro-batches, compilation.
 
-Each of them changes how sums are rounded, so each follows from what does not vary on one machine: what the CPU or GPU
-can do, its cores, the memory it has, and the floating-point operations of a step. So the same preset gives the same
-bits, whatever else the machine does meanwhile. The rules choose right about as often as timing would:
-docs/guide/systems.md has the measurements that their limits come from. A resumed run takes what its `preset.json` says.
+Each choice changes how sums are rounded. So each follows, by a rule and never by a clock, from what does not vary on
+one machine: what the CPU can do, its cores, the memory it has, and the floating-point operations of a step. The same
+preset thus gives the same bits, whatever else the machine does meanwhile. A rule is right about as often as a
+stopwatch: docs/guide/systems.md has the measurements that its limits come from. A resumed run takes what its
+`preset.json` says.
 """
 
 import ctypes
@@ -25,8 +26,8 @@ from nanogrove.model.processor import bfloat16_missing, packing_missing
 from nanogrove.train.precision import Precision
 
 Decoding = Literal["auto", "float32", "bfloat16"]
-AUTO = ("threads", "precision", "accumulation", "compile")  # the settings of `train` that may be left to it
-SMALL_STEP_FLOPS = 2e8  # below, a CPU's threads wait for each other and numbers are cast for longer than that saves
+AUTO = ("threads", "precision", "accumulation", "compile")  # the settings of `train` that may be `auto`
+SMALL_STEP_FLOPS = 2e8  # of a step; below, several threads and casts to bfloat16 cost a CPU more than they save
 BFLOAT16_PARAMETERS = 500_000  # of a model that decodes on a CPU; below, its weights are read fast enough in float32
 MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.8}  # of the device's memory that a step may take
 COMPILE_FLOPS = {"cpu": 4e13, "cuda": 8e15}  # of a run, on a CPU for each thread; below, compiling costs half its gain
@@ -41,7 +42,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the rules choose."""
+    """The settings of `train` that the rules choose."""
 
     threads: int
     precision: Precision
@@ -86,7 +87,7 @@ def resolve_auto(work: Work, steps: int, device: torch.device) -> Settings:
 
 
 def auto_precision(flops: float, device: torch.device) -> Choice:
-    """The format of training where a step takes so many floating-point operations."""
+    """The number format of training, where a step takes `flops` floating-point operations."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Choice("bfloat16", "this GPU has bfloat16 products")
@@ -100,27 +101,27 @@ def auto_precision(flops: float, device: torch.device) -> Choice:
 
 
 def reason_for(precision: Precision, auto: Choice) -> str:
-    """Why a run trains in `precision`; it depends on nothing else, so that a resumed run says the same."""
+    """Why a run trains in `precision`, a function of its arguments alone, so that a resumed run says the same."""
     if precision == auto.format:
         return auto.reason
     return f"the preset asks for it; auto takes {auto.format}, since {auto.reason}"
 
 
-def decoding(model: GPT, asked: Decoding = "auto") -> Choice:
-    """The format in which `model` decodes where `asked` is given.
+def decoding(model: GPT, requested: Decoding = "auto") -> Choice:
+    """The number format in which `model` decodes where `requested` is asked for.
 
-    Raises PresetError where bfloat16 is asked of one whose products are never rounded.
+    Raises PresetError where bfloat16 is requested of a model whose products are never rounded.
     """
     weight = model.embed.weight
     single = weight.dim() == 2 and weight.dtype == torch.float32 and weight.device.type == "cpu"
-    if not single and asked == "bfloat16":
+    if not single and requested == "bfloat16":
         raise PresetError(
             "precision bfloat16: only a single model in float32 on a CPU decodes in it; leave it out, or take cpu"
         )
     if not single:
         return Choice("float32", "only a single model in float32 on a CPU decodes in bfloat16")
-    if asked != "auto":
-        return Choice(asked, "asked for" + unpacked(asked))
+    if requested != "auto":
+        return Choice(requested, "asked for" + unpacked(requested))
     missing = bfloat16_missing()
     if missing is not None:
         return Choice("float32", missing + unpacked("float32"))
@@ -130,7 +131,7 @@ def decoding(model: GPT, asked: Decoding = "auto") -> Choice:
 
 
 def unpacked(precision: Decoding) -> str:
-    """What decoding does where oneDNN does not pack weights for it on this CPU; nothing where it does."""
+    """A clause on how decoding multiplies where oneDNN packs no weights on this CPU; empty where it packs them."""
     missing = packing_missing(torch.bfloat16 if precision == "bfloat16" else torch.float32)
     if missing is None:
         return ""
@@ -141,15 +142,17 @@ def unpacked(precision: Decoding) -> str:
 def activation_bytes(config: ModelConfig, rows: int) -> int:
     """Bytes that `rows` sequences of the whole context keep for the backward pass, roughly, in float32."""
     per_token = config.n_layer * (14 * config.n_embd + 3 * config.inner_size)
+
     logits = min(
         3 * (config.vocab_size or 0) * config.block_size * rows, 3 * MAX_LOGITS_PER_CHUNK
-    )  # computed a chunk at a time
-    beside = config.context / config.memory_segment if config.memory_tokens else 1  # what is read and written
-    return int(4 * (beside * per_token * config.block_size * rows + logits))
+    )  # computed in chunks
+    # Memory tokens, which are read and written, lengthen each segment.
+    lengthening = config.context / config.memory_segment if config.memory_tokens else 1
+    return int(4 * (lengthening * per_token * config.block_size * rows + logits))
 
 
 def fewest_micro_batches(work: Work, room: int) -> int:
-    """The smallest power of two, at most the rows, of micro-batches that fit in `room` bytes each."""
+    """The smallest power of two, at most the rows, that splits a batch into micro-batches that fit in `room` bytes."""
     count = 1
     while 2 * count <= work.rows and work.bytes(-(-work.rows // count)) > room:
         count *= 2
@@ -157,13 +160,13 @@ def fewest_micro_batches(work: Work, room: int) -> int:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """The share of the device's whole memory that a step may take. What is free varies, and is not asked."""
+    """Bytes that a step may take: a share of the device's memory, whether free or not, since what is free varies."""
     if device.type == "cuda":
         return int(MEMORY_SHARE["cuda"] * torch.cuda.get_device_properties(device).total_memory)
-    whole = psutil.virtual_memory().total
+    total = psutil.virtual_memory().total
     with suppress(OSError, ValueError):  # a container's limit, where there is one
-        whole = min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return int(MEMORY_SHARE["cpu"] * whole)
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return int(MEMORY_SHARE["cpu"] * total)
 
 
 def device_name(device: torch.device) -> str:
@@ -193,10 +196,10 @@ def physical_cores() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep what a step frees for the next step, process-wide; on Linux with glibc, else nothing.
+    """Makes the C library keep the memory that a step frees, for the next step; on Linux with glibc, else nothing.
 
-    Left to itself it gives blocks of some megabytes back to the system, which must clear their pages anew when they
-    are next asked for: 2,000 page faults a step of a small population, and steps between 1 and 2 times as long.
+    By default it gives blocks of some megabytes back to the system, which must clear their pages when they are next
+    asked for: 2,000 page faults per step of a small population, and steps that take 1 to 2 times as long.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

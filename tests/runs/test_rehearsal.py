@@ -391,7 +391,7 @@ REFUSED = {
     "a base that is saved": (
         ['method={"name": "align", "reward": {"length": 3}, "base": "runs/a"}', "train.minutes=3"],
         "train.minutes: with method.base, method align counts its own steps; set method.rounds and "
-        "method.steps_per_round, and train.steps=1 in place of minutes",
+        "method.steps_per_round, and train.steps=1 instead of minutes",
     ),
 }
 

@@ -203,7 +203,7 @@ def cut(preset: dict, out: Path, step: int) -> None:
     ("name", "place", "now"),
     [
         ("instructions", "instructions", "AVX2"),
-        ("processor", "processor", "another processor"),
+        ("processor", "device_name", "another processor"),
         ("torch", "torch.__version__", "2.99.0"),
         ("threads", "torch.get_num_threads", 3),
     ],

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import nanogrove
-from nanogrove.data.sources.base import PIECE_CHARACTERS
+from nanogrove.data.sources.pieces import PIECE_CHARACTERS
 from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.language_model import load

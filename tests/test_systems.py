@@ -9,7 +9,7 @@ import pytest
 
 import nanogrove
 from nanogrove.data.sources import pdf
-from nanogrove.data.sources.base import Skipped
+from nanogrove.data.sources.pieces import Skipped
 from nanogrove.errors import DataError, PresetError, RunError
 from nanogrove.record.folder import RunFolder
 from nanogrove.train.precision import pick_device

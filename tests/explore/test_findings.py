@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanogrove.data.sources.base import Skipped
 from nanogrove.data.sources.formats import format_of
+from nanogrove.data.sources.pieces import Skipped
 from nanogrove.data.text.config import DataConfig
 from nanogrove.errors import DataError
 from nanogrove.explore import sample

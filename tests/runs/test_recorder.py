@@ -12,7 +12,7 @@ from nanogrove.runs.recorder import RECORDED_STEPS, NullRecorder, Recorder
 
 
 class Listener:
-    """A tracker that keeps what it is told."""
+    """A tracker that keeps what it is given."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []

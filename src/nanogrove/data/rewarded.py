@@ -27,7 +27,7 @@ from torch import Tensor
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.rng import permuted, random
-from nanogrove.data.sources.base import Skipped
+from nanogrove.data.sources.pieces import Skipped
 from nanogrove.data.sources.rows import check_columns, csv_rows, inner_suffix, jsonl_rows, parquet_rows, text_lines
 from nanogrove.data.sources.text import PythonStandardLibrary
 from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split, evenly

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from unicodedata import name as character_name
 
-from nanogrove.data.sources.base import Skipped
+from nanogrove.data.sources.pieces import Skipped
 from nanogrove.data.sources.rows import inner_suffix
 from nanogrove.data.tokenizer import bpe_tokenizer
 from nanogrove.errors import DataError

@@ -13,10 +13,10 @@ from itertools import islice
 from pathlib import Path
 from statistics import median
 
-from nanogrove.data.sources.base import Skipped
 from nanogrove.data.sources.contract import Row, SourceKind, TableSource
 from nanogrove.data.sources.files import BOMS
 from nanogrove.data.sources.kinds import make_source
+from nanogrove.data.sources.pieces import Skipped
 from nanogrove.data.sources.rows import inner_suffix
 from nanogrove.data.sources.tables import Columns, row_pieces
 from nanogrove.errors import DataError

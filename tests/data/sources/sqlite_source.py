@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from nanogrove.data.sources.base import Skipped
 from nanogrove.data.sources.contract import Row, SelectColumns, SourceKind
+from nanogrove.data.sources.pieces import Skipped
 from nanogrove.data.sources.rows import prefix_errors
 from nanogrove.data.sources.tables import TableFiles
 from nanogrove.errors import DataError

@@ -19,9 +19,9 @@ import pytest
 from pyarrow import parquet
 
 from nanogrove.data.sources import network
-from nanogrove.data.sources.base import Skipped
 from nanogrove.data.sources.hub import SHORTCUTS, HubSource
 from nanogrove.data.sources.network import is_transient
+from nanogrove.data.sources.pieces import Skipped
 from nanogrove.errors import DataError
 
 ROWS = [{"question": f"Why {n}?", "answer": f"Because {n}.", "score": n} for n in range(40)]
@@ -331,7 +331,7 @@ def visit(server: ThreadingHTTPServer, script: str) -> str:
         time.sleep = waits.append
         import datasets
         datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = 1
-        from nanogrove.data.sources.base import Skipped
+        from nanogrove.data.sources.pieces import Skipped
         from nanogrove.data.sources.hub import HubSource
         from nanogrove.errors import DataError
         skipped = Skipped()

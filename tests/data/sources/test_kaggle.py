@@ -11,8 +11,8 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from nanogrove.data.sources import network
-from nanogrove.data.sources.base import Skipped
 from nanogrove.data.sources.kaggle import KaggleSource
+from nanogrove.data.sources.pieces import Skipped
 from nanogrove.errors import DataError
 
 VERSION = "owner/name/versions/1"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from nanogrove.data.sources import base as cutting
 from nanogrove.data.sources import pdf
-from nanogrove.data.sources.base import Skipped
+from nanogrove.data.sources import pieces as cutting
 from nanogrove.data.sources.pdf import PdfSource, Reader, clean
+from nanogrove.data.sources.pieces import Skipped
 from nanogrove.errors import DataError
 
 LOCKED = b"/Encrypt << /Filter /Standard /V 2 /R 3 /Length 128 /P -4 /O <%s> /U <%s> >> /ID [<%s> <%s>]" % (

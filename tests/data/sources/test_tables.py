@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from nanogrove.data.sources.base import PIECE_CHARACTERS, Skipped
 from nanogrove.data.sources.files import FileSource
+from nanogrove.data.sources.pieces import PIECE_CHARACTERS, Skipped
 from nanogrove.data.sources.tables import Columns, CsvSource, JsonlSource, ParquetSource, row_pieces
 from nanogrove.errors import DataError
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogrove.data.sources.base import Piece, Skipped
+from nanogrove.data.sources.pieces import Piece, Skipped
 from nanogrove.data.splits import SPLITS
 from nanogrove.data.text.assign import STREAM_FROM_BYTES, accepted_pieces, assign_to_splits, characters_to_split
 from nanogrove.data.text.config import DataConfig

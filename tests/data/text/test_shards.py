@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from nanogrove.data.rng import permuted, random
-from nanogrove.data.sources import base as cutting
-from nanogrove.data.sources.base import Piece, Skipped
+from nanogrove.data.sources import pieces as cutting
+from nanogrove.data.sources.pieces import Piece, Skipped
 from nanogrove.data.sources.text import PythonStandardLibrary, TextSource
 from nanogrove.data.splits import SPLITS
 from nanogrove.data.text import shards

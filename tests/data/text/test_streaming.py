@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from nanogrove.config.overrides import resolve
-from nanogrove.data.sources import base as documents
-from nanogrove.data.sources.base import Skipped
+from nanogrove.data.sources import pieces as documents
+from nanogrove.data.sources.pieces import Skipped
 from nanogrove.data.splits import SPLITS
 from nanogrove.data.text import assign, reader, shards
 from nanogrove.data.text import prepare as preparing

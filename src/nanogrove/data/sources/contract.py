@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from nanogrove.data.sources.base import Piece, Skipped
+from nanogrove.data.sources.pieces import Piece, Skipped
 
 Row = tuple[int, Mapping[str, object]]  # the number of a row or its line, from 1, and its cells by column
 OnBadRow = Callable[[str, int], object]  # takes the reason, such as `broken JSON`, and the row's number

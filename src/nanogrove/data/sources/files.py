@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nanogrove.data.sources.base import PIECE_CHARACTERS
+from nanogrove.data.sources.pieces import PIECE_CHARACTERS
 from nanogrove.errors import DataError
 
 ENCODING = "of the text; auto goes by the byte-order mark, utf-8 without one"  # what a setting of this name means

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from nanogrove.data.sources.base import Piece, Skipped
 from nanogrove.data.sources.contract import DocumentSource, Row, SourceKind
 from nanogrove.data.sources.files import file_identity, files_below, total_bytes
 from nanogrove.data.sources.network import Retries, is_transient, one_line, quiet
+from nanogrove.data.sources.pieces import Piece, Skipped
 from nanogrove.data.sources.rows import prefix_errors
 from nanogrove.data.sources.tables import Columns, row_pieces
 from nanogrove.errors import DataError

@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from nanogrove.data.sources.base import Piece, Skipped, split_long_document
 from nanogrove.data.sources.contract import SourceKind
 from nanogrove.data.sources.files import file_identity, files_below, read_text, total_bytes
 from nanogrove.data.sources.formats import FORMATS, format_of
 from nanogrove.data.sources.network import Retries, is_transient, one_line, quiet
+from nanogrove.data.sources.pieces import Piece, Skipped, split_long_document
 from nanogrove.data.sources.tables import Columns
 from nanogrove.errors import DataError
 

@@ -19,9 +19,9 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from nanogrove.data.sources.base import Piece, Skipped, split_long_document
 from nanogrove.data.sources.contract import SourceKind
 from nanogrove.data.sources.files import FileSource
+from nanogrove.data.sources.pieces import Piece, Skipped, split_long_document
 from nanogrove.errors import DataError
 
 PAGE_CPU_SECONDS = 60.0  # of CPU time for a page; a page of a book takes a thousandth of one

@@ -12,9 +12,9 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Self
 
-from nanogrove.data.sources.base import PIECE_CHARACTERS
 from nanogrove.data.sources.contract import OnBadRow, Row, SelectColumns
 from nanogrove.data.sources.files import encoding_of, io_errors_as_data_errors, open_bytes
+from nanogrove.data.sources.pieces import PIECE_CHARACTERS
 from nanogrove.errors import DataError, nearest
 
 MAX_LINE_CHARACTERS = 1 << 24  # of a line, or of all lines of one CSV row; longer ones are left out

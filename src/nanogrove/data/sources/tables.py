@@ -9,9 +9,9 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nanogrove.data.sources.base import PIECE_CHARACTERS, Piece, Skipped, split_long_document
 from nanogrove.data.sources.contract import OnBadRow, Row, SelectColumns, SourceKind
 from nanogrove.data.sources.files import ENCODING, FileSource
+from nanogrove.data.sources.pieces import PIECE_CHARACTERS, Piece, Skipped, split_long_document
 from nanogrove.data.sources.rows import check_columns, csv_rows, encodes, jsonl_rows, parquet_rows, prefix_errors
 from nanogrove.errors import DataError
 

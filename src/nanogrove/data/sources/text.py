@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nanogrove.data.sources.base import Piece, Skipped, split_at_separator, split_long_document
 from nanogrove.data.sources.contract import SourceKind
 from nanogrove.data.sources.files import ENCODING, FileSource, file_identity, read_text, total_bytes
+from nanogrove.data.sources.pieces import Piece, Skipped, split_at_separator, split_long_document
 from nanogrove.errors import DataError
 
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}

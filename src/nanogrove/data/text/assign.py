@@ -16,8 +16,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nanogrove.data.sources.base import Piece, Skipped
 from nanogrove.data.sources.contract import DocumentSource
+from nanogrove.data.sources.pieces import Piece, Skipped
 from nanogrove.data.splits import SPLITS
 from nanogrove.data.text.config import DataConfig
 

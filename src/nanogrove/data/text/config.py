@@ -4,9 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from nanogrove.data.sources.base import PIECE_CHARACTERS
 from nanogrove.data.sources.contract import DocumentSource
 from nanogrove.data.sources.kinds import Source
+from nanogrove.data.sources.pieces import PIECE_CHARACTERS
 
 
 def _as_list(value: object) -> object:

@@ -27,9 +27,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from nanogrove.atomic import write_file
-from nanogrove.data.sources.base import PIECE_CHARACTERS, Piece, Skipped
 from nanogrove.data.sources.contract import DocumentSource
 from nanogrove.data.sources.kinds import KINDS
+from nanogrove.data.sources.pieces import PIECE_CHARACTERS, Piece, Skipped
 from nanogrove.data.text.assign import assign_to_splits, characters_to_split, streams
 from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.shards import TOKENS_PER_COMMIT, ShardWriter, read_index, trim

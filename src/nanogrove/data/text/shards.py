@@ -16,7 +16,7 @@ from typing import TypedDict
 import numpy as np
 
 from nanogrove.atomic import no_links, write_file
-from nanogrove.data.sources.base import Piece, Skipped
+from nanogrove.data.sources.pieces import Piece, Skipped
 from nanogrove.data.splits import SPLITS
 
 TOKENS_PER_SHARD = 1 << 27  # in a file

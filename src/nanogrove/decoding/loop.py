@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nanogrove.decoding.sampling import Sampler
 from nanogrove.model.mode import evaluating
 from nanogrove.model.packing import packed_weights
+from nanogrove.waits import waiting
 
 MIN_TOKENS_TO_PACK = 16  # new tokens from which on decoding is the faster for a packed copy of the weights
 
@@ -135,12 +136,15 @@ def decode(
         if new_tokens >= strategy.pack_from:
             for module in strategy.modules:
                 stack.enter_context(packed_weights(module, prompts.shape[-2] * strategy.tokens_per_call, dtype))
-        for group in _groups(lengths) if strategy.one_length else [slice(None)]:
+        groups: Sequence[Tensor | slice] = _groups(lengths) if strategy.one_length else [slice(None)]
+        wait = stack.enter_context(waiting("writing", len(groups) * new_tokens))
+        for number, group in enumerate(groups, start=1):
             width = int(lengths[group].max()) if strategy.one_length else flat.shape[1]
             rows = Sequences(flat[group, :width], lengths[group], new_tokens, stop, strategy.spare)
             steps = strategy.steps(rows, sampler or Sampler())
             while rows.most_left:
                 next(steps)
+                wait.done = number * new_tokens - rows.most_left
             written[group] = rows.written()
     return written.view(*prompts.shape[:-1], new_tokens)
 

@@ -30,6 +30,7 @@ from nanogrove.train.autotune import keep_freed_memory
 from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
+from nanogrove.waits import waiting
 
 MEASURED_SECONDS = 2.0  # of timed steps, unless the budget is a short one
 MEASURED_SHARE = 1 / 30  # of the budget that timed steps take, where that is less
@@ -80,7 +81,8 @@ def rehearse(
 
     count = method.num_steps(config, 0)
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if used else []):
+    devices = [torch.cuda.current_device()] if used else []
+    with waiting("timing a few steps"), torch.random.fork_rng(devices=devices):
         main, further = timed(False), timed(True) if count else Pace(0.0, 0.0)
     aside = count * further.step + (main.start if plan.compile else 0.0)
     times = {"minutes": minutes, "step_ms": round(1000 * main.step, 3)}

@@ -1,0 +1,55 @@
+"""Progress of what the program waits for: a line on a terminal, with the time left; nothing elsewhere.
+
+The line goes to standard error, so that standard output holds results alone.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from nanogrove.cli.text import printable
+from nanogrove.waits import Wait, current_wait
+
+QUIET_SECONDS = 1.0  # of a wait, before it is shown
+REFRESHES_PER_SECOND = 4
+
+
+@contextmanager
+def shown_waits() -> Iterator[None]:
+    """Shows the waits of its block on standard error, where that is a terminal, and takes the line away at the end."""
+    console = Console(stderr=True)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield
+        return
+    with Live(
+        get_renderable=wait_line,
+        console=console,
+        transient=True,
+        refresh_per_second=REFRESHES_PER_SECOND,
+        redirect_stdout=False,
+    ):
+        yield
+
+
+def wait_line() -> Text | Group:
+    """The line of the current wait; nothing where there is none, or it is a short one."""
+    wait = current_wait(QUIET_SECONDS)
+    return Group() if wait is None else Text(described_wait(wait), no_wrap=True, overflow="ellipsis", style="dim")
+
+
+def described_wait(wait: Wait) -> str:
+    """A wait as `scoring validation: 30%, 0:20 left`; of an unknown size, how long it has taken."""
+    label, left = printable(wait.label), wait.seconds_left()
+    if wait.total is None or left is None:
+        return f"{label}: {clock(wait.seconds())} so far"
+    return f"{label}: {min(wait.done / wait.total, 1):.0%}, {clock(left)} left"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `0:20`, `12:05` or `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

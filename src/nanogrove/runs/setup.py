@@ -19,7 +19,7 @@ from nanogrove.methods import METHODS, AnyMethod, load_method
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import Heads
 from nanogrove.runs.rehearsal import rehearse
-from nanogrove.train.autotune import AUTO, Decoding, Work, auto_precision, reason_for, resolve_auto
+from nanogrove.train.autotune import AUTO, Work, auto_precision, reason_for, resolve_auto
 from nanogrove.train.checkpoint import Checkpoint
 from nanogrove.train.loop import TrainConfig
 from nanogrove.train.optim.optimizer import make_optimizer
@@ -29,7 +29,7 @@ from nanogrove.train.parallel.layout import REPLICATED, Layout
 from nanogrove.train.parallel.members import ByMember
 from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.plan import Plan
-from nanogrove.train.precision import Precision, pick_device
+from nanogrove.train.precision import Decoding, Precision, pick_device
 from nanogrove.train.state import TrainState
 
 

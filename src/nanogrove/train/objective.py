@@ -33,6 +33,11 @@ def weighted(nll: Tensor, batch: Batch) -> Loss:
     return Loss(total(batch.mask * batch.weight * nll) / scored(batch), {})
 
 
+def of_targets(loss: Callable[[Tensor, Batch], Loss]) -> Objective:
+    """The objective that is a function of the targets' NLL `[*P, B, T]`."""
+    return lambda model, batch: loss(model(batch.tokens, batch.targets), batch)
+
+
 def next_token(model: nn.Module, batch: Batch) -> Loss:
     """The weighted mean NLL of the next token."""
     return weighted(model(batch.tokens, batch.targets), batch)

@@ -43,7 +43,7 @@ from nanogrove.decoding.lookahead import n_step_value
 from nanogrove.model.elementwise import at_least_float32
 from nanogrove.model.gpt import GPT, MAX_LOGITS_PER_CHUNK
 from nanogrove.model.heads import AuxiliaryConfig, Heads
-from nanogrove.train.objective import Loss, Objective, scored, weighted
+from nanogrove.train.objective import Loss, Objective, of_targets, scored, weighted
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
@@ -72,7 +72,7 @@ def objective_of(state: TrainState, plan: Plan, main: Callable[[Tensor, Batch], 
     """
     gpt, heads = state.model, state.heads
     if heads is None:
-        return lambda model, batch: main(model(batch.tokens, batch.targets), batch)
+        return of_targets(main)
     read = partial(states_and_memories, gpt, heads)
     if plan.compile:
         read = torch.compile(read)  # type: ignore[assignment]

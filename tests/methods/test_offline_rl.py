@@ -324,10 +324,10 @@ def test_training_ends_where_the_kl_passes_its_cap(toy: Path, tmp_path: Path) ->
         (
             "kto",
             ["method.base_steps=3", "method.threshold=nan"],
-            "method.threshold=nan: input should be a finite number",
+            "method.threshold: must be a finite number",
         ),
         ("rwr", ["method.base=nowhere"], "nowhere: neither a run nor a checkpoint"),
-        ("rwr", ["method.beta=0"], "method.beta=0: input should be greater than 0"),
+        ("rwr", ["method.beta=0"], "method.beta=0: must be above 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

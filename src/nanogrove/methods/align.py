@@ -53,10 +53,10 @@ class Config(MethodConfig):
     texts: int = Field(256, ge=2, description="texts generated and scored per round")
     prompt: int = Field(8, ge=1, description="tokens of training text that each text begins with")
     tokens: int = Field(48, ge=1, description="tokens generated after the prompt, at most")
-    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="sampling temperature")
+    temperature: float = Field(1.0, gt=0, description="sampling temperature")
     keep: float = Field(0.25, gt=0, le=1, description="share of the texts to train on, the best ones")
     replay: float = Field(0.5, ge=0, lt=1, description="share of a batch that is training data")
-    rate: float = Field(0.3, gt=0, allow_inf_nan=False, description="learning rates of a round over those of the base")
+    rate: float = Field(0.3, gt=0, description="learning rates of a round over those of the base")
     kl_cap: float | None = Field(
         0.2, gt=0, description="KL from the reference, nats per token, above which the rounds end"
     )

@@ -50,12 +50,10 @@ class Config(FitnessConfig, MethodConfig):
     name: Literal["evolution_strategies"] = "evolution_strategies"
     population_size: int = Field(32, ge=2, description="members scored per generation, in pairs")
     generations: int = Field(500, ge=1, description="updates of the parameters")
-    sigma: float = Field(0.01, gt=0, allow_inf_nan=False, description="standard deviation of the noise on each weight")
+    sigma: float = Field(0.01, gt=0, description="standard deviation of the noise on each weight")
     rank: int | None = Field(None, ge=1, description="rank of the noise on a matrix; null is Gaussian, of full rank")
     shaping: Shaping = Field("zscore", description="how scores are scaled; sign takes that of each pair's difference")
-    rate: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="learning rates of the generations over those of the base"
-    )
+    rate: float = Field(1.0, gt=0, description="learning rates of the generations over those of the base")
     base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
     at_once: int = Field(32, ge=2, description="members whose weights exist at one time")
 

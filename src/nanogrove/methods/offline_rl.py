@@ -69,23 +69,22 @@ class Config(MethodConfig):
     base: str | None = Field(None, description="a saved run or checkpoint to begin from; base_steps when left out")
     base_steps: int = Field(0, ge=0, description="steps of imitating all texts first; none after a saved base")
     scale: Scaling = Field("whiten", description="scaling of rewards, by those of the training texts")
-    beta: float = Field(0.5, gt=0, allow_inf_nan=False, description="temperature of rewards; of dpo and kto, of Δ")
-    clip: float = Field(20.0, ge=1, allow_inf_nan=False, description="awr: largest exp((r − V)/β)")
+    beta: float = Field(0.5, gt=0, description="temperature of rewards; of dpo and kto, of Δ")
+    clip: float = Field(20.0, ge=1, description="awr: largest exp((r − V)/β)")
     fraction: float = Field(0.25, gt=0, le=1, description="filter: share of the texts to imitate, the best ones")
     threshold: float | None = Field(
-        None, allow_inf_nan=False, description="kto: rewards above are wanted; when left out the median, or next lower"
+        None, description="kto: rewards above are wanted; when left out the median, or next lower"
     )
     wanted: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="kto: weight of a wanted text; balances the sides when left out"
+        None, gt=0, description="kto: weight of a wanted text; balances the sides when left out"
     )
     unwanted: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="kto: weight of an unwanted text; balances the sides when left out"
+        None, gt=0, description="kto: weight of an unwanted text; balances the sides when left out"
     )
     length_normalised: bool = Field(False, description="dpo: Δ per token, so that longer texts gain nothing by it")
     nll_weight: float = Field(
         0.0,
         ge=0,
-        allow_inf_nan=False,
         description="dpo: weight of the chosen texts' NLL per token, which holds them up",
     )
     kl_cap: float | None = Field(

@@ -6,7 +6,7 @@
             wait.done += len(batch)
 
 Nothing is shown here, and nothing is called: `current_wait` is what a display polls from a thread of its own. Where
-nobody looks, a wait costs an entry in a list. Waits may lie within each other; the outermost is the current one.
+nobody looks, a wait costs an entry in a list. Waits may lie within each other.
 """
 
 import time
@@ -49,5 +49,9 @@ def waiting(label: str, total: float | None = None) -> Iterator[Wait]:
 
 
 def current_wait(least_seconds: float = 0.0) -> Wait | None:
-    """The outermost wait under way that has taken `least_seconds` or more; None where there is none."""
-    return next((wait for wait in _waits if wait.seconds() >= least_seconds), None)
+    """The outermost wait of a known size that has taken `least_seconds` or more, or else the innermost of any; or None.
+
+    So the time left is that of all there is to wait for, and a wait of unknown size gives way to what happens in it.
+    """
+    long = [wait for wait in tuple(_waits) if wait.seconds() >= least_seconds]
+    return next((wait for wait in long if wait.total), long[-1] if long else None)

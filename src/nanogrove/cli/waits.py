@@ -3,6 +3,7 @@
 The line goes to standard error, so that standard output holds results alone.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,25 +12,32 @@ from rich.live import Live
 from rich.text import Text
 
 from nanogrove.cli.text import printable
-from nanogrove.waits import Wait, current_wait
+from nanogrove.waits import Wait, current_wait, waiting
 
 QUIET_SECONDS = 1.0  # of a wait, before it is shown
 REFRESHES_PER_SECOND = 4
 
 
 @contextmanager
-def shown_waits() -> Iterator[None]:
-    """Shows the waits of its block on standard error, where that is a terminal, and takes the line away at the end."""
+def shown_waits(label: str) -> Iterator[None]:
+    """Shows the waits of its block on standard error, where that is a terminal, and takes the line away at the end.
+
+    While nothing in the block says what it waits for, the line says `label`.
+    """
     console = Console(stderr=True)
-    if not console.is_terminal or console.is_dumb_terminal:
+    first = os.environ.get("RANK", "0") == "0"  # of several processes that torchrun started
+    if not console.is_terminal or console.is_dumb_terminal or not first:
         yield
         return
-    with Live(
-        get_renderable=wait_line,
-        console=console,
-        transient=True,
-        refresh_per_second=REFRESHES_PER_SECOND,
-        redirect_stdout=False,
+    with (
+        Live(
+            get_renderable=wait_line,
+            console=console,
+            transient=True,
+            refresh_per_second=REFRESHES_PER_SECOND,
+            redirect_stdout=False,
+        ),
+        waiting(label),
     ):
         yield
 

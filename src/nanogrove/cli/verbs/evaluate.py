@@ -20,10 +20,13 @@ def evaluate(
     """Score a run's best model on the whole of a split."""
     if split not in (None, "validation", "test", "train"):
         raise PresetError(f"--split {split}: no such split; it is validation, test or train")
-    from nanogrove.cli.render import described_calibration, described_held_out, described_score
-    from nanogrove.runs import score as runs
+    from nanogrove.cli.waits import shown_waits
 
-    score = runs.evaluate(run, split, calibrate=calibrate)
+    with shown_waits("starting"):
+        from nanogrove.cli.render import described_calibration, described_held_out, described_score
+        from nanogrove.runs import score as runs
+
+        score = runs.evaluate(run, split, calibrate=calibrate)
     for line in (*described_score(score), *described_held_out(score)):
         print(line)
     for line in described_calibration(score["calibration"]) if calibrate else ():

@@ -31,6 +31,7 @@ from nanogrove.data.sources.contract import DocumentSource
 from nanogrove.data.sources.kinds import KINDS
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS, Piece, Skipped
 from nanogrove.data.text.assign import assign_to_splits, characters_to_split, streams
+from nanogrove.data.text.cache import cache_folder
 from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.shards import TOKENS_PER_COMMIT, ShardWriter, read_index, trim
 from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
@@ -50,12 +51,6 @@ class Prepared(NamedTuple):
     tokenizer: Tokenizer
     folders: list[Path]
     process: "PreparationProcess | None"
-
-
-def cache_folder() -> Path:
-    """Where prepared data lies: `NANOGROVE_CACHE`, or `nanogrove` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("NANOGROVE_CACHE") or Path(base) / "nanogrove")
 
 
 def prepare(config: DataConfig) -> Prepared:

@@ -234,12 +234,13 @@ class LanguageModel:
                 stop_texts=texts,
                 dtype=dtype,
             )
-        continuations = []
-        for number, row in enumerate(new.tolist()):
-            ids = [token for token in row if token >= 0]
-            count, text = (len(ids), self.tokenizer.decode(ids)) if texts is None else texts.cut(ids)
-            new[number, count:] = -1
-            continuations.append(text)
+        written = [[token for token in row if token >= 0] for row in new.tolist()]
+        if texts is None:
+            continuations = [self.tokenizer.decode(ids) for ids in written]
+        else:
+            counts, continuations = zip(*map(texts.cut, written), strict=True)
+            ends = torch.tensor(counts, device=device)[:, None]
+            new = new.masked_fill(torch.arange(tokens, device=device) >= ends, -1)
         return [prompt + text for prompt, text in zip(prompts, continuations, strict=True)], new
 
     def _steering(self, reward: AnyReward, beta: float, k: int) -> tuple[Transform, GPT | None]:

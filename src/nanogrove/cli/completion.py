@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import nanogrove
+SOURCE = Path(__file__).parent.parent
 
 
 def complete_presets(incomplete: str) -> list[tuple[str, str]]:
@@ -55,8 +55,7 @@ def _paths(incomplete: str, within: str = "") -> Iterator[Path]:
 
 def _known_settings() -> dict[str, str]:
     """Meanings of settings by key, from the cache where it is of this code."""
-    source = Path(nanogrove.__file__).parent
-    stamp = max(path.stat().st_mtime_ns for path in source.rglob("*.py"))
+    stamp = max(path.stat().st_mtime_ns for path in SOURCE.rglob("*.py"))
     from nanogrove.data.text.cache import cache_folder
 
     cache = cache_folder() / "settings.json"

@@ -42,7 +42,8 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            print("stopped by Ctrl-C", file=sys.stderr)
+            echoed = "\n" if sys.stderr.isatty() else ""  # a terminal shows ^C
+            print(f"{echoed}stopped by Ctrl-C", file=sys.stderr)
             raise typer.Exit(130) from None
 
 

@@ -13,7 +13,10 @@ LEAST_DESCRIPTION = 30  # characters that a description needs beside its name; b
 
 
 def printed_groups(console: Console, *, numbered: bool) -> list[str]:
-    """Prints all groups with their presets, and returns the names in that order."""
+    """Prints all groups with their presets, and returns the names in that order.
+
+    With numbers, descriptions are cut to a line each, so that more of a menu is seen at once.
+    """
     descriptions = list_presets()
     names = [name for group in GROUPS for name in group.names]
     column = max(map(len, names)) + (7 if numbered else 4)  # of descriptions
@@ -25,7 +28,9 @@ def printed_groups(console: Console, *, numbered: bool) -> list[str]:
         for name in group.names:
             label = f"{names.index(name) + 1:>3}  {name}" if numbered else f"  {name}"
             indent = column if beside else 6
-            lines = textwrap.wrap(descriptions[name], max(console.width - indent, 20))
+            room = max(console.width - indent, 20)
+            short = textwrap.shorten(descriptions[name], room, placeholder=" ...")
+            lines = [short] if numbered else textwrap.wrap(descriptions[name], room)
             if beside:
                 label = f"{label:<{column}}{lines.pop(0)}"
             console.print("\n".join([label, *(" " * indent + line for line in lines)]), markup=False, highlight=False)

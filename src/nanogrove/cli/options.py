@@ -21,7 +21,7 @@ def unknown_option(arguments: Sequence[str], known: Sequence[str]) -> PresetErro
     following = arguments[position + 1 : position + 2]
     takes_next = not equals and bool(following) and not is_option(following[0]) and "=" not in following[0]
     near = [name for name in known if name.startswith(option) or option.startswith(name)]
-    near = near or get_close_matches(option, known, 1, 0.75)
+    near = near or get_close_matches(option, known, 1, 0.8)
     settings = meant_by_option(option)
     exact = any(setting.key.rpartition(".")[2] == option.lstrip("-").replace("-", "_") for setting in settings)
     if near and not exact:

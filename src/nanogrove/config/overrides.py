@@ -63,9 +63,10 @@ def _overridden(values: Mapping[str, object], overrides: Sequence[str]) -> tuple
         else:
             _set(raw, key, text)
             keys.add(key)
-    budgets = [key for key in BUDGET_KEYS if key in keys and raw["train"].get(key.removeprefix("train.")) is not None]
-    if len(budgets) > 1:
-        listed = " and ".join(f"{key}={raw['train'][key.removeprefix('train.')]}" for key in budgets)
+    train = raw["train"] if isinstance(raw.get("train"), dict) else {}
+    given = [key for key in BUDGET_KEYS if {key, "train"} & keys and train.get(key.removeprefix("train.")) is not None]
+    if len(given) > 1:
+        listed = " and ".join(f"{key}={train[key.removeprefix('train.')]}" for key in given)
         raise PresetError(f"{listed} exclude each other; give one of them")
     return raw, list(drop_excluded(raw, keys))
 

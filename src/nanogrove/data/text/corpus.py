@@ -16,6 +16,7 @@ from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.mixture import Assigned, Phase, Weighted, round_robin, sequential
 from nanogrove.data.text.prepare import pin_versions, prepare
 from nanogrove.data.text.reader import ShardReader
+from nanogrove.data.text.verified import large, verify_in_background
 from nanogrove.errors import DataError
 
 HELD_OUT_STRETCHES = 64  # of a held-out text, taken for independent
@@ -36,7 +37,9 @@ class TextCorpus:
         self.config, self.length, self.batch_size, self.seed = config, block_size, batch_size, seed
         self.names = [source.title() for source in config.all_sources]
         self.tokenizer, folders, self.process = prepare(config)
-        self.sources = [ShardReader(folder, self._check) for folder in folders]
+        self.sources = [ShardReader(folder, self.tokenizer.vocab_size, self._check) for folder in folders]
+        complete = [source for source in self.sources if source.index["complete"] and large(source.index)]
+        verify_in_background([(source.tokens, source.index) for source in complete])
         for name, source in zip(self.names, self.sources, strict=True):
             if source.count("train", block_size + 1) <= block_size:
                 self._refuse(name, "train", source.count("train"), block_size + 1)

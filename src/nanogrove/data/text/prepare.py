@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -30,9 +30,11 @@ from nanogrove.atomic import write_file
 from nanogrove.data.sources.contract import DocumentSource
 from nanogrove.data.sources.kinds import KINDS
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS, Piece, Skipped
+from nanogrove.data.splits import SPLITS
 from nanogrove.data.text.assign import assign_to_splits, characters_to_split, streams
 from nanogrove.data.text.config import DataConfig
-from nanogrove.data.text.shards import TOKENS_PER_COMMIT, ShardWriter, read_index, trim
+from nanogrove.data.text.shards import TOKENS_PER_COMMIT, Index, ShardWriter, read_index, trim
+from nanogrove.data.text.verified import Damage, VerifiedTokens, large
 from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
 from nanogrove.errors import DataError
 
@@ -70,8 +72,7 @@ def prepare(config: DataConfig) -> Prepared:
         key = _key([identity, config.model_dump(include=set(SOURCE_OPTIONS)), tokenizer.to_json()])
         folder = cache_folder() / key
         folders.append(folder)
-        index = read_index(folder)
-        if index is not None and index["complete"]:
+        if _complete(folder, source, tokenizer) is not None:
             continue
         if streams(source):
             if folder not in folders[:-1]:
@@ -98,10 +99,13 @@ def write(config: DataConfig, source: DocumentSource, folder: Path, tokenizer: T
 
     Raises DataError, with the reasons, for a source without usable documents.
     """
-    index = read_index(folder)
-    if index is not None and index["complete"]:  # another process was first
+    if _complete(folder, source, tokenizer) is not None:  # another process was first
         return
-    writer, skipped = ShardWriter(folder, tokenizer.vocab_size, streams(source)), Skipped(config.bad_rows == "refuse")
+    changes = change_times(source)
+    index = read_index(folder) if streams(source) else None  # else the digest must be of all tokens
+    going_on = index is not None and not index["complete"] and index["change_times"] == changes
+    writer = ShardWriter(folder, index if going_on else None, tokenizer.vocab_size, streams(source), changes)
+    skipped = Skipped(config.bad_rows == "refuse")
     pieces = assign_to_splits(config, source, characters_to_split(config, source), skipped)
     for batch, encoded in _tokenized_batches(islice(pieces, writer.index["pieces"], None), tokenizer):
         for (split, piece), ids in zip(batch, encoded, strict=True):
@@ -115,7 +119,36 @@ def write(config: DataConfig, source: DocumentSource, folder: Path, tokenizer: T
         reasons = skipped.most_common(examples=True)
         nothing = f"nothing to use ({reasons})" if reasons else "empty; a corpus needs text"
         raise DataError(f"{source.title()}: {nothing}")
+    if change_times(source) != changes:  # a program may give a file that it changed its old time back
+        raise DataError(f"{source.title()}: was changed while it was read; start again once nothing writes to it")
     writer.commit(skipped, complete=True)
+
+
+def _complete(folder: Path, source: DocumentSource, tokenizer: Tokenizer) -> Index | None:
+    """The index of a folder that holds all tokens of a source undamaged, as far as a start can tell; else None.
+
+    Of large data the held-out splits are looked at here, and the rest as it is used.
+    """
+    index = read_index(folder)
+    if (
+        index is None
+        or not index["complete"]
+        or not (index["streamed"] or index["change_times"] == change_times(source))
+    ):
+        return None
+    try:
+        VerifiedTokens(folder, tokenizer.vocab_size).verify_all(index, SPLITS[1:] if large(index) else SPLITS)
+    except Damage:
+        return None
+    return index
+
+
+def change_times(source: DocumentSource) -> list[int]:
+    """When each file of a source was changed last, in nanoseconds: the time of the system, which no program can set."""
+    try:
+        return [os.stat(path).st_ctime_ns for path, *_ in cast(list[list[str]], source.identity().get("files", []))]
+    except OSError as error:
+        raise DataError(f"{source.title()}: cannot be read ({error.strerror})") from None
 
 
 def _tokenized_batches(
@@ -190,17 +223,33 @@ def _tokenizer(config: DataConfig, identities: list[dict[str, object]]) -> Token
     if config.tokenizer not in ("bpe", "char"):
         return load_tokenizer(config.tokenizer)
     options = config.model_dump(include={*SOURCE_OPTIONS, "tokenizer", "vocab_size"})
-    folder = cache_folder() / _key([identities, options])
-    with _write_lock(folder), remove_on_error(folder):
-        path = folder / "tokenizer.json"
-        if path.exists():
-            return Tokenizer.from_json(path.read_text(encoding="utf-8"), where=str(path))
+    path = cache_folder() / _key([identities, options]) / "vocabulary.json"
+    changes = [change_times(source) for source in config.all_sources]
+    kept = _kept_tokenizer(path, changes)
+    if kept is not None:
+        return kept
+    with _write_lock(path.parent), remove_on_error(path.parent):
+        kept = _kept_tokenizer(path, changes)  # another process was first
+        if kept is not None:
+            return kept
         if config.tokenizer == "char":
             tokenizer = character_tokenizer(text for n in range(len(identities)) for _, text in _texts(config, n))
         else:
             tokenizer = bpe_tokenizer(_bpe_texts(config), config.vocab_size)
-        write_file(path, tokenizer.to_json().encode())
+        text = tokenizer.to_json()
+        write_file(path, json.dumps({"tokenizer": text, "change_times": changes, "digest": _key(text)}).encode())
     return tokenizer
+
+
+def _kept_tokenizer(path: Path, change_times: list[list[int]]) -> Tokenizer | None:
+    """The tokenizer in a file of the cache; None where it is missing or damaged, or its sources have changed since."""
+    try:
+        kept = json.loads(path.read_bytes())
+        if kept["change_times"] == change_times and kept["digest"] == _key(kept["tokenizer"]):
+            return Tokenizer.from_json(kept["tokenizer"], where=str(path))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return None
 
 
 def _texts(config: DataConfig, number: int) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ A direction is a function of (seed, generation, pair) and is drawn again for the
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -35,6 +35,7 @@ from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, loss
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, phase
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import Loss, Objective, next_token
@@ -54,7 +55,9 @@ class Config(FitnessConfig, MethodConfig):
     rank: int | None = Field(None, ge=1, description="rank of the noise on a matrix; null is Gaussian, of full rank")
     shaping: Shaping = Field("zscore", description="how scores are scaled; sign takes that of each pair's difference")
     rate: float = Field(1.0, gt=0, description="learning rates of the generations over those of the base")
-    base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
+    base: Annotated[str | None, OnDisk()] = Field(
+        None, description="a saved run or checkpoint of one model, instead of base training"
+    )
     at_once: int = Field(32, ge=2, description="members whose weights exist at one time")
 
     @model_validator(mode="after")

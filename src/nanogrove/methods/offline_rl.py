@@ -15,7 +15,7 @@ state at the end of the prompt, cross-fitted by prompt (`train/objectives/value_
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.mode import evaluating
+from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, Values, phase
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import Objective, next_token, scored
@@ -66,7 +67,9 @@ class Config(MethodConfig):
     algorithm: Literal["rwr", "awr", "filter", "dpo", "kto"] = Field(
         "rwr", description="how rewards or preferences weigh the loss"
     )
-    base: str | None = Field(None, description="a saved run or checkpoint to begin from; base_steps when left out")
+    base: Annotated[str | None, OnDisk()] = Field(
+        None, description="a saved run or checkpoint to begin from; base_steps when left out"
+    )
     base_steps: int = Field(0, ge=0, description="steps of imitating all texts first; none after a saved base")
     scale: Scaling = Field("whiten", description="scaling of rewards, by those of the training texts")
     beta: float = Field(0.5, gt=0, description="temperature of rewards; of dpo and kto, of Δ")

@@ -18,6 +18,7 @@ from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.methods import METHODS, AnyMethod, load_method
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import Heads
+from nanogrove.paths import with_absolute_paths
 from nanogrove.runs.rehearsal import rehearse
 from nanogrove.train.autotune import AUTO, Work, auto_precision, reason_for, resolve_auto
 from nanogrove.train.checkpoint import Checkpoint
@@ -77,9 +78,12 @@ def build(
 ) -> Setup:
     """Prepares the data and resolves what the preset leaves open: vocabulary, steps, precision.
 
-    Raises PresetError for settings and DataError for data that cannot be used, CheckpointError when the data or its
-    vocabulary is not what `checkpoint` was trained on.
+    A new run resolves its paths too, so that it can be resumed from another folder. Raises PresetError for settings
+    and DataError for data that cannot be used, CheckpointError when the data or its vocabulary is not what `checkpoint`
+    was trained on.
     """
+    if checkpoint is None:
+        preset = with_absolute_paths(preset)
     method, train = load_method(preset.method.name), preset.train
     check_parallel(preset, method, ranks)
     device = pick_device(train.device)

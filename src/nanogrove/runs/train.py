@@ -21,6 +21,7 @@ from nanogrove.config.overrides import resolve
 from nanogrove.config.preset import Preset, difference
 from nanogrove.errors import CheckpointError, DataError, DivergedError, RunError
 from nanogrove.language_model import LanguageModel
+from nanogrove.paths import with_absolute_paths
 from nanogrove.record.events import Event, note, read_events
 from nanogrove.record.folder import RunFolder
 from nanogrove.runs.checkpointer import Checkpointer, NullCheckpointer, due
@@ -94,7 +95,7 @@ def _find_checkpoint(
     """The checkpoint to resume from; None when the run ended before it saved one."""
     if not resume:
         raise RunError(f"{folder.path}: holds a run; continue it with --resume, or choose another --out")
-    changed = _changed(resolve(stored), preset, folder.start())
+    changed = _changed(with_absolute_paths(resolve(stored)), with_absolute_paths(preset), folder.start())
     if changed:
         raise RunError(f"{folder.path}: a resumed run keeps its preset, and {changed}; start anew with another --out")
     checkpoint, damaged = load_latest(folder.checkpoints)

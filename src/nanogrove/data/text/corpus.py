@@ -18,6 +18,7 @@ from nanogrove.data.text.prepare import pin_versions, prepare
 from nanogrove.data.text.reader import ShardReader
 from nanogrove.data.text.verified import large, verify_in_background
 from nanogrove.errors import DataError
+from nanogrove.paths import short_names
 
 HELD_OUT_STRETCHES = 64  # of a held-out text, taken for independent
 
@@ -35,18 +36,19 @@ class TextCorpus:
     def __init__(self, config: DataConfig, block_size: int, batch_size: int, seed: int) -> None:
         config = pin_versions(config)
         self.config, self.length, self.batch_size, self.seed = config, block_size, batch_size, seed
-        self.names = [source.title() for source in config.all_sources]
+        titles = [source.title() for source in config.all_sources]
+        self.names = short_names(titles)
         self.tokenizer, folders, self.process = prepare(config)
         self.sources = [ShardReader(folder, self.tokenizer.vocab_size, self._check) for folder in folders]
         complete = [source for source in self.sources if source.index["complete"] and large(source.index)]
         verify_in_background([(source.tokens, source.index) for source in complete])
-        for name, source in zip(self.names, self.sources, strict=True):
+        for title, source in zip(titles, self.sources, strict=True):
             if source.count("train", block_size + 1) <= block_size:
-                self._refuse(name, "train", source.count("train"), block_size + 1)
+                self._refuse(title, "train", source.count("train"), block_size + 1)
         for split, need in (("validation", 2), ("test", 2 * (config.test > 0))):
             counts = [source.count(split) for source in self.sources]  # all of it now, so that no evaluation waits
             if max(counts) < need:
-                self._refuse(", ".join(self.names), split, max(counts), need)
+                self._refuse(", ".join(titles), split, max(counts), need)
         weights = config.source_weights or [1.0] * len(self.sources)
         self.weighted = Weighted([Phase(0, tuple(weights))], seed)
 

@@ -168,7 +168,7 @@ def bpe_tokenizer(texts: Iterable[str], vocab_size: int, report: bool = False) -
         vocab_size=vocab_size - 1,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=report,
-        progress_format="json",
+        progress_format="json",  # where progress is shown
     )
     backend.train_from_iterator(texts, trainer)
     backend.pre_tokenizer = words

@@ -14,11 +14,12 @@ import pytest
 from nanogrove.config.overrides import resolve
 from nanogrove.data.splits import SPLITS
 from nanogrove.data.text import prepare as preparing
-from nanogrove.data.text import shards, verified
+from nanogrove.data.text import shards, verified, vocabulary
 from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.corpus import TextCorpus
 from nanogrove.data.text.prepare import prepare, write
 from nanogrove.data.text.shards import read_index
+from nanogrove.data.tokenizer import byte_tokenizer
 from nanogrove.errors import DataError
 from nanogrove.runs.train import train
 
@@ -123,9 +124,16 @@ def as_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verified, "AT_ONCE_BYTES", 0)
 
 
+def wait_for_the_background() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "verify tokens":
+            thread.join()
+
+
 def damage_far_ahead(text: Path) -> TextCorpus:
     """A corpus whose last training tokens are damaged, and which nobody has looked at."""
     folder = corpus(text).sources[0].folder
+    wait_for_the_background()
     with (folder / "train-00000.bin").open("r+b") as file:
         file.seek(-2, os.SEEK_END)
         file.write(b"\x00\x00")
@@ -144,13 +152,12 @@ def test_no_model_learns_from_damage(as_large: None, text: Path, monkeypatch: py
 
 def test_a_large_cache_is_read_through_in_the_background(as_large: None, text: Path) -> None:
     source = damage_far_ahead(text).sources[0]
-    for thread in threading.enumerate():
-        if thread.name == "verify tokens":
-            thread.join()
+    wait_for_the_background()
     with pytest.raises(DataError, match=r"train-00000\.bin: prepared data is damaged \(its digest differs\)"):
         source.read("train", np.array([0]), 5)
     assert read_index(source.folder) is None, "the next start makes it anew"
     assert corpus(text).batch(0).tokens.shape == (4, 16)
+    wait_for_the_background()
 
 
 def test_held_out_tokens_are_compared_at_every_start(as_large: None, text: Path) -> None:
@@ -195,7 +202,8 @@ def test_a_cache_that_cannot_be_written_to_is_read(text: Path, monkeypatch: pyte
     def refuse(*arguments: Any, **named: Any) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(preparing, "_write_lock", refuse)
+    for module in (preparing, vocabulary):
+        monkeypatch.setattr(module, "write_lock", refuse)
     monkeypatch.setattr(verified, "write_file", refuse)
     open_corpus = corpus(text)
     assert open_corpus.batch(3).tokens.equal(whole)
@@ -310,7 +318,7 @@ def test_a_writer_goes_on_with_the_digests_where_it_was(
         (shards, "TOKENS_PER_SHARD", 5000),
     ):
         monkeypatch.setattr(module, name, value)
-    settings, tokenizer = config(text), preparing.byte_tokenizer()
+    settings, tokenizer = config(text), byte_tokenizer()
     for folder, kills in ((tmp_path / "whole", 0), (tmp_path / "cut", 5)):
         folder.mkdir()
         for kill in range(kills):

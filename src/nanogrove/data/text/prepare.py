@@ -52,7 +52,8 @@ class Prepared(NamedTuple):
 def prepare(config: DataConfig, watch: Watch = unwatched) -> Prepared:
     """Tokenises each source into its folder unless that is done: small ones now, streaming ones in a process.
 
-    `watch` sees how far this is. Raises DataError for sources that cannot be read or hold too little, and for a disk that is full.
+    `watch` sees how far this is. Raises DataError for sources that cannot be read or hold too little, and for a disk
+    that is full.
     """
     identities = [source.identity() for source in config.all_sources]
     tokenizer = tokenizer_of(config, identities, watch)

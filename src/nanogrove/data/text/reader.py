@@ -9,9 +9,10 @@ import numpy as np
 from nanogrove.data.rng import permuted, random
 from nanogrove.data.splits import SPLITS
 from nanogrove.data.text.assign import DOCUMENTS_TO_SPLIT_BY
-from nanogrove.data.text.shards import empty_index, read_index
+from nanogrove.data.text.shards import HELD_OUT_TOKENS, empty_index, read_index
 from nanogrove.data.text.verified import VerifiedTokens
 from nanogrove.errors import DataError
+from nanogrove.waits import Wait, Watch, unwatched
 
 TOKENS_PER_BLOCK = 1 << 21  # windows of a block are shuffled among each other
 
@@ -32,10 +33,10 @@ class ShardReader:
         if not self.index["complete"]:
             self.index = read_index(self.folder) or self.index
 
-    def count(self, split: str, at_least: int | None = None) -> int:
+    def count(self, split: str, at_least: int | None = None, watch: Watch = unwatched) -> int:
         """Waits for `at_least` tokens of a split, or for all, and returns how many have been written by now.
 
-        Raises DataError when the writer has ended without them.
+        `watch` sees how far the wait is. Raises DataError when the writer has ended without them.
         """
         while not self._enough(split, at_least):
             self.refresh()
@@ -45,7 +46,11 @@ class ShardReader:
                 self.refresh()  # reads the last commit
                 if not self._enough(split, at_least):
                     raise DataError(f"{self.folder}: prepared data is gone; the next start makes it anew")
+            watch(Wait(f"reading text for {split}", min(self._tokens(split) / (at_least or HELD_OUT_TOKENS), 1)))
             time.sleep(0.02)
+        return self._tokens(split)
+
+    def _tokens(self, split: str) -> int:
         return self.index["splits"][split]["tokens"]
 
     def _enough(self, split: str, at_least: int | None) -> bool:

@@ -128,10 +128,8 @@ def learn_bpe(texts: list[str], vocab_size: int, watch: Watch) -> Tokenizer:
             if "error" in said:
                 raise DataError(said["error"])
             if said.get("total"):
-                share = said["current"] / said["total"]
-                watch(
-                    Wait(f"learning a vocabulary of {vocab_size:,} tokens", share if "merges" in said["stage"] else 0)
-                )
+                share = said["current"] / said["total"] if "merges" in said["stage"] else 0.0
+                watch(Wait(f"learning a vocabulary of {vocab_size:,} tokens", share))
     except BrokenPipeError:
         pass
     finally:

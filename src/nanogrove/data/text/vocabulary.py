@@ -122,13 +122,13 @@ def learn_bpe(texts: list[str], vocab_size: int, watch: Watch) -> Tokenizer:
         with process.stdin:
             json.dump({"texts": texts, "vocab_size": vocab_size}, process.stdin)
         for line in process.stdout:
-            said = json.loads(line) if line.startswith("{") else {}
-            if "tokenizer" in said:
-                return Tokenizer.from_json(said["tokenizer"])
-            if "error" in said:
-                raise DataError(said["error"])
-            if said.get("total"):
-                share = said["current"] / said["total"] if "merges" in said["stage"] else 0.0
+            report = json.loads(line) if line.startswith("{") else {}
+            if "tokenizer" in report:
+                return Tokenizer.from_json(report["tokenizer"])
+            if "error" in report:
+                raise DataError(report["error"])
+            if report.get("total"):
+                share = report["current"] / report["total"] if "merges" in report["stage"] else 0.0
                 watch(Wait(f"learning a vocabulary of {vocab_size:,} tokens", share))
     except BrokenPipeError:
         pass

@@ -53,6 +53,8 @@ class Method(Generic[C, D]):
     # What is trained.
     num_members: Callable[[C], int | None] = lambda config: None
     """How many models are trained at once; None for a single one, without a population axis."""
+    copies: Callable[[C], int] = lambda config: 0
+    """How many models exist beside those that are trained, each with weights alone."""
     output: Literal["tokens", "scalar"] = "tokens"
     """Whether the model gives logits of tokens, or a number at each position."""
     trains_heads: Callable[[C], bool] = lambda config: False

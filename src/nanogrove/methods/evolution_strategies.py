@@ -48,14 +48,14 @@ class Config(FitnessConfig, MethodConfig):
     """`train.steps` are those of the base; each generation is a step more."""
 
     name: Literal["evolution_strategies"] = "evolution_strategies"
-    population_size: int = Field(32, ge=2, description="members scored per generation, in pairs")
+    population_size: int = Field(32, ge=2, le=10_000_000, description="members scored per generation, in pairs")
     generations: int = Field(500, ge=1, description="updates of the parameters")
     sigma: float = Field(0.01, gt=0, description="standard deviation of the noise on each weight")
     rank: int | None = Field(None, ge=1, description="rank of the noise on a matrix; null is Gaussian, of full rank")
     shaping: Shaping = Field("zscore", description="how scores are scaled; sign takes that of each pair's difference")
     rate: float = Field(1.0, gt=0, description="learning rates of the generations over those of the base")
     base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
-    at_once: int = Field(32, ge=2, description="members whose weights exist at one time")
+    at_once: int = Field(32, ge=2, le=10_000, description="members whose weights exist at one time")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -226,6 +226,7 @@ METHOD = Method[Config, Corpus](
     Config=Config,
     run=run,
     num_steps=num_steps,
+    copies=lambda config: min(config.at_once, config.population_size),
     counted_by=("generations",),
     rehearse=rehearse,
     check=check,

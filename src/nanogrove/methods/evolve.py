@@ -64,7 +64,7 @@ class Config(FitnessConfig, MethodConfig):
     """`generations` × `steps_per_generation` steps are the run's, so `train` names no budget."""
 
     name: Literal["evolve"] = "evolve"
-    population_size: int = Field(8, ge=2, description="members, of all islands together")
+    population_size: int = Field(8, ge=2, le=10_000, description="members, of all islands together")
     generations: int = Field(10, ge=1, description="how often members are scored and replaced")
     steps_per_generation: int = Field(100, ge=1, description="optimizer steps of each member between two selections")
     selection: Literal["truncation", "tournament", "none"] = Field(

@@ -56,7 +56,7 @@ class TrainConfig(Settings):
         "auto", description="number format of matrix products; auto takes the fastest that is sound on this device"
     )
     compile: Literal["auto"] | bool = Field("auto", description="use torch.compile; auto where that pays")
-    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         "auto", description="CPU threads; auto follows from the size of a step"
     )
     shard: bool = Field(False, description="shard weights and moments, one shard for each rank")

@@ -111,8 +111,8 @@ def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, furt
 
 def _generations(state: TrainState, corpus: Corpus, plan: Plan, config: Config, fitness: Fitness) -> Iterator[Event]:
     """Yields a `step` event per generation, to the end of the plan."""
-    divergence = plan.divergence if fitness is loss else torch.inf
-    phase = replace(plan, accumulation=1, compile=False, divergence=divergence)
+    max_loss = plan.max_loss if fitness is loss else torch.inf
+    phase = replace(plan, accumulation=1, compile=False, max_loss=max_loss)
     return fit(state, corpus.batch, estimated(state, fitness, plan.seed, config), phase)
 
 

@@ -56,7 +56,7 @@ from nanogrove.train.population.breeding import (
     mutate,
     reset_moments,
 )
-from nanogrove.train.population.hyperparameters import Name, Range, apply
+from nanogrove.train.population.hyperparameters import Name, Range, set_hyperparameters
 from nanogrove.train.state import TrainState
 
 
@@ -257,7 +257,7 @@ class _Evolution:
         while state.step < self.plan.steps:
             end = (state.step // every + 1) * every
             # By member even where all are equal, so that the step counts of their moments are by member.
-            factor = apply(state, self.progress["values"]) * torch.ones(
+            factor = set_hyperparameters(state, self.progress["values"]) * torch.ones(
                 self.config.population_size, dtype=torch.float64
             )
             began = state.seconds

@@ -32,9 +32,9 @@ from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.mode import evaluating
-from nanogrove.record.events import Event, Values
+from nanogrove.record.events import Event, Values, phase
 from nanogrove.train.loop import fit
-from nanogrove.train.objective import Objective, next_token, scored
+from nanogrove.train.objective import Objective, count_scored, next_token
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.objectives.preference import dpo, kto, kto_batch
 from nanogrove.train.objectives.value_baseline import cross_fitted
@@ -49,6 +49,14 @@ from nanogrove.train.objectives.weighting import (
 )
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
+
+OBJECTIVES = {  # what each algorithm minimises
+    "rwr": "NLL by weights, nats per token",
+    "awr": "NLL by weights, nats per token",
+    "filter": "NLL of the best texts, nats per token",
+    "dpo": "DPO loss, nats per pair",
+    "kto": "KTO loss",
+}
 
 
 class Config(MethodConfig):
@@ -131,15 +139,16 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     reference = reference_model(state)
     learner = _Learner(state, corpus, plan, config, reference)
     if state.step == begin:
+        yield phase(config.algorithm, begin, OBJECTIVES[config.algorithm], "score")
         yield learner.described()
-    phase = replace(plan.phase(begin, plan.steps), accumulation=1, divergence=torch.inf)
+    rest = replace(plan.phase(begin, plan.steps), accumulation=1, max_loss=torch.inf)
     if state.method_state.get("ended"):
         return
-    objective = learner.objective if state.heads is None else objective_of(state, phase)
-    for event in fit(state, learner.batch, objective, phase):
+    objective = learner.objective if state.heads is None else objective_of(state, rest)
+    for event in fit(state, learner.batch, objective, rest):
         if plan.evaluates(event.step):
             yield learner.evaluation()
-            yield from auxiliary.evaluate_heads(state, corpus, learner.batch, phase)
+            yield from auxiliary.evaluate_heads(state, corpus, learner.batch, rest)
         yield event
         if state.method_state.get("ended"):
             return
@@ -249,7 +258,7 @@ class _Learner:
             loss = self.objective(model, batch)
             losses.append(float(loss.total))
             parts.append({name: float(part) for name, part in loss.parts.items()})
-            counts.append(int(scored(batch)) if self.objective is next_token else len(rows[first : first + size]))
+            counts.append(int(count_scored(batch)) if self.objective is next_token else len(rows[first : first + size]))
         mean = partial(np.average, weights=counts)  # by what each is a mean over
         return float(mean(losses)), {name: float(mean([part[name] for part in parts])) for name in parts[0]}
 

@@ -235,7 +235,7 @@ class GPT(nn.Module):
 
     def through(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Final states `[*P, B, T, C]` of embedded inputs `x`, which follow those that the cache holds."""
-        rows = torch.zeros(x[..., 0, 0].numel(), x.shape[-2], dtype=torch.int64, device=x.device)  # nothing asks which
+        rows = torch.zeros(x[..., 0, 0].numel(), x.shape[-2], dtype=torch.int64, device=x.device)  # no marks here
         states = self._trunk(x, self._place(rows, cache), cache)
         if cache is not None:
             cache.advance(rows)

@@ -249,7 +249,7 @@ def resolve_runtime(
         clip=train.clip,
         precision=cast(Precision, train.precision),
         compile=train.compile is True,
-        divergence=torch.tensor(float(model.vocab_size or 0)).log().item() + train.divergence,
+        max_loss=torch.tensor(float(model.vocab_size or 0)).log().item() + train.divergence,
         evaluate_every=preset.evaluate.every,
         evaluate_early=preset.evaluate.early,
         evaluate_tokens=preset.evaluate.tokens,

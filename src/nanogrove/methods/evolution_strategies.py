@@ -49,7 +49,7 @@ class Config(FitnessConfig, MethodConfig):
     """`train.steps` are those of the base; each generation is a step more."""
 
     name: Literal["evolution_strategies"] = "evolution_strategies"
-    population_size: int = Field(32, ge=2, description="members scored per generation, in pairs")
+    population_size: int = Field(32, ge=2, le=10_000_000, description="members scored per generation, in pairs")
     generations: int = Field(500, ge=1, description="updates of the parameters")
     sigma: float = Field(0.01, gt=0, description="standard deviation of the noise on each weight")
     rank: int | None = Field(None, ge=1, description="rank of the noise on a matrix; null is Gaussian, of full rank")
@@ -58,7 +58,7 @@ class Config(FitnessConfig, MethodConfig):
     base: Annotated[str | None, OnDisk()] = Field(
         None, description="a saved run or checkpoint of one model, instead of base training"
     )
-    at_once: int = Field(32, ge=2, description="members whose weights exist at one time")
+    at_once: int = Field(32, ge=2, le=10_000, description="members whose weights exist at one time")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -115,8 +115,8 @@ def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, furt
 
 def _generations(state: TrainState, corpus: Corpus, plan: Plan, config: Config, fitness: Fitness) -> Iterator[Event]:
     """Yields a `step` event per generation, to the end of the plan."""
-    divergence = plan.divergence if fitness is loss else torch.inf
-    rest = replace(plan, accumulation=1, compile=False, divergence=divergence)
+    max_loss = plan.max_loss if fitness is loss else torch.inf
+    rest = replace(plan, accumulation=1, compile=False, max_loss=max_loss)
     return fit(state, corpus.batch, estimated(state, fitness, plan.seed, config), rest)
 
 
@@ -232,6 +232,7 @@ METHOD = Method[Config, Corpus](
     Config=Config,
     run=run,
     num_steps=num_steps,
+    copies=lambda config: min(config.at_once, config.population_size),
     counted_by=("generations",),
     rehearse=rehearse,
     check=check,

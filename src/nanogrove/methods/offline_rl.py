@@ -35,7 +35,7 @@ from nanogrove.model.mode import evaluating
 from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, Values, phase
 from nanogrove.train.loop import fit
-from nanogrove.train.objective import Objective, next_token, scored
+from nanogrove.train.objective import Objective, count_scored, next_token
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.objectives.preference import dpo, kto, kto_batch
 from nanogrove.train.objectives.value_baseline import cross_fitted
@@ -144,7 +144,7 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     if state.step == begin:
         yield phase(config.algorithm, begin, OBJECTIVES[config.algorithm], "score")
         yield learner.described()
-    rest = replace(plan.phase(begin, plan.steps), accumulation=1, divergence=torch.inf)
+    rest = replace(plan.phase(begin, plan.steps), accumulation=1, max_loss=torch.inf)
     if state.method_state.get("ended"):
         return
     objective = learner.objective if state.heads is None else objective_of(state, rest)
@@ -261,7 +261,7 @@ class _Learner:
             loss = self.objective(model, batch)
             losses.append(float(loss.total))
             parts.append({name: float(part) for name, part in loss.parts.items()})
-            counts.append(int(scored(batch)) if self.objective is next_token else len(rows[first : first + size]))
+            counts.append(int(count_scored(batch)) if self.objective is next_token else len(rows[first : first + size]))
         mean = partial(np.average, weights=counts)  # by what each is a mean over
         return float(mean(losses)), {name: float(mean([part[name] for part in parts])) for name in parts[0]}
 

@@ -43,7 +43,7 @@ from nanogrove.data.text.mixture import Phase, Weighted
 from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, Values
 from nanogrove.settings import Settings
-from nanogrove.train.objective import Loss, scored, weighted
+from nanogrove.train.objective import Loss, count_scored, weighted
 from nanogrove.train.state import TrainState
 
 ETA = 1.0  # step size of excess_loss, as published
@@ -82,8 +82,8 @@ def by_source(nll: Tensor, batch: Batch, sources: int) -> Loss:
     parts = {}
     for source in range(sources):
         mask = (batch.source == source)[..., None] * counted
-        parts[f"nll {source}"] = (mask * detached).sum((-2, -1)) / scored(batch)
-        parts[f"share {source}"] = mask.sum((-2, -1)) / scored(batch)
+        parts[f"nll {source}"] = (mask * detached).sum((-2, -1)) / count_scored(batch)
+        parts[f"share {source}"] = mask.sum((-2, -1)) / count_scored(batch)
     return Loss(weighted(nll, batch).total, parts)
 
 

@@ -4,34 +4,36 @@ from contextlib import suppress
 
 import pytest
 
-from nanogrove.waits import Wait, current_wait, waiting
+from nanogrove.waits import Progress, current_progress, waiting
 
 
 def test_a_wait_lasts_as_long_as_its_block() -> None:
-    assert current_wait() is None
+    assert current_progress() is None
     with waiting("reading") as wait:
-        assert current_wait() is wait
-    assert current_wait() is None
+        assert current_progress() is wait
+    assert current_progress() is None
     with suppress(KeyboardInterrupt), waiting("reading"):
         raise KeyboardInterrupt
-    assert current_wait() is None
+    assert current_progress() is None
 
 
 def test_the_outermost_wait_of_a_known_size_is_shown_or_else_the_innermost() -> None:
     with waiting("starting"), waiting("looking") as looking:
-        assert current_wait() is looking
+        assert current_progress() is looking
         with waiting("scoring", 4) as scoring, waiting("writing", 9):
-            assert current_wait() is scoring
-        assert current_wait() is looking
-        assert current_wait(least_seconds=60) is None
+            assert current_progress() is scoring
+        assert current_progress() is looking
+        assert current_progress(least_seconds=60) is None
+        looking.over = True
+        assert current_progress() is not looking
 
 
 def test_the_time_left_is_known_once_something_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nanogrove.waits.time.monotonic", lambda: 30.0)
-    wait = Wait("scoring", total=40, start=20.0)
+    wait = Progress("scoring", total=40, start=20.0)
     assert wait.seconds_left() is None
     wait.done = 10
     assert wait.seconds_left() == 30
     wait.done = 50
     assert wait.seconds_left() == 0
-    assert Wait("looking", done=3, start=20.0).seconds_left() is None
+    assert Progress("looking", done=3, start=20.0).seconds_left() is None

@@ -235,11 +235,11 @@ class LanguageModel:
                 dtype=dtype,
             )
         written = [[token for token in row if token >= 0] for row in new.tolist()]
-        if texts is None:
-            continuations = [self.tokenizer.decode(ids) for ids in written]
-        else:
-            counts, continuations = zip(*map(texts.cut, written), strict=True)
-            ends = torch.tensor(counts, device=device)[:, None]
+        continuations = [self.tokenizer.decode(ids) for ids in written]
+        if texts is not None:
+            kept = [texts.cut(ids) for ids in written]
+            continuations = [text for _, text in kept]
+            ends = torch.tensor([count for count, _ in kept], device=device)[:, None]
             new = new.masked_fill(torch.arange(tokens, device=device) >= ends, -1)
         return [prompt + text for prompt, text in zip(prompts, continuations, strict=True)], new
 

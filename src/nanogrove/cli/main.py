@@ -18,6 +18,7 @@ from nanogrove.cli.menu import ask_overrides, ask_preset, printed_groups
 from nanogrove.cli.terminal import console, new_run_folder
 from nanogrove.cli.verbs.train import train
 from nanogrove.errors import NanogroveError
+from nanogrove.memory import used_up_as_error
 
 # In the order of --help. Each is the function of that name in the module `nanogrove.cli.verbs.NAME`.
 VERBS = (
@@ -97,7 +98,8 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal or pipe whose encoding lacks a character gets a mark
     try:
-        app(prog_name="nanogrove")
+        with used_up_as_error():
+            app(prog_name="nanogrove")
     except (NanogroveError, OSError) as error:  # of the latter, what a disk refused where no more can be said
         if debug:
             raise

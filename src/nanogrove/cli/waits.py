@@ -12,22 +12,22 @@ from rich.live import Live
 from rich.text import Text
 
 from nanogrove.cli.text import printable
-from nanogrove.waits import Wait, current_wait, waiting
+from nanogrove.waits import Progress, Watch, current_progress, unwatched, waiting
 
 QUIET_SECONDS = 1.0  # of a wait, before it is shown
 REFRESHES_PER_SECOND = 4
 
 
 @contextmanager
-def shown_waits(label: str) -> Iterator[None]:
+def shown_waits(label: str) -> Iterator[Watch]:
     """Shows the waits of its block on standard error, where that is a terminal, and takes the line away at the end.
 
-    While nothing in the block says what it waits for, the line says `label`.
+    While nothing in the block says what it waits for, the line says `label`. Yields the watch of whoever wants one.
     """
     console = Console(stderr=True)
     first = os.environ.get("RANK", "0") == "0"  # of several processes that torchrun started
     if not console.is_terminal or console.is_dumb_terminal or not first:
-        yield
+        yield unwatched
         return
     with (
         Live(
@@ -37,23 +37,23 @@ def shown_waits(label: str) -> Iterator[None]:
             refresh_per_second=REFRESHES_PER_SECOND,
             redirect_stdout=False,
         ),
-        waiting(label),
+        waiting(label) as progress,
     ):
-        yield
+        yield progress.follow
 
 
 def wait_line() -> Text | Group:
     """The line of the current wait; nothing where there is none, or it is a short one."""
-    wait = current_wait(QUIET_SECONDS)
-    return Group() if wait is None else Text(described_wait(wait), no_wrap=True, overflow="ellipsis", style="dim")
+    progress = current_progress(QUIET_SECONDS)
+    return Group() if progress is None else Text(described(progress), no_wrap=True, overflow="ellipsis", style="dim")
 
 
-def described_wait(wait: Wait) -> str:
+def described(progress: Progress) -> str:
     """A wait as `scoring validation: 30%, 0:20 left`; of an unknown size, how long it has taken."""
-    label, left = printable(wait.label), wait.seconds_left()
-    if wait.total is None or left is None:
-        return f"{label}: {clock(wait.seconds())} so far"
-    return f"{label}: {min(wait.done / wait.total, 1):.0%}, {clock(left)} left"
+    label, left = printable(progress.label), progress.seconds_left()
+    if progress.total is None or left is None:
+        return f"{label}: {clock(progress.seconds())} so far"
+    return f"{label}: {min(progress.done / progress.total, 1):.0%}, {clock(left)} left"
 
 
 def clock(seconds: float) -> str:

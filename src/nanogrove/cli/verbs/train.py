@@ -16,8 +16,12 @@ from nanogrove.cli.text import printable
 from nanogrove.errors import RunError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from nanogrove.config.exclusions import Replaced
+    from nanogrove.record.events import Event
     from nanogrove.runs.estimate import Estimate
+    from nanogrove.waits import Progress
 
 
 def train(
@@ -58,6 +62,7 @@ def train(
         from nanogrove.runs import train as runs
         from nanogrove.runs.estimate import estimate
         from nanogrove.train.parallel.ranks import Ranks
+        from nanogrove.waits import waiting
 
         values, folder = _read_preset(preset, resume)
         chosen, instead = resolve(values, overrides or []), replaced(values, overrides or [])
@@ -68,14 +73,23 @@ def train(
         if each not in budgets:
             shown.print(f"[yellow]note[/]: {escape(_described_replaced(each))}", highlight=False, soft_wrap=True)
     if dry_run:
-        with shown_waits("reading the data"):
-            figures = estimate(chosen, allow_code)
+        with shown_waits("reading the data") as watch:
+            figures = estimate(chosen, allow_code, watch)
         _print_estimate(figures, budget)
         return
     out = out or folder or Path("runs") / chosen.name
-    stopped = show(runs.train(chosen, out, resume, allow_code), shown, out, budget)
+    with waiting("setting up") as progress:
+        events = _ends(progress, runs.train(chosen, out, resume, allow_code, progress.follow))
+        stopped = show(events, shown, out, budget)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
+
+
+def _ends(progress: "Progress", events: "Iterable[Event]") -> "Iterator[Event]":
+    """The events, of which the first that is not a note ends the wait before them."""
+    for event in events:
+        progress.over = progress.over or event.kind != "note"
+        yield event
 
 
 def _read_preset(preset: str, resume: bool) -> tuple[dict[str, Any], Path | None]:

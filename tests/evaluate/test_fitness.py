@@ -13,6 +13,7 @@ from nanogrove.evaluate import committee
 from nanogrove.evaluate.fitness import FitnessConfig, assess, exact_match, loss
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig, find_reward
+from nanogrove.evaluate.selection import standard_error
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.synthetic.examples import TaskConfig, TaskCorpus
 from nanogrove.train.loop import fit
@@ -55,7 +56,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_exact_match_is_what_greedy_decoding_gives(model: GPT, corpus: TaskCorpus) -> None:
-    wrong = assess(model, corpus, exact_match, None, 0)[1]
+    values, wrong = assess(model, corpus, exact_match, None, 0)
     assert wrong.shape == (3, 80)
     right = []
     for member in range(3):
@@ -65,7 +66,8 @@ def test_exact_match_is_what_greedy_decoding_gives(model: GPT, corpus: TaskCorpu
             answers = committee.decode(model, corpus, prompts, difficulty)[member]
             num_right += sum(committee.correct(corpus.task, prompts, answers))
         right.append(num_right / 80)
-    assert (1 - wrong.mean(1)).tolist() == pytest.approx(right)
+    assert (1 - wrong.mean(1)).tolist() == pytest.approx(right) == values["exact_match"]
+    assert values["exact_match_error"] == standard_error(wrong, corpus.documents("validation")).tolist()
     assert right[0] < right[2]
 
 

@@ -10,6 +10,7 @@ import torch
 
 from nanogrove.config.overrides import resolve
 from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.evaluate import samples
 from nanogrove.evaluate.reward import RewardConfig, load_reward
 from nanogrove.methods import align
 from nanogrove.record.events import Event, read_events
@@ -73,14 +74,14 @@ def test_an_end_mark_is_scored_only_where_the_model_wrote_it(
 ) -> None:
     """Every kept text against the tokens that were drawn, also by a resumed run whose rows do not say what ended."""
     drawn: list[list[int]] = []
-    generate = align.decoding.generate
+    generate = samples.generate
 
     def watched(*given: Any, **settings: Any) -> torch.Tensor:
         new = generate(*given, **settings)
         drawn.extend(new.tolist())
         return new
 
-    monkeypatch.setattr(align.decoding, "generate", watched)
+    monkeypatch.setattr(samples, "generate", watched)
     preset["method"] |= {"keep": 1.0, "replay": 0.0, "rounds": 1, "steps_per_round": 8}
     for _ in train(resolve(preset), tmp_path / "run"):
         pass

@@ -19,7 +19,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | round  | round, difficulties, labels, rows, accepted, frontier      | after a round                     |
 | generation | generation, members, score, error, values, births      | after a generation                |
 | reward | round, mean, error, texts, of fresh texts                  | before and after each alignment round |
-| rewards | mean, deviation, histogram, effective_sample_size         | before learning from them begins  |
+| rewards | mean, deviation, histogram, effective_sample_size, reward_before | before learning from them begins |
 | alarm  | round, difficulties, reason, retry                         | when a round is undone            |
 | end    | split, loss, bits_per_byte, scored, tokens, best_step      | once, when the budget is spent    |
 

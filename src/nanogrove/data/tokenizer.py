@@ -151,10 +151,11 @@ def byte_tokenizer() -> Tokenizer:
     return _with_end(backend)
 
 
-def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def bpe_tokenizer(texts: Iterable[str], vocab_size: int, report: bool = False) -> Tokenizer:
     """Byte-level BPE with GPT-2's splitting rule, trained on `texts`; no text is unknown to it.
 
-    Words longer than `LONGEST_WORD_BYTES`, such as genomes, are cut for training alone.
+    Words longer than `LONGEST_WORD_BYTES`, such as genomes, are cut for training alone. With `report` the library
+    writes how far it is to the standard error output, in lines of JSON.
 
     Raises DataError when `vocab_size` leaves no room for the 256 bytes and the end of text.
     """
@@ -166,7 +167,8 @@ def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        show_progress=report,
+        progress_format="json",  # where progress is shown
     )
     backend.train_from_iterator(texts, trainer)
     backend.pre_tokenizer = words

@@ -53,7 +53,7 @@ VERBS = {
         "speculative",
         "lookahead",
     },
-    "evaluate": {"run", "split", "calibrate"},
+    "evaluate": {"run", "split", "calibrate", "allow_code"},
     "report": {"run"},
     "presets": {"name"},
     "settings": {"key", "as_json"},

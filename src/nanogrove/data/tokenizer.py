@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
@@ -164,11 +165,12 @@ def bpe_tokenizer(texts: Iterable[str], vocab_size: int, report: bool = False) -
     backend, words = Backend(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.FixedLength(LONGEST_WORD_BYTES)])
     backend.decoder = decoders.ByteLevel()
+    settings: dict[str, Any] = {"progress_format": "json"} if report else {}  # which would report in any case
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=report,
-        progress_format="json",  # where progress is shown
+        **settings,
     )
     backend.train_from_iterator(texts, trainer)
     backend.pre_tokenizer = words

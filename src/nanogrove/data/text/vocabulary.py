@@ -5,11 +5,13 @@ A large BPE vocabulary is learned in a process of its own, which can be interrup
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nanogrove.atomic import write_file
 from nanogrove.data.sources.pieces import Skipped
@@ -128,8 +130,7 @@ def learn_bpe(texts: list[str], vocab_size: int, watch: Watch) -> Tokenizer:
             if "error" in report:
                 raise DataError(report["error"])
             if report.get("total"):
-                share = report["current"] / report["total"] if "merges" in report["stage"] else 0.0
-                watch(Wait(f"learning a vocabulary of {vocab_size:,} tokens", share))
+                watch(Wait(f"learning a vocabulary of {vocab_size:,} tokens", _share(report)))
     except BrokenPipeError:
         pass
     finally:
@@ -137,6 +138,11 @@ def learn_bpe(texts: list[str], vocab_size: int, watch: Watch) -> Tokenizer:
         process.stdout.close()
         process.wait()
     raise DataError(f"the process that learns the vocabulary ended with status {process.returncode}; is memory short?")
+
+
+def _share(report: dict[str, Any]) -> float:
+    """The share of the time that merges have taken: the k-th takes about 1/k, since the frequent pairs come first."""
+    return math.log1p(report["current"]) / math.log1p(report["total"]) if "merges" in report["stage"] else 0.0
 
 
 def main() -> None:

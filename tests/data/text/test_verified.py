@@ -288,7 +288,7 @@ def test_mutations_of_an_index_are_seen(mutate: Any, text: Path) -> None:
 
 @pytest.mark.slow
 def test_many_mutations_of_an_index_are_seen(mutate: Any, text: Path) -> None:
-    try_indices(mutate, text, 1000, 1500)
+    try_indices(mutate, text, 1000, 600)
 
 
 def test_an_index_with_a_right_checksum_and_senseless_content(mutate: Any, text: Path) -> None:

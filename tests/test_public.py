@@ -52,7 +52,7 @@ VERBS = {
         "speculative",
         "lookahead",
     },
-    "evaluate": {"run", "split", "calibrate"},
+    "evaluate": {"run", "split", "calibrate", "allow_code"},
     "report": {"run"},
     "presets": {"name"},
     "settings": {"key", "as_json"},

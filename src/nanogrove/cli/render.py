@@ -172,7 +172,8 @@ def _note(event: Event, view: View) -> str:
 
 def _phase(event: Event, view: View) -> str:
     values = event.values
-    return f"from step {event.step + 1}: {escape(values['name'])}; loss is the {escape(values['objective'])}"
+    objective = ", ".join(filter(None, (values["objective"], values["unit"])))
+    return f"from step {event.step + 1}: {escape(values['name'])}; its loss is the {escape(objective)}"
 
 
 def _eval(event: Event, view: View) -> str:
@@ -213,11 +214,11 @@ def _stop(event: Event, view: View) -> str:
     return f"stopped and saved at step {event.step}; go on with: nanogrove train {run} --resume"
 
 
-def _reward(event: Event, view: View) -> str:
-    """The reward of fresh texts, before the first round or after one."""
-    number_of_round = event.values["round"]
-    when = f"after round {number_of_round}" if number_of_round else "before the first round"
-    return f"{when}  {REWARD.phrase(event.values)} of fresh texts"
+def _reward(event: Event, view: View) -> str | None:
+    """The reward of samples before the first round; that after a round is in the evaluation that comes next."""
+    if event.values["round"]:
+        return None
+    return f"before the first round  {REWARD.phrase(event.values)}"
 
 
 def _rewards(event: Event, view: View) -> str:
@@ -233,7 +234,8 @@ def _rewards(event: Event, view: View) -> str:
         line += f"; V explains {values['value_r2']:.1%} of their variance, held out"
     if "effective_sample_size" in values:
         line += f"; effective sample size {values['effective_sample_size']:,.0f}"
-    return line
+    before = {"mean": values.get("reward_before"), "error": values.get("reward_before_error")}
+    return line if before["mean"] is None else f"{line}\nstep {event.step}  {REWARD.phrase(before)}"
 
 
 def _heads(event: Event, view: View) -> str:
@@ -310,6 +312,7 @@ LINES: dict[str, Callable[[Event, View], str | None]] = {
 def described_score(values: Values) -> Iterator[str]:
     """Lines of what a best model does on a split: all its figures, and those that are lists over something."""
     yield f"{values['split']} {described(values)}, on {values['tokens']:,} tokens; model of step {values['step']}"
+    yield from values.get("unmeasured", ())
     for measure in measured(values):
         if measure.by:
             axis = measure.by.removesuffix("s")

@@ -16,6 +16,9 @@ def evaluate(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit a temperature on validation, keep it, and measure it on test.")
     ] = False,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run the reward that the preset names as module:function.")
+    ] = False,
 ) -> None:
     """Score a run's best model on the whole of a split."""
     if split not in (None, "validation", "test", "train"):
@@ -24,7 +27,7 @@ def evaluate(
     from nanogrove.cli.waits import WaitLines
     from nanogrove.runs import score as runs
 
-    score = runs.evaluate(run, split, calibrate=calibrate, watch=WaitLines(console))
+    score = runs.evaluate(run, split, calibrate=calibrate, allow_code=allow_code, watch=WaitLines(console))
     for line in (*described_score(score), *described_held_out(score)):
         print(line)
     for line in described_calibration(score["calibration"]) if calibrate else ():

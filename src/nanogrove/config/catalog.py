@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogrove.errors import PresetError, nearest
+from nanogrove.json_reading import BadJsonError, parse_json, read_json
 
 QUICKSTART = "quickstart"
 
@@ -38,8 +39,10 @@ def read_preset_file(name: str) -> dict[str, Any]:
     if text is None and not Path(name).is_file():
         raise unknown_preset(name)
     try:
-        preset = json.loads(Path(name).read_text(encoding="utf-8") if text is None else text)
-    except (ValueError, OSError) as error:
+        preset = read_json(Path(name)) if text is None else parse_json(text)
+    except OSError as error:
+        raise PresetError(f"{name}: cannot be read ({error.strerror})") from None
+    except BadJsonError as error:
         raise PresetError(f"{name}: not a preset in JSON ({error})") from None
     if not isinstance(preset, dict):
         raise PresetError(f"{name}: not a preset; a preset is a JSON object with sections such as data and train")

@@ -210,9 +210,7 @@ def read_plain(path: Path) -> bytes:
     try:
         size, limit = path.stat().st_size, MAX_HEADER_BYTES if path.suffix == ".json" else free_bytes() // 2
         if size > limit:
-            raise CheckpointError(
-                f"{path}: takes {shown_bytes(size)}, and {shown_bytes(limit)} is the most it may here"
-            )
+            raise CheckpointError(f"{path}: takes {shown_bytes(size)}, and it may take {shown_bytes(limit)} at most")
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None

@@ -208,7 +208,7 @@ def read_plain(path: Path) -> bytes:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise CheckpointError(f"{path}: is a link or no file; a checkpoint holds plain files only")
     try:
-        size, limit = path.stat().st_size, MAX_HEADER_BYTES if path.suffix == ".json" else free_bytes() // 2
+        size, limit = path.stat().st_size, MAX_BYTES.get(path.name, free_bytes() // 2)
         if size > limit:
             raise CheckpointError(f"{path}: takes {shown_bytes(size)}, and it may take {shown_bytes(limit)} at most")
         return path.read_bytes()

@@ -29,8 +29,13 @@ def parse_json(text: str | bytes) -> object:
 
 def read_json(path: Path) -> object:
     """The value that a file holds. Raises BadJsonError, and OSError for a file that cannot be read."""
+    return parse_json(read_bytes(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file. Raises BadJsonError for too many, and OSError for a file that cannot be read."""
     with path.open("rb") as file:  # devices have no size, so that only reading tells
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise BadJsonError(f"it has more than {MAX_BYTES:,} bytes")
-    return parse_json(data)
+    return data

@@ -62,6 +62,12 @@ class FitnessConfig(BaseModel):
     prompt: int = Field(8, ge=1, description="of a rewarded text: tokens of the data it begins with")
     tokens: int = Field(64, ge=1, description="of a rewarded text: tokens to sample and to reward")
 
+    @property
+    def unit(self) -> str:
+        """What a fitness is measured in, of which less is better."""
+        units = {"loss": "nats per token", "exact_match": "share of answers that are wrong"}
+        return units.get(self.fitness, "") if isinstance(self.fitness, str) else "reward times −1"
+
     def find_fitness(self, corpus: Corpus, block_size: int, allow_code: bool) -> Fitness:
         """The function these settings name.
 

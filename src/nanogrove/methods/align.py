@@ -32,7 +32,7 @@ from nanogrove.evaluate.reward import RewardConfig
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.record.events import Event, Values
+from nanogrove.record.events import Event, Values, new_phase
 from nanogrove.record.measures import REWARD
 from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of
@@ -86,6 +86,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     yield from pretrained(state, corpus, plan, config.base, begin)
     reference = reference_model(state)
     if state.step == begin:
+        yield new_phase(begin, "alignment", "loss on kept samples and replayed text")
         yield _reward_event(state, 0, *_fresh_samples(state.model, corpus, config, plan, "before"))
     while state.step < plan.steps and not state.method_state.get("ended"):
         number, past = divmod(state.step - begin, config.steps_per_round)

@@ -35,7 +35,7 @@ from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, loss
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.record.events import Event
+from nanogrove.record.events import Event, new_phase
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import Loss, Objective, next_token
 from nanogrove.train.plan import Plan
@@ -96,6 +96,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     for event in fit(state, corpus.batch, next_token, plan.phase(0, begin)):
         yield from scored(event)
     if state.step == begin:
+        yield new_phase(begin, "evolution strategies", "mean score of the members", config.unit, held_out="score")
         state.optimizer.state.clear()  # moments of true gradients say nothing about estimates
     for event in _generations(state, corpus, plan.phase(begin, plan.steps, config.rate), config, fitness):
         yield from scored(event)

@@ -32,7 +32,7 @@ from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.mode import evaluating
-from nanogrove.record.events import Event, Values
+from nanogrove.record.events import Event, Values, new_phase
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import Objective, next_token, scored
 from nanogrove.train.objectives.auxiliary import objective_of
@@ -49,6 +49,14 @@ from nanogrove.train.objectives.weighting import (
 )
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
+
+OBJECTIVES = {
+    "rwr": ("loss weighted by exp(reward / β)", "nats per token"),
+    "awr": ("loss weighted by exp(advantage / β)", "nats per token"),
+    "filter": ("loss on the best texts", "nats per token"),
+    "dpo": ("DPO loss −log σ(βΔ)", "nats per pair"),
+    "kto": ("KTO loss", "per text"),
+}  # with the unit of each
 
 
 class Config(MethodConfig):
@@ -132,12 +140,15 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     reference = reference_model(state)
     learner = _Learner(state, corpus, plan, config, reference)
     if state.step == begin:
+        objective, unit = OBJECTIVES[config.algorithm]
+        anchor = f" with {config.nll_weight:g} × NLL of chosen texts" if config.nll_weight else ""
+        yield new_phase(begin, config.algorithm, objective + anchor, unit, held_out="score")
         yield learner.described()
     phase = replace(plan.phase(begin, plan.steps), accumulation=1, divergence=torch.inf)
     if state.method_state.get("ended"):
         return
-    objective = learner.objective if state.heads is None else objective_of(state, phase)
-    for event in fit(state, learner.batch, objective, phase):
+    learned = learner.objective if state.heads is None else objective_of(state, phase)
+    for event in fit(state, learner.batch, learned, phase):
         if plan.evaluates(event.step):
             yield learner.evaluation()
             yield from auxiliary.evaluate_heads(state, corpus, learner.batch, phase)

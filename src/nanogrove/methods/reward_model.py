@@ -20,7 +20,7 @@ from nanogrove.evaluate.reward import distribution
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.mode import evaluating
-from nanogrove.record.events import Event, Values
+from nanogrove.record.events import Event, Values, new_phase
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import Loss, Objective, scored
 from nanogrove.train.plan import Plan
@@ -94,6 +94,7 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     if state.step == 0:
         low, high = scale(corpus)
         figures = distribution(corpus.rewards[corpus.row_indices("train")])
+        yield new_phase(0, "reward model", "square error", "scale of rewards squared")
         yield Event("rewards", 0, {**figures, "low": low, "high": high})
     learned = objective(scaled(corpus).to(device))
     for event in fit(state, lambda step: batch(corpus, corpus.batch_rows(step), size), learned, plan):

@@ -139,7 +139,7 @@ REWARD = Measure("mean", "reward", better="higher", error="error")  # of a `rewa
 # of an `auxiliary` event, under `measures`
 HEADS = (
     Measure("value_r2", "value R²", better="higher", title="Value: share of the variance explained"),
-    Measure("value_error", title="Value: error, nats per token"),
+    Measure("value_error", unit="nats per token", title="Value: error"),
     Measure(
         "latent_cosine",
         "latent cosine",
@@ -155,11 +155,11 @@ HEADS = (
         reference="span_chance",
     ),
     Measure("multi_token_accuracy", "tokens ahead right", better="higher", title="Tokens ahead: accuracy"),
-    Measure("multi_token_loss", title="Tokens ahead: loss"),
+    Measure("multi_token_loss", unit="nats per token", title="Tokens ahead: loss"),
     Measure("policy_kl", "policy KL", title="Policy: KL from its target", reference="policy_kl_of_model"),
-    Measure("policy_entropy", title="Policy: entropy, nats"),
-    Measure("memory_loss", title="Memory: loss of the segment before"),
-    Measure("memory_accuracy", better="higher", title="Memory: accuracy on the segment before"),
+    Measure("policy_entropy", unit="nats", title="Policy: entropy"),
+    Measure("memory_loss", unit="nats per token", title="Memory: loss of the segment before"),
+    Measure("memory_accuracy", unit="share of tokens", better="higher", title="Memory: accuracy on the segment before"),
 )
 
 # of `calibration.json`, before and after a temperature is applied

@@ -20,7 +20,7 @@ from nanogrove.methods.self_improve.config import Config, num_steps
 from nanogrove.methods.self_improve.guard import Losses, Progress, alarm, base_problem, commit_round
 from nanogrove.methods.self_improve.labels import Labelled, LabelRow, label, label_tokens
 from nanogrove.model.gpt import ModelConfig
-from nanogrove.record.events import Event, Values
+from nanogrove.record.events import Event, Values, new_phase
 from nanogrove.synthetic.examples import Mixture, Rows, TaskCorpus
 from nanogrove.train.checkpoint import load_population
 from nanogrove.train.parallel.members import fit_members
@@ -102,6 +102,8 @@ class _Rounds:
             state.model.load_state_dict(saved_voters(config, self.corpus, state.model.config))
             yield from self.commit(*self.survey(self.progress["frontier"], 0), self.losses([]))
         yield from self.train_base(self.plan.steps if config.labels == "none" else self.begin)
+        if state.step == self.begin and config.labels != "none":
+            yield new_phase(self.begin, "rounds", "loss on labels and base examples")
         while state.step < self.plan.steps and "ended" not in self.progress:
             yield from self.train_round()
 

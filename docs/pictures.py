@@ -23,9 +23,8 @@ SHOWN = ROOT / "docs" / "pictures"
 VIEWS = {"light": (1100, "light"), "dark": (1100, "dark"), "narrow": (375, "light")}  # width, colour scheme
 EVERYWHERE = "train.device=cpu train.precision=float32 train.compile=false train.accumulation=1 train.threads=1"
 SMALL = "model.n_layer=2 model.n_head=2 model.n_embd=32 train.batch_size=8 evaluate.tokens=2000"
-TASK = "model.n_layer=2 model.n_head=2 model.n_embd=32 train.batch_size=32 data.held_out=40"
-ROUNDS = "method.si_iter=10 method.examples=60 train.steps=40 evaluate.every=10"
-FILES = 'data.sources=["letters.txt","tales.txt"] data.tokenizer=char model.block_size=64'
+TASK = "data.held_out=40 model.n_layer=2 model.n_head=2 train.batch_size=64 method.examples=200 evaluate.every=50"
+FILES = 'data.sources=["letters.txt","tales.txt"] data.vocab_size=300 model.block_size=64'
 
 
 class Report(NamedTuple):
@@ -36,7 +35,9 @@ class Report(NamedTuple):
 
 
 REPORTS = {
-    "quickstart": Report("quickstart", f"{SMALL} train.steps=120 evaluate.every=20 sample.every=40"),
+    "quickstart": Report(
+        "quickstart", "model.n_layer=2 model.n_embd=96 train.steps=300 evaluate.every=30 sample.every=100"
+    ),
     "muzero-quick": Report("muzero-quick", f"{SMALL} train.steps=60 evaluate.every=15 sample.every=30"),
     "own-text": Report("own-text", f"{SMALL} {FILES} train.tokens=20000 evaluate.every=10"),
     "general": Report(
@@ -48,7 +49,9 @@ REPORTS = {
     "rlm-deep": Report("rlm-deep", f"{SMALL} train.steps=200 evaluate.every=50"),
     "rhm": Report("rhm", f"{SMALL} train.steps=200 evaluate.every=50"),
     "evolve": Report("evolve", f"{SMALL} method.generations=5 method.steps_per_generation=8 evaluate.every=8"),
-    "evolve-pbt": Report("evolve-pbt", f"{SMALL} method.generations=6 method.steps_per_generation=8 evaluate.every=8"),
+    "evolve-pbt": Report(
+        "evolve-pbt", f"{SMALL} method.generations=10 method.steps_per_generation=10 evaluate.every=10"
+    ),
     "evolve-es": Report("evolve-es", "method.generations=40 evaluate.every=10"),
     "offline-rl": Report(
         "offline-rl", f"{SMALL} method.base_steps=40 train.steps=40 evaluate.every=10 sample.every=80"
@@ -60,9 +63,18 @@ REPORTS = {
         f"{SMALL} method.rounds=3 method.steps_per_round=10 method.texts=32 train.steps=60 evaluate.every=20 "
         "sample.every=60",
     ),
-    "self-improve-quick": Report("self-improve-quick", f"{TASK} {ROUNDS} method.si_rounds=3"),
-    "self-improve-one-round": Report("self-improve-quick", f"{TASK} {ROUNDS} method.si_rounds=1"),
-    "self-improve-maze": Report("self-improve-maze", f"{TASK} {ROUNDS} method.si_rounds=1 model.n_inner=64"),
+    "self-improve-quick": Report(
+        "self-improve-quick",
+        f"{TASK} model.n_embd=64 data.base=[1,3] method.to=9 method.si_rounds=5 method.si_iter=40 train.steps=300",
+    ),
+    "self-improve-one-round": Report(
+        "self-improve-quick",
+        f"{TASK} model.n_embd=64 data.base=[1,2] method.to=4 method.si_rounds=1 method.si_iter=10 train.steps=150",
+    ),
+    "self-improve-maze": Report(
+        "self-improve-maze",
+        f"{TASK} model.n_embd=32 model.n_inner=64 method.si_rounds=1 method.si_iter=10 train.steps=20",
+    ),
 }
 
 

@@ -66,7 +66,7 @@ def test_objectives_are_drawn_apart_and_the_rest_is_marked(tmp_path: Path, drawn
     assert (everywhere["lines"][0]["y"], everywhere["marks"]) == ([3.0, 2.5, 2.8], [200])
     assert shown["Learning rate"]["marks"] == [200]
     assert [line["y"] for line in shown["Gradient norm"]["lines"]] == [[3.1, 2.6], [0.7, 0.5]], "nor is a norm joined"
-    assert "dpo: DPO loss, nats per pair" in text
+    assert "drawn apart: pretraining, loss (nats per token); dpo, DPO loss (nats per pair)." in text
 
 
 def test_a_phase_of_the_same_objective_needs_no_curve_of_all(tmp_path: Path, drawn: Any) -> None:

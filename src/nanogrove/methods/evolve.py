@@ -302,6 +302,7 @@ class _Evolution:
             "generation": state.round,
             "members": list(progress["members"]),
             "score": events[0].values["score"],
+            "unit": self.config.unit,
             "error": standard_error(samples, self.documents).tolist(),
             "values": {name: list(values) for name, values in progress["values"].items()},
             "distance": distance,

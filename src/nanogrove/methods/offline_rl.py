@@ -51,12 +51,12 @@ from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 OBJECTIVES = {
-    "rwr": ("loss weighted by exp(reward / β)", "nats per token"),
-    "awr": ("loss weighted by exp(advantage / β)", "nats per token"),
-    "filter": ("loss on the best texts", "nats per token"),
-    "dpo": ("DPO loss −log σ(βΔ)", "nats per pair"),
-    "kto": ("KTO loss", "per text"),
-}  # with the unit of each
+    "rwr": ("RWR", "loss weighted by exp(reward / β)", "nats per token"),
+    "awr": ("AWR", "loss weighted by exp(advantage / β)", "nats per token"),
+    "filter": ("filter", "loss on the best texts", "nats per token"),
+    "dpo": ("DPO", "DPO loss", "nats per pair"),
+    "kto": ("KTO", "KTO loss", "per text"),
+}  # name of the phase, what its loss is, and the unit of that
 
 
 class Config(MethodConfig):
@@ -140,9 +140,9 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     reference = reference_model(state)
     learner = _Learner(state, corpus, plan, config, reference)
     if state.step == begin:
-        objective, unit = OBJECTIVES[config.algorithm]
-        anchor = f" with {config.nll_weight:g} × NLL of chosen texts" if config.nll_weight else ""
-        yield new_phase(begin, config.algorithm, objective + anchor, unit, held_out="score")
+        name, objective, unit = OBJECTIVES[config.algorithm]
+        anchor = f" + {config.nll_weight:g} × NLL of chosen texts" if config.nll_weight else ""
+        yield new_phase(begin, name, objective + anchor, unit, held_out="score")
         yield learner.described()
     phase = replace(plan.phase(begin, plan.steps), accumulation=1, divergence=torch.inf)
     if state.method_state.get("ended"):

@@ -110,7 +110,7 @@ def number(figure: object, digits: int = 4) -> str:
 
 
 MEASURES = (
-    Measure("loss", "loss", given="correlation"),  # of a reward model, in its scale squared
+    Measure("loss", "loss", "scale of rewards squared", text="loss {}", given="correlation"),  # of a reward model
     Measure("loss", "loss", "nats per token", reference="bayes_loss"),
     Measure("correlation", "correlation", "with the true reward", "higher", headline=False),
     Measure("chosen_log_prob", "log-probability of chosen texts", better="higher", digits=2, headline=False),

@@ -6,7 +6,7 @@ from nanogrove.record.events import Event
 from nanogrove.record.measures import Measure
 from nanogrove.reports.figures import Mark, plot
 from nanogrove.reports.lines import line
-from nanogrove.reports.values import finite
+from nanogrove.reports.values import capital, finite
 
 
 def evaluated(
@@ -32,7 +32,7 @@ def evaluated(
 def titled(measure: Measure) -> str:
     """The title of a measure, or its label; of those that the terminal shows, which way is better too."""
     title = measure.title or measure.label or measure.name
-    return f"{title[:1].upper()}{title[1:]}" + (f", {measure.better} is better" if measure.label else "")
+    return capital(title) + (f", {measure.better} is better" if measure.label else "")
 
 
 def banded(figure: object, error: object) -> object:

@@ -32,7 +32,7 @@
   function traces(figure, { colours }) {
     const { spec } = figure, visible = shown(figure);
     return spec.lines.flatMap(({ name, style, x, y, low, high, width }, number) => {
-      const color = colours[spec.colours[number] % colours.length], few = x.length < 60;
+      const color = colours[spec.colours[number] % colours.length], few = x.length < 30;
       const common = { x, visible: visible[number], name: literal(name) };
       if (style === "bars") return [{ ...common, y, width, type: "bar", marker: { color } }];
       const quiet = { ...common, mode: "lines", hoverinfo: "skip" };
@@ -48,7 +48,7 @@
   }
 
   function heat({ heat, x, y }, { rule, colours }, font) {
-    const few = heat.x.length <= 16;
+    const few = heat.x.length <= 16 && heat.y.length <= 18;
     const tip = `${literal(x)} %{x}, ${literal(y)} %{y}: %{z:.3f}<extra></extra>`;
     return [{ type: "heatmap", ...heat, zmin: 0, zmax: 1, xgap: 1, ygap: 1, hoverongaps: false, hovertemplate: tip,
       texttemplate: few ? "%{z:.2f}" : "", textfont: { size: 10 }, colorscale: [[0, rule], [1, colours[0]]],

@@ -37,16 +37,16 @@ def phases(run: Run) -> list[Phase]:
     """The phases of a run in order, of which each has steps; one alone where no `phase` event says otherwise."""
     steps, events = run.of("step"), run.of("phase")
     ends = [*(event.step for event in events), float("inf")]
-    drawn = [_plain(run, "pretraining" if events else "", ends[0])]
+    drawn = [Phase("pretraining" if events else "", "loss", loss_unit(run), "loss", -1, ends[0])]
     drawn += [_phase(event, end) for event, end in zip(events, ends[1:], strict=True)]
     return [each for each in drawn if each.of(steps)]
 
 
-def _plain(run: Run, name: str, end: float) -> Phase:
-    """The steps before any `phase` event: next-token prediction, or whatever the loss of `eval` events is."""
+def loss_unit(run: Run) -> str:
+    """The unit of the loss of `eval` events."""
     values = run.evaluations()[-1].values if run.evaluations() else {}
     units = [measure.unit for measure in measured(values) if measure.name == "loss"]
-    return Phase(name, "loss", units[0] if units else "nats per token", "loss", -1, end)
+    return units[0] if units else "nats per token"
 
 
 def _phase(event: Event, end: float) -> Phase:

@@ -63,6 +63,11 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
+def capital(words: str) -> str:
+    """Words as a title begins."""
+    return words[:1].upper() + words[1:]
+
+
 def escaped(value: object) -> str:
     """Any value as text that is safe between tags and inside quoted attributes."""
     return html.escape(str(value), quote=True)

@@ -34,7 +34,7 @@ def run() -> list[Event]:
 
 def test_scores_descent_hyperparameters_and_diversity(tmp_path: Path, drawn: Any) -> None:
     text, shown = drawn(tmp_path / "run", run())
-    scores = shown["Score: best, median, worst (lower is better)"]["lines"]
+    scores = shown["Score: best, median, worst; lower is better"]["lines"]
     assert (scores[0]["low"], scores[0]["y"], scores[0]["high"]) == ([2.0, 1.8], [2.5, 1.9], [3.0, 2.5])
     assert scores[1]["y"] == [2.0, 1.8]
     everyone, winner = shown["Genealogy: each member joined to its parent"]["lines"]

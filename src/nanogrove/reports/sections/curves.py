@@ -8,8 +8,8 @@ from nanogrove.record.reading import Run, times
 from nanogrove.reports.evaluations import evaluated
 from nanogrove.reports.figures import Mark, plot, rows
 from nanogrove.reports.lines import Line, line, noisy
-from nanogrove.reports.phases import Phase, phases
-from nanogrove.reports.values import escaped, finite, spread
+from nanogrove.reports.phases import Phase, loss_unit, phases
+from nanogrove.reports.values import capital, escaped, finite, spread
 
 HOURS, MINUTES = ("hours", 3600.0), ("minutes", 60.0)
 WIDE = 100.0  # between the least and the greatest value of a curve: from here on its axis is logarithmic
@@ -25,10 +25,11 @@ def curves(run: Run) -> str:
     marks = _marks(known, steps) if len(known) > 1 else []
     apart = any(phase.held_out != "loss" for phase in known)
     validation = line("validation", seen, over(evaluations, "loss")) if apart else []
+    everywhere = "Validation loss, all phases" if len(known) > 1 else "Validation loss"
     norms = over(steps, "grad_norm")
     pictures = [_losses(phase, run, len(known) > 1) for phase in known]
     pictures += [
-        [plot("Validation loss, all phases", "tokens", known[0].unit, validation, marks=marks)],
+        [plot(everywhere, "tokens", loss_unit(run), validation, marks=marks)],
         [
             plot("Learning rate", "tokens", "learning rate", line("rate", tokens, over(steps, "lr")), marks=marks),
             plot(
@@ -37,17 +38,17 @@ def curves(run: Run) -> str:
                 "before clipping",
                 _apart(known, steps, _norm),
                 log_y=_wide(norms),
-                marks=marks,
             ),
-            plot("Tokens per second", "tokens", "tokens per second", _apart(known, steps, _speed), marks=marks),
+            plot("Tokens per second", "tokens", "tokens per second", _apart(known, steps, _speed)),
         ],
         [evaluated(measure, evaluations, "tokens", seen, marks) for measure in pictured()],
     ]
-    notes = [_objectives(known)] if apart else []
+    notes = [_objectives(known)] if apart and len(known) > 1 else []
     if any(isinstance(event.values.get("loss"), list) for event in steps):
         notes.append("Lines are medians over the population; bands reach from lowest to highest.")
     body = rows(pictures)
-    return f"<h2>Curves</h2>{''.join(f'<p class=note>{escaped(note)}</p>' for note in notes)}{body}"
+    words = "".join(f'<p class="note">{escaped(note)}</p>' for note in notes)
+    return f"<h2>Curves</h2>{words}{body}"
 
 
 def over(events: Sequence[Event], name: str) -> list[object]:
@@ -68,11 +69,10 @@ def _losses(phase: Phase, run: Run, several: bool) -> list[str]:
         *line("validation", over(evaluations, "seen"), held_out),
     ]
     by_time = [*noisy("train", scaled[: len(steps)], train), *line("validation", scaled[len(steps) :], held_out)]
-    title = f"{phase.objective[:1].upper()}{phase.objective[1:]}"
-    before = f"{phase.name[:1].upper()}{phase.name[1:]}: {phase.objective}" if several else title
+    title = f"{capital(phase.name)}: {phase.objective}" if several else capital(phase.objective)
     return [
-        plot(f"{before} over tokens", "tokens", phase.unit or "loss", by_tokens),
-        plot(f"{before} over time", f"training time, {unit}", phase.unit or "loss", by_time),
+        plot(f"{title} over tokens", "tokens", phase.unit or "loss", by_tokens),
+        plot(f"{title} over time", f"training time, {unit}", phase.unit or "loss", by_time),
     ]
 
 
@@ -116,5 +116,5 @@ def _wide(values: Sequence[object]) -> bool:
 
 def _objectives(known: Sequence[Phase]) -> str:
     """What each phase learns from, since their losses cannot be compared."""
-    listed = "; ".join(f"{phase.name or 'training'}: {phase.objective}, {phase.unit}" for phase in known)
-    return f"Each phase has an objective of its own, so its loss is drawn apart. {listed}."
+    listed = "; ".join(f"{phase.name}, {phase.objective} ({phase.unit})" for phase in known)
+    return f"Each phase has an objective of its own, so its loss is drawn apart: {listed}."

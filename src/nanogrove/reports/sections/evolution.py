@@ -22,19 +22,20 @@ def evolution(run: Run) -> str:
     winner = winning_line(lived)
     numbers = [event.values["generation"] for event in generations]
     scores = [[life.score for life in members.values()] for members in lived]
+    unit = str(generations[-1].values.get("unit") or "score")
     best = [min((score for score in these if score is not None), default=None) for these in scores]
     pictures = [
         [
             plot(
-                "Score: best, median, worst (lower is better)",
+                "Score: best, median, worst; lower is better",
                 "generation",
-                "score",
+                unit,
                 [*line("all members", numbers, scores), *line("best", numbers, best)],
             ),
             plot(
                 "Genealogy: each member joined to its parent",
                 "generation",
-                "score",
+                unit,
                 [*links("all members", _descent(lived)), *_traced("winner", winner)],
             ),
         ],

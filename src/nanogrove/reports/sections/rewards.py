@@ -8,7 +8,7 @@ from nanogrove.reports.evaluations import banded
 from nanogrove.reports.figures import plot, rows
 from nanogrove.reports.lines import Line, bars, line
 from nanogrove.reports.sections.samples import text
-from nanogrove.reports.values import decimal, escaped, finite, quantity
+from nanogrove.reports.values import capital, decimal, escaped, finite, quantity
 
 KL = "KL from the reference, nats per token"
 
@@ -27,15 +27,9 @@ def rewards(run: Run) -> str:
         [
             plot("Rewards of the training texts", "reward", "texts", _histogram(texts.get("histogram"))),
             plot("Reward of fresh texts, two standard errors", "round", "mean reward", *fresh),
-            plot(f"{_capital(what)} against KL", KL, what if rounds else unit, _pairs(what, kl, gained)),
+            plot(f"{capital(what)} against KL", KL, what if rounds else unit, _pairs(what, kl, gained)),
         ],
         [
-            plot(
-                f"{_capital(objective)} of held-out texts",
-                "step",
-                unit,
-                [] if rounds else line(objective, steps, score),
-            ),
             plot("KL from the reference", "step", "nats per token", line("KL", steps, kl)),
             plot("Correlation with the true reward, higher is better", "step", "correlation", _correlations(run)),
         ],
@@ -56,10 +50,6 @@ def _objective(run: Run) -> tuple[str, str]:
     return str(values.get("objective") or "objective"), str(values.get("unit") or "objective")
 
 
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
-
-
 def _side_by_side(run: Run, rounds: list[Event]) -> str:
     """What the model wrote after the same prompts before the first round, and after the one that was kept."""
     if len(rounds) < 2:
@@ -78,7 +68,7 @@ def _texts(event: Event) -> list[dict[str, object]]:
 
 
 def _text(when: str, sample: dict[str, object]) -> str:
-    caption = f"{when}, reward {quantity(sample.get('reward'))}; prompt: {sample.get('prompt')}"
+    caption = f"{when}, reward {quantity(sample.get('reward'), 2)}; prompt: {sample.get('prompt')}"
     return f'<div><p class="note">{escaped(caption)}</p>{text(sample.get("text"))}</div>'
 
 

@@ -23,8 +23,9 @@ from nanogrove.evaluate.reward import Reward, RewardModel, checked_reward, load_
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
 from nanogrove.model.packing import packed_weights
-from nanogrove.train.autotune import Choice, Decoding, decoding
+from nanogrove.settings import reason
 from nanogrove.train.checkpoint import Checkpoint, heads_of, model_of, read_checkpoint
+from nanogrove.train.precision import Choice, Decoding, decoding
 
 AnyReward = RewardModel | Callable[[Sequence[str]], Sequence[float]] | str | Path  # a path is that of a run
 BETA = 5.0  # what a reward counts, in nats, when left out
@@ -123,7 +124,9 @@ class LanguageModel:
         drafts, budget = options.pop("speculative", False), options.pop("lookahead", None)
         reward, beta = options.pop("reward", None), options.pop("beta", BETA)
         asked = {"speculative": drafts or None, "lookahead": budget}
-        strategy = strategy_for(self.model, self.heads, asked, steered=reward is not None)
+        strategy = plain(self.model)
+        if drafts or budget is not None or reward is not None:
+            strategy = strategy_for(self.model, self.heads, asked, steered=reward is not None)
         texts, _ = self._decode_texts(strategy, prompts, tokens, options, reward, beta)
         return texts[0] if isinstance(prompt, str) else texts
 
@@ -258,8 +261,11 @@ def _checked_sampling(settings: Mapping[str, object]) -> Sampling:
     try:
         return Sampling.model_validate(dict(settings))
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise PresetError(f"{problem['loc'][0]}: {problem['msg'].lower()}") from None
+        problems = error.errors()
+        if problems[0]["type"] == "extra_forbidden":
+            known = ", ".join(Sampling.model_fields)
+            raise PresetError(f"{problems[0]['loc'][0]}: not a setting of sampling; these are: {known}") from None
+        raise PresetError(f"{problems[0]['loc'][0]}: {reason(problems)}") from None
 
 
 def from_checkpoint(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> LanguageModel:

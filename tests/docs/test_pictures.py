@@ -1,4 +1,4 @@
-"""Reports in a browser, where there is one: nothing is asked for, no name becomes a link, nothing is wider than a telephone.
+"""Reports in a browser, where there is one: they ask for nothing, names are no links, and a telephone is wide enough.
 
 The pages are made of what a record may hold at worst. This needs Chromium, Node and playwright-core; see
 `python docs/pictures.py --help`.
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from nanogrove.record.events import Event, new_phase
+from nanogrove.record.events import Event, phase
 from nanogrove.reports.report import write_report
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -59,10 +59,10 @@ def generation(number: int, name: str, members: int) -> Event:
 
 
 def record(name: str, steps: int, members: int) -> Iterator[Event]:
-    """A record in which everything that is text is a name; NaN, infinite and missing figures; a heat map of one round."""
+    """A record in which all text is a name; NaN, infinite and missing figures; a heat map of one round."""
     data = {"documents": 5, name: name, "in it": {name: [name, {name: name}]}, "trees": [[[name], [name, name]]]}
     yield Event("start", 0, {"name": name, "method": name, "device": name, "seed": name, "data": data})
-    yield new_phase(0, name, name, name, "score")
+    yield phase(name, 0, f"{name}, {name}", "score")
     if not steps:
         return
     for n in range(1, steps + 1):
@@ -71,7 +71,7 @@ def record(name: str, steps: int, members: int) -> Iterator[Event]:
         yield Event("eval", n, {**evaluation, "chosen_log_prob": -1.0}, {"seconds": float(n)})
         yield Event("step", n, {"loss": loss if members > 1 else loss[0], "tokens": n, "lr": 0.1, "grad_norm": 1.0})
         yield generation(n, name, members)
-    yield new_phase(1, name, name, name)
+    yield phase(name, 1, name)
     yield Event("sources", 1, {"names": [name] * 20, "loss": [1.0] * 20, "share": [0.05] * 20, "seen": 1})
     yield Event("exact", 1, {"round": 0, "difficulties": [1], "exact": [0.5], "vote": [0.5], "agreement": [0.5]})
     label = {"difficulty": 1, "precision": 0.5, "kept": 0.5, "filters": {name: {"precision": 1, "recall": 1}}}

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from nanogrove.record.events import Event, new_phase
+from nanogrove.record.events import Event
+from nanogrove.record.events import phase as phase_event
 from nanogrove.record.reading import Run
 from nanogrove.reports.phases import phases
 
@@ -23,7 +24,7 @@ def evaluation(n: int, loss: float, **more: Any) -> Event:
 
 def two_phases() -> list[Event]:
     first = [evaluation(1, 3.0), step(1, 3.1), evaluation(2, 2.5), step(2, 2.6)]
-    further = new_phase(2, "dpo", "DPO loss", "nats per pair", held_out="score")
+    further = phase_event("dpo", 2, "DPO loss, nats per pair", "score")
     return [*first, further, step(3, 0.7), evaluation(4, 2.8, score=0.6), step(4, 0.5)]
 
 
@@ -40,25 +41,25 @@ def test_a_run_of_one_objective_is_one_phase() -> None:
 
 
 def test_an_objective_of_its_own_from_the_first_step_on_is_one_phase_too() -> None:
-    [phase] = phases(run_of([new_phase(0, "reward model", "square error", "scale squared"), step(1, 2.0)]))
+    [phase] = phases(run_of([phase_event("reward model", 0, "square error, scale squared"), step(1, 2.0)]))
     assert (phase.name, phase.unit) == ("reward model", "scale squared")
 
 
 def test_steps_and_evaluations_belong_to_the_phase_that_they_are_of() -> None:
     run = run_of(two_phases())
     first, second = phases(run)
-    assert (first.name, second.name) == ("pretraining", "dpo")
+    assert (first.name, second.name) == ("base", "dpo")
     assert [[event.step for event in phase.of(run.of("step"))] for phase in (first, second)] == [[1, 2], [3, 4]]
     assert [event.step for event in second.of(run.evaluations())] == [4]
 
 
 def test_a_phase_without_steps_is_not_drawn() -> None:
-    assert len(phases(run_of([step(1, 2.0), new_phase(1, "rounds", "loss")]))) == 1
+    assert len(phases(run_of([step(1, 2.0), phase_event("rounds", 1, "loss")]))) == 1
 
 
 def test_objectives_are_drawn_apart_and_the_rest_is_marked(tmp_path: Path, drawn: Any) -> None:
     text, shown = drawn(tmp_path / "run", two_phases())
-    base, dpo = shown["Pretraining: loss over tokens"], shown["Dpo: DPO loss over tokens"]
+    base, dpo = shown["Base: loss over tokens"], shown["Dpo: DPO loss over tokens"]
     assert (base["y"], dpo["y"]) == ("nats per token", "nats per pair")
     assert [line["y"] for line in base["lines"]] == [[3.1, 2.6], [3.0, 2.5]]
     assert [line["y"] for line in dpo["lines"]] == [[0.7, 0.5], [0.6]], "the same objective on held-out data"
@@ -66,11 +67,11 @@ def test_objectives_are_drawn_apart_and_the_rest_is_marked(tmp_path: Path, drawn
     assert (everywhere["lines"][0]["y"], everywhere["marks"]) == ([3.0, 2.5, 2.8], [200])
     assert shown["Learning rate"]["marks"] == [200]
     assert [line["y"] for line in shown["Gradient norm"]["lines"]] == [[3.1, 2.6], [0.7, 0.5]], "nor is a norm joined"
-    assert "drawn apart: pretraining, loss (nats per token); dpo, DPO loss (nats per pair)." in text
+    assert "drawn apart: base, loss (nats per token); dpo, DPO loss (nats per pair)." in text
 
 
 def test_a_phase_of_the_same_objective_needs_no_curve_of_all(tmp_path: Path, drawn: Any) -> None:
-    events = [step(1, 3.0), new_phase(1, "rounds", "loss on labels"), evaluation(2, 1.5), step(2, 1.0)]
+    events = [step(1, 3.0), phase_event("rounds", 1, "loss on labels"), evaluation(2, 1.5), step(2, 1.0)]
     _, shown = drawn(tmp_path / "run", events)
     assert "Rounds: loss on labels over tokens" in shown
     assert "Validation loss, all phases" not in shown
@@ -78,7 +79,7 @@ def test_a_phase_of_the_same_objective_needs_no_curve_of_all(tmp_path: Path, dra
 
 @pytest.mark.parametrize(
     "values",
-    [{}, {"name": HOSTILE, "objective": HOSTILE, "unit": HOSTILE, "held_out": HOSTILE}, {"name": [HOSTILE], "unit": 3}],
+    [{}, {"name": HOSTILE, "objective": HOSTILE, "held_out": HOSTILE}, {"name": [HOSTILE], "objective": 3}],
     ids=["empty", "hostile", "other types"],
 )
 def test_a_damaged_phase_is_text(values: dict[str, Any], tmp_path: Path, drawn: Any) -> None:

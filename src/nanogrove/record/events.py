@@ -8,11 +8,11 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 |--------|------------------------------------------------------------|-----------------------------------|
 | start  | name, seed, parameters, vocabulary, data, precision, …     | once, before the first step       |
 | resume | changed; ranks, versions, machine as they are now          | when what bits depend on changed  |
+| phase  | name, objective, held_out                                  | before the first step of each phase |
 | eval   | split, loss, tokens (scored), seen, all of `measures`; score   | before the `step` event it follows |
 | step   | loss, lr, grad_norm, tokens; where heads train their losses | last of its step: a safe point    |
 | sources | names; loss, share, passes, weights of each, seen        | after an interval, before its `step` event |
 | auxiliary | shares of gradients, idle parts, measures, seen        | where heads train, after an `eval`  |
-| phase  | name, objective, unit, held_out                            | where the objective changes       |
 | sample | prompt, text                                               | as the preset asks                |
 | data   | name, count; the rows lie in data/NAME.jsonl               | before they are used              |
 | exact  | round, difficulties; exact, vote and agreement at each     | after the base, after a round     |
@@ -59,17 +59,16 @@ def note(text: str) -> Event:
     return Event("note", 0, {"text": text})
 
 
-def new_phase(step: int, name: str, objective: str, unit: str = "nats per token", held_out: str = "loss") -> Event:
-    """From the step after this one a method learns from another objective, whose losses a report draws apart.
+def phase(name: str, step: int, objective: str, held_out: str = "loss") -> Event:
+    """A method goes on after `step` with another objective or on other data, so that curves do not run on.
 
     Args:
-        step: the last one of the phase before, 0 where there is none.
-        name: what the method does from here on.
-        objective: what the `loss` of `step` events is.
-        unit: of the objective.
-        held_out: the figure of `eval` events that is the same objective on held-out data.
+        name: of the phase.
+        step: the last step before it; 0 for the first phase.
+        objective: what the `loss` of its `step` events is, with its unit.
+        held_out: the figure of its `eval` events that is the same objective on held-out data.
     """
-    return Event("phase", step, {"name": name, "objective": objective, "unit": unit, "held_out": held_out})
+    return Event("phase", step, {"name": name, "objective": objective, "held_out": held_out})
 
 
 def _finite(value: Json) -> Json:

@@ -37,9 +37,9 @@ def phases(run: Run) -> list[Phase]:
     """The phases of a run in order, of which each has steps; one alone where no `phase` event says otherwise."""
     steps, events = run.of("step"), run.of("phase")
     ends = [*(event.step for event in events), float("inf")]
-    drawn = [Phase("pretraining" if events else "", "loss", loss_unit(run), "loss", -1, ends[0])]
-    drawn += [_phase(event, end) for event, end in zip(events, ends[1:], strict=True)]
-    return [each for each in drawn if each.of(steps)]
+    parts = [Phase("base" if events else "", "loss", loss_unit(run), "loss", -1, ends[0])]
+    parts += [_phase(event, end) for event, end in zip(events, ends[1:], strict=True)]
+    return [part for part in parts if part.of(steps)]
 
 
 def loss_unit(run: Run) -> str:
@@ -50,7 +50,7 @@ def loss_unit(run: Run) -> str:
 
 
 def _phase(event: Event, end: float) -> Phase:
-    name, objective, unit, held_out = (
-        str(event.values.get(key, "")) for key in ("name", "objective", "unit", "held_out")
-    )
-    return Phase(name, objective or "loss", unit, held_out, event.step, end)
+    """A phase of which the event says the objective, the unit of that as its last words following a comma."""
+    name, objective, held_out = (str(event.values.get(key, "")) for key in ("name", "objective", "held_out"))
+    words, _, unit = objective.rpartition(", ")
+    return Phase(name, words or unit or "loss", unit if words else "", held_out, event.step, end)

@@ -70,7 +70,7 @@ def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = Fa
             if folder is not None:
                 start = folder.start() if stored is not None else None
                 plan = replace(setup.plan, rows=folder)
-                # The budget in minutes, for a run that begins again from its first step.
+                # A run that begins again from its first step writes the minutes of its first `start` once more.
                 setup = replace(setup, plan=plan, budget=setup.budget if start is None else start.time)
             ranks.same_everywhere("data", {**_data_digests(setup), "steps": setup.plan.steps})
             state = setup.new_state()

@@ -12,7 +12,7 @@ from nanogrove.errors import PresetError
 
 if TYPE_CHECKING:
     from nanogrove.language_model import Continuation
-    from nanogrove.train.autotune import Choice
+    from nanogrove.train.precision import Choice
 
 
 def generate(

@@ -70,6 +70,8 @@ class TextCorpus:
 
     def assign(self, number: np.ndarray) -> Assigned:
         """The source of each sequence `[N]`, and its number within that source."""
+        if len(self.sources) == 1:
+            return np.zeros_like(number), number
         if self.config.mix_strategy == "weighted":
             return self.weighted.assign(number)
         if self.config.mix_strategy == "sequential":

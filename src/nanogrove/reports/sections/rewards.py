@@ -7,6 +7,7 @@ from nanogrove.record.reading import Run
 from nanogrove.reports.evaluations import banded
 from nanogrove.reports.figures import plot, rows
 from nanogrove.reports.lines import Line, bars, line
+from nanogrove.reports.phases import phases
 from nanogrove.reports.sections.samples import text
 from nanogrove.reports.values import capital, decimal, escaped, finite, quantity
 
@@ -46,8 +47,8 @@ def rewards(run: Run) -> str:
 
 def _objective(run: Run) -> tuple[str, str]:
     """What a score of held-out texts is, with its unit: the objective of the run's last phase."""
-    values = run.last("phase").values
-    return str(values.get("objective") or "objective"), str(values.get("unit") or "objective")
+    last = phases(run)[-1:]
+    return (last[0].objective, last[0].unit or last[0].objective) if last else ("objective", "objective")
 
 
 def _side_by_side(run: Run, rounds: list[Event]) -> str:

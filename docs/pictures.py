@@ -1,7 +1,7 @@
 """Pictures of reports, taken in headless Chromium.
 
-    python docs/pictures.py                  the pictures that the docs show, docs/pictures/NAME.webp
-    python docs/pictures.py --all [NAME ...] every report below, in light, in dark and on a telephone, as PNG files
+    python docs/pictures.py [NAME ...]        the pictures that the docs show, docs/pictures/NAME.webp
+    python docs/pictures.py --all [NAME ...]  every report below, in light, in dark and on a telephone, as PNG files
 
 Both need Chromium, Node and `npm install --prefix build/pictures playwright-core`. Runs are made once, at a small size,
 in build/pictures/runs. Printed is what is wrong with a page: an error, a request, scrolling from side to side; then the
@@ -65,7 +65,8 @@ REPORTS = {
     ),
     "self-improve-quick": Report(
         "self-improve-quick",
-        f"{TASK} model.n_embd=64 data.base=[1,3] method.to=9 method.si_rounds=5 method.si_iter=40 train.steps=300",
+        "data.held_out=40 model.n_embd=64 train.batch_size=64 train.steps=500 evaluate.every=100 method.to=10 "
+        "method.si_rounds=5 method.si_iter=60 method.examples=300",
     ),
     "self-improve-one-round": Report(
         "self-improve-quick",
@@ -96,17 +97,20 @@ def main() -> None:
     """Makes the runs that are missing, and takes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="the reports, in all views, instead of the docs' pictures")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of --all: {', '.join(REPORTS)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(PICTURES)}; of --all {', '.join(REPORTS)}"
+    )
     options = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None or not shutil.which("node") or not (FOLDER / "node_modules" / "playwright-core").exists():
         sys.exit("error: Chromium, Node or playwright-core is missing; see python docs/pictures.py --help")
-    if unknown := [name for name in options.names if name not in REPORTS]:
-        sys.exit(f"error: no report is called {unknown[0]}; take one of {', '.join(REPORTS)}")
-    sys.exit(take(jobs(options.names or list(REPORTS)) if options.all else shown(), chromium))
+    known = list(REPORTS if options.all else PICTURES)
+    if unknown := [name for name in options.names if name not in known]:
+        sys.exit(f"error: there is no {unknown[0]}; take one of {', '.join(known)}")
+    sys.exit(take((views if options.all else shown)(options.names or known), chromium))
 
 
-def jobs(names: Iterable[str]) -> list[dict[str, Any]]:
+def views(names: Iterable[str]) -> list[dict[str, Any]]:
     """A picture of each report in each view."""
     return [
         {"page": str(report(name)), "out": str(FOLDER / f"{name}-{view}.png"), "width": width, "scheme": scheme}
@@ -116,12 +120,12 @@ def jobs(names: Iterable[str]) -> list[dict[str, Any]]:
     ]
 
 
-def shown() -> list[dict[str, Any]]:
-    """The pictures that the docs show."""
+def shown(names: Iterable[str]) -> list[dict[str, Any]]:
+    """Pictures that the docs show."""
     return [
-        {"page": str(report(picture.report)), "out": str(SHOWN / f"{name}.webp"), "width": 1000, "scheme": "light"}
-        | {"height": picture.height}
-        for name, picture in PICTURES.items()
+        {"page": str(report(PICTURES[name].report)), "out": str(SHOWN / f"{name}.webp"), "width": 1000}
+        | {"scheme": "light", "height": PICTURES[name].height}
+        for name in names
     ]
 
 

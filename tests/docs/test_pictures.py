@@ -62,7 +62,7 @@ def record(name: str, steps: int, members: int) -> Iterator[Event]:
     """A record in which all text is a name; NaN, infinite and missing figures; a heat map of one round."""
     data = {"documents": 5, name: name, "in it": {name: [name, {name: name}]}, "trees": [[[name], [name, name]]]}
     yield Event("start", 0, {"name": name, "method": name, "device": name, "seed": name, "data": data})
-    yield phase(name, 0, f"{name}, {name}", "score")
+    yield phase(name, 0, name, name, "score")
     if not steps:
         return
     for n in range(1, steps + 1):

@@ -24,7 +24,7 @@ def evaluation(n: int, loss: float, **more: Any) -> Event:
 
 def two_phases() -> list[Event]:
     first = [evaluation(1, 3.0), step(1, 3.1), evaluation(2, 2.5), step(2, 2.6)]
-    further = phase_event("dpo", 2, "DPO loss, nats per pair", "score")
+    further = phase_event("dpo", 2, "DPO loss", "nats per pair", "score")
     return [*first, further, step(3, 0.7), evaluation(4, 2.8, score=0.6), step(4, 0.5)]
 
 
@@ -41,7 +41,7 @@ def test_a_run_of_one_objective_is_one_phase() -> None:
 
 
 def test_an_objective_of_its_own_from_the_first_step_on_is_one_phase_too() -> None:
-    [phase] = phases(run_of([phase_event("reward model", 0, "square error, scale squared"), step(1, 2.0)]))
+    [phase] = phases(run_of([phase_event("reward model", 0, "square error", "scale squared"), step(1, 2.0)]))
     assert (phase.name, phase.unit) == ("reward model", "scale squared")
 
 
@@ -79,7 +79,11 @@ def test_a_phase_of_the_same_objective_needs_no_curve_of_all(tmp_path: Path, dra
 
 @pytest.mark.parametrize(
     "values",
-    [{}, {"name": HOSTILE, "objective": HOSTILE, "held_out": HOSTILE}, {"name": [HOSTILE], "objective": 3}],
+    [
+        {},
+        {"name": HOSTILE, "objective": HOSTILE, "unit": HOSTILE, "held_out": HOSTILE},
+        {"name": [HOSTILE], "objective": 3},
+    ],
     ids=["empty", "hostile", "other types"],
 )
 def test_a_damaged_phase_is_text(values: dict[str, Any], tmp_path: Path, drawn: Any) -> None:

@@ -22,7 +22,7 @@ A direction is a function of (seed, generation, pair) and is drawn again for the
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -31,10 +31,11 @@ from torch import Tensor, nn
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed
-from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, loss
+from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, evaluate_fitness, loss
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, phase
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import Loss, Objective, next_token
@@ -54,7 +55,9 @@ class Config(FitnessConfig, MethodConfig):
     rank: int | None = Field(None, ge=1, description="rank of the noise on a matrix; null is Gaussian, of full rank")
     shaping: Shaping = Field("zscore", description="how scores are scaled; sign takes that of each pair's difference")
     rate: float = Field(1.0, gt=0, description="learning rates of the generations over those of the base")
-    base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
+    base: Annotated[str | None, OnDisk()] = Field(
+        None, description="a saved run or checkpoint of one model, instead of base training"
+    )
     at_once: int = Field(32, ge=2, le=10_000, description="members whose weights exist at one time")
 
     @model_validator(mode="after")
@@ -92,11 +95,11 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         yield event
 
     if state.step == 0 < begin:
-        yield phase("base", 0, "NLL, nats per token")
+        yield phase("base", 0, "NLL")
     for event in fit(state, corpus.batch, next_token, plan.phase(0, begin)):
         yield from scored(event)
     if state.step == begin:
-        yield phase("generations", begin, f"mean fitness of the members, {config.unit}", "score")
+        yield phase("generations", begin, *config.objective, "score")
         state.optimizer.state.clear()  # moments of true gradients say nothing about estimates
     for event in _generations(state, corpus, plan.phase(begin, plan.steps, config.rate), config, fitness):
         yield from scored(event)
@@ -233,5 +236,8 @@ METHOD = Method[Config, Corpus](
     counted_by=("generations",),
     rehearse=rehearse,
     check=check,
+    evaluate=lambda trained, corpus, split, limit: evaluate_fitness(
+        trained.model, corpus, trained.config, split, limit, trained.seed, trained.allow_code
+    ),
     final_split="test",
 )

@@ -25,7 +25,9 @@ def evaluated(
     errors = [event.values.get(measure.error) for event in events]
     lines = line(measure.label or measure.name, x, [banded(*pair) for pair in zip(figures, errors, strict=True)])
     if lines and measure.reference:
-        lines += line("to compare with", x, [event.values.get(measure.reference) for event in events], "reference")
+        lines += line(
+            measure.reference_label, x, [event.values.get(measure.reference) for event in events], "reference"
+        )
     return plot(titled(measure), x_label, measure.unit or measure.label or measure.name, lines, marks=marks)
 
 

@@ -50,7 +50,6 @@ def loss_unit(run: Run) -> str:
 
 
 def _phase(event: Event, end: float) -> Phase:
-    """A phase of which the event says the objective, the unit of that as its last words following a comma."""
-    name, objective, held_out = (str(event.values.get(key, "")) for key in ("name", "objective", "held_out"))
-    words, _, unit = objective.rpartition(", ")
-    return Phase(name, words or unit or "loss", unit if words else "", held_out, event.step, end)
+    words = [str(event.values.get(key, "")) for key in ("name", "objective", "unit", "held_out")]
+    name, objective, unit, held_out = words
+    return Phase(name, objective or "loss", unit, held_out, event.step, end)

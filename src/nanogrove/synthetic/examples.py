@@ -29,6 +29,7 @@ from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.errors import DataError
 from nanogrove.settings import Settings
 from nanogrove.synthetic.tasks import Task, draw_example, examples, find_task
+from nanogrove.waits import waiting
 
 Answer = str | None
 """What was written after a prompt, up to the end mark; None without one, or with a token that stands for nothing."""
@@ -225,8 +226,10 @@ class TaskCorpus:
         Training examples are fresh at every step; the split `train` is as many of the same kind.
         """
         pairs = self._pairs(split, limit)
-        for first in range(0, len(pairs), self.batch_size):
-            yield self.rows(pairs[first : first + self.batch_size], self.length).batch()
+        with waiting(f"scoring {split}", len(pairs)) as wait:
+            for first in range(0, len(pairs), self.batch_size):
+                yield self.rows(pairs[first : first + self.batch_size], self.length).batch()
+                wait.done = first + self.batch_size
 
     def _pairs(self, split: str, limit: int | None) -> list[tuple[str, str]]:
         pairs = []

@@ -44,8 +44,10 @@ def _figure(measure: Measure, result: Values, finished: bool) -> tuple[str, str,
     if measure.name == "loss":
         label = f"{result.get('split') or 'validation'} loss" if finished else "validation loss so far"
     value = quantity(result[measure.name], measure.digits)
-    error, best = finite(result.get(measure.error)), finite(result.get(measure.reference))
+    error, reference = finite(result.get(measure.error)), finite(result.get(measure.reference))
     value += "" if error is None else f" ± {decimal(error, measure.digits)}"
     unit = "" if measure.unit == label else measure.unit
-    about = [unit, f"{measure.better} is better", "" if best is None else f"best {decimal(best, measure.digits)}"]
+    about = [unit, f"{measure.better} is better", ""]
+    if reference is not None:
+        about[-1] = f"{measure.reference_label} {decimal(reference, measure.digits)}"
     return label, value, ", ".join(filter(None, about))

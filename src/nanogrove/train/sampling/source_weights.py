@@ -30,7 +30,7 @@ All that is known of the past is in `TrainState.method_state`, so a resumed run 
 """
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import MixedCorpus
 from nanogrove.data.text.mixture import Phase, Weighted
+from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, Values
 from nanogrove.settings import Settings
 from nanogrove.train.objective import Loss, count_scored, weighted
@@ -62,7 +63,9 @@ class AdaptiveConfig(Settings):
     least: float = Field(0.05, ge=0, lt=1, description="share of a source, at least")
     most: float = Field(1.0, gt=0, le=1, description="share of a source, at most")
     smoothing: float = Field(0.5, ge=0, lt=1, description="share of the old in new weights; of odm, in new rewards")
-    reference: str | None = Field(None, description="excess_loss: a run whose model is compared with")
+    reference: Annotated[str | None, OnDisk()] = Field(
+        None, description="excess_loss: a run whose model is compared with"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "AdaptiveConfig":

@@ -42,6 +42,7 @@ VERBS = {
         "min_p",
         "repetition_penalty",
         "no_repeat_ngram",
+        "stop",
         "seed",
         "precision",
         "calibrated",

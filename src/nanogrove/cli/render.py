@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from nanogrove.cli.text import printable
+from nanogrove.cli.waits import wait_line
 from nanogrove.record.events import Event, Values
 from nanogrove.record.measures import CALIBRATION, HEADS, REWARD, described, measured, number
 
 PLAIN_SECONDS = 10.0  # between two plain lines of progress
+LEAST_BAR_COLUMNS = 70  # of a terminal; on a narrower one the bar and the rate would leave no room for the rest
 
 
 @dataclass
@@ -60,7 +62,9 @@ class Live:
 
     def __init__(self, console: Console, progress: Progress | None) -> None:
         self.console, self.progress, self.shown = console, progress, 0.0
-        self.task = TaskID(0) if progress is None else progress.add_task("", total=None, loss="", rate="")
+        self.task = (
+            TaskID(0) if progress is None else progress.add_task("", total=None, visible=False, loss="", rate="")
+        )
 
     def say(self, text: str) -> None:
         """Shows a line, or several."""
@@ -70,10 +74,21 @@ class Live:
         """Moves the bar, or says now and then how far a run of so many `steps` has come; 0 if that is not known."""
         loss, rate = f"loss {number(event.values['loss'])}", f"{event.time['tokens_per_second']:,.0f} tokens/s"
         if self.progress:
-            self.progress.update(self.task, completed=event.step, total=steps or None, loss=loss, rate=rate)
+            self.progress.update(
+                self.task, completed=event.step, total=steps or None, visible=True, loss=loss, rate=rate
+            )
         elif time.monotonic() - self.shown > PLAIN_SECONDS:
             self.shown = time.monotonic()
             self.say(f"step {event.step}{f' of {steps}' if steps else ''}  {loss}  {rate}")
+
+
+class Bar(Progress):
+    """A bar of progress, with a line below it of what is waited for between two steps."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bar, once there is a step, and the line."""
+        yield from super().get_renderables()
+        yield wait_line()
 
 
 @contextmanager
@@ -81,15 +96,16 @@ def _progress(console: Console) -> Iterator[Progress | None]:
     if not console.is_terminal:
         yield None
         return
+    narrow = console.width < LEAST_BAR_COLUMNS
     columns = (
-        BarColumn(),
+        *(() if narrow else (BarColumn(),)),
         MofNCompleteColumn(),
         TextColumn("{task.fields[loss]}"),
-        TextColumn("{task.fields[rate]}"),
+        *(() if narrow else (TextColumn("{task.fields[rate]}"),)),
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Bar(*columns, console=console, transient=True) as progress:
         yield progress
 
 

@@ -34,6 +34,7 @@ from typing import Any
 
 MAKE = runpy.run_path(str(Path(__file__).parent / "golden" / "make.py"))
 CASES = ("pretrain", "pretrain, heads", "evolve", "evolution_strategies", "self_improve", "align", "offline_rl, rwr")
+TENSORS = ("model", "optimizer", "heads", "kept")
 FREE_BYTES, MAX_BYTES = 1_500_000_000, 2_000_000_000
 PATIENCE, STOPPING, HANGING = 4.0, 3.0, 20.0  # seconds until the first Ctrl-C, between two, and until it hangs
 GOOD = ("succeeds", "refused", "stops")
@@ -150,7 +151,8 @@ def mutated_tensors(data: bytes, rng: random.Random) -> bytes:
 def checkpoint(bases: Path, folder: Path, rng: random.Random, cases: Sequence[str] = CASES) -> Command:
     """A run whose checkpoints are hostile, with right checksums; it is used, resumed or scored."""
     shutil.copytree(bases / rng.choice(cases) / "run", folder / "run")
-    file = rng.choice(("state.json", "config.json", "model.safetensors", "optimizer.safetensors", "heads.safetensors"))
+    file = rng.choice(("state.json", "state.json", "config.json", *(f"{name}.safetensors" for name in TENSORS)))
+    part = rng.choice((None, "notes"))  # of state.json: all of it, or what the method keeps
     seed = rng.random()
     for each in sorted((folder / "run" / "checkpoints").iterdir()):
         path, rng_each = each / file, random.Random(seed)
@@ -159,7 +161,12 @@ def checkpoint(bases: Path, folder: Path, rng: random.Random, cases: Sequence[st
         if path.suffix == ".safetensors":
             path.write_bytes(mutated_tensors(path.read_bytes(), rng_each))
         else:
-            path.write_bytes(dumped(mutated(json.loads(path.read_bytes()), rng_each)))
+            value = json.loads(path.read_bytes())
+            if part in value:
+                value[part] = mutated({part: value[part]}, rng_each).get(part)
+            else:
+                value = mutated(value, rng_each)
+            path.write_bytes(dumped(value))
         sealed(each)
         if rng_each.random() < 0.1:
             path.unlink()

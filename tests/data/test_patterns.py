@@ -47,6 +47,6 @@ def test_what_is_no_pattern_is_left_to_the_library(pattern: str) -> None:
     assert refusal(pattern) is None
 
 
-@pytest.mark.parametrize("pattern", [r"[(a+)+]", r"\(a+\)+", r"[\]()+]+", r"[[ab](]+", r"(?:)", r"(?#(a+)+"])
+@pytest.mark.parametrize("pattern", [r"[(a+)+]", r"\(a+\)+", r"[\]()+]+", r"[[ab](]+", r"(?:)"])
 def test_what_only_looks_like_a_group(pattern: str) -> None:
     assert refusal(pattern) is None

@@ -34,8 +34,10 @@ from pathlib import Path
 from typing import Any
 
 from nanogrove.errors import RunError
-from nanogrove.json_reading import parse_json
+from nanogrove.json_reading import BadJsonError, parse_json, read_lines
+from nanogrove.memory import free_bytes, shown_bytes
 
+BYTES_IN_MEMORY = 10  # of an event for each of its bytes on disk
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 Values = dict[str, Any]  # a JSON object whose keys depend on what it describes, such as a kind of event
 
@@ -85,7 +87,10 @@ def _finite(value: Json) -> Json:
 
 def event_of(line: str) -> Event:
     """The event of a line of a record. Raises ValueError where it is not an event."""
-    record = parse_json(line)
+    try:
+        record = parse_json(line)
+    except BadJsonError:
+        raise ValueError("not an event") from None
     if isinstance(record, dict):
         kind, step, time = (record.pop(key, None) for key in ("kind", "step", "time"))
         numbers = time.values() if isinstance(time, dict) else [None]
@@ -98,13 +103,20 @@ def event_of(line: str) -> Event:
 def read_events(path: Path) -> list[Event]:
     """All events of an `events.jsonl`; a last line cut short by a kill is left out.
 
-    Raises RunError when a line before the last is not an event.
+    Raises RunError when a line before the last is not an event, or too long, and when all do not fit in memory.
     """
+    size, free = path.stat().st_size, free_bytes()
+    if size * BYTES_IN_MEMORY > free:
+        raise RunError(
+            f"{path}: {shown_bytes(size)} of events take about {shown_bytes(size * BYTES_IN_MEMORY)} of memory, and "
+            f"{shown_bytes(free)} are free; read it on another machine"
+        )
     events: list[Event] = []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
+    try:
+        for line in read_lines(path):
             events.append(event_of(line))
-        except ValueError:
-            raise RunError(f"{path}: line {number} is not an event; the record is damaged") from None
+    except BadJsonError as error:
+        raise RunError(f"{path}: {error}; the record is damaged") from None
+    except ValueError:
+        raise RunError(f"{path}: line {len(events) + 1} is not an event; the record is damaged") from None
     return events

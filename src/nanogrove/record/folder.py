@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from nanogrove.atomic import leftovers, no_links, write_file
 from nanogrove.errors import RunError
-from nanogrove.json_reading import BadJsonError, read_json
+from nanogrove.json_reading import BadJsonError, parse_json, read_json, read_lines
 from nanogrove.record.events import Event, Values, event_of
 
 
@@ -72,11 +72,10 @@ class RunFolder:
     def start(self) -> Event | None:
         """The first event of the record; None where there is none, or it is damaged."""
         try:
-            with (self.path / "events.jsonl").open(encoding="utf-8", errors="replace") as file:
-                event = event_of(file.readline())
+            event = next(map(event_of, read_lines(self.path / "events.jsonl")), None)
         except (OSError, ValueError):
             return None
-        return event if event.kind == "start" else None
+        return event if event is not None and event.kind == "start" else None
 
     def append(self, event: Event) -> None:
         """Adds an event to the record. Raises RunError when the disk refuses."""
@@ -101,7 +100,7 @@ class RunFolder:
         """The rows of `data/NAME.jsonl`. Raises RunError when they are missing or damaged."""
         path = self.path / "data" / f"{name}.jsonl"
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            return [parse_json(line) for line in read_lines(path)]
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: data that this run made cannot be read ({error}); start anew") from None
 

@@ -18,11 +18,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -34,14 +34,13 @@ from nanogrove.memory import free_bytes, shown_bytes
 from nanogrove.model.gpt import GPT, ModelConfig, unstack
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.model.size import Shape, parameter_shapes
-from nanogrove.settings import reason
+from nanogrove.settings import Count, reason
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
 
 FORMAT = 1
 ROTATION = ("current", "prev", "prev2")
 MAX_BYTES = {"state.json": 16_000_000, "config.json": 1_000_000, "calibration.json": 16_000_000}
 MAX_HEADER_BYTES = 16_000_000  # of safetensors: the names and shapes of its tensors, in JSON
-Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
 FILES = ("model.safetensors", "heads.safetensors", "optimizer.safetensors", "kept.safetensors")
 
 
@@ -88,7 +87,7 @@ class Checkpoint:
             load_weights(state.heads, self.heads, self.folder / "heads.safetensors")
         try:
             load_optimizer_tensors(state, self.optimizer)
-        except (KeyError, ValueError) as error:
+        except ValueError as error:
             raise CheckpointError(f"{self.folder}: optimizer.safetensors does not fit the model ({error})") from None
         state.step, state.tokens, state.round = (int(self.state[key]) for key in ("step", "tokens", "round"))
         state.seconds = float(self.state["seconds"])

@@ -33,7 +33,10 @@ from types import SimpleNamespace
 from typing import Any
 
 MAKE = runpy.run_path(str(Path(__file__).parent / "golden" / "make.py"))
-CASES = ("pretrain", "pretrain, heads", "evolve", "evolution_strategies", "self_improve", "align", "offline_rl, rwr")
+CASES = (
+    *("pretrain", "pretrain, heads", "pretrain, mixing", "evolve", "evolution_strategies", "self_improve", "align"),
+    *("offline_rl, rwr", "reward_model"),
+)
 TENSORS = ("model", "optimizer", "heads", "kept")
 FREE_BYTES, MAX_BYTES = 1_500_000_000, 2_000_000_000
 PATIENCE, STOPPING, HANGING = 4.0, 3.0, 20.0  # seconds until the first Ctrl-C, between two, and until it hangs

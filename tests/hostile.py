@@ -220,7 +220,9 @@ def make_bases(folder: Path, cases: Sequence[str] = CASES) -> None:
         MAKE["write_data"](folder / case)
         value = MAKE["preset_of"](case)
         for key in {"sources", "path"} & value["data"].keys():
-            value["data"][key] = str(folder / case / value["data"][key])
+            names = value["data"][key]
+            files = [str(folder / case / name) for name in ([names] if isinstance(names, str) else names)]
+            value["data"][key] = files[0] if isinstance(names, str) else files
         (folder / case / "preset.json").write_bytes(dumped(value))
         preset, steps = resolve({**value, "save": {"every": 2}}), 0
         for event in train(preset, folder / case / "run"):

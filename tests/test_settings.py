@@ -100,8 +100,8 @@ def test_every_wrong_value_of_every_key_is_taken_or_refused_in_one_line(share: i
         ("method", {"name": "align", "reward": {"terms": {"a": "b"}}}, "method.reward.terms.a: must be a number"),
         (
             "method",
-            {"name": "align", "reward": {"pattern": "[[](a+)+$"}},
-            "method.reward: pattern '[[](a+)+$' repeats a",
+            {"name": "align", "reward": {"pattern": "(a+)+$"}},
+            "method.reward: pattern '(a+)+$' repeats a",
         ),
         ("name", "a\ud800", r"name: has half of a character, '\ud800', which is not text; take it out"),
         ("sample", {"prompts": DEEP}, "sample.prompts[0]: is nested more than 32 deep; no setting is"),

@@ -76,7 +76,7 @@ def mutated(value: Any, rng: random.Random) -> Any:
         for name in outer:
             section = section[name]
         match rng.randrange(8):
-            case 0:
+            case 0 if section:
                 del section[key]
             case 1 if isinstance(section, dict):
                 section[rng.choice(("a", "name", "__class__", "x" * 1000))] = hostile_value(rng)
@@ -351,6 +351,8 @@ def main() -> int:
                 bad += 1
                 print(f"{end}: cd {folder}; nanogrove {' '.join(argv)}\n    {error.strip()[-300:]}", flush=True)
         print(f"{asked[kind]} hostile {kind}: {', '.join(f'{count} {end}' for end, count in sorted(counts.items()))}")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # kilobytes, on Linux
+    print(f"at most {peak / 1e6:.2f} GB of memory in one command")
     if not bad:
         shutil.rmtree(scratch)
     return int(bad > 0)

@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanogrove.atomic import read_file
 from nanogrove.errors import RunError
 from nanogrove.record.events import Event, Values, read_events
+from nanogrove.record.folder import parts_of_run, read_preset
 
+CALIBRATION_BYTES = 1 << 28  # of calibration.json and state.json, at most
 STALE = "stale"  # in place of a calibration that is damaged or belongs to other weights
 
 
@@ -50,14 +53,9 @@ def times(event: Event) -> Mapping[str, float]:
 def read_run(run: Path) -> Run:
     """The record in a run folder. Raises RunError when there is no run, or when its record is damaged."""
     for name in ("preset.json", "events.jsonl"):
-        if not (run / name).is_file():
+        if not (run / name).exists() and (name != "preset.json" or not parts_of_run(run)):
             raise RunError(f"{run}: no run is here ({name} is missing); give the folder of a run, as in runs/NAME")
-    try:
-        preset = json.loads((run / "preset.json").read_text(encoding="utf-8"))
-    except ValueError:
-        preset = None
-    if not isinstance(preset, dict):
-        raise RunError(f"{run / 'preset.json'}: not a JSON object; restore the file, or train the run again")
+    preset = read_preset(run) or {}
     events: dict[str, list[Event]] = {}
     for event in read_events(run / "events.jsonl"):
         if not isinstance(event.kind, str) or not isinstance(event.step, int):
@@ -78,8 +76,8 @@ def read_calibration(run: Path) -> object:
     if any(part.is_symlink() for part in (path, folder, root)) or not path.is_file():
         return None
     try:
-        calibration: Values = json.loads(path.read_bytes())
-        state = json.loads((folder / "state.json").read_bytes())
+        calibration: Values = json.loads(read_file(path, CALIBRATION_BYTES))
+        state = json.loads(read_file(folder / "state.json", CALIBRATION_BYTES))
         return calibration if calibration["model"] == state["files"]["model.safetensors"] else STALE
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return STALE

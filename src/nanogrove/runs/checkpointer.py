@@ -62,7 +62,7 @@ class Checkpointer:
     def save(self, name: str, member: int = 0) -> None:
         """Saves the state under `name`; best and snapshots hold the weights of one model only."""
         extra = {
-            "position": self.folder.position(),
+            **self.folder.mark(),
             "best": self.best,
             "data": self.setup.corpus.describe()["fingerprint"],
             "nanogrove": metadata.version("nanogrove"),

@@ -35,14 +35,14 @@ def test_the_options_are_its_own_and_those_of_strategies_and_sampling() -> None:
 @pytest.mark.parametrize(
     ("method", "arguments", "message"),
     [
-        ("generate", {"heat": 1}, "heat: extra inputs are not permitted"),
-        ("generate", {"top_k": 0}, "top_k: input should be greater than or equal to 1"),
+        ("generate", {"heat": 1}, "heat: not a setting of sampling"),
+        ("generate", {"top_k": 0}, "top_k: must be 1 or more, and 0 was given"),
         ("generate", {"reward": equal, "beta": float("nan")}, "beta: must be a finite number, and nan was given"),
         ("generate", {"lookahead": 1, "reward": equal}, "lookahead and a reward do not go together; take one"),
-        ("continuations", {"speculative": True}, "speculative: extra inputs are not permitted"),
-        ("continuations", {"lookahead": 2}, "lookahead: extra inputs are not permitted"),
-        ("best_of", {"beta": 2.0, "reward": equal}, "beta: extra inputs are not permitted"),
-        ("best_of", {"speculative": True, "reward": equal}, "speculative: extra inputs are not permitted"),
+        ("continuations", {"speculative": True}, "speculative: not a setting of sampling"),
+        ("continuations", {"lookahead": 2}, "lookahead: not a setting of sampling"),
+        ("best_of", {"beta": 2.0, "reward": equal}, "beta: not a setting of sampling"),
+        ("best_of", {"speculative": True, "reward": equal}, "speculative: not a setting of sampling"),
     ],
 )
 def test_an_option_that_is_not_known_or_out_of_range_is_named(

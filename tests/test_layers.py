@@ -12,7 +12,7 @@ import nanogrove
 
 SOURCES = Path(nanogrove.__file__).parent
 ROOMS = [  # from the ground up; rooms of one level do not know each other
-    {"errors", "atomic", "json_difference"},
+    {"errors", "atomic", "json_difference", "settings"},
     {"data", "model", "record"},
     {"synthetic", "decoding", "reports"},
     {"train"},

@@ -23,6 +23,7 @@ from nanogrove.evaluate.reward import Reward, RewardModel, checked_reward, load_
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
 from nanogrove.model.packing import packed_weights
+from nanogrove.settings import reason
 from nanogrove.train.checkpoint import Checkpoint, heads_of, model_of, read_checkpoint
 from nanogrove.train.precision import Choice, Decoding, decoding
 
@@ -260,8 +261,11 @@ def _checked_sampling(settings: Mapping[str, object]) -> Sampling:
     try:
         return Sampling.model_validate(dict(settings))
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise PresetError(f"{problem['loc'][0]}: {problem['msg'].lower()}") from None
+        problems = error.errors()
+        if problems[0]["type"] == "extra_forbidden":
+            known = ", ".join(Sampling.model_fields)
+            raise PresetError(f"{problems[0]['loc'][0]}: not a setting of sampling; these are: {known}") from None
+        raise PresetError(f"{problems[0]['loc'][0]}: {reason(problems)}") from None
 
 
 def from_checkpoint(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> LanguageModel:

@@ -111,7 +111,10 @@ def test_an_end_mark_is_scored_only_where_the_model_wrote_it(
 
 
 def test_a_kill_behind_any_step_and_a_resume_end_alike(preset: dict, tmp_path: Path, resumes_exactly: Any) -> None:
-    resumes_exactly(preset, tmp_path, [("step", n) for n in range(1, 14)] + [("data", 2), ("reward", 2)])
+    stops = [("step", n) for n in range(1, 14)] + [("data", 2), ("reward", 2), ("phase", 2)]
+    record = resumes_exactly(preset, tmp_path, stops)
+    phases = [(line["step"], line["name"], line["held_out"]) for line in record if line["kind"] == "phase"]
+    assert phases == [(0, "base", "loss"), (6, "rounds", "loss")]
 
 
 def test_rounds_end_where_the_kl_passes_its_cap(preset: dict, tmp_path: Path) -> None:
@@ -170,7 +173,7 @@ def test_a_trained_reward_model_is_a_reward(preset: dict, tiny: Any, tmp_path: P
         ({}, "a reward is one of terms, pattern, length, model and function, and 0 are given"),
         ({"length": 3, "pattern": "x"}, "and 2 are given"),
         ({"pattern": "("}, "is not a regular expression"),
-        ({"terms": {}}, "at least 1 item"),
+        ({"terms": {}}, "must be 1 or more entries long"),
         ({"function": "os:getcwd"}, "--allow-code"),
         ({"function": "getcwd"}, "write module:function"),
     ],

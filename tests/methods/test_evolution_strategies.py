@@ -129,7 +129,9 @@ def preset() -> dict[str, Any]:
 
 
 def test_a_kill_behind_any_step_and_a_resume_end_alike(preset: dict, tmp_path: Path, resumes_exactly: Any) -> None:
-    resumes_exactly(preset, tmp_path, [("step", n) for n in range(1, 13)])
+    record = resumes_exactly(preset, tmp_path, [("step", n) for n in range(1, 13)])
+    phases = [(line["step"], line["name"], line["held_out"]) for line in record if line["kind"] == "phase"]
+    assert phases == [(0, "base", "loss"), (5, "generations", "score")]
 
 
 @pytest.mark.parametrize("at_once", [2, 6])

@@ -290,6 +290,8 @@ def test_a_kill_behind_any_step_and_a_resume_end_alike(
     made = preset(toy, algorithm, 6, base_steps=4)
     made["save"]["every"], made["evaluate"]["every"], made["train"]["batch_size"] = 2, 3, 16
     record = resumes_exactly(made, tmp_path, [("step", n) for n in range(1, 10)])
+    phases = [(line["step"], line["name"], line["held_out"]) for line in record if line["kind"] == "phase"]
+    assert phases == [(0, "base", "loss"), (4, algorithm, "score")]
     assert sum(line["kind"] == "rewards" for line in record) == 1
 
 
@@ -322,10 +324,10 @@ def test_training_ends_where_the_kl_passes_its_cap(toy: Path, tmp_path: Path) ->
         (
             "kto",
             ["method.base_steps=3", "method.threshold=nan"],
-            "method.threshold=nan: input should be a finite number",
+            "method.threshold: must be a finite number",
         ),
         ("rwr", ["method.base=nowhere"], "nowhere: neither a run nor a checkpoint"),
-        ("rwr", ["method.beta=0"], "method.beta=0: input should be greater than 0"),
+        ("rwr", ["method.beta=0"], "method.beta=0: must be above 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -170,6 +170,11 @@ def _note(event: Event, view: View) -> str:
     return f"[yellow]note[/]: {escape(printable(event.values['text']))}"
 
 
+def _phase(event: Event, view: View) -> str:
+    values = event.values
+    return f"from step {event.step + 1}: {escape(values['name'])}; loss is the {escape(values['objective'])}"
+
+
 def _eval(event: Event, view: View) -> str:
     return f"step {event.step}  {event.values['split']} {described(event.values)}"
 
@@ -286,6 +291,7 @@ def _round(event: Event, view: View) -> str:
 LINES: dict[str, Callable[[Event, View], str | None]] = {
     "start": _start,
     "note": _note,
+    "phase": _phase,
     "eval": _eval,
     "reward": _reward,
     "rewards": _rewards,

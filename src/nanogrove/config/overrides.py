@@ -14,10 +14,11 @@ from pydantic.fields import FieldInfo
 
 from nanogrove.config.muzero_general_keys import translated
 from nanogrove.config.preset import Preset, data_type, named
-from nanogrove.config.problems import explain, nearest_key, reason
+from nanogrove.config.problems import explain, nearest_key, refuse_unusable
 from nanogrove.corpora import CORPORA
 from nanogrove.errors import PresetError
 from nanogrove.methods import METHODS, load_method
+from nanogrove.settings import cut, reason, shown
 from nanogrove.train.loop import BUDGETS
 
 METHOD_SECTION = Annotated[dict[str, Any], BeforeValidator(named)]
@@ -29,7 +30,7 @@ def resolve(values: Mapping[str, object], overrides: Sequence[str] = ()) -> Pres
 
     Budgets exclude each other; one that an override gives replaces that of the preset.
     """
-    raw: dict[str, Any] = translated(json.loads(json.dumps(values)))
+    raw = translated(_copied(values))
     overridden = set()
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -41,8 +42,19 @@ def resolve(values: Mapping[str, object], overrides: Sequence[str] = ()) -> Pres
     try:
         return Preset.model_validate(raw)
     except ValidationError as error:
-        keys = (key for key, _ in _fields(raw))
-        raise PresetError(explain(error, keys, {"data": CORPORA.keys(), "method": METHODS.keys()})) from None
+        raise PresetError(explain(error, raw, (key for key, _ in _fields(raw)))) from None
+
+
+def _copied(values: Mapping[str, object]) -> dict[str, Any]:
+    """A copy of a preset's JSON. Raises PresetError for what no setting can be."""
+    try:
+        refuse_unusable(values)
+        copy: dict[str, Any] = json.loads(json.dumps(values))
+    except (TypeError, ValueError) as error:
+        raise PresetError(f"a preset is JSON, and this one is not ({error})") from None
+    if not isinstance(copy, dict):
+        raise PresetError(f"a preset is an object with sections such as data and train, and {shown(copy)} was given")
+    return copy
 
 
 def replaced_budget(values: Mapping[str, object], preset: Preset) -> str | None:
@@ -76,7 +88,7 @@ def _set(raw: dict[str, Any], key: str, text: str) -> None:
     info = fields[key]
     adapter: TypeAdapter[Any] = TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
     readings: list[Any] = [text]
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         value = json.loads(text)
         readings = [value] if isinstance(value, (list, dict)) else [value, text]
     for value in readings:
@@ -84,9 +96,10 @@ def _set(raw: dict[str, Any], key: str, text: str) -> None:
             adapter.validate_python(value)
             break
         except ValidationError as error:
-            refusal = reason(error.errors()[0])
+            refusal = reason(error.errors())
     else:
-        raise PresetError(f"{key}={text}: {refusal}")
+        raise PresetError(f"{key}={cut(text)}: {refusal}")
+    refuse_unusable(value, (key,))
     *sections, last = key.split(".")
     for section in sections:
         if section == "method":
@@ -94,7 +107,7 @@ def _set(raw: dict[str, Any], key: str, text: str) -> None:
         raw[section] = {} if raw.get(section) is None else raw[section]
         raw = raw[section]
         if not isinstance(raw, dict):
-            raise PresetError(f"{section}: a section is a JSON object, and {raw!r} was given")
+            raise PresetError(f"{section}: a section is a JSON object, and {shown(raw)} was given")
     raw[last] = value
 
 

@@ -7,7 +7,7 @@ the other, and their difference is known far better than either score.
 from collections.abc import Callable
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
 from nanogrove.data.batch import Batch
@@ -21,6 +21,7 @@ from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Values
 from nanogrove.record.measures import REWARD
+from nanogrove.settings import Settings
 
 Fitness = Callable[[GPT, Batch, torch.Generator], Tensor]
 """A model, or a population with the batch expanded to `[P, B, T]`, to `[*P, B]`; the generator is for sampling."""
@@ -55,7 +56,7 @@ def rewarded(reward: Reward, corpus: Corpus, prompt: int, tokens: int) -> Fitnes
     return fitness
 
 
-class FitnessConfig(BaseModel):
+class FitnessConfig(Settings):
     """What to score, as part of a method's settings."""
 
     fitness: str | RewardConfig = Field("loss", description="loss, exact_match, or a reward of sampled texts")

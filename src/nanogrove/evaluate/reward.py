@@ -15,13 +15,14 @@ from typing import Self, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.decoding.reading import pad, read
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import Values
+from nanogrove.settings import Settings, shown
 from nanogrove.train.checkpoint import model_of, read_checkpoint
 from nanogrove.train.precision import pick_device
 
@@ -29,10 +30,8 @@ Reward = Callable[[Sequence[str]], list[float]]
 HISTOGRAM_BINS = 20
 
 
-class RewardConfig(BaseModel):
+class RewardConfig(Settings):
     """One reward: terms, a pattern, a length, a trained reward model, or a function."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     terms: dict[str, float] | None = Field(None, min_length=1, description="weight of each whole word a text contains")
     case: bool = Field(False, description="terms: whether case matters")
@@ -47,12 +46,10 @@ class RewardConfig(BaseModel):
         given = sum(getattr(self, kind) is not None for kind in kinds)
         if given != 1:
             raise ValueError(f"a reward is one of {', '.join(kinds[:-1])} and {kinds[-1]}, and {given} are given")
-        if any(not math.isfinite(weight) for weight in (self.terms or {}).values()):
-            raise ValueError("weights of terms must be finite")
         try:
             re.compile(self.pattern or "")
-        except re.error as error:
-            raise ValueError(f"pattern {self.pattern!r} is not a regular expression ({error})") from None
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"pattern {shown(self.pattern)} is not a regular expression ({error})") from None
         return self
 
     def find(self, allow_code: bool) -> Reward:

@@ -32,7 +32,7 @@ from nanogrove.evaluate.reward import RewardConfig
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.record.events import Event, Values
+from nanogrove.record.events import Event, Values, phase
 from nanogrove.record.measures import REWARD
 from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of
@@ -53,10 +53,10 @@ class Config(MethodConfig):
     texts: int = Field(256, ge=2, description="texts generated and scored per round")
     prompt: int = Field(8, ge=1, description="tokens of training text that each text begins with")
     tokens: int = Field(48, ge=1, description="tokens generated after the prompt, at most")
-    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="sampling temperature")
+    temperature: float = Field(1.0, gt=0, description="sampling temperature")
     keep: float = Field(0.25, gt=0, le=1, description="share of the texts to train on, the best ones")
     replay: float = Field(0.5, ge=0, lt=1, description="share of a batch that is training data")
-    rate: float = Field(0.3, gt=0, allow_inf_nan=False, description="learning rates of a round over those of the base")
+    rate: float = Field(0.3, gt=0, description="learning rates of a round over those of the base")
     kl_cap: float | None = Field(
         0.2, gt=0, description="KL from the reference, nats per token, above which the rounds end"
     )
@@ -86,6 +86,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     yield from pretrained(state, corpus, plan, config.base, begin)
     reference = reference_model(state)
     if state.step == begin:
+        yield phase("rounds", begin, "NLL of kept texts and of training data, nats per token")
         yield _reward_event(state, 0, *_fresh_samples(state.model, corpus, config, plan, "before"))
     while state.step < plan.steps and not state.method_state.get("ended"):
         number, past = divmod(state.step - begin, config.steps_per_round)
@@ -103,9 +104,9 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
             for row in rows:  # rows of older runs lack the key; an end mark takes one of the `tokens`
                 row.setdefault("ended", len(corpus.tokenizer.encode(row["text"])) < config.tokens)
         mixed = Mixed(corpus, rows, config.replay, plan.seed, number)
-        phase = plan.phase(start, start + config.steps_per_round, config.rate)
-        for event in fit(state, mixed.batch, objective_of(state, plan), phase):
-            if event.step == phase.steps:
+        this_round = plan.phase(start, start + config.steps_per_round, config.rate)
+        for event in fit(state, mixed.batch, objective_of(state, plan), this_round):
+            if event.step == this_round.steps:
                 yield from _evaluation(state, corpus, plan, config, reference, name)
                 yield from auxiliary.evaluate_heads(state, corpus, mixed.batch, plan)
             yield event

@@ -10,21 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.splits import Split
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event, Values
+from nanogrove.settings import Settings
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 
-class MethodConfig(BaseModel):
+class MethodConfig(Settings):
     """The settings of a method, each of which narrows `name` to its own: `name: Literal["evolve"] = "evolve"`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
 

@@ -35,7 +35,7 @@ from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, loss
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.record.events import Event
+from nanogrove.record.events import Event, phase
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import Loss, Objective, next_token
 from nanogrove.train.plan import Plan
@@ -50,12 +50,10 @@ class Config(FitnessConfig, MethodConfig):
     name: Literal["evolution_strategies"] = "evolution_strategies"
     population_size: int = Field(32, ge=2, description="members scored per generation, in pairs")
     generations: int = Field(500, ge=1, description="updates of the parameters")
-    sigma: float = Field(0.01, gt=0, allow_inf_nan=False, description="standard deviation of the noise on each weight")
+    sigma: float = Field(0.01, gt=0, description="standard deviation of the noise on each weight")
     rank: int | None = Field(None, ge=1, description="rank of the noise on a matrix; null is Gaussian, of full rank")
     shaping: Shaping = Field("zscore", description="how scores are scaled; sign takes that of each pair's difference")
-    rate: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="learning rates of the generations over those of the base"
-    )
+    rate: float = Field(1.0, gt=0, description="learning rates of the generations over those of the base")
     base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
     at_once: int = Field(32, ge=2, description="members whose weights exist at one time")
 
@@ -93,9 +91,12 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
             yield state.eval_event({**values, "score": float(samples.mean())})
         yield event
 
+    if state.step == 0 < begin:
+        yield phase("base", 0, "NLL, nats per token")
     for event in fit(state, corpus.batch, next_token, plan.phase(0, begin)):
         yield from scored(event)
     if state.step == begin:
+        yield phase("generations", begin, "mean fitness of the members, the lower the better", "score")
         state.optimizer.state.clear()  # moments of true gradients say nothing about estimates
     for event in _generations(state, corpus, plan.phase(begin, plan.steps, config.rate), config, fitness):
         yield from scored(event)
@@ -112,8 +113,8 @@ def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, furt
 def _generations(state: TrainState, corpus: Corpus, plan: Plan, config: Config, fitness: Fitness) -> Iterator[Event]:
     """Yields a `step` event per generation, to the end of the plan."""
     divergence = plan.divergence if fitness is loss else torch.inf
-    phase = replace(plan, accumulation=1, compile=False, divergence=divergence)
-    return fit(state, corpus.batch, estimated(state, fitness, plan.seed, config), phase)
+    rest = replace(plan, accumulation=1, compile=False, divergence=divergence)
+    return fit(state, corpus.batch, estimated(state, fitness, plan.seed, config), rest)
 
 
 def estimated(state: TrainState, fitness: Fitness, seed: int, config: Config) -> Objective:

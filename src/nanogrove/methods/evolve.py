@@ -84,9 +84,7 @@ class Config(FitnessConfig, MethodConfig):
         lt=0.5,
         description="largest chance per generation to replace a member that is not worse; null: no test",
     )
-    noise: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="size of the noise on a child's weights, over their RMS"
-    )
+    noise: float = Field(0.0, ge=0, description="size of the noise on a child's weights, over their RMS")
     crossover: Crossover | None = Field(None, description="how a child is mixed with a second parent")
     crossover_rate: float = Field(0.5, ge=0, le=1, description="share of the children that are mixed")
     moments: Literal["copy", "reset"] = Field(

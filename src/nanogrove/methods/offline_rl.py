@@ -32,7 +32,7 @@ from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.mode import evaluating
-from nanogrove.record.events import Event, Values
+from nanogrove.record.events import Event, Values, phase
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import Objective, next_token, scored
 from nanogrove.train.objectives.auxiliary import objective_of
@@ -50,6 +50,14 @@ from nanogrove.train.objectives.weighting import (
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
+OBJECTIVES = {  # what each algorithm minimises
+    "rwr": "NLL by weights, nats per token",
+    "awr": "NLL by weights, nats per token",
+    "filter": "NLL of the best texts, nats per token",
+    "dpo": "DPO loss, nats per pair",
+    "kto": "KTO loss",
+}
+
 
 class Config(MethodConfig):
     """`train.steps` are those of the algorithm; those of the base come before. One micro-batch per step."""
@@ -61,23 +69,22 @@ class Config(MethodConfig):
     base: str | None = Field(None, description="a saved run or checkpoint to begin from; base_steps when left out")
     base_steps: int = Field(0, ge=0, description="steps of imitating all texts first; none after a saved base")
     scale: Scaling = Field("whiten", description="scaling of rewards, by those of the training texts")
-    beta: float = Field(0.5, gt=0, allow_inf_nan=False, description="temperature of rewards; of dpo and kto, of Δ")
-    clip: float = Field(20.0, ge=1, allow_inf_nan=False, description="awr: largest exp((r − V)/β)")
+    beta: float = Field(0.5, gt=0, description="temperature of rewards; of dpo and kto, of Δ")
+    clip: float = Field(20.0, ge=1, description="awr: largest exp((r − V)/β)")
     fraction: float = Field(0.25, gt=0, le=1, description="filter: share of the texts to imitate, the best ones")
     threshold: float | None = Field(
-        None, allow_inf_nan=False, description="kto: rewards above are wanted; when left out the median, or next lower"
+        None, description="kto: rewards above are wanted; when left out the median, or next lower"
     )
     wanted: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="kto: weight of a wanted text; balances the sides when left out"
+        None, gt=0, description="kto: weight of a wanted text; balances the sides when left out"
     )
     unwanted: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="kto: weight of an unwanted text; balances the sides when left out"
+        None, gt=0, description="kto: weight of an unwanted text; balances the sides when left out"
     )
     length_normalised: bool = Field(False, description="dpo: Δ per token, so that longer texts gain nothing by it")
     nll_weight: float = Field(
         0.0,
         ge=0,
-        allow_inf_nan=False,
         description="dpo: weight of the chosen texts' NLL per token, which holds them up",
     )
     kl_cap: float | None = Field(
@@ -132,15 +139,16 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     reference = reference_model(state)
     learner = _Learner(state, corpus, plan, config, reference)
     if state.step == begin:
+        yield phase(config.algorithm, begin, OBJECTIVES[config.algorithm], "score")
         yield learner.described()
-    phase = replace(plan.phase(begin, plan.steps), accumulation=1, divergence=torch.inf)
+    rest = replace(plan.phase(begin, plan.steps), accumulation=1, divergence=torch.inf)
     if state.method_state.get("ended"):
         return
-    objective = learner.objective if state.heads is None else objective_of(state, phase)
-    for event in fit(state, learner.batch, objective, phase):
+    objective = learner.objective if state.heads is None else objective_of(state, rest)
+    for event in fit(state, learner.batch, objective, rest):
         if plan.evaluates(event.step):
             yield learner.evaluation()
-            yield from auxiliary.evaluate_heads(state, corpus, learner.batch, phase)
+            yield from auxiliary.evaluate_heads(state, corpus, learner.batch, rest)
         yield event
         if state.method_state.get("ended"):
             return

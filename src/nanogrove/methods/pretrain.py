@@ -45,7 +45,7 @@ def _rising(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
     return points
 
 
-Value = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Value = Annotated[float, Field(ge=0)]
 Points = Annotated[list[tuple[Annotated[int, Field(ge=0)], Value]], AfterValidator(_rising)]
 
 

@@ -10,7 +10,7 @@ from nanogrove.data.corpus import Corpus
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.record.events import Event
+from nanogrove.record.events import Event, phase
 from nanogrove.train.checkpoint import load_population
 from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of
@@ -35,8 +35,9 @@ def pretrained(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None,
     """
     if saved is not None and state.step == 0:
         state.model.load_state_dict(saved_weights(saved, corpus, state.model.config))
-    phase = plan.phase(0, steps)
-    for event in fit(state, corpus.batch, objective_of(state, plan), phase):
+    if state.step == 0 < steps:
+        yield phase("base", 0, "NLL, nats per token")
+    for event in fit(state, corpus.batch, objective_of(state, plan), plan.phase(0, steps)):
         if plan.evaluates(event.step):
             values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
             yield state.eval_event({**values, "score": torch.inf})

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticKnownError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +19,7 @@ from nanogrove.model.elementwise import Dropout, at_least_float32
 from nanogrove.model.families.table import SETTINGS
 from nanogrove.model.layers import MLP, Embedding, Linear, MLPKind, Norm, NormKind, TokenShift, leading, linear
 from nanogrove.model.memory import Memory
+from nanogrove.settings import Settings
 
 MAX_LOGITS_PER_CHUNK = 1 << 25  # 128 MB in float32
 
@@ -34,7 +35,7 @@ def _known_family(name: object) -> object:
 FamilyName = Annotated[str, BeforeValidator(_known_family)]
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(Settings):
     """Settings of a `GPT`. What is left out comes from `family`, then from the defaults here (GPT-2's).
 
     With `within_documents` a token sees only its own document of those that its window holds: from the latest
@@ -43,8 +44,6 @@ class ModelConfig(BaseModel):
 
     Raises pydantic's ValidationError for an unknown key, a wrong type or sizes that do not fit each other.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     family: FamilyName = Field(
         "gpt2", description="a bundle of settings, gpt2, llama or nanochat; each of them can be set by itself"
@@ -79,7 +78,8 @@ class ModelConfig(BaseModel):
     @classmethod
     def _fill_from_family(cls, values: object) -> object:
         if isinstance(values, dict):
-            return {**SETTINGS.get(values.get("family", "gpt2"), {}), **values}
+            family = values.get("family", "gpt2")
+            return {**(SETTINGS.get(family, {}) if isinstance(family, str) else {}), **values}
         return values
 
     @model_validator(mode="after")

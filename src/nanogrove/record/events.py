@@ -8,6 +8,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 |--------|------------------------------------------------------------|-----------------------------------|
 | start  | name, seed, parameters, vocabulary, data, precision, …     | once, before the first step       |
 | resume | changed; ranks, versions, machine as they are now          | when what bits depend on changed  |
+| phase  | name, objective, held_out                                  | before the first step of each phase |
 | eval   | split, loss, tokens (scored), seen, all of `measures`; score   | before the `step` event it follows |
 | step   | loss, lr, grad_norm, tokens; where heads train their losses | last of its step: a safe point    |
 | sources | names; loss, share, passes, weights of each, seen        | after an interval, before its `step` event |
@@ -58,6 +59,18 @@ class Event:
 def note(text: str) -> Event:
     """A line for whoever watches a run; it is not written to the record."""
     return Event("note", 0, {"text": text})
+
+
+def phase(name: str, step: int, objective: str, held_out: str = "loss") -> Event:
+    """A method goes on after `step` with another objective or on other data, so that curves do not run on.
+
+    Args:
+        name: of the phase.
+        step: the last step before it; 0 for the first phase.
+        objective: what the `loss` of its `step` events is, with its unit.
+        held_out: the figure of its `eval` events that is the same objective on held-out data.
+    """
+    return Event("phase", step, {"name": name, "objective": objective, "held_out": held_out})
 
 
 def _finite(value: Json) -> Json:

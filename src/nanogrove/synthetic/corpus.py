@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from tokenizers import AddedToken, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
@@ -25,6 +25,7 @@ from nanogrove.data.rng import permuted, random
 from nanogrove.data.splits import SPLITS, Split
 from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanogrove.errors import DataError
+from nanogrove.settings import Settings
 from nanogrove.synthetic.rhm import RandomHierarchyModel
 from nanogrove.synthetic.rlm import RandomLanguageModel
 from nanogrove.synthetic.splits import distinct, expected_overlap, independent, overlap
@@ -35,10 +36,8 @@ FRESH = (10_000, 100_000, 1_000_000)  # sequences for which the expected overlap
 MAX_TREE_LEAVES = 32  # of a tree that is worth drawing
 
 
-class GrammarConfig(BaseModel):
+class GrammarConfig(Settings):
     """What all grammars share; `v` symbols, trees of depth `L`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed_rules: int = Field(12345, ge=0, description="seed of the rules of the grammar")
     seed_samples: int = Field(67890, ge=0, description="seed of the sequences drawn from it")
@@ -57,9 +56,7 @@ class RLMConfig(GrammarConfig):
     type: Literal["rlm"]
     v: int = Field(128, ge=2, description="symbols, which are the tokens")
     L: int = Field(1, ge=1, description="depth of the trees: sequences have 2^L tokens")
-    beta: float = Field(
-        2.0, ge=0, allow_inf_nan=False, description="inverse temperature of the rules: 0 makes all equally likely"
-    )
+    beta: float = Field(2.0, ge=0, description="inverse temperature of the rules: 0 makes all equally likely")
 
     def grammar(self) -> TreeGrammar:
         """The grammar. Raises DataError for rules beyond memory."""

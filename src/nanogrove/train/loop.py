@@ -18,13 +18,14 @@ from typing import Annotated, Literal, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from nanogrove.data.batch import Batch, Batches
 from nanogrove.data.rng import derived_seed
 from nanogrove.errors import DivergedError
 from nanogrove.record.events import Event
+from nanogrove.settings import Settings
 from nanogrove.train.objective import Objective, scored
 from nanogrove.train.optim.update_rule import PerMember
 from nanogrove.train.parallel.ranks import ALONE, Ranks
@@ -36,19 +37,16 @@ NORM_CHUNK = 4096  # numbers of a gradient whose squares are added by one thread
 BUDGETS = ("steps", "tokens", "epochs", "minutes")  # settings of `train` of which one is given
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Settings):
     """How much to train, and how. One of `BUDGETS` says how much, where the method does not count its steps."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int | None = Field(None, ge=1, description="optimizer steps to train")
     tokens: int | None = Field(None, ge=1, description="tokens to train on, whole steps")
-    epochs: float | None = Field(None, gt=0, allow_inf_nan=False, description="passes over the training split")
+    epochs: float | None = Field(None, gt=0, description="passes over the training split")
     minutes: float | None = Field(
         None,
         gt=0,
         le=10_000_000,
-        allow_inf_nan=False,
         description="minutes of training, which timed steps turn into `steps`",
     )
     batch_size: int = Field(16, ge=1, description="sequences per step, all micro-batches together")

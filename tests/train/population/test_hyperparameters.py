@@ -56,7 +56,7 @@ def test_first_values_come_from_the_start_and_cover_it_evenly_in_log_space() -> 
         ({"low": 0.0, "high": 1.0}, "greater than 0"),
         ({"low": 0.1, "high": 1.0, "start": (0.01, 0.5)}, "does not run up within"),
         ({"low": 0.1, "high": 1.0, "values": [0.2]}, "leave them out"),
-        ({"values": [math.nan]}, "numbers of 0 or more"),
+        ({"values": [math.nan]}, "finite number"),
         ({"low": 0.1, "high": math.inf}, "finite"),
         ({"low": 0.1, "high": 1.0, "factor": 0.5}, "greater than or equal to 1"),
     ],

@@ -30,7 +30,7 @@ class KaggleSource(Columns):
     @classmethod
     def _named(cls, value: str) -> str:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+(/versions/\d+)?", value):
-            raise ValueError(f"{value!r} is not a Kaggle data set; write owner/name, or owner/name/versions/2")
+            raise ValueError("is not a Kaggle data set, which is owner/name or owner/name/versions/2")
         return value
 
     def title(self) -> str:

@@ -34,13 +34,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import MixedCorpus
 from nanogrove.data.text.mixture import Phase, Weighted
 from nanogrove.record.events import Event, Values
+from nanogrove.settings import Settings
 from nanogrove.train.objective import Loss, scored, weighted
 from nanogrove.train.state import TrainState
 
@@ -50,10 +51,8 @@ MOMENTS = 7  # sums of a source by which a line is fitted to its losses
 Strategy = Literal["loss", "learning_progress", "excess_loss", "odm"]
 
 
-class AdaptiveConfig(BaseModel):
+class AdaptiveConfig(Settings):
     """How weights of sources adapt; they begin equal, or as `data.source_weights` says."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     strategy: Strategy = Field(
         "loss",

@@ -48,8 +48,7 @@ class RunFolder:
         or folder.
         """
         self.path, self._hash = path, hashlib.sha256()
-        if path.is_symlink():
-            raise RunError(f"{path}: is a link; give the folder that it leads to, {path.resolve()}")
+        refuse_link(path)
         for name in (*FILES, *FOLDERS):
             if reason := not_plain(path / name, folder=name in FOLDERS):
                 kind = "folder" if name in FOLDERS else "file"
@@ -207,6 +206,12 @@ class RunFolder:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def refuse_link(run: Path) -> None:
+    """Raises RunError for a run folder that is a link, so that what is written is written where one sees it."""
+    if run.is_symlink():
+        raise RunError(f"{run}: is a link; give the folder that it leads to, {run.resolve()}")
 
 
 def parts_of_run(run: Path) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from nanogrove.atomic import refusal, write_file
 from nanogrove.errors import RunError
+from nanogrove.record.folder import refuse_link
 from nanogrove.record.reading import Run, read_run
 from nanogrove.reports.page import html_page
 from nanogrove.reports.sections.best_possible import best_possible
@@ -65,6 +66,7 @@ def write_report(run: Path) -> Path:
     Works for finished runs and for unfinished ones. Raises RunError when the folder holds no run, or one
     whose record is damaged.
     """
+    refuse_link(run)
     read = read_run(run)
     parts = read.parts()
     drawn = [section.html(read) for section in SECTIONS if not section.needs or parts.intersection(section.needs)]

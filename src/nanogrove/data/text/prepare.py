@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from nanogrove.atomic import write_file
+from nanogrove.atomic import make_folder, not_plain, read_file, refusal, write_file
 from nanogrove.data.sources.contract import DocumentSource
 from nanogrove.data.sources.kinds import KINDS
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS, Piece, Skipped
@@ -37,6 +37,7 @@ from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, c
 from nanogrove.errors import DataError
 
 CACHE_FORMAT = 2
+TOKENIZER_BYTES = 1 << 28  # of a tokenizer.json, at most
 BPE_CHARACTERS = 1 << 24  # that a BPE vocabulary is learned from, at most, in equal parts from all sources
 BATCH_CHARACTERS = 8 * PIECE_CHARACTERS  # tokenised at once
 PIECE_OVERHEAD_CHARACTERS = 200  # counted per piece besides its text, since objects take memory too
@@ -158,18 +159,20 @@ def _write_lock(folder: Path, wait: bool = True) -> Iterator[bool]:
     Raises DataError where writing fails. The lock is a file beside the folder, since its owner may delete the folder.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         with ExitStack() as lock:
             try:
                 lock.enter_context(FileLock(folder.with_suffix(".lock")).acquire(timeout=-1 if wait else 0))
             except Timeout:
                 yield False
                 return
-            folder.mkdir(exist_ok=True)
+            if reason := not_plain(folder, folder=True):
+                raise DataError(f"{folder}: {reason}, and prepared data is not written through it; remove it")
+            make_folder(folder)
             yield True
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot write prepared data ({error.strerror}); free some space or set NANOGROVE_CACHE"
+            f"{folder}: cannot write prepared data {refusal(error)} or set NANOGROVE_CACHE to another folder"
         ) from None
 
 
@@ -193,8 +196,12 @@ def _tokenizer(config: DataConfig, identities: list[dict[str, object]]) -> Token
     folder = cache_folder() / _key([identities, options])
     with _write_lock(folder), remove_on_error(folder):
         path = folder / "tokenizer.json"
-        if path.exists():
-            return Tokenizer.from_json(path.read_text(encoding="utf-8"), where=str(path))
+        try:
+            return Tokenizer.from_json(read_file(path, TOKENIZER_BYTES).decode(), where=str(path))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: was damaged ({error}) and is removed; start again to have it made anew") from None
         if config.tokenizer == "char":
             tokenizer = character_tokenizer(text for n in range(len(identities)) for _, text in _texts(config, n))
         else:

@@ -15,12 +15,13 @@ from typing import TypedDict
 
 import numpy as np
 
-from nanogrove.atomic import no_links, write_file
+from nanogrove.atomic import no_links, not_plain, read_file, write_file
 from nanogrove.data.sources.pieces import Piece, Skipped
 from nanogrove.data.splits import SPLITS
 
 TOKENS_PER_SHARD = 1 << 27  # in a file
 HELD_OUT_TOKENS = 1 << 17  # kept of each held-out split of a source that streams
+INDEX_BYTES = 1 << 26  # of index.json, at most
 TOKENS_PER_COMMIT = 1 << 20  # of the training split, between two commits
 
 
@@ -138,16 +139,17 @@ def versions() -> dict[str, str | None]:
 
 
 def read_index(folder: Path) -> Index | None:
-    """The index in a folder; None where it is missing, or files are shorter than it states.
+    """The index in a folder; None where it is missing, or files are shorter than it states or are not plain files.
 
     None too for an incomplete index of other versions of the libraries, which may split or tokenise differently.
     """
     try:
-        index: Index = json.loads((folder / "index.json").read_text())
+        index: Index = json.loads(read_file(folder / "index.json", INDEX_BYTES))
         size = np.dtype(index["dtype"]).itemsize
         for split in SPLITS:
-            if any(path.stat().st_size < count * size for path, count in shard_files(folder, index, split)):
-                return None
+            for path, count in shard_files(folder, index, split):
+                if not_plain(path) or path.stat().st_size < count * size:
+                    return None
         return index if index["complete"] or index["made_by"] == versions() else None
     except (OSError, ValueError, KeyError):
         return None

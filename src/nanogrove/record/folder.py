@@ -65,7 +65,7 @@ class RunFolder:
             ) from None
         except OSError as error:
             self._lock.release()
-            raise RunError(f"{path}: no run folder can be made here ({error.strerror}); choose another --out") from None
+            raise RunError(f"{path}: no run folder can be made here {refusal(error)} or choose another --out") from None
         with suppress(OSError), FileIO(path / ".lock", "w", opener=no_links) as lock:
             lock.write(f"process {os.getpid()}".encode())  # on a full disk it is held all the same
 

@@ -24,6 +24,7 @@ import nanogrove
 from nanogrove.config.overrides import resolve
 from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.prepare import prepare
+from nanogrove.data.text.shards import DAMAGED
 from nanogrove.evaluate.calibration import FILE_NAME
 from nanogrove.runs.train import train
 
@@ -34,11 +35,12 @@ RUN = "a run folder: `test_a_run_folder_in_which_a_name_is_taken`"
 WRITERS = {
     "atomic.py": "the writer: tests/test_atomic.py",
     "cli/verbs/lineage.py: lineage": NEW,
-    "data/text/prepare.py: _tokenizer": CACHE,
-    "data/text/prepare.py: _write_lock": CACHE,
-    "data/text/prepare.py: remove_on_error": CACHE,
+    "data/text/cache.py: remove_on_error": CACHE,
+    "data/text/cache.py: write_lock": CACHE,
     "data/text/shards.py: ShardWriter": CACHE,
     "data/text/shards.py: trim": CACHE,
+    "data/text/verified.py: VerifiedTokens": CACHE,
+    "data/text/vocabulary.py: tokenizer_of": CACHE,
     "evaluate/calibration.py: save_calibration": RUN,
     "explore/proposal.py: write_preset": NEW,
     "model/huggingface.py: export_model": NEW,
@@ -233,6 +235,7 @@ def test_a_cache_in_which_a_name_is_taken(
     prepare(config)
     known = {path.relative_to(prepared) for path in prepared.rglob("*")}
     known |= {name.with_name(f".{name.name}.guessed.part") for name in known if name.suffix == ".json"}
+    known |= {name.with_name(DAMAGED) for name in known if name.suffix == ".bin"}
     before = contents(home)
     monkeypatch.setenv("NANOGROVE_CACHE", str(cache))
     for name in sorted(known):

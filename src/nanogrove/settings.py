@@ -2,11 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import ErrorDetails
 
 SHOWN_CHARACTERS = 60  # of a value in a message, at most
+
+
+# Sizes of any model there is, whose products are far below 2^63, so that a model can be laid out to be counted.
+Width = Annotated[int, Field(ge=1, le=1_000_000)]
+Length = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
 class Settings(BaseModel):

@@ -91,6 +91,11 @@ def test_a_vocabulary_is_learned_from_text_without_spaces() -> None:
     assert "FixedLength" not in tokenizer.to_json(), "words are cut for training alone"
 
 
+def test_a_vocabulary_is_learned_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    bpe_tokenizer(TEXTS * 20, 300)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_bpe_needs_room_for_all_bytes() -> None:
     with pytest.raises(DataError, match="256 bytes"):
         bpe_tokenizer(["x"], 256)

@@ -80,7 +80,7 @@ SHORT = {"train": {"steps": 6}, "evaluate": {"every": 2, "tokens": 50}, "sample"
 
 
 def test_power_fails_while_a_run_goes_on(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert power_fails(resolve(tiny(**SHORT)), tmp_path, monkeypatch, 1, most=16).endswith("16 tried, 0 refused")
+    assert power_fails(resolve(tiny(**SHORT)), tmp_path, monkeypatch, 1, most=10).endswith("10 tried, 0 refused")
 
 
 @pytest.mark.slow
@@ -115,13 +115,13 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path]
         for _ in prepare.write(config, config.all_sources[0], root / "shards", byte_tokenizer()):
             pass
         index = json.loads((root / "shards" / "index.json").read_bytes())
-        del index["digest"]  # of the tokens that were added since the writer began
+        index |= {"digest": "", "checksum": ""}  # the first is of the tokens that were added since the writer began
         return {"index": index, **{path.name: path.read_bytes() for path in (root / "shards").glob("*.bin")}}
 
     return write
 
 
-@pytest.mark.parametrize("most", [60, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("most", [20, pytest.param(None, marks=pytest.mark.slow)])
 def test_power_fails_while_text_is_prepared(
     prepared: Callable[[Path], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int | None
 ) -> None:

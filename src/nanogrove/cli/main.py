@@ -17,6 +17,7 @@ from nanogrove.cli.verbs.presets import print_presets
 from nanogrove.cli.verbs.train import train
 from nanogrove.config.catalog import QUICKSTART
 from nanogrove.errors import NanogroveError
+from nanogrove.memory import used_up_as_error
 
 # In the order of --help. Each is the function of that name in the module `nanogrove.cli.verbs.NAME`.
 VERBS = (
@@ -62,7 +63,8 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal or pipe whose encoding lacks a character gets a mark
     try:
-        app()
+        with used_up_as_error():
+            app()
     except (NanogroveError, OSError) as error:  # of the latter, what a disk refused where no more can be said
         if debug:
             raise

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from nanogrove.data.sources.text import PythonStandardLibrary
 from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split, evenly
 from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
 from nanogrove.errors import DataError
+from nanogrove.paths import OnDisk
 
 Row = Mapping[str, Any]  # the cells of a row by column
 Format = Literal["auto", "lines", "csv", "jsonl", "parquet"]
@@ -52,10 +53,14 @@ class _Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str = Field(description="file of the rows, or python-defs: lines of the standard library")
+    path: Annotated[str, OnDisk(("python-defs",))] = Field(
+        description="file of the rows, or python-defs: lines of the standard library"
+    )
     format: Format = Field("auto", description="format of the file; auto goes by the ending of its name")
     encoding: str = Field("utf-8", description="encoding of a text file")
-    tokenizer: str = Field("char", description="char, byte, bpe, a path to a tokenizer.json, or a hub name")
+    tokenizer: Annotated[str, OnDisk(("char", "byte", "bpe"))] = Field(
+        "char", description="char, byte, bpe, a path to a tokenizer.json, or a hub name"
+    )
     vocab_size: int = Field(4096, ge=1, description="tokens of a bpe tokenizer trained here")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the prompts")
     test: float = Field(0.1, ge=0, lt=1, description="share of the prompts")

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
@@ -151,10 +152,11 @@ def byte_tokenizer() -> Tokenizer:
     return _with_end(backend)
 
 
-def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def bpe_tokenizer(texts: Iterable[str], vocab_size: int, report: bool = False) -> Tokenizer:
     """Byte-level BPE with GPT-2's splitting rule, trained on `texts`; no text is unknown to it.
 
-    Words longer than `LONGEST_WORD_BYTES`, such as genomes, are cut for training alone.
+    Words longer than `LONGEST_WORD_BYTES`, such as genomes, are cut for training alone. With `report` the library
+    writes how far it is to the standard error output, in lines of JSON.
 
     Raises DataError when `vocab_size` leaves no room for the 256 bytes and the end of text.
     """
@@ -163,10 +165,12 @@ def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     backend, words = Backend(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.FixedLength(LONGEST_WORD_BYTES)])
     backend.decoder = decoders.ByteLevel()
+    settings: dict[str, Any] = {"progress_format": "json"} if report else {}  # which would report in any case
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        show_progress=report,
+        **settings,
     )
     backend.train_from_iterator(texts, trainer)
     backend.pre_tokenizer = words

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self, cast
+from typing import Annotated, Self, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.decoding.reading import pad, read
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.model.gpt import GPT
+from nanogrove.paths import OnDisk
 from nanogrove.record.events import Values
 from nanogrove.settings import Settings, shown
 from nanogrove.train.checkpoint import model_of, read_checkpoint
@@ -37,7 +38,7 @@ class RewardConfig(Settings):
     case: bool = Field(False, description="terms: whether case matters")
     pattern: str | None = Field(None, description="1 for a text in which this regular expression is found, else 0")
     length: int | None = Field(None, ge=0, description="minus the distance of a text's characters from this number")
-    model: str | None = Field(None, description="a run or checkpoint of method reward_model")
+    model: Annotated[str | None, OnDisk()] = Field(None, description="a run or checkpoint of method reward_model")
     function: str | None = Field(None, description="module:function, from texts to numbers; needs --allow-code")
 
     @model_validator(mode="after")

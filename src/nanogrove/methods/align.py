@@ -13,7 +13,7 @@ This is reward-ranked fine-tuning (Dong et al. 2023, arXiv 2304.06767) with repl
 """
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -32,6 +32,7 @@ from nanogrove.evaluate.reward import RewardConfig
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, Values, phase
 from nanogrove.record.measures import REWARD
 from nanogrove.train.loop import fit
@@ -47,7 +48,9 @@ class Config(MethodConfig):
 
     name: Literal["align"] = "align"
     reward: RewardConfig = Field(description="what scores a text")
-    base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
+    base: Annotated[str | None, OnDisk()] = Field(
+        None, description="a saved run or checkpoint of one model, instead of base training"
+    )
     rounds: int = Field(5, ge=1, description="rounds of sampling, scoring and training")
     steps_per_round: int = Field(30, ge=1, description="optimizer steps per round")
     texts: int = Field(256, ge=2, description="texts generated and scored per round")

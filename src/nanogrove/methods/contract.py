@@ -2,8 +2,9 @@
 
 A method yields events and knows nothing of files, trackers or progress bars. After each `step` event the state is
 consistent, and the run may save it, or stop. Two kinds of event have an effect: `eval` decides which model is the best
-so far, by its `score` or else its `loss`, the lower the better, per member of a population; `data`, with a `name` and
-`rows`, is written to the run folder before the method goes on, and the plan reads it back after a resume.
+so far, by its `score`, which is a cost, or else by its `loss`, the lower the better, per member of a population;
+`data`, with a `name` and `rows`, is written to the run folder before the method goes on, and the plan reads it back
+after a resume.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,6 +54,8 @@ class Method(Generic[C, D]):
     # What is trained.
     num_members: Callable[[C], int | None] = lambda config: None
     """How many models are trained at once; None for a single one, without a population axis."""
+    copies: Callable[[C], int] = lambda config: 0
+    """How many models exist beside those that are trained, each with weights alone."""
     output: Literal["tokens", "scalar"] = "tokens"
     """Whether the model gives logits of tokens, or a number at each position."""
     trains_heads: Callable[[C], bool] = lambda config: False
@@ -68,7 +71,7 @@ class Method(Generic[C, D]):
     num_steps: Callable[[C, int], int] = _budget
     """All steps of a run, from those that `train` names, or 0 where it names none."""
     counted_by: tuple[str, ...] = ()
-    """The settings that make steps which `train` does not name."""
+    """The settings that add steps to those of `train`, such as `generations`."""
     rehearse: Callable[[TrainState, D, Plan, C, bool], Iterator[Event]] | None = None
     """Steps that a budget in minutes times: those that `train.steps` names or, where the last argument is true, those
     that the method adds. None where the first steps of `run` will do."""

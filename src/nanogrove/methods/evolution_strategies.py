@@ -22,7 +22,7 @@ A direction is a function of (seed, generation, pair) and is drawn again for the
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -35,6 +35,7 @@ from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, loss
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, phase
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import Loss, Objective, next_token
@@ -48,14 +49,16 @@ class Config(FitnessConfig, MethodConfig):
     """`train.steps` are those of the base; each generation is a step more."""
 
     name: Literal["evolution_strategies"] = "evolution_strategies"
-    population_size: int = Field(32, ge=2, description="members scored per generation, in pairs")
+    population_size: int = Field(32, ge=2, le=10_000_000, description="members scored per generation, in pairs")
     generations: int = Field(500, ge=1, description="updates of the parameters")
     sigma: float = Field(0.01, gt=0, description="standard deviation of the noise on each weight")
     rank: int | None = Field(None, ge=1, description="rank of the noise on a matrix; null is Gaussian, of full rank")
     shaping: Shaping = Field("zscore", description="how scores are scaled; sign takes that of each pair's difference")
     rate: float = Field(1.0, gt=0, description="learning rates of the generations over those of the base")
-    base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
-    at_once: int = Field(32, ge=2, description="members whose weights exist at one time")
+    base: Annotated[str | None, OnDisk()] = Field(
+        None, description="a saved run or checkpoint of one model, instead of base training"
+    )
+    at_once: int = Field(32, ge=2, le=10_000, description="members whose weights exist at one time")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -112,8 +115,8 @@ def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, furt
 
 def _generations(state: TrainState, corpus: Corpus, plan: Plan, config: Config, fitness: Fitness) -> Iterator[Event]:
     """Yields a `step` event per generation, to the end of the plan."""
-    divergence = plan.divergence if fitness is loss else torch.inf
-    rest = replace(plan, accumulation=1, compile=False, divergence=divergence)
+    max_loss = plan.max_loss if fitness is loss else torch.inf
+    rest = replace(plan, accumulation=1, compile=False, max_loss=max_loss)
     return fit(state, corpus.batch, estimated(state, fitness, plan.seed, config), rest)
 
 
@@ -229,6 +232,7 @@ METHOD = Method[Config, Corpus](
     Config=Config,
     run=run,
     num_steps=num_steps,
+    copies=lambda config: min(config.at_once, config.population_size),
     counted_by=("generations",),
     rehearse=rehearse,
     check=check,

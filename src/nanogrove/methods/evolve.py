@@ -56,7 +56,7 @@ from nanogrove.train.population.breeding import (
     mutate,
     reset_moments,
 )
-from nanogrove.train.population.hyperparameters import Name, Range, apply
+from nanogrove.train.population.hyperparameters import Name, Range, set_hyperparameters
 from nanogrove.train.state import TrainState
 
 
@@ -64,7 +64,7 @@ class Config(FitnessConfig, MethodConfig):
     """`generations` × `steps_per_generation` steps are the run's, so `train` names no budget."""
 
     name: Literal["evolve"] = "evolve"
-    population_size: int = Field(8, ge=2, description="members, of all islands together")
+    population_size: int = Field(8, ge=2, le=10_000, description="members, of all islands together")
     generations: int = Field(10, ge=1, description="how often members are scored and replaced")
     steps_per_generation: int = Field(100, ge=1, description="optimizer steps of each member between two selections")
     selection: Literal["truncation", "tournament", "none"] = Field(
@@ -257,7 +257,7 @@ class _Evolution:
         while state.step < self.plan.steps:
             end = (state.step // every + 1) * every
             # By member even where all are equal, so that the step counts of their moments are by member.
-            factor = apply(state, self.progress["values"]) * torch.ones(
+            factor = set_hyperparameters(state, self.progress["values"]) * torch.ones(
                 self.config.population_size, dtype=torch.float64
             )
             began = state.seconds

@@ -15,7 +15,7 @@ state at the end of the prompt, cross-fitted by prompt (`train/objectives/value_
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -32,9 +32,10 @@ from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.mode import evaluating
+from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, Values, phase
 from nanogrove.train.loop import fit
-from nanogrove.train.objective import Objective, next_token, scored
+from nanogrove.train.objective import Objective, count_scored, next_token
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.objectives.preference import dpo, kto, kto_batch
 from nanogrove.train.objectives.value_baseline import cross_fitted
@@ -66,7 +67,9 @@ class Config(MethodConfig):
     algorithm: Literal["rwr", "awr", "filter", "dpo", "kto"] = Field(
         "rwr", description="how rewards or preferences weigh the loss"
     )
-    base: str | None = Field(None, description="a saved run or checkpoint to begin from; base_steps when left out")
+    base: Annotated[str | None, OnDisk()] = Field(
+        None, description="a saved run or checkpoint to begin from; base_steps when left out"
+    )
     base_steps: int = Field(0, ge=0, description="steps of imitating all texts first; none after a saved base")
     scale: Scaling = Field("whiten", description="scaling of rewards, by those of the training texts")
     beta: float = Field(0.5, gt=0, description="temperature of rewards; of dpo and kto, of Δ")
@@ -141,7 +144,7 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     if state.step == begin:
         yield phase(config.algorithm, begin, OBJECTIVES[config.algorithm], "score")
         yield learner.described()
-    rest = replace(plan.phase(begin, plan.steps), accumulation=1, divergence=torch.inf)
+    rest = replace(plan.phase(begin, plan.steps), accumulation=1, max_loss=torch.inf)
     if state.method_state.get("ended"):
         return
     objective = learner.objective if state.heads is None else objective_of(state, rest)
@@ -258,7 +261,7 @@ class _Learner:
             loss = self.objective(model, batch)
             losses.append(float(loss.total))
             parts.append({name: float(part) for name, part in loss.parts.items()})
-            counts.append(int(scored(batch)) if self.objective is next_token else len(rows[first : first + size]))
+            counts.append(int(count_scored(batch)) if self.objective is next_token else len(rows[first : first + size]))
         mean = partial(np.average, weights=counts)  # by what each is a mean over
         return float(mean(losses)), {name: float(mean([part[name] for part in parts])) for name in parts[0]}
 

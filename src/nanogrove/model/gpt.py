@@ -19,7 +19,7 @@ from nanogrove.model.elementwise import Dropout, at_least_float32
 from nanogrove.model.families.table import SETTINGS
 from nanogrove.model.layers import MLP, Embedding, Linear, MLPKind, Norm, NormKind, TokenShift, leading, linear
 from nanogrove.model.memory import Memory
-from nanogrove.settings import Settings
+from nanogrove.settings import Length, Settings, Width
 
 MAX_LOGITS_PER_CHUNK = 1 << 25  # 128 MB in float32
 
@@ -48,13 +48,13 @@ class ModelConfig(Settings):
     family: FamilyName = Field(
         "gpt2", description="a bundle of settings, gpt2, llama or nanochat; each of them can be set by itself"
     )
-    vocab_size: int | None = Field(None, ge=1, description="taken from the tokenizer when left out")
-    block_size: int = Field(256, ge=1, description="longest context, in tokens")
-    n_layer: int = Field(4, ge=1, description="transformer blocks")
-    n_head: int = Field(4, ge=1, description="attention heads of each block; divides n_embd")
-    n_kv_head: int | None = Field(None, ge=1, description="key/value heads; n_head when left out")
-    n_embd: int = Field(128, ge=1, description="width of the residual stream")
-    n_inner: int | None = Field(None, ge=1, description="width inside the MLP; 4 n_embd, or 8/3 of it for swiglu")
+    vocab_size: Length | None = Field(None, description="taken from the tokenizer when left out")
+    block_size: Length = Field(256, description="longest context, in tokens")
+    n_layer: int = Field(4, ge=1, le=2000, description="transformer blocks")
+    n_head: Width = Field(4, description="attention heads of each block; divides n_embd")
+    n_kv_head: Width | None = Field(None, description="key/value heads; n_head when left out")
+    n_embd: Width = Field(128, description="width of the residual stream")
+    n_inner: Width | None = Field(None, description="width inside the MLP; 4 n_embd, or 8/3 of it for swiglu")
     norm: NormKind = Field("layernorm", description="normalization before each attention and MLP")
     norm_eps: float = Field(1e-5, gt=0, description="added to the variance in a normalization")
     mlp: MLPKind = Field("gelu", description="activation of the MLP")
@@ -71,8 +71,8 @@ class ModelConfig(Settings):
     scalar: bool = Field(False, description="one number per position instead of logits: a reward model")
     within_documents: bool = Field(False, description="attend to tokens of the same document only")
     document_mark: int | None = Field(None, ge=0, description="token that begins a document; from the tokenizer")
-    memory_tokens: int = Field(0, ge=0, description="vectors carried from segment to segment; 0 is no memory")
-    memory_segment: int = Field(64, ge=1, description="tokens of a segment, where there is a memory")
+    memory_tokens: int = Field(0, ge=0, le=1_000_000, description="vectors carried between segments; 0 is no memory")
+    memory_segment: Length = Field(64, description="tokens of a segment, where there is a memory")
 
     @model_validator(mode="before")
     @classmethod
@@ -235,7 +235,7 @@ class GPT(nn.Module):
 
     def through(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Final states `[*P, B, T, C]` of embedded inputs `x`, which follow those that the cache holds."""
-        rows = torch.zeros(x[..., 0, 0].numel(), x.shape[-2], dtype=torch.int64, device=x.device)  # nothing asks which
+        rows = torch.zeros(x[..., 0, 0].numel(), x.shape[-2], dtype=torch.int64, device=x.device)  # no marks here
         states = self._trunk(x, self._place(rows, cache), cache)
         if cache is not None:
             cache.advance(rows)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from nanogrove.model.elementwise import at_least_float32
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.model.layers import Embedding, Linear, Norm
-from nanogrove.settings import Settings
+from nanogrove.settings import Settings, Width
 
 Weight = Field(0.05, ge=0, description="weight of this loss; the next token's is 1")
 
@@ -64,10 +64,10 @@ class AuxiliaryConfig(Settings):
     span_mask_fraction: float = Field(0.15, gt=0, lt=1, description="share of a sequence that a span covers")
     span_contrastive_temperature: float = Field(0.07, gt=0, description="divides the similarities of spans")
     span_l2_normalize: bool = Field(True, description="compare directions; else scaled products")
-    span_size: int = Field(128, ge=2, description="width in which spans are compared")
-    multi_token_count: int = Field(2, ge=2, description="tokens predicted at each position, the next one included")
-    project_size: int | None = Field(None, ge=1, description="width in which states are compared; n_embd if left out")
-    inner_size: int | None = Field(None, ge=1, description="width inside the heads; n_embd if left out")
+    span_size: Width = Field(128, ge=2, description="width in which spans are compared")
+    multi_token_count: int = Field(2, ge=2, le=1000, description="tokens predicted per position, the next one included")
+    project_size: Width | None = Field(None, description="width in which states are compared; n_embd if left out")
+    inner_size: Width | None = Field(None, description="width inside the heads; n_embd if left out")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

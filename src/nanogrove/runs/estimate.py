@@ -10,6 +10,7 @@ from nanogrove.model.heads import Heads
 from nanogrove.runs.setup import build
 from nanogrove.train.autotune import activation_bytes
 from nanogrove.train.optim.rules import moments_per_weight
+from nanogrove.waits import Watch, unwatched
 
 
 class Estimate(TypedDict):
@@ -28,13 +29,13 @@ class Estimate(TypedDict):
     budget: dict[str, float]  # minutes that became steps, and the times of a step
 
 
-def estimate(preset: Preset, allow_code: bool = False) -> Estimate:
-    """What a run would take, once its data is prepared.
+def estimate(preset: Preset, allow_code: bool = False, watch: Watch = unwatched) -> Estimate:
+    """What a run would take, once its data is prepared, which `watch` sees.
 
     Memory counts weights, those of auxiliary heads too, gradients, moments and, roughly, what one micro-batch keeps for
     its backward pass. Raises what `build` does.
     """
-    setup = build(preset, allow_code=allow_code)
+    setup = build(preset, allow_code=allow_code, watch=watch)
     config, plan, train, corpus = setup.model_on_data, setup.plan, setup.preset.train, setup.corpus
     with torch.device("meta"):
         model = GPT(config)

@@ -12,9 +12,12 @@ from nanogrove.methods import load_method
 from nanogrove.record.folder import read_preset, refuse_link
 from nanogrove.train.checkpoint import model_of, read_checkpoint
 from nanogrove.train.precision import pick_device
+from nanogrove.waits import Watch, unwatched
 
 
-def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrate: bool = False) -> dict[str, Any]:
+def evaluate(
+    run: Path, split: str | None = None, device: str = "auto", calibrate: bool = False, watch: Watch = unwatched
+) -> dict[str, Any]:
     """Scores a run's best model on the whole of a split: its loss, and the other measures that such data allows.
 
     When left out, `split` is validation for text, and test for a grammar, whose samples cost nothing to spend. With
@@ -35,7 +38,7 @@ def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrat
         raise RunError(f"{run}: no run here; give a folder such as runs/NAME")
     checkpoint = read_checkpoint(run)
     preset = resolve(stored)
-    corpus = make_corpus(preset.data, checkpoint.config.block_size, preset.train.batch_size, preset.seed)
+    corpus = make_corpus(preset.data, checkpoint.config.block_size, preset.train.batch_size, preset.seed, watch)
     data = corpus.describe()
     if checkpoint.state.get("data") != data["fingerprint"]:
         raise CheckpointError(f"{run}: the data has changed since; scores on it could include what it was trained on")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
-from nanogrove.train.population.hyperparameters import Range, apply
+from nanogrove.train.population.hyperparameters import Range, set_hyperparameters
 from nanogrove.train.state import TrainState
 
 
@@ -69,7 +69,7 @@ def test_ranges_that_are_none(settings: dict, said: str) -> None:
 def test_dropout_of_each_member_drops_its_share() -> None:
     model = GPT(ModelConfig(vocab_size=31, block_size=64, n_layer=1, n_embd=32, n_head=2), 3).initialize(0, 0, 0)
     state = TrainState(model, make_optimizer(model, OptimizerConfig()))
-    assert apply(state, {"dropout": [0.0, 0.2, 0.6]}) == 1.0
+    assert set_hyperparameters(state, {"dropout": [0.0, 0.2, 0.6]}) == 1.0
     dropped = []
     model.blocks[0].register_forward_pre_hook(lambda block, inputs: dropped.append(inputs[0]))
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from nanogrove.cli.terminal import RunFolder
+from nanogrove.cli.terminal import RunFolder, console
 from nanogrove.errors import PresetError
 
 
@@ -21,9 +21,10 @@ def evaluate(
     if split not in (None, "validation", "test", "train"):
         raise PresetError(f"--split {split}: no such split; it is validation, test or train")
     from nanogrove.cli.render import described_calibration, described_held_out, described_score
+    from nanogrove.cli.waits import WaitLines
     from nanogrove.runs import score as runs
 
-    score = runs.evaluate(run, split, calibrate=calibrate)
+    score = runs.evaluate(run, split, calibrate=calibrate, watch=WaitLines(console))
     for line in (*described_score(score), *described_held_out(score)):
         print(line)
     for line in described_calibration(score["calibration"]) if calibrate else ():

@@ -29,6 +29,7 @@ def train(
 ) -> None:
     """Train a preset in a run folder."""
     from nanogrove.cli.render import show
+    from nanogrove.cli.waits import WaitLines
     from nanogrove.config.catalog import read_preset_file
     from nanogrove.config.overrides import replaced_budget, resolve
     from nanogrove.record.folder import read_preset
@@ -45,11 +46,11 @@ def train(
     chosen = resolve(values, overrides or [])
     replaced = replaced_budget(values, chosen)
     if dry_run:
-        _print_estimate(estimate(chosen, allow_code), replaced)
+        _print_estimate(estimate(chosen, allow_code, WaitLines(console)), replaced)
         return
     out = out or Path("runs") / chosen.name
     shown = console if Ranks.from_environment().first else Console(quiet=True)
-    stopped = show(runs.train(chosen, out, resume, allow_code), shown, out, replaced)
+    stopped = show(runs.train(chosen, out, resume, allow_code, WaitLines(shown)), shown, out, replaced)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
 

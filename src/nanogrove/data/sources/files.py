@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS
 from nanogrove.errors import DataError
+from nanogrove.paths import LocalPath
 
 ENCODING = "of the text; auto goes by the byte-order mark, utf-8 without one"  # what a setting of this name means
 BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -22,7 +23,7 @@ class FileSource(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str = Field(description="a file, a folder, or a pattern such as logs/*.txt")
+    path: LocalPath = Field(description="a file, a folder, or a pattern such as logs/*.txt")
     glob: str = Field("**/*", description="which files of a folder to read")
 
     def title(self) -> str:

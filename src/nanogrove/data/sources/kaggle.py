@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -15,6 +15,7 @@ from nanogrove.data.sources.network import Retries, is_transient, one_line, quie
 from nanogrove.data.sources.pieces import Piece, Skipped, split_long_document
 from nanogrove.data.sources.tables import Columns
 from nanogrove.errors import DataError
+from nanogrove.paths import OnDisk
 
 
 class KaggleSource(Columns):
@@ -24,7 +25,9 @@ class KaggleSource(Columns):
     dataset: str = Field(description="owner/name, or owner/name/versions/2 for that version")
     file: str | None = Field(None, min_length=1, description="which of its files, as in train.csv or *.csv")
     encoding: str = Field("auto", description="of CSV, JSONL and text; auto goes by the byte-order mark")
-    local: str | None = Field(None, min_length=1, description="folder with the files, read in place of Kaggle")
+    local: Annotated[str | None, OnDisk()] = Field(
+        None, min_length=1, description="folder with the files, read in place of Kaggle"
+    )
 
     @field_validator("dataset")
     @classmethod

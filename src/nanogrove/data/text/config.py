@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from nanogrove.data.sources.contract import DocumentSource
 from nanogrove.data.sources.kinds import Source
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS
+from nanogrove.paths import OnDisk
 from nanogrove.settings import Settings
 
 
@@ -29,7 +30,9 @@ class DataConfig(Settings):
     source_weights: list[Annotated[float, Field(ge=0)]] | None = Field(
         None, description="share of sequences from each source, in any unit; with mix_strategy=weighted"
     )
-    tokenizer: str = Field("bpe", description="char, byte, bpe, a path to a tokenizer.json, or a hub name")
+    tokenizer: Annotated[str, OnDisk(("char", "byte", "bpe"))] = Field(
+        "bpe", description="char, byte, bpe, a path to a tokenizer.json, or a hub name"
+    )
     vocab_size: int = Field(4096, ge=1, description="tokens in the vocabulary of a bpe tokenizer trained here")
     split: Literal["auto", "document", "tail"] = Field(
         "auto",

@@ -11,7 +11,7 @@ class Config(MethodConfig):
     """`train.steps` are base steps; each of `si_rounds` rounds adds `si_iter`, also one that is undone."""
 
     name: Literal["self_improve"] = "self_improve"
-    voters: int = Field(3, ge=1, description="models trained at once, each from its own seed")
+    voters: int = Field(3, ge=1, le=10_000, description="models trained at once, each from its own seed")
     si_rounds: int = Field(7, ge=0, description="rounds, retries included; 0 trains the base only")
     si_iter: int = Field(100, ge=1, description="steps per round")
     si_rate: float = Field(1.0, gt=0, description="learning rates of the rounds over those of the base")

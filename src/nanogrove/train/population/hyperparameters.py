@@ -83,7 +83,7 @@ class Range(Settings):
         return min(max(value, self.low), self.high)
 
 
-def apply(state: TrainState, values: Mapping[str, float | Sequence[float]]) -> PerMember:
+def set_hyperparameters(state: TrainState, values: Mapping[str, float | Sequence[float]]) -> PerMember:
     """Sets weight decay and dropout, for all members or by member; returns the factor of the learning rate.
 
     The factor is a tensor `[P]` wherever values are lists, float64, so that the record shows what was set.

@@ -1,0 +1,79 @@
+"""The folder of prepared data: where it lies, how its parts are named, and who may write to one."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import cast
+
+from filelock import FileLock, Timeout
+
+from nanogrove.atomic import make_folder, not_plain, refusal
+from nanogrove.data.sources.contract import DocumentSource
+from nanogrove.errors import DataError
+from nanogrove.waits import Wait, Watch, unwatched
+
+CACHE_FORMAT = 2
+# The settings that the shards of a source depend on, besides the source and the tokenizer.
+SOURCE_OPTIONS = ("split", "validation", "test", "min_text_length", "drop_duplicates", "bad_rows")
+
+
+def cache_folder() -> Path:
+    """Where prepared data lies: `NANOGROVE_CACHE`, or `nanogrove` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("NANOGROVE_CACHE") or Path(base) / "nanogrove")
+
+
+def key_of(parts: object) -> str:
+    """The name of a folder for what depends on `parts`, which are JSON."""
+    return hashlib.sha256(json.dumps([CACHE_FORMAT, parts], sort_keys=True).encode()).hexdigest()[:24]
+
+
+def change_times(source: DocumentSource) -> list[int]:
+    """When each file of a source was changed last, in nanoseconds: the time of the system, which no program can set."""
+    try:
+        return [os.stat(path).st_ctime_ns for path, *_ in cast(list[list[str]], source.identity().get("files", []))]
+    except OSError as error:
+        raise DataError(f"{source.title()}: cannot be read ({error.strerror})") from None
+
+
+@contextmanager
+def write_lock(folder: Path, wait: bool = True, watch: Watch = unwatched) -> Iterator[bool]:
+    """Locks a folder for writing, after a wait where `wait` is set; yields whether the lock was acquired.
+
+    Raises DataError where writing fails. The lock is a file beside the folder, since its owner may delete the folder.
+    """
+    try:
+        make_folder(folder.parent)
+        with ExitStack() as lock:
+            file = FileLock(folder.with_suffix(".lock"))
+            while True:
+                try:
+                    lock.enter_context(file.acquire(timeout=1 if wait else 0))
+                    break
+                except Timeout:
+                    if not wait:
+                        yield False
+                        return
+                    watch(Wait("waiting for another process that prepares this data"))
+            if reason := not_plain(folder, folder=True):
+                raise DataError(f"{folder}: {reason}, and prepared data is not written through it; remove it")
+            make_folder(folder)
+            yield True
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot write prepared data {refusal(error)} or set NANOGROVE_CACHE to another folder"
+        ) from None
+
+
+@contextmanager
+def remove_on_error(folder: Path) -> Iterator[None]:
+    """Deletes a folder where an error ends the context."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

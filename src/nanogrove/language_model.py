@@ -16,6 +16,7 @@ from nanogrove.decoding.plain import plain
 from nanogrove.decoding.reading import pad
 from nanogrove.decoding.sampling import Sampler, Sampling, SamplingOptions, Transform, record_log_probs
 from nanogrove.decoding.steering import TOP_K, model_score, reward_augmented, sequence_score
+from nanogrove.decoding.stopping import stop_texts
 from nanogrove.decoding.strategies import strategy_for
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration import load_calibration
@@ -37,6 +38,7 @@ class DrawOptions(SamplingOptions, total=False):
     seed: int
     precision: Decoding
     calibrated: bool
+    stop: str | Sequence[str]
 
 
 class SteeredOptions(DrawOptions, total=False):
@@ -56,8 +58,9 @@ class GenerationOptions(SteeredOptions, total=False):
 class Continuation(NamedTuple):
     """A text as `generate` gives it, and how sure its model was of each of the N new tokens.
 
-    `tokens` are the new ones, one by one, an end of text included. `probabilities` are the model's own, at its
-    calibrated temperature or 1, whatever was drawn from: cuts and the sampling temperature do not change them.
+    `tokens` are the new ones, one by one, an end of text and those that wrote a stop text included. `probabilities` are
+    the model's own, at its calibrated temperature or 1, whatever was drawn from: cuts and the sampling temperature do
+    not change them.
     """
 
     text: str
@@ -91,7 +94,8 @@ class LanguageModel:
     ) -> str | list[str]:
         """Prompt plus continuation: a string for one prompt, a list for a list, decoded as one batch.
 
-        A text ends at the end-of-text token or after `tokens` new tokens; an empty prompt starts a document.
+        A text ends at the end-of-text token, before a stop text, or after `tokens` new tokens; an empty prompt starts a
+        document.
 
         Args:
             prompt: A text, or several.
@@ -100,6 +104,7 @@ class LanguageModel:
             precision: The format of matrix products. `auto`, when left out, takes bfloat16 where the CPU has such
                 products and the model is large enough to gain, as the method `precision` says.
             calibrated: Multiply the temperature by the model's own.
+            stop: A text, or several, before which a continuation ends.
             reward: Steers: of the `top_k` likeliest tokens, 20 when left out, each gets `beta` times the reward of the
                 text that ends with it, before the temperature (`decoding/steering.py`). It is a `RewardModel` or the
                 run of one, whose numbers are clamped to [0, 1], or a function from texts, prompts included, to numbers.
@@ -182,7 +187,7 @@ class LanguageModel:
         beta: float = BETA,
         *recorders: Transform,
     ) -> tuple[list[str], Tensor]:
-        """Each prompt with its continuation, and the new tokens `[R, tokens]`, −1 after the end of a text.
+        """Each prompt with its continuation, and the new tokens `[R, tokens]`, −1 after the end or a stop text.
 
         Args:
             strategy: How the next tokens are chosen.
@@ -194,7 +199,7 @@ class LanguageModel:
             recorders: Transforms that see the logits as the model computed them, and change nothing.
         """
         seed, precision = options.pop("seed", 0), options.pop("precision", "auto")
-        calibrated = options.pop("calibrated", False)
+        calibrated, texts = options.pop("calibrated", False), stop_texts(options.pop("stop", ()), self.tokenizer.decode)
         settings = _checked_sampling(options)
         if calibrated and not self.calibrated:
             raise CheckpointError(
@@ -219,9 +224,23 @@ class LanguageModel:
         transforms = [*recorders, *settings.transforms(steering)]
         sampler = Sampler(transforms, settings.temperature, torch.Generator(device).manual_seed(seed))
         with packed:
-            stop = [self.tokenizer.end]
-            new = decode(strategy, rows, lengths, new_tokens=tokens, sampler=sampler, stop=stop, dtype=dtype)
-        continuations = [self.tokenizer.decode([token for token in row if token >= 0]) for row in new.tolist()]
+            new = decode(
+                strategy,
+                rows,
+                lengths,
+                new_tokens=tokens,
+                sampler=sampler,
+                stop=[self.tokenizer.end],
+                stop_texts=texts,
+                dtype=dtype,
+            )
+        written = [[token for token in row if token >= 0] for row in new.tolist()]
+        continuations = [self.tokenizer.decode(ids) for ids in written]
+        if texts is not None:
+            kept = [texts.cut(ids) for ids in written]
+            continuations = [text for _, text in kept]
+            ends = torch.tensor([count for count, _ in kept], device=device)[:, None]
+            new = new.masked_fill(torch.arange(tokens, device=device) >= ends, -1)
         return [prompt + text for prompt, text in zip(prompts, continuations, strict=True)], new
 
     def _steering(self, reward: AnyReward, beta: float, k: int) -> tuple[Transform, GPT | None]:

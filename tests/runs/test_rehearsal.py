@@ -145,7 +145,7 @@ def first_steps(preset: dict[str, Any], further: bool, count: int = 2) -> list[E
     assert rehearse is not None
     steps = []
     for event in rehearse(built.new_state(), built.corpus, plan, built.preset.method, further):
-        assert event.kind in ("step", "rewards", "phase"), "more than steps is rehearsed"
+        assert event.kind in ("step", "rewards", "phase", "note"), "more than steps is rehearsed"
         steps += [event] * (event.kind == "step")
         if len(steps) == count:
             break

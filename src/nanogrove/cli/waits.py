@@ -1,38 +1,63 @@
-"""Shows a long wait as a line now and then: what is done, how much of it, and the time left."""
+"""Progress of what the program waits for: a line on a terminal, with the time left; nothing elsewhere.
 
-import time
+The line goes to standard error, so that standard output holds results alone.
+"""
 
-from rich.console import Console
-from rich.markup import escape
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
 
 from nanogrove.cli.text import printable
-from nanogrove.waits import Wait
+from nanogrove.waits import Progress, Watch, current_progress, unwatched, waiting
 
-FIRST_SECONDS = 1.0  # a shorter wait shows nothing
-BETWEEN_SECONDS = 5.0
-
-
-class WaitLines:
-    """A `Watch` that prints lines. The time left follows from the time that the share took that is done."""
-
-    def __init__(self, console: Console) -> None:
-        self.console, self.doing = console, ""
-        self.began = self.due = 0.0
-
-    def __call__(self, wait: Wait) -> None:
-        """Shows the wait where it has taken a second, and then every few seconds."""
-        now = time.monotonic()
-        if wait.doing != self.doing:
-            self.doing, self.began, self.due = wait.doing, now, now + FIRST_SECONDS
-        if now < self.due:
-            return
-        self.due = now + BETWEEN_SECONDS
-        line = f"{wait.doing}: {_far(wait.share, now - self.began)}"
-        self.console.print(escape(printable(line)), style="dim", highlight=False, soft_wrap=True)
+QUIET_SECONDS = 1.0  # of a wait, before it is shown
+REFRESHES_PER_SECOND = 4
 
 
-def _far(share: float | None, seconds: float) -> str:
-    """How far a wait is that has taken so many seconds."""
-    if not share:
-        return f"{seconds:.0f} s so far"
-    return f"{share:.0%}, about {seconds / share - seconds:.0f} s left"
+@contextmanager
+def shown_waits(label: str) -> Iterator[Watch]:
+    """Shows the waits of its block on standard error, where that is a terminal, and takes the line away at the end.
+
+    While nothing in the block says what it waits for, the line says `label`. Yields the watch of whoever wants one.
+    """
+    console = Console(stderr=True)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes that torchrun started
+    if not console.is_terminal or console.is_dumb_terminal or not first:
+        yield unwatched
+        return
+    with (
+        Live(
+            get_renderable=wait_line,
+            console=console,
+            transient=True,
+            refresh_per_second=REFRESHES_PER_SECOND,
+            redirect_stdout=False,
+        ),
+        waiting(label) as progress,
+    ):
+        yield progress.follow
+
+
+def wait_line() -> Text | Group:
+    """The line of the current wait; nothing where there is none, or it is a short one."""
+    progress = current_progress(QUIET_SECONDS)
+    return Group() if progress is None else Text(described(progress), no_wrap=True, overflow="ellipsis", style="dim")
+
+
+def described(progress: Progress) -> str:
+    """A wait as `scoring validation: 30%, 0:20 left`; of an unknown size, how long it has taken."""
+    label, left = printable(progress.label), progress.seconds_left()
+    if progress.total is None or left is None:
+        return f"{label}: {clock(progress.seconds())} so far"
+    return f"{label}: {min(progress.done / progress.total, 1):.0%}, {clock(left)} left"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `0:20`, `12:05` or `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

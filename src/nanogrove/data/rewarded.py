@@ -15,7 +15,7 @@ Rows that cannot be used are counted in `describe`; where no other rows are left
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -34,6 +34,7 @@ from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split, evenly
 from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
 from nanogrove.errors import DataError
 from nanogrove.paths import OnDisk
+from nanogrove.waits import waiting
 
 Row = Mapping[str, Any]  # the cells of a row by column
 Format = Literal["auto", "lines", "csv", "jsonl", "parquet"]
@@ -64,6 +65,11 @@ class _Options(BaseModel):
     vocab_size: int = Field(4096, ge=1, description="tokens of a bpe tokenizer trained here")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the prompts")
     test: float = Field(0.1, ge=0, lt=1, description="share of the prompts")
+
+    @property
+    def known_reward(self) -> Callable[[str], float] | None:
+        """The reward of any prompt with its text, where there is a rule for it."""
+        return _brevity if self.path == "python-defs" else None
 
 
 class RewardedConfig(_Options):
@@ -149,6 +155,11 @@ def _rows(config: _Options, columns: Sequence[str], problems: list[str]) -> Iter
             yield f"{unit} {number}", row
 
 
+def _brevity(line: str) -> float:
+    """The reward of `python-defs`."""
+    return -float(len(line))
+
+
 def _functions(columns: Sequence[str]) -> Iterator[Row]:
     """Different first lines of functions, 20 to 100 characters long, by column of `rewarded` or `preferences`.
 
@@ -164,7 +175,7 @@ def _functions(columns: Sequence[str]) -> Iterator[Row]:
     if scored:
         for line in lines:
             begin = line.index("(") + 1 if "prompt" in columns else 0
-            yield {"prompt": line[:begin], "text": line[begin:], "reward": -len(line)}
+            yield {"prompt": line[:begin], "text": line[begin:], "reward": _brevity(line)}
         return
     order = random(0, "python-defs").permutation(len(lines))
     for first, second in order[: len(order) // 2 * 2].reshape(-1, 2):
@@ -328,8 +339,10 @@ class RewardedCorpus:
     def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The rows of a split, or evenly spread ones of about `limit` tokens."""
         rows = self.spread_rows(split, limit)
-        for first in range(0, len(rows), self.batch_size):
-            yield self.batch_of(rows[first : first + self.batch_size])
+        with waiting(f"scoring {split}", len(rows)) as wait:
+            for first in range(0, len(rows), self.batch_size):
+                yield self.batch_of(rows[first : first + self.batch_size])
+                wait.done = first + self.batch_size
 
     def spread_rows(self, split: str, limit: int | None) -> np.ndarray:
         """The rows of a split, or evenly spread ones of about `limit` tokens, `[N]`."""

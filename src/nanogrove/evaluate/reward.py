@@ -53,6 +53,12 @@ class RewardConfig(Settings):
             raise ValueError(f"pattern {shown(self.pattern)} is not a regular expression ({error})") from None
         return self
 
+    def unmeasured(self, allow_code: bool) -> list[str]:
+        """Why the reward cannot be measured, where it is a function and code may not be run; else nothing."""
+        if self.function is None or allow_code:
+            return []
+        return [f"no reward is measured: {self.function} is Python code; to run it, add --allow-code"]
+
     def find(self, allow_code: bool) -> Reward:
         """The function these settings describe, a model where `auto` puts one.
 

@@ -13,7 +13,7 @@ This is reward-ranked fine-tuning (Dong et al. 2023, arXiv 2304.06767) with repl
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -22,15 +22,15 @@ from torch import Tensor
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed, random
-from nanogrove.decoding import plain as decoding
-from nanogrove.decoding.sampling import temperature
 from nanogrove.errors import PresetError
 from nanogrove.evaluate import auxiliary
+from nanogrove.evaluate.accuracy import with_error
 from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig
-from nanogrove.methods.contract import Method, MethodConfig
-from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
+from nanogrove.evaluate.samples import Sample, sample
+from nanogrove.methods.contract import Method, MethodConfig, Trained
+from nanogrove.methods.warm_start import beside_reference, pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, Values, phase
@@ -89,8 +89,10 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     yield from pretrained(state, corpus, plan, config.base, begin)
     reference = reference_model(state)
     if state.step == begin:
-        yield phase("rounds", begin, "NLL of kept texts and of training data, nats per token")
-        yield _reward_event(state, 0, *_fresh_samples(state.model, corpus, config, plan, "before"))
+        yield phase("rounds", begin, "NLL of kept texts and of training data")
+        before = _reward_event(state, 0, *_fresh_samples(state.model, corpus, config, plan, "before"))
+        state.method_state |= {"reward_before": before.values["mean"], "reward_before_error": before.values["error"]}
+        yield before
     while state.step < plan.steps and not state.method_state.get("ended"):
         number, past = divmod(state.step - begin, config.steps_per_round)
         start, name = state.step - past, f"round-{number + 1}"
@@ -115,14 +117,6 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
             yield event
 
 
-class Sample(NamedTuple):
-    """A text generated after a prompt, and whether it ended with the end mark or was cut at `tokens`."""
-
-    prompt: str
-    text: str
-    ended: bool
-
-
 def generate_texts(
     model: GPT, corpus: Corpus, config: Config, seed: int, purpose: str, prompts: str | None = None
 ) -> list[Sample]:
@@ -140,21 +134,15 @@ def generate_texts(
     starts: list[Tensor] = []
     while sum(map(len, starts)) < config.texts:
         starts.append(corpus.batch(int(generator.integers(1 << 40))).tokens[:, : config.prompt])
-    tokens = torch.cat(starts)[: config.texts].to(model.embed.weight.device)
-    with torch.inference_mode():
-        new = decoding.generate(
-            model,
-            tokens,
-            new_tokens=config.tokens,
-            transforms=[] if config.temperature == 1 else [temperature(config.temperature)],
-            stop=[corpus.tokenizer.end],
-            generator=torch.Generator(tokens.device).manual_seed(derived_seed(seed, "align", *purpose.encode())),
-        )
-    decode, end = corpus.tokenizer.decode, corpus.tokenizer.end
-    return [
-        Sample(decode(prompt), decode([token for token in text if token not in (-1, end)]), end in text)
-        for prompt, text in zip(tokens.tolist(), new.tolist(), strict=True)
-    ]
+    tokens = torch.cat(starts)[: config.texts]
+    return sample(
+        model,
+        corpus.tokenizer,
+        tokens,
+        new_tokens=config.tokens,
+        temperature=config.temperature,
+        seed=derived_seed(seed, "align", *purpose.encode()),
+    )
 
 
 class Mixed:
@@ -202,11 +190,14 @@ def _evaluation(
     samples, scores = _fresh_samples(state.model, corpus, config, plan, f"{name} after")
     values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
     values["kl"] = divergence(state.model, reference, corpus.eval_batches("validation", plan.evaluate_tokens))
+    reward = _reward_event(state, state.round, samples, scores)
+    values |= {"reward": reward.values["mean"], "reward_error": reward.values["error"]}
+    values |= {name: figure for name, figure in state.method_state.items() if name.startswith("reward_before")}
     score = REWARD.cost(sum(scores) / len(scores))
     if config.kl_cap is not None and values["kl"] > config.kl_cap:
         state.method_state["ended"] = values["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
         score = torch.inf
-    yield _reward_event(state, state.round, samples, scores)
+    yield reward
     yield state.eval_event({**values, "score": score})
 
 
@@ -221,6 +212,30 @@ def _reward_event(state: TrainState, number: int, samples: list[Sample], scores:
     return Event("reward", state.step, {"round": number, "mean": float(known.mean()), "error": error, "texts": shown})
 
 
+def evaluate(trained: Trained[Config], corpus: Corpus, split: str, limit: int | None) -> Values:
+    """The losses on a split, the reward of samples after its prompts, and the KL; both also before the first round."""
+    config = trained.config
+    values, reference = beside_reference(trained, corpus, split, limit)
+    if unmeasured := config.reward.unmeasured(trained.allow_code):
+        return {**values, "unmeasured": [*values.get("unmeasured", ()), *unmeasured]}
+    amount = config.texts * corpus.length
+    prompts = torch.cat([batch.tokens[:, : config.prompt] for batch in corpus.eval_batches(split, amount)])
+    documents, reward = corpus.documents(split, amount), config.reward.find(trained.allow_code)
+    for name, model in {"reward": trained.model, "reward_before": reference}.items():
+        if model is None:
+            continue
+        samples = sample(
+            model,
+            corpus.tokenizer,
+            prompts,
+            new_tokens=config.tokens,
+            temperature=config.temperature,
+            seed=derived_seed(trained.seed, "align", *split.encode()),
+        )
+        values |= with_error(name, torch.tensor(reward([each.text for each in samples])), documents)
+    return values
+
+
 METHOD = Method[Config, Corpus](
     Config=Config,
     run=run,
@@ -228,5 +243,6 @@ METHOD = Method[Config, Corpus](
     num_steps=num_steps,
     counted_by=("rounds", "steps_per_round"),
     check=check,
+    evaluate=evaluate,
     final_split="test",
 )

@@ -7,9 +7,11 @@ so far, by its `score`, which is a cost, or else by its `loss`, the lower the be
 after a resume.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
+
+from torch import Tensor
 
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.splits import Split
@@ -31,12 +33,35 @@ C = TypeVar("C", bound=MethodConfig)
 D = TypeVar("D", bound=Corpus)
 
 
+@dataclass(frozen=True)
+class Trained(Generic[C]):
+    """A trained model, and what its method may need to score it.
+
+    Args:
+        model: a single model.
+        config: the method's settings.
+        seed: of the run.
+        kept: gives the tensors that the method keeps, such as the weights of a reference; none where none are saved.
+        allow_code: whether functions that the settings name may be imported and run.
+    """
+
+    model: GPT
+    config: C
+    seed: int
+    kept: Callable[[], Mapping[str, Tensor]] = dict
+    allow_code: bool = False
+
+
 def _budget(config: MethodConfig, budget: int) -> int:
     return budget
 
 
 def _accept(config: MethodConfig, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
     """Accepts every corpus."""
+
+
+def _evaluate(trained: Trained[C], corpus: Corpus, split: str, limit: int | None) -> Values:
+    return evaluate_split(trained.model, corpus, split, limit)
 
 
 def _accept_scored(config: MethodConfig, corpus: Corpus, limit: int | None) -> None:
@@ -86,7 +111,7 @@ class Method(Generic[C, D]):
     argument is whether functions that the settings name may be imported and run."""
     check_scored: Callable[[C, D, int | None], None] = _accept_scored
     """The same for the tokens that `evaluate.tokens` leaves to score."""
-    evaluate: Callable[[GPT, D, str, int | None], Values] = evaluate_split
+    evaluate: Callable[[Trained[C], D, str, int | None], Values] = _evaluate
     """The values of an `eval` event on a split, or on about as many of its tokens as the last argument says."""
     final_split: Split = "validation"
     """The split that is scored when a run ends."""

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed
-from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, loss
+from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, evaluate_fitness, loss
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -95,11 +95,11 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         yield event
 
     if state.step == 0 < begin:
-        yield phase("base", 0, "NLL, nats per token")
+        yield phase("base", 0, "NLL")
     for event in fit(state, corpus.batch, next_token, plan.phase(0, begin)):
         yield from scored(event)
     if state.step == begin:
-        yield phase("generations", begin, "mean fitness of the members, the lower the better", "score")
+        yield phase("generations", begin, *config.objective, "score")
         state.optimizer.state.clear()  # moments of true gradients say nothing about estimates
     for event in _generations(state, corpus, plan.phase(begin, plan.steps, config.rate), config, fitness):
         yield from scored(event)
@@ -236,5 +236,8 @@ METHOD = Method[Config, Corpus](
     counted_by=("generations",),
     rehearse=rehearse,
     check=check,
+    evaluate=lambda trained, corpus, split, limit: evaluate_fitness(
+        trained.model, corpus, trained.config, split, limit, trained.seed, trained.allow_code
+    ),
     final_split="test",
 )

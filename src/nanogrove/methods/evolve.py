@@ -32,7 +32,7 @@ from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed, random
 from nanogrove.errors import DivergedError, PresetError
 from nanogrove.evaluate import auxiliary
-from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess
+from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, evaluate_fitness
 from nanogrove.evaluate.selection import (
     Replacements,
     documents_needed,
@@ -300,6 +300,7 @@ class _Evolution:
             "generation": state.round,
             "members": list(progress["members"]),
             "score": events[0].values["score"],
+            "unit": self.config.objective[1] or self.config.objective[0],
             "error": standard_error(samples, self.documents).tolist(),
             "values": {name: list(values) for name, values in progress["values"].items()},
             "distance": distance,
@@ -383,6 +384,9 @@ METHOD = Method[Config, Corpus](
     num_steps=lambda config, budget: config.generations * config.steps_per_generation,
     counted_by=("generations", "steps_per_generation"),
     check=check,
+    evaluate=lambda trained, corpus, split, limit: evaluate_fitness(
+        trained.model, corpus, trained.config, split, limit, trained.seed, trained.allow_code
+    ),
     check_scored=check_scored,
     final_split="test",
     ranks_share="members",

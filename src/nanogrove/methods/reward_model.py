@@ -138,7 +138,7 @@ METHOD = Method[Config, RewardedCorpus](
     corpora=(RewardedCorpus,),
     needs=NEEDS,
     check=check,
-    evaluate=score,
+    evaluate=lambda trained, corpus, split, limit: score(trained.model, corpus, split, limit),
     final_split="test",
     ranks_share="batch",
 )

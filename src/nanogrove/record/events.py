@@ -8,7 +8,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 |--------|------------------------------------------------------------|-----------------------------------|
 | start  | name, seed, parameters, vocabulary, data, precision, …     | once, before the first step       |
 | resume | changed; ranks, versions, machine as they are now          | when what bits depend on changed  |
-| phase  | name, objective, held_out                                  | before the first step of each phase |
+| phase  | name, objective, unit, held_out                            | before the first step of each phase |
 | eval   | split, loss, tokens (scored), seen, all of `measures`; score   | before the `step` event it follows |
 | step   | loss, lr, grad_norm, tokens; where heads train their losses | last of its step: a safe point    |
 | sources | names; loss, share, passes, weights of each, seen        | after an interval, before its `step` event |
@@ -19,7 +19,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | round  | round, difficulties, labels, rows, accepted, frontier      | after a round                     |
 | generation | generation, members, score, error, values, births      | after a generation                |
 | reward | round, mean, error, texts, of fresh texts                  | before and after each alignment round |
-| rewards | mean, deviation, histogram, effective_sample_size         | before learning from them begins  |
+| rewards | mean, deviation, histogram, effective_sample_size, reward_before | before learning from them begins |
 | alarm  | round, difficulties, reason, retry                         | when a round is undone            |
 | end    | split, loss, bits_per_byte, scored, tokens, best_step      | once, when the budget is spent    |
 
@@ -35,6 +35,7 @@ from typing import Any
 
 from nanogrove.atomic import read_file
 from nanogrove.errors import RunError
+from nanogrove.json_reading import parse_json
 
 RECORD_BYTES = 1 << 30  # of an events.jsonl, at most
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
@@ -61,16 +62,17 @@ def note(text: str) -> Event:
     return Event("note", 0, {"text": text})
 
 
-def phase(name: str, step: int, objective: str, held_out: str = "loss") -> Event:
+def phase(name: str, step: int, objective: str, unit: str = "nats per token", held_out: str = "loss") -> Event:
     """A method goes on after `step` with another objective or on other data, so that curves do not run on.
 
     Args:
         name: of the phase.
         step: the last step before it; 0 for the first phase.
-        objective: what the `loss` of its `step` events is, with its unit.
+        objective: what the `loss` of its `step` events is.
+        unit: of the objective.
         held_out: the figure of its `eval` events that is the same objective on held-out data.
     """
-    return Event("phase", step, {"name": name, "objective": objective, "held_out": held_out})
+    return Event("phase", step, {"name": name, "objective": objective, "unit": unit, "held_out": held_out})
 
 
 def _finite(value: Json) -> Json:
@@ -85,11 +87,14 @@ def _finite(value: Json) -> Json:
 
 def event_of(line: str) -> Event:
     """The event of a line of a record. Raises ValueError where it is not an event."""
-    try:
-        record = json.loads(line)
-        return Event(record.pop("kind"), record.pop("step"), time=record.pop("time"), values=record)
-    except (KeyError, TypeError, AttributeError, RecursionError):
-        raise ValueError("not an event") from None
+    record = parse_json(line)
+    if isinstance(record, dict):
+        kind, step, time = (record.pop(key, None) for key in ("kind", "step", "time"))
+        numbers = time.values() if isinstance(time, dict) else [None]
+        whole = isinstance(step, int) and 0 <= step < 1 << 63
+        if isinstance(kind, str) and whole and all(isinstance(number, int | float) for number in numbers):
+            return Event(kind, step, time=time, values=record)
+    raise ValueError("not an event")
 
 
 def read_events(path: Path) -> list[Event]:

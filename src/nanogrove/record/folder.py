@@ -29,6 +29,7 @@ from nanogrove.atomic import (
     write_file,
 )
 from nanogrove.errors import RunError
+from nanogrove.json_reading import BadJsonError, parse_json
 from nanogrove.record.events import Event, Values, event_of
 
 FILES = (".lock", "preset.json", "events.jsonl")
@@ -235,14 +236,16 @@ def read_preset(run: Path) -> Values | None:
     if path.is_symlink():
         raise RunError(f"{path}: is a link; put the file itself in its place")
     try:
-        preset = json.loads(read_file(path, PRESET_BYTES))
+        preset = parse_json(read_file(path, PRESET_BYTES))
     except FileNotFoundError:
         if parts := parts_of_run(run):
             raise RunError(
                 f"{path}: missing, and {' and '.join(parts)} of a run are here; put it back, or train in another folder"
             ) from None
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); put back what the run wrote there") from None
+    except BadJsonError as error:
         raise RunError(f"{path}: cannot be read ({error}); put back what the run wrote there") from None
     if not isinstance(preset, dict):
         raise RunError(f"{path}: damaged, not a preset; put back what the run wrote there")

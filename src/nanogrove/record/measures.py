@@ -57,6 +57,7 @@ class Measure:
         title: of its picture or row in the report; of `MEASURES` those with a title have a picture among the curves.
         headline: whether it is one of the figures at the head of the report.
         reference: the key of what it is compared with: the best there is, or what needs no learning.
+        reference_label: what that is called.
         error: the key of its standard error.
         by: the key of the list that its list of figures is over, as in positions of a sequence.
         given: the key of another figure that must be there; the first of several measures of one name applies.
@@ -73,6 +74,7 @@ class Measure:
     title: str = ""
     headline: bool = True
     reference: str = ""
+    reference_label: str = "best"
     error: str = ""
     by: str = ""
     given: str = ""
@@ -87,14 +89,16 @@ class Measure:
         return figure if self.better == "lower" else -figure
 
     def phrase(self, figures: Figures) -> str:
-        """The figure in words, with its standard error and the best there is where these are known."""
+        """The figure in words, with its standard error and what it is compared with where these are known."""
         text = self.text or " ".join(filter(None, (self.label, "{}", self.unit)))
-        phrase = text.format(number(figures[self.name], self.digits))
-        if self.error in figures:
-            phrase += f" ± {number(figures[self.error], self.digits)}"
+        phrase = text.format(self._figure(figures, self.name, self.error))
         if self.reference in figures:
-            phrase += f", best {number(figures[self.reference], self.digits)}"
+            phrase += f", {self.reference_label} {self._figure(figures, self.reference, f'{self.reference}_error')}"
         return phrase
+
+    def _figure(self, figures: Figures, name: str, error: str) -> str:
+        figure = number(figures[name], self.digits)
+        return f"{figure} ± {number(figures[error], self.digits)}" if error in figures else figure
 
 
 def number(figure: object, digits: int = 4) -> str:
@@ -110,9 +114,12 @@ def number(figure: object, digits: int = 4) -> str:
 
 
 MEASURES = (
-    Measure("loss", "loss", given="correlation"),  # of a reward model, in its scale squared
+    Measure("loss", "loss", "scale of rewards squared", text="loss {}", given="correlation"),  # of a reward model
     Measure("loss", "loss", "nats per token", reference="bayes_loss"),
-    Measure("correlation", "correlation", "with the true reward", "higher", headline=False),
+    Measure("exact_match", "exact match", better="higher", title="Exact match", error="exact_match_error"),
+    Measure("correlation", "correlation", "with the true reward", "higher"),
+    Measure("in_order", "preference accuracy", better="higher", title="Preference accuracy", error="in_order_error"),
+    Measure("margin", "margin", "nats per pair", "higher", title="Margin of pairs", error="margin_error"),
     Measure("chosen_log_prob", "log-probability of chosen texts", better="higher", digits=2, headline=False),
     Measure("rejected_log_prob", "and of rejected ones", "nats per text", digits=2, joined=" ", headline=False),
     Measure(
@@ -131,15 +138,23 @@ MEASURES = (
         headline=False,
     ),
     Measure("kl", "KL(best || model)", by="positions", headline=False),
-    Measure("kl", "KL from the reference", "nats per token", headline=False),
+    Measure(
+        "reward",
+        "reward of samples",
+        better="higher",
+        error="reward_error",
+        reference="reward_before",
+        reference_label="before",
+    ),
+    Measure("kl", "KL from the reference", "nats per token"),
 )
 
-REWARD = Measure("mean", "reward", better="higher", error="error")  # of a `reward` event
+REWARD = Measure("mean", "reward of samples", better="higher", error="error")  # of a `reward` event
 
 # of an `auxiliary` event, under `measures`
 HEADS = (
     Measure("value_r2", "value R²", better="higher", title="Value: share of the variance explained"),
-    Measure("value_error", title="Value: error, nats per token"),
+    Measure("value_error", unit="nats per token", title="Value: error"),
     Measure(
         "latent_cosine",
         "latent cosine",
@@ -155,11 +170,11 @@ HEADS = (
         reference="span_chance",
     ),
     Measure("multi_token_accuracy", "tokens ahead right", better="higher", title="Tokens ahead: accuracy"),
-    Measure("multi_token_loss", title="Tokens ahead: loss"),
+    Measure("multi_token_loss", unit="nats per token", title="Tokens ahead: loss"),
     Measure("policy_kl", "policy KL", title="Policy: KL from its target", reference="policy_kl_of_model"),
-    Measure("policy_entropy", title="Policy: entropy, nats"),
-    Measure("memory_loss", title="Memory: loss of the segment before"),
-    Measure("memory_accuracy", better="higher", title="Memory: accuracy on the segment before"),
+    Measure("policy_entropy", unit="nats", title="Policy: entropy"),
+    Measure("memory_loss", unit="nats per token", title="Memory: loss of the segment before"),
+    Measure("memory_accuracy", unit="share of tokens", better="higher", title="Memory: accuracy on the segment before"),
 )
 
 # of `calibration.json`, before and after a temperature is applied
@@ -183,11 +198,6 @@ def measured(figures: Figures) -> list[Measure]:
         if measure.applies(figures):
             chosen.setdefault(measure.name, measure)
     return list(chosen.values())
-
-
-def headlines() -> list[Measure]:
-    """The measures at the head of a report, one of each name, in order."""
-    return list({measure.name: measure for measure in MEASURES if measure.headline}.values())
 
 
 def pictured() -> list[Measure]:

@@ -1,12 +1,13 @@
 """What a run folder says, read back: `Run`, from which every section of the report is drawn."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from nanogrove.atomic import read_file
 from nanogrove.errors import RunError
+from nanogrove.json_reading import parse_json
 from nanogrove.record.events import Event, Values, read_events
 from nanogrove.record.folder import parts_of_run, read_preset
 
@@ -58,8 +59,6 @@ def read_run(run: Path) -> Run:
     preset = read_preset(run) or {}
     events: dict[str, list[Event]] = {}
     for event in read_events(run / "events.jsonl"):
-        if not isinstance(event.kind, str) or not isinstance(event.step, int):
-            raise RunError(f"{run / 'events.jsonl'}: an event has no kind or step; the record is damaged")
         events.setdefault(event.kind, []).append(event)
     start = events["start"][0].values if "start" in events else {}
     return Run(str(start.get("name") or run.resolve().name), preset, events, read_calibration(run))
@@ -76,8 +75,11 @@ def read_calibration(run: Path) -> object:
     if any(part.is_symlink() for part in (path, folder, root)) or not path.is_file():
         return None
     try:
-        calibration: Values = json.loads(read_file(path, CALIBRATION_BYTES))
-        state = json.loads(read_file(folder / "state.json", CALIBRATION_BYTES))
-        return calibration if calibration["model"] == state["files"]["model.safetensors"] else STALE
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        calibration, state = (
+            parse_json(read_file(path, CALIBRATION_BYTES)),
+            parse_json(read_file(folder / "state.json", CALIBRATION_BYTES)),
+        )
+        same = cast(Values, calibration)["model"] == cast(Values, state)["files"]["model.safetensors"]
+        return calibration if same else STALE
+    except (OSError, ValueError, KeyError, TypeError):
         return STALE

@@ -22,6 +22,7 @@ from nanogrove.config.overrides import resolve
 from nanogrove.config.preset import Preset, difference
 from nanogrove.errors import CheckpointError, DataError, DivergedError, RunError
 from nanogrove.language_model import LanguageModel
+from nanogrove.methods.contract import Trained
 from nanogrove.paths import with_absolute_paths
 from nanogrove.record.events import Event, note, read_events
 from nanogrove.record.folder import RunFolder
@@ -254,7 +255,14 @@ def _finish(setup: Setup, state: TrainState, recorder: Recorder, checkpointer: C
     model = model_of(best, setup.whole_device)
     if preset.sample.tokens and not preset.model.scalar:
         yield from recorder.write_each(samples(setup, LanguageModel(model, best.tokenizer), state.step))
-    score = method.evaluate(model, corpus, method.final_split, FINAL_TOKENS)
+    trained = Trained(
+        model=model,
+        config=preset.method,
+        seed=setup.plan.seed,
+        kept=lambda: state.method_tensors,
+        allow_code=setup.plan.allow_code,
+    )
+    score = method.evaluate(trained, corpus, method.final_split, FINAL_TOKENS)
     best_step = None if checkpointer.best is None else checkpointer.best["step"]
     values = {**score, "scored": score["tokens"], "tokens": state.tokens, "best_step": best_step}
     time = {"seconds": state.seconds}

@@ -30,6 +30,7 @@ from nanogrove.synthetic.rhm import RandomHierarchyModel
 from nanogrove.synthetic.rlm import RandomLanguageModel
 from nanogrove.synthetic.splits import distinct, expected_overlap, independent, overlap
 from nanogrove.synthetic.tree import TreeGrammar
+from nanogrove.waits import waiting
 
 SHOWN_TREES = 3  # in the record, for the report
 FRESH = (10_000, 100_000, 1_000_000)  # sequences for which the expected overlap is recorded
@@ -67,7 +68,7 @@ class RHMConfig(GrammarConfig):
     """A Random Hierarchy Model (Cagnetta 2024): see `RandomHierarchyModel`."""
 
     type: Literal["rhm"]
-    v: int = Field(32, ge=2, description="symbols of each level, which are the tokens")
+    v: int = Field(32, ge=2, le=4096, description="symbols of each level, which are the tokens")
     m: int = Field(8, ge=1, description="synonyms: rules of each symbol")
     s: int = Field(2, ge=2, description="symbols that a rule replaces one by")
     L: int = Field(3, ge=1, description="depth of the trees: sequences have s^L tokens")
@@ -151,8 +152,11 @@ class GrammarCorpus:
     def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The sequences of a split, or its first ones of about `limit` tokens; an endless training split has as many as
         the held-out ones."""
-        for rows in torch.split(self._sequences(split, limit), self.batch_size):
-            yield self._batch(rows)
+        sequences = self._sequences(split, limit)
+        with waiting(f"scoring {split}", len(sequences)) as wait:
+            for rows in torch.split(sequences, self.batch_size):
+                yield self._batch(rows)
+                wait.done += len(rows)
 
     def documents(self, split: str, limit: int | None = None) -> Tensor:
         """A number for each sequence: all are drawn independently."""
@@ -163,8 +167,12 @@ class GrammarCorpus:
         sequences = self._sequences(split, limit)
         key = (split, len(sequences))
         if key not in self._truths:
-            batches = torch.split(sequences, self.batch_size)
-            self._truths[key] = [self.grammar.next_token_distributions(batch).float() for batch in batches]
+            truths = []
+            with waiting(f"computing the exact distributions of {split}", len(sequences)) as wait:
+                for batch in torch.split(sequences, self.batch_size):
+                    truths.append(self.grammar.next_token_distributions(batch).float())
+                    wait.done += len(batch)
+            self._truths[key] = truths
         return iter(self._truths[key])
 
     @cached_property

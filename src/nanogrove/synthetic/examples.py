@@ -29,6 +29,7 @@ from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.errors import DataError
 from nanogrove.settings import Settings
 from nanogrove.synthetic.tasks import Task, draw_example, examples, find_task
+from nanogrove.waits import waiting
 
 Answer = str | None
 """What was written after a prompt, up to the end mark; None without one, or with a token that stands for nothing."""
@@ -48,7 +49,7 @@ class TaskConfig(Settings):
     task: str = Field(description="name of the task, such as copy, addition or maze")
     options: dict[str, Any] = Field({}, description="options of the task, such as the nodes of a maze")
     base: tuple[int, int] = Field((1, 5), description="the easiest and the hardest difficulty to train on")
-    held_out: int = Field(200, ge=1, description="examples of each difficulty in the validation and the test split")
+    held_out: int = Field(200, ge=1, le=10_000, description="examples of each difficulty in each held-out split")
 
     @field_validator("base")
     @classmethod
@@ -225,8 +226,10 @@ class TaskCorpus:
         Training examples are fresh at every step; the split `train` is as many of the same kind.
         """
         pairs = self._pairs(split, limit)
-        for first in range(0, len(pairs), self.batch_size):
-            yield self.rows(pairs[first : first + self.batch_size], self.length).batch()
+        with waiting(f"scoring {split}", len(pairs)) as wait:
+            for first in range(0, len(pairs), self.batch_size):
+                yield self.rows(pairs[first : first + self.batch_size], self.length).batch()
+                wait.done = first + self.batch_size
 
     def _pairs(self, split: str, limit: int | None) -> list[tuple[str, str]]:
         pairs = []

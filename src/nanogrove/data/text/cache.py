@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import cast
@@ -12,7 +12,6 @@ from typing import cast
 from filelock import FileLock, Timeout
 
 from nanogrove.atomic import make_folder, not_plain, refusal
-from nanogrove.data.sources.contract import DocumentSource
 from nanogrove.errors import DataError
 from nanogrove.waits import Wait, Watch, unwatched
 
@@ -32,12 +31,18 @@ def key_of(parts: object) -> str:
     return hashlib.sha256(json.dumps([CACHE_FORMAT, parts], sort_keys=True).encode()).hexdigest()[:24]
 
 
-def change_times(source: DocumentSource) -> list[int]:
-    """When each file of a source was changed last, in nanoseconds: the time of the system, which no program can set."""
-    try:
-        return [os.stat(path).st_ctime_ns for path, *_ in cast(list[list[str]], source.identity().get("files", []))]
-    except OSError as error:
-        raise DataError(f"{source.title()}: cannot be read ({error.strerror})") from None
+def change_times(identity: Mapping[str, object]) -> list[int]:
+    """When each file of a source was changed last, in nanoseconds: the time of the system, which no program can set.
+
+    `identity` is that of the source. Raises DataError for a file that is gone.
+    """
+    times = []
+    for path, *_ in cast(list[list[str]], identity.get("files", [])):
+        try:
+            times.append(os.stat(path).st_ctime_ns)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return times
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from nanogrove.data.text.reader import ShardReader
 from nanogrove.data.text.verified import large, verify_in_background
 from nanogrove.errors import DataError
 from nanogrove.paths import short_names
-from nanogrove.waits import Watch, unwatched
+from nanogrove.waits import Watch, unwatched, waiting
 
 HELD_OUT_STRETCHES = 64  # of a held-out text, taken for independent
 
@@ -125,15 +125,18 @@ class TextCorpus:
         With `limit`, evenly spread windows of about that many tokens in all. A training split that is still being read
         is covered as far as it has been read. Raises DataError for an empty split.
         """
-        size = self.length
-        for number, (count, chosen) in enumerate(self._chosen(split, limit)):
-            source = self.sources[number]
-            for rows in np.split(chosen, range(self.batch_size, len(chosen), self.batch_size)):
-                full = rows[(rows + 1) * size + 1 <= count]
-                if len(full):
-                    yield batch_of(source.read(split, full * size, size + 1), np.full(len(full), number))
-                for row in rows[len(full) :].tolist():
-                    yield batch_of(source.read(split, np.array([row * size]), count - row * size), np.array([number]))
+        size, windows = self.length, self._chosen(split, limit)
+        with waiting(f"scoring {split}", sum(len(chosen) for _, chosen in windows)) as wait:
+            for number, (count, chosen) in enumerate(windows):
+                source = self.sources[number]
+                for rows in np.split(chosen, range(self.batch_size, len(chosen), self.batch_size)):
+                    full = rows[(rows + 1) * size + 1 <= count]
+                    if len(full):
+                        yield batch_of(source.read(split, full * size, size + 1), np.full(len(full), number))
+                    for row in rows[len(full) :].tolist():
+                        last = source.read(split, np.array([row * size]), count - row * size)
+                        yield batch_of(last, np.array([number]))
+                    wait.done += len(rows)
 
     def _chosen(self, split: str, limit: int | None) -> list[tuple[int, np.ndarray]]:
         """For each source the tokens of a split, and the numbers of the windows that `eval_batches` reads."""

@@ -56,13 +56,16 @@ def prepare(config: DataConfig, watch: Watch = unwatched) -> Prepared:
     that is full.
     """
     identities = [source.identity() for source in config.all_sources]
+    changes = [change_times(identity) for identity in identities]
     tokenizer = tokenizer_of(config, identities, watch)
     folders, streaming = [], []
     for number, (source, identity) in enumerate(zip(config.all_sources, identities, strict=True)):
         key = key_of([identity, config.model_dump(include=set(SOURCE_OPTIONS)), tokenizer.to_json()])
         folder = cache_folder() / key
         folders.append(folder)
-        if _complete(folder, source, tokenizer) is not None:
+        if change_times(identity) != changes[number]:  # while the vocabulary was learned
+            raise _changed(source)
+        if is_complete(folder, changes[number], tokenizer):
             continue
         if streams(source):
             if folder not in folders[:-1]:
@@ -91,18 +94,19 @@ def write(
 
     `watch` sees how far it is, by its bytes. Raises DataError, with the reasons, for a source without usable documents.
     """
-    if _complete(folder, source, tokenizer) is not None:  # another process was first
+    identity = source.identity()
+    changes = change_times(identity)
+    if is_complete(folder, changes, tokenizer):  # another process was first
         return
-    changes = change_times(source)
     index = read_index(folder) if streams(source) else None  # else the digest must be of all tokens
     going_on = index is not None and not index["complete"] and index["change_times"] == changes
     writer = ShardWriter(folder, index if going_on else None, tokenizer.vocab_size, streams(source), changes)
     skipped = Skipped(config.bad_rows == "refuse")
-    pieces = assign_to_splits(config, source, characters_to_split(config, source), skipped)
+    pieces, size = assign_to_splits(config, source, characters_to_split(config, source), skipped), source.size()
     for batch, encoded in _tokenized_batches(islice(pieces, writer.index["pieces"], None), tokenizer):
         for (split, piece), ids in zip(batch, encoded, strict=True):
             writer.add(split, piece, np.concatenate(([tokenizer.end], ids)) if piece.first else ids)
-        watch(Wait(f"tokenising {source.title()}", _share(writer.index, source)))
+        watch(Wait(f"tokenising {source.title()}", _share(writer.index, size)))
         if writer.uncommitted >= TOKENS_PER_COMMIT:
             writer.commit(skipped)
             yield
@@ -112,33 +116,33 @@ def write(
         reasons = skipped.most_common(examples=True)
         nothing = f"nothing to use ({reasons})" if reasons else "empty; a corpus needs text"
         raise DataError(f"{source.title()}: {nothing}")
-    if change_times(source) != changes:  # a program may give a file that it changed its old time back
-        raise DataError(f"{source.title()}: was changed while it was read; start again once nothing writes to it")
+    if change_times(identity) != changes:  # a program may give a file that it changed its old time back
+        raise _changed(source)
     writer.commit(skipped, complete=True)
 
 
-def _complete(folder: Path, source: DocumentSource, tokenizer: Tokenizer) -> Index | None:
-    """The index of a folder that holds all tokens of a source undamaged, as far as a start can tell; else None.
+def _changed(source: DocumentSource) -> DataError:
+    return DataError(f"{source.title()}: was changed while it was read; start again once nothing writes to it")
+
+
+def is_complete(folder: Path, change_times: list[int], tokenizer: Tokenizer) -> bool:
+    """Whether a folder holds all tokens of a source, undamaged as far as a start can tell.
 
     Of large data the held-out splits are looked at here, and the rest as it is used.
     """
     index = read_index(folder)
-    if (
-        index is None
-        or not index["complete"]
-        or not (index["streamed"] or index["change_times"] == change_times(source))
-    ):
-        return None
+    if index is None or not index["complete"] or not (index["streamed"] or index["change_times"] == change_times):
+        return False
     try:
         VerifiedTokens(folder, tokenizer.vocab_size).verify_all(index, SPLITS[1:] if large(index) else SPLITS)
     except Damage:
-        return None
-    return index
+        return False
+    return True
 
 
-def _share(index: Index, source: DocumentSource) -> float | None:
-    """The share of a source that is tokenised, by bytes of text; None for one that is packed or of unknown size."""
-    done, size = sum(split["bytes"] for split in index["splits"].values()), source.size()
+def _share(index: Index, size: int | None) -> float | None:
+    """The share of `size` bytes that is tokenised; None for a source that is packed or of unknown size."""
+    done = sum(split["bytes"] for split in index["splits"].values())
     return done / size if size and done <= size else None
 
 

@@ -39,7 +39,7 @@ def tokenizer_of(config: DataConfig, identities: list[dict[str, object]], watch:
         return load_tokenizer(config.tokenizer)
     options = config.model_dump(include={*SOURCE_OPTIONS, "tokenizer", "vocab_size"})
     path = cache_folder() / key_of([identities, options]) / "vocabulary.json"
-    changes = [change_times(source) for source in config.all_sources]
+    changes = [change_times(identity) for identity in identities]
     kept = _kept(path, changes)
     if kept is not None:
         return kept

@@ -102,10 +102,10 @@ class _Rounds:
             state.model.load_state_dict(saved_voters(config, self.corpus, state.model.config))
             yield from self.commit(*self.survey(self.progress["frontier"], 0), self.losses([]))
         if state.step == 0 < self.begin:
-            yield phase("base", 0, "NLL, nats per token")
+            yield phase("base", 0, "NLL")
         yield from self.train_base(self.plan.steps if config.labels == "none" else self.begin)
         if state.step == self.begin < self.plan.steps:
-            yield phase("rounds", self.begin, "NLL of labels and of base data, nats per token")
+            yield phase("rounds", self.begin, "NLL of labels and of base data")
         while state.step < self.plan.steps and "ended" not in self.progress:
             yield from self.train_round()
 

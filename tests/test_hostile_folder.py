@@ -34,6 +34,7 @@ CACHE = "the cache: `test_a_cache_in_which_a_name_is_taken`"
 RUN = "a run folder: `test_a_run_folder_in_which_a_name_is_taken`"
 WRITERS = {
     "atomic.py": "the writer: tests/test_atomic.py",
+    "cli/completion.py: _known_settings": "a file of the cache, by the writer alone",
     "cli/verbs/lineage.py: lineage": NEW,
     "data/text/cache.py: remove_on_error": CACHE,
     "data/text/cache.py: write_lock": CACHE,

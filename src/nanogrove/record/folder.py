@@ -159,7 +159,7 @@ class RunFolder:
     def check(self, mark: Values) -> None:
         """Raises RunError where this is not the record that ended, or went on, at a `mark`."""
         record = self.path / "events.jsonl"
-        self._hash, left = hashlib.sha256(), mark["position"]
+        self._hash, left = hashlib.sha256(), mark.get("position", 0)
         with open(record, "rb", opener=no_links) as file:
             while part := file.read(min(left, LINE_BYTES)):
                 self._hash.update(part)
@@ -174,7 +174,7 @@ class RunFolder:
     def rewind(self, mark: Values) -> None:
         """Cuts the record back to a `mark`, so that it holds one history. Raises RunError as `check` does, uncut."""
         self.check(mark)
-        os.truncate(self._events.fileno(), mark["position"])
+        os.truncate(self._events.fileno(), mark.get("position", 0))
 
     def is_empty(self) -> bool:
         """Whether the record holds nothing."""

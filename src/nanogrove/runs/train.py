@@ -129,7 +129,7 @@ def _check_complete(folder: RunFolder, preset: Preset, checkpoint: Checkpoint | 
                 f"{folder.checkpoints}: no checkpoint is left of a run that reached step {reached}; put them back, or "
                 "start anew with another --out"
             )
-    elif checkpoint.state["best"] is not None:
+    elif checkpoint.state.get("best") is not None:
         best = folder.checkpoints / "best"
         try:
             if load_best(folder.checkpoints).folder.name in ROTATION:
@@ -181,7 +181,7 @@ def _lead(folder: RunFolder, setup: Setup, state: TrainState, checkpoint: Checkp
     checkpointer, changed = Checkpointer(folder, setup, state), {}
     if checkpoint is None:
         folder.rewind({"position": 0})
-    elif folder.is_empty() and checkpoint.state["position"]:
+    elif folder.is_empty() and checkpoint.state.get("position"):
         yield note(f"{folder.path / 'events.jsonl'}: is lost; a new record begins at step {state.step}")
         checkpointer.resume(checkpoint)
         checkpointer.save("current")  # whose position is in the new record

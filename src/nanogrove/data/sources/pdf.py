@@ -39,7 +39,7 @@ class PdfSource(FileSource):
 
     def pieces(self, skipped: Skipped) -> Iterator[Piece]:
         """Documents in order. Raises DataError where pypdfium2 is missing; a PDF that cannot be read is counted."""
-        files = self.files()
+        files = self.counted_files(skipped)
         if find_spec("pypdfium2") is None:
             raise DataError(f"{self.path}: PDF needs pypdfium2; pip install 'nanogrove[data]'")
         if find_spec("resource") is None:

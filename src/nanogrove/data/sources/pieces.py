@@ -1,7 +1,8 @@
 """The pieces of documents that every source yields, and the count of what is left out of a source."""
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from nanogrove.errors import DataError
@@ -65,14 +66,16 @@ def split_long_document(chunks: Iterator[str]) -> Iterator[Piece]:
         yield Piece(rest, first)
 
 
-def split_at_separator(chunks: Iterator[str], separator: str) -> Iterator[Piece]:
+def split_at_separators(chunks: Iterator[str], separators: Sequence[str]) -> Iterator[Piece]:
     """The documents between separators, each cut as `split_long_document` cuts; empty ones are left out.
 
-    A separator is recognised even where it spans two chunks.
+    A separator is recognised even where it spans two chunks. Where one begins like another, the longer one counts.
     """
-    document, first, held, keep = "", True, "", len(separator) - 1
+    longest = sorted(separators, key=len, reverse=True)
+    pattern, keep = re.compile("|".join(map(re.escape, longest))), len(longest[0]) - 1
+    document, first, held = "", True, ""
     for chunk in chunks:
-        *ended, held = (held + chunk).split(separator)
+        *ended, held = pattern.split(held + chunk)
         for text in ended:
             pieces, rest = _cut_pieces(document + text)
             for piece in filter(None, (*pieces, rest)):

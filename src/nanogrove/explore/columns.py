@@ -7,6 +7,7 @@ from datetime import date, datetime, time
 from itertools import pairwise
 from typing import NamedTuple
 
+from nanogrove.data.sources.messages import joined_messages
 from nanogrove.data.sources.tables import Columns
 
 TEXT_CHARACTERS, TEXT_WORDS = 60, 10  # mean of a cell, from which on a column is text
@@ -114,6 +115,8 @@ def _verdict(
     share = distinct / count
     size = f"mean {characters:,.0f} characters, {words:,.0f} word{'' if round(words) == 1 else 's'}"
     shown = f"{share:.0%} distinct" if distinct > 20 else f"{distinct} distinct"
+    if sum(joined_messages(value) is not None for value, _ in full) > count / 2:
+        return "text", f"messages of a chat, joined by their roles; {size}"
     if sum(isinstance(value, (list, dict)) for value, _ in full) > count / 2:
         return "nested", f"lists or objects, which become JSON; {size}"
     if (NAMED_ID.fullmatch(name) or CAMEL_ID.fullmatch(name)) and words < 2:
@@ -166,6 +169,9 @@ def choose(columns: Sequence[Column]) -> Choice:
     candidates = [c for c in columns if c.usable and c.verdict != "empty" and c.present >= 0.5]
     if not candidates:
         candidates = [c for c in columns if c.usable]
+    if {"chosen", "rejected"} <= {column.name for column in columns}:
+        notes.append("pairs of a chosen and a rejected text are what `nanogrove train dpo data.path=FILE` learns from")
+        candidates = [column for column in candidates if column.name != "rejected"] or candidates
     options, why = _options(candidates, notes)
     names = Columns(**options).names
     for column in columns:

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -10,7 +12,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nanogrove.data.sources.contract import OnBadRow, Row, SelectColumns, SourceKind
-from nanogrove.data.sources.dialect import Dialect, guess_dialect
+from nanogrove.data.sources.dialect import Dialect, excel_delimiter, guess_dialect
 from nanogrove.data.sources.files import DecodingError, EncodedFiles, FileSource, Listing, encoding_of
 from nanogrove.data.sources.json_values import holds_json_values, json_rows
 from nanogrove.data.sources.messages import joined_messages
@@ -149,6 +151,15 @@ class TableFiles(FileSource, Columns):
             raise DataError(f"{self.path}: no file ends in {', '.join(self.endings)}; name others with glob")
         return listing._replace(files=files)
 
+    def select(self, available: Sequence[str]) -> list[str]:
+        """The columns to read of those available. Raises DataError where one is missing, or exists twice."""
+        try:
+            return super().select(available)
+        except DataError as error:
+            named = self.text_field or self.fields or self.format
+            hint = "" if named else f"; or let `nanogrove explore {shlex.quote(self.path)}` choose, and write a preset"
+            raise DataError(f"{error}{hint}") from None
+
     def rows(self, path: Path, select: SelectColumns, skipped: Skipped) -> Iterator[Row]:
         """The rows of one file, of the columns that `select` chooses; counts those that cannot be read.
 
@@ -238,14 +249,16 @@ class CsvSource(EncodedTable):
 
     def _dialect_advice(self, path: Path, dialect: Dialect) -> str:
         """How to name the source where the file seems to have another dialect than `dialect`; else empty."""
-        guess = guess_dialect(self.first_text(path), usual_delimiter(path))
-        if guess.dialect == dialect:
+        start = self.first_text(path)
+        usual = excel_delimiter(start.partition("\n")[0]) or usual_delimiter(path)
+        guess = guess_dialect(start, usual)
+        if guess.dialect == replace(dialect, delimiter=self.delimiter or usual):
             return ""
         changes: dict[str, object] = {"delimiter": None, "quote": None, "escape": None, "skip_lines": None}
-        changes |= guess.dialect.settings(usual_delimiter(path))
+        changes |= guess.dialect.settings(usual)
         known = set(self.model_dump(exclude_defaults=True))
         kept = {key: value for key, value in changes.items() if value is not None or key in known}
-        return f"; it seems to have {guess.why}, so name the source as {self.restated(**kept)}, with its columns"
+        return f"; the file looks otherwise ({guess.why}): name the source as {self.restated(**kept)}"
 
 
 def usual_delimiter(path: Path) -> str:

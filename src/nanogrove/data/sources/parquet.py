@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from nanogrove.data.sources.contract import OnBadRow, Row, SelectColumns
-from nanogrove.data.sources.packing import MAX_RATIO, RATIO_FROM_BYTES
+from nanogrove.data.sources.packing import MAX_RATIO
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS
 from nanogrove.data.sources.rows import prefix_errors
 from nanogrove.errors import DataError
 
 MAX_ROWS_PER_BATCH, BATCH_BYTES = 64, 1 << 25  # in memory at a time
-MAX_DICTIONARY_BYTES = 1 << 26  # of the different values of a column, which a page of their own holds
+MAX_DICTIONARY_BYTES = 1 << 24  # of the different values of a column, which a page of their own holds
+MAX_PAGES_BYTES = 1 << 25  # of a column that is packed to far less, since a page is unpacked at once
 MAX_NESTED_BYTES = 1 << 28  # of a column of lists, by 8 bytes for each value
 HEADER_BYTES = 32  # of a page, within which its size stands
 I32_FIELD = 0x15  # Thrift's compact protocol: the next field, a number
@@ -64,11 +65,14 @@ def _rows_per_batch(path: Path, file: Any, names: Sequence[str]) -> int:
                 values = 8 * column.num_values if nested else 0
                 dictionary = _dictionary_bytes(raw, column)
                 if (
-                    (unpacked > RATIO_FROM_BYTES and unpacked > MAX_RATIO * packed)
+                    (unpacked > MAX_PAGES_BYTES and unpacked > MAX_RATIO * packed)
                     or (values > MAX_NESTED_BYTES and values > MAX_RATIO * packed)
                     or dictionary > MAX_DICTIONARY_BYTES
                 ):
-                    raise DataError(f"column {column.path_in_schema!r} unpacks to far more than {packed:,} bytes")
+                    raise DataError(
+                        f"column {column.path_in_schema!r} unpacks from {packed:,} bytes to far more, as no usual text does; "
+                        "if that is right, write it as JSON lines, and name these"
+                    )
                 size += unpacked / max(group.num_rows, 1) + dictionary
             most = max(most, size)
     return max(min(int(BATCH_BYTES / most), MAX_ROWS_PER_BATCH), 1)

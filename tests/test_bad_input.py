@@ -160,12 +160,12 @@ def test_a_text_that_is_not_utf8(command: Any, preset: Path, tmp_path: Path, cas
     with pytest.raises(UnicodeDecodeError) as truth:
         LATIN[case].decode("utf-8")
     arguments = ("train", preset, "--out", out, "train.steps=1", "evaluate.tokens=20")
-    error = command(*arguments, f"data.sources={path}").error()
+    error = command(*arguments, f'data.sources={{"type": "text", "path": "{path}"}}').error()
     at = truth.value.start
     assert f"{path}: not utf-8: byte 0x{LATIN[case][at]:02x} at offset {at};" in error
-    advice = re.search(r"data\.sources=\[.*\]$", error)
+    advice = re.search(r"name the source as (\{.*\})$", error)
     assert advice, error
-    assert command(*arguments, advice[0]).code == 0, "what the message advises does not work"
+    assert command(*arguments, f"data.sources={advice[1]}").code == 0, "what the message advises does not work"
 
 
 def test_a_character_across_the_border_is_read_whole(command: Any, preset: Path, tmp_path: Path) -> None:

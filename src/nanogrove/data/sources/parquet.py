@@ -70,8 +70,8 @@ def _rows_per_batch(path: Path, file: Any, names: Sequence[str]) -> int:
                     or dictionary > MAX_DICTIONARY_BYTES
                 ):
                     raise DataError(
-                        f"column {column.path_in_schema!r} unpacks from {packed:,} bytes to far more, as no usual text does; "
-                        "if that is right, write it as JSON lines, and name these"
+                        f"column {column.path_in_schema!r} unpacks from {packed:,} bytes to far more, as no usual text "
+                        "does; if that is right, write it as JSON lines, and name these"
                     )
                 size += unpacked / max(group.num_rows, 1) + dictionary
             most = max(most, size)

@@ -17,7 +17,7 @@ from nanogrove.decoding.plain import generate
 from nanogrove.decoding.steering import TOP_K, model_score, reward_augmented
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.packing import packed_weights
-from nanogrove.train.autotune import decoding
+from nanogrove.train.precision import decoding
 from side_by_side import in_turn
 
 PROMPT = 16

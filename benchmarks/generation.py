@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from nanogrove.decoding.plain import generate
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.train.autotune import decoding
+from nanogrove.train.precision import decoding
 from side_by_side import in_turn, nanogpt, quietly
 
 NEW = 128

@@ -3,8 +3,9 @@
 python benchmarks/walk.py [--way]
 
 Prints how many functions and files of the package such a run enters, and how often two first calls in a row lie in
-different files; --way prints the functions too, those of one file in a row on one line. A first run, which is not
-counted, prepares the data. What runs while a module is imported is not counted, and of a lambda, a comprehension or a
+different files: of the whole command, and of training alone, which is all from the first call of the method to the
+report. --way prints the functions too, those of one file in a row on one line. A first run, which is not counted,
+prepares the data. What runs while a module is imported is not counted, and of a lambda, a comprehension or a
 generator expression only the file is, since a reader finds it inside of a function. Python 3.12 and later run
 comprehensions without a call and count fewer.
 """
@@ -49,10 +50,9 @@ class Call(NamedTuple):
 
 
 @contextlib.contextmanager
-def first_calls(package: Path) -> Iterator[list[Call]]:
-    """Lists the functions of a package in the order in which they are first called inside of the context."""
-    calls: dict[Call, None] = {}
-    way: list[Call] = []
+def recorded_calls(package: Path) -> Iterator[list[Call]]:
+    """Lists the calls of the functions of a package inside of the context, each call in a row of equal ones once."""
+    calls: list[Call] = []
     folder = f"{package.resolve()}{os.sep}"
     modules: list[CodeType] = []  # being imported; `__main__` is not, as all runs in it
 
@@ -68,14 +68,27 @@ def first_calls(package: Path) -> Iterator[list[Call]]:
             elif event == "return":
                 modules.pop()
         elif event == "call" and not modules:
-            calls.setdefault(Call(code.co_filename.removeprefix(folder), code.co_qualname, code.co_firstlineno))
+            call = Call(code.co_filename.removeprefix(folder), code.co_qualname, code.co_firstlineno)
+            if calls[-1:] != [call]:
+                calls.append(call)
 
     sys.setprofile(profile)
     try:
-        yield way
+        yield calls
     finally:
         sys.setprofile(None)
-        way.extend(calls)
+
+
+def first_calls(calls: Sequence[Call]) -> list[Call]:
+    """The functions in the order in which they are first called."""
+    return list(dict.fromkeys(calls))
+
+
+def training(calls: Sequence[Call]) -> Sequence[Call]:
+    """The calls of training: from the first of the method to the report."""
+    start = next(n for n, call in enumerate(calls) if call.file.startswith("methods") and call.name == "run")
+    end = next(n for n, call in enumerate(calls) if call.name.endswith("write_report"))
+    return calls[start:end]
 
 
 def counted(way: Sequence[Call]) -> tuple[int, int, int]:
@@ -92,7 +105,7 @@ def lines(way: Sequence[Call]) -> Iterator[str]:
 
 
 def six_steps(package: Path) -> list[Call]:
-    """The way of a run of `PRESET` through the command line."""
+    """The calls of a run of `PRESET` through the command line."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         os.environ["NANOGROVE_CACHE"] = str(Path(folder) / "cache")
         Path("text.txt").write_text("Sphinx of black quartz, judge my vow. Pack my box, too.\n" * 300)
@@ -100,13 +113,13 @@ def six_steps(package: Path) -> list[Call]:
         command = ["train", "preset.json", "--out"]
         subprocess.run([sys.executable, "-m", "nanogrove", *command, "first"], check=True, stdout=subprocess.DEVNULL)
         sys.argv = ["nanogrove", *command, "second"]
-        with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence), first_calls(package) as way:
+        with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence), recorded_calls(package) as calls:
             try:
                 runpy.run_module("nanogrove", run_name="__main__", alter_sys=True)
             except SystemExit as end:
                 if end.code:
                     raise
-    return way
+    return calls
 
 
 def main() -> None:
@@ -116,11 +129,14 @@ def main() -> None:
     spec = importlib.util.find_spec("nanogrove")
     if spec is None or spec.origin is None:
         sys.exit("error: nanogrove is not installed")
-    way = six_steps(Path(spec.origin).parent)
-    if options.way:
-        print("\n".join(lines(way)))
-    functions, files, changes = counted(way)
-    print(f"{functions} functions in {files} files, {changes} changes of file")
+    calls = six_steps(Path(spec.origin).parent)
+    ways = {"the whole command": first_calls(calls), "training": first_calls(training(calls))}
+    for name, way in ways.items():
+        if options.way:
+            print(f"\n{name}\n" + "\n".join(lines(way)))
+    for name, way in ways.items():
+        functions, files, changes = counted(way)
+        print(f"{name}: {functions} functions in {files} files, {changes} changes of file")
 
 
 if __name__ == "__main__":

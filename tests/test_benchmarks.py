@@ -198,9 +198,10 @@ def test_the_way_through_a_package_is_of_first_calls(
 ) -> None:
     walk = script("walk")
     monkeypatch.syspath_prepend(str(toy.parent))
-    with walk.first_calls(toy) as way:
+    with walk.recorded_calls(toy) as calls:
         assert import_module("toy.top").run([1, 2]) == (10, 10)
     for name in [name for name in sys.modules if name.partition(".")[0] == "toy"]:
         del sys.modules[name]
+    way = walk.first_calls(calls)
     assert list(walk.lines(way)) == ["top.py: run", "middle.py: of", "bottom.py: add"]
     assert walk.counted(way) == (3, 3, 2)

@@ -27,7 +27,7 @@ def equal(texts: list[str]) -> list[float]:
 
 
 def test_the_options_are_its_own_and_those_of_strategies_and_sampling() -> None:
-    own = {"seed", "precision", "calibrated", "reward", "beta"}
+    own = {"seed", "precision", "calibrated", "stop", "reward", "beta"}
     assert GenerationOptions.__optional_keys__ == own | {*STRATEGIES} | {*Sampling.model_fields}
     assert not GenerationOptions.__required_keys__
 
@@ -35,14 +35,14 @@ def test_the_options_are_its_own_and_those_of_strategies_and_sampling() -> None:
 @pytest.mark.parametrize(
     ("method", "arguments", "message"),
     [
-        ("generate", {"heat": 1}, "heat: extra inputs are not permitted"),
-        ("generate", {"top_k": 0}, "top_k: input should be greater than or equal to 1"),
+        ("generate", {"heat": 1}, "heat: not a setting of sampling"),
+        ("generate", {"top_k": 0}, "top_k: must be 1 or more, and 0 was given"),
         ("generate", {"reward": equal, "beta": float("nan")}, "beta: must be a finite number, and nan was given"),
         ("generate", {"lookahead": 1, "reward": equal}, "lookahead and a reward do not go together; take one"),
-        ("continuations", {"speculative": True}, "speculative: extra inputs are not permitted"),
-        ("continuations", {"lookahead": 2}, "lookahead: extra inputs are not permitted"),
-        ("best_of", {"beta": 2.0, "reward": equal}, "beta: extra inputs are not permitted"),
-        ("best_of", {"speculative": True, "reward": equal}, "speculative: extra inputs are not permitted"),
+        ("continuations", {"speculative": True}, "speculative: not a setting of sampling"),
+        ("continuations", {"lookahead": 2}, "lookahead: not a setting of sampling"),
+        ("best_of", {"beta": 2.0, "reward": equal}, "beta: not a setting of sampling"),
+        ("best_of", {"speculative": True, "reward": equal}, "speculative: not a setting of sampling"),
     ],
 )
 def test_an_option_that_is_not_known_or_out_of_range_is_named(
@@ -71,3 +71,35 @@ def test_confidence_is_of_the_tokens_that_generate_writes(lm: LanguageModel) -> 
         start = len(read) - len(ids)
         wanted = [scores[start - 1 + n, token].item() for n, token in enumerate(ids)]
         assert part.probabilities == pytest.approx(wanted, rel=1e-4)
+
+
+def cut(text: str, prompt: str, stop: str) -> str:
+    """A text that ends before the first `stop` of its continuation."""
+    return prompt + text[len(prompt) :].partition(stop)[0]
+
+
+@pytest.mark.parametrize("options", [{"temperature": 1.0, "seed": 5}, {"temperature": 0}, {"reward": equal, "seed": 2}])
+def test_a_text_ends_before_its_stop_text_and_its_neighbours_go_on(lm: LanguageModel, options: dict[str, Any]) -> None:
+    prompts = ["a", "bcd", "e"]
+    whole = lm.generate(prompts, 12, **options)
+    longest = max((text[len(prompt) :] for text, prompt in zip(whole, prompts, strict=True)), key=len)
+    stop = longest[1:3]  # two characters, so two tokens
+    stopped = lm.generate(prompts, 12, stop=stop, **options)
+    assert stopped == [cut(text, prompt, stop) for text, prompt in zip(whole, prompts, strict=True)]
+    assert len("".join(stopped)) < len("".join(whole))
+    assert lm.generate(prompts, 12, stop=["zz", stop], **options) == stopped, "any of several"
+
+
+def test_what_follows_a_stop_text_is_not_in_its_confidence(lm: LanguageModel) -> None:
+    (whole,) = lm.continuations(["a"], 12, seed=5, temperature=1.0)
+    stop = whole.text[3:5]
+    assert len(stop) == 2
+    (part,) = lm.continuations(["a"], 12, seed=5, temperature=1.0, stop=stop)
+    assert part.text == cut(whole.text, "a", stop)
+    assert "".join(part.tokens) == part.text[1:] + stop, "the tokens that wrote it are the last"
+    assert part.probabilities == whole.probabilities[: len(part.tokens)]
+
+
+def test_an_empty_stop_text_is_refused(lm: LanguageModel) -> None:
+    with pytest.raises(PresetError, match=r"^stop: an empty text is everywhere"):
+        lm.generate("a", 3, stop=["b", ""])

@@ -12,7 +12,8 @@ import nanogrove
 
 SOURCES = Path(nanogrove.__file__).parent
 ROOMS = [  # from the ground up; rooms of one level do not know each other
-    {"errors", "atomic", "json_difference"},
+    {"errors", "atomic", "paths", "waits", "json_difference", "settings"},
+    {"memory"},
     {"data", "model", "record"},
     {"synthetic", "decoding", "reports"},
     {"train"},

@@ -19,7 +19,7 @@ from nanogrove.model import processor
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.layers import Linear
 from nanogrove.model.packing import packed_weights
-from nanogrove.train import autotune as auto
+from nanogrove.train import precision as formats
 
 REFUSED = "mkldnn_reorder_linear_weight: bf16 path needs the cpu support avx512bw"
 Raising = Callable[[str], None]
@@ -116,13 +116,13 @@ def test_decoding_in_float32_writes_the_same_text(without: Raising, lacking: str
 @LACKING
 def test_auto_decodes_in_float32_and_says_why(without: Raising, lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
     without(lacking)
-    monkeypatch.setattr(auto, "BFLOAT16_PARAMETERS", 0)
+    monkeypatch.setattr(formats, "BFLOAT16_PARAMETERS", 0)
     model = GPT(ModelConfig(vocab_size=31, block_size=16, n_layer=2, n_head=2, n_embd=32)).initialize(0)
-    choice = auto.decoding(model)
+    choice = formats.decoding(model)
     assert choice.format == "float32"
     assert "bfloat16" in choice.reason
     assert ("plain order" in choice.reason) == (lacking == "any format")
-    asked = auto.decoding(model, "bfloat16")
+    asked = formats.decoding(model, "bfloat16")
     assert asked.format == "bfloat16"
     assert "multiplied in float32" in asked.reason
 
@@ -130,15 +130,15 @@ def test_auto_decodes_in_float32_and_says_why(without: Raising, lacking: str, mo
 def test_bfloat16_is_refused_where_nothing_would_be_rounded() -> None:
     config = ModelConfig(vocab_size=31, block_size=16, n_layer=1, n_head=2, n_embd=16)
     for model in (GPT(config, 2).initialize(0, 1), GPT(config).initialize(0).double()):
-        assert auto.decoding(model).format == "float32"
+        assert formats.decoding(model).format == "float32"
         with pytest.raises(PresetError, match="precision bfloat16: only a single model"):
-            auto.decoding(model, "bfloat16")
+            formats.decoding(model, "bfloat16")
 
 
 @LACKING
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
 def test_a_run_trains_samples_generates_and_calibrates(
-    command: Any, tiny: Any, tmp_path: Path, without: Raising, lacking: str, precision: auto.Decoding
+    command: Any, tiny: Any, tmp_path: Path, without: Raising, lacking: str, precision: formats.Decoding
 ) -> None:
     without(lacking)
     heads = {"enable_value": True, "enable_dynamics": True, "enable_multi_token": True}

@@ -42,6 +42,7 @@ VERBS = {
         "min_p",
         "repetition_penalty",
         "no_repeat_ngram",
+        "stop",
         "seed",
         "precision",
         "calibrated",
@@ -52,14 +53,14 @@ VERBS = {
         "speculative",
         "lookahead",
     },
-    "evaluate": {"run", "split", "calibrate"},
+    "evaluate": {"run", "split", "calibrate", "allow_code"},
     "report": {"run"},
     "presets": {"name"},
     "settings": {"key", "as_json"},
 }
 # written; note and stop are for the one who watches
 KINDS = {"reward", "rewards", "generation", "start", "eval", "step", "sample", "end", "data", "exact", "round", "alarm"}
-KINDS |= {"sources", "auxiliary", "resume"}
+KINDS |= {"sources", "auxiliary", "resume", "phase"}
 
 
 def test_the_names() -> None:

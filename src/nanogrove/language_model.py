@@ -16,6 +16,7 @@ from nanogrove.decoding.plain import plain
 from nanogrove.decoding.reading import pad
 from nanogrove.decoding.sampling import Sampler, Sampling, SamplingOptions, Transform, record_log_probs
 from nanogrove.decoding.steering import TOP_K, model_score, reward_augmented, sequence_score
+from nanogrove.decoding.stopping import stop_texts
 from nanogrove.decoding.strategies import strategy_for
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration import load_calibration
@@ -23,8 +24,9 @@ from nanogrove.evaluate.reward import Reward, RewardModel, checked_reward, load_
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
 from nanogrove.model.packing import packed_weights
-from nanogrove.train.autotune import Choice, Decoding, decoding
+from nanogrove.settings import reason
 from nanogrove.train.checkpoint import Checkpoint, heads_of, model_of, read_checkpoint
+from nanogrove.train.precision import Choice, Decoding, decoding
 
 AnyReward = RewardModel | Callable[[Sequence[str]], Sequence[float]] | str | Path  # a path is that of a run
 BETA = 5.0  # what a reward counts, in nats, when left out
@@ -36,6 +38,7 @@ class DrawOptions(SamplingOptions, total=False):
     seed: int
     precision: Decoding
     calibrated: bool
+    stop: str | Sequence[str]
 
 
 class SteeredOptions(DrawOptions, total=False):
@@ -55,8 +58,9 @@ class GenerationOptions(SteeredOptions, total=False):
 class Continuation(NamedTuple):
     """A text as `generate` gives it, and how sure its model was of each of the N new tokens.
 
-    `tokens` are the new ones, one by one, an end of text included. `probabilities` are the model's own, at its
-    calibrated temperature or 1, whatever was drawn from: cuts and the sampling temperature do not change them.
+    `tokens` are the new ones, one by one, an end of text and those that wrote a stop text included. `probabilities` are
+    the model's own, at its calibrated temperature or 1, whatever was drawn from: cuts and the sampling temperature do
+    not change them.
     """
 
     text: str
@@ -90,7 +94,8 @@ class LanguageModel:
     ) -> str | list[str]:
         """Prompt plus continuation: a string for one prompt, a list for a list, decoded as one batch.
 
-        A text ends at the end-of-text token or after `tokens` new tokens; an empty prompt starts a document.
+        A text ends at the end-of-text token, before a stop text, or after `tokens` new tokens; an empty prompt starts a
+        document.
 
         Args:
             prompt: A text, or several.
@@ -99,6 +104,7 @@ class LanguageModel:
             precision: The format of matrix products. `auto`, when left out, takes bfloat16 where the CPU has such
                 products and the model is large enough to gain, as the method `precision` says.
             calibrated: Multiply the temperature by the model's own.
+            stop: A text, or several, before which a continuation ends.
             reward: Steers: of the `top_k` likeliest tokens, 20 when left out, each gets `beta` times the reward of the
                 text that ends with it, before the temperature (`decoding/steering.py`). It is a `RewardModel` or the
                 run of one, whose numbers are clamped to [0, 1], or a function from texts, prompts included, to numbers.
@@ -123,7 +129,9 @@ class LanguageModel:
         drafts, budget = options.pop("speculative", False), options.pop("lookahead", None)
         reward, beta = options.pop("reward", None), options.pop("beta", BETA)
         asked = {"speculative": drafts or None, "lookahead": budget}
-        strategy = strategy_for(self.model, self.heads, asked, steered=reward is not None)
+        strategy = plain(self.model)
+        if drafts or budget is not None or reward is not None:
+            strategy = strategy_for(self.model, self.heads, asked, steered=reward is not None)
         texts, _ = self._decode_texts(strategy, prompts, tokens, options, reward, beta)
         return texts[0] if isinstance(prompt, str) else texts
 
@@ -179,7 +187,7 @@ class LanguageModel:
         beta: float = BETA,
         *recorders: Transform,
     ) -> tuple[list[str], Tensor]:
-        """Each prompt with its continuation, and the new tokens `[R, tokens]`, −1 after the end of a text.
+        """Each prompt with its continuation, and the new tokens `[R, tokens]`, −1 after the end or a stop text.
 
         Args:
             strategy: How the next tokens are chosen.
@@ -191,7 +199,7 @@ class LanguageModel:
             recorders: Transforms that see the logits as the model computed them, and change nothing.
         """
         seed, precision = options.pop("seed", 0), options.pop("precision", "auto")
-        calibrated = options.pop("calibrated", False)
+        calibrated, texts = options.pop("calibrated", False), stop_texts(options.pop("stop", ()), self.tokenizer.decode)
         settings = _checked_sampling(options)
         if calibrated and not self.calibrated:
             raise CheckpointError(
@@ -216,9 +224,23 @@ class LanguageModel:
         transforms = [*recorders, *settings.transforms(steering)]
         sampler = Sampler(transforms, settings.temperature, torch.Generator(device).manual_seed(seed))
         with packed:
-            stop = [self.tokenizer.end]
-            new = decode(strategy, rows, lengths, new_tokens=tokens, sampler=sampler, stop=stop, dtype=dtype)
-        continuations = [self.tokenizer.decode([token for token in row if token >= 0]) for row in new.tolist()]
+            new = decode(
+                strategy,
+                rows,
+                lengths,
+                new_tokens=tokens,
+                sampler=sampler,
+                stop=[self.tokenizer.end],
+                stop_texts=texts,
+                dtype=dtype,
+            )
+        written = [[token for token in row if token >= 0] for row in new.tolist()]
+        continuations = [self.tokenizer.decode(ids) for ids in written]
+        if texts is not None:
+            kept = [texts.cut(ids) for ids in written]
+            continuations = [text for _, text in kept]
+            ends = torch.tensor([count for count, _ in kept], device=device)[:, None]
+            new = new.masked_fill(torch.arange(tokens, device=device) >= ends, -1)
         return [prompt + text for prompt, text in zip(prompts, continuations, strict=True)], new
 
     def _steering(self, reward: AnyReward, beta: float, k: int) -> tuple[Transform, GPT | None]:
@@ -258,8 +280,11 @@ def _checked_sampling(settings: Mapping[str, object]) -> Sampling:
     try:
         return Sampling.model_validate(dict(settings))
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise PresetError(f"{problem['loc'][0]}: {problem['msg'].lower()}") from None
+        problems = error.errors()
+        if problems[0]["type"] == "extra_forbidden":
+            known = ", ".join(Sampling.model_fields)
+            raise PresetError(f"{problems[0]['loc'][0]}: not a setting of sampling; these are: {known}") from None
+        raise PresetError(f"{problems[0]['loc'][0]}: {reason(problems)}") from None
 
 
 def from_checkpoint(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> LanguageModel:

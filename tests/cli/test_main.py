@@ -1,14 +1,17 @@
 """The table of verbs, and the two that only show: presets and settings."""
 
 import json
+import re
 from collections.abc import Callable
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from nanogrove.cli import verbs
-from nanogrove.cli.main import VERBS
+from nanogrove.cli.main import VERBS, main
 from nanogrove.config.catalog import list_presets, packaged_text
 
 
@@ -57,3 +60,75 @@ def test_settings_as_json(command: Callable[..., Any]) -> None:
 def test_a_misspelt_setting_gets_the_nearest(command: Callable[..., Any]) -> None:
     missing = command("settings", "train.stepz")
     assert missing.error() == "error: no setting is called 'train.stepz'; did you mean train.steps?"
+
+
+def test_the_version_names_what_a_report_of_a_fault_should(command: Callable[..., Any]) -> None:
+    shown = command("--version")
+    assert shown.code == 0
+    assert re.fullmatch(r"nanogrove \S+ \(torch \S+, Python \S+, \w+\)\n", shown.out)
+
+
+def test_ctrl_c_ends_a_verb_in_one_line(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> dict[str, str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nanogrove.cli.verbs.presets.list_presets", interrupted)
+    stopped = command("presets")
+    assert (stopped.code, stopped.out, stopped.err) == (130, "", "stopped by Ctrl-C\n")
+
+
+def test_a_preset_may_come_from_standard_input(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tiny: Any
+) -> None:
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(json.dumps(tiny()).encode())))
+    shown = command("train", "-", "train.steps=7", "--dry-run")
+    assert " in 7 steps" in shown.out
+    assert "time        less than a minute of training, by timing a few steps just now" in shown.out
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"\xff")))
+    assert command("train", "-").error().startswith("error: standard input: not UTF-8 text")
+
+
+def test_several_texts_are_divided_and_a_dash_is_standard_input(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Model:
+        """Writes an X after each prompt."""
+
+        def generate(self, prompts: list[str], tokens: int, **options: Any) -> list[str]:
+            assert options["stop"] == ["\n", "end"]
+            return [f"{prompt}X" for prompt in prompts]
+
+        def precision(self, asked: str) -> Any:
+            return SimpleNamespace(format="float32", reason="usual")
+
+    monkeypatch.setattr("nanogrove.language_model.load", lambda run: Model())
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"two\nlines\n")))
+    options = ["--stop", r"\n", "--stop", "end", "--precision", "float32"]
+    assert command("generate", "run", "one", "-", *options).out == "--- 1 of 2 ---\noneX\n--- 2 of 2 ---\ntwo\nlinesX\n"
+    assert command("generate", "run", "one", *options).out == "oneX\n"
+    assert command("generate", "run", "-", "-").error() == "error: standard input is one prompt; give - once"
+
+
+def test_a_shell_is_offered_presets_runs_and_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    (tmp_path / "runs/mine/preset.json").write_text("{}")
+    (tmp_path / "my.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+
+    def offered(*words: str) -> list[str]:
+        monkeypatch.setenv("_NANOGROVE_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", " ".join(["nanogrove", *words]))
+        monkeypatch.setenv("COMP_CWORD", str(len(words)))
+        with pytest.raises(SystemExit):
+            main()
+        return capsys.readouterr().out.split()
+
+    assert offered("train", "quick") == ["quickstart"]
+    assert offered("train", "m") == ["muzero-general", "muzero-quick", "my.json"]
+    assert offered("generate", "ru") == ["runs/", "runs/mine"]
+    assert offered("generate", "runs/m") == ["runs/mine"]
+    assert offered("train", "quickstart", "optimizer.l") == ["optimizer.lr="]
+    monkeypatch.setattr("nanogrove.config.settings.all_settings", None)
+    assert offered("train", "quickstart", "optimizer.l") == ["optimizer.lr="], "from the cache"

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from nanogrove.config.overrides import resolve
+from nanogrove.config.catalog import read_preset_file
+from nanogrove.config.overrides import replaced, resolve
 from nanogrove.errors import PresetError
 
 BASE: dict[str, Any] = {"data": {"sources": "my.txt"}, "train": {"steps": 10}}
@@ -107,3 +108,64 @@ def test_resolving_changes_nothing_that_was_given() -> None:
     base = json.loads(json.dumps(BASE))
     resolve(base, ["train.steps=3", "model.n_layer=2"])
     assert base == BASE
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("method.generatons=3", "did you mean method.generations, with method=evolve or method=evolution_strategies?"),
+        ("generations=3", "did you mean method.generations, with method=evolve or method=evolution_strategies?"),
+        ("method.generations=3", "it goes with method=evolve or method=evolution_strategies"),
+        ("data.task=copy", "it goes with data.type=task"),
+        ("method.name=evole", "did you mean evolve?"),
+        ("data.type=taks", "did you mean task?"),
+    ],
+)
+def test_a_setting_of_another_method_or_type_of_data_is_offered_with_it(override: str, said: str) -> None:
+    with pytest.raises(PresetError) as error:
+        resolve(BASE, [override])
+    assert str(error.value).endswith(said)
+
+
+@pytest.mark.parametrize("chosen", ["method=evolve", "method.name=evolve", 'method.name="evolve"'])
+def test_a_method_is_chosen_by_either_key_before_its_settings(chosen: str) -> None:
+    for overrides in ([chosen, "method.generations=3"], ["method.generations=3", chosen]):
+        preset = resolve(BASE, overrides)
+        assert preset.method.name == "evolve"
+        assert preset.model_dump()["method"]["generations"] == 3
+        assert [each.key for each in replaced(BASE, overrides)] == ["train.steps"], "it counts its own steps"
+
+
+def test_the_name_that_a_preset_has_keeps_its_settings() -> None:
+    base = {**BASE, "method": {"name": "align", "rounds": 7, "reward": {"terms": {"a": 1.0}}}}
+    assert resolve(base, ["method.name=align"]) == resolve(base)
+    task = resolve(BASE, ["data.type=task", "data.task=copy", "data.base=[1, 2]"])
+    assert task.data.type == "task"
+    assert replaced(BASE, ["data.type=text"]) == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "override", "keys"),
+    [
+        ("own-text", "train.steps=10", ["train.tokens"]),
+        ("qa", "data.sources=my.txt", ["data.source_weights", "data.mix_strategy"]),
+        ("qa", "data.mix_strategy=round_robin", ["data.source_weights"]),
+        ("evolve", 'method.vary={"noise": {"low": 0.1, "high": 0.2}}', ["method.noise"]),
+        ("quickstart", "method=evolve", ["train.steps"]),
+        ("quickstart", "model.n_layer=2", []),
+    ],
+)
+def test_what_an_override_excludes_gives_way_and_is_named(preset: str, override: str, keys: list[str]) -> None:
+    values = read_preset_file(preset)
+    resolve(values, [override])
+    assert [each.key for each in replaced(values, [override])] == keys
+    assert {each.by for each in replaced(values, [override])} <= {override.partition("=")[0]}
+
+
+def test_of_two_that_the_command_line_gives_none_gives_way() -> None:
+    base = {**BASE, "model": {"token_shift": True}}
+    assert [each.key for each in replaced(base, ["model.memory_tokens=2"])] == ["model.token_shift"]
+    both = ["model.memory_tokens=2", "model.token_shift=true"]
+    assert replaced(BASE, both) == []
+    with pytest.raises(PresetError, match="memory_tokens and token_shift do not go together"):
+        resolve(BASE, both)

@@ -135,11 +135,10 @@ def test_a_preset_is_described_and_resolves_as_it_is(name: str) -> None:
 
 
 def test_presets_are_listed(command: Any) -> None:
-    said = command("presets").out
-    assert said.split()[0] == "quickstart"
-    for name, description in list_presets().items():
-        assert name in said
-        assert description[:30] in " ".join(said.split())
+    lines = command("presets").out.splitlines()
+    assert [line.split("  ", 1)[0] for line in lines] == list(list_presets())
+    assert [line.split("  ", 1)[1].strip() for line in lines] == list(list_presets().values()), "a line each"
+    assert len({len(line) - len(line.split("  ", 1)[1].lstrip()) for line in lines}) == 1, "aligned"
 
 
 def test_the_default_is_there() -> None:

@@ -36,7 +36,7 @@ def test_all_sections_methods_data_and_sources_are_listed() -> None:
     [
         ("seed", None, "a whole number, ≥ 0, < 9223372036854775808", 0),
         ("train.minutes", None, "a number or null, > 0, ≤ 10000000", None),
-        ("train.threads", None, "auto or a whole number ≥ 1", "auto"),
+        ("train.threads", None, "auto or a whole number ≥ 1, ≤ 1024", "auto"),
         ("model.position", None, "one of learned, rotary, none", "learned"),
         ("schedule.name", None, "one of cosine, wsd, constant", "cosine"),
         ("optimizer", None, "a section", None),

@@ -79,6 +79,23 @@ def test_sizes() -> None:
     assert character_tokenizer(["ab"]).vocab_size == 3
 
 
+def test_a_vocabulary_is_learned_from_text_without_spaces() -> None:
+    """In time that grows with its length: at once it took the square, a minute for these 400,000 letters."""
+    letters = np.random.default_rng(0).choice(list("ACGT"), 400_000)
+    text = "".join(letters.tolist())
+    tokenizer = bpe_tokenizer([text], 300)
+    ids = tokenizer.encode(text)
+    assert tokenizer.vocab_size == 300
+    assert len(ids) < len(text) / 2
+    assert tokenizer.decode(ids) == text
+    assert "FixedLength" not in tokenizer.to_json(), "words are cut for training alone"
+
+
+def test_a_vocabulary_is_learned_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    bpe_tokenizer(TEXTS * 20, 300)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_bpe_needs_room_for_all_bytes() -> None:
     with pytest.raises(DataError, match="256 bytes"):
         bpe_tokenizer(["x"], 256)
@@ -112,10 +129,10 @@ def test_a_vocabulary_without_an_end_is_refused() -> None:
 
 
 def test_a_hub_name_without_a_network_names_the_file_option(monkeypatch) -> None:
-    def unreachable(name: str) -> Backend:
+    def unreachable(name: str, file: str) -> str:
         raise Exception("cannot connect")
 
-    monkeypatch.setattr("nanogrove.data.tokenizer.Backend", type("B", (), {"from_pretrained": unreachable}))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
     with pytest.raises(DataError, match=r"data.tokenizer=path/to/tokenizer.json"):
         load_tokenizer("gpt2")
 

@@ -10,9 +10,10 @@ import torch
 from nanogrove.corpora import make_corpus
 from nanogrove.errors import PresetError
 from nanogrove.evaluate import committee
-from nanogrove.evaluate.fitness import FitnessConfig, assess, exact_match, loss
+from nanogrove.evaluate.fitness import FitnessConfig, assess, evaluate_fitness, exact_match, loss
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig, find_reward
+from nanogrove.evaluate.selection import standard_error
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.synthetic.examples import TaskConfig, TaskCorpus
 from nanogrove.train.loop import fit
@@ -55,7 +56,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_exact_match_is_what_greedy_decoding_gives(model: GPT, corpus: TaskCorpus) -> None:
-    wrong = assess(model, corpus, exact_match, None, 0)[1]
+    values, wrong = assess(model, corpus, exact_match, None, 0)
     assert wrong.shape == (3, 80)
     right = []
     for member in range(3):
@@ -65,7 +66,8 @@ def test_exact_match_is_what_greedy_decoding_gives(model: GPT, corpus: TaskCorpu
             answers = committee.decode(model, corpus, prompts, difficulty)[member]
             num_right += sum(committee.correct(corpus.task, prompts, answers))
         right.append(num_right / 80)
-    assert (1 - wrong.mean(1)).tolist() == pytest.approx(right)
+    assert (1 - wrong.mean(1)).tolist() == pytest.approx(right) == values["exact_match"]
+    assert values["exact_match_error"] == standard_error(wrong, corpus.documents("validation")).tolist()
     assert right[0] < right[2]
 
 
@@ -73,6 +75,22 @@ def test_loss_samples_are_those_of_the_split_and_their_mean_is_the_loss(model: G
     values, samples = assess(model, corpus, loss, None, 0)
     assert samples.mean(1).tolist() == pytest.approx(evaluate_split(model, corpus, "validation")["loss"])
     assert values["loss"] == pytest.approx(samples.mean(1).tolist())
+
+
+def test_a_model_is_scored_by_its_fitness_and_no_code_is_run_unasked(
+    model: GPT, corpus: TaskCorpus, module: str
+) -> None:
+    config = FitnessConfig(fitness=RewardConfig(function=f"{module}:digits"), prompt=3, tokens=6)
+    figures = evaluate_fitness(model, corpus, config, "test", None, 0, allow_code=True)
+    _, samples = assess(model, corpus, config.find_fitness(corpus, 16, True), None, 0, "test")
+    assert figures["reward"] == (-samples.mean(1)).tolist()
+    assert figures["reward_error"] == standard_error(samples, corpus.documents("test")).tolist()
+    refused = evaluate_fitness(model, corpus, config, "test", None, 0, allow_code=False)
+    assert refused["unmeasured"] == [
+        f"no reward is measured: {module}:digits is Python code; to run it, add --allow-code"
+    ]
+    assert refused["exact_match"] == figures["exact_match"]
+    assert "reward" not in refused
 
 
 def test_a_reward_is_of_sampled_texts_and_is_the_same_again(model: GPT, corpus: TaskCorpus, module: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 
 from nanogrove.config.overrides import resolve
 from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.evaluate import samples
 from nanogrove.evaluate.reward import RewardConfig, load_reward
 from nanogrove.methods import align
 from nanogrove.record.events import Event, read_events
+from nanogrove.runs.score import evaluate
 from nanogrove.runs.setup import build
 from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import load_latest
@@ -73,14 +76,14 @@ def test_an_end_mark_is_scored_only_where_the_model_wrote_it(
 ) -> None:
     """Every kept text against the tokens that were drawn, also by a resumed run whose rows do not say what ended."""
     drawn: list[list[int]] = []
-    generate = align.decoding.generate
+    generate = samples.generate
 
     def watched(*given: Any, **settings: Any) -> torch.Tensor:
         new = generate(*given, **settings)
         drawn.extend(new.tolist())
         return new
 
-    monkeypatch.setattr(align.decoding, "generate", watched)
+    monkeypatch.setattr(samples, "generate", watched)
     preset["method"] |= {"keep": 1.0, "replay": 0.0, "rounds": 1, "steps_per_round": 8}
     for _ in train(resolve(preset), tmp_path / "run"):
         pass
@@ -111,7 +114,42 @@ def test_an_end_mark_is_scored_only_where_the_model_wrote_it(
 
 
 def test_a_kill_behind_any_step_and_a_resume_end_alike(preset: dict, tmp_path: Path, resumes_exactly: Any) -> None:
-    resumes_exactly(preset, tmp_path, [("step", n) for n in range(1, 14)] + [("data", 2), ("reward", 2)])
+    stops = [("step", n) for n in range(1, 14)] + [("data", 2), ("reward", 2), ("phase", 2)]
+    record = resumes_exactly(preset, tmp_path, stops)
+    phases = [(line["step"], line["name"], line["held_out"]) for line in record if line["kind"] == "phase"]
+    assert phases == [(0, "base", "loss"), (6, "rounds", "loss")]
+    rewards = [line for line in record if line["kind"] == "reward"]
+    rounds = [line for line in record if line["kind"] == "eval" and "kl" in line]
+    assert [line["step"] for line in rounds] == [10, 14]
+    for line, reward in zip(rounds, rewards[1:], strict=True):
+        assert (line["reward"], line["reward_error"]) == (reward["mean"], reward["error"])
+        assert (line["reward_before"], line["reward_before_error"]) == (rewards[0]["mean"], rewards[0]["error"])
+    end, again = record[-1], evaluate(tmp_path / "whole", "test")
+    for name in ("reward", "reward_error", "reward_before", "reward_before_error"):
+        assert again[name] == end[name], name
+    assert 0 < end["kl"] == pytest.approx(again["kl"])
+
+
+def test_a_reward_that_is_code_is_not_run_to_score_a_run(
+    preset: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "length_of_mine.py").write_text("def reward(texts):\n    return [float(len(text)) for text in texts]\n")
+    monkeypatch.chdir(tmp_path)
+    preset["method"] |= {"reward": {"function": "length_of_mine:reward"}, "rounds": 1, "steps_per_round": 1}
+    for _ in train(resolve(preset), tmp_path / "run", allow_code=True):
+        pass
+    sys.modules.pop("length_of_mine")
+    (tmp_path / "length_of_mine.py").write_text("raise SystemExit('it ran')\n")
+    figures = evaluate(tmp_path / "run")
+    assert figures["unmeasured"] == [
+        "no reward is measured: length_of_mine:reward is Python code; to run it, add --allow-code"
+    ]
+    assert "kl" in figures
+    assert "reward" not in figures
+    (tmp_path / "length_of_mine.py").write_text("def reward(texts):\n    return [7.0 for text in texts]\n")
+    figures = evaluate(tmp_path / "run", allow_code=True)
+    assert (figures["reward"], figures["reward_error"]) == (7.0, 0.0)
+    assert "unmeasured" not in figures
 
 
 def test_rounds_end_where_the_kl_passes_its_cap(preset: dict, tmp_path: Path) -> None:
@@ -170,7 +208,7 @@ def test_a_trained_reward_model_is_a_reward(preset: dict, tiny: Any, tmp_path: P
         ({}, "a reward is one of terms, pattern, length, model and function, and 0 are given"),
         ({"length": 3, "pattern": "x"}, "and 2 are given"),
         ({"pattern": "("}, "is not a regular expression"),
-        ({"terms": {}}, "at least 1 item"),
+        ({"terms": {}}, "must be 1 or more entries long"),
         ({"function": "os:getcwd"}, "--allow-code"),
         ({"function": "getcwd"}, "write module:function"),
     ],

@@ -129,7 +129,12 @@ def preset() -> dict[str, Any]:
 
 
 def test_a_kill_behind_any_step_and_a_resume_end_alike(preset: dict, tmp_path: Path, resumes_exactly: Any) -> None:
-    resumes_exactly(preset, tmp_path, [("step", n) for n in range(1, 13)])
+    record = resumes_exactly(preset, tmp_path, [("step", n) for n in range(1, 13)])
+    phases = [(line["step"], line["name"], line["held_out"]) for line in record if line["kind"] == "phase"]
+    assert phases == [(0, "base", "loss"), (5, "generations", "score")]
+    scored = [line for line in record if line["kind"] == "eval"]
+    assert [line["exact_match"] for line in scored] == pytest.approx([1 - line["score"] for line in scored])
+    assert {"exact_match", "exact_match_error"} < record[-1].keys()
 
 
 @pytest.mark.parametrize("at_once", [2, 6])

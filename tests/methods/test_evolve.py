@@ -286,7 +286,7 @@ def test_tournament_with_a_strict_test_spares_members(preset: dict, tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"population_size": 1}, "method.population_size: input should be greater than or equal to 2, and 1 was given"),
+        ({"population_size": 1}, "method.population_size: must be 2 or more, and 1 was given"),
         ({"replaced": 0.1}, "replaced=0.1 of 6 members rounds down to 0"),
         ({"parents": 0.1}, "parents=0.1 of 6 members rounds down to 0"),
         ({"replaced": 0.7, "parents": 0.7}, "replaced and parents, 4 + 4, are more than the 6 members"),

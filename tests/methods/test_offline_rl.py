@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.errors import NanogroveError
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import read_events
+from nanogrove.runs.score import evaluate
 from nanogrove.runs.setup import build
 from nanogrove.runs.train import train
-from nanogrove.train.checkpoint import load_latest
+from nanogrove.train.checkpoint import load_latest, read_checkpoint
 from nanogrove.train.objective import Loss, next_token
 from nanogrove.train.objectives.preference import dpo, kto, kto_batch, log_ratio
 
@@ -225,7 +227,10 @@ def test_dpo_is_its_equation(pair: tuple[GPT, GPT, Batch]) -> None:
 
 
 def test_log_probabilities_of_held_out_pairs_are_in_the_record(tmp_path: Path) -> None:
-    """Those of the reference when pairs begin, those of the policy with each evaluation, over all pairs held out."""
+    """Those of the reference when pairs begin, those of the policy with each evaluation, over all pairs held out.
+
+    The end of the run, and the verb after it, say how well test pairs are told apart.
+    """
     path = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"{n:02}", "chosen": "ab" * (n % 3 + 1), "rejected": "cb" * (n % 4 + 1)} for n in range(60)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -249,6 +254,22 @@ def test_log_probabilities_of_held_out_pairs_are_in_the_record(tmp_path: Path) -
             assert event.values[f"{side}_log_prob"] == pytest.approx(sums[first::2].mean(), rel=1e-4)
             per_token = (sums / lengths)[first::2].mean()
             assert event.values[f"{side}_log_prob_per_token"] == pytest.approx(per_token, rel=1e-4)
+    end, again = events[-1].values, evaluate(tmp_path / "run", "test")
+    for name in ("in_order", "in_order_error", "margin", "margin_error", "chosen_log_prob", "kl"):
+        assert again[name] == end[name], name
+    policy, reference = (GPT(checkpoint.config).eval() for _ in range(2))
+    policy.load_state_dict(read_checkpoint(tmp_path / "run").model)
+    reference.load_state_dict(checkpoint.method_tensors)
+    test = corpus.batch_of(corpus.row_indices("test"))
+    ratio = by_hand(policy, test) - by_hand(reference, test)
+    assert end["margin"] == pytest.approx(1.5 * (ratio[::2] - ratio[1::2]).mean(), abs=1e-4)
+    shutil.rmtree(tmp_path / "run/checkpoints/current")
+    for name in ("prev", "prev2"):
+        shutil.rmtree(tmp_path / "run/checkpoints" / name, ignore_errors=True)
+    alone = evaluate(tmp_path / "run", "test")
+    assert alone["loss"] == end["loss"]
+    assert "in_order" not in alone
+    assert alone["unmeasured"] == ["no checkpoint holds the reference; nothing is compared with it"]
 
 
 @pytest.mark.parametrize("flip", [1, -1])
@@ -287,10 +308,29 @@ def test_prompts_and_filling_get_exactly_no_gradient(pair: tuple[GPT, GPT, Batch
 def test_a_kill_behind_any_step_and_a_resume_end_alike(
     algorithm: str, toy: Path, tmp_path: Path, resumes_exactly: Any
 ) -> None:
-    made = preset(toy, algorithm, 6, base_steps=4)
+    made = preset(toy, algorithm, 6, base_steps=4, reward={"pattern": "[ac]"})
     made["save"]["every"], made["evaluate"]["every"], made["train"]["batch_size"] = 2, 3, 16
     record = resumes_exactly(made, tmp_path, [("step", n) for n in range(1, 10)])
-    assert sum(line["kind"] == "rewards" for line in record) == 1
+    phases = [(line["step"], line["name"], line["held_out"]) for line in record if line["kind"] == "phase"]
+    assert phases == [(0, "base", "loss"), (4, algorithm, "score")]
+    [before] = (line for line in record if line["kind"] == "rewards")
+    learned = [line for line in record if line["kind"] == "eval" and line["step"] > 4] + record[-1:]
+    assert len(learned) == 4
+    for line in learned[:-1]:
+        assert line["reward_before"] == before["reward_before"], "samples of the reference, after the same prompts"
+        assert line["reward_before_error"] == before["reward_before_error"]
+    for line in learned:
+        assert {"reward", "reward_error", "reward_before", "reward_before_error", "kl"} < line.keys()
+        assert 0 < line["reward"] < 1
+
+
+def test_a_reward_that_nobody_knows_is_said_to_be_missing(toy: Path, tmp_path: Path) -> None:
+    notes = [
+        event.values["text"]
+        for event in train(resolve(preset(toy, "rwr", 1)), tmp_path / "run")
+        if event.kind == "note"
+    ]
+    assert notes == ["the reward of samples is not measured; method.reward says what scores a text"]
 
 
 def test_training_ends_where_the_kl_passes_its_cap(toy: Path, tmp_path: Path) -> None:
@@ -322,10 +362,10 @@ def test_training_ends_where_the_kl_passes_its_cap(toy: Path, tmp_path: Path) ->
         (
             "kto",
             ["method.base_steps=3", "method.threshold=nan"],
-            "method.threshold=nan: input should be a finite number",
+            "method.threshold: must be a finite number",
         ),
         ("rwr", ["method.base=nowhere"], "nowhere: neither a run nor a checkpoint"),
-        ("rwr", ["method.beta=0"], "method.beta=0: input should be greater than 0"),
+        ("rwr", ["method.beta=0"], "method.beta=0: must be above 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -17,7 +17,7 @@ def test_values_and_gradients_equal_the_fused_kernel(groups: int, dtype: torch.d
     ours = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
     theirs = [tensor.detach().clone().requires_grad_() for tensor in ours]
     weights = torch.randn(4, 6, 10, 8, dtype=dtype)
-    y = attention.causal_attention(ours[0], ours[1], ours[2])
+    y = attention.unfused_attention(ours[0], ours[1], ours[2])
     expected = F.scaled_dot_product_attention(theirs[0], theirs[1], theirs[2], is_causal=True, enable_gqa=True)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(y, expected, atol=tolerance, rtol=tolerance)
@@ -33,10 +33,10 @@ def test_dropout_takes_probabilities_away_and_keeps_their_mean() -> None:
     v = torch.ones(1, 1, 6, 4)
     dropout = Dropout(0.5)
     dropout.seed([1], torch.device("cpu"))
-    drawn = torch.stack([attention.causal_attention(q, k, v, dropout=dropout) for _ in range(2000)])
+    drawn = torch.stack([attention.unfused_attention(q, k, v, dropout=dropout) for _ in range(2000)])
     assert drawn.std() > 0.1
     torch.testing.assert_close(drawn.mean(0), v, atol=0.1, rtol=0)
-    torch.testing.assert_close(attention.causal_attention(q, k, v), v)
+    torch.testing.assert_close(attention.unfused_attention(q, k, v), v)
 
 
 def test_a_long_context_takes_the_kernel_and_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,5 +44,5 @@ def test_a_long_context_takes_the_kernel_and_computes_the_same(monkeypatch: pyte
     tokens = torch.randint(0, 11, (2, 16), generator=torch.Generator().manual_seed(2))
     written_out = model(tokens)
     monkeypatch.setattr(attention, "MAX_SCORES_WRITTEN_OUT", 2 * 2 * 16 * 16 - 1)
-    monkeypatch.setattr(attention, "causal_attention", None)
+    monkeypatch.setattr(attention, "unfused_attention", None)
     torch.testing.assert_close(model(tokens), written_out, atol=1e-5, rtol=1e-5)

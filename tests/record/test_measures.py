@@ -72,6 +72,19 @@ def test_derived_figures_are_of_each_member_and_need_all_they_follow_from() -> N
             "loss 1.0000 nats per token, log-probability of chosen texts -7.65 and of rejected ones -20.00 nats per "
             "text, KL from the reference 0.1000 nats per token",
         ),
+        (
+            {"loss": 1.0, "exact_match": 0.5, "exact_match_error": 0.25},
+            "loss 1.0000 nats per token, exact match 0.5000 ± 0.2500",
+        ),
+        (
+            {"loss": 1.0, "in_order": 0.9, "in_order_error": 0.1, "margin": 2.0, "margin_error": 0.5, "kl": 0.1},
+            "loss 1.0000 nats per token, preference accuracy 0.9000 ± 0.1000, margin 2.0000 ± 0.5000 nats per pair, "
+            "KL from the reference 0.1000 nats per token",
+        ),
+        (
+            {"loss": 1.0, "reward": 2.0, "reward_error": 0.5, "reward_before": 1.0, "reward_before_error": 0.25},
+            "loss 1.0000 nats per token, reward of samples 2.0000 ± 0.5000, before 1.0000 ± 0.2500",
+        ),
         ({"loss": 1.0, "kl": [0.1, 0.2], "positions": [1, 2]}, "loss 1.0000 nats per token"),
         ({"loss": [1.0, 2.0]}, "loss 1.000 2.000 nats per token"),
         ({"loss": [5.0, 1.0, 2.0, 4.0, 3.0]}, "loss 1.000 to 5.000, median 3.000 nats per token"),
@@ -107,12 +120,12 @@ def test_a_round_of_alignment_shows_its_reward_and_the_kl(capsys: pytest.Capture
     events = [
         Event("reward", 0, {"round": 0, **reward}),
         Event("reward", 4, {"round": 1, **reward}),
-        Event("eval", 4, {"split": "validation", "loss": 1.0, "kl": 0.125}),
+        Event("eval", 4, {"split": "validation", "loss": 1.0, "reward": 0.5, "reward_error": 0.25, "kl": 0.125}),
         Event("a kind of tomorrow", 4, {}),
     ]
     show(events, Console(force_terminal=False, width=200), Path("run"))
     assert capsys.readouterr().out.splitlines() == [
-        "before the first round  reward 0.5000 ± 0.2500 of fresh texts",
-        "after round 1  reward 0.5000 ± 0.2500 of fresh texts",
-        "step 4  validation loss 1.0000 nats per token, KL from the reference 0.1250 nats per token",
+        "before the first round  reward of samples 0.5000 ± 0.2500",
+        "step 4  validation loss 1.0000 nats per token, reward of samples 0.5000 ± 0.2500, "
+        "KL from the reference 0.1250 nats per token",
     ]

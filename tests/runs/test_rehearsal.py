@@ -145,7 +145,7 @@ def first_steps(preset: dict[str, Any], further: bool, count: int = 2) -> list[E
     assert rehearse is not None
     steps = []
     for event in rehearse(built.new_state(), built.corpus, plan, built.preset.method, further):
-        assert event.kind in ("step", "rewards"), "more than steps is rehearsed"
+        assert event.kind in ("step", "rewards", "phase", "note"), "more than steps is rehearsed"
         steps += [event] * (event.kind == "step")
         if len(steps) == count:
             break
@@ -370,10 +370,10 @@ def test_minutes_that_rounds_use_up_name_what_makes_them(of_method: Any) -> None
 
 
 REFUSED = {
-    "no time": (["train.minutes=0"], "train.minutes=0: input should be greater than 0"),
-    "less than none": (["train.minutes=-1"], "train.minutes=-1: input should be greater than 0"),
+    "no time": (["train.minutes=0"], "train.minutes=0: must be above 0"),
+    "less than none": (["train.minutes=-1"], "train.minutes=-1: must be above 0"),
     "no number": (["train.minutes=NaN"], "train.minutes=NaN: "),
-    "no end": (["train.minutes=1e300"], "train.minutes=1e300: input should be less than or equal to 10000000"),
+    "no end": (["train.minutes=1e300"], "train.minutes=1e300: must be 10000000 or less"),
     "two given": (["train.minutes=1", "train.steps=3"], "train.steps=3 and train.minutes=1 exclude each other; give"),
     "three given": (
         ["train.epochs=1", "train.tokens=5", "train.steps=3"],

@@ -15,7 +15,8 @@ import torch
 import nanogrove
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train import autotune as auto
-from nanogrove.train.autotune import Choice, Work
+from nanogrove.train.autotune import Work
+from nanogrove.train.precision import Choice
 
 SMALL = ModelConfig(vocab_size=31, block_size=12, n_layer=2, n_head=2, n_embd=16)
 LARGE = ModelConfig(vocab_size=31, block_size=64, n_layer=4, n_head=4, n_embd=128)
@@ -87,16 +88,6 @@ def test_the_reason_of_a_format_does_not_depend_on_who_chose_it() -> None:
     assert auto.reason_for("float32", choice) == "there is nothing else"
     asked = "the preset asks for it; auto takes float32, since there is nothing else"
     assert auto.reason_for("bfloat16", choice) == asked
-
-
-@pytest.mark.parametrize("limit", [0, 10**9])
-def test_decoding_takes_bfloat16_where_it_is_and_the_model_is_large(
-    missing: str | None, limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(auto, "BFLOAT16_PARAMETERS", limit)
-    choice = auto.decoding(GPT(SMALL).initialize(0))
-    assert choice.format == ("bfloat16" if missing is None and limit == 0 else "float32")
-    assert auto.decoding(GPT(SMALL).initialize(0), "float32").format == "float32"
 
 
 @pytest.mark.parametrize(("physical", "expected"), [(4, 4), (16, 6), (None, 6)])

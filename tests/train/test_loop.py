@@ -135,7 +135,7 @@ def test_dropout_is_a_function_of_the_step() -> None:
 
 
 def test_divergence_stops_before_the_update_and_names_step_and_rate() -> None:
-    plan = Plan(seed=0, steps=50, lr_factor=lambda step: 1.0, divergence=math.log(31) + 5, clip=None)
+    plan = Plan(seed=0, steps=50, lr_factor=lambda step: 1.0, max_loss=math.log(31) + 5, clip=None)
     with pytest.raises(DivergedError, match=r"at step \d+: loss .*learning rate 1e\+06"):
         train(plan, "sgd", lr=1e6)
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from nanogrove.cli.text import printable
+from nanogrove.cli.waits import wait_line
 from nanogrove.record.events import Event, Values
 from nanogrove.record.measures import CALIBRATION, HEADS, REWARD, described, measured, number
 
@@ -60,7 +61,9 @@ class Live:
 
     def __init__(self, console: Console, progress: Progress | None) -> None:
         self.console, self.progress, self.shown = console, progress, 0.0
-        self.task = TaskID(0) if progress is None else progress.add_task("", total=None, loss="", rate="")
+        self.task = (
+            TaskID(0) if progress is None else progress.add_task("", total=None, visible=False, loss="", rate="")
+        )
 
     def say(self, text: str) -> None:
         """Shows a line, or several."""
@@ -70,10 +73,21 @@ class Live:
         """Moves the bar, or says now and then how far a run of so many `steps` has come; 0 if that is not known."""
         loss, rate = f"loss {number(event.values['loss'])}", f"{event.time['tokens_per_second']:,.0f} tokens/s"
         if self.progress:
-            self.progress.update(self.task, completed=event.step, total=steps or None, loss=loss, rate=rate)
+            self.progress.update(
+                self.task, completed=event.step, total=steps or None, visible=True, loss=loss, rate=rate
+            )
         elif time.monotonic() - self.shown > PLAIN_SECONDS:
             self.shown = time.monotonic()
             self.say(f"step {event.step}{f' of {steps}' if steps else ''}  {loss}  {rate}")
+
+
+class Bar(Progress):
+    """A bar of progress, with a line below it of what is waited for between two steps."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bar, once there is a step, and the line."""
+        yield from super().get_renderables()
+        yield wait_line()
 
 
 @contextmanager
@@ -89,7 +103,7 @@ def _progress(console: Console) -> Iterator[Progress | None]:
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Bar(*columns, console=console, transient=True) as progress:
         yield progress
 
 
@@ -170,6 +184,12 @@ def _note(event: Event, view: View) -> str:
     return f"[yellow]note[/]: {escape(printable(event.values['text']))}"
 
 
+def _phase(event: Event, view: View) -> str:
+    values = event.values
+    objective = ", ".join(filter(None, (values["objective"], values["unit"])))
+    return f"from step {event.step + 1}: {escape(values['name'])}; its loss is the {escape(objective)}"
+
+
 def _eval(event: Event, view: View) -> str:
     return f"step {event.step}  {event.values['split']} {described(event.values)}"
 
@@ -208,11 +228,11 @@ def _stop(event: Event, view: View) -> str:
     return f"stopped and saved at step {event.step}; go on with: nanogrove train {run} --resume"
 
 
-def _reward(event: Event, view: View) -> str:
-    """The reward of fresh texts, before the first round or after one."""
-    number_of_round = event.values["round"]
-    when = f"after round {number_of_round}" if number_of_round else "before the first round"
-    return f"{when}  {REWARD.phrase(event.values)} of fresh texts"
+def _reward(event: Event, view: View) -> str | None:
+    """The reward of samples before the first round; that after a round is in the evaluation that comes next."""
+    if event.values["round"]:
+        return None
+    return f"before the first round  {REWARD.phrase(event.values)}"
 
 
 def _rewards(event: Event, view: View) -> str:
@@ -228,7 +248,8 @@ def _rewards(event: Event, view: View) -> str:
         line += f"; V explains {values['value_r2']:.1%} of their variance, held out"
     if "effective_sample_size" in values:
         line += f"; effective sample size {values['effective_sample_size']:,.0f}"
-    return line
+    before = {"mean": values.get("reward_before"), "error": values.get("reward_before_error")}
+    return line if before["mean"] is None else f"{line}\nstep {event.step}  {REWARD.phrase(before)}"
 
 
 def _heads(event: Event, view: View) -> str:
@@ -286,6 +307,7 @@ def _round(event: Event, view: View) -> str:
 LINES: dict[str, Callable[[Event, View], str | None]] = {
     "start": _start,
     "note": _note,
+    "phase": _phase,
     "eval": _eval,
     "reward": _reward,
     "rewards": _rewards,
@@ -304,6 +326,7 @@ LINES: dict[str, Callable[[Event, View], str | None]] = {
 def described_score(values: Values) -> Iterator[str]:
     """Lines of what a best model does on a split: all its figures, and those that are lists over something."""
     yield f"{values['split']} {described(values)}, on {values['tokens']:,} tokens; model of step {values['step']}"
+    yield from values.get("unmeasured", ())
     for measure in measured(values):
         if measure.by:
             axis = measure.by.removesuffix("s")

@@ -1,14 +1,26 @@
 """What several verbs share: the terminal, the argument that names a run, and a folder for a new one."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from nanogrove.cli.completion import complete_runs
+from nanogrove.errors import DataError
+
 console = Console()
 
-RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.")]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.", autocompletion=complete_runs)]
+
+
+def standard_input() -> str:
+    """All of standard input, less a line end at its end. Raises DataError where it is not UTF-8."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def text_width() -> int:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,42 @@ from typing import Any
 from nanogrove.errors import PresetError, nearest
 
 QUICKSTART = "quickstart"
+OWN_TEXT = "own-text"  # names a file that each user has another of
+
+
+@dataclass(frozen=True)
+class Group:
+    """Presets that serve one end.
+
+    Args:
+        title: what a person wants, and what it needs
+        names: the presets
+    """
+
+    title: str
+    names: tuple[str, ...]
+
+
+GROUPS = (  # in the order of the menu, whose default comes last
+    Group(
+        "Published experiments in self-improvement; each needs a GPU",
+        (
+            "self-improve-addition",
+            "self-improve-copy",
+            "self-improve-maze",
+            "self-improve-multiplication",
+            "self-improve-reverse",
+        ),
+    ),
+    Group("Text from the Hugging Face hub; needs a network and a GPU", ("general", "muzero-general", "qa")),
+    Group("A table from Kaggle; needs a network", ("games-csv",)),
+    Group("Compare with the best loss there is", ("rhm", "rlm", "rlm-deep")),
+    Group("Learn from scores and preferences", ("align-terms", "dpo", "offline-rl", "reward-model")),
+    Group("Evolve a population", ("evolve", "evolve-es", "evolve-pbt")),
+    Group("Learn from its own answers, or more than the next token", ("muzero-quick", "self-improve-quick")),
+    Group("Train on text of your own; asks for a file or a folder", (OWN_TEXT,)),
+    Group("Begin here", (QUICKSTART,)),
+)
 
 
 def list_presets() -> dict[str, str]:
@@ -38,8 +75,16 @@ def read_preset_file(name: str) -> dict[str, Any]:
     if text is None and not Path(name).is_file():
         raise unknown_preset(name)
     try:
-        preset = json.loads(Path(name).read_text(encoding="utf-8") if text is None else text)
+        return parse_preset(Path(name).read_text(encoding="utf-8") if text is None else text, name)
     except (ValueError, OSError) as error:
+        raise PresetError(f"{name}: not a preset in JSON ({error})") from None
+
+
+def parse_preset(text: str, name: str) -> dict[str, Any]:
+    """A preset from its JSON, which has this `name` unless it gives another. Raises PresetError where it is none."""
+    try:
+        preset = json.loads(text)
+    except ValueError as error:
         raise PresetError(f"{name}: not a preset in JSON ({error})") from None
     if not isinstance(preset, dict):
         raise PresetError(f"{name}: not a preset; a preset is a JSON object with sections such as data and train")

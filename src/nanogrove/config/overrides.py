@@ -4,7 +4,7 @@ An unknown key or a value of the wrong type is refused with the key named.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -12,71 +12,101 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from nanogrove.config.exclusions import BUDGET_KEYS, Replaced, drop_excluded
+from nanogrove.config.hints import meant_key
 from nanogrove.config.muzero_general_keys import translated
 from nanogrove.config.preset import Preset, data_type, named
-from nanogrove.config.problems import explain, nearest_key, reason
+from nanogrove.config.problems import explain, nearest_key, refuse_unusable
 from nanogrove.corpora import CORPORA
 from nanogrove.errors import PresetError
 from nanogrove.methods import METHODS, load_method
-from nanogrove.train.loop import BUDGETS
+from nanogrove.settings import cut, reason, shown
 
 METHOD_SECTION = Annotated[dict[str, Any], BeforeValidator(named)]
 DEFAULT_METHOD = "pretrain"  # of a preset without a `method` section
+CHOICES: dict[str, tuple[str, Collection[str]]] = {  # keys that choose what a section is, with the names there are
+    "method.name": ("method", METHODS),
+    "data.type": ("data", CORPORA),
+}
 
 
 def resolve(values: Mapping[str, object], overrides: Sequence[str] = ()) -> Preset:
     """A preset from its JSON and overrides `a.b=c`. Raises PresetError naming the key that is wrong.
 
-    Budgets exclude each other; one that an override gives replaces that of the preset.
+    Settings that exclude each other, such as budgets, are replaced by the one that an override gives.
     """
-    raw: dict[str, Any] = translated(json.loads(json.dumps(values)))
-    overridden = set()
+    raw, _ = _overridden(values, overrides)
+    try:
+        return Preset.model_validate(raw)
+    except ValidationError as error:
+        raise PresetError(explain(error, raw, (key for key, _ in _fields(raw)))) from None
+
+
+def replaced(values: Mapping[str, object], overrides: Sequence[str]) -> list[Replaced]:
+    """The settings of a preset's JSON that do not apply, since overrides give what excludes them."""
+    return _overridden(values, overrides)[1]
+
+
+def _overridden(values: Mapping[str, object], overrides: Sequence[str]) -> tuple[dict[str, Any], list[Replaced]]:
+    """A preset's JSON with overrides applied, and what they replaced; the method and the type of data come first."""
+    raw = translated(_copied(values))
+    pairs = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise PresetError(f"{override!r} is not an override; write section.key=value, as in train.steps=500")
-        _set(raw, key.strip(), text.strip())
-        overridden.add(key.strip())
-    _keep_one_budget(raw, overridden)
-    try:
-        return Preset.model_validate(raw)
-    except ValidationError as error:
-        keys = (key for key, _ in _fields(raw))
-        raise PresetError(explain(error, keys, {"data": CORPORA.keys(), "method": METHODS.keys()})) from None
-
-
-def replaced_budget(values: Mapping[str, object], preset: Preset) -> str | None:
-    """The budget of a preset's JSON where the resolved preset has another one, as in `train.tokens=10000000`."""
-    train = translated(values).get("train")
-    train = train if isinstance(train, dict) else {}
-    given = [name for name in BUDGETS if train.get(name) is not None]
-    if not given or given == preset.train.budgets:
-        return None
-    return " and ".join(f"train.{name}={json.dumps(train[name])}" for name in given)
-
-
-def _keep_one_budget(raw: dict[str, Any], keys: set[str]) -> None:
-    """Where one of the overridden `keys` is a budget, sets all others to null. Raises PresetError where several are."""
-    train = raw.get("train")
-    if not isinstance(train, dict):
-        return
-    given = [name for name in BUDGETS if {"train", f"train.{name}"} & keys and train.get(name) is not None]
+        pairs.append((key.strip(), text.strip()))
+    keys = set()
+    for key, text in sorted(pairs, key=lambda pair: pair[0] not in ("method", *CHOICES)):
+        if key in CHOICES:
+            keys |= _choose(raw, key, text)
+        else:
+            _set(raw, key, text)
+            keys.add(key)
+    train = raw["train"] if isinstance(raw.get("train"), dict) else {}
+    given = [key for key in BUDGET_KEYS if {key, "train"} & keys and train.get(key.removeprefix("train.")) is not None]
     if len(given) > 1:
-        listed = " and ".join(f"train.{name}={train[name]}" for name in given)
+        listed = " and ".join(f"{key}={train[key.removeprefix('train.')]}" for key in given)
         raise PresetError(f"{listed} exclude each other; give one of them")
-    if given:
-        train |= {name: None for name in BUDGETS if name not in given}
+    return raw, list(drop_excluded(raw, keys))
+
+
+def _choose(raw: dict[str, Any], key: str, text: str) -> set[str]:
+    """Chooses a method or a type of data by its name, with its defaults where the preset has another.
+
+    Returns the section that was replaced, if it was. Raises PresetError for a name that none has.
+    """
+    section, names = CHOICES[key]
+    name = text.strip('"')
+    if name not in names:
+        raise PresetError(f"{key}={cut(text)}: must be one of {', '.join(names)}{nearest_key(name, names)}")
+    if name == (_method_of(raw) if section == "method" else data_type(raw.get("data", {}))):
+        return set()
+    raw[section] = {key.removeprefix(f"{section}."): name}
+    return {section}
+
+
+def _copied(values: Mapping[str, object]) -> dict[str, Any]:
+    """A copy of a preset's JSON. Raises PresetError for what no setting can be."""
+    try:
+        refuse_unusable(values)
+        copy: dict[str, Any] = json.loads(json.dumps(values))
+    except (TypeError, ValueError) as error:
+        raise PresetError(f"a preset is JSON, and this one is not ({error})") from None
+    if not isinstance(copy, dict):
+        raise PresetError(f"a preset is an object with sections such as data and train, and {shown(copy)} was given")
+    return copy
 
 
 def _set(raw: dict[str, Any], key: str, text: str) -> None:
     """Sets a dotted key to a value typed by the schema: JSON where that fits the field, the bare text elsewhere."""
     fields = dict(_fields(raw))
     if key not in fields:
-        raise PresetError(f"unknown key {key}{nearest_key(key, fields)}")
+        raise PresetError(f"unknown key {key}{meant_key(key, fields)}")
     info = fields[key]
     adapter: TypeAdapter[Any] = TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
     readings: list[Any] = [text]
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         value = json.loads(text)
         readings = [value] if isinstance(value, (list, dict)) else [value, text]
     for value in readings:
@@ -84,9 +114,10 @@ def _set(raw: dict[str, Any], key: str, text: str) -> None:
             adapter.validate_python(value)
             break
         except ValidationError as error:
-            refusal = reason(error.errors()[0])
+            refusal = reason(error.errors())
     else:
-        raise PresetError(f"{key}={text}: {refusal}")
+        raise PresetError(f"{key}={cut(text)}: {refusal}")
+    refuse_unusable(value, (key,))
     *sections, last = key.split(".")
     for section in sections:
         if section == "method":
@@ -94,26 +125,31 @@ def _set(raw: dict[str, Any], key: str, text: str) -> None:
         raw[section] = {} if raw.get(section) is None else raw[section]
         raw = raw[section]
         if not isinstance(raw, dict):
-            raise PresetError(f"{section}: a section is a JSON object, and {raw!r} was given")
+            raise PresetError(f"{section}: a section is a JSON object, and {shown(raw)} was given")
     raw[last] = value
 
 
 def _fields(raw: Mapping[str, object]) -> Iterator[tuple[str, FieldInfo]]:
     """Every dotted key a preset may have, with its field; those of `method` and `data` are the chosen ones'.
 
-    A `method` may be incomplete, as further overrides add to it, and its name is chosen by `method` alone.
+    A `method` may be incomplete, as further overrides add to it.
     """
     for name, info in Preset.model_fields.items():
         yield name, FieldInfo.from_annotation(METHOD_SECTION) if name == "method" else info
         section: object = info.annotation
         if name == "method":
-            chosen = raw.get("method", DEFAULT_METHOD)
-            chosen = chosen.get("name") if isinstance(chosen, Mapping) else chosen
+            chosen = _method_of(raw)
             section = load_method(chosen).Config if isinstance(chosen, str) and chosen in METHODS else None
         elif name == "data":
             kind = data_type(raw.get("data", {}))
             section = CORPORA[kind].Config if kind in CORPORA else None
-        yield from ((key, field) for key, field in _inside(name, section) if key != "method.name")
+        yield from ((key, field) for key, field in _inside(name, section) if key not in CHOICES)
+
+
+def _method_of(raw: Mapping[str, object]) -> object:
+    """What the JSON of a preset gives as the name of its method."""
+    method = raw.get("method", DEFAULT_METHOD)
+    return method.get("name") if isinstance(method, Mapping) else method
 
 
 def _inside(name: str, annotation: object) -> Iterator[tuple[str, FieldInfo]]:

@@ -27,16 +27,15 @@ from nanogrove.methods import METHODS, load_method
 from nanogrove.methods.contract import MethodConfig
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig
+from nanogrove.settings import Settings, cut
 from nanogrove.train.autotune import AUTO
 from nanogrove.train.loop import TrainConfig
 from nanogrove.train.optim.optimizer import OptimizerConfig
 from nanogrove.train.optim.schedule import ScheduleConfig
 
 
-class EvaluateConfig(BaseModel):
+class EvaluateConfig(Settings):
     """When to score the model on validation text, and on how much of it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     every: int = Field(250, ge=1, description="steps between two evaluations")
     early: bool = Field(False, description="also after step 1, 2, 4, 8, …")
@@ -54,19 +53,15 @@ class SampleConfig(Sampling):
     top_p: float | None = Field(0.95, gt=0, le=1, description="keep the fewest tokens whose probabilities reach p")
 
 
-class SaveConfig(BaseModel):
+class SaveConfig(Settings):
     """When to save."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     every: int = Field(250, ge=1, description="steps between two saves")
     snapshots: bool = Field(False, description="also keep step-1, step-2, step-4, step-8, …")
 
 
-class TrackConfig(BaseModel):
+class TrackConfig(Settings):
     """Which other programs get the events."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     trackers: list[Literal["wandb", "tensorboard", "trackio"]] = Field([], description="libraries that get the events")
     project: str = Field("nanogrove", description="name of the project in the tracker")
@@ -94,10 +89,10 @@ def _known(value: object) -> object:
     if isinstance(value, MethodConfig):
         return value
     if not isinstance(value, Mapping):
-        raise ValueError("Input should be a valid dictionary")
+        raise ValueError("must be the name of a method, or a section with its name")
     name = value.get("name")
     if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"no method is called {name!r}{nearest_key(str(name), METHODS)}")
+        raise ValueError(f"no method is called {cut(repr(name))}{nearest_key(cut(str(name)), METHODS)}")
     return value
 
 
@@ -127,10 +122,10 @@ METHOD = _union(
 )
 
 
-class Preset(BaseModel):
+class Preset(Settings):
     """Everything needed to run, and to run again."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(validate_default=True)
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run folder in runs/")
     description: str = Field("", description="one line, shown by `nanogrove presets`")

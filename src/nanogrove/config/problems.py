@@ -1,36 +1,84 @@
 """What is wrong with a preset, in one line, with the key named and, where one is near, the key that was meant."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
-from nanogrove.errors import nearest
+from nanogrove.errors import PresetError, nearest
+from nanogrove.settings import reason, shown
+
+UNIONS = ("data", "method")  # sections of which pydantic's paths name the chosen one, as in `data.text.sources`
+MAX_DEPTH = 32  # of lists and objects within each other
+MAX_NUMBER = 1 << 63  # whole numbers are below, as tensors hold them
 
 
-def explain(error: ValidationError, keys: Iterable[str], unions: dict[str, Collection[str]]) -> str:
-    """The first problem of a preset, whose keys may be `keys`.
-
-    `unions` has the names of which a section chooses one: pydantic puts the chosen name into the path, and a key has no
-    such part.
-    """
-    problem = error.errors()[0]
-    path = problem["loc"]
-    if len(path) > 1 and path[1] in unions.get(str(path[0]), ()):
+def explain(error: ValidationError, values: object, keys: Iterable[str]) -> str:
+    """The first problem of the settings `values`, whose keys may be `keys`."""
+    problems = error.errors()
+    first = problems[0]
+    path = first["loc"]
+    if path and path[0] in UNIONS:
         path = (path[0], *path[2:])
-    key = ".".join(str(part) for part in path)
-    if problem["type"] == "extra_forbidden":
+    key = _dotted(_keys(path, values, last=first["type"] in ("missing", "extra_forbidden")))
+    if first["type"] == "extra_forbidden":
         return f"unknown key {key}{nearest_key(key, keys)}"
-    return f"{key}: {reason(problem)}" if key else reason(problem)
+    return f"{key}: {reason(problems)}" if key else reason(problems)
 
 
-def reason(problem: ErrorDetails) -> str:
-    """Why a value is refused, with the value where it is short."""
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    given = problem["input"]
-    shown = "" if isinstance(given, (dict, list, BaseModel)) or given is None else f", and {given!r} was given"
-    return message + shown
+def _keys(path: tuple[str | int, ...], values: object, last: bool) -> Iterator[str | int]:
+    """The parts of pydantic's path that are keys of `values`; with `last` its last part, whether it is there or not.
+
+    The other parts are names of pydantic's, as that of a type among several.
+    """
+    for position, part in enumerate(path):
+        parts = _parts(values)
+        if part in parts:
+            values = parts[part]
+            yield part
+        elif last and position == len(path) - 1:
+            yield part
+
+
+def _parts(value: object) -> Mapping[str | int, object]:
+    """The values within a JSON value, by key or index."""
+    if isinstance(value, Mapping):
+        return value
+    return dict(enumerate(value)) if isinstance(value, list) else {}
+
+
+def _dotted(keys: Iterable[str | int]) -> str:
+    """A key as overrides name it; what is inside of a list by its index, as in `data.sources[0].path`."""
+    parts = [f"[{key}]" if isinstance(key, int) else f".{_printable(key)}" for key in keys]
+    return "".join(parts).removeprefix(".")
+
+
+def _printable(key: str) -> str:
+    return key if key.isprintable() and key == shown(key)[1:-1] else shown(key)
+
+
+def refuse_unusable(value: object, key: tuple[str | int, ...] = ()) -> None:
+    """Raises PresetError for JSON that no setting can be: nested too deeply, a number of too many digits, half a
+    character."""
+    if len(key) > MAX_DEPTH:
+        raise PresetError(f"{_dotted(key[:3])}: is nested more than {MAX_DEPTH} deep; no setting is")
+    if isinstance(value, int) and not -MAX_NUMBER <= value < MAX_NUMBER:
+        raise PresetError(f"{_dotted(key)}: must be below 2^63, and a number of {len(str(value))} digits was given")
+    if isinstance(value, str):
+        _refuse_halves(value, key)
+    for name, part in _parts(value).items():
+        if isinstance(name, str):
+            _refuse_halves(name, key)
+        refuse_unusable(part, (*key, name))
+
+
+def _refuse_halves(text: str, key: tuple[str | int, ...]) -> None:
+    """Raises PresetError for text that no file can hold; names of files that are not UTF-8 are escaped otherwise."""
+    try:
+        text.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        where = _dotted(key) or "the preset"
+        raise PresetError(f"{where}: has half of a character, {half}, which is not text; take it out") from None
 
 
 def nearest_key(word: str, known: Iterable[str]) -> str:

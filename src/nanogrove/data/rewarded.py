@@ -19,6 +19,7 @@ from nanogrove.data.sources.pieces import Skipped
 from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split, evenly
 from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
 from nanogrove.errors import DataError
+from nanogrove.waits import waiting
 
 
 class RewardedCorpus:
@@ -175,8 +176,10 @@ class RewardedCorpus:
     def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The rows of a split, or evenly spread ones of about `limit` tokens."""
         rows = self.spread_rows(split, limit)
-        for first in range(0, len(rows), self.batch_size):
-            yield self.batch_of(rows[first : first + self.batch_size])
+        with waiting(f"scoring {split}", len(rows)) as wait:
+            for first in range(0, len(rows), self.batch_size):
+                yield self.batch_of(rows[first : first + self.batch_size])
+                wait.done = first + self.batch_size
 
     def spread_rows(self, split: str, limit: int | None) -> np.ndarray:
         """The rows of a split, or evenly spread ones of about `limit` tokens, `[N]`."""

@@ -11,10 +11,10 @@ divided after `def NAME(`, which is the prompt.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +28,7 @@ from nanogrove.data.sources.rows import check_columns, encodes, text_lines
 from nanogrove.data.sources.tables import cell_text
 from nanogrove.data.sources.text import PythonStandardLibrary
 from nanogrove.errors import DataError
+from nanogrove.paths import OnDisk
 
 Row = Mapping[str, Any]  # the cells of a row by column
 Format = Literal["auto", "lines", "csv", "jsonl", "json", "parquet"]
@@ -48,16 +49,25 @@ class RewardedOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str = Field(description="file of the rows, or python-defs: lines of the standard library")
+    path: Annotated[str, OnDisk(("python-defs",))] = Field(
+        description="file of the rows, or python-defs: lines of the standard library"
+    )
     format: Format = Field("auto", description="format of the file; auto goes by its content and its name")
     encoding: Encoding = Field(AUTO, description=ENCODING)
-    tokenizer: str = Field("char", description="char, byte, bpe, a path to a tokenizer.json, or a hub name")
+    tokenizer: Annotated[str, OnDisk(("char", "byte", "bpe"))] = Field(
+        "char", description="char, byte, bpe, a path to a tokenizer.json, or a hub name"
+    )
     vocab_size: int = Field(4096, ge=1, description="tokens of a bpe tokenizer trained here")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the prompts")
     test: float = Field(0.1, ge=0, lt=1, description="share of the prompts")
     split_by: Literal["prompt", "text"] = Field(
         "prompt", description="what is held out: all rows of a prompt, or rows by their texts, where prompts are few"
     )
+
+    @property
+    def known_reward(self) -> Callable[[str], float] | None:
+        """The reward of any prompt with its text, where there is a rule for it."""
+        return _brevity if self.path == "python-defs" else None
 
     def rows(self, columns: Sequence[str], skipped: Skipped) -> Iterator[tuple[str, Row]]:
         """Rows with these columns, each with its location; others are counted.
@@ -182,6 +192,11 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _brevity(line: str) -> float:
+    """The reward of `python-defs`."""
+    return -float(len(line))
+
+
 def _functions(columns: Sequence[str]) -> Iterator[Row]:
     """Different first lines of functions, 20 to 100 characters long, by column of `rewarded` or `preferences`.
 
@@ -197,7 +212,7 @@ def _functions(columns: Sequence[str]) -> Iterator[Row]:
     if scored:
         for line in lines:
             begin = line.index("(") + 1 if "prompt" in columns else 0
-            yield {"prompt": line[:begin], "text": line[begin:], "reward": -len(line)}
+            yield {"prompt": line[:begin], "text": line[begin:], "reward": _brevity(line)}
         return
     order = random(0, "python-defs").permutation(len(lines))
     for first, second in order[: len(order) // 2 * 2].reshape(-1, 2):

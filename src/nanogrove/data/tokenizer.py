@@ -7,23 +7,28 @@ Every vocabulary that nanogrove makes ends with `<|endoftext|>`, which stands be
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from nanogrove.data.tokenizer_json import BadTokenizerError, check_tokenizer_json, read_tokenizer_file
 from nanogrove.errors import DataError
 
 END_OF_TEXT = "<|endoftext|>"
 _END_NAMES = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
+LONGEST_WORD_BYTES = 256  # that a vocabulary is learned from: the time grows with the square of a word's length
 
 
 class Tokenizer:
     """A `tokenizers.Tokenizer` with what training needs: arrays of ids, and an id that ends a document.
 
-    Raises DataError when the vocabulary has no token that ends a document.
+    `vocab_size` is one more than the largest id, since ids may have gaps. Raises DataError when the vocabulary has no
+    token that ends a document.
     """
 
     def __init__(self, backend: Backend, where: str = "tokenizer") -> None:
@@ -31,7 +36,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.encode_special_tokens = True  # a corpus that spells an end of text does not write one
         self.backend = backend
-        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=0) + 1
         ends = [i for i in map(backend.token_to_id, _END_NAMES) if i is not None]
         if not ends:
             raise DataError(f"{where}: no token ends a text; add {END_OF_TEXT} to it as a special token")
@@ -40,9 +45,13 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str, where: str = "tokenizer.json") -> "Tokenizer":
-        """From the text of a `tokenizer.json`. Raises DataError, naming `where`, when it is none."""
+        """From the text of a `tokenizer.json`. Raises DataError, naming `where`, for what is none or not safe."""
         try:
-            backend = Backend.from_str(text)
+            check_tokenizer_json(text)
+            with _panics_as_errors():
+                backend = Backend.from_str(text)
+        except BadTokenizerError as error:
+            raise DataError(f"{where}: this tokenizer.json is refused ({error})") from None
         except Exception as error:  # the library raises bare Exception
             raise DataError(f"{where}: not a tokenizer.json of the tokenizers library ({error})") from None
         return cls(backend, where)
@@ -57,21 +66,41 @@ class Tokenizer:
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each text as int64 arrays, on all cores; one look-up per character where the vocabulary is one."""
-        if self._table is None:
-            try:
+        """Ids of each text as int64 arrays, on all cores; one look-up per character where the vocabulary is one.
+
+        Raises DataError for a text that the vocabulary cannot express, and where the library fails on it.
+        """
+        if self._table is not None:
+            return [self._look_up(text) for text in texts]
+        try:
+            with _panics_as_errors():
                 encoded = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-            except Exception:  # the library raises bare Exception, for a word that a vocabulary of words lacks
-                raise DataError(
-                    f"{texts[0][:40]!r} holds a word that is not among the {self.vocab_size - 1} of this vocabulary; "
-                    "use only those, as in '0 1 2'"
-                ) from None
-            return [np.array(e.ids, dtype=np.int64) for e in encoded]
-        return [self._look_up(text) for text in texts]
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(self._encoding_problem(texts, error)) from None
+        return [np.array(e.ids, dtype=np.int64) for e in encoded]
+
+    def _encoding_problem(self, texts: Sequence[str], error: Exception) -> str:
+        """What is wrong with texts that the library does not encode."""
+        for text in texts:
+            if (at := next((n for n, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)) is not None:
+                return f"{text[:40]!r} holds half a character, {text[at]!r} at position {at}; leave it out"
+        if isinstance(error, _PanicError):
+            return f"this tokenizer fails on a text that begins {texts[0][:40]!r} ({error}); choose another one"
+        return (
+            f"{texts[0][:40]!r} holds a word that is not among the {self.vocab_size - 1} of this vocabulary; "
+            "use only those, as in '0 1 2'"
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; bytes that are not UTF-8 become U+FFFD, and special tokens are left out."""
-        return self.backend.decode(list(ids), skip_special_tokens=True)
+        """The text of ids; bytes that are not UTF-8 become U+FFFD, and special tokens are left out.
+
+        Raises DataError where the library fails.
+        """
+        try:
+            with _panics_as_errors():
+                return self.backend.decode(list(ids), skip_special_tokens=True)
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(f"this tokenizer fails on the ids {list(ids[:8])} ({error}); choose another one") from None
 
     def _character_table(self) -> np.ndarray | None:
         """Ids by code point for a vocabulary of single characters, −1 where it has none."""
@@ -123,22 +152,28 @@ def byte_tokenizer() -> Tokenizer:
     return _with_end(backend)
 
 
-def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def bpe_tokenizer(texts: Iterable[str], vocab_size: int, report: bool = False) -> Tokenizer:
     """Byte-level BPE with GPT-2's splitting rule, trained on `texts`; no text is unknown to it.
+
+    Words longer than `LONGEST_WORD_BYTES`, such as genomes, are cut for training alone. With `report` the library
+    writes how far it is to the standard error output, in lines of JSON.
 
     Raises DataError when `vocab_size` leaves no room for the 256 bytes and the end of text.
     """
     if vocab_size < 257:
         raise DataError(f"data.vocab_size={vocab_size} is too small: bpe needs 256 bytes and one end of text")
-    backend = Backend(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend, words = Backend(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.FixedLength(LONGEST_WORD_BYTES)])
     backend.decoder = decoders.ByteLevel()
+    settings: dict[str, Any] = {"progress_format": "json"} if report else {}  # which would report in any case
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        show_progress=report,
+        **settings,
     )
     backend.train_from_iterator(texts, trainer)
+    backend.pre_tokenizer = words
     return _with_end(backend)
 
 
@@ -149,20 +184,34 @@ def load_tokenizer(name: str) -> Tokenizer:
     """
     path = Path(name)
     if path.suffix == ".json" or path.exists():
-        try:
-            return Tokenizer.from_json(path.read_text(encoding="utf-8"), where=name)
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{name}: cannot read this tokenizer ({error})") from None
+        return Tokenizer.from_json(read_tokenizer_file(path), where=name)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error below says enough
+    from huggingface_hub import hf_hub_download  # which takes time to import
+
     try:
-        backend = Backend.from_pretrained(name)
-    except Exception as error:  # the library raises bare Exception
+        path = Path(hf_hub_download(name, "tokenizer.json"))
+    except Exception as error:  # of the hub, of the network, or of the name
         reason = str(error).split("\n")[0]
         raise DataError(
             f"tokenizer {name!r} could not be fetched from the hub ({reason}); "
             "without a network, set data.tokenizer=path/to/tokenizer.json"
         ) from None
-    return Tokenizer(backend, where=name)
+    return Tokenizer.from_json(read_tokenizer_file(path), where=name)
+
+
+class _PanicError(Exception):
+    """The library came to a state that its authors thought impossible."""
+
+
+@contextmanager
+def _panics_as_errors() -> Iterator[None]:
+    """Turns a panic of the library, which is a BaseException of no public class, into an Exception."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise _PanicError(str(error)) from None
 
 
 def _with_end(backend: Backend) -> Tokenizer:

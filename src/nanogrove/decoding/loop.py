@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogrove.decoding.sampling import Sampler
+from nanogrove.decoding.stopping import StopTexts
 from nanogrove.model.mode import evaluating
 from nanogrove.model.packing import packed_weights
+from nanogrove.waits import waiting
 
 MIN_TOKENS_TO_PACK = 16  # new tokens from which on decoding is the faster for a packed copy of the weights
 
@@ -30,9 +32,19 @@ class Sequences:
         new_tokens: How many tokens a row may get.
         stop: Tokens that end a row, and are kept.
         spare: Positions after the last token that a strategy writes drafts to.
+        texts: Texts that end a row once its new tokens have written one.
     """
 
-    def __init__(self, prompts: Tensor, lengths: Tensor, new_tokens: int, stop: Sequence[int], spare: int) -> None:
+    def __init__(
+        self,
+        prompts: Tensor,
+        lengths: Tensor,
+        new_tokens: int,
+        stop: Sequence[int],
+        spare: int,
+        texts: StopTexts | None = None,
+    ) -> None:
+        self.texts = texts
         self.start = self.lengths = lengths
         self.new_tokens = self.most_left = new_tokens  # the latter: tokens that the row with most room may still get
         self.positions = torch.arange(prompts.shape[1] + new_tokens + spare, device=prompts.device)
@@ -55,6 +67,9 @@ class Sequences:
         self.most_left -= 1
         if len(self.stops):
             self.ended = self.ended | torch.isin(token, self.stops)
+        if self.texts is not None:
+            self.ended = self.ended | self._wrote_stop_text(self.texts, 1)
+        if len(self.stops) or self.texts is not None:
             self.most_left = 0 if bool(self.ended.all()) else self.most_left
 
     def extend(self, tokens: Tensor, counts: Tensor) -> Tensor:
@@ -71,8 +86,19 @@ class Sequences:
         self.tokens.scatter_(1, self.lengths[:, None] + step, tokens.masked_fill(after, -1))
         self.lengths = self.lengths + counts
         self.ended = self.ended | stops.any(1) | (counts == left)
+        if self.texts is not None:
+            self.ended = self.ended | self._wrote_stop_text(self.texts, tokens.shape[1])
         self.most_left = int((left - counts).masked_fill(self.ended, 0).max())
         return counts
+
+    def _wrote_stop_text(self, texts: StopTexts, latest: int) -> Tensor:
+        """Whether each row `[R]` that goes on has written a stop text with at most `latest` tokens of this step."""
+        ends = []
+        for row, (start, length) in enumerate(zip(self.start.tolist(), self.lengths.tolist(), strict=True)):
+            tokens = self.tokens[row, start:length]
+            ids = [token for token in tokens[-texts.window - latest :].tolist() if token >= 0]
+            ends.append(texts.within(ids) and texts.within([token for token in tokens.tolist() if token >= 0]))
+        return torch.tensor(ends, device=self.ended.device)
 
     def written(self) -> Tensor:
         """The new tokens `[R, new_tokens]`, −1 after the end of a row."""
@@ -113,6 +139,7 @@ def decode(
     new_tokens: int,
     sampler: Sampler | None = None,
     stop: Sequence[int] = (),
+    stop_texts: StopTexts | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Continues `prompts [*P, B, T]`: the new tokens `[*P, B, new_tokens]`, −1 after a token of `stop`, which is kept.
@@ -124,6 +151,7 @@ def decode(
         new_tokens: How many tokens each row gets at most.
         sampler: How a token is chosen from scores; drawn from the softmax of the logits when left out.
         stop: Tokens that end their row.
+        stop_texts: Texts that end their row; what is written after one within a step is the caller's to cut.
         dtype: With bfloat16 a single float32 model's matrix products are rounded to 8 bits where `packed_weights`
             applies; elsewhere nothing is.
     """
@@ -135,12 +163,15 @@ def decode(
         if new_tokens >= strategy.pack_from:
             for module in strategy.modules:
                 stack.enter_context(packed_weights(module, prompts.shape[-2] * strategy.tokens_per_call, dtype))
-        for group in _groups(lengths) if strategy.one_length else [slice(None)]:
+        groups: Sequence[Tensor | slice] = _groups(lengths) if strategy.one_length else [slice(None)]
+        wait = stack.enter_context(waiting("writing", len(groups) * new_tokens))
+        for number, group in enumerate(groups, start=1):
             width = int(lengths[group].max()) if strategy.one_length else flat.shape[1]
-            rows = Sequences(flat[group, :width], lengths[group], new_tokens, stop, strategy.spare)
+            rows = Sequences(flat[group, :width], lengths[group], new_tokens, stop, strategy.spare, stop_texts)
             steps = strategy.steps(rows, sampler or Sampler())
             while rows.most_left:
                 next(steps)
+                wait.done = number * new_tokens - rows.most_left
             written[group] = rows.written()
     return written.view(*prompts.shape[:-1], new_tokens)
 

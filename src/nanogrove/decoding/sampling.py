@@ -10,20 +10,18 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
+
+from nanogrove.settings import Settings
 
 Transform = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class Sampling(BaseModel):
+class Sampling(Settings):
     """How the next token is chosen. A temperature of 0 takes the most likely one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    temperature: float = Field(
-        0.8, ge=0, allow_inf_nan=False, description="divides the logits; 0 takes the most likely token"
-    )
+    temperature: float = Field(0.8, ge=0, description="divides the logits; 0 takes the most likely token")
     top_k: int | None = Field(None, ge=1, description="keep the k most likely tokens")
     top_p: float | None = Field(None, gt=0, le=1, description="keep the fewest tokens whose probabilities reach p")
     min_p: float | None = Field(None, ge=0, le=1, description="keep tokens of at least p times the largest")

@@ -43,12 +43,14 @@ from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Values
 from nanogrove.train.checkpoint import Checkpoint, checksum_of, read_plain
+from nanogrove.waits import waiting
 
 BINS = 15
 MAX_TOKENS = 100_000  # of each split, evenly spread; `eval_batches` may yield up to twice as many
 LOGITS_PER_CHUNK = 1 << 22  # 32 MB in float64, and a few times that while they are worked on
 TEMPERATURE_RANGE = (0.05, 20.0)
 MAX_SEARCH_STEPS = 60
+USUAL_PASSES = 8  # of the search over the logits, both ends included; for the time left
 FILE_NAME = "calibration.json"
 REMEDY = "run `nanogrove evaluate RUN --calibrate` again, or delete it"
 
@@ -182,7 +184,15 @@ def fit_split(model: GPT, corpus: Corpus, split: str, limit: int = MAX_TOKENS) -
     states, targets = (torch.cat(column) for column in zip(*parts, strict=True)) if parts else (torch.empty(0),) * 2
     if not len(targets):
         raise PresetError(f"the {split} split has no token that is scored, so nothing can be calibrated on it")
-    return fit_temperature(lambda: _logits(model, states, targets)), len(targets)
+    with waiting("fitting a temperature", USUAL_PASSES * len(targets)) as wait:
+
+        def chunks() -> Iterator[tuple[Tensor, Tensor]]:
+            wait.total = max(USUAL_PASSES * len(targets), wait.done + len(targets))
+            for logits, chunk in _logits(model, states, targets):
+                yield logits, chunk
+                wait.done += len(chunk)
+
+        return fit_temperature(chunks), len(targets)
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
+from nanogrove.evaluate.accuracy import answered
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Values
@@ -90,7 +91,8 @@ def against_truth(model: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]
 def evaluate_split(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> Values:
     """The loss on a split, or on about `limit` tokens of it, as values of an `eval` event.
 
-    With bits per byte where tokens are text, and with the figures of `against_truth` where the truth is known.
+    With bits per byte where tokens are text, with the figures of `against_truth` where the truth is known, and with
+    exact match where scored tokens are answers.
     """
     return score_split(model, corpus, split, limit)[0]
 
@@ -104,4 +106,6 @@ def score_split(model: GPT, corpus: Corpus, split: str, limit: int | None = None
         return values | derived(values), losses
     score = mean_nll(model, corpus.eval_batches(split, limit))
     values = {"split": split, "loss": score.loss.tolist(), "tokens": score.tokens}
+    if corpus.has_answers:
+        values |= answered(model, corpus, split, limit, score.losses)
     return values | derived(values, bytes_per_token=corpus.bytes_per_token(split)), score.losses

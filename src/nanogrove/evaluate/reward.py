@@ -11,17 +11,19 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self, cast
+from typing import Annotated, Self, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.decoding.reading import pad, read
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.model.gpt import GPT
+from nanogrove.paths import OnDisk
 from nanogrove.record.events import Values
+from nanogrove.settings import Settings, shown
 from nanogrove.train.checkpoint import model_of, read_checkpoint
 from nanogrove.train.precision import pick_device
 
@@ -29,16 +31,14 @@ Reward = Callable[[Sequence[str]], list[float]]
 HISTOGRAM_BINS = 20
 
 
-class RewardConfig(BaseModel):
+class RewardConfig(Settings):
     """One reward: terms, a pattern, a length, a trained reward model, or a function."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     terms: dict[str, float] | None = Field(None, min_length=1, description="weight of each whole word a text contains")
     case: bool = Field(False, description="terms: whether case matters")
     pattern: str | None = Field(None, description="1 for a text in which this regular expression is found, else 0")
     length: int | None = Field(None, ge=0, description="minus the distance of a text's characters from this number")
-    model: str | None = Field(None, description="a run or checkpoint of method reward_model")
+    model: Annotated[str | None, OnDisk()] = Field(None, description="a run or checkpoint of method reward_model")
     function: str | None = Field(None, description="module:function, from texts to numbers; needs --allow-code")
 
     @model_validator(mode="after")
@@ -47,13 +47,17 @@ class RewardConfig(BaseModel):
         given = sum(getattr(self, kind) is not None for kind in kinds)
         if given != 1:
             raise ValueError(f"a reward is one of {', '.join(kinds[:-1])} and {kinds[-1]}, and {given} are given")
-        if any(not math.isfinite(weight) for weight in (self.terms or {}).values()):
-            raise ValueError("weights of terms must be finite")
         try:
             re.compile(self.pattern or "")
-        except re.error as error:
-            raise ValueError(f"pattern {self.pattern!r} is not a regular expression ({error})") from None
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"pattern {shown(self.pattern)} is not a regular expression ({error})") from None
         return self
+
+    def unmeasured(self, allow_code: bool) -> list[str]:
+        """Why the reward cannot be measured, where it is a function and code may not be run; else nothing."""
+        if self.function is None or allow_code:
+            return []
+        return [f"no reward is measured: {self.function} is Python code; to run it, add --allow-code"]
 
     def find(self, allow_code: bool) -> Reward:
         """The function these settings describe, a model where `auto` puts one.

@@ -13,7 +13,7 @@ This is reward-ranked fine-tuning (Dong et al. 2023, arXiv 2304.06767) with repl
 """
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -22,17 +22,18 @@ from torch import Tensor
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed, random
-from nanogrove.decoding import plain as decoding
-from nanogrove.decoding.sampling import temperature
 from nanogrove.errors import PresetError
 from nanogrove.evaluate import auxiliary
+from nanogrove.evaluate.accuracy import with_error
 from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig
-from nanogrove.methods.contract import Method, MethodConfig
-from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
+from nanogrove.evaluate.samples import Sample, sample
+from nanogrove.methods.contract import Method, MethodConfig, Trained
+from nanogrove.methods.warm_start import beside_reference, pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.record.events import Event, Values
+from nanogrove.paths import OnDisk
+from nanogrove.record.events import Event, Values, phase
 from nanogrove.record.measures import REWARD
 from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of
@@ -47,16 +48,18 @@ class Config(MethodConfig):
 
     name: Literal["align"] = "align"
     reward: RewardConfig = Field(description="what scores a text")
-    base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
+    base: Annotated[str | None, OnDisk()] = Field(
+        None, description="a saved run or checkpoint of one model, instead of base training"
+    )
     rounds: int = Field(5, ge=1, description="rounds of sampling, scoring and training")
     steps_per_round: int = Field(30, ge=1, description="optimizer steps per round")
     texts: int = Field(256, ge=2, description="texts generated and scored per round")
     prompt: int = Field(8, ge=1, description="tokens of training text that each text begins with")
     tokens: int = Field(48, ge=1, description="tokens generated after the prompt, at most")
-    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="sampling temperature")
+    temperature: float = Field(1.0, gt=0, description="sampling temperature")
     keep: float = Field(0.25, gt=0, le=1, description="share of the texts to train on, the best ones")
     replay: float = Field(0.5, ge=0, lt=1, description="share of a batch that is training data")
-    rate: float = Field(0.3, gt=0, allow_inf_nan=False, description="learning rates of a round over those of the base")
+    rate: float = Field(0.3, gt=0, description="learning rates of a round over those of the base")
     kl_cap: float | None = Field(
         0.2, gt=0, description="KL from the reference, nats per token, above which the rounds end"
     )
@@ -86,7 +89,10 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     yield from pretrained(state, corpus, plan, config.base, begin)
     reference = reference_model(state)
     if state.step == begin:
-        yield _reward_event(state, 0, *_fresh_samples(state.model, corpus, config, plan, "before"))
+        yield phase("rounds", begin, "NLL of kept texts and of training data")
+        before = _reward_event(state, 0, *_fresh_samples(state.model, corpus, config, plan, "before"))
+        state.method_state |= {"reward_before": before.values["mean"], "reward_before_error": before.values["error"]}
+        yield before
     while state.step < plan.steps and not state.method_state.get("ended"):
         number, past = divmod(state.step - begin, config.steps_per_round)
         start, name = state.step - past, f"round-{number + 1}"
@@ -103,20 +109,12 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
             for row in rows:  # rows of older runs lack the key; an end mark takes one of the `tokens`
                 row.setdefault("ended", len(corpus.tokenizer.encode(row["text"])) < config.tokens)
         mixed = Mixed(corpus, rows, config.replay, plan.seed, number)
-        phase = plan.phase(start, start + config.steps_per_round, config.rate)
-        for event in fit(state, mixed.batch, objective_of(state, plan), phase):
-            if event.step == phase.steps:
+        this_round = plan.phase(start, start + config.steps_per_round, config.rate)
+        for event in fit(state, mixed.batch, objective_of(state, plan), this_round):
+            if event.step == this_round.steps:
                 yield from _evaluation(state, corpus, plan, config, reference, name)
                 yield from auxiliary.evaluate_heads(state, corpus, mixed.batch, plan)
             yield event
-
-
-class Sample(NamedTuple):
-    """A text generated after a prompt, and whether it ended with the end mark or was cut at `tokens`."""
-
-    prompt: str
-    text: str
-    ended: bool
 
 
 def generate_texts(
@@ -136,21 +134,15 @@ def generate_texts(
     starts: list[Tensor] = []
     while sum(map(len, starts)) < config.texts:
         starts.append(corpus.batch(int(generator.integers(1 << 40))).tokens[:, : config.prompt])
-    tokens = torch.cat(starts)[: config.texts].to(model.embed.weight.device)
-    with torch.inference_mode():
-        new = decoding.generate(
-            model,
-            tokens,
-            new_tokens=config.tokens,
-            transforms=[] if config.temperature == 1 else [temperature(config.temperature)],
-            stop=[corpus.tokenizer.end],
-            generator=torch.Generator(tokens.device).manual_seed(derived_seed(seed, "align", *purpose.encode())),
-        )
-    decode, end = corpus.tokenizer.decode, corpus.tokenizer.end
-    return [
-        Sample(decode(prompt), decode([token for token in text if token not in (-1, end)]), end in text)
-        for prompt, text in zip(tokens.tolist(), new.tolist(), strict=True)
-    ]
+    tokens = torch.cat(starts)[: config.texts]
+    return sample(
+        model,
+        corpus.tokenizer,
+        tokens,
+        new_tokens=config.tokens,
+        temperature=config.temperature,
+        seed=derived_seed(seed, "align", *purpose.encode()),
+    )
 
 
 class Mixed:
@@ -198,11 +190,14 @@ def _evaluation(
     samples, scores = _fresh_samples(state.model, corpus, config, plan, f"{name} after")
     values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
     values["kl"] = divergence(state.model, reference, corpus.eval_batches("validation", plan.evaluate_tokens))
+    reward = _reward_event(state, state.round, samples, scores)
+    values |= {"reward": reward.values["mean"], "reward_error": reward.values["error"]}
+    values |= {name: figure for name, figure in state.method_state.items() if name.startswith("reward_before")}
     score = REWARD.cost(sum(scores) / len(scores))
     if config.kl_cap is not None and values["kl"] > config.kl_cap:
         state.method_state["ended"] = values["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
         score = torch.inf
-    yield _reward_event(state, state.round, samples, scores)
+    yield reward
     yield state.eval_event({**values, "score": score})
 
 
@@ -217,6 +212,30 @@ def _reward_event(state: TrainState, number: int, samples: list[Sample], scores:
     return Event("reward", state.step, {"round": number, "mean": float(known.mean()), "error": error, "texts": shown})
 
 
+def evaluate(trained: Trained[Config], corpus: Corpus, split: str, limit: int | None) -> Values:
+    """The losses on a split, the reward of samples after its prompts, and the KL; both also before the first round."""
+    config = trained.config
+    values, reference = beside_reference(trained, corpus, split, limit)
+    if unmeasured := config.reward.unmeasured(trained.allow_code):
+        return {**values, "unmeasured": [*values.get("unmeasured", ()), *unmeasured]}
+    amount = config.texts * corpus.length
+    prompts = torch.cat([batch.tokens[:, : config.prompt] for batch in corpus.eval_batches(split, amount)])
+    documents, reward = corpus.documents(split, amount), config.reward.find(trained.allow_code)
+    for name, model in {"reward": trained.model, "reward_before": reference}.items():
+        if model is None:
+            continue
+        samples = sample(
+            model,
+            corpus.tokenizer,
+            prompts,
+            new_tokens=config.tokens,
+            temperature=config.temperature,
+            seed=derived_seed(trained.seed, "align", *split.encode()),
+        )
+        values |= with_error(name, torch.tensor(reward([each.text for each in samples])), documents)
+    return values
+
+
 METHOD = Method[Config, Corpus](
     Config=Config,
     run=run,
@@ -224,5 +243,6 @@ METHOD = Method[Config, Corpus](
     num_steps=num_steps,
     counted_by=("rounds", "steps_per_round"),
     check=check,
+    evaluate=evaluate,
     final_split="test",
 )

@@ -2,29 +2,29 @@
 
 A method yields events and knows nothing of files, trackers or progress bars. After each `step` event the state is
 consistent, and the run may save it, or stop. Two kinds of event have an effect: `eval` decides which model is the best
-so far, by its `score` or else its `loss`, the lower the better, per member of a population; `data`, with a `name` and
-`rows`, is written to the run folder before the method goes on, and the plan reads it back after a resume.
+so far, by its `score`, which is a cost, or else by its `loss`, the lower the better, per member of a population;
+`data`, with a `name` and `rows`, is written to the run folder before the method goes on, and the plan reads it back
+after a resume.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.splits import Split
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event, Values
+from nanogrove.settings import Settings
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
 
-class MethodConfig(BaseModel):
+class MethodConfig(Settings):
     """The settings of a method, each of which narrows `name` to its own: `name: Literal["evolve"] = "evolve"`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
 
@@ -33,12 +33,35 @@ C = TypeVar("C", bound=MethodConfig)
 D = TypeVar("D", bound=Corpus)
 
 
+@dataclass(frozen=True)
+class Trained(Generic[C]):
+    """A trained model, and what its method may need to score it.
+
+    Args:
+        model: a single model.
+        config: the method's settings.
+        seed: of the run.
+        kept: gives the tensors that the method keeps, such as the weights of a reference; none where none are saved.
+        allow_code: whether functions that the settings name may be imported and run.
+    """
+
+    model: GPT
+    config: C
+    seed: int
+    kept: Callable[[], Mapping[str, Tensor]] = dict
+    allow_code: bool = False
+
+
 def _budget(config: MethodConfig, budget: int) -> int:
     return budget
 
 
 def _accept(config: MethodConfig, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
     """Accepts every corpus."""
+
+
+def _evaluate(trained: Trained[C], corpus: Corpus, split: str, limit: int | None) -> Values:
+    return evaluate_split(trained.model, corpus, split, limit)
 
 
 def _accept_scored(config: MethodConfig, corpus: Corpus, limit: int | None) -> None:
@@ -56,6 +79,8 @@ class Method(Generic[C, D]):
     # What is trained.
     num_members: Callable[[C], int | None] = lambda config: None
     """How many models are trained at once; None for a single one, without a population axis."""
+    copies: Callable[[C], int] = lambda config: 0
+    """How many models exist beside those that are trained, each with weights alone."""
     output: Literal["tokens", "scalar"] = "tokens"
     """Whether the model gives logits of tokens, or a number at each position."""
     trains_heads: Callable[[C], bool] = lambda config: False
@@ -71,7 +96,7 @@ class Method(Generic[C, D]):
     num_steps: Callable[[C, int], int] = _budget
     """All steps of a run, from those that `train` names, or 0 where it names none."""
     counted_by: tuple[str, ...] = ()
-    """The settings that make steps which `train` does not name."""
+    """The settings that add steps to those of `train`, such as `generations`."""
     rehearse: Callable[[TrainState, D, Plan, C, bool], Iterator[Event]] | None = None
     """Steps that a budget in minutes times: those that `train.steps` names or, where the last argument is true, those
     that the method adds. None where the first steps of `run` will do."""
@@ -86,7 +111,7 @@ class Method(Generic[C, D]):
     argument is whether functions that the settings name may be imported and run."""
     check_scored: Callable[[C, D, int | None], None] = _accept_scored
     """The same for the tokens that `evaluate.tokens` leaves to score."""
-    evaluate: Callable[[GPT, D, str, int | None], Values] = evaluate_split
+    evaluate: Callable[[Trained[C], D, str, int | None], Values] = _evaluate
     """The values of an `eval` event on a split, or on about as many of its tokens as the last argument says."""
     final_split: Split = "validation"
     """The split that is scored when a run ends."""

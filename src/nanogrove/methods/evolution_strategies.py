@@ -22,7 +22,7 @@ A direction is a function of (seed, generation, pair) and is drawn again for the
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -31,11 +31,12 @@ from torch import Tensor, nn
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed
-from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, loss
+from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, evaluate_fitness, loss
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.record.events import Event
+from nanogrove.paths import OnDisk
+from nanogrove.record.events import Event, phase
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import Loss, Objective, next_token
 from nanogrove.train.plan import Plan
@@ -48,16 +49,16 @@ class Config(FitnessConfig, MethodConfig):
     """`train.steps` are those of the base; each generation is a step more."""
 
     name: Literal["evolution_strategies"] = "evolution_strategies"
-    population_size: int = Field(32, ge=2, description="members scored per generation, in pairs")
+    population_size: int = Field(32, ge=2, le=10_000_000, description="members scored per generation, in pairs")
     generations: int = Field(500, ge=1, description="updates of the parameters")
-    sigma: float = Field(0.01, gt=0, allow_inf_nan=False, description="standard deviation of the noise on each weight")
+    sigma: float = Field(0.01, gt=0, description="standard deviation of the noise on each weight")
     rank: int | None = Field(None, ge=1, description="rank of the noise on a matrix; null is Gaussian, of full rank")
     shaping: Shaping = Field("zscore", description="how scores are scaled; sign takes that of each pair's difference")
-    rate: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="learning rates of the generations over those of the base"
+    rate: float = Field(1.0, gt=0, description="learning rates of the generations over those of the base")
+    base: Annotated[str | None, OnDisk()] = Field(
+        None, description="a saved run or checkpoint of one model, instead of base training"
     )
-    base: str | None = Field(None, description="a saved run or checkpoint of one model, instead of base training")
-    at_once: int = Field(32, ge=2, description="members whose weights exist at one time")
+    at_once: int = Field(32, ge=2, le=10_000, description="members whose weights exist at one time")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -93,9 +94,12 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
             yield state.eval_event({**values, "score": float(samples.mean())})
         yield event
 
+    if state.step == 0 < begin:
+        yield phase("base", 0, "NLL")
     for event in fit(state, corpus.batch, next_token, plan.phase(0, begin)):
         yield from scored(event)
     if state.step == begin:
+        yield phase("generations", begin, *config.objective, "score")
         state.optimizer.state.clear()  # moments of true gradients say nothing about estimates
     for event in _generations(state, corpus, plan.phase(begin, plan.steps, config.rate), config, fitness):
         yield from scored(event)
@@ -111,9 +115,9 @@ def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, furt
 
 def _generations(state: TrainState, corpus: Corpus, plan: Plan, config: Config, fitness: Fitness) -> Iterator[Event]:
     """Yields a `step` event per generation, to the end of the plan."""
-    divergence = plan.divergence if fitness is loss else torch.inf
-    phase = replace(plan, accumulation=1, compile=False, divergence=divergence)
-    return fit(state, corpus.batch, estimated(state, fitness, plan.seed, config), phase)
+    max_loss = plan.max_loss if fitness is loss else torch.inf
+    rest = replace(plan, accumulation=1, compile=False, max_loss=max_loss)
+    return fit(state, corpus.batch, estimated(state, fitness, plan.seed, config), rest)
 
 
 def estimated(state: TrainState, fitness: Fitness, seed: int, config: Config) -> Objective:
@@ -228,8 +232,12 @@ METHOD = Method[Config, Corpus](
     Config=Config,
     run=run,
     num_steps=num_steps,
+    copies=lambda config: min(config.at_once, config.population_size),
     counted_by=("generations",),
     rehearse=rehearse,
     check=check,
+    evaluate=lambda trained, corpus, split, limit: evaluate_fitness(
+        trained.model, corpus, trained.config, split, limit, trained.seed, trained.allow_code
+    ),
     final_split="test",
 )

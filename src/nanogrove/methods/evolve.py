@@ -32,7 +32,7 @@ from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed, random
 from nanogrove.errors import DivergedError, PresetError
 from nanogrove.evaluate import auxiliary
-from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess
+from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, evaluate_fitness
 from nanogrove.evaluate.selection import (
     Replacements,
     documents_needed,
@@ -56,7 +56,7 @@ from nanogrove.train.population.breeding import (
     mutate,
     reset_moments,
 )
-from nanogrove.train.population.hyperparameters import Name, Range, apply
+from nanogrove.train.population.hyperparameters import Name, Range, set_hyperparameters
 from nanogrove.train.state import TrainState
 
 
@@ -64,7 +64,7 @@ class Config(FitnessConfig, MethodConfig):
     """`generations` × `steps_per_generation` steps are the run's, so `train` names no budget."""
 
     name: Literal["evolve"] = "evolve"
-    population_size: int = Field(8, ge=2, description="members, of all islands together")
+    population_size: int = Field(8, ge=2, le=10_000, description="members, of all islands together")
     generations: int = Field(10, ge=1, description="how often members are scored and replaced")
     steps_per_generation: int = Field(100, ge=1, description="optimizer steps of each member between two selections")
     selection: Literal["truncation", "tournament", "none"] = Field(
@@ -84,9 +84,7 @@ class Config(FitnessConfig, MethodConfig):
         lt=0.5,
         description="largest chance per generation to replace a member that is not worse; null: no test",
     )
-    noise: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="size of the noise on a child's weights, over their RMS"
-    )
+    noise: float = Field(0.0, ge=0, description="size of the noise on a child's weights, over their RMS")
     crossover: Crossover | None = Field(None, description="how a child is mixed with a second parent")
     crossover_rate: float = Field(0.5, ge=0, le=1, description="share of the children that are mixed")
     moments: Literal["copy", "reset"] = Field(
@@ -259,7 +257,7 @@ class _Evolution:
         while state.step < self.plan.steps:
             end = (state.step // every + 1) * every
             # By member even where all are equal, so that the step counts of their moments are by member.
-            factor = apply(state, self.progress["values"]) * torch.ones(
+            factor = set_hyperparameters(state, self.progress["values"]) * torch.ones(
                 self.config.population_size, dtype=torch.float64
             )
             began = state.seconds
@@ -385,6 +383,9 @@ METHOD = Method[Config, Corpus](
     num_steps=lambda config, budget: config.generations * config.steps_per_generation,
     counted_by=("generations", "steps_per_generation"),
     check=check,
+    evaluate=lambda trained, corpus, split, limit: evaluate_fitness(
+        trained.model, corpus, trained.config, split, limit, trained.seed, trained.allow_code
+    ),
     check_scored=check_scored,
     final_split="test",
     ranks_share="members",

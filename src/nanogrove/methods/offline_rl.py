@@ -15,7 +15,7 @@ state at the end of the prompt, cross-fitted by prompt (`train/objectives/value_
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -27,14 +27,17 @@ from nanogrove.errors import PresetError
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
-from nanogrove.evaluate.reward import distribution
-from nanogrove.methods.contract import Method, MethodConfig
-from nanogrove.methods.warm_start import pretrained, reference_model, saved_weights
+from nanogrove.evaluate.pairs import held_out_pairs
+from nanogrove.evaluate.reward import RewardConfig, distribution
+from nanogrove.evaluate.samples import reward_of_samples
+from nanogrove.methods.contract import Method, MethodConfig, Trained
+from nanogrove.methods.warm_start import beside_reference, pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.mode import evaluating
-from nanogrove.record.events import Event, Values
+from nanogrove.paths import OnDisk
+from nanogrove.record.events import Event, Values, note, phase
 from nanogrove.train.loop import fit
-from nanogrove.train.objective import Objective, next_token, scored
+from nanogrove.train.objective import Objective, count_scored, next_token
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.objectives.preference import dpo, kto, kto_batch
 from nanogrove.train.objectives.value_baseline import cross_fitted
@@ -50,6 +53,14 @@ from nanogrove.train.objectives.weighting import (
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
+OBJECTIVES = {  # what each algorithm minimises, and its unit
+    "rwr": ("weighted NLL", "nats per token"),
+    "awr": ("weighted NLL", "nats per token"),
+    "filter": ("NLL of the best texts", "nats per token"),
+    "dpo": ("DPO loss", "nats per pair"),
+    "kto": ("KTO loss", ""),
+}
+
 
 class Config(MethodConfig):
     """`train.steps` are those of the algorithm; those of the base come before. One micro-batch per step."""
@@ -58,27 +69,32 @@ class Config(MethodConfig):
     algorithm: Literal["rwr", "awr", "filter", "dpo", "kto"] = Field(
         "rwr", description="how rewards or preferences weigh the loss"
     )
-    base: str | None = Field(None, description="a saved run or checkpoint to begin from; base_steps when left out")
+    base: Annotated[str | None, OnDisk()] = Field(
+        None, description="a saved run or checkpoint to begin from; base_steps when left out"
+    )
     base_steps: int = Field(0, ge=0, description="steps of imitating all texts first; none after a saved base")
     scale: Scaling = Field("whiten", description="scaling of rewards, by those of the training texts")
-    beta: float = Field(0.5, gt=0, allow_inf_nan=False, description="temperature of rewards; of dpo and kto, of Δ")
-    clip: float = Field(20.0, ge=1, allow_inf_nan=False, description="awr: largest exp((r − V)/β)")
+    beta: float = Field(0.5, gt=0, description="temperature of rewards; of dpo and kto, of Δ")
+    clip: float = Field(20.0, ge=1, description="awr: largest exp((r − V)/β)")
     fraction: float = Field(0.25, gt=0, le=1, description="filter: share of the texts to imitate, the best ones")
     threshold: float | None = Field(
-        None, allow_inf_nan=False, description="kto: rewards above are wanted; when left out the median, or next lower"
+        None, description="kto: rewards above are wanted; when left out the median, or next lower"
     )
     wanted: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="kto: weight of a wanted text; balances the sides when left out"
+        None, gt=0, description="kto: weight of a wanted text; balances the sides when left out"
     )
     unwanted: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="kto: weight of an unwanted text; balances the sides when left out"
+        None, gt=0, description="kto: weight of an unwanted text; balances the sides when left out"
     )
     length_normalised: bool = Field(False, description="dpo: Δ per token, so that longer texts gain nothing by it")
     nll_weight: float = Field(
         0.0,
         ge=0,
-        allow_inf_nan=False,
         description="dpo: weight of the chosen texts' NLL per token, which holds them up",
+    )
+    reward: RewardConfig | None = Field(
+        None,
+        description="what scores samples, from which nothing learns; python-defs has a rule of its own",
     )
     kl_cap: float | None = Field(
         None, gt=0, description="KL from the reference, nats per token, above which training ends"
@@ -104,6 +120,8 @@ def check(config: Config, corpus: RewardedCorpus, model: ModelConfig, allow_code
         )
     if config.algorithm == "kto":
         _check_sides(config, corpus)
+    if config.reward is not None:
+        config.reward.find(allow_code)
     if config.base is not None:
         saved_weights(config.base, corpus, model)
 
@@ -132,15 +150,18 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     reference = reference_model(state)
     learner = _Learner(state, corpus, plan, config, reference)
     if state.step == begin:
+        yield phase(config.algorithm, begin, *OBJECTIVES[config.algorithm], "score")
+        if config.algorithm != "dpo" and config.reward is None and corpus.config.known_reward is None:
+            yield note("the reward of samples is not measured; method.reward says what scores a text")
         yield learner.described()
-    phase = replace(plan.phase(begin, plan.steps), accumulation=1, divergence=torch.inf)
+    rest = replace(plan.phase(begin, plan.steps), accumulation=1, max_loss=torch.inf)
     if state.method_state.get("ended"):
         return
-    objective = learner.objective if state.heads is None else objective_of(state, phase)
-    for event in fit(state, learner.batch, objective, phase):
+    objective = learner.objective if state.heads is None else objective_of(state, rest)
+    for event in fit(state, learner.batch, objective, rest):
         if plan.evaluates(event.step):
             yield learner.evaluation()
-            yield from auxiliary.evaluate_heads(state, corpus, learner.batch, phase)
+            yield from auxiliary.evaluate_heads(state, corpus, learner.batch, rest)
         yield event
         if state.method_state.get("ended"):
             return
@@ -237,11 +258,23 @@ class _Learner:
             figures["effective_sample_size"] = effective_sample_size(self.weights[self.imitated["train"]])
         if self.config.algorithm == "dpo":  # where the log-probabilities of held-out pairs begin
             figures |= {name: part for name, part in self.measured(self.reference)[1].items() if "log_prob" in name}
+        before = self.reward_of_samples("reward_before", self.reference)
+        self.state.method_state |= before
+        figures |= before
         return Event("rewards", self.state.step, figures)
 
+    def reward_of_samples(self, name: str, model: GPT) -> Values:
+        """The reward of samples after held-out prompts as the figure `name`, where there is one."""
+        plan = self.plan
+        return reward_of_samples(name, model, self.corpus, self.config.reward, "validation", plan.seed, plan.allow_code)
+
     @torch.inference_mode()
-    def measured(self, model: GPT) -> tuple[float, dict[str, float]]:
+    def measured(self, model: GPT) -> tuple[float, Values]:
         """The objective of a model in evaluation mode on all held-out texts that count, and the objective's parts."""
+        config = self.config
+        if config.algorithm == "dpo":
+            normalised, anchor = config.length_normalised, config.nll_weight
+            return held_out_pairs(model, self.reference, self.corpus, "validation", config.beta, normalised, anchor)
         rows, device = self.imitated["validation"], model.embed.weight.device
         size = max(self.corpus.batch_size // 2 * 2, 2)
         losses, parts, counts = [], [], []
@@ -250,7 +283,7 @@ class _Learner:
             loss = self.objective(model, batch)
             losses.append(float(loss.total))
             parts.append({name: float(part) for name, part in loss.parts.items()})
-            counts.append(int(scored(batch)) if self.objective is next_token else len(rows[first : first + size]))
+            counts.append(int(count_scored(batch)) if self.objective is next_token else len(rows[first : first + size]))
         mean = partial(np.average, weights=counts)  # by what each is a mean over
         return float(mean(losses)), {name: float(mean([part[name] for part in parts])) for name in parts[0]}
 
@@ -264,11 +297,26 @@ class _Learner:
         )
         with evaluating(state.model):
             score, parts = self.measured(state.model)
-        values |= parts
+        values |= {**parts, **self.reward_of_samples("reward", state.model)}
+        values |= {name: figure for name, figure in state.method_state.items() if name.startswith("reward_before")}
         if config.kl_cap is not None and values["kl"] > config.kl_cap:
             state.method_state["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"
             values["ended"], score = state.method_state["ended"], float("inf")
         return state.eval_event({**values, "score": score})
+
+
+def evaluate(trained: Trained[Config], corpus: RewardedCorpus, split: str, limit: int | None) -> Values:
+    """The loss on a split and, next to the reference: the KL, pairs told apart, and the reward of samples."""
+    config, allow_code = trained.config, trained.allow_code
+    values, reference = beside_reference(trained, corpus, split, limit)
+    if reference is not None and config.algorithm == "dpo":
+        values |= held_out_pairs(trained.model, reference, corpus, split, config.beta, config.length_normalised)[1]
+    if config.reward is not None and (unmeasured := config.reward.unmeasured(allow_code)):
+        return {**values, "unmeasured": [*values.get("unmeasured", ()), *unmeasured]}
+    for name, model in {"reward": trained.model, "reward_before": reference}.items():
+        if model is not None:
+            values |= reward_of_samples(name, model, corpus, config.reward, split, trained.seed, allow_code)
+    return values
 
 
 METHOD = Method[Config, RewardedCorpus](
@@ -281,5 +329,6 @@ METHOD = Method[Config, RewardedCorpus](
     corpora=(RewardedCorpus,),
     needs="learns from scored texts; set data.type to rewarded or preferences",
     check=check,
+    evaluate=evaluate,
     final_split="test",
 )

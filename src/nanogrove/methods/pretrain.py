@@ -26,10 +26,10 @@ from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.checkpoint import model_of, read_checkpoint
 from nanogrove.train.loop import fit
-from nanogrove.train.objective import Loss, weighted
+from nanogrove.train.objective import Loss, objective_from_nll, weighted
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.plan import Plan
-from nanogrove.train.population.hyperparameters import apply
+from nanogrove.train.population.hyperparameters import set_hyperparameters
 from nanogrove.train.precision import pick_device
 from nanogrove.train.sampling.curriculum import CurriculumConfig, easiest
 from nanogrove.train.sampling.source_weights import AdaptiveConfig, Mixing, by_source, reference_losses
@@ -45,7 +45,7 @@ def _rising(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
     return points
 
 
-Value = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Value = Annotated[float, Field(ge=0)]
 Points = Annotated[list[tuple[Annotated[int, Field(ge=0)], Value]], AfterValidator(_rising)]
 
 
@@ -115,7 +115,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         mixing = Mixing(state, mixture, config.adaptive, reference)
         batches, main = mixing.batch, partial(by_source, sources=len(mixture.names))
     with plan.layout.spread(state) as local:
-        objective = objective_of(local, plan, main)
+        objective = objective_from_nll(main) if local.heads is None else objective_of(local, plan, main)
         curriculum = config.curriculum
         trained_on = batches if curriculum is None else easiest(batches, local, curriculum, plan)
 
@@ -128,7 +128,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         for end in sorted(changes | {plan.steps}):
             if end <= state.step:
                 continue
-            factor = apply(local, config.values_at(state.step))
+            factor = set_hyperparameters(local, config.values_at(state.step)) if config.follow else 1.0
             for event in fit(local, trained_on, objective, plan.until(end, factor)):
                 state.step, state.tokens, state.seconds = local.step, local.tokens, local.seconds
                 if curriculum is not None:
@@ -139,7 +139,8 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
                         yield mixing.update()
                 if plan.evaluates(state.step) and (plan.ranks.first or plan.sharded):
                     yield evaluation()
-                    yield from auxiliary.evaluate_heads(state, corpus, batches, plan)
+                    if state.heads is not None:
+                        yield from auxiliary.evaluate_heads(state, corpus, batches, plan)
                 yield event
 
 

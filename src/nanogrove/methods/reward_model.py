@@ -22,7 +22,7 @@ from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Event, Values
 from nanogrove.train.loop import fit
-from nanogrove.train.objective import Loss, Objective, scored
+from nanogrove.train.objective import Loss, Objective, count_scored
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
@@ -82,7 +82,7 @@ def objective(rewards: Tensor) -> Objective:
 
     def weighted_square_error(model: nn.Module, batch: Batch) -> Loss:
         error = model(batch.tokens) - rewards[batch.extra["row"], None]
-        return Loss((batch.mask * batch.weight * error.square()).sum((-2, -1)) / scored(batch), {})
+        return Loss((batch.mask * batch.weight * error.square()).sum((-2, -1)) / count_scored(batch), {})
 
     return weighted_square_error
 
@@ -116,10 +116,10 @@ def score(model: GPT, corpus: RewardedCorpus, split: str, limit: int | None = No
             part = batch(corpus, rows[first : first + corpus.batch_size], model.config.block_size)
             predicted = model(part.tokens.to(device)).double().cpu()
             error = (part.weight * (predicted - true[part.extra["row"], None]).square()).sum(1)
-            losses.append(error * (len(error) / scored(part)))
+            losses.append(error * (len(error) / count_scored(part)))
             final = (corpus.stop[part.extra["row"]] - 1).clamp(max=predicted.shape[1] - 1)
             last.append(predicted.gather(1, final[:, None])[:, 0])
-            tokens += int(scored(part))
+            tokens += int(count_scored(part))
     pair = np.stack([torch.cat(last).numpy(), true[torch.from_numpy(rows)].double().numpy()])
     known = len(rows) > 1 and bool((pair.std(1) > 0).all())
     return {
@@ -138,7 +138,7 @@ METHOD = Method[Config, RewardedCorpus](
     corpora=(RewardedCorpus,),
     needs=NEEDS,
     check=check,
-    evaluate=score,
+    evaluate=lambda trained, corpus, split, limit: score(trained.model, corpus, split, limit),
     final_split="test",
     ranks_share="batch",
 )

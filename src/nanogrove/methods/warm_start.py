@@ -1,6 +1,6 @@
 """A warm start for methods that improve a model: a saved run, or pretraining first, and a frozen reference."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -8,9 +8,11 @@ from torch import Tensor
 
 from nanogrove.data.corpus import Corpus
 from nanogrove.evaluate import auxiliary
+from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
+from nanogrove.methods.contract import C, D, Trained
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.record.events import Event
+from nanogrove.record.events import Event, Values, phase
 from nanogrove.train.checkpoint import load_population
 from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of
@@ -35,8 +37,9 @@ def pretrained(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None,
     """
     if saved is not None and state.step == 0:
         state.model.load_state_dict(saved_weights(saved, corpus, state.model.config))
-    phase = plan.phase(0, steps)
-    for event in fit(state, corpus.batch, objective_of(state, plan), phase):
+    if state.step == 0 < steps:
+        yield phase("base", 0, "NLL")
+    for event in fit(state, corpus.batch, objective_of(state, plan), plan.phase(0, steps)):
         if plan.evaluates(event.step):
             values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
             yield state.eval_event({**values, "score": torch.inf})
@@ -52,6 +55,21 @@ def reference_model(state: TrainState) -> GPT:
     if not state.method_tensors:
         state.method_tensors = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}
         state.optimizer.state.clear()
-    model = GPT(state.model.config).to(state.model.embed.weight.device).eval().requires_grad_(False)
-    model.load_state_dict(state.method_tensors)
+    return frozen(state.model, state.method_tensors)
+
+
+def beside_reference(trained: Trained[C], corpus: D, split: str, limit: int | None) -> tuple[Values, GPT | None]:
+    """The loss on a split and the KL from the reference, as values of an `eval` event; and the reference, if kept."""
+    values, kept = evaluate_split(trained.model, corpus, split, limit), trained.kept()
+    if not kept:
+        return {**values, "unmeasured": ["no checkpoint holds the reference; nothing is compared with it"]}, None
+    reference = frozen(trained.model, kept)
+    kl = divergence(trained.model, reference, corpus.eval_batches(split, limit))
+    return {**values, "kl": kl}, reference
+
+
+def frozen(like: GPT, weights: Mapping[str, Tensor]) -> GPT:
+    """A model of these weights that nothing trains, of the configuration and on the device of another one."""
+    model = GPT(like.config).to(like.embed.weight.device).eval().requires_grad_(False)
+    model.load_state_dict(weights)
     return model

@@ -31,13 +31,13 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return x * cosine + x.roll(x.shape[-1] // 2, -1) * sine
 
 
-def causal_attention(
+def unfused_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: Dropout | None = None
 ) -> Tensor:
     """Attention of `q [R, H, T, D]` over `k, v [R, G, T, D]` with all scores written out: two batched products.
 
     On a CPU and for short contexts faster than the fused kernel: 1.1 to 2 times in float32, forward and backward, and
-    2 to 6 times in bfloat16, whose backward pass is slow there (docs/speed.md). `mask` is that of `document_mask`.
+    2 to 6 times in bfloat16, whose backward pass is slow there. `mask` is that of `document_mask`.
     """
     rows, heads, tokens, size = q.shape
     k, v = (part.repeat_interleave(heads // k.shape[1], 1) if k.shape[1] < heads else part for part in (k, v))
@@ -122,10 +122,11 @@ class Attention(nn.Module):
             share = self.dropout.share if self.dropout.active else 0.0
             scores = x.shape[-3] * q.shape[1] * q.shape[-2] ** 2  # of a member
             on_cpu = q.device.type == "cpu"
+            # The fused kernel draws from one stream for all members and drops one share; see `unfused_attention` too.
             if isinstance(share, float) and not (on_cpu and (share or scores <= MAX_SCORES_WRITTEN_OUT)):
                 y = F.scaled_dot_product_attention(
                     q, k, v, attn_mask=mask, dropout_p=share, is_causal=mask is None, enable_gqa=grouped
                 )
-            else:  # the fused kernel draws from one stream for all members, and drops one share
-                y = causal_attention(q, k, v, mask, self.dropout)
+            else:
+                y = unfused_attention(q, k, v, mask, self.dropout)
         return self.dropout(self.out(y.transpose(1, 2).reshape(x.shape)))  # type: ignore[no-any-return]

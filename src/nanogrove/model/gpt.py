@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticKnownError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +19,7 @@ from nanogrove.model.elementwise import Dropout, at_least_float32
 from nanogrove.model.families.table import SETTINGS
 from nanogrove.model.layers import MLP, Embedding, Linear, MLPKind, Norm, NormKind, TokenShift, leading, linear
 from nanogrove.model.memory import Memory
+from nanogrove.settings import Length, Settings, Width
 
 MAX_LOGITS_PER_CHUNK = 1 << 25  # 128 MB in float32
 
@@ -34,7 +35,7 @@ def _known_family(name: object) -> object:
 FamilyName = Annotated[str, BeforeValidator(_known_family)]
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(Settings):
     """Settings of a `GPT`. What is left out comes from `family`, then from the defaults here (GPT-2's).
 
     With `within_documents` a token sees only its own document of those that its window holds: from the latest
@@ -44,18 +45,16 @@ class ModelConfig(BaseModel):
     Raises pydantic's ValidationError for an unknown key, a wrong type or sizes that do not fit each other.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     family: FamilyName = Field(
         "gpt2", description="a bundle of settings, gpt2, llama or nanochat; each of them can be set by itself"
     )
-    vocab_size: int | None = Field(None, ge=1, description="taken from the tokenizer when left out")
-    block_size: int = Field(256, ge=1, description="longest context, in tokens")
-    n_layer: int = Field(4, ge=1, description="transformer blocks")
-    n_head: int = Field(4, ge=1, description="attention heads of each block; divides n_embd")
-    n_kv_head: int | None = Field(None, ge=1, description="key/value heads; n_head when left out")
-    n_embd: int = Field(128, ge=1, description="width of the residual stream")
-    n_inner: int | None = Field(None, ge=1, description="width inside the MLP; 4 n_embd, or 8/3 of it for swiglu")
+    vocab_size: Length | None = Field(None, description="taken from the tokenizer when left out")
+    block_size: Length = Field(256, description="longest context, in tokens")
+    n_layer: int = Field(4, ge=1, le=2000, description="transformer blocks")
+    n_head: Width = Field(4, description="attention heads of each block; divides n_embd")
+    n_kv_head: Width | None = Field(None, description="key/value heads; n_head when left out")
+    n_embd: Width = Field(128, description="width of the residual stream")
+    n_inner: Width | None = Field(None, description="width inside the MLP; 4 n_embd, or 8/3 of it for swiglu")
     norm: NormKind = Field("layernorm", description="normalization before each attention and MLP")
     norm_eps: float = Field(1e-5, gt=0, description="added to the variance in a normalization")
     mlp: MLPKind = Field("gelu", description="activation of the MLP")
@@ -72,14 +71,15 @@ class ModelConfig(BaseModel):
     scalar: bool = Field(False, description="one number per position instead of logits: a reward model")
     within_documents: bool = Field(False, description="attend to tokens of the same document only")
     document_mark: int | None = Field(None, ge=0, description="token that begins a document; from the tokenizer")
-    memory_tokens: int = Field(0, ge=0, description="vectors carried from segment to segment; 0 is no memory")
-    memory_segment: int = Field(64, ge=1, description="tokens of a segment, where there is a memory")
+    memory_tokens: int = Field(0, ge=0, le=1_000_000, description="vectors carried between segments; 0 is no memory")
+    memory_segment: Length = Field(64, description="tokens of a segment, where there is a memory")
 
     @model_validator(mode="before")
     @classmethod
     def _fill_from_family(cls, values: object) -> object:
         if isinstance(values, dict):
-            return {**SETTINGS.get(values.get("family", "gpt2"), {}), **values}
+            family = values.get("family", "gpt2")
+            return {**(SETTINGS.get(family, {}) if isinstance(family, str) else {}), **values}
         return values
 
     @model_validator(mode="after")
@@ -235,7 +235,7 @@ class GPT(nn.Module):
 
     def through(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Final states `[*P, B, T, C]` of embedded inputs `x`, which follow those that the cache holds."""
-        rows = torch.zeros(x[..., 0, 0].numel(), x.shape[-2], dtype=torch.int64, device=x.device)  # nothing asks which
+        rows = torch.zeros(x[..., 0, 0].numel(), x.shape[-2], dtype=torch.int64, device=x.device)  # no marks here
         states = self._trunk(x, self._place(rows, cache), cache)
         if cache is not None:
             cache.advance(rows)

@@ -25,20 +25,19 @@ from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from nanogrove.model.elementwise import at_least_float32
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.model.layers import Embedding, Linear, Norm
+from nanogrove.settings import Settings, Width
 
-Weight = Field(0.05, ge=0, allow_inf_nan=False, description="weight of this loss; the next token's is 1")
+Weight = Field(0.05, ge=0, description="weight of this loss; the next token's is 1")
 
 
-class AuxiliaryConfig(BaseModel):
+class AuxiliaryConfig(Settings):
     """Which heads train beside the next token, their weights in the loss, and their sizes; all are off by default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     enable_policy: bool = Field(False, description="a policy taught by one step of lookahead; needs value and dynamics")
     enable_value: bool = Field(False, description="how hard the next tokens will be")
@@ -57,20 +56,18 @@ class AuxiliaryConfig(BaseModel):
         "value", description="what improves it: values of imagined next states, or of the likeliest texts after these"
     )
     policy_candidates: int = Field(4, ge=2, description="likeliest tokens that are tried in imagination")
-    policy_beta: float = Field(1.0, gt=0, allow_inf_nan=False, description="how much a nat of value counts")
+    policy_beta: float = Field(1.0, gt=0, description="how much a nat of value counts")
     policy_every: int = Field(4, ge=1, description="it learns at every k-th position, others from step to step")
     value_horizon: int = Field(8, ge=1, description="tokens whose mean NLL is the value")
     value_discount: float = Field(1.0, gt=0, le=1, description="weight of each token against the one before")
     dynamics_rollouts: int = Field(2, ge=1, le=3, description="steps imagined in a row")
     span_mask_fraction: float = Field(0.15, gt=0, lt=1, description="share of a sequence that a span covers")
-    span_contrastive_temperature: float = Field(
-        0.07, gt=0, allow_inf_nan=False, description="divides the similarities of spans"
-    )
+    span_contrastive_temperature: float = Field(0.07, gt=0, description="divides the similarities of spans")
     span_l2_normalize: bool = Field(True, description="compare directions; else scaled products")
-    span_size: int = Field(128, ge=2, description="width in which spans are compared")
-    multi_token_count: int = Field(2, ge=2, description="tokens predicted at each position, the next one included")
-    project_size: int | None = Field(None, ge=1, description="width in which states are compared; n_embd if left out")
-    inner_size: int | None = Field(None, ge=1, description="width inside the heads; n_embd if left out")
+    span_size: Width = Field(128, ge=2, description="width in which spans are compared")
+    multi_token_count: int = Field(2, ge=2, le=1000, description="tokens predicted per position, the next one included")
+    project_size: Width | None = Field(None, description="width in which states are compared; n_embd if left out")
+    inner_size: Width | None = Field(None, description="width inside the heads; n_embd if left out")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

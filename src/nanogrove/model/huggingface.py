@@ -34,6 +34,7 @@ from nanogrove.model.families.family import Exchange
 from nanogrove.model.families.table import EXCHANGES, FAMILIES
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.layers import Linear
+from nanogrove.settings import reason
 
 # Bookkeeping, outputs and initial values, in any family: no logits depend on these.
 _IGNORED = """architectures model_type transformers_version _name_or_path name_or_path dtype torch_dtype use_cache
@@ -301,8 +302,8 @@ def _from_json(raw: Mapping[str, object], kind: str, where: Path) -> ModelConfig
     try:
         config = ModelConfig.model_validate(settings)
     except ValidationError as error:
-        name, message = ".".join(map(str, error.errors()[0]["loc"])), error.errors()[0]["msg"]
-        raise CheckpointError(f"{where}: {sources.get(name, name or 'sizes')}: {message}") from None
+        name = ".".join(map(str, error.errors()[0]["loc"]))
+        raise CheckpointError(f"{where}: {sources.get(name, name or 'sizes')}: {reason(error.errors())}") from None
     if head_size not in (None, config.head_size):
         only = f"hidden_size / num_attention_heads, {config.head_size}"
         raise CheckpointError(f"{where}: head_dim={_shown(head_size)} is not supported; only {only}, is")

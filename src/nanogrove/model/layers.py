@@ -7,9 +7,9 @@ Letters used in shapes, here and in the rest of nanogrove:
     H   query heads                   G   key/value heads             D   size of one head, C / H
     V   vocabulary                    R   rows, P * B: attention folds the population into the batch
 
-Only this file and `attention.py` know about the axis. A stacked linear map is one batched matrix product; attention
-folds P into the batch, because the fast kernels take 4-D inputs only. Fan-in is never guessed from a tensor's shape,
-since torch reads a 3-D weight as a convolution's: `GPT.initialize` draws each member by itself.
+Layers do the arithmetic of the axis; `GPT` draws weights and the loop clips gradients member by member. A stacked
+linear map is one batched matrix product; attention folds P into the batch, because the fast kernels take 4-D inputs
+only. Fan-in is never guessed from a tensor's shape, since torch reads a 3-D weight as a convolution's.
 
 In float32 on a CPU a member of a population has the bits of the same model alone. For that each sum is split into the
 same parts in both (`per_member`, `total`), and what depends on sizes depends on those of one member. A shape in which a

@@ -8,6 +8,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 |--------|------------------------------------------------------------|-----------------------------------|
 | start  | name, seed, parameters, vocabulary, data, precision, …     | once, before the first step       |
 | resume | changed; ranks, versions, machine as they are now          | when what bits depend on changed  |
+| phase  | name, objective, unit, held_out                            | before the first step of each phase |
 | eval   | split, loss, tokens (scored), seen, all of `measures`; score   | before the `step` event it follows |
 | step   | loss, lr, grad_norm, tokens; where heads train their losses | last of its step: a safe point    |
 | sources | names; loss, share, passes, weights of each, seen        | after an interval, before its `step` event |
@@ -18,7 +19,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | round  | round, difficulties, labels, rows, accepted, frontier      | after a round                     |
 | generation | generation, members, score, error, values, births      | after a generation                |
 | reward | round, mean, error, texts, of fresh texts                  | before and after each alignment round |
-| rewards | mean, deviation, histogram, effective_sample_size         | before learning from them begins  |
+| rewards | mean, deviation, histogram, effective_sample_size, reward_before | before learning from them begins |
 | alarm  | round, difficulties, reason, retry                         | when a round is undone            |
 | end    | split, loss, bits_per_byte, scored, tokens, best_step      | once, when the budget is spent    |
 
@@ -56,6 +57,19 @@ class Event:
 def note(text: str) -> Event:
     """A line for whoever watches a run; it is not written to the record."""
     return Event("note", 0, {"text": text})
+
+
+def phase(name: str, step: int, objective: str, unit: str = "nats per token", held_out: str = "loss") -> Event:
+    """A method goes on after `step` with another objective or on other data, so that curves do not run on.
+
+    Args:
+        name: of the phase.
+        step: the last step before it; 0 for the first phase.
+        objective: what the `loss` of its `step` events is.
+        unit: of the objective.
+        held_out: the figure of its `eval` events that is the same objective on held-out data.
+    """
+    return Event("phase", step, {"name": name, "objective": objective, "unit": unit, "held_out": held_out})
 
 
 def _finite(value: Json) -> Json:

@@ -57,6 +57,7 @@ class Measure:
         title: of its picture or row in the report; of `MEASURES` those with a title have a picture among the curves.
         headline: whether it is one of the figures at the head of the report.
         reference: the key of what it is compared with: the best there is, or what needs no learning.
+        reference_label: what that is called.
         error: the key of its standard error.
         by: the key of the list that its list of figures is over, as in positions of a sequence.
         given: the key of another figure that must be there; the first of several measures of one name applies.
@@ -73,6 +74,7 @@ class Measure:
     title: str = ""
     headline: bool = True
     reference: str = ""
+    reference_label: str = "best"
     error: str = ""
     by: str = ""
     given: str = ""
@@ -87,14 +89,16 @@ class Measure:
         return figure if self.better == "lower" else -figure
 
     def phrase(self, figures: Figures) -> str:
-        """The figure in words, with its standard error and the best there is where these are known."""
+        """The figure in words, with its standard error and what it is compared with where these are known."""
         text = self.text or " ".join(filter(None, (self.label, "{}", self.unit)))
-        phrase = text.format(number(figures[self.name], self.digits))
-        if self.error in figures:
-            phrase += f" ± {number(figures[self.error], self.digits)}"
+        phrase = text.format(self._figure(figures, self.name, self.error))
         if self.reference in figures:
-            phrase += f", best {number(figures[self.reference], self.digits)}"
+            phrase += f", {self.reference_label} {self._figure(figures, self.reference, f'{self.reference}_error')}"
         return phrase
+
+    def _figure(self, figures: Figures, name: str, error: str) -> str:
+        figure = number(figures[name], self.digits)
+        return f"{figure} ± {number(figures[error], self.digits)}" if error in figures else figure
 
 
 def number(figure: object, digits: int = 4) -> str:
@@ -112,7 +116,10 @@ def number(figure: object, digits: int = 4) -> str:
 MEASURES = (
     Measure("loss", "loss", given="correlation"),  # of a reward model, in its scale squared
     Measure("loss", "loss", "nats per token", reference="bayes_loss"),
-    Measure("correlation", "correlation", "with the true reward", "higher", headline=False),
+    Measure("exact_match", "exact match", better="higher", error="exact_match_error"),
+    Measure("correlation", "correlation", "with the true reward", "higher"),
+    Measure("in_order", "preference accuracy", better="higher", error="in_order_error"),
+    Measure("margin", "margin", "nats per pair", "higher", error="margin_error"),
     Measure("chosen_log_prob", "log-probability of chosen texts", better="higher", digits=2, headline=False),
     Measure("rejected_log_prob", "and of rejected ones", "nats per text", digits=2, joined=" ", headline=False),
     Measure(
@@ -131,10 +138,18 @@ MEASURES = (
         headline=False,
     ),
     Measure("kl", "KL(best || model)", by="positions", headline=False),
-    Measure("kl", "KL from the reference", "nats per token", headline=False),
+    Measure(
+        "reward",
+        "reward of samples",
+        better="higher",
+        error="reward_error",
+        reference="reward_before",
+        reference_label="before",
+    ),
+    Measure("kl", "KL from the reference", "nats per token"),
 )
 
-REWARD = Measure("mean", "reward", better="higher", error="error")  # of a `reward` event
+REWARD = Measure("mean", "reward of samples", better="higher", error="error")  # of a `reward` event
 
 # of an `auxiliary` event, under `measures`
 HEADS = (

@@ -8,8 +8,9 @@ import torch
 
 from nanogrove.record.events import Event
 from nanogrove.runs.setup import Setup
-from nanogrove.train.autotune import cores, device_name, instructions, unpacked
+from nanogrove.train.autotune import cores, device_name, instructions
 from nanogrove.train.parallel.members import difference_from_alone
+from nanogrove.train.precision import unpacked
 from nanogrove.train.state import TrainState
 
 CIRCUMSTANCES = ("start", "resume")  # the events that hold them

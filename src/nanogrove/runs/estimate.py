@@ -7,9 +7,14 @@ import torch
 from nanogrove.config.preset import Preset
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
-from nanogrove.runs.setup import build
-from nanogrove.train.autotune import activation_bytes
+from nanogrove.runs.rehearsal import paces
+from nanogrove.runs.setup import Setup, build
+from nanogrove.train.autotune import activation_bytes, memory_bytes
 from nanogrove.train.optim.rules import moments_per_weight
+from nanogrove.waits import Watch, unwatched
+
+TIMED_SECONDS = 0.5  # of steps, of each kind that a method has; three at least
+LONG_STEP_SECONDS = 10.0  # above which the first step is enough
 
 
 class Estimate(TypedDict):
@@ -26,15 +31,16 @@ class Estimate(TypedDict):
     device: str
     data: dict[str, Any]  # what the corpus says of itself
     budget: dict[str, float]  # minutes that became steps, and the times of a step
+    seconds: float | None  # of training, by timing a few steps; None where no step fits in the memory
 
 
-def estimate(preset: Preset, allow_code: bool = False) -> Estimate:
-    """What a run would take, once its data is prepared.
+def estimate(preset: Preset, allow_code: bool = False, watch: Watch = unwatched) -> Estimate:
+    """What a run would take, once its data is prepared, which `watch` sees.
 
     Memory counts weights, those of auxiliary heads too, gradients, moments and, roughly, what one micro-batch keeps for
-    its backward pass. Raises what `build` does.
+    its backward pass. A few steps are timed, on a state that is thrown away. Raises what `build` does.
     """
-    setup = build(preset, allow_code=allow_code)
+    setup = build(preset, allow_code=allow_code, watch=watch)
     config, plan, train, corpus = setup.model_on_data, setup.plan, setup.preset.train, setup.corpus
     with torch.device("meta"):
         model = GPT(config)
@@ -43,6 +49,7 @@ def estimate(preset: Preset, allow_code: bool = False) -> Estimate:
     tokens = plan.steps * train.batch_size * corpus.length
     moments = moments_per_weight(preset.optimizer.name)
     activations = activation_bytes(config, -(-train.batch_size // plan.accumulation))
+    memory = members * (4 * (parameters + head_parameters) * (2 + moments) + activations)
     return {
         "parameters": parameters,
         "steps": plan.steps,
@@ -50,9 +57,19 @@ def estimate(preset: Preset, allow_code: bool = False) -> Estimate:
         "epochs": corpus.windows_per_epoch and tokens / (corpus.windows_per_epoch * corpus.length),
         "members": members,
         "flops": members * tokens * model.flops_per_token(corpus.length),
-        "memory_bytes": members * (4 * (parameters + head_parameters) * (2 + moments) + activations),
+        "memory_bytes": memory,
         "precision": plan.precision,
         "device": str(setup.device),
         "data": corpus.describe(),
         "budget": setup.budget,
+        "seconds": training_seconds(setup) if memory < memory_bytes(setup.device) else None,
     }
+
+
+def training_seconds(setup: Setup) -> float:
+    """How long training takes, without evaluation, samples and saving, by timing a few of its steps."""
+    if setup.budget:
+        return 60 * setup.budget["minutes"]
+    config, wanted = setup.preset.method, TIMED_SECONDS
+    measured = paces(config, setup.corpus, setup.plan, setup.new_state, wanted, longest=LONG_STEP_SECONDS)
+    return measured.main.step * (setup.plan.steps - measured.count) + measured.further.step * measured.count

@@ -62,8 +62,10 @@ class NullRecorder:
 @contextmanager
 def recording(folder: RunFolder, setup: Setup) -> Iterator[Recorder]:
     """A recorder with the trackers of the preset, open; at the end, unless by an error, the report is written."""
-    track, settings = setup.preset.track, setup.preset.model_dump(mode="json")
-    trackers = open_trackers(track.trackers, folder.path, settings, project=track.project, name=track.name)
+    track, trackers = setup.preset.track, list[Tracker]()
+    if track.trackers:
+        settings = setup.preset.model_dump(mode="json")
+        trackers = open_trackers(track.trackers, folder.path, settings, project=track.project, name=track.name)
     recorder = Recorder(folder, setup.plan.steps, trackers)
     try:
         yield recorder

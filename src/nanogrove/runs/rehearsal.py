@@ -30,6 +30,7 @@ from nanogrove.train.autotune import keep_freed_memory
 from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
+from nanogrove.waits import waiting
 
 MEASURED_SECONDS = 2.0  # of timed steps, unless the budget is a short one
 MEASURED_SHARE = 1 / 30  # of the budget that timed steps take, where that is less
@@ -54,12 +55,32 @@ class Rehearsal:
     times: dict[str, float]
 
 
-def rehearse(
-    minutes: float, config: MethodConfig, corpus: Corpus, plan: Plan, new_state: Callable[[], TrainState]
-) -> Rehearsal:
-    """Times steps of a method under a resolved `plan`, whose own number of steps does not count.
+@dataclass(frozen=True)
+class Paces:
+    """The pace of the steps that `train.steps` names, and of the `count` further ones of a method."""
 
-    Raises PresetError where the minutes are too few for a step, on rank 0.
+    main: Pace
+    further: Pace
+    count: int
+
+
+def paces(
+    config: MethodConfig,
+    corpus: Corpus,
+    plan: Plan,
+    new_state: Callable[[], TrainState],
+    wanted: float,
+    longest: float = math.inf,
+) -> Paces:
+    """Times steps of a method, of each kind that it has, under a plan whose number of steps does not count.
+
+    Args:
+        config: the settings of the method
+        corpus: its data
+        plan: resolved; its learning rates do not count either
+        new_state: makes a state that is thrown away
+        wanted: seconds of timed steps of each kind, about
+        longest: seconds of a first step above which it counts alone
     """
     keep_freed_memory()
     method = load_method(config.name)
@@ -73,15 +94,29 @@ def rehearse(
     )
 
     def timed(further: bool) -> Pace:
-        wanted = min(MEASURED_SECONDS, 60 * minutes * MEASURED_SHARE)
         if method.rehearse is None:
-            return pace(method.run(new_state(), corpus, quiet, config), wanted, plan.ranks)
-        return pace(method.rehearse(new_state(), corpus, quiet, config, further), wanted, plan.ranks)
+            events = method.run(new_state(), corpus, quiet, config)
+        else:
+            events = method.rehearse(new_state(), corpus, quiet, config, further)
+        return pace(events, wanted, plan.ranks, longest)
 
     count = method.num_steps(config, 0)
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if used else []):
-        main, further = timed(False), timed(True) if count else Pace(0.0, 0.0)
+    devices = [torch.cuda.current_device()] if used else []
+    with waiting("timing a few steps"), torch.random.fork_rng(devices=devices):
+        return Paces(timed(False), timed(True) if count else Pace(0.0, 0.0), count)
+
+
+def rehearse(
+    minutes: float, config: MethodConfig, corpus: Corpus, plan: Plan, new_state: Callable[[], TrainState]
+) -> Rehearsal:
+    """Times steps of a method under a resolved `plan`, whose own number of steps does not count.
+
+    Raises PresetError where the minutes are too few for a step, on rank 0.
+    """
+    method = load_method(config.name)
+    measured = paces(config, corpus, plan, new_state, min(MEASURED_SECONDS, 60 * minutes * MEASURED_SHARE))
+    main, further, count = measured.main, measured.further, measured.count
     aside = count * further.step + (main.start if plan.compile else 0.0)
     times = {"minutes": minutes, "step_ms": round(1000 * main.step, 3)}
     if count:
@@ -102,17 +137,21 @@ def rehearse(
     return Rehearsal(plan.ranks.broadcast_from_main(steps), times)
 
 
-def pace(events: Iterator[Event], wanted: float, ranks: Ranks = ALONE) -> Pace:
-    """The pace of `step` events, of which as many are taken as make `wanted` seconds; on all ranks as many."""
+def pace(events: Iterator[Event], wanted: float, ranks: Ranks = ALONE, longest: float = math.inf) -> Pace:
+    """The pace of `step` events, of which as many are taken as make `wanted` seconds; on all ranks as many.
+
+    A first step of more than `longest` seconds counts alone.
+    """
     times: list[float] = []
     before = 0.0
     for event in events:
         if event.kind == "step":
             times.append(event.time["seconds"] - before)
             before = event.time["seconds"]
-            if ranks.all_reduce_max(int(len(times) > LEAST_STEPS and before - times[0] >= wanted)):
+            enough = len(times) > LEAST_STEPS and before - times[0] >= wanted
+            if ranks.all_reduce_max(int(enough or times[0] > longest)):
                 break
-    usual = sorted(times[1:])[len(times[1:]) // 4]
+    usual = sorted(times[1:] or times)[len(times[1:]) // 4]
     return Pace(usual, max(times[0] - usual, 0.0))
 
 

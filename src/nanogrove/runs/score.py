@@ -1,7 +1,11 @@
 """Scores a run's best model on a whole split, once the run has ended or at any time before."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from nanogrove.config.overrides import resolve
 from nanogrove.corpora import make_corpus
@@ -9,17 +13,27 @@ from nanogrove.data.splits import SPLITS
 from nanogrove.errors import CheckpointError, PresetError, RunError
 from nanogrove.evaluate import calibration
 from nanogrove.methods import load_method
+from nanogrove.methods.contract import Trained
 from nanogrove.record.folder import read_preset
-from nanogrove.train.checkpoint import model_of, read_checkpoint
+from nanogrove.train.checkpoint import load_latest, model_of, read_checkpoint
 from nanogrove.train.precision import pick_device
+from nanogrove.waits import Watch, unwatched
 
 
-def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrate: bool = False) -> dict[str, Any]:
+def evaluate(
+    run: Path,
+    split: str | None = None,
+    device: str = "auto",
+    calibrate: bool = False,
+    allow_code: bool = False,
+    watch: Watch = unwatched,
+) -> dict[str, Any]:
     """Scores a run's best model on the whole of a split: its loss, and the other measures that such data allows.
 
     When left out, `split` is validation for text, and test for a grammar, whose samples cost nothing to spend. With
     `calibrate` it is test: a temperature is fitted on validation and kept beside the weights, and its effect on test
-    is given under `calibration`; see `nanogrove.evaluate.calibration`.
+    is given under `calibration`; see `nanogrove.evaluate.calibration`. With `allow_code` a function that the preset
+    names as a reward is run; without it, `unmeasured` says that none is.
 
     Raises RunError for a folder without a run, CheckpointError when the data has changed since training, and
     PresetError for an unknown split, or where a temperature cannot be measured.
@@ -33,16 +47,17 @@ def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrat
         raise RunError(f"{run}: no run here; give a folder such as runs/NAME")
     checkpoint = read_checkpoint(run)
     preset = resolve(stored)
-    corpus = make_corpus(preset.data, checkpoint.config.block_size, preset.train.batch_size, preset.seed)
+    corpus = make_corpus(preset.data, checkpoint.config.block_size, preset.train.batch_size, preset.seed, watch)
     data = corpus.describe()
     if checkpoint.state.get("data") != data["fingerprint"]:
         raise CheckpointError(f"{run}: the data has changed since; scores on it could include what it was trained on")
     model, method = model_of(checkpoint, pick_device(device)), load_method(preset.method.name)
+    trained = Trained(model, preset.method, preset.seed, partial(_kept, run), allow_code)
     chosen = split or ("test" if calibrate else corpus.default_split)
     overlaps = ("overlap", "expected_overlap")
     known: dict[str, Any] = {key: data[key] for key in overlaps if key in data and chosen == "test"}
     if not calibrate:
-        return {**method.evaluate(model, corpus, chosen, None), **known, "step": checkpoint.state["step"]}
+        return {**method.evaluate(trained, corpus, chosen, None), **known, "step": checkpoint.state["step"]}
     if preset.model.scalar:
         raise PresetError(f"{run}: is a reward model; a temperature is for one that predicts tokens")
     if "test" not in corpus.splits:
@@ -51,5 +66,11 @@ def evaluate(run: Path, split: str | None = None, device: str = "auto", calibrat
         raise PresetError(f"{run}: no member of its population was scored yet; a temperature belongs to one model")
     fitted = calibration.calibrate(model, corpus)
     calibration.save_calibration(checkpoint, fitted)
-    score = method.evaluate(model, corpus, chosen, None)
+    score = method.evaluate(trained, corpus, chosen, None)
     return {**score, **known, "step": checkpoint.state["step"], "calibration": fitted}
+
+
+def _kept(run: Path) -> Mapping[str, Tensor]:
+    """The tensors that the run's method keeps, of its newest checkpoint; none where no checkpoint has them."""
+    checkpoint, _ = load_latest(run / "checkpoints")
+    return {} if checkpoint is None else checkpoint.method_tensors

@@ -18,8 +18,10 @@ from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.methods import METHODS, AnyMethod, load_method
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import Heads
+from nanogrove.paths import with_absolute_paths
+from nanogrove.runs.memory import check_memory
 from nanogrove.runs.rehearsal import rehearse
-from nanogrove.train.autotune import AUTO, Decoding, Work, auto_precision, reason_for, resolve_auto
+from nanogrove.train.autotune import AUTO, Work, auto_precision, reason_for, resolve_auto
 from nanogrove.train.checkpoint import Checkpoint
 from nanogrove.train.loop import TrainConfig
 from nanogrove.train.optim.optimizer import make_optimizer
@@ -29,8 +31,9 @@ from nanogrove.train.parallel.layout import REPLICATED, Layout
 from nanogrove.train.parallel.members import ByMember
 from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.plan import Plan
-from nanogrove.train.precision import Precision, pick_device
+from nanogrove.train.precision import Decoding, Precision, pick_device
 from nanogrove.train.state import TrainState
+from nanogrove.waits import Watch, unwatched
 
 
 @dataclass(frozen=True)
@@ -73,25 +76,35 @@ class Setup:
 
 
 def build(
-    preset: Preset, checkpoint: Checkpoint | None = None, allow_code: bool = False, ranks: Ranks = ALONE
+    preset: Preset,
+    checkpoint: Checkpoint | None = None,
+    allow_code: bool = False,
+    ranks: Ranks = ALONE,
+    watch: Watch = unwatched,
 ) -> Setup:
     """Prepares the data and resolves what the preset leaves open: vocabulary, steps, precision.
 
-    Raises PresetError for settings and DataError for data that cannot be used, CheckpointError when the data or its
-    vocabulary is not what `checkpoint` was trained on.
+    A new run resolves its paths too, so that it can be resumed from another folder. `watch` sees how far the
+    preparation of the data is. Raises PresetError for settings
+    and DataError for data that cannot be used, CheckpointError when the data or its vocabulary is not what `checkpoint`
+    was trained on.
     """
+    if checkpoint is None:
+        preset = with_absolute_paths(preset)
     method, train = load_method(preset.method.name), preset.train
     check_parallel(preset, method, ranks)
     device = pick_device(train.device)
     check_sharding(preset, method, ranks)
+    check_memory(preset, method, preset.model, 1, device, ranks)
     corpus = ranks.local_rank0_first(
-        lambda: make_corpus(preset.data, preset.model.block_size, train.batch_size, preset.seed)
+        lambda: make_corpus(preset.data, preset.model.block_size, train.batch_size, preset.seed, watch)
     )
     check_same_data(checkpoint, corpus)
     check_model(preset, method, corpus)
     model = resolve_vocabulary(preset.model, corpus)
     steps = resolve_steps(train, corpus)
     model_on_data = resolve_document_mark(model, corpus)
+    check_memory(preset, method, model, corpus.length, device, ranks)
     check_method(preset, method, corpus, model_on_data, allow_code, new=checkpoint is None)
     resolved = preset.model_copy(update={"model": model, "data": corpus.config})
 
@@ -246,7 +259,7 @@ def resolve_runtime(
         clip=train.clip,
         precision=cast(Precision, train.precision),
         compile=train.compile is True,
-        divergence=torch.tensor(float(model.vocab_size or 0)).log().item() + train.divergence,
+        max_loss=torch.tensor(float(model.vocab_size or 0)).log().item() + train.divergence,
         evaluate_every=preset.evaluate.every,
         evaluate_early=preset.evaluate.early,
         evaluate_tokens=preset.evaluate.tokens,

@@ -21,6 +21,8 @@ from nanogrove.config.overrides import resolve
 from nanogrove.config.preset import Preset, difference
 from nanogrove.errors import CheckpointError, DataError, DivergedError, RunError
 from nanogrove.language_model import LanguageModel
+from nanogrove.methods.contract import Trained
+from nanogrove.paths import with_absolute_paths
 from nanogrove.record.events import Event, note, read_events
 from nanogrove.record.folder import RunFolder
 from nanogrove.runs.checkpointer import Checkpointer, NullCheckpointer, due
@@ -34,12 +36,17 @@ from nanogrove.train.loop import BUDGETS
 from nanogrove.train.parallel.ranks import joined, restarted
 from nanogrove.train.signals import stop_signals
 from nanogrove.train.state import TrainState
+from nanogrove.waits import Watch, unwatched
 
 FINAL_TOKENS = 2_000_000  # scored at the end, at most
 
 
-def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = False) -> Iterator[Event]:
+def train(
+    preset: Preset, out: Path, resume: bool = False, allow_code: bool = False, watch: Watch = unwatched
+) -> Iterator[Event]:
     """Runs a preset in the folder `out`, yielding every event; with `allow_code` functions it names are run.
+
+    `watch` sees how far the preparation of its data is.
 
     On Ctrl-C or SIGTERM the run finishes the current step, saves a checkpoint, and ends with a `stop` event that names
     the signal; a second signal ends it at once. Raises RunError when `out` is in use, or holds a run and `resume` is
@@ -66,11 +73,11 @@ def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = Fa
             preset = preset if stored is None else resolve(stored)
             if preset.train.minutes is not None and ranks.first:
                 yield note(f"train.minutes={preset.train.minutes:g} becomes steps: a few are timed first")
-            setup = build(preset, checkpoint, allow_code, ranks)
+            setup = build(preset, checkpoint, allow_code, ranks, watch)
             if folder is not None:
                 start = folder.start() if stored is not None else None
                 plan = replace(setup.plan, rows=folder)
-                # The budget in minutes, for a run that begins again from its first step.
+                # A run that begins again from its first step writes the minutes of its first `start` once more.
                 setup = replace(setup, plan=plan, budget=setup.budget if start is None else start.time)
             ranks.same_everywhere("data", {**_data_digests(setup), "steps": setup.plan.steps})
             state = setup.new_state()
@@ -94,7 +101,7 @@ def _find_checkpoint(
     """The checkpoint to resume from; None when the run ended before it saved one."""
     if not resume:
         raise RunError(f"{folder.path}: holds a run; continue it with --resume, or choose another --out")
-    changed = _changed(resolve(stored), preset, folder.start())
+    changed = _changed(with_absolute_paths(resolve(stored)), with_absolute_paths(preset), folder.start())
     if changed:
         raise RunError(f"{folder.path}: a resumed run keeps its preset, and {changed}; start anew with another --out")
     checkpoint, damaged = load_latest(folder.checkpoints)
@@ -195,7 +202,14 @@ def _finish(setup: Setup, state: TrainState, recorder: Recorder, checkpointer: C
     model = model_of(best, setup.whole_device)
     if preset.sample.tokens and not preset.model.scalar:
         yield from recorder.write_each(samples(setup, LanguageModel(model, best.tokenizer), state.step))
-    score = method.evaluate(model, corpus, method.final_split, FINAL_TOKENS)
+    trained = Trained(
+        model=model,
+        config=preset.method,
+        seed=setup.plan.seed,
+        kept=lambda: state.method_tensors,
+        allow_code=setup.plan.allow_code,
+    )
+    score = method.evaluate(trained, corpus, method.final_split, FINAL_TOKENS)
     best_step = None if checkpointer.best is None else checkpointer.best["step"]
     values = {**score, "scored": score["tokens"], "tokens": state.tokens, "best_step": best_step}
     time = {"seconds": state.seconds}

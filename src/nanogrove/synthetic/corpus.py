@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from tokenizers import AddedToken, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
@@ -25,20 +25,20 @@ from nanogrove.data.rng import permuted, random
 from nanogrove.data.splits import SPLITS, Split
 from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanogrove.errors import DataError
+from nanogrove.settings import Settings
 from nanogrove.synthetic.rhm import RandomHierarchyModel
 from nanogrove.synthetic.rlm import RandomLanguageModel
 from nanogrove.synthetic.splits import distinct, expected_overlap, independent, overlap
 from nanogrove.synthetic.tree import TreeGrammar
+from nanogrove.waits import waiting
 
 SHOWN_TREES = 3  # in the record, for the report
 FRESH = (10_000, 100_000, 1_000_000)  # sequences for which the expected overlap is recorded
 MAX_TREE_LEAVES = 32  # of a tree that is worth drawing
 
 
-class GrammarConfig(BaseModel):
+class GrammarConfig(Settings):
     """What all grammars share; `v` symbols, trees of depth `L`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed_rules: int = Field(12345, ge=0, description="seed of the rules of the grammar")
     seed_samples: int = Field(67890, ge=0, description="seed of the sequences drawn from it")
@@ -57,9 +57,7 @@ class RLMConfig(GrammarConfig):
     type: Literal["rlm"]
     v: int = Field(128, ge=2, description="symbols, which are the tokens")
     L: int = Field(1, ge=1, description="depth of the trees: sequences have 2^L tokens")
-    beta: float = Field(
-        2.0, ge=0, allow_inf_nan=False, description="inverse temperature of the rules: 0 makes all equally likely"
-    )
+    beta: float = Field(2.0, ge=0, description="inverse temperature of the rules: 0 makes all equally likely")
 
     def grammar(self) -> TreeGrammar:
         """The grammar. Raises DataError for rules beyond memory."""
@@ -154,8 +152,11 @@ class GrammarCorpus:
     def eval_batches(self, split: str, limit: int | None = None) -> Iterator[Batch]:
         """The sequences of a split, or its first ones of about `limit` tokens; an endless training split has as many as
         the held-out ones."""
-        for rows in torch.split(self._sequences(split, limit), self.batch_size):
-            yield self._batch(rows)
+        sequences = self._sequences(split, limit)
+        with waiting(f"scoring {split}", len(sequences)) as wait:
+            for rows in torch.split(sequences, self.batch_size):
+                yield self._batch(rows)
+                wait.done += len(rows)
 
     def documents(self, split: str, limit: int | None = None) -> Tensor:
         """A number for each sequence: all are drawn independently."""
@@ -166,8 +167,12 @@ class GrammarCorpus:
         sequences = self._sequences(split, limit)
         key = (split, len(sequences))
         if key not in self._truths:
-            batches = torch.split(sequences, self.batch_size)
-            self._truths[key] = [self.grammar.next_token_distributions(batch).float() for batch in batches]
+            truths = []
+            with waiting(f"computing the exact distributions of {split}", len(sequences)) as wait:
+                for batch in torch.split(sequences, self.batch_size):
+                    truths.append(self.grammar.next_token_distributions(batch).float())
+                    wait.done += len(batch)
+            self._truths[key] = truths
         return iter(self._truths[key])
 
     @cached_property

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from nanogrove.data.batch import Batch
@@ -27,7 +27,9 @@ from nanogrove.data.rng import random
 from nanogrove.data.splits import SPLITS, Split, evenly
 from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.errors import DataError
+from nanogrove.settings import Settings
 from nanogrove.synthetic.tasks import Task, draw_example, examples, find_task
+from nanogrove.waits import waiting
 
 Answer = str | None
 """What was written after a prompt, up to the end mark; None without one, or with a token that stands for nothing."""
@@ -40,10 +42,8 @@ SAMPLED_EXAMPLES = 200  # of a difficulty; their hashes decide where its splits 
 _END = "\0"  # stands for the end mark while rows are text
 
 
-class TaskConfig(BaseModel):
+class TaskConfig(Settings):
     """Questions of one task with their true answers, of difficulties `base[0]` to `base[1]` in equal shares."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: Literal["task"]
     task: str = Field(description="name of the task, such as copy, addition or maze")
@@ -226,8 +226,10 @@ class TaskCorpus:
         Training examples are fresh at every step; the split `train` is as many of the same kind.
         """
         pairs = self._pairs(split, limit)
-        for first in range(0, len(pairs), self.batch_size):
-            yield self.rows(pairs[first : first + self.batch_size], self.length).batch()
+        with waiting(f"scoring {split}", len(pairs)) as wait:
+            for first in range(0, len(pairs), self.batch_size):
+                yield self.rows(pairs[first : first + self.batch_size], self.length).batch()
+                wait.done = first + self.batch_size
 
     def _pairs(self, split: str, limit: int | None) -> list[tuple[str, str]]:
         pairs = []

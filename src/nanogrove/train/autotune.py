@@ -15,29 +15,18 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import psutil
 import torch
 
-from nanogrove.errors import PresetError
 from nanogrove.model.gpt import GPT, MAX_LOGITS_PER_CHUNK, ModelConfig
-from nanogrove.model.processor import bfloat16_missing, packing_missing
-from nanogrove.train.precision import Precision
+from nanogrove.model.processor import bfloat16_missing
+from nanogrove.train.precision import Choice, Precision
 
-Decoding = Literal["auto", "float32", "bfloat16"]
 AUTO = ("threads", "precision", "accumulation", "compile")  # the settings of `train` that may be `auto`
 SMALL_STEP_FLOPS = 2e8  # of a step; below, several threads and casts to bfloat16 cost a CPU more than they save
-BFLOAT16_PARAMETERS = 500_000  # of a model that decodes on a CPU; below, its weights are read fast enough in float32
 MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.8}  # of the device's memory that a step may take
 COMPILE_FLOPS = {"cpu": 4e13, "cuda": 8e15}  # of a run, on a CPU for each thread; below, compiling costs half its gain
-
-
-class Choice(NamedTuple):
-    """A number format, and why it is this one."""
-
-    format: Precision
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -105,38 +94,6 @@ def reason_for(precision: Precision, auto: Choice) -> str:
     if precision == auto.format:
         return auto.reason
     return f"the preset asks for it; auto takes {auto.format}, since {auto.reason}"
-
-
-def decoding(model: GPT, requested: Decoding = "auto") -> Choice:
-    """The number format in which `model` decodes where `requested` is asked for.
-
-    Raises PresetError where bfloat16 is requested of a model whose products are never rounded.
-    """
-    weight = model.embed.weight
-    single = weight.dim() == 2 and weight.dtype == torch.float32 and weight.device.type == "cpu"
-    if not single and requested == "bfloat16":
-        raise PresetError(
-            "precision bfloat16: only a single model in float32 on a CPU decodes in it; leave it out, or take cpu"
-        )
-    if not single:
-        return Choice("float32", "only a single model in float32 on a CPU decodes in bfloat16")
-    if requested != "auto":
-        return Choice(requested, "asked for" + unpacked(requested))
-    missing = bfloat16_missing()
-    if missing is not None:
-        return Choice("float32", missing + unpacked("float32"))
-    if model.parameter_count() < BFLOAT16_PARAMETERS:
-        return Choice("float32", "so small a model gains nothing from bfloat16" + unpacked("float32"))
-    return Choice("bfloat16", "this CPU has bfloat16 products")
-
-
-def unpacked(precision: Decoding) -> str:
-    """A clause on how decoding multiplies where oneDNN packs no weights on this CPU; empty where it packs them."""
-    missing = packing_missing(torch.bfloat16 if precision == "bfloat16" else torch.float32)
-    if missing is None:
-        return ""
-    instead = "are rounded and multiplied in float32" if precision == "bfloat16" else "are read in their plain order"
-    return f"; {missing}, so weights {instead}"
 
 
 def activation_bytes(config: ModelConfig, rows: int) -> int:

@@ -1,7 +1,7 @@
 """THE training loop, shared by every method: a generator that yields one event per step.
 
-Step n reads batch n, sets the rates of step n and draws its dropout from a seed that is a function of n; nothing
-depends on the steps before, so a resumed run equals the uninterrupted one, bit for bit on a CPU.
+Step n reads batch n, sets the rates of step n and draws its dropout from a seed: all three are functions of n alone, so
+a run that is resumed from a checkpoint equals the uninterrupted one, bit for bit on a CPU.
 
 Dropout of a member is a function of (seed, step, member). Each of several ranks (`Plan.ranks`) trains on its rows of
 the batch and draws its own dropout; gradients, losses and their parts are summed over all, so that every rank makes
@@ -18,14 +18,15 @@ from typing import Annotated, Literal, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from nanogrove.data.batch import Batch, Batches
 from nanogrove.data.rng import derived_seed
 from nanogrove.errors import DivergedError
 from nanogrove.record.events import Event
-from nanogrove.train.objective import Objective, scored
+from nanogrove.settings import Settings
+from nanogrove.train.objective import Objective, count_scored
 from nanogrove.train.optim.update_rule import PerMember
 from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.plan import Plan
@@ -36,19 +37,16 @@ NORM_CHUNK = 4096  # numbers of a gradient whose squares are added by one thread
 BUDGETS = ("steps", "tokens", "epochs", "minutes")  # settings of `train` of which one is given
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Settings):
     """How much to train, and how. One of `BUDGETS` says how much, where the method does not count its steps."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int | None = Field(None, ge=1, description="optimizer steps to train")
     tokens: int | None = Field(None, ge=1, description="tokens to train on, whole steps")
-    epochs: float | None = Field(None, gt=0, allow_inf_nan=False, description="passes over the training split")
+    epochs: float | None = Field(None, gt=0, description="passes over the training split")
     minutes: float | None = Field(
         None,
         gt=0,
         le=10_000_000,
-        allow_inf_nan=False,
         description="minutes of training, which timed steps turn into `steps`",
     )
     batch_size: int = Field(16, ge=1, description="sequences per step, all micro-batches together")
@@ -58,7 +56,7 @@ class TrainConfig(BaseModel):
         "auto", description="number format of matrix products; auto takes the fastest that is sound on this device"
     )
     compile: Literal["auto"] | bool = Field("auto", description="use torch.compile; auto where that pays")
-    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         "auto", description="CPU threads; auto follows from the size of a step"
     )
     shard: bool = Field(False, description="shard weights and moments, one shard for each rank")
@@ -89,9 +87,11 @@ class _Figures(NamedTuple):
 def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -> Iterator[Event]:
     """Trains from `state.step` to `plan.steps`, yielding a `step` event after each update.
 
-    Micro-batches, and ranks, are weighted by their scored tokens, so either changes memory and time and nothing else.
+    Micro-batches, and ranks, are weighted by their scored tokens, so without dropout the update is that of the whole
+    batch, up to rounding.
+
     Raises PeerError where another rank is gone, and DivergedError, before the update, when a loss or gradient norm is
-    NaN or infinite, or the loss exceeds `plan.divergence`: that of any member, or, with
+    NaN or infinite, or the loss exceeds `plan.max_loss`: that of any member, or, with
     `plan.tolerate_diverged_members`, that of all.
     """
     forward = cast(nn.Module, torch.compile(state.model)) if plan.compile else state.model
@@ -103,7 +103,7 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         _seed_dropout(state, plan, device)
         batch = batches(state.step).to(device).expand(state.model.population)
         figures = _compute_gradients(state, forward, batch, objective, plan)
-        _check_convergence(state, figures, plan)
+        _check_divergence(state, figures, plan)
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.step += 1
@@ -137,7 +137,7 @@ def _compute_gradients(
     state: TrainState, forward: nn.Module, batch: Batch, objective: Objective, plan: Plan
 ) -> _Figures:
     """Sets the gradients of a whole batch, summed over micro-batches and ranks, and clips them."""
-    ranks, count = plan.ranks, scored(batch)
+    ranks, count = plan.ranks, count_scored(batch)
     loss, parts = _backward(forward, _micro_batches(batch, plan), count, objective, plan)
     gradients = state.gradients()
     if plan.num_members_across_ranks is None:
@@ -152,7 +152,7 @@ def _compute_gradients(
 
 
 def _micro_batches(batch: Batch, plan: Plan) -> list[Batch]:
-    """The micro-batches of this rank. Shards meet at each of them, so all ranks then have as many: some are empty."""
+    """The micro-batches of this rank, as many on each rank of a sharded model; the mask of those added is all false."""
     ranks = plan.ranks
     rows = batch if plan.num_members_across_ranks else batch.part(ranks.rank, ranks.world)
     micros = rows.split(plan.accumulation)
@@ -171,7 +171,7 @@ def _backward(
     for micro in micros:
         with autocast(count.device, plan.precision):
             loss = objective(forward, micro)
-        share = scored(micro).to(loss.total.dtype) / count
+        share = count_scored(micro).to(loss.total.dtype) / count
         (loss.total * share).sum().backward()  # type: ignore[no-untyped-call]
         losses.append((loss.total * share).detach())
         for name, part in loss.parts.items():
@@ -179,10 +179,10 @@ def _backward(
     return torch.stack(losses).sum(0), {name: torch.stack(part).sum(0) for name, part in parts.items()}
 
 
-def _check_convergence(state: TrainState, figures: _Figures, plan: Plan) -> None:
+def _check_divergence(state: TrainState, figures: _Figures, plan: Plan) -> None:
     """Raises DivergedError, without gradients left, where the run is to stop; see `fit`."""
-    converging = (figures.loss <= plan.divergence) & figures.norm.isfinite()
-    if bool(converging.any() if plan.tolerate_diverged_members else converging.all()):
+    sound = (figures.loss <= plan.max_loss) & figures.norm.isfinite()
+    if bool(sound.any() if plan.tolerate_diverged_members else sound.all()):
         return
     state.optimizer.zero_grad()
     raise DivergedError(

@@ -23,14 +23,19 @@ class Loss(NamedTuple):
 Objective = Callable[[nn.Module, Batch], Loss]
 
 
-def scored(batch: Batch) -> Tensor:
+def count_scored(batch: Batch) -> Tensor:
     """How many positions of each member are scored, `[*P]`, at least 1."""
     return batch.mask.sum((-2, -1)).clamp(min=1)
 
 
 def weighted(nll: Tensor, batch: Batch) -> Loss:
     """The weighted mean of the NLL `[*P, B, T]` per member, `[*P]`; members never mix."""
-    return Loss(total(batch.mask * batch.weight * nll) / scored(batch), {})
+    return Loss(total(batch.mask * batch.weight * nll) / count_scored(batch), {})
+
+
+def objective_from_nll(loss: Callable[[Tensor, Batch], Loss]) -> Objective:
+    """The objective that is a function of the targets' NLL `[*P, B, T]`."""
+    return lambda model, batch: loss(model(batch.tokens, batch.targets), batch)
 
 
 def next_token(model: nn.Module, batch: Batch) -> Loss:

@@ -30,25 +30,25 @@ NO_ROWS = _NoRows()
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbers of a run, or of a phase of it, and the ranks that train together."""
+    """All that is resolved of a run, or of a phase of it, besides state, data and the method's settings."""
 
     seed: int
     steps: int
     lr_factor: Callable[[int], PerMember]  # step -> factor of every base learning rate, for all members or `[P]`
-    schedule: Callable[[int], Callable[[int], float]] = lambda steps: lambda step: 1.0  # factors for a number of steps
+    schedule: Callable[[int], Callable[[int], float]] = lambda steps: lambda step: 1.0  # the factors of n steps
     rows: RowReader = NO_ROWS
     accumulation: int = 1
     clip: float | None = 1.0
     precision: Precision = "float32"
     compile: bool = False
-    divergence: float = torch.inf  # a loss above this stops the run
+    max_loss: float = torch.inf  # a loss above this stops the run
     allow_code: bool = False  # whether functions a preset names may be imported and run
     tolerate_diverged_members: bool = False  # a population stops only if all members diverge
     evaluate_every: int = 250
     evaluate_early: bool = False  # also after step 1, 2, 4, 8, …
     evaluate_tokens: int | None = None  # all of the split when None
     ranks: Ranks = ALONE  # the processes that train together, of which this is one
-    layout: Layout = REPLICATED  # how the state lies over the ranks
+    layout: Layout = REPLICATED  # the state on each rank: whole, by member or sharded
     sharded: bool = False  # whether ranks hold shards of the model, whose gradients come summed
     first_member: int = 0  # the number of the first member here, of a population that ranks share
     num_members_across_ranks: int | None = None  # of a population that ranks share; else they share rows of a batch

@@ -1,13 +1,24 @@
-"""Devices, and the number formats a forward pass may run in."""
+"""Devices, and the number formats that training and decoding may run in."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
 from nanogrove.errors import PresetError
+from nanogrove.model.gpt import GPT
+from nanogrove.model.processor import bfloat16_missing, packing_missing
 
 Precision = Literal["float32", "tf32", "bfloat16"]
+Decoding = Literal["auto", "float32", "bfloat16"]
+BFLOAT16_PARAMETERS = 500_000  # of a model that decodes on a CPU; below, its weights are read fast enough in float32
+
+
+class Choice(NamedTuple):
+    """A number format, and why it is this one."""
+
+    format: Precision
+    reason: str
 
 
 def pick_device(name: str) -> torch.device:
@@ -35,3 +46,35 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
+
+
+def decoding(model: GPT, requested: Decoding = "auto") -> Choice:
+    """The number format in which `model` decodes where `requested` is asked for.
+
+    Raises PresetError where bfloat16 is requested of a model whose products are never rounded.
+    """
+    weight = model.embed.weight
+    single = weight.dim() == 2 and weight.dtype == torch.float32 and weight.device.type == "cpu"
+    if not single and requested == "bfloat16":
+        raise PresetError(
+            "precision bfloat16: only a single model in float32 on a CPU decodes in it; leave it out, or take cpu"
+        )
+    if not single:
+        return Choice("float32", "only a single model in float32 on a CPU decodes in bfloat16")
+    if requested != "auto":
+        return Choice(requested, "asked for" + unpacked(requested))
+    missing = bfloat16_missing()
+    if missing is not None:
+        return Choice("float32", missing + unpacked("float32"))
+    if model.parameter_count() < BFLOAT16_PARAMETERS:
+        return Choice("float32", "so small a model gains nothing from bfloat16" + unpacked("float32"))
+    return Choice("bfloat16", "this CPU has bfloat16 products")
+
+
+def unpacked(precision: Decoding) -> str:
+    """A clause on how decoding multiplies where oneDNN packs no weights on this CPU; empty where it packs them."""
+    missing = packing_missing(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    if missing is None:
+        return ""
+    instead = "are rounded and multiplied in float32" if precision == "bfloat16" else "are read in their plain order"
+    return f"; {missing}, so weights {instead}"

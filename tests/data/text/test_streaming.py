@@ -313,7 +313,7 @@ def test_data_that_is_gone_is_said(slowly: None, source: Path) -> None:
     for path in text_corpus.sources[0].folder.glob("*"):
         path.unlink()
     text_corpus.process = None
-    with pytest.raises(DataError, match="damaged or gone"):
+    with pytest.raises(DataError, match="prepared data is gone; the next start makes it anew"):
         text_corpus.sources[0].count("train")
 
 

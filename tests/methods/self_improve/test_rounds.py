@@ -93,6 +93,7 @@ def test_base_then_rounds_of_one_difficulty_each(tmp_path: Path, monkeypatch: py
     assert [(e.step, e.values["frontier"]) for e in of_kind(events, "exact")] == [(20, 2), (24, 3), (28, 4), (32, 5)]
     assert [(e.step, e.values["count"]) for e in of_kind(events, "data")] == [(20, 30), (24, 30), (28, 30)]
     assert [e.values["difficulties"] for e in of_kind(events, "round")] == [[3], [4], [5]]
+    assert [(e.step, e.values["name"]) for e in of_kind(events, "phase")] == [(0, "base"), (20, "rounds")]
     assert of_kind(events, "exact")[1].values["difficulties"] == [1, 2, 3, 4, 5]
     fields = {"round", "frontier", "difficulties", "agreement", "apart", "exact", "vote"}
     assert all(set(event.values) == fields for event in of_kind(events, "exact")), "the fields of the record"
@@ -100,7 +101,7 @@ def test_base_then_rounds_of_one_difficulty_each(tmp_path: Path, monkeypatch: py
         labels = label_rows(tmp_path / "run", f"round-{number}")
         assert [row["difficulty"] for row in labels] == [number + 2] * 30
         assert all(row["answer"] == row["prompt"][:-1] for row in labels)
-    kinds = [event.kind for event in events if event.kind not in ("step", "note")]
+    kinds = [event.kind for event in events if event.kind not in ("step", "note", "phase")]
     assert kinds[:2] == ["start", "eval"]
     assert kinds[-5:] == ["data", "exact", "eval", "round", "end"]
     following = [b.kind for a, b in pairwise(events) if a.kind == "round"]

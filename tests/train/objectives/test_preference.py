@@ -120,6 +120,9 @@ def test_dpo_is_that_of_trl(
     for side in ("chosen", "rejected"):
         logged = trainer._metrics["eval"][f"logps/{side}"][-1]
         assert found.parts[f"{side}_log_prob"].item() == pytest.approx(logged, abs=1e-4)
+    for ours, name in () if normalised else (("in_order", "accuracies"), ("margin", "margins")):  # theirs are of texts
+        logged = trainer._metrics["eval"][f"rewards/{name}"][-1]
+        assert found.parts[ours].item() == pytest.approx(logged, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def inverse_root(at: Point) -> float:
 
 
 def test_a_new_schedule_follows_its_warmup(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PresetError, match="input should be 'cosine', 'wsd' or 'constant', and 'root' was given"):
+    with pytest.raises(PresetError, match="must be 'cosine', 'wsd' or 'constant', and 'root' was given"):
         resolve(tiny(), ["schedule.name=root"])
     monkeypatch.setitem(SCHEDULES, "root", inverse_root)
     config = resolve(tiny(), ["schedule.name=root", "schedule.warmup=4"]).schedule

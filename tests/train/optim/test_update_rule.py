@@ -105,7 +105,7 @@ def test_it_computes_lion() -> None:
 
 def test_a_preset_may_name_it_and_a_wrong_name_is_refused_with_all_there_are(tiny: Any) -> None:
     assert resolve(tiny(), ["optimizer.name=lion"]).optimizer.name == "lion"
-    said = r"optimizer.name=lyon: input should be 'adamw', 'sgd', 'muon' or 'lion', and 'lyon' was given"
+    said = r"optimizer.name=lyon: must be 'adamw', 'sgd', 'muon' or 'lion', and 'lyon' was given"
     with pytest.raises(PresetError, match=said):
         resolve(tiny(), ["optimizer.name=lyon"])
 

@@ -19,7 +19,7 @@ from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.parallel.members import difference_from_alone
 from nanogrove.train.plan import Plan
-from nanogrove.train.population.hyperparameters import apply
+from nanogrove.train.population.hyperparameters import set_hyperparameters
 from nanogrove.train.state import TrainState, optimizer_tensors
 
 FAMILIES: list[dict[str, Any]] = [
@@ -74,7 +74,7 @@ def begun(settings: dict[str, Any], member: int | None) -> tuple[TrainState, Cal
     gpt = GPT(model, population).initialize(*(derived_seed(settings["seed"], "member", p) for p in chosen))
     state = TrainState(gpt, make_optimizer(gpt, OptimizerConfig(name=settings["optimizer"], lr=0.01)))
     each = settings["by_member"].items()
-    factor = apply(state, {name: values if member is None else values[member] for name, values in each})
+    factor = set_hyperparameters(state, {name: values if member is None else values[member] for name, values in each})
     plan = Plan(
         seed=settings["seed"],
         steps=settings["steps"],

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
-from nanogrove.train.population.hyperparameters import Range, apply
+from nanogrove.train.population.hyperparameters import Range, set_hyperparameters
 from nanogrove.train.state import TrainState
 
 
@@ -56,7 +56,7 @@ def test_first_values_come_from_the_start_and_cover_it_evenly_in_log_space() -> 
         ({"low": 0.0, "high": 1.0}, "greater than 0"),
         ({"low": 0.1, "high": 1.0, "start": (0.01, 0.5)}, "does not run up within"),
         ({"low": 0.1, "high": 1.0, "values": [0.2]}, "leave them out"),
-        ({"values": [math.nan]}, "numbers of 0 or more"),
+        ({"values": [math.nan]}, "finite number"),
         ({"low": 0.1, "high": math.inf}, "finite"),
         ({"low": 0.1, "high": 1.0, "factor": 0.5}, "greater than or equal to 1"),
     ],
@@ -69,7 +69,7 @@ def test_ranges_that_are_none(settings: dict, said: str) -> None:
 def test_dropout_of_each_member_drops_its_share() -> None:
     model = GPT(ModelConfig(vocab_size=31, block_size=64, n_layer=1, n_embd=32, n_head=2), 3).initialize(0, 0, 0)
     state = TrainState(model, make_optimizer(model, OptimizerConfig()))
-    assert apply(state, {"dropout": [0.0, 0.2, 0.6]}) == 1.0
+    assert set_hyperparameters(state, {"dropout": [0.0, 0.2, 0.6]}) == 1.0
     dropped = []
     model.blocks[0].register_forward_pre_hook(lambda block, inputs: dropped.append(inputs[0]))
     torch.manual_seed(0)

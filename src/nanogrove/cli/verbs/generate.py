@@ -1,24 +1,24 @@
 """`nanogrove generate`."""
 
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from nanogrove.cli.terminal import RunFolder
+from nanogrove.cli.terminal import RunFolder, standard_input
 from nanogrove.errors import PresetError
 
 if TYPE_CHECKING:
     from nanogrove.language_model import Continuation
-    from nanogrove.train.autotune import Choice
+    from nanogrove.train.precision import Choice
 
 
 def generate(
     run: RunFolder,
     prompt: Annotated[
-        list[str] | None, typer.Argument(help="One or more prompts; without one, a new document begins.")
+        list[str] | None,
+        typer.Argument(help="One or more prompts, - for standard input; without one, a new document begins."),
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="New tokens per prompt.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")] = 0.8,
@@ -29,6 +29,10 @@ def generate(
     ] = None,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, words already seen are less likely.")] = 1.0,
     no_repeat_ngram: Annotated[int | None, typer.Option(min=1, help="Never write an n-gram twice.")] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="End before this text, where \\n is a line end; give it again for others."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
@@ -59,21 +63,29 @@ def generate(
     _check_reward_options(reward, beta, best_of, confidence)
     _check_strategy_options(speculative, lookahead, best_of, confidence)
     from nanogrove.cli.text import printable
-    from nanogrove.language_model import BETA, DrawOptions, SteeredOptions, load
+    from nanogrove.cli.waits import shown_waits
 
-    lm, prompts = load(run), prompt or [""]
+    prompts = _prompts(prompt or [""])
+    with shown_waits("starting"):
+        from nanogrove.language_model import BETA, DrawOptions, SteeredOptions, load
+
+        lm = load(run)
     draw = DrawOptions(seed=seed, precision=precision, calibrated=calibrated, temperature=temperature, top_k=top_k)
+    draw["stop"] = [text.replace("\\n", "\n").replace("\\t", "\t") for text in stop or []]
     draw |= {"top_p": top_p, "min_p": min_p, "no_repeat_ngram": no_repeat_ngram}
     draw["repetition_penalty"] = repetition_penalty
     steered: SteeredOptions = {**draw, "reward": reward, "beta": BETA if beta is None else beta}
-    if best_of is not None and reward is not None:
-        lines = lm.best_of(best_of, prompts, tokens, reward=reward, **draw)
-    elif confidence:
-        lines = list(_with_confidence(lm.continuations(prompts, tokens, **steered)))
-    else:
-        lines = lm.generate(prompts, tokens, speculative=speculative, lookahead=lookahead, **steered)
-    for line in lines:
-        print(printable(line))
+    with shown_waits("reading the prompt"):
+        if best_of is not None and reward is not None:
+            texts = lm.best_of(best_of, prompts, tokens, reward=reward, **draw)
+        elif confidence:
+            texts = [_with_confidence(each) for each in lm.continuations(prompts, tokens, **steered)]
+        else:
+            texts = lm.generate(prompts, tokens, speculative=speculative, lookahead=lookahead, **steered)
+    for number, text in enumerate(texts, start=1):
+        if len(texts) > 1:
+            print(f"--- {number} of {len(texts)} ---")
+        print(printable(text))
     _print_format(lm.precision(precision), automatic=precision == "auto")
 
 
@@ -92,14 +104,20 @@ def _check_strategy_options(speculative: bool, lookahead: int | None, best_of: i
         raise PresetError(f"--{strategy} goes without --{other}; leave one out")
 
 
-def _with_confidence(continuations: "Iterable[Continuation]") -> Iterator[str]:
-    """Each text, followed by the probability of each of its new tokens and their mean log-probability."""
-    for continuation in continuations:
-        yield continuation.text
-        for token, probability in zip(continuation.tokens, continuation.probabilities, strict=True):
-            yield f"{probability:.4f}  {token!r}"
-        count = len(continuation.tokens)
-        yield f"mean log-probability {continuation.mean_log_probability:.4f} nats per token of {count} new tokens"
+def _prompts(prompts: list[str]) -> list[str]:
+    """The prompts, with standard input in place of a dash. Raises PresetError for two dashes."""
+    if prompts.count("-") > 1:
+        raise PresetError("standard input is one prompt; give - once")
+    return [standard_input() if prompt == "-" else prompt for prompt in prompts]
+
+
+def _with_confidence(continuation: "Continuation") -> str:
+    """A text, followed by the probability of each of its new tokens and their mean log-probability."""
+    lines = [continuation.text]
+    for token, probability in zip(continuation.tokens, continuation.probabilities, strict=True):
+        lines.append(f"{probability:.4f}  {token!r}")
+    mean, count = continuation.mean_log_probability, len(continuation.tokens)
+    return "\n".join([*lines, f"mean log-probability {mean:.4f} nats per token of {count} new tokens"])
 
 
 def _print_format(choice: "Choice", automatic: bool) -> None:

@@ -1,22 +1,44 @@
 """`nanogrove train`."""
 
+import inspect
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from nanogrove.cli.terminal import console
+from nanogrove.cli.completion import complete_presets_and_runs, complete_settings
+from nanogrove.cli.options import is_option, unknown_option
+from nanogrove.cli.terminal import console, standard_input
+from nanogrove.cli.text import printable
 from nanogrove.errors import RunError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from nanogrove.config.exclusions import Replaced
+    from nanogrove.record.events import Event
     from nanogrove.runs.estimate import Estimate
+    from nanogrove.waits import Progress
 
 
 def train(
-    preset: Annotated[str, typer.Argument(help="A preset's name, a JSON file, or with --resume a run folder.")],
+    preset: Annotated[
+        str,
+        typer.Argument(
+            help="A preset's name, a JSON file, - for JSON on standard input, or with --resume a run folder.",
+            autocompletion=complete_presets_and_runs,
+        ),
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as train.steps=500 data.sources=my.txt.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Such as train.steps=500 data.sources=my.txt.",
+            autocompletion=complete_settings,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME of the preset when left out.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
@@ -24,39 +46,75 @@ def train(
         bool, typer.Option("--allow-code", help="Run functions the preset names as module:function.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print parameters, tokens, memory and FLOPs, then exit.")
+        bool, typer.Option("--dry-run", help="Print parameters, tokens, memory, FLOPs and time, then exit.")
     ] = False,
 ) -> None:
     """Train a preset in a run folder."""
-    from nanogrove.cli.render import show
-    from nanogrove.config.catalog import read_preset_file
-    from nanogrove.config.overrides import replaced_budget, resolve
-    from nanogrove.record.folder import read_preset
-    from nanogrove.runs import train as runs
-    from nanogrove.runs.estimate import estimate
-    from nanogrove.train.parallel.ranks import Ranks
+    arguments = [preset, *(overrides or [])]
+    if any(map(is_option, arguments)):
+        raise unknown_option(arguments, _options())
+    from nanogrove.cli.waits import shown_waits
 
-    values = None
-    if resume and Path(preset).is_dir():
-        values, out = read_preset(Path(preset)), out or Path(preset)
-        if values is None:
-            raise RunError(f"{preset}: no run here; start one with `nanogrove train PRESET --out {preset}`")
-    values = read_preset_file(preset) if values is None else values
-    chosen = resolve(values, overrides or [])
-    replaced = replaced_budget(values, chosen)
-    if dry_run:
-        _print_estimate(estimate(chosen, allow_code), replaced)
-        return
-    out = out or Path("runs") / chosen.name
+    with shown_waits("starting"):
+        from nanogrove.cli.render import show
+        from nanogrove.config.exclusions import BUDGET_KEYS
+        from nanogrove.config.overrides import replaced, resolve
+        from nanogrove.runs import train as runs
+        from nanogrove.runs.estimate import estimate
+        from nanogrove.train.parallel.ranks import Ranks
+        from nanogrove.waits import waiting
+
+        values, folder = _read_preset(preset, resume)
+        chosen, instead = resolve(values, overrides or []), replaced(values, overrides or [])
+    budgets = [each for each in instead if each.key in BUDGET_KEYS]
+    budget = " and ".join(f"{key}={json.dumps(value)}" for key, value, _ in budgets) or None
     shown = console if Ranks.from_environment().first else Console(quiet=True)
-    stopped = show(runs.train(chosen, out, resume, allow_code), shown, out, replaced)
+    for each in instead:
+        if each not in budgets:
+            shown.print(f"[yellow]note[/]: {escape(_described_replaced(each))}", highlight=False, soft_wrap=True)
+    if dry_run:
+        with shown_waits("reading the data") as watch:
+            figures = estimate(chosen, allow_code, watch)
+        _print_estimate(figures, budget)
+        return
+    out = out or folder or Path("runs") / chosen.name
+    with waiting("setting up") as progress:
+        events = _ends(progress, runs.train(chosen, out, resume, allow_code, progress.follow))
+        stopped = show(events, shown, out, budget)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
 
 
+def _ends(progress: "Progress", events: "Iterable[Event]") -> "Iterator[Event]":
+    """The events, of which the first that is not a note ends the wait before them."""
+    for event in events:
+        progress.over = progress.over or event.kind != "note"
+        yield event
+
+
+def _read_preset(preset: str, resume: bool) -> tuple[dict[str, Any], Path | None]:
+    """The JSON of a preset, and the folder of the run that it is read from, if any."""
+    from nanogrove.config.catalog import parse_preset, read_preset_file
+    from nanogrove.record.folder import read_preset
+
+    if preset == "-":
+        return parse_preset(standard_input(), "standard input"), None
+    if not (resume and Path(preset).is_dir()):
+        return read_preset_file(preset), None
+    values = read_preset(Path(preset))
+    if values is None:
+        raise RunError(f"{preset}: no run here; start one with `nanogrove train PRESET --out {preset}`")
+    return values, Path(preset)
+
+
+def _options() -> list[str]:
+    """The options of `train`, as they are typed."""
+    _, _, *names = inspect.signature(train).parameters
+    return [f"--{name.replace('_', '-')}" for name in names] + ["--help"]
+
+
 def _print_estimate(figures: "Estimate", replaced: str | None) -> None:
     from nanogrove.cli.render import described_minutes
-    from nanogrove.cli.text import printable
 
     members = f", {figures['members']} members" if figures["members"] != 1 else ""
     print(f"parameters  {figures['parameters']:,}{members}")
@@ -67,3 +125,21 @@ def _print_estimate(figures: "Estimate", replaced: str | None) -> None:
         print(f"budget      {figures['steps']:,} steps {budget}")
     print(f"memory      about {figures['memory_bytes'] / 1e6:,.0f} MB of weights, moments and activations")
     print(f"FLOPs       {figures['flops']:.3g}, in {figures['precision']} on {figures['device']}")
+    print(f"time        {_described_pace(figures['seconds'])}")
+
+
+def _described_pace(seconds: float | None) -> str:
+    """How long training takes, and how that is known."""
+    if seconds is None:
+        return "not measured: a step takes more memory than there is"
+    minutes = seconds / 60
+    about = "less than a minute" if minutes < 1 else f"about {minutes:,.0f} minutes"
+    if minutes >= 90:
+        about = f"about {minutes / 60:,.1f} hours"
+    return f"{about} of training, by timing a few steps just now; evaluation and samples come on top"
+
+
+def _described_replaced(replaced: "Replaced") -> str:
+    """A setting of the preset that does not apply, and why."""
+    key, value, by = replaced
+    return printable(f"{key}={json.dumps(value)} of the preset does not apply beside {by}")

@@ -26,6 +26,7 @@ from nanogrove.data.sources.encodings import (
 from nanogrove.data.sources.packing import UNPACKING_ERRORS, is_hidden, open_bytes, unpack_advice
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS, Skipped
 from nanogrove.errors import DataError
+from nanogrove.paths import LocalPath
 
 
 class Listing(NamedTuple):
@@ -43,7 +44,7 @@ class FileSource(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str = Field(description="a file, a folder, or a pattern such as logs/*.txt")
+    path: LocalPath = Field(description="a file, a folder, or a pattern such as logs/*.txt")
     glob: str = Field("**/*", description="which files of a folder to read")
     # Settings that came when caches and streamed runs had names already: where they are null, identities lack them.
     newer: ClassVar[frozenset[str]] = frozenset()

@@ -20,6 +20,7 @@ from nanogrove.data.sources.pieces import Piece, Skipped
 from nanogrove.data.sources.rows import prefix_errors
 from nanogrove.data.sources.tables import Columns, row_pieces
 from nanogrove.errors import DataError
+from nanogrove.paths import LocalPath
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
@@ -48,7 +49,7 @@ class HubSource(Columns):
     """
 
     type: Literal["hf"] = "hf"
-    dataset: str = Field(min_length=1, description="name on the hub, as in wikimedia/wikipedia, or a folder")
+    dataset: LocalPath = Field(min_length=1, description="name on the hub, as in wikimedia/wikipedia, or a folder")
     config: str | None = Field(None, description="which part of a data set that has several, as in 20231101.en")
     split: str = Field("train", description="which of its splits to read, as the data set names them")
     revision: str | None = Field(None, description="branch, tag or commit; the newest of main when left out")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -16,6 +16,7 @@ from nanogrove.data.sources.network import Retries, is_transient, one_line, quie
 from nanogrove.data.sources.pieces import Piece, Skipped, split_long_document
 from nanogrove.data.sources.tables import Columns
 from nanogrove.errors import DataError
+from nanogrove.paths import OnDisk
 
 
 class KaggleSource(Columns):
@@ -25,13 +26,15 @@ class KaggleSource(Columns):
     dataset: str = Field(description="owner/name, or owner/name/versions/2 for that version")
     file: str | None = Field(None, min_length=1, description="which of its files, as in train.csv or *.csv")
     encoding: Encoding = Field(AUTO, description=ENCODING)
-    local: str | None = Field(None, min_length=1, description="folder with the files, read in place of Kaggle")
+    local: Annotated[str | None, OnDisk()] = Field(
+        None, min_length=1, description="folder with the files, read in place of Kaggle"
+    )
 
     @field_validator("dataset")
     @classmethod
     def _named(cls, value: str) -> str:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+(/versions/\d+)?", value):
-            raise ValueError(f"{value!r} is not a Kaggle data set; write owner/name, or owner/name/versions/2")
+            raise ValueError("is not a Kaggle data set, which is owner/name or owner/name/versions/2")
         return value
 
     def title(self) -> str:

@@ -2,11 +2,13 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from nanogrove.data.sources.contract import DocumentSource
 from nanogrove.data.sources.kinds import Source
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS
+from nanogrove.paths import OnDisk
+from nanogrove.settings import Settings
 
 
 def _as_list(value: object) -> object:
@@ -16,10 +18,8 @@ def _as_list(value: object) -> object:
 Sources = Annotated[list[Source], BeforeValidator(_as_list)]
 
 
-class DataConfig(BaseModel):
+class DataConfig(Settings):
     """Which text to train on, how its sources are mixed, and how it becomes tokens."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: Literal["text"] = "text"
     sources: Sources = Field([], description="where text comes from: paths, short names, or objects with a `type`")
@@ -27,10 +27,12 @@ class DataConfig(BaseModel):
     mix_strategy: Literal["round_robin", "sequential", "weighted"] = Field(
         "round_robin", description="how sequences alternate between sources"
     )
-    source_weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
+    source_weights: list[Annotated[float, Field(ge=0)]] | None = Field(
         None, description="share of sequences from each source, in any unit; with mix_strategy=weighted"
     )
-    tokenizer: str = Field("bpe", description="char, byte, bpe, a path to a tokenizer.json, or a hub name")
+    tokenizer: Annotated[str, OnDisk(("char", "byte", "bpe"))] = Field(
+        "bpe", description="char, byte, bpe, a path to a tokenizer.json, or a hub name"
+    )
     vocab_size: int = Field(4096, ge=1, description="tokens in the vocabulary of a bpe tokenizer trained here")
     split: Literal["auto", "document", "tail"] = Field(
         "auto",

@@ -16,7 +16,10 @@ from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.mixture import Assigned, Phase, Weighted, round_robin, sequential
 from nanogrove.data.text.prepare import pin_versions, prepare
 from nanogrove.data.text.reader import ShardReader
+from nanogrove.data.text.verified import large, verify_in_background
 from nanogrove.errors import DataError
+from nanogrove.paths import short_names
+from nanogrove.waits import Watch, unwatched, waiting
 
 HELD_OUT_STRETCHES = 64  # of a held-out text, taken for independent
 
@@ -24,26 +27,34 @@ HELD_OUT_STRETCHES = 64  # of a held-out text, taken for independent
 class TextCorpus:
     """Prepared text as batches of `batch_size` windows of `block_size` tokens; see `Corpus`.
 
-    A batch waits until a streaming source has as many tokens as it needs, and no longer. Raises DataError when a source
+    A batch waits until a streaming source has as many tokens as it needs, and no longer; `watch` sees how far the
+    preparation for the first one is. Raises DataError when a source
     or a split is too short for one window.
     """
 
     default_split: Split = "validation"
     has_answers = False
 
-    def __init__(self, config: DataConfig, block_size: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, config: DataConfig, block_size: int, batch_size: int, seed: int, watch: Watch = unwatched
+    ) -> None:
         config = pin_versions(config)
         self.config, self.length, self.batch_size, self.seed = config, block_size, batch_size, seed
-        self.names = [source.title() for source in config.all_sources]
-        self.tokenizer, folders, self.process = prepare(config)
-        self.sources = [ShardReader(folder, self._check) for folder in folders]
-        for name, source in zip(self.names, self.sources, strict=True):
-            if source.count("train", block_size + 1) <= block_size:
-                self._refuse(name, "train", source.count("train"), block_size + 1)
+        titles = [source.title() for source in config.all_sources]
+        self.names = short_names(titles)
+        self.tokenizer, folders, self.process = prepare(config, watch)
+        self.sources = [ShardReader(folder, self.tokenizer.vocab_size, self._check) for folder in folders]
+        complete = [source for source in self.sources if source.index["complete"] and large(source.index)]
+        verify_in_background([(source.tokens, source.index) for source in complete])
+        for title, source in zip(titles, self.sources, strict=True):
+            if source.count("train", block_size + 1, watch) <= block_size:
+                self._refuse(title, "train", source.count("train"), block_size + 1)
         for split, need in (("validation", 2), ("test", 2 * (config.test > 0))):
-            counts = [source.count(split) for source in self.sources]  # all of it now, so that no evaluation waits
+            counts = [
+                source.count(split, watch=watch) for source in self.sources
+            ]  # all of it now, so that no evaluation waits
             if max(counts) < need:
-                self._refuse(", ".join(self.names), split, max(counts), need)
+                self._refuse(", ".join(titles), split, max(counts), need)
         weights = config.source_weights or [1.0] * len(self.sources)
         self.weighted = Weighted([Phase(0, tuple(weights))], seed)
 
@@ -70,6 +81,8 @@ class TextCorpus:
 
     def assign(self, number: np.ndarray) -> Assigned:
         """The source of each sequence `[N]`, and its number within that source."""
+        if len(self.sources) == 1:
+            return np.zeros_like(number), number
         if self.config.mix_strategy == "weighted":
             return self.weighted.assign(number)
         if self.config.mix_strategy == "sequential":
@@ -112,15 +125,18 @@ class TextCorpus:
         With `limit`, evenly spread windows of about that many tokens in all. A training split that is still being read
         is covered as far as it has been read. Raises DataError for an empty split.
         """
-        size = self.length
-        for number, (count, chosen) in enumerate(self._chosen(split, limit)):
-            source = self.sources[number]
-            for rows in np.split(chosen, range(self.batch_size, len(chosen), self.batch_size)):
-                full = rows[(rows + 1) * size + 1 <= count]
-                if len(full):
-                    yield batch_of(source.read(split, full * size, size + 1), np.full(len(full), number))
-                for row in rows[len(full) :].tolist():
-                    yield batch_of(source.read(split, np.array([row * size]), count - row * size), np.array([number]))
+        size, windows = self.length, self._chosen(split, limit)
+        with waiting(f"scoring {split}", sum(len(chosen) for _, chosen in windows)) as wait:
+            for number, (count, chosen) in enumerate(windows):
+                source = self.sources[number]
+                for rows in np.split(chosen, range(self.batch_size, len(chosen), self.batch_size)):
+                    full = rows[(rows + 1) * size + 1 <= count]
+                    if len(full):
+                        yield batch_of(source.read(split, full * size, size + 1), np.full(len(full), number))
+                    for row in rows[len(full) :].tolist():
+                        last = source.read(split, np.array([row * size]), count - row * size)
+                        yield batch_of(last, np.array([number]))
+                    wait.done += len(rows)
 
     def _chosen(self, split: str, limit: int | None) -> list[tuple[int, np.ndarray]]:
         """For each source the tokens of a split, and the numbers of the windows that `eval_batches` reads."""

@@ -7,41 +7,38 @@ is read again from its start, but tokens that are committed are not computed aga
 `python -m nanogrove.data.text.prepare` is that process: it reads its work as a line of JSON and prints its errors.
 """
 
-import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import Future
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from nanogrove.atomic import write_file
 from nanogrove.data.sources.contract import DocumentSource
 from nanogrove.data.sources.kinds import KINDS
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS, Piece, Skipped
+from nanogrove.data.splits import SPLITS
 from nanogrove.data.text.assign import assign_to_splits, characters_to_split, streams
+from nanogrove.data.text.cache import SOURCE_OPTIONS, cache_folder, change_times, key_of, remove_on_error, write_lock
 from nanogrove.data.text.config import DataConfig
-from nanogrove.data.text.shards import TOKENS_PER_COMMIT, ShardWriter, read_index, trim
-from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
+from nanogrove.data.text.shards import TOKENS_PER_COMMIT, Index, ShardWriter, read_index, trim
+from nanogrove.data.text.verified import Damage, VerifiedTokens, large
+from nanogrove.data.text.vocabulary import tokenizer_of
+from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import DataError
+from nanogrove.waits import Wait, Watch, unwatched
 
-CACHE_FORMAT = 2
-BPE_CHARACTERS = 1 << 24  # that a BPE vocabulary is learned from, at most, in equal parts from all sources
 BATCH_CHARACTERS = 8 * PIECE_CHARACTERS  # tokenised at once
 PIECE_OVERHEAD_CHARACTERS = 200  # counted per piece besides its text, since objects take memory too
-# The settings that the shards of a source depend on, besides the source and the tokenizer.
-SOURCE_OPTIONS = ("split", "validation", "test", "min_text_length", "drop_duplicates", "bad_rows")
 
 
 class Prepared(NamedTuple):
@@ -52,33 +49,30 @@ class Prepared(NamedTuple):
     process: "PreparationProcess | None"
 
 
-def cache_folder() -> Path:
-    """Where prepared data lies: `NANOGROVE_CACHE`, or `nanogrove` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("NANOGROVE_CACHE") or Path(base) / "nanogrove")
-
-
-def prepare(config: DataConfig) -> Prepared:
+def prepare(config: DataConfig, watch: Watch = unwatched) -> Prepared:
     """Tokenises each source into its folder unless that is done: small ones now, streaming ones in a process.
 
-    Raises DataError for sources that cannot be read or hold too little, and for a disk that is full.
+    `watch` sees how far this is. Raises DataError for sources that cannot be read or hold too little, and for a disk
+    that is full.
     """
     identities = [source.identity() for source in config.all_sources]
-    tokenizer = _tokenizer(config, identities)
+    changes = [change_times(identity) for identity in identities]
+    tokenizer = tokenizer_of(config, identities, watch)
     folders, streaming = [], []
     for number, (source, identity) in enumerate(zip(config.all_sources, identities, strict=True)):
-        key = _key([identity, config.model_dump(include=set(SOURCE_OPTIONS)), tokenizer.to_json()])
+        key = key_of([identity, config.model_dump(include=set(SOURCE_OPTIONS)), tokenizer.to_json()])
         folder = cache_folder() / key
         folders.append(folder)
-        index = read_index(folder)
-        if index is not None and index["complete"]:
+        if change_times(identity) != changes[number]:  # while the vocabulary was learned
+            raise _changed(source)
+        if is_complete(folder, changes[number], tokenizer):
             continue
         if streams(source):
             if folder not in folders[:-1]:
                 streaming.append((number, folder))
             continue
-        with _write_lock(folder), remove_on_error(folder):
-            for _ in write(config, source, folder, tokenizer):
+        with write_lock(folder, watch=watch), remove_on_error(folder):
+            for _ in write(config, source, folder, tokenizer, watch):
                 pass
     return Prepared(tokenizer, folders, PreparationProcess(config, streaming, tokenizer) if streaming else None)
 
@@ -93,19 +87,26 @@ def pin_versions(config: DataConfig) -> DataConfig:
     return config.model_copy(update=pins)
 
 
-def write(config: DataConfig, source: DocumentSource, folder: Path, tokenizer: Tokenizer) -> Iterator[None]:
+def write(
+    config: DataConfig, source: DocumentSource, folder: Path, tokenizer: Tokenizer, watch: Watch = unwatched
+) -> Iterator[None]:
     """Tokenises a source into a folder that no other process writes to; yields after each commit.
 
-    Raises DataError, with the reasons, for a source without usable documents.
+    `watch` sees how far it is, by its bytes. Raises DataError, with the reasons, for a source without usable documents.
     """
-    index = read_index(folder)
-    if index is not None and index["complete"]:  # another process was first
+    identity = source.identity()
+    changes = change_times(identity)
+    if is_complete(folder, changes, tokenizer):  # another process was first
         return
-    writer, skipped = ShardWriter(folder, tokenizer.vocab_size, streams(source)), Skipped(config.bad_rows == "refuse")
+    index = read_index(folder) if streams(source) else None  # else the digest must be of all tokens
+    going_on = index is not None and not index["complete"] and index["change_times"] == changes
+    writer = ShardWriter(folder, index if going_on else None, tokenizer.vocab_size, streams(source), changes)
+    skipped = Skipped(config.bad_rows == "refuse")
     pieces = assign_to_splits(config, source, characters_to_split(config, source), skipped)
     for batch, encoded in _tokenized_batches(islice(pieces, writer.index["pieces"], None), tokenizer):
         for (split, piece), ids in zip(batch, encoded, strict=True):
             writer.add(split, piece, np.concatenate(([tokenizer.end], ids)) if piece.first else ids)
+        watch(Wait(f"tokenising {source.title()}", _share(writer.index, source)))
         if writer.uncommitted >= TOKENS_PER_COMMIT:
             writer.commit(skipped)
             yield
@@ -115,22 +116,62 @@ def write(config: DataConfig, source: DocumentSource, folder: Path, tokenizer: T
         reasons = skipped.most_common(examples=True)
         nothing = f"nothing to use ({reasons})" if reasons else "empty; a corpus needs text"
         raise DataError(f"{source.title()}: {nothing}")
+    if change_times(identity) != changes:  # a program may give a file that it changed its old time back
+        raise _changed(source)
     writer.commit(skipped, complete=True)
+
+
+def _changed(source: DocumentSource) -> DataError:
+    return DataError(f"{source.title()}: was changed while it was read; start again once nothing writes to it")
+
+
+def is_complete(folder: Path, change_times: list[int], tokenizer: Tokenizer) -> bool:
+    """Whether a folder holds all tokens of a source, undamaged as far as a start can tell.
+
+    Of large data the held-out splits are looked at here, and the rest as it is used.
+    """
+    index = read_index(folder)
+    if index is None or not index["complete"] or not (index["streamed"] or index["change_times"] == change_times):
+        return False
+    try:
+        VerifiedTokens(folder, tokenizer.vocab_size).verify_all(index, SPLITS[1:] if large(index) else SPLITS)
+    except Damage:
+        return False
+    return True
+
+
+def _share(index: Index, source: DocumentSource) -> float | None:
+    """The share of a source that is tokenised, by bytes of text; None for one that is packed or of unknown size."""
+    done, size = sum(split["bytes"] for split in index["splits"].values()), source.size()
+    return done / size if size and done <= size else None
 
 
 def _tokenized_batches(
     pieces: Iterator[tuple[str, Piece]], tokenizer: Tokenizer
 ) -> Iterator[tuple[list[tuple[str, Piece]], list[np.ndarray]]]:
     """Batches of pieces with their tokens; while one batch is tokenised, the next is read."""
-    with ThreadPoolExecutor(1) as pool:
-        pending: tuple[list[tuple[str, Piece]], Future[list[np.ndarray]]] | None = None
-        for batch in _batches(pieces):
-            future = pool.submit(tokenizer.encode_batch, [piece.text for _, piece in batch])
-            if pending is not None:
-                yield pending[0], pending[1].result()
-            pending = batch, future
+    pending: tuple[list[tuple[str, Piece]], Future[list[np.ndarray]]] | None = None
+    for batch in _batches(pieces):
+        future = _in_background(tokenizer, [piece.text for _, piece in batch])
         if pending is not None:
             yield pending[0], pending[1].result()
+        pending = batch, future
+    if pending is not None:
+        yield pending[0], pending[1].result()
+
+
+def _in_background(tokenizer: Tokenizer, texts: list[str]) -> Future[list[np.ndarray]]:
+    """The tokens of texts, which a thread computes that Ctrl-C need not wait for: the library cannot be interrupted."""
+    future: Future[list[np.ndarray]] = Future()
+
+    def encode() -> None:
+        try:
+            future.set_result(tokenizer.encode_batch(texts))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=encode, name="tokenise", daemon=True).start()
+    return future
 
 
 def _batches(pieces: Iterator[tuple[str, Piece]]) -> Iterator[list[tuple[str, Piece]]]:
@@ -145,82 +186,6 @@ def _batches(pieces: Iterator[tuple[str, Piece]]) -> Iterator[list[tuple[str, Pi
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-def _key(parts: object) -> str:
-    return hashlib.sha256(json.dumps([CACHE_FORMAT, parts], sort_keys=True).encode()).hexdigest()[:24]
-
-
-@contextmanager
-def _write_lock(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Locks a folder for writing, after a wait where `wait` is set; yields whether the lock was acquired.
-
-    Raises DataError where writing fails. The lock is a file beside the folder, since its owner may delete the folder.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as lock:
-            try:
-                lock.enter_context(FileLock(folder.with_suffix(".lock")).acquire(timeout=-1 if wait else 0))
-            except Timeout:
-                yield False
-                return
-            folder.mkdir(exist_ok=True)
-            yield True
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot write prepared data ({error.strerror}); free some space or set NANOGROVE_CACHE"
-        ) from None
-
-
-@contextmanager
-def remove_on_error(folder: Path) -> Iterator[None]:
-    """Deletes a folder where an error ends the context."""
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _tokenizer(config: DataConfig, identities: list[dict[str, object]]) -> Tokenizer:
-    """The tokenizer a configuration names; one that is learned is kept in the cache."""
-    if config.tokenizer == "byte":
-        return byte_tokenizer()
-    if config.tokenizer not in ("bpe", "char"):
-        return load_tokenizer(config.tokenizer)
-    options = config.model_dump(include={*SOURCE_OPTIONS, "tokenizer", "vocab_size"})
-    folder = cache_folder() / _key([identities, options])
-    with _write_lock(folder), remove_on_error(folder):
-        path = folder / "tokenizer.json"
-        if path.exists():
-            return Tokenizer.from_json(path.read_text(encoding="utf-8"), where=str(path))
-        if config.tokenizer == "char":
-            tokenizer = character_tokenizer(text for n in range(len(identities)) for _, text in _texts(config, n))
-        else:
-            tokenizer = bpe_tokenizer(_bpe_texts(config), config.vocab_size)
-        write_file(path, tokenizer.to_json().encode())
-    return tokenizer
-
-
-def _texts(config: DataConfig, number: int) -> Iterator[tuple[str, str]]:
-    """The texts of a source with their splits."""
-    source = config.all_sources[number]
-    for split, piece in assign_to_splits(config, source, characters_to_split(config, source), Skipped()):
-        yield split, piece.text
-
-
-def _bpe_texts(config: DataConfig) -> Iterator[str]:
-    """The texts that a BPE vocabulary is learned from: the first training texts of each source."""
-    count = len(config.all_sources)
-    for number in range(count):
-        learned = 0
-        for split, text in _texts(config, number):
-            if split == "train":
-                learned += len(text)
-                yield text
-                if learned >= BPE_CHARACTERS // count:
-                    break
 
 
 class PreparationProcess:
@@ -285,7 +250,7 @@ def main() -> None:
 def _write_in_turn(config: DataConfig, number: int, folder: Path, tokenizer: Tokenizer) -> Iterator[bool]:
     """Writes one source; yields true after each commit, and false while another process writes it."""
     while True:
-        with _write_lock(folder, wait=False) as granted:
+        with write_lock(folder, wait=False) as granted:
             if granted:
                 try:
                     yield from (True for _ in write(config, config.all_sources[number], folder, tokenizer))

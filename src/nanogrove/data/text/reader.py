@@ -9,8 +9,10 @@ import numpy as np
 from nanogrove.data.rng import permuted, random
 from nanogrove.data.splits import SPLITS
 from nanogrove.data.text.assign import DOCUMENTS_TO_SPLIT_BY
-from nanogrove.data.text.shards import empty_index, read_index, shard_files
+from nanogrove.data.text.shards import HELD_OUT_TOKENS, empty_index, read_index
+from nanogrove.data.text.verified import VerifiedTokens
 from nanogrove.errors import DataError
+from nanogrove.waits import Wait, Watch, unwatched
 
 TOKENS_PER_BLOCK = 1 << 21  # windows of a block are shuffled among each other
 
@@ -21,8 +23,9 @@ class ShardReader:
     `check` returns whether the process that writes them has ended, and raises where it ended with an error.
     """
 
-    def __init__(self, folder: Path, check: Callable[[], bool]) -> None:
+    def __init__(self, folder: Path, vocab_size: int, check: Callable[[], bool]) -> None:
         self.folder, self.check = folder, check
+        self.tokens = VerifiedTokens(folder, vocab_size)
         self.index = read_index(folder) or empty_index(streamed=True)
 
     def refresh(self) -> None:
@@ -30,10 +33,10 @@ class ShardReader:
         if not self.index["complete"]:
             self.index = read_index(self.folder) or self.index
 
-    def count(self, split: str, at_least: int | None = None) -> int:
+    def count(self, split: str, at_least: int | None = None, watch: Watch = unwatched) -> int:
         """Waits for `at_least` tokens of a split, or for all, and returns how many have been written by now.
 
-        Raises DataError when the writer has ended without them.
+        `watch` sees how far the wait is. Raises DataError when the writer has ended without them.
         """
         while not self._enough(split, at_least):
             self.refresh()
@@ -42,10 +45,12 @@ class ShardReader:
             if self.check():
                 self.refresh()  # reads the last commit
                 if not self._enough(split, at_least):
-                    raise DataError(
-                        f"{self.folder}: prepared data is damaged or gone; start again to have it made anew"
-                    )
+                    raise DataError(f"{self.folder}: prepared data is gone; the next start makes it anew")
+            watch(Wait(f"reading text for {split}", min(self._tokens(split) / (at_least or HELD_OUT_TOKENS), 1)))
             time.sleep(0.02)
+        return self._tokens(split)
+
+    def _tokens(self, split: str) -> int:
         return self.index["splits"][split]["tokens"]
 
     def _enough(self, split: str, at_least: int | None) -> bool:
@@ -54,27 +59,8 @@ class ShardReader:
         return self.index["complete"] or split_index["full"] or enough
 
     def read(self, split: str, starts: np.ndarray, length: int) -> np.ndarray:
-        """The `length` tokens from each of N starts on, `[N, length]` int64.
-
-        Files are mapped for this call only, since the pages that a longer-lived map has touched would count as memory
-        of this process.
-        """
-        shards = shard_files(self.folder, self.index, split)
-        begins = np.concatenate(([0], np.cumsum([count for _, count in shards], dtype=np.int64)))
-        maps: dict[int, np.ndarray] = {}
-        out = np.empty((len(starts), length), dtype=np.int64)
-        for row, start in enumerate(starts.tolist()):
-            filled = 0
-            while filled < length:
-                at = start + filled
-                shard = int(np.searchsorted(begins, at, side="right")) - 1
-                if shard not in maps:
-                    maps[shard] = np.memmap(shards[shard][0], dtype=self.index["dtype"], mode="r")
-                offset = at - int(begins[shard])
-                part = maps[shard][offset : min(offset + length - filled, shards[shard][1])]
-                out[row, filled : filled + len(part)] = part
-                filled += len(part)
-        return out
+        """The `length` tokens from each of N starts on, `[N, length]` int64. Raises DataError for damage."""
+        return self.tokens.read(self.index, split, starts, length)
 
     def by_document(self, split: str) -> bool:
         """Whether the source was split by document under the setting `data.split`; see `characters_to_split`."""

@@ -11,12 +11,10 @@ class Config(MethodConfig):
     """`train.steps` are base steps; each of `si_rounds` rounds adds `si_iter`, also one that is undone."""
 
     name: Literal["self_improve"] = "self_improve"
-    voters: int = Field(3, ge=1, description="models trained at once, each from its own seed")
+    voters: int = Field(3, ge=1, le=10_000, description="models trained at once, each from its own seed")
     si_rounds: int = Field(7, ge=0, description="rounds, retries included; 0 trains the base only")
     si_iter: int = Field(100, ge=1, description="steps per round")
-    si_rate: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="learning rates of the rounds over those of the base"
-    )
+    si_rate: float = Field(1.0, gt=0, description="learning rates of the rounds over those of the base")
     reset_moments: bool = Field(True, description="begin each round with fresh optimizer moments")
     to: int | None = Field(None, description="hardest difficulty to open; as far as the rounds reach when left out")
     base: str | list[str] | None = Field(
@@ -27,9 +25,7 @@ class Config(MethodConfig):
     )
     examples: int = Field(2000, ge=1, description="prompts labelled per round")
     newest: float = Field(0.5, gt=0, le=1, description="share of a batch from the newest round")
-    temperature: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="sampling temperature of labels; 0 is greedy"
-    )
+    temperature: float = Field(0.0, ge=0, description="sampling temperature of labels; 0 is greedy")
     vote: float | None = Field(
         None, gt=0, le=1, description="share of the voters that must agree; null takes labels without a vote"
     )

@@ -20,7 +20,7 @@ from nanogrove.methods.self_improve.config import Config, num_steps
 from nanogrove.methods.self_improve.guard import Losses, Progress, alarm, base_problem, commit_round
 from nanogrove.methods.self_improve.labels import Labelled, LabelRow, label, label_tokens
 from nanogrove.model.gpt import ModelConfig
-from nanogrove.record.events import Event, Values
+from nanogrove.record.events import Event, Values, phase
 from nanogrove.synthetic.examples import Mixture, Rows, TaskCorpus
 from nanogrove.train.checkpoint import load_population
 from nanogrove.train.parallel.members import fit_members
@@ -101,15 +101,18 @@ class _Rounds:
         if config.base is not None and state.step == 0:
             state.model.load_state_dict(saved_voters(config, self.corpus, state.model.config))
             yield from self.commit(*self.survey(self.progress["frontier"], 0), self.losses([]))
+        if state.step == 0 < self.begin:
+            yield phase("base", 0, "NLL")
         yield from self.train_base(self.plan.steps if config.labels == "none" else self.begin)
+        if state.step == self.begin < self.plan.steps:
+            yield phase("rounds", self.begin, "NLL of labels and of base data")
         while state.step < self.plan.steps and "ended" not in self.progress:
             yield from self.train_round()
 
     def train_base(self, end: int) -> Iterator[Event]:
         """Trains on true answers of base difficulties; the control does so to the end of the run."""
-        phase = self.plan.phase(0, end)
         base = Mixture(self.corpus, self.config.voters, self.corpus.length, [], None, 0.0)
-        for event in fit_members(self.state, base.batch, phase):
+        for event in fit_members(self.state, base.batch, self.plan.phase(0, end)):
             past = event.step - self.begin
             if past >= 0 and past % self.config.si_iter == 0:
                 hardest = self.config.target(self.corpus.base[1]) if past else self.corpus.base[1]
@@ -137,9 +140,9 @@ class _Rounds:
         older = [self.read_labels(accepted["name"]) for accepted in progress["accepted"]]
         newest = self.read_labels(current["name"]) if current["rows"] else None
         mixture = Mixture(self.corpus, config.voters, width, older, newest, config.newest)
-        phase = self.plan.phase(start, start + config.si_iter, config.si_rate)
-        for event in fit_members(state, mixture.batch, phase):
-            if event.step == phase.steps:
+        end = start + config.si_iter
+        for event in fit_members(state, mixture.batch, self.plan.phase(start, end, config.si_rate)):
+            if event.step == end:
                 yield from self.evaluate_heads(mixture)
                 yield from self.end_round([*older, newest] if newest else older)
             yield event

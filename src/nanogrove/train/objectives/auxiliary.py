@@ -43,7 +43,7 @@ from nanogrove.decoding.lookahead import n_step_value
 from nanogrove.model.elementwise import at_least_float32
 from nanogrove.model.gpt import GPT, MAX_LOGITS_PER_CHUNK
 from nanogrove.model.heads import AuxiliaryConfig, Heads
-from nanogrove.train.objective import Loss, Objective, scored, weighted
+from nanogrove.train.objective import Loss, Objective, count_scored, objective_from_nll, weighted
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
@@ -72,7 +72,7 @@ def objective_of(state: TrainState, plan: Plan, main: Callable[[Tensor, Batch], 
     """
     gpt, heads = state.model, state.heads
     if heads is None:
-        return lambda model, batch: main(model(batch.tokens, batch.targets), batch)
+        return objective_from_nll(main)
     read = partial(states_and_memories, gpt, heads)
     if plan.compile:
         read = torch.compile(read)  # type: ignore[assignment]
@@ -216,12 +216,12 @@ class _Inputs:
 
     def mean(self, errors: Tensor, mask: Tensor) -> Tensor:
         """The sum of errors `[*P, B, N]` where the mask is set, over the scored tokens, `[*P]`."""
-        return (errors * mask).sum((-2, -1)) / scored(self.batch)
+        return (errors * mask).sum((-2, -1)) / count_scored(self.batch)
 
     @property
     def zero(self) -> Tensor:
         """A loss of 0 for each member, `[*P]`."""
-        return torch.zeros_like(scored(self.batch), dtype=self.nll.dtype)
+        return torch.zeros_like(count_scored(self.batch), dtype=self.nll.dtype)
 
 
 class _Prediction(NamedTuple):

@@ -15,6 +15,8 @@ takes that out, and unlike the cited method keeps the reference. The anchor is t
 A batch for DPO holds pairs, the chosen row before the rejected one; `kto_batch` makes one for KTO.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,28 +41,51 @@ def _losses(model: nn.Module, reference: nn.Module, batch: Batch) -> tuple[Tenso
     return ours * batch.mask, theirs * batch.mask
 
 
-def dpo(reference: nn.Module, beta: float, length_normalised: bool = False, nll_weight: float = 0.0) -> Objective:
+class Pairs(NamedTuple):
+    """Pairs of texts by a policy, and next to its reference.
+
+    nll         [2N, T]  of the policy, 0 where nothing is scored
+    lengths     [2N]     scored tokens of each text, 1 at least
+    difference  [N]      Δ chosen − Δ rejected, nats
+    """
+
+    nll: Tensor
+    lengths: Tensor
+    difference: Tensor
+
+
+def compare(model: nn.Module, reference: nn.Module, batch: Batch, length_normalised: bool = False) -> Pairs:
+    """The pairs of a batch of `[2N, T]` tokens; with `length_normalised` each Δ is per token of its text."""
+    ours, theirs = _losses(model, reference, batch)
+    ratio, lengths = (theirs - ours).sum(-1), batch.mask.sum(-1).clamp(min=1)
+    chosen, rejected = (ratio / lengths if length_normalised else ratio).view(-1, 2).unbind(-1)
+    return Pairs(ours, lengths, chosen - rejected)
+
+
+def dpo_loss(pairs: Pairs, beta: float, nll_weight: float = 0.0) -> Loss:
     """The mean over pairs, and `nll_weight` times the mean NLL of the chosen texts' tokens.
 
     Parts are the reward margin, the share of pairs in the right order, and for each side the mean over texts of log π,
     summed over a text and per token.
     """
+    ours, lengths, margin = pairs.nll, pairs.lengths, beta * pairs.difference
+    total = -F.logsigmoid(margin).mean()
+    if nll_weight:
+        total = total + nll_weight * ours[::2].sum() / lengths[::2].sum()
+    with torch.no_grad():
+        parts = {"margin": margin.mean(), "in_order": (margin > 0).float().mean()}
+        log_probs = -ours.sum(-1)
+        for first, side in enumerate(SIDES):
+            parts[f"{side}_log_prob"] = log_probs[first::2].mean()
+            parts[f"{side}_log_prob_per_token"] = (log_probs / lengths)[first::2].mean()
+    return Loss(total, parts)
+
+
+def dpo(reference: nn.Module, beta: float, length_normalised: bool = False, nll_weight: float = 0.0) -> Objective:
+    """The objective of `dpo_loss`, next to this reference."""
 
     def objective(model: nn.Module, batch: Batch) -> Loss:
-        ours, theirs = _losses(model, reference, batch)
-        ratio, lengths = (theirs - ours).sum(-1), batch.mask.sum(-1).clamp(min=1)
-        chosen, rejected = (ratio / lengths if length_normalised else ratio).view(-1, 2).unbind(-1)
-        margin = beta * (chosen - rejected)
-        total = -F.logsigmoid(margin).mean()
-        if nll_weight:
-            total = total + nll_weight * ours[::2].sum() / lengths[::2].sum()
-        with torch.no_grad():
-            parts = {"margin": margin.mean(), "in_order": (margin > 0).float().mean()}
-            log_probs = -ours.sum(-1)
-            for first, side in enumerate(SIDES):
-                parts[f"{side}_log_prob"] = log_probs[first::2].mean()
-                parts[f"{side}_log_prob_per_token"] = (log_probs / lengths)[first::2].mean()
-        return Loss(total, parts)
+        return dpo_loss(compare(model, reference, batch, length_normalised), beta, nll_weight)
 
     return objective
 

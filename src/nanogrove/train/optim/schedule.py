@@ -11,8 +11,9 @@ A new schedule is one function and one line in `SCHEDULES`; its name is then a v
 from collections.abc import Callable
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from nanogrove.settings import Settings
 from nanogrove.train.optim.names import NameIn
 from nanogrove.train.optim.shapes import Point, constant, cosine, wsd
 
@@ -23,10 +24,8 @@ SCHEDULES: dict[str, Callable[[Point], float]] = {
 }
 
 
-class ScheduleConfig(BaseModel):
+class ScheduleConfig(Settings):
     """A linear warmup, then `cosine` to the final rate, `wsd` (stable, then a linear decay) or `constant`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, NameIn(SCHEDULES)] = Field("cosine", description="shape of the learning rate over the run")
     warmup: int = Field(0, ge=0, description="steps of linear warmup")

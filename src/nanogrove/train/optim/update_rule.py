@@ -14,23 +14,21 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
+
+from nanogrove.settings import Settings
 
 REGISTER = 16  # float32 numbers in the widest vector register
 PerMember = float | Tensor  # one for all members, or `[P]`
 
 
-class UpdateSettings(BaseModel):
+class UpdateSettings(Settings):
     """The settings that rules share. A rule of matrices has `lr` for them, and `adamw_lr` for all else."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     name: str = Field("adamw", description="the update rule")
-    lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="peak learning rate")
-    adamw_lr: float = Field(
-        3e-3, gt=0, allow_inf_nan=False, description="muon: learning rate of embeddings, head and vectors"
-    )
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    adamw_lr: float = Field(3e-3, gt=0, description="muon: learning rate of embeddings, head and vectors")
     betas: tuple[float, float] = Field((0.9, 0.95), description="adamw: decay per step of the mean and of the square")
     eps: float = Field(1e-8, gt=0, description="adamw: added to the root of the mean square")
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd and muon: momentum")

@@ -10,28 +10,27 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from nanogrove.settings import Settings
 from nanogrove.train.optim.update_rule import PerMember
 from nanogrove.train.state import TrainState
 
 Name = Literal["lr", "weight_decay", "dropout", "noise"]
 
 
-class Range(BaseModel):
+class Range(Settings):
     """Where a hyperparameter may lie and how it moves: between `low` and `high` by factors, or along `values`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    low: float | None = Field(None, gt=0, allow_inf_nan=False, description="least value")
-    high: float | None = Field(None, gt=0, allow_inf_nan=False, description="greatest value")
+    low: float | None = Field(None, gt=0, description="least value")
+    high: float | None = Field(None, gt=0, description="greatest value")
     values: list[float] | None = Field(
         None, min_length=1, description="instead of low and high: a list of values, explored one position at a time"
     )
     start: tuple[float, float] | None = Field(
         None, description="range of the first values; the whole range when left out"
     )
-    factor: float = Field(1.25, ge=1, allow_inf_nan=False, description="what a value is multiplied or divided by")
+    factor: float = Field(1.25, ge=1, description="what a value is multiplied or divided by")
     resample: float = Field(0.0, ge=0, le=1, description="probability of a fresh draw instead")
 
     @model_validator(mode="after")
@@ -39,7 +38,7 @@ class Range(BaseModel):
         if self.values is not None:
             if self.low is not None or self.high is not None or self.start is not None:
                 raise ValueError("values are given, so low, high and start do not apply; leave them out")
-            if any(not math.isfinite(value) or value < 0 for value in self.values):
+            if any(value < 0 for value in self.values):
                 raise ValueError(f"values must be numbers of 0 or more, and {self.values} were given")
             return self
         if self.low is None or self.high is None:
@@ -84,7 +83,7 @@ class Range(BaseModel):
         return min(max(value, self.low), self.high)
 
 
-def apply(state: TrainState, values: Mapping[str, float | Sequence[float]]) -> PerMember:
+def set_hyperparameters(state: TrainState, values: Mapping[str, float | Sequence[float]]) -> PerMember:
     """Sets weight decay and dropout, for all members or by member; returns the factor of the learning rate.
 
     The factor is a tensor `[P]` wherever values are lists, float64, so that the record shows what was set.

@@ -12,19 +12,18 @@ and ranks, which are parts of what stays, change nothing.
 import math
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nanogrove.data.batch import Batch, Batches
 from nanogrove.model.mode import evaluating
+from nanogrove.settings import Settings
 from nanogrove.train.plan import Plan
 from nanogrove.train.precision import autocast
 from nanogrove.train.state import TrainState
 
 
-class CurriculumConfig(BaseModel):
+class CurriculumConfig(Settings):
     """Which share of a batch is trained on, and when it reaches all rows."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     start: float = Field(0.5, gt=0, le=1, description="share of a batch's rows at step 0, the easiest")
     until: float = Field(0.5, gt=0, le=1, description="share of the steps after which all rows are trained on")

@@ -30,18 +30,20 @@ All that is known of the past is in `TrainState.method_state`, so a resumed run 
 """
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import MixedCorpus
 from nanogrove.data.text.mixture import Phase, Weighted
+from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, Values
-from nanogrove.train.objective import Loss, scored, weighted
+from nanogrove.settings import Settings
+from nanogrove.train.objective import Loss, count_scored, weighted
 from nanogrove.train.state import TrainState
 
 ETA = 1.0  # step size of excess_loss, as published
@@ -50,10 +52,8 @@ MOMENTS = 7  # sums of a source by which a line is fitted to its losses
 Strategy = Literal["loss", "learning_progress", "excess_loss", "odm"]
 
 
-class AdaptiveConfig(BaseModel):
+class AdaptiveConfig(Settings):
     """How weights of sources adapt; they begin equal, or as `data.source_weights` says."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     strategy: Strategy = Field(
         "loss",
@@ -63,7 +63,9 @@ class AdaptiveConfig(BaseModel):
     least: float = Field(0.05, ge=0, lt=1, description="share of a source, at least")
     most: float = Field(1.0, gt=0, le=1, description="share of a source, at most")
     smoothing: float = Field(0.5, ge=0, lt=1, description="share of the old in new weights; of odm, in new rewards")
-    reference: str | None = Field(None, description="excess_loss: a run whose model is compared with")
+    reference: Annotated[str | None, OnDisk()] = Field(
+        None, description="excess_loss: a run whose model is compared with"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "AdaptiveConfig":
@@ -80,8 +82,8 @@ def by_source(nll: Tensor, batch: Batch, sources: int) -> Loss:
     parts = {}
     for source in range(sources):
         mask = (batch.source == source)[..., None] * counted
-        parts[f"nll {source}"] = (mask * detached).sum((-2, -1)) / scored(batch)
-        parts[f"share {source}"] = mask.sum((-2, -1)) / scored(batch)
+        parts[f"nll {source}"] = (mask * detached).sum((-2, -1)) / count_scored(batch)
+        parts[f"share {source}"] = mask.sum((-2, -1)) / count_scored(batch)
     return Loss(weighted(nll, batch).total, parts)
 
 

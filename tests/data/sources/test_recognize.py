@@ -236,3 +236,10 @@ def test_what_unpacks_to_far_more_is_refused(
     path.write_bytes(pack(b"a" * (1 << 22)))
     with pytest.raises(DataError, match="unpacks to more than 200 times its size"):
         documents(str(path))
+
+
+def test_a_name_that_is_not_utf8_is_named_by_a_pattern(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.txt")
+    (tmp_path / name).write_text("text")
+    refused(tmp_path / name, "its name is not UTF-8, as a preset is; rename it, or name a pattern")
+    assert documents(f"{tmp_path}/caf?.txt") == ["text"]

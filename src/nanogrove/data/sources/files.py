@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from nanogrove.data.sources.binary import binary
 from nanogrove.data.sources.encodings import (
@@ -27,6 +27,8 @@ from nanogrove.data.sources.packing import UNPACKING_ERRORS, is_hidden, open_byt
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS, Skipped
 from nanogrove.errors import DataError
 from nanogrove.paths import LocalPath
+
+NOT_UTF8_NAME = "is not UTF-8, as a preset is; rename it, or name a pattern with ? for such letters"
 
 
 class Listing(NamedTuple):
@@ -48,6 +50,13 @@ class FileSource(BaseModel):
     glob: str = Field("**/*", description="which files of a folder to read")
     # Settings that came when caches and streamed runs had names already: where they are null, identities lack them.
     newer: ClassVar[frozenset[str]] = frozenset()
+
+    @field_validator("path")
+    @classmethod
+    def _named(cls, path: str) -> str:
+        if not path.isascii() and path.encode("utf-8", "ignore").decode() != path:
+            raise ValueError(NOT_UTF8_NAME)
+        return path
 
     def title(self) -> str:
         """Its path."""

@@ -13,7 +13,14 @@ from pathlib import Path
 from nanogrove.data.sources.contract import SourceKind
 from nanogrove.data.sources.dialect import DialectGuess, excel_delimiter, guess_dialect
 from nanogrove.data.sources.encodings import DETECT, Guess, guess_encoding, marked_encoding
-from nanogrove.data.sources.files import FileSource, Listing, describe_binary, io_errors_as_data_errors, size_of
+from nanogrove.data.sources.files import (
+    NOT_UTF8_NAME,
+    FileSource,
+    Listing,
+    describe_binary,
+    io_errors_as_data_errors,
+    size_of,
+)
 from nanogrove.data.sources.formats import FORMATS, format_of, readable_formats
 from nanogrove.data.sources.json_values import lone_object
 from nanogrove.data.sources.packing import Head, ending_of, head, unpacked_name
@@ -74,6 +81,8 @@ def recognize(path: str) -> Recognized:
 
     Raises DataError, with what exists instead, where nothing can be read.
     """
+    if path.encode("utf-8", "ignore").decode() != path:
+        raise DataError(f"{path}: its name {NOT_UTF8_NAME}")
     root = Path(path).expanduser()
     if root.is_file():
         kind, problem = _kind_of(root)

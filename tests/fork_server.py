@@ -166,11 +166,12 @@ def answers(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def serve() -> None:
     """Answers requests until standard input ends."""
-    import plotly.offline
     import torch
     import torch._dynamo  # optimizers import it at their first step
 
-    plotly.offline.get_plotlyjs()
+    from nanogrove.reports.page import packed_plotly
+
+    packed_plotly()  # once for all of them
     torch.set_num_threads(1)
     for line in sys.stdin:
         request = json.loads(line)

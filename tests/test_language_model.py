@@ -11,6 +11,7 @@ from nanogrove.decoding.strategies import STRATEGIES
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.language_model import GenerationOptions, LanguageModel
 from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.heads import AuxiliaryConfig, Heads
 
 LETTERS = "abcde"
 
@@ -103,3 +104,15 @@ def test_what_follows_a_stop_text_is_not_in_its_confidence(lm: LanguageModel) ->
 def test_an_empty_stop_text_is_refused(lm: LanguageModel) -> None:
     with pytest.raises(PresetError, match=r"^stop: an empty text is everywhere"):
         lm.generate("a", 3, stop=["b", ""])
+
+
+@pytest.mark.parametrize("options", [{"speculative": True}, {"lookahead": 2}], ids=str)
+def test_every_strategy_ends_before_a_stop_text(lm: LanguageModel, options: dict[str, Any]) -> None:
+    config = AuxiliaryConfig(enable_multi_token=True, enable_value=True, enable_dynamics=True)
+    heads = Heads(config, lm.model.config).initialize(1)
+    searching, prompts = LanguageModel(lm.model, lm.tokenizer, heads=heads), ["a", "bcd"]
+    whole = searching.generate(prompts, 12, temperature=0, **options)
+    stop = max((text[len(prompt) :] for text, prompt in zip(whole, prompts, strict=True)), key=len)[1:3]
+    stopped = searching.generate(prompts, 12, temperature=0, stop=stop, **options)
+    assert stopped == [cut(text, prompt, stop) for text, prompt in zip(whole, prompts, strict=True)]
+    assert stopped != whole

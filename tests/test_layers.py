@@ -12,7 +12,7 @@ import nanogrove
 
 SOURCES = Path(nanogrove.__file__).parent
 ROOMS = [  # from the ground up; rooms of one level do not know each other
-    {"errors", "atomic", "paths", "waits", "json_difference", "settings"},
+    {"errors", "atomic", "paths", "waits", "json_difference", "json_reading", "settings"},
     {"memory"},
     {"data", "model", "record"},
     {"synthetic", "decoding", "reports"},

@@ -67,7 +67,9 @@ LOCAL: dict[str, list[str]] = {  # in the place of the network, and of a corpus 
 DRIVER = """
 import json, os, runpy, sys
 import nanogrove
+import nanogrove.runs.estimate
 
+nanogrove.runs.estimate.training_seconds = lambda setup: 1.0  # models of full size, whose steps take seconds
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 with open("page.json") as file:

@@ -36,7 +36,7 @@ def test_a_new_measure_is_one_line(
     assert f", perplexity {end['perplexity']:.4f}, on " in command("evaluate", tmp_path / "run").out
     html = (tmp_path / "run" / "report.html").read_text()
     assert f"<dt>perplexity</dt><dd>{end['perplexity']:.4f}</dd>" in html
-    assert "<figcaption>Perplexity</figcaption>" in html
+    assert "<figcaption>Perplexity, lower is better</figcaption>" in html
     board = EventAccumulator(str(tmp_path / "run" / "trackers" / "tensorboard"))
     board.Reload()
     [scalar] = board.Scalars("validation/perplexity")

@@ -1,77 +1,20 @@
 """The report page: complete for every kind of run, whole in itself, and deaf to hostile text."""
 
-import base64
-import hashlib
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.reports.conftest import HOSTILE, Page
 
 from nanogrove.errors import RunError
+from nanogrove.record import measures as tables
 from nanogrove.record.events import Event
+from nanogrove.record.measures import Measure
 from nanogrove.record.reading import Run
-from nanogrove.reports import figures, page, report
-
-HOSTILE = [
-    "</script><script>alert(1)</script>",
-    "</pre></details><img src=x onerror=alert(2)>",
-    '" onmouseover="alert(3)" x=\'',
-    "<!--<script>",
-    "</title></style><svg/onload=alert(4)>",
-    "&lt;script&gt;&#x3c;b>",
-    "]]>\x00\u2028</textarea>\ud800",
-]
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, the text, and the contents of scripts, as a browser would find them."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, list[tuple[str, str | None]]]] = []
-        self.closed: list[str] = []
-        self.text = ""
-        self.scripts: list[tuple[str | None, str]] = []
-        self.html = path.read_text(encoding="utf-8")
-        self.feed(self.html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, attrs))
-        if tag == "script":
-            self.scripts.append((dict(attrs).get("type"), ""))
-
-    def handle_endtag(self, tag: str) -> None:
-        self.closed.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        if self.cdata_elem == "script":
-            kind, code = self.scripts[-1]
-            self.scripts[-1] = (kind, code + data)
-        else:
-            self.text += data
-
-    def figures(self) -> list[dict]:
-        return [json.loads(code) for kind, code in self.scripts if kind == "application/json"]
-
-    def count(self, tag: str) -> int:
-        return [name for name, _ in self.tags].count(tag)
-
-
-@pytest.fixture(autouse=True)
-def _short_plotly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five megabytes of plotly are parsed in one test only."""
-    if "whole_plotly" not in request.fixturenames:
-        monkeypatch.setattr(page, "get_plotlyjs", lambda: "var Plotly;\r\nvar x;")
-
-
-@pytest.fixture
-def whole_plotly() -> None:
-    """Asks for the real plotly."""
+from nanogrove.reports import report
 
 
 def write_run(folder: Path, events: list[Event], preset: object = None) -> Path:
@@ -108,6 +51,12 @@ def full_run() -> list[Event]:
     return [start(), *middle, end(10, 3.9876)]
 
 
+@pytest.fixture
+def measures(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Adds a measure."""
+    return lambda measure: monkeypatch.setattr(tables, "MEASURES", (*tables.MEASURES, measure))
+
+
 def page_of(folder: Path, events: list[Event], preset: object = None) -> Page:
     return Page(report.write_report(write_run(folder, events, preset)))
 
@@ -116,6 +65,8 @@ def test_a_finished_run_shows_its_key_figures_and_curves(tmp_path: Path) -> None
     page = page_of(tmp_path / "run", full_run())
     for shown in ("tiny", "3.9876", "2.2500", "640", "1 h 2 min", "10.8 M", "seed 7", "10 steps", "documents12,345"):
         assert shown in page.text, shown
+    assert "validation loss3.9876nats per token, lower is better" in page.text
+    assert "n/a" not in page.text
     assert "unfinished" not in page.text
     by_tokens, by_time, lr, norm, speed = page.figures()
     assert [line["name"] for line in by_tokens["lines"]] == ["train", "validation"]
@@ -154,6 +105,38 @@ def test_missing_and_strange_values_do_not_stop_the_report(tmp_path: Path) -> No
     assert "2 steps" in page.text
 
 
+def test_figures_that_are_not_known_are_left_out_of_the_head(tmp_path: Path) -> None:
+    events = [start(), step(1, 2.0), Event("eval", 1, {"loss": 2.5, "seen": 64, "bits_per_byte": None})]
+    page = page_of(tmp_path / "run", events)
+    assert "validation loss so far2.5000" in page.text
+    assert "bits per byte" not in page.text
+    assert "n/a" not in page.text
+
+
+def test_the_head_names_any_measure_with_its_unit_direction_error_and_best(tmp_path: Path, measures: Any) -> None:
+    measures(Measure("hits", "exact match", "share", "higher", digits=3, error="hits_error", reference="hits_best"))
+    figures = {"hits": 0.5, "hits_error": 0.01, "hits_best": 1.0}
+    early, late = (Event("eval", n, {"loss": 1.0, "hits": n / 10}) for n in (1, 2))
+    page = page_of(tmp_path / "run", [start(), step(1, 2.0), Event("end", 1, {"loss": 2.0, **figures})])
+    assert "exact match0.500 ± 0.010share, higher is better, best 1.000" in page.text
+    chosen = Event("end", 2, {"loss": 1.0, "best_step": 1})
+    page = page_of(tmp_path / "best", [start(), step(1, 2.0), early, late, chosen])
+    assert "exact match0.100share" in page.text, "of the evaluation that chose the best model"
+
+
+def test_a_measure_with_a_title_has_a_picture_with_its_unit_direction_error_and_best(
+    tmp_path: Path, measures: Any
+) -> None:
+    hits = Measure("hits", "exact match", "share", "higher", title="Exact match", error="error", reference="best")
+    measures(hits)
+    evaluations = [Event("eval", n, {"loss": 1.0, "seen": n, "hits": 0.5, "error": 0.1, "best": 1}) for n in (1, 2)]
+    page = page_of(tmp_path / "run", [start(), *evaluations, step(2, 1.0)])
+    [figure] = [figure for figure in page.figures() if figure["y"] == "share"]
+    assert "Exact match, higher is better" in page.text
+    assert figure["lines"][0]["low"] == [0.3, 0.3]
+    assert figure["lines"][1]["y"] == [1, 1]
+
+
 def test_values_that_are_not_finite_leave_a_gap(tmp_path: Path) -> None:
     page = page_of(tmp_path / "run", [start(), step(1, 2.0), step(2, float("nan")), step(3, 1.0)])
     assert page.figures()[0]["lines"][0]["y"] == [2.0, None, 1.0]
@@ -170,18 +153,6 @@ def test_a_population_is_a_median_with_a_band(tmp_path: Path) -> None:
     assert "low" not in page.figures()[2]["lines"][0]
 
 
-def test_a_long_line_is_thinned_and_keeps_its_extremes_gaps_and_ends() -> None:
-    y: list[float | None] = [float(n % 7) for n in range(100_000)]
-    y[40_000], y[60_001], y[70_000] = 1000.0, -1000.0, None
-    [drawn] = figures.line("train", range(100_000), y)
-    kept = dict(zip(drawn["x"], drawn["y"], strict=True))
-    assert 1000 < len(kept) <= figures.MAX_POINTS
-    assert drawn["x"] == sorted(drawn["x"])
-    assert (drawn["x"][0], drawn["x"][-1]) == (0, 99_999)
-    assert (kept[40_000], kept[60_001], kept[70_000]) == (1000.0, -1000.0, None)
-    assert all(kept[n] == y[int(n)] for n in kept)
-
-
 def test_the_latest_samples_are_in_view_and_older_ones_folded(tmp_path: Path) -> None:
     old = [Event("sample", n, {"prompt": "once", "text": f"\nold {n}"}) for n in range(1, 70)]
     new = [Event("sample", 70, {"prompt": "", "text": f"new {n}"}) for n in "ab"]
@@ -191,6 +162,24 @@ def test_the_latest_samples_are_in_view_and_older_ones_folded(tmp_path: Path) ->
     assert "old 19" not in text
     assert "19 more are in events.jsonl" in text
     assert '<pre dir="auto">\n\nold 69</pre>' in text  # the parser drops the first of the two newlines
+
+
+def test_an_empty_sample_says_so_and_a_long_one_is_cut(tmp_path: Path) -> None:
+    texts = ["", None, "x" * 30_000]
+    page = page_of(tmp_path / "run", [start(), step(1, 1.0), *(Event("sample", 1, {"text": text}) for text in texts)])
+    assert page.text.count("(empty)") == 2
+    assert "(10,000 more characters are in events.jsonl)" in page.text
+    assert page.count("pre") == 2, "the long sample, and the preset"
+
+
+def test_tables_have_few_digits_and_no_json(tmp_path: Path) -> None:
+    data = {"uniform_loss": 4.852030263919617, "overlap": {"10": 0.79466749, "100": 0.0}, "names": ["a", "b"]}
+    data |= {"deep": json.loads("[" * 90 + "]" * 90), "long": "y" * 5000, "none": None, "streams": True}
+    page = page_of(tmp_path / "run", [start(data=data), step(1, 1.0)])
+    for row in ("uniform loss4.852", "overlap10: 0.79467; 100: 0", "namesa, b", "streamsyes", "deep…"):
+        assert row in page.text
+    assert "(4,400 more characters)" in page.text
+    assert "none" not in page.text.partition("Data")[2]
 
 
 def hostile_events(bad: str) -> list[Event]:
@@ -209,46 +198,6 @@ def test_hostile_text_changes_no_tag_and_no_attribute(tmp_path: Path, bad: str) 
     assert page.scripts == plain.scripts
     readable = re.sub("[\x00\ud800\ufffd?]", "", bad)
     assert readable in re.sub("[\x00\ufffd?]", "", page.text), "the text itself is shown as it is"
-
-
-@pytest.mark.parametrize("bad", HOSTILE)
-def test_hostile_names_in_figures_stay_inside_their_data_block(tmp_path: Path, bad: str) -> None:
-    figure = figures.plot(bad, bad, figures.line(bad, [1, 2], [3, 4]))
-    (tmp_path / "figure.html").write_bytes(figure.encode("utf-8", "replace"))
-    page = Page(tmp_path / "figure.html")
-    assert [tag for tag, _ in page.tags] == ["figure", "figcaption", "div", "script"]
-    assert [name for name, _ in page.tags[2][1]] == ["role", "aria-label"]
-    [(_, code)] = page.scripts
-    assert "<" not in code, "browsers end a script at more than html.parser does"
-    [data] = page.figures()
-    assert data["x"] == data["lines"][0]["name"] == bad
-
-
-def test_the_policy_allows_exactly_the_two_scripts_of_the_page(tmp_path: Path) -> None:
-    page = page_of(tmp_path / "run", full_run())
-    [policy] = [
-        dict(attrs)["content"] for tag, attrs in page.tags if ("http-equiv", "Content-Security-Policy") in attrs
-    ]
-    run = [code for kind, code in page.scripts if kind is None]
-    hashes = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in run]
-    assert len(run) == 2
-    assert policy.startswith("default-src 'none'; script-src " + " ".join(f"'sha256-{h}'" for h in hashes) + ";")
-    assert "script-src 'unsafe" not in policy
-    assert "; img-src data:;" in policy, "plotly shows a heat map as an image it has made, and no other image is"
-    assert "connect-src" not in policy
-
-
-def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path, whole_plotly: None) -> None:
-    page = page_of(tmp_path / "run", full_run())
-    fetching = {"src", "href", "srcset", "data", "action", "poster", "background"}
-    assert not [(tag, attrs) for tag, attrs in page.tags if fetching & {name for name, _ in attrs}]
-    assert page.count("link") == page.count("iframe") == 0
-    assert page.count("script") == 7, "plotly's code must not end its own element"
-    [style] = re.findall("<style>(.*?)</style>", page.html, flags=re.DOTALL)[:1]
-    assert "url(" not in style
-    assert "@import" not in style
-    assert "prefers-color-scheme: dark" in style
-    assert 'matchMedia("(prefers-color-scheme: dark)").addEventListener' in page.scripts[-1][1]
 
 
 def test_an_older_report_is_replaced_whole(tmp_path: Path) -> None:

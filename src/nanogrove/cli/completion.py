@@ -5,10 +5,12 @@ the cache folder until a file of nanogrove changes.
 """
 
 import json
+import textwrap
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+DESCRIPTION_CHARACTERS = 60
 SOURCE = Path(__file__).parent.parent
 
 
@@ -16,7 +18,7 @@ def complete_presets(incomplete: str) -> list[tuple[str, str]]:
     """Presets that come with nanogrove, each with its description."""
     from nanogrove.config.catalog import list_presets
 
-    return [(name, text) for name, text in list_presets().items() if name.startswith(incomplete)]
+    return [(name, _cut(text)) for name, text in list_presets().items() if name.startswith(incomplete)]
 
 
 def complete_presets_and_runs(incomplete: str) -> list[tuple[str, str]]:
@@ -40,7 +42,12 @@ def complete_runs(incomplete: str) -> list[tuple[str, str]]:
 def complete_settings(incomplete: str) -> list[tuple[str, str]]:
     """Keys of settings, with their meanings."""
     settings = _known_settings()
-    return [(f"{key}=", meaning) for key, meaning in settings.items() if key.startswith(incomplete)]
+    return [(f"{key}=", _cut(meaning)) for key, meaning in settings.items() if key.startswith(incomplete)]
+
+
+def _cut(text: str) -> str:
+    """A description in a line that a shell shows beside a name."""
+    return textwrap.shorten(text, DESCRIPTION_CHARACTERS, placeholder=" ...")
 
 
 def _paths(incomplete: str, within: str = "") -> Iterator[Path]:

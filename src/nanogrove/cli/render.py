@@ -22,6 +22,7 @@ from nanogrove.record.events import Event, Values
 from nanogrove.record.measures import CALIBRATION, HEADS, REWARD, described, measured, number
 
 PLAIN_SECONDS = 10.0  # between two plain lines of progress
+LEAST_BAR_COLUMNS = 70  # of a terminal; on a narrower one the bar and the rate would leave no room for the rest
 
 
 @dataclass
@@ -95,11 +96,12 @@ def _progress(console: Console) -> Iterator[Progress | None]:
     if not console.is_terminal:
         yield None
         return
+    narrow = console.width < LEAST_BAR_COLUMNS
     columns = (
-        BarColumn(),
+        *(() if narrow else (BarColumn(),)),
         MofNCompleteColumn(),
         TextColumn("{task.fields[loss]}"),
-        TextColumn("{task.fields[rate]}"),
+        *(() if narrow else (TextColumn("{task.fields[rate]}"),)),
         TimeRemainingColumn(),
         TextColumn("left"),
     )

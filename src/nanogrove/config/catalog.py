@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogrove.errors import PresetError, nearest
+from nanogrove.json_reading import BadJsonError, parse_json, read_bytes
 
 QUICKSTART = "quickstart"
 OWN_TEXT = "own-text"  # names a file that each user has another of
@@ -75,16 +76,18 @@ def read_preset_file(name: str) -> dict[str, Any]:
     if text is None and not Path(name).is_file():
         raise unknown_preset(name)
     try:
-        return parse_preset(Path(name).read_text(encoding="utf-8") if text is None else text, name)
-    except (ValueError, OSError) as error:
+        return parse_preset(read_bytes(Path(name)) if text is None else text, name)
+    except OSError as error:
+        raise PresetError(f"{name}: cannot be read ({error.strerror})") from None
+    except BadJsonError as error:
         raise PresetError(f"{name}: not a preset in JSON ({error})") from None
 
 
-def parse_preset(text: str, name: str) -> dict[str, Any]:
+def parse_preset(text: str | bytes, name: str) -> dict[str, Any]:
     """A preset from its JSON, which has this `name` unless it gives another. Raises PresetError where it is none."""
     try:
-        preset = json.loads(text)
-    except ValueError as error:
+        preset = parse_json(text)
+    except BadJsonError as error:
         raise PresetError(f"{name}: not a preset in JSON ({error})") from None
     if not isinstance(preset, dict):
         raise PresetError(f"{name}: not a preset; a preset is a JSON object with sections such as data and train")

@@ -17,7 +17,8 @@ from nanogrove.evaluate.reward import RewardConfig
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import Values
 
-SAMPLES = 128  # texts whose reward is measured
+SAMPLES = 64  # texts whose reward is measured at an evaluation
+FINAL_SAMPLES = 256  # and of a model that is trained
 
 
 class Sample(NamedTuple):
@@ -69,7 +70,14 @@ def sample(
 
 
 def reward_of_samples(
-    name: str, model: GPT, corpus: RewardedCorpus, reward: RewardConfig | None, split: str, seed: int, allow_code: bool
+    name: str,
+    model: GPT,
+    corpus: RewardedCorpus,
+    reward: RewardConfig | None,
+    split: str,
+    seed: int,
+    allow_code: bool,
+    count: int = SAMPLES,
 ) -> Values:
     """The mean reward of texts that a model writes after prompts of a split, as the figure `name`, with its error.
 
@@ -84,12 +92,13 @@ def reward_of_samples(
         split: of the prompts.
         seed: of the run.
         allow_code: whether a function that `reward` names may be imported and run.
+        count: how many texts.
     """
     rule = corpus.config.known_reward
     if reward is None and rule is None:
         return {}
     rows = corpus.row_indices(split)
-    chosen = np.arange(SAMPLES) * (len(rows) // corpus.size) // SAMPLES * corpus.size  # some twice where few exist
+    chosen = np.arange(count) * (len(rows) // corpus.size) // count * corpus.size  # some twice where few exist
     prompts, lengths = pad([corpus.tokens[row, : corpus.start[row]].tolist() for row in rows[chosen]])
     longest = int((corpus.stop - corpus.start).max())
     samples = sample(

@@ -300,6 +300,7 @@ class _Evolution:
             "generation": state.round,
             "members": list(progress["members"]),
             "score": events[0].values["score"],
+            "unit": self.config.objective[1] or self.config.objective[0],
             "error": standard_error(samples, self.documents).tolist(),
             "values": {name: list(values) for name, values in progress["values"].items()},
             "distance": distance,

@@ -29,7 +29,7 @@ from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.pairs import held_out_pairs
 from nanogrove.evaluate.reward import RewardConfig, distribution
-from nanogrove.evaluate.samples import reward_of_samples
+from nanogrove.evaluate.samples import FINAL_SAMPLES, reward_of_samples
 from nanogrove.methods.contract import Method, MethodConfig, Trained
 from nanogrove.methods.warm_start import beside_reference, pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -315,7 +315,9 @@ def evaluate(trained: Trained[Config], corpus: RewardedCorpus, split: str, limit
         return {**values, "unmeasured": [*values.get("unmeasured", ()), *unmeasured]}
     for name, model in {"reward": trained.model, "reward_before": reference}.items():
         if model is not None:
-            values |= reward_of_samples(name, model, corpus, config.reward, split, trained.seed, allow_code)
+            values |= reward_of_samples(
+                name, model, corpus, config.reward, split, trained.seed, allow_code, FINAL_SAMPLES
+            )
     return values
 
 

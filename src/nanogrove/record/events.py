@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogrove.errors import RunError
+from nanogrove.json_reading import parse_json
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 Values = dict[str, Any]  # a JSON object whose keys depend on what it describes, such as a kind of event
@@ -84,11 +85,14 @@ def _finite(value: Json) -> Json:
 
 def event_of(line: str) -> Event:
     """The event of a line of a record. Raises ValueError where it is not an event."""
-    try:
-        record = json.loads(line)
-        return Event(record.pop("kind"), record.pop("step"), time=record.pop("time"), values=record)
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError("not an event") from None
+    record = parse_json(line)
+    if isinstance(record, dict):
+        kind, step, time = (record.pop(key, None) for key in ("kind", "step", "time"))
+        numbers = time.values() if isinstance(time, dict) else [None]
+        whole = isinstance(step, int) and 0 <= step < 1 << 63
+        if isinstance(kind, str) and whole and all(isinstance(number, int | float) for number in numbers):
+            return Event(kind, step, time=time, values=record)
+    raise ValueError("not an event")
 
 
 def read_events(path: Path) -> list[Event]:

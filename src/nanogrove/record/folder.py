@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from nanogrove.atomic import leftovers, no_links, write_file
 from nanogrove.errors import RunError
+from nanogrove.json_reading import BadJsonError, read_json
 from nanogrove.record.events import Event, Values, event_of
 
 
@@ -73,9 +74,9 @@ class RunFolder:
         try:
             with (self.path / "events.jsonl").open(encoding="utf-8", errors="replace") as file:
                 event = event_of(file.readline())
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             return None
-        return event if event.kind == "start" and isinstance(event.time, dict) else None
+        return event if event.kind == "start" else None
 
     def append(self, event: Event) -> None:
         """Adds an event to the record. Raises RunError when the disk refuses."""
@@ -149,10 +150,12 @@ class RunFolder:
 def read_preset(run: Path) -> Values | None:
     """The resolved preset of a run folder, None where there is none. Raises RunError when it is not a JSON object."""
     try:
-        preset = json.loads((run / "preset.json").read_text(encoding="utf-8"))
+        preset = read_json(run / "preset.json")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise RunError(f"{run / 'preset.json'}: cannot be read ({error.strerror})") from None
+    except BadJsonError as error:
         raise RunError(f"{run / 'preset.json'}: cannot be read ({error})") from None
     if not isinstance(preset, dict):
         raise RunError(f"{run / 'preset.json'}: damaged, not a preset")

@@ -114,12 +114,12 @@ def number(figure: object, digits: int = 4) -> str:
 
 
 MEASURES = (
-    Measure("loss", "loss", given="correlation"),  # of a reward model, in its scale squared
+    Measure("loss", "loss", "scale of rewards squared", text="loss {}", given="correlation"),  # of a reward model
     Measure("loss", "loss", "nats per token", reference="bayes_loss"),
-    Measure("exact_match", "exact match", better="higher", error="exact_match_error"),
+    Measure("exact_match", "exact match", better="higher", title="Exact match", error="exact_match_error"),
     Measure("correlation", "correlation", "with the true reward", "higher"),
-    Measure("in_order", "preference accuracy", better="higher", error="in_order_error"),
-    Measure("margin", "margin", "nats per pair", "higher", error="margin_error"),
+    Measure("in_order", "preference accuracy", better="higher", title="Preference accuracy", error="in_order_error"),
+    Measure("margin", "margin", "nats per pair", "higher", title="Margin of pairs", error="margin_error"),
     Measure("chosen_log_prob", "log-probability of chosen texts", better="higher", digits=2, headline=False),
     Measure("rejected_log_prob", "and of rejected ones", "nats per text", digits=2, joined=" ", headline=False),
     Measure(
@@ -154,7 +154,7 @@ REWARD = Measure("mean", "reward of samples", better="higher", error="error")  #
 # of an `auxiliary` event, under `measures`
 HEADS = (
     Measure("value_r2", "value R²", better="higher", title="Value: share of the variance explained"),
-    Measure("value_error", title="Value: error, nats per token"),
+    Measure("value_error", unit="nats per token", title="Value: error"),
     Measure(
         "latent_cosine",
         "latent cosine",
@@ -170,11 +170,11 @@ HEADS = (
         reference="span_chance",
     ),
     Measure("multi_token_accuracy", "tokens ahead right", better="higher", title="Tokens ahead: accuracy"),
-    Measure("multi_token_loss", title="Tokens ahead: loss"),
+    Measure("multi_token_loss", unit="nats per token", title="Tokens ahead: loss"),
     Measure("policy_kl", "policy KL", title="Policy: KL from its target", reference="policy_kl_of_model"),
-    Measure("policy_entropy", title="Policy: entropy, nats"),
-    Measure("memory_loss", title="Memory: loss of the segment before"),
-    Measure("memory_accuracy", better="higher", title="Memory: accuracy on the segment before"),
+    Measure("policy_entropy", unit="nats", title="Policy: entropy"),
+    Measure("memory_loss", unit="nats per token", title="Memory: loss of the segment before"),
+    Measure("memory_accuracy", unit="share of tokens", better="higher", title="Memory: accuracy on the segment before"),
 )
 
 # of `calibration.json`, before and after a temperature is applied
@@ -198,11 +198,6 @@ def measured(figures: Figures) -> list[Measure]:
         if measure.applies(figures):
             chosen.setdefault(measure.name, measure)
     return list(chosen.values())
-
-
-def headlines() -> list[Measure]:
-    """The measures at the head of a report, one of each name, in order."""
-    return list({measure.name: measure for measure in MEASURES if measure.headline}.values())
 
 
 def pictured() -> list[Measure]:

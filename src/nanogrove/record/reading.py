@@ -1,11 +1,12 @@
 """What a run folder says, read back: `Run`, from which every section of the report is drawn."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from nanogrove.errors import RunError
+from nanogrove.json_reading import BadJsonError, read_json
 from nanogrove.record.events import Event, Values, read_events
 
 STALE = "stale"  # in place of a calibration that is damaged or belongs to other weights
@@ -53,15 +54,13 @@ def read_run(run: Path) -> Run:
         if not (run / name).is_file():
             raise RunError(f"{run}: no run is here ({name} is missing); give the folder of a run, as in runs/NAME")
     try:
-        preset = json.loads((run / "preset.json").read_text(encoding="utf-8"))
-    except ValueError:
+        preset = read_json(run / "preset.json")
+    except BadJsonError:
         preset = None
     if not isinstance(preset, dict):
         raise RunError(f"{run / 'preset.json'}: not a JSON object; restore the file, or train the run again")
     events: dict[str, list[Event]] = {}
     for event in read_events(run / "events.jsonl"):
-        if not isinstance(event.kind, str) or not isinstance(event.step, int):
-            raise RunError(f"{run / 'events.jsonl'}: an event has no kind or step; the record is damaged")
         events.setdefault(event.kind, []).append(event)
     start = events["start"][0].values if "start" in events else {}
     return Run(str(start.get("name") or run.resolve().name), preset, events, read_calibration(run))
@@ -78,8 +77,8 @@ def read_calibration(run: Path) -> object:
     if any(part.is_symlink() for part in (path, folder, root)) or not path.is_file():
         return None
     try:
-        calibration: Values = json.loads(path.read_bytes())
-        state = json.loads((folder / "state.json").read_bytes())
-        return calibration if calibration["model"] == state["files"]["model.safetensors"] else STALE
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        calibration, state = read_json(path), cast(Values, read_json(folder / "state.json"))
+        same = cast(Values, calibration)["model"] == state["files"]["model.safetensors"]
+        return calibration if same else STALE
+    except (OSError, ValueError, KeyError, TypeError):
         return STALE

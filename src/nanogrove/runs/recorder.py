@@ -12,6 +12,7 @@ from nanogrove.record.folder import RunFolder
 from nanogrove.record.trackers import Tracker, open_trackers
 from nanogrove.reports.report import write_report
 from nanogrove.runs.setup import Setup
+from nanogrove.waits import waiting
 
 RECORDED_STEPS = 10_000  # `step` events in a record, about; a longer run records evenly spaced ones
 
@@ -41,7 +42,8 @@ class Recorder:
 
     def write_report(self) -> None:
         """Writes `report.html`, as far as the record goes."""
-        write_report(self.folder.path)
+        with waiting("drawing the report"):
+            write_report(self.folder.path)
 
 
 class NullRecorder:

@@ -68,7 +68,7 @@ class RHMConfig(GrammarConfig):
     """A Random Hierarchy Model (Cagnetta 2024): see `RandomHierarchyModel`."""
 
     type: Literal["rhm"]
-    v: int = Field(32, ge=2, description="symbols of each level, which are the tokens")
+    v: int = Field(32, ge=2, le=4096, description="symbols of each level, which are the tokens")
     m: int = Field(8, ge=1, description="synonyms: rules of each symbol")
     s: int = Field(2, ge=2, description="symbols that a rule replaces one by")
     L: int = Field(3, ge=1, description="depth of the trees: sequences have s^L tokens")

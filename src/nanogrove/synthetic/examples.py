@@ -49,7 +49,7 @@ class TaskConfig(Settings):
     task: str = Field(description="name of the task, such as copy, addition or maze")
     options: dict[str, Any] = Field({}, description="options of the task, such as the nodes of a maze")
     base: tuple[int, int] = Field((1, 5), description="the easiest and the hardest difficulty to train on")
-    held_out: int = Field(200, ge=1, description="examples of each difficulty in the validation and the test split")
+    held_out: int = Field(200, ge=1, le=10_000, description="examples of each difficulty in each held-out split")
 
     @field_validator("base")
     @classmethod

@@ -15,27 +15,55 @@ whose checksum differs, and reads nothing but safetensors and JSON: no code can 
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors.torch
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nanogrove.atomic import flush_folder, write_folder
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import CheckpointError, DataError
+from nanogrove.json_reading import parse_json
+from nanogrove.memory import free_bytes, shown_bytes
 from nanogrove.model.gpt import GPT, ModelConfig, unstack
 from nanogrove.model.heads import AuxiliaryConfig, Heads
+from nanogrove.model.size import Shape, parameter_shapes
+from nanogrove.settings import reason
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
 
 FORMAT = 1
 ROTATION = ("current", "prev", "prev2")
+MAX_BYTES = {"state.json": 16_000_000, "config.json": 1_000_000, "calibration.json": 16_000_000}
+MAX_HEADER_BYTES = 16_000_000  # of safetensors: the names and shapes of its tensors, in JSON
+Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
 FILES = ("model.safetensors", "heads.safetensors", "optimizer.safetensors", "kept.safetensors")
+
+
+class BestState(BaseModel):
+    """The best evaluation until then."""
+
+    step: Count
+    score: float
+    member: Count
+
+
+class State(BaseModel):
+    """What `state.json` must hold; whoever saves may add more."""
+
+    step: Count
+    tokens: Count
+    round: Count
+    seconds: float
+    notes: dict[str, Any]
+    files: dict[str, str]
+    position: Count = 0
+    best: BestState | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +81,7 @@ class Checkpoint:
 
     def restore(self, state: TrainState) -> None:
         """Sets weights, moments and counters of a training state. Raises CheckpointError where they do not fit."""
-        if self.optimizer is None:
+        if self.optimizer is None or not {"position", "best"} <= self.state.keys():
             raise CheckpointError(f"{self.folder}: holds weights only and cannot be resumed from; use current")
         load_weights(state.model, self.model, self.folder)
         if state.heads is not None:
@@ -67,15 +95,27 @@ class Checkpoint:
         state.method_state, state.method_tensors = dict(self.state["notes"]), dict(self.method_tensors)
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor], where: Path) -> None:
-    """Copies weights into a model. Raises CheckpointError naming the first that is missing, extra or misshapen."""
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
+    """Copies weights into a model. Raises CheckpointError as `check_weights` does."""
+    check_weights(weights, shapes_of(model), where)
+    model.load_state_dict(weights)
+
+
+def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Shape], where: Path) -> None:
+    """Raises CheckpointError naming the first weight that is missing, extra, misshapen or not of 32-bit numbers."""
     for name in sorted(expected.keys() | weights.keys()):
         shape = tuple(weights[name].shape) if name in weights else "missing"
-        expected_shape = tuple(expected[name]) if name in expected else "none"
+        expected_shape = expected.get(name, "none")
         if shape != expected_shape:
             raise CheckpointError(f"{where}: weight {name} is {shape}, and the configuration asks for {expected_shape}")
-    model.load_state_dict(weights)
+        if weights[name].dtype != torch.float32:
+            kind = str(weights[name].dtype).removeprefix("torch.")
+            raise CheckpointError(f"{where}: weight {name} holds {kind}, and a checkpoint holds float32")
+
+
+def shapes_of(module: nn.Module) -> dict[str, Shape]:
+    """The shapes of a module's tensors by name."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def save_checkpoint(
@@ -160,10 +200,17 @@ def checksum_of(record: dict[str, Any]) -> str:
 
 
 def read_plain(path: Path) -> bytes:
-    """The bytes of a regular file. Raises CheckpointError for a link, a missing or an unreadable file."""
+    """The bytes of a regular file.
+
+    Raises CheckpointError for a link, a missing or an unreadable file, and for one that does not fit in memory twice,
+    as bytes and as what they hold; JSON has limits of its own, since its objects take many times as much.
+    """
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise CheckpointError(f"{path}: is a link or no file; a checkpoint holds plain files only")
     try:
+        size, limit = path.stat().st_size, MAX_BYTES.get(path.name, free_bytes() // 2)
+        if size > limit:
+            raise CheckpointError(f"{path}: takes {shown_bytes(size)}, and it may take {shown_bytes(limit)} at most")
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
@@ -173,7 +220,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Reads a checkpoint folder. Raises CheckpointError, in one line, for anything that is not whole and plain."""
     _check_plain(folder)
     try:
-        record = json.loads(read_plain(folder / "state.json"))
+        record = parse_json(read_plain(folder / "state.json"))
+        if not isinstance(record, dict):
+            raise TypeError
         if record["format"] != FORMAT:
             raise CheckpointError(
                 f"{folder}: has checkpoint format {record['format']}, and this nanogrove reads format {FORMAT}; "
@@ -181,9 +230,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             )
         if record["checksum"] != checksum_of(record):
             raise CheckpointError(f"{folder / 'state.json'}: damaged, its checksum differs")
-        checksums = dict(record["files"])
-        if not all(isinstance(record[key], int) for key in ("step", "tokens", "round")):
-            raise TypeError
+        checksums = State.model_validate(record).files
+    except ValidationError as error:
+        key, problems = ".".join(map(str, error.errors()[0]["loc"])), error.errors()
+        raise CheckpointError(f"{folder / 'state.json'}: damaged, {key} {reason(problems)}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{folder / 'state.json'}: damaged, not the state of a checkpoint") from None
     files = {}
@@ -195,24 +245,39 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     try:
         config = ModelConfig.model_validate_json(files["config.json"])
         tokenizer = Tokenizer.from_json(files["tokenizer.json"].decode(), where=str(folder / "tokenizer.json"))
-        model = safetensors.torch.load(files["model.safetensors"])
+        model = _tensors(files["model.safetensors"])
         moments = files.get("optimizer.safetensors")
-        optimizer = None if moments is None else safetensors.torch.load(moments)
+        optimizer = None if moments is None else _tensors(moments)
         method_tensors, heads = (
-            safetensors.torch.load(files[name]) if name in files else {}
-            for name in ("kept.safetensors", "heads.safetensors")
+            _tensors(files[name]) if name in files else {} for name in ("kept.safetensors", "heads.safetensors")
         )
     except KeyError as error:
         raise CheckpointError(f"{folder}: incomplete, {error} is missing") from None
-    except (ValidationError, DataError, SafetensorError, UnicodeDecodeError) as error:
-        reason = str(error).split("\n")[0]
-        raise CheckpointError(f"{folder}: a file in it is not what its name says ({reason})") from None
+    except ValidationError as error:
+        key, problems = ".".join(map(str, error.errors()[0]["loc"])) or "model", error.errors()
+        why = "is no setting of a model" if problems[0]["type"] == "extra_forbidden" else reason(problems)
+        raise CheckpointError(f"{folder}: a file in it is not what its name says (config.json: {key} {why})") from None
+    except (DataError, SafetensorError, ValueError) as error:
+        why = str(error).split("\n")[0]
+        raise CheckpointError(f"{folder}: a file in it is not what its name says ({why})") from None
     if config.vocab_size is None or tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens and the model {config.vocab_size}; "
             "they are not of one run"
         )
+    if config.within_documents and config.document_mark is None:
+        raise CheckpointError(f"{folder / 'config.json'}: damaged, within_documents is set and document_mark is not")
+    embed = model.get("embed.weight", torch.empty(0))
+    check_weights(model, parameter_shapes(config, len(embed) if embed.dim() == 3 else None), folder)
     return Checkpoint(folder, config, tokenizer, model, optimizer, method_tensors, record, heads)
+
+
+def _tensors(data: bytes) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises SafetensorError, and ValueError for a header too long for tensors."""
+    header = int.from_bytes(data[:8], "little")
+    if header > MAX_HEADER_BYTES:
+        raise ValueError(f"its header takes {shown_bytes(header)}, and {shown_bytes(MAX_HEADER_BYTES)} is the most")
+    return safetensors.torch.load(data)
 
 
 def _check_plain(folder: Path) -> None:
@@ -264,10 +329,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def model_of(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> GPT:
-    """The model a checkpoint holds; of a population that was never scored, its first member."""
+    """The model a checkpoint holds; of a population that was never scored, its first member.
+
+    Raises CheckpointError for weights that are NaN or infinite.
+    """
     weights = checkpoint.model
     if weights.get("embed.weight", torch.empty(0)).dim() == 3:
         weights = unstack(weights, 0)
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{checkpoint.folder}: weight {name} is NaN or infinite, so this model computes nothing; take another "
+                "checkpoint of its run, or train it anew"
+            )
     model = GPT(checkpoint.config)
     load_weights(model, weights, checkpoint.folder)
     return model.to(device)
@@ -281,10 +355,14 @@ def heads_of(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Head
     if checkpoint.model["embed.weight"].dim() == 3:
         weights = unstack(weights, 0)
     try:
-        heads = Heads(AuxiliaryConfig.model_validate(checkpoint.state.get("auxiliary")), checkpoint.config)
+        settings = AuxiliaryConfig.model_validate(checkpoint.state.get("auxiliary"))
     except ValidationError:
         raise CheckpointError(f"{checkpoint.folder}: state.json does not tell what its heads are; train anew") from None
-    load_weights(heads, weights, checkpoint.folder / "heads.safetensors")
+    with torch.device("meta"):  # heads of other sizes than the file's could take all memory
+        expected = shapes_of(Heads(settings, checkpoint.config))
+    check_weights(weights, expected, checkpoint.folder / "heads.safetensors")
+    heads = Heads(settings, checkpoint.config)
+    heads.load_state_dict(weights)
     return heads.to(device)
 
 

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
 from nanogrove.record.events import Event, Values
 from nanogrove.train.optim.optimizer import Optimizer
+from nanogrove.train.optim.rules import RULES
 
 
 @dataclass
@@ -56,13 +58,16 @@ def optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
 def load_optimizer_tensors(state: TrainState, tensors: dict[str, Tensor]) -> None:
     """Sets the moments from such a dict. Copies, so that every tensor has the alignment that torch gives new ones.
 
-    Raises KeyError for a parameter that the model lacks, ValueError for a moment of another shape.
+    Raises KeyError for a parameter that the model lacks, ValueError for a moment of another shape, name or type.
     """
     parameters = dict(state.named_parameters())
+    known = {"step", *(name for group in state.optimizer.groups for name in RULES[group.rule].moments)}
     state.optimizer.state.clear()
     for key, value in tensors.items():
-        name, moment = key.rsplit("/", 1)
+        name, _, moment = key.rpartition("/")
         parameter = parameters[name]
+        if moment not in known or value.dtype != torch.float32:
+            raise ValueError(f"{key} is not one of its moments")
         by_member = moment == "step" and value.dim() == 1 and value.shape == parameter.shape[:1]
         if value.dim() and value.shape != parameter.shape and not by_member:
             raise ValueError(f"{key} is {tuple(value.shape)}, its parameter {tuple(parameter.shape)}")

@@ -8,15 +8,10 @@ from typing import Any
 
 import pytest
 
-from nanogrove.reports import page, report
+from nanogrove.reports import report
 
 HOSTILE = "</script><script>alert(1)</script>"
 STALE = "calibration.json is damaged or belongs to other weights"
-
-
-@pytest.fixture(autouse=True)
-def _short_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "get_plotlyjs", lambda: "var Plotly;")
 
 
 def figures(ece: float) -> dict[str, Any]:
@@ -62,19 +57,19 @@ def test_diagrams_before_and_after_with_the_diagonal(tmp_path: Path) -> None:
     text, shown = drawn(folder(tmp_path / "run", json.dumps(record())))
     for name in ("Tokens", "Sequences"):
         figure = shown[f"{name}: accuracy over confidence"]
-        assert figure["x"] == "confidence"
+        assert (figure["x"], figure["y"]) == ("confidence", "accuracy")
         before, after, ideal = figure["lines"]
         assert (before["name"], after["name"], ideal["name"]) == ("before", "after", "ideal")
         assert (before["x"], before["y"]) == ([0.4, 0.9], [0.3, 0.5]), "neither an empty bin nor one of two is a point"
-        assert (ideal["x"], ideal["y"], ideal["reference"]) == ([0, 1], [0, 1], True)
+        assert (ideal["x"], ideal["y"], ideal["style"]) == ([0, 1], [0, 1], "reference")
     assert "fitted on 2 k tokens of the validation split, which chose this checkpoint too; shown is the test" in text
     assert "its interval resamples 66 blocks of neighbouring sequences" in text
-    assert "<th>the same debiased, root mean square</th><td>0.0500</td><td>0.0100</td>" in text
-    assert "<th>95 % interval, from</th><td>-0.0100</td><td>-0.0100</td>" in text
-    assert "<th>95 % interval, to</th><td>n/a</td><td>n/a</td>" in text
+    assert '<th scope="row">the same debiased, root mean square</th><td>0.0500</td><td>0.0100</td>' in text
+    assert '<th scope="row">95 % interval, from</th><td>-0.0100</td><td>-0.0100</td>' in text
+    assert '<th scope="row">95 % interval, to</th><td>n/a</td><td>n/a</td>' in text
     assert "share of them that is predicted right" in text
-    assert "<th>ECE, 15 bins of equal width</th><td>0.2000</td><td>0.0400</td>" in text
-    assert "<th>ECE, 15 bins of equal mass</th><td>0.1000</td><td>0.0200</td>" in text
+    assert '<th scope="row">ECE, 15 bins of equal width</th><td>0.2000</td><td>0.0400</td>' in text
+    assert '<th scope="row">ECE, 15 bins of equal mass</th><td>0.1000</td><td>0.0200</td>' in text
     assert "12.3 k tokens" in text
 
 
@@ -144,6 +139,7 @@ def test_one_bad_value_anywhere_costs_no_report_and_adds_no_tag(tmp_path: Path, 
         section = report.calibration(report.read_run(run))
         assert HOSTILE not in section
         assert set(re.findall(r"<(\w+)", section)) <= {
-            *("h2", "p", "div", "figure", "figcaption", "script", "table", "caption", "tr", "th", "td")
+            *("h2", "p", "div", "figure", "figcaption", "script", "table", "caption", "tr", "th", "td"),
+            *("ul", "li", "button", "bdi"),
         }
         assert section.count("<script") == section.count("</script") <= 2

@@ -25,7 +25,13 @@ def drawn(values: dict[str, Any]) -> str:
 
 def test_losses_shares_and_measures_are_drawn() -> None:
     page = drawn(VALUES)
-    for text in ("Losses of heads", "Gradient in the trunk", "latent_copying, 2", "value_r2", "Idle at the end: span"):
+    for text in (
+        "Losses of heads",
+        "Gradient in the trunk",
+        "latent copying, 2 ahead",
+        "value r2",
+        "Idle at the end: span",
+    ):
         assert text in page
     assert "Policy" not in page, "of heads that are not there nothing is drawn"
     assert heads(Run("run", {}, {})) == ""

@@ -29,10 +29,10 @@ def test_distribution_objective_and_kl(tmp_path: Path, drawn: Any) -> None:
     ]
     text, shown = drawn(tmp_path, events)
     rewards = shown["Rewards of the training texts"]["lines"][0]
-    assert (rewards["x"], rewards["y"]) == ([0.5, 1.5], [5, 7])
+    assert (rewards["style"], rewards["x"], rewards["width"], rewards["y"]) == ("bars", [0.5, 1.5], [1, 1], [5, 7])
     against = shown["Objective against KL"]["lines"][0]
     assert (against["x"], against["y"]) == ([0.1, 0.3], [0.9, 0.8])
-    assert shown["KL from the reference, nats per token"]["lines"][0]["x"] == [20, 30, 40]
+    assert shown["KL from the reference"]["lines"][0]["x"] == [20, 30, 40]
     assert "effective sample size: 300 of 1,200 texts; training ended: KL 2.000 exceeds" in text
 
 
@@ -47,10 +47,10 @@ def test_log_probabilities_of_pairs_begin_at_the_reference(tmp_path: Path, drawn
         scored(20, kl=0.3, score=0.5, **sides(-23.5, -60.0)),
     ]
     text, shown = drawn(tmp_path, events)
-    chosen, rejected = shown["Log-probability of held-out texts, nats per text"]["lines"]
+    chosen, rejected = shown["Log-probability of held-out texts"]["lines"]
     assert (chosen["x"], chosen["y"]) == ([10, 15, 20], [-20, -19, -23.5])
     assert (rejected["name"], rejected["y"]) == ("rejected", [-30, -31, -60])
-    assert shown["Log-probability of held-out texts, nats per token"]["lines"][1]["y"] == [-3, -3.1, -6]
+    assert shown["Log-probability per token"]["lines"][1]["y"] == [-3, -3.1, -6]
     assert (
         "held-out chosen texts went from -20.00 to -23.50 nats per text; chosen texts are less likely than to" in text
     )

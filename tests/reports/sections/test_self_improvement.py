@@ -8,14 +8,9 @@ from typing import Any
 import pytest
 
 from nanogrove.record.events import Event
-from nanogrove.reports import figures, page, report
+from nanogrove.reports import report
 
 HOSTILE = "</script><script>alert(1)</script>"
-
-
-@pytest.fixture(autouse=True)
-def _short_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "get_plotlyjs", lambda: "var Plotly;")
 
 
 def exact(number: int, frontier: int, *right: float) -> Event:
@@ -59,14 +54,14 @@ def test_exact_match_by_difficulty_and_round_is_a_heat_map(tmp_path: Path) -> No
     assert after["y"] == [1.0, 0.75, 0.25], "the state that was kept"
     shown = drawn(report_of(tmp_path / "run", events))
     heat = shown["Exact match, median voter"]
-    assert heat["heat"] == {"x": [0, 1], "y": [1, 2, 3], "z": [[1.0, 1.0], [0.5, 0.75], [None, 0.25]]}
+    assert heat["heat"] == {"x": ["0", "1"], "y": ["1", "2", "3"], "z": [[1.0, 1.0], [0.5, 0.75], [None, 0.25]]}
     assert (heat["x"], heat["y"]) == ("round", "difficulty")
     assert shown["Exact match of the vote"]["heat"]["z"][1] == [0.5, 0.75]
     base, last = shown["Exact match by difficulty, median voter"]["lines"]
     assert (base["name"], base["x"], base["y"]) == ("base alone", [1, 2], [1.0, 0.5])
     assert (last["x"], last["y"]) == ([1, 2, 3], [1.0, 0.75, 0.25])
     assert shown["Agreement of all voters"]["heat"]["z"][0] == [0.5, 0.5]
-    assert shown["Wrong among kept labels"]["heat"] == {"x": [1], "y": [2], "z": [[0.125]]}
+    assert shown["Wrong among kept labels"]["heat"] == {"x": ["1"], "y": ["2"], "z": [[0.125]]}
     recall = {line["name"]: line["y"] for line in shown["Recall of each filter"]["lines"]}
     assert recall == {"all": [0.25], "vote": [0.25], "length": [1.0]}
     assert [line["name"] for line in shown["Precision of each filter"]["lines"]] == ["all", "vote", "length"]
@@ -95,11 +90,3 @@ def test_a_record_of_nonsense_still_has_a_page(tmp_path: Path, bad: Any) -> None
 
 def test_a_run_of_another_method_has_no_such_section(tmp_path: Path) -> None:
     assert "Self-improvement" not in report_of(tmp_path / "run", [Event("step", 1, {"loss": 1.0})])
-
-
-def test_a_heat_map_leaves_out_what_has_no_place() -> None:
-    cells = [(0, 1, 0.5), (None, 1, 0.7), (2, "x", 0.7), (1, 2, float("nan")), (1, 1, None)]
-    [spec] = drawn(figures.heatmap("a<b", "x", "y", cells)).values()
-    assert spec["heat"] == {"x": [0, 1], "y": [1, 2], "z": [[0.5, None], [None, None]]}
-    assert figures.heatmap("t", "x", "y", [(0, 1, None)]) == ""
-    assert "&lt;" in figures.heatmap("a<b", "x", "y", cells)

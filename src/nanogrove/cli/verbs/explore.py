@@ -20,11 +20,14 @@ def explore(
     """Look at text, CSV, JSON lines, Parquet or PDF, and write a preset that trains on it."""
     if out is not None and out.exists():
         raise RunError(f"{out}: is there already; name another file")
-    from nanogrove.cli.exploration import described, proposed
-    from nanogrove.explore.findings import explore as look
-    from nanogrove.explore.proposal import propose, seconds, write_preset
+    from nanogrove.cli.waits import shown_waits
 
-    findings = look(path)
+    with shown_waits(f"looking at {path}"):
+        from nanogrove.cli.exploration import described, proposed
+        from nanogrove.explore.findings import explore as look
+        from nanogrove.explore.proposal import propose, seconds, write_preset
+
+        findings = look(path)
     width = text_width()
     for line in described(findings, width):
         print(line)
@@ -34,7 +37,8 @@ def explore(
             f"{path}: too little to train on, with {findings.chosen_tokens.count:,} tokens; nothing is written"
         )
     sys.stdout.flush()  # what follows takes seconds
-    took = seconds(proposal, findings.chosen_tokens.vocabulary)
+    with shown_waits("timing a step"):
+        took = seconds(proposal, findings.chosen_tokens.vocabulary)
     written = write_preset(proposal, path, out)
     for line in proposed(proposal, took, str(written), width):
         print(line)

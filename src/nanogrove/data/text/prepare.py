@@ -102,11 +102,11 @@ def write(
     going_on = index is not None and not index["complete"] and index["change_times"] == changes
     writer = ShardWriter(folder, index if going_on else None, tokenizer.vocab_size, streams(source), changes)
     skipped = Skipped(config.bad_rows == "refuse")
-    pieces = assign_to_splits(config, source, characters_to_split(config, source), skipped)
+    pieces, size = assign_to_splits(config, source, characters_to_split(config, source), skipped), source.size()
     for batch, encoded in _tokenized_batches(islice(pieces, writer.index["pieces"], None), tokenizer):
         for (split, piece), ids in zip(batch, encoded, strict=True):
             writer.add(split, piece, np.concatenate(([tokenizer.end], ids)) if piece.first else ids)
-        watch(Wait(f"tokenising {source.title()}", _share(writer.index, source)))
+        watch(Wait(f"tokenising {source.title()}", _share(writer.index, size)))
         if writer.uncommitted >= TOKENS_PER_COMMIT:
             writer.commit(skipped)
             yield
@@ -140,9 +140,9 @@ def is_complete(folder: Path, change_times: list[int], tokenizer: Tokenizer) -> 
     return True
 
 
-def _share(index: Index, source: DocumentSource) -> float | None:
-    """The share of a source that is tokenised, by bytes of text; None for one that is packed or of unknown size."""
-    done, size = sum(split["bytes"] for split in index["splits"].values()), source.size()
+def _share(index: Index, size: int | None) -> float | None:
+    """The share of `size` bytes that is tokenised; None for a source that is packed or of unknown size."""
+    done = sum(split["bytes"] for split in index["splits"].values())
     return done / size if size and done <= size else None
 
 

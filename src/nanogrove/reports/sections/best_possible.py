@@ -1,7 +1,14 @@
 """For data whose truth is known: how far a model is from the best there is."""
 
+from nanogrove.record.events import Values
 from nanogrove.record.reading import Run
-from nanogrove.reports.figures import escaped, finite, line, plot
+from nanogrove.reports.evaluations import banded
+from nanogrove.reports.figures import plot, rows
+from nanogrove.reports.lines import Line, line
+from nanogrove.reports.values import escaped
+
+NATS = "nats per token"
+MAX_TREES = 8
 
 
 def best_possible(run: Run) -> str:
@@ -14,29 +21,42 @@ def best_possible(run: Run) -> str:
     def over(name: str) -> list[object]:
         return [event.values.get(name) for event in evaluations]
 
-    losses = [*line("model", steps, over("loss")), *line("best", steps, over("bayes_loss"), reference=True)]
+    losses = [*line("model", steps, over("loss")), *line("best", steps, over("bayes_loss"), "reference")]
     for name, key in (("bigram", "bigram_loss"), ("ln v", "uniform_loss")):
-        losses += line(name, steps, [data.get(key)] * len(steps), reference=True)
-    bands = [
-        [middle - error, middle, middle + error] if error is not None and middle is not None else excess
-        for excess, error in zip(over("excess"), over("excess_error"), strict=True)
-        for middle, error in [(finite(excess), finite(error))]
-    ]
-    hits = [*line("model", steps, over("accuracy")), *line("best", steps, over("bayes_accuracy"), reference=True)]
-    last = evaluations[-1].values
-    positions, kl = last.get("positions") or [], last.get("kl") or []
-    if kl and isinstance(kl[0], list):  # of a population, member by member
-        kl = [list(members) for members in zip(*kl, strict=True)]
-    where = line("KL", positions, kl) if len(positions) > 1 else []
+        losses += line(name, steps, [data.get(key)] * len(steps), "reference")
+    bands = [banded(*pair) for pair in zip(over("excess"), over("excess_error"), strict=True)]
+    hits = [*line("model", steps, over("accuracy")), *line("best", steps, over("bayes_accuracy"), "reference")]
+    where = _by_position(evaluations[-1].values)
     excess = line("excess", steps, bands)
-    rows = [
-        [plot("Validation loss, nats per token", "step", losses, True), plot("Excess loss", "step", excess, True)],
-        [plot("Accuracy", "step", hits, True), plot("KL(best ‖ model) by position", "position", where)],
+    pictures = [
+        [
+            plot("Validation loss", "step", NATS, losses, log_x=True),
+            plot("Loss above the best possible, two standard errors", "step", NATS, excess, log_x=True),
+        ],
+        [
+            plot("Accuracy", "step", "share of tokens", hits, log_x=True),
+            plot("KL(best ‖ model) by position, at the end", "position", NATS, where),
+        ],
     ]
-    body = "".join(f'<div class="row">{"".join(row)}</div>' for row in rows)
-    trees = "".join(f"<pre>\n{escaped(drawn)}</pre>" for tree in data.get("trees") or [] if (drawn := _tree(tree)))
-    shown = f"<h2>Trees of this grammar</h2>{trees}" if trees else ""
-    return f"<h2>Against the best possible</h2>{body}{shown}"
+    body = rows(pictures)
+    return f"<h2>Against the best possible</h2>{body}{_trees(data.get('trees'))}"
+
+
+def _by_position(values: Values) -> list[Line]:
+    """The KL divergence at each position where there are several, of a population a median with a band."""
+    positions, kl = values.get("positions"), values.get("kl")
+    if not isinstance(positions, list) or not isinstance(kl, list) or len(positions) < 2:
+        return []
+    if kl and all(isinstance(member, list) for member in kl):
+        kl = [list(members) for members in zip(*kl, strict=False)]
+    return line("KL", positions, kl) if len(kl) == len(positions) else []
+
+
+def _trees(trees: object) -> str:
+    """A heading and the first trees of a list."""
+    known = [drawn for tree in trees[:MAX_TREES] if (drawn := _tree(tree))] if isinstance(trees, list) else []
+    drawings = "".join(f'<pre class="tree">\n{escaped(drawn)}</pre>' for drawn in known)
+    return f"<h3>Trees of this grammar</h3>{drawings}" if known else ""
 
 
 def _tree(levels: object) -> str:

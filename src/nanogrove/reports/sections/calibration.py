@@ -6,7 +6,9 @@ is taken on trust: what is not a finite number is left out or shown as `n/a`.
 
 from nanogrove.record.measures import CALIBRATION
 from nanogrove.record.reading import STALE, Run
-from nanogrove.reports.figures import UNKNOWN, Line, escaped, finite, line, plot, short
+from nanogrove.reports.figures import plot
+from nanogrove.reports.lines import Line, line
+from nanogrove.reports.values import UNKNOWN, escaped, finite, short
 
 EVENTS = {
     "answer": "is right when the model's greedy answer is the true one",
@@ -43,20 +45,20 @@ def calibration(run: Run) -> str:
     for name in ("tokens", "sequences"):
         figures = {when: _of(measured, "figures", name, when) for when in ("before", "after")}
         lines = [one for when, each in figures.items() for one in _reliability(when, each)]
-        ideal = line("ideal", [0, 1], [0, 1], reference=True)
-        diagrams += plot(f"{name.capitalize()}: accuracy over confidence", "confidence", [*lines, *ideal])
+        ideal = line("ideal", [0, 1], [0, 1], "reference")
+        diagrams += plot(f"{name.capitalize()}: accuracy over confidence", "confidence", "accuracy", [*lines, *ideal])
         tables += _table(f"{short(finite(measured.get(name)))} {name}", figures)
     body = "".join(f'<div class="row">{row}</div>' for row in (diagrams, tables))
-    return f'<h2>Calibration</h2><p class="made">{escaped(note)}</p>{body}'
+    return f'<h2>Calibration</h2><p class="note">{escaped(note)}</p>{body}'
 
 
 def _table(caption: str, figures: dict[str, dict[str, object]]) -> str:
     rows = ""
     for measure in CALIBRATION:
         cells = "".join(f"<td>{_number(each.get(measure.name))}</td>" for each in figures.values())
-        rows += f"<tr><th>{measure.title or measure.label}</th>{cells}</tr>"
-    head = "".join(f"<td>{when}</td>" for when in figures)
-    return f"<table><caption>{caption}</caption><tr><th></th>{head}</tr>{rows}</table>"
+        rows += f'<tr><th scope="row">{measure.title or measure.label}</th>{cells}</tr>'
+    head = "".join(f'<th scope="col">{when}</th>' for when in figures)
+    return f"<table><caption>{caption}</caption><tr><td></td>{head}</tr>{rows}</table>"
 
 
 def _reliability(name: str, figures: dict[str, object]) -> list[Line]:

@@ -7,7 +7,9 @@ from nanogrove.errors import RunError
 from nanogrove.record.events import Event
 from nanogrove.record.lineage import Genealogy, Life, genealogy, winning_line
 from nanogrove.record.reading import Run
-from nanogrove.reports.figures import Line, escaped, finite, line, links, plot
+from nanogrove.reports.figures import plot, rows
+from nanogrove.reports.lines import Line, line, links
+from nanogrove.reports.values import escaped, finite
 
 
 def evolution(run: Run) -> str:
@@ -20,24 +22,33 @@ def evolution(run: Run) -> str:
     winner = winning_line(lived)
     numbers = [event.values["generation"] for event in generations]
     scores = [[life.score for life in members.values()] for members in lived]
+    unit = str(generations[-1].values.get("unit") or "score")
     best = [min((score for score in these if score is not None), default=None) for these in scores]
     pictures = [
         [
             plot(
-                "Score: best, median, worst (lower is better)",
+                "Score: best, median, worst; lower is better",
                 "generation",
+                unit,
                 [*line("all members", numbers, scores), *line("best", numbers, best)],
             ),
-            plot("Genealogy", "generation", [*links("all members", _descent(lived)), *_traced("winner", winner)]),
+            plot(
+                "Genealogy: each member joined to its parent",
+                "generation",
+                unit,
+                [*links("all members", _descent(lived)), *_traced("winner", winner)],
+            ),
         ],
         [_hyperparameter(name, lived, winner) for name in _names(lived)],
         [
-            plot("Distance of members in weights", "generation", _distance(generations, numbers, "weights")),
-            plot("Distance in predictions", "generation", _distance(generations, numbers, "predictions")),
+            plot(
+                "Distance of members in weights", "generation", "distance", _distance(generations, numbers, "weights")
+            ),
+            plot("Distance in predictions", "generation", "distance", _distance(generations, numbers, "predictions")),
         ],
     ]
-    body = "".join(f'<div class="row">{"".join(row)}</div>' for row in pictures if any(row))
-    return f'<h2>Evolution</h2>{body}<p class="made">{escaped(_summary(generations, winner))}</p>'
+    body = rows(pictures)
+    return f'<h2>Evolution</h2>{body}<p class="note">{escaped(_summary(generations, winner))}</p>'
 
 
 def _descent(lived: Genealogy) -> list[tuple[tuple[object, object], tuple[object, object]]]:
@@ -66,7 +77,8 @@ def _hyperparameter(name: str, lived: Genealogy, winner: Sequence[Life]) -> str:
     return plot(
         f"{name} of all members, and of the winner",
         "generation",
-        [*line("all", numbers, values), *traced],
+        name,
+        [*line("all members", numbers, values), *traced],
         log_y=positive,
     )
 

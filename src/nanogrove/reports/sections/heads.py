@@ -2,9 +2,21 @@
 
 from nanogrove.record.measures import HEADS
 from nanogrove.record.reading import Run
-from nanogrove.reports.figures import Line, escaped, line, plot
+from nanogrove.reports.evaluations import titled
+from nanogrove.reports.figures import plot, rows
+from nanogrove.reports.lines import Line, Style, line, noisy
+from nanogrove.reports.values import escaped
 
-PARTS = ("value", "value_imagined", "dynamics_latent", "dynamics_token", "span", "multi_token", "policy", "memory")
+NAMES = {
+    "value": "value",
+    "value_imagined": "value, imagined",
+    "dynamics_latent": "dynamics, latent",
+    "dynamics_token": "dynamics, token",
+    "span": "spans",
+    "multi_token": "tokens ahead",
+    "policy": "policy",
+    "memory": "memory",
+}  # of the parts of the loss
 BASELINES = {measure.reference for measure in HEADS if measure.reference}
 
 
@@ -16,15 +28,14 @@ def heads(run: Run) -> str:
     steps, seen = run.of("step"), [event.values.get("seen") for event in events]
     tokens = [event.values.get("tokens") for event in steps]
     losses, shares = [], []
-    for part in PARTS:
-        losses += line(part, tokens, [event.values.get(part) for event in steps])
-        shares += line(part, seen, [event.values["shares"].get(part) for event in events])
-    least = (
-        line("idle below", seen, [events[-1].values.get("idle_below")] * len(events), reference=True) if shares else []
-    )
+    for part in NAMES:
+        name = NAMES[part]
+        losses += noisy(name, tokens, [event.values.get(part) for event in steps])
+        shares += line(name, seen, [event.values["shares"].get(part) for event in events])
+    least = line("idle below", seen, [events[-1].values.get("idle_below")] * len(events), "reference") if shares else []
     figures = [
-        plot("Losses of heads, without their weights", "tokens", losses),
-        plot("Gradient in the trunk, over the main loss's", "tokens", [*shares, *least], log_y=True),
+        plot("Losses of heads, without their weights", "tokens", "loss", losses),
+        plot("Gradient in the trunk, over the main loss's", "tokens", "ratio of norms", [*shares, *least], log_y=True),
     ]
     measured = [event.values.get("measures") for event in events]
     for measure in HEADS:
@@ -32,25 +43,25 @@ def heads(run: Run) -> str:
         for name in filter(None, (measure.name, measure.reference)):
             values = [each.get(name) if isinstance(each, dict) else None for each in measured]
             lines += _by_step(name, seen, values)
-        figures.append(plot(measure.title, "tokens", lines))
+        figures.append(plot(titled(measure), "tokens", measure.unit or measure.label or measure.title, lines))
     idle = events[-1].values.get("idle")
     note = (
-        f'<p class="made">Idle at the end: {escaped(", ".join(map(str, idle)))}</p>'
+        f'<p class="note">Idle at the end: {escaped(", ".join(map(str, idle)))}</p>'
         if idle and isinstance(idle, list)
         else ""
     )
     pairs = [figures[n : n + 2] for n in range(0, len(figures), 2)]
-    rows = "".join(f'<div class="row">{"".join(pair)}</div>' for pair in pairs if any(pair))
-    return f"<h2>Auxiliary heads</h2>{note}{rows}"
+    return f"<h2>Auxiliary heads</h2>{note}{rows(pairs)}"
 
 
 def _by_step(name: str, seen: list[object], values: list[object]) -> list[Line]:
     """A line for each step ahead where values are lists, one per step; else one line."""
-    reference = name in BASELINES
+    style: Style = "reference" if name in BASELINES else "plain"
+    label = name.replace("_", " ")
     if not any(isinstance(value, list) for value in values):
-        return line(name, seen, values, reference=reference)
+        return line(label, seen, values, style)
     lines, steps = [], max(len(value) for value in values if isinstance(value, list))
     for k in range(steps):
         each = [value[k] if isinstance(value, list) and len(value) > k else None for value in values]
-        lines += line(f"{name}, {k + 1}", seen, each, reference=reference)
+        lines += line(f"{label}, {k + 1} ahead", seen, each, style)
     return lines

@@ -1,29 +1,53 @@
 """The head of a report: what was trained, and how good it is."""
 
-from nanogrove.record.measures import headlines
+from nanogrove.record.events import Values
+from nanogrove.record.measures import Measure, measured
 from nanogrove.record.reading import Run, times
-from nanogrove.reports.figures import duration, escaped, finite, quantity, short
+from nanogrove.reports.values import UNKNOWN, decimal, duration, escaped, finite, quantity, short
 
 
 def overview(run: Run) -> str:
-    """Title, how the run was made, and one line of key figures."""
+    """Title, how the run was made, and one line of key figures, of which those that are not known are left out."""
     start, step, end = (run.last(kind) for kind in ("start", "step", "end"))
     finished = bool(run.of("end"))
-    result = {**(run.evaluations() or [end])[-1].values, **end.values}
-    scored = {measure.label: quantity(result.get(measure.name)) for measure in headlines()}
-    loss = f"{result.get('split') or 'validation'} loss" if finished else "validation loss so far"
-    figures = {
-        loss: scored.pop("loss"),
-        **scored,
-        "training tokens": short(finite({**step.values, **end.values}.get("tokens"))),
-        "training time": duration(finite({**times(step), **times(end)}.get("seconds"))),
-        "parameters": short(finite(start.values.get("parameters"))),
-    }
+    result = {**_best(run), **end.values}
+    figures = [
+        *(_figure(measure, result, finished) for measure in measured(result) if measure.headline and not measure.by),
+        ("training tokens", short(finite({**step.values, **end.values}.get("tokens"))), ""),
+        ("training time", duration(finite({**times(step), **times(end)}.get("seconds"))), ""),
+        ("parameters", short(finite(start.values.get("parameters"))), ""),
+    ]
     cells = "".join(
-        f"<div><dt>{escaped(label)}</dt><dd>{escaped(value)}</dd></div>" for label, value in figures.items()
+        f"<div><dt>{escaped(label)}</dt><dd>{escaped(value)}</dd>{f'<dd>{escaped(about)}</dd>' if about else ''}</div>"
+        for label, value, about in figures
+        if value != UNKNOWN
     )
     settings = [str(start.values[key]) for key in ("method", "device", "precision") if start.values.get(key)]
     settings += [f"seed {start.values['seed']}"] if "seed" in start.values else []
     settings += [f"{max(step.step, end.step):,} steps"]
     badge = "" if finished else ' <span class="badge">unfinished</span>'
-    return f'<h1>{escaped(run.name)}{badge}</h1><p class="made">{escaped(", ".join(settings))}</p><dl>{cells}</dl>'
+    head = f'<h1><bdi>{escaped(run.name)}</bdi>{badge}</h1><p class="note">{escaped(", ".join(settings))}</p>'
+    return head + (f"<dl>{cells}</dl>" if cells else "")
+
+
+def _best(run: Run) -> Values:
+    """The figures of the evaluation that chose the best model, or of the last one."""
+    best = run.last("end").values.get("best_step")
+    evaluations = run.evaluations()
+    chosen = [event for event in evaluations if event.step == best] or evaluations
+    return chosen[-1].values if chosen else {}
+
+
+def _figure(measure: Measure, result: Values, finished: bool) -> tuple[str, str, str]:
+    """A label, a figure with its standard error, and its unit, direction and the best there is."""
+    label = measure.label or measure.name
+    if measure.name == "loss":
+        label = f"{result.get('split') or 'validation'} loss" if finished else "validation loss so far"
+    value = quantity(result[measure.name], measure.digits)
+    error, reference = finite(result.get(measure.error)), finite(result.get(measure.reference))
+    value += "" if error is None else f" ± {decimal(error, measure.digits)}"
+    unit = "" if measure.unit == label else measure.unit
+    about = [unit, f"{measure.better} is better", ""]
+    if reference is not None:
+        about[-1] = f"{measure.reference_label} {decimal(reference, measure.digits)}"
+    return label, value, ", ".join(filter(None, about))

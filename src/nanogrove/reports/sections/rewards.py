@@ -1,11 +1,17 @@
 """The pictures of learning from scored texts: the rewards, and objective and KL as training goes on."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from nanogrove.record.events import Event
 from nanogrove.record.reading import Run
-from nanogrove.reports.figures import Line, escaped, finite, line, plot, quantity
+from nanogrove.reports.evaluations import banded
+from nanogrove.reports.figures import plot, rows
+from nanogrove.reports.lines import Line, bars, line
+from nanogrove.reports.phases import phases
+from nanogrove.reports.sections.samples import text
+from nanogrove.reports.values import capital, decimal, escaped, finite, quantity
+
+KL = "KL from the reference, nats per token"
 
 
 def rewards(run: Run) -> str:
@@ -15,27 +21,34 @@ def rewards(run: Run) -> str:
     steps = [event.step for event in evaluations]
     kl, score = ([event.values.get(name) for event in evaluations] for name in ("kl", "score"))
     means = {event.step: finite(event.values.get("mean")) for event in rounds}
-    gained = [means.get(event.step) for event in evaluations] if rounds else score
-    what = "mean reward" if rounds else "objective"
-    rows = [
+    objective, unit = _objective(run)
+    gained, what = ([means.get(step) for step in steps], "mean reward") if rounds else (score, objective)
+    fresh = [line("reward", [event.values.get("round") for event in rounds], _bands(rounds))]
+    pictures = [
         [
-            plot("Rewards of the training texts", "reward", _histogram(texts.get("histogram"))),
-            plot("Reward of fresh texts, two standard errors", "round", _by_round(rounds)),
-            plot(f"{what.capitalize()} against KL", "KL from the reference, nats per token", _pairs(what, kl, gained)),
+            plot("Rewards of the training texts", "reward", "texts", _histogram(texts.get("histogram"))),
+            plot("Reward of fresh texts, two standard errors", "round", "mean reward", *fresh),
+            plot(f"{capital(what)} against KL", KL, what if rounds else unit, _pairs(what, kl, gained)),
         ],
         [
-            plot("Objective on held-out texts", "step", [] if rounds else line("objective", steps, score)),
-            plot("KL from the reference, nats per token", "step", line("KL", steps, kl)),
-            plot("Correlation with the true reward", "step", _correlations(run)),
+            plot("KL from the reference", "step", "nats per token", line("KL", steps, kl)),
+            plot("Correlation with the true reward, higher is better", "step", "correlation", _correlations(run)),
         ],
         [
-            plot("Log-probability of held-out texts, nats per text", "step", _log_probs(run, "log_prob")),
-            plot("Log-probability of held-out texts, nats per token", "step", _log_probs(run, "log_prob_per_token")),
+            plot("Log-probability of held-out texts", "step", "nats per text", _log_probs(run, "log_prob")),
+            plot("Log-probability per token", "step", "nats per token", _log_probs(run, "log_prob_per_token")),
         ],
     ]
-    body = "".join(f'<div class="row">{"".join(row)}</div>' for row in rows if any(row))
-    summary = f'<p class="made">{escaped(_summary(texts, evaluations))}</p>'
-    return f"<h2>Rewards</h2>{body}{summary}{_side_by_side(run, rounds)}"
+    body = rows(pictures)
+    summary = _summary(texts, evaluations)
+    note = f'<p class="note">{escaped(summary)}</p>' if summary else ""
+    return f"<h2>Rewards</h2>{note}{body}{_side_by_side(run, rounds)}"
+
+
+def _objective(run: Run) -> tuple[str, str]:
+    """What a score of held-out texts is, with its unit: the objective of the run's last phase."""
+    last = phases(run)[-1:]
+    return (last[0].objective, last[0].unit or last[0].objective) if last else ("objective", "objective")
 
 
 def _side_by_side(run: Run, rounds: list[Event]) -> str:
@@ -47,18 +60,17 @@ def _side_by_side(run: Run, rounds: list[Event]) -> str:
     pairs = zip(_texts(rounds[0]), _texts(after), strict=False)
     body = "".join(f'<div class="row">{_text("before", a)}{_text("after", b)}</div>' for a, b in pairs)
     title = f"Before the first round, and after round {after.values.get('round')}"
-    return f"<h2>{escaped(title)}</h2>{body}" if body else ""
+    return f"<h3>{escaped(title)}</h3>{body}" if body else ""
 
 
 def _texts(event: Event) -> list[dict[str, object]]:
     texts = event.values.get("texts")
-    return [text for text in texts if isinstance(text, dict)] if isinstance(texts, list) else []
+    return [sample for sample in texts if isinstance(sample, dict)] if isinstance(texts, list) else []
 
 
 def _text(when: str, sample: dict[str, object]) -> str:
-    caption = f"{when}, reward {quantity(sample.get('reward'))}; prompt: {sample.get('prompt')}"
-    # The parser drops one newline right after <pre>, so the text's own first newline needs one to be dropped.
-    return f'<div><p class="made">{escaped(caption)}</p><pre dir="auto">\n{escaped(sample.get("text"))}</pre></div>'
+    caption = f"{when}, reward {quantity(sample.get('reward'), 2)}; prompt: {sample.get('prompt')}"
+    return f'<div><p class="note">{escaped(caption)}</p>{text(sample.get("text"))}</div>'
 
 
 def _correlations(run: Run) -> list[Line]:
@@ -84,7 +96,7 @@ def _displacement(values: dict[str, object], evaluations: list[Event]) -> list[s
     for side in ("chosen", "rejected"):
         first, now = finite(values.get(f"{side}_log_prob")), finite(last.get(f"{side}_log_prob"))
         if first is not None and now is not None:
-            sentences.append(f"held-out {side} texts went from {first:.2f} to {now:.2f} nats per text")
+            sentences.append(f"held-out {side} texts went from {decimal(first, 2)} to {decimal(now, 2)} nats per text")
             if side == "chosen" and now < first:
                 sentences.append("chosen texts are less likely than to the reference; method.nll_weight holds them up")
     return sentences
@@ -109,13 +121,9 @@ def _summary(values: dict[str, object], evaluations: list[Event]) -> str:
     return "; ".join(sentences)
 
 
-def _by_round(rounds: list[Event]) -> list[Line]:
+def _bands(rounds: list[Event]) -> list[object]:
     """Mean rewards, with bands of two standard errors."""
-    bands: list[object] = []
-    for event in rounds:
-        mean, error = finite(event.values.get("mean")), finite(event.values.get("error"))
-        bands.append(None if mean is None else [mean - 2 * (error or 0), mean, mean + 2 * (error or 0)])
-    return line("reward", [event.values.get("round") for event in rounds], bands)
+    return [banded(event.values.get("mean"), event.values.get("error")) for event in rounds]
 
 
 def _pairs(name: str, x: Sequence[object], y: Sequence[object]) -> list[Line]:
@@ -126,10 +134,6 @@ def _pairs(name: str, x: Sequence[object], y: Sequence[object]) -> list[Line]:
 
 
 def _histogram(histogram: object) -> list[Line]:
-    """Counts over the middles of their bins."""
-    edges, counts = (histogram.get(name) if isinstance(histogram, dict) else None for name in ("edges", "counts"))
-    if not isinstance(edges, list) or not isinstance(counts, list) or len(edges) != len(counts) + 1:
-        return []
-    known = [finite(edge) for edge in edges]
-    middles = [None if None in pair else sum(pair) / 2 for pair in pairwise(known)]  # type: ignore[arg-type]
-    return line("texts", middles, counts)
+    """Counts of texts between edges of rewards."""
+    values = histogram if isinstance(histogram, dict) else {}
+    return bars("texts", values.get("edges"), values.get("counts"))

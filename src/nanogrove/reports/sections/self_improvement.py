@@ -4,7 +4,9 @@ from collections.abc import Iterable, Iterator
 
 from nanogrove.record.events import Event
 from nanogrove.record.reading import Run
-from nanogrove.reports.figures import Line, escaped, finite, heatmap, line, plot, spread
+from nanogrove.reports.figures import heatmap, plot, rows
+from nanogrove.reports.lines import Line, line
+from nanogrove.reports.values import escaped, finite, spread
 
 
 def self_improvement(run: Run) -> str:
@@ -19,17 +21,39 @@ def self_improvement(run: Run) -> str:
         [_heat("Exact match, median voter", single), _heat("Exact match of the vote", hit)],
         [_heat("Agreement of all voters", agreed), _heat("Wrong among kept labels", errors)],
         [
-            plot("Precision of each filter", "round", list(_filters(rounds, "precision"))),
-            plot("Recall of each filter", "round", list(_filters(rounds, "recall"))),
+            plot(
+                "Precision of each filter",
+                "round",
+                "share of kept labels that are right",
+                list(_filters(rounds, "precision")),
+            ),
+            plot(
+                "Recall of each filter",
+                "round",
+                "share of right labels that are kept",
+                list(_filters(rounds, "recall")),
+            ),
         ],
-        [plot("Exact match by difficulty, median voter", "difficulty", list(_before_and_after(surveys, rounds)))],
         [
-            plot("Share of labels kept", "round", line("kept", [_round(e) for e in rounds], [*map(_kept, rounds)])),
-            plot("Hardest difficulty open", "round", _frontier(surveys[:1] + rounds)),
+            plot(
+                "Exact match by difficulty, median voter",
+                "difficulty",
+                "share of answers",
+                list(_before_and_after(surveys, rounds)),
+            )
+        ],
+        [
+            plot(
+                "Share of labels kept",
+                "round",
+                "share",
+                line("kept", [_round(e) for e in rounds], [*map(_kept, rounds)]),
+            ),
+            plot("Hardest difficulty open", "round", "difficulty", _frontier(surveys[:1] + rounds)),
         ],
     ]
-    body = "".join(f'<div class="row">{"".join(row)}</div>' for row in pictures if any(row))
-    why = '<p class="made">Right and wrong are measured for this page; the run decides by agreement alone.</p>'
+    body = rows(pictures)
+    why = '<p class="note">Right and wrong are measured for this page; the run decides by agreement alone.</p>'
     return f"<h2>Self-improvement</h2>{why}{body}{_undone(run)}"
 
 

@@ -3,13 +3,18 @@
 import json
 
 from nanogrove.record.reading import Run, times
-from nanogrove.reports.figures import escaped
+from nanogrove.reports.values import escaped
+
+CELL_LENGTH = 600  # characters of one value in a table
+PRESET_LENGTH = 40_000  # characters of a preset
+MAX_DEPTH = 4  # of what lies in one another in a table
 
 
 def preset(run: Run) -> str:
     """The resolved preset: what to train to have this run again."""
-    pretty = escaped(json.dumps(run.preset, indent=2, ensure_ascii=False))
-    return f"<h2>Preset</h2><details><summary>preset.json, resolved</summary><pre>\n{pretty}</pre></details>"
+    pretty = json.dumps(run.preset, indent=2, ensure_ascii=False)
+    shown = f"<pre>\n{escaped(_cut(pretty, PRESET_LENGTH))}</pre>"
+    return f"<h2>Preset</h2><details><summary>preset.json, resolved</summary>{shown}</details>"
 
 
 def machine(run: Run) -> str:
@@ -27,16 +32,29 @@ def machine(run: Run) -> str:
 
 
 def _table(title: str, group: dict[str, object]) -> str:
-    cells = (
-        (escaped(key.replace("_", " ")), escaped(_cell(value))) for key, value in group.items() if value is not None
-    )
-    rows = "".join(f"<tr><th>{key}</th><td>{value}</td></tr>" for key, value in cells)
+    cells = ((escaped(key.replace("_", " ")), escaped(_cell(v))) for key, v in group.items() if v not in (None, {}, []))
+    rows = "".join(f'<tr><th scope="row">{key}</th><td>{value}</td></tr>' for key, value in cells)
     return f"<table><caption>{title}</caption>{rows}</table>"
 
 
 def _cell(value: object) -> str:
+    """A value as a person reads it: numbers in few digits, a list or an object with its parts in a row."""
+    return _cut(_words(value), CELL_LENGTH)
+
+
+def _words(value: object, depth: int = MAX_DEPTH) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float):
+        return f"{value:,.5g}"
+    if isinstance(value, (dict, list)) and not depth:
+        return "…"
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {_words(part, depth - 1)}" for key, part in value.items())
+    return ", ".join(_words(part, depth - 1) for part in value) if isinstance(value, list) else str(value)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]} … ({len(text) - length:,} more characters)"

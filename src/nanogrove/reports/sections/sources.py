@@ -1,7 +1,8 @@
 """The pictures of a mixture: what each source was given, and the loss on it."""
 
 from nanogrove.record.reading import Run
-from nanogrove.reports.figures import Line, line, plot
+from nanogrove.reports.figures import plot, rows
+from nanogrove.reports.lines import Line, line
 
 MAX_SOURCES_DRAWN = 12
 
@@ -22,9 +23,11 @@ def sources(run: Run) -> str:
         return lines
 
     row = [
-        plot("Training loss by source", "tokens", over("loss")),
-        plot("Share of the tokens", "tokens", over("share")),
-        plot("Weights from here on", "tokens", over("weights")),
-        plot("Passes over each source", "tokens", over("passes")),
+        plot("Training loss by source", "tokens", "nats per token", over("loss")),
+        plot("Share of the tokens", "tokens", "share", over("share")),
+        plot("Weights from here on", "tokens", "weight", over("weights")),
+        plot("Passes over each source", "tokens", "passes", over("passes")),
     ]
-    return f'<h2>Sources</h2><div class="row">{"".join(row)}</div>'
+    left_out = len(events[-1].values["names"]) - len(names)
+    note = f'<p class="note">{left_out:,} more sources are in events.jsonl.</p>' if left_out > 0 else ""
+    return f"<h2>Sources</h2>{note}{rows([row])}"

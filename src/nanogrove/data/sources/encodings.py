@@ -39,7 +39,7 @@ def check_encoding(name: str) -> str:
         if name not in (AUTO, DETECT):
             "a".encode(name).decode(name)
     except (LookupError, ValueError):
-        raise ValueError(f"unknown encoding {name[:40]!r}; utf-8, cp1252 and latin-1 are common") from None
+        raise ValueError("unknown encoding; utf-8, cp1252 and latin-1 are common") from None
     return name
 
 
@@ -159,7 +159,7 @@ def _implausible(text: str) -> float:
         amid = (
             not sign.isalpha() and not sign.isspace() and before.isalpha() and after.isalpha() and sign not in JOINING
         )
-        odd += case or amid or category(sign) in UNWRITTEN
+        odd += case or amid or sign == "\ufffd" or category(sign) in UNWRITTEN
     return odd / max(count, 1)
 
 

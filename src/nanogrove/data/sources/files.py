@@ -131,7 +131,7 @@ class EncodedFiles(FileSource):
         """How to name the source so that a file that is not text in its encoding is read."""
         guess = detect_encoding(path)
         if Path(self.path).expanduser().is_file():
-            encoding = "detect" if "damaged" in guess.why else guess.option or AUTO
+            encoding = DETECT if "damaged" in guess.why or not decodes(path, guess.name) else guess.option or AUTO
             why = f"it seems to be {guess.name} ({guess.why})"
         else:
             encoding, why = DETECT, f"it seems to be {guess.name}, and files may differ"
@@ -202,6 +202,19 @@ def encoding_of(path: Path, named: str) -> str:
     if marked is not None or named == AUTO:
         return marked or "utf-8"
     return detect_encoding(path).name
+
+
+def decodes(path: Path, encoding: str) -> bool:
+    """Whether all of a file is text in an encoding. Raises DataError where it cannot be read."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        with io_errors_as_data_errors(path), open_bytes(path) as file:
+            while data := file.read(PIECE_CHARACTERS):
+                decoder.decode(data)
+            decoder.decode(b"", final=True)
+    except UnicodeError:
+        return False
+    return True
 
 
 class DecodingError(DataError):

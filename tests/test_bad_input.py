@@ -294,7 +294,14 @@ def test_a_verb_that_cannot(command: Any, preset: Path, finished: Path, tmp_path
 
 @pytest.mark.parametrize(
     "line",
-    ["train", "train a --nope", "generate RUN The --temperature=-1", "generate RUN --tokens=0", "evaluate", "dance"],
+    [
+        "train",
+        "generate RUN a --nope",
+        "generate RUN The --temperature=-1",
+        "generate RUN --tokens=0",
+        "evaluate",
+        "dance",
+    ],
 )
 def test_a_command_line_that_makes_no_sense(command: Any, finished: Path, line: str) -> None:
     ended = command(*line.replace("RUN", str(finished / "run")).split(" "))

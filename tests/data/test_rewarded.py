@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from nanogrove.corpora import make_corpus
-from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig, RewardedCorpus
+from nanogrove.data.rewarded import RewardedCorpus
+from nanogrove.data.rewarded_files import PreferencesConfig, RewardedConfig
 from nanogrove.errors import DataError
 
 ROWS = [(f"q{n % 40}", f'say "{n}", | twice\nor so', n / 7 - 3) for n in range(120)]
@@ -122,13 +123,18 @@ def test_long_rows_are_cut_and_counted(tmp_path: Path) -> None:
     ("name", "content", "settings", "message"),
     [
         ("rows.csv", "a,b\n1,2\n", {}, "no column 'text'; there are 'a', 'b'"),
-        ("rows.jsonl", '{"text": "x"}\n', {}, "no column 'reward' of line 1"),
-        ("rows.jsonl", "[1]\n", {}, "line 1 is no JSON object"),
-        ("rows.jsonl", "{broken\n", {}, "not jsonl"),
-        ("rows.txt", "none of them\nhas a bar\n", {}, "no row can be used (line 1"),
+        ("rows.jsonl", '{"text": "x"}\n', {}, "no column 'reward'; there are 'text', as in "),
+        ("rows.jsonl", "[1]\n", {}, "1 times no JSON object, as in "),
+        ("rows.jsonl", "{broken\n", {}, "1 times broken JSON, as in "),
+        (
+            "rows.txt",
+            "none of them\nhas a bar\n",
+            {},
+            "no row can be used (2 times no finite number in 'reward', as in line 1)",
+        ),
         ("rows.txt", "", {}, "no row can be used"),
         ("rows.txt", "x|1\n", {"prompt": "q"}, "for prompts or pairs take CSV or JSONL"),
-        ("rows.txt", "x|1\n", {}, "1 rows leave none for"),
+        ("rows.txt", "x|1\n", {}, "1 rows with 1 different texts leave none for train; give more"),
         ("rows.parquet", "no parquet", {}, "not Parquet"),
         ("rows.txt", b"caf\xe9|1\n", {}, "not utf-8"),
     ],
@@ -154,7 +160,7 @@ def test_a_prompt_that_fills_the_context_is_no_example_and_mismatched_texts_are_
     corpus = make_corpus(RewardedConfig(type="rewarded", path=str(path), prompt="q"), 7, 4, 0)
     assert corpus.describe()["documents"] == 36
     assert corpus.describe()["unusable_rows"] == 4
-    assert corpus.describe()["first_problem"] == "a prompt of more than 7 tokens"
+    assert corpus.describe()["first_problem"] == "example 1: a prompt of more than 7 tokens"
     assert (corpus.stop > corpus.start).all()
     row = corpus.mismatched(np.array([0, 1]))
     assert corpus.tokenizer.decode(row.targets[0][row.mask[0]].tolist()) == "cdcdcd"
@@ -167,7 +173,9 @@ def test_functions_at_hand_are_whole_or_divided_after_their_names(monkeypatch: p
         f"def function_{n}(a, b):\n" for n in range(20)
     )
     pieces = [SimpleNamespace(text=text)]
-    monkeypatch.setattr("nanogrove.data.rewarded.PythonStandardLibrary.pieces", lambda self, problems: iter(pieces))
+    monkeypatch.setattr(
+        "nanogrove.data.rewarded_files.PythonStandardLibrary.pieces", lambda self, problems: iter(pieces)
+    )
     whole = make_corpus(RewardedConfig(type="rewarded", path="python-defs"), 80, 4, 0)
     divided = make_corpus(RewardedConfig(type="rewarded", path="python-defs", prompt="prompt"), 80, 4, 0)
     assert [p + t for p, t in zip(divided.prompts, divided.texts, strict=True)] == whole.texts

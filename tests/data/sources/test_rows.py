@@ -345,5 +345,5 @@ def test_parquet_of_few_bytes_that_holds_gigabytes_is_refused(tmp_path: Path) ->
     path = tmp_path / "a.parquet"
     values = pa.DictionaryArray.from_arrays(pa.array([0] * 99, pa.int32()), pa.array(["x" * (1 << 25)]))
     pq.write_table(pa.table({"text": values}), path, compression="zstd", dictionary_pagesize_limit=1 << 30)
-    with pytest.raises(DataError, match="column 'text' unpacks from .* bytes to far more"):
+    with pytest.raises(DataError, match=r"column 'text' unpacks from .* bytes to far more"):
         read(path)

@@ -186,3 +186,27 @@ def test_functions_at_hand_are_whole_or_divided_after_their_names(monkeypatch: p
     assert pairs.size == 2
     with pytest.raises(DataError, match="no column 'question'; there are 'prompt', 'text', 'reward'"):
         make_corpus(RewardedConfig(type="rewarded", path="python-defs", prompt="question"), 80, 4, 0)
+
+
+def test_nulls_words_and_messages_are_read_and_counted(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": None}]
+    rows = [
+        {"q": chat if n % 2 else None, "text": f"t{n}" if n else None, "reward": ["False", True][n % 2]}
+        for n in range(60)
+    ]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    corpus = rewarded(path, prompt="q", split_by="text")
+    assert set(corpus.prompts) == {"", "User: hello"}
+    assert set(corpus.rewards) == {0.0, 1.0}
+    assert corpus.left_out()[0] == {"null in 'text'": 1, "null in 'q', read as empty": 29}
+
+
+def test_too_few_prompts_are_split_by_text_as_advised(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"q": "one", "text": f"t{n}", "reward": n}) + "\n" for n in range(60)))
+    with pytest.raises(
+        DataError, match=r"have 1 different prompt, so .* leaves none for train; set data.split_by=text"
+    ):
+        rewarded(path, prompt="q")
+    assert len(rewarded(path, prompt="q", split_by="text").texts) == 60

@@ -339,3 +339,11 @@ def test_random_damage_is_told_or_a_data_error(kind: str, tmp_path: Path, monkey
     assert not any("\n" in error for error in refused)
     assert readable_files > 10
     assert len(refused) > 10
+
+
+def test_parquet_of_few_bytes_that_holds_gigabytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    values = pa.DictionaryArray.from_arrays(pa.array([0] * 99, pa.int32()), pa.array(["x" * (1 << 25)]))
+    pq.write_table(pa.table({"text": values}), path, compression="zstd", dictionary_pagesize_limit=1 << 30)
+    with pytest.raises(DataError, match=r"column 'text' unpacks from .* bytes to far more"):
+        read(path)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 MAX_BYTES = 16_000_000  # of a file; its objects take up to twenty times as much
 
@@ -34,19 +35,18 @@ def read_json(path: Path) -> object:
     return parse_json(read_bytes(path))
 
 
-def read_lines(path: Path) -> Iterator[str]:
+def read_lines(file: BinaryIO) -> Iterator[str]:
     """The lines of a file of JSON lines, one after the other; a last line cut short by a kill is left out.
 
     Raises BadJsonError for a line of more than `MAX_BYTES`, and OSError for a file that cannot be read.
     """
-    with path.open("rb") as file:
-        for number in count(1):
-            line = file.readline(MAX_BYTES + 1)
-            if len(line) > MAX_BYTES:
-                raise BadJsonError(f"line {number} has more than {MAX_BYTES:,} bytes")
-            if not line.endswith(b"\n"):
-                return
-            yield line.decode("utf-8", "replace")
+    for number in count(1):
+        line = file.readline(MAX_BYTES + 1)
+        if len(line) > MAX_BYTES:
+            raise BadJsonError(f"line {number} has more than {MAX_BYTES:,} bytes")
+        if not line.endswith(b"\n"):
+            return
+        yield line.decode("utf-8", "replace")
 
 
 def read_bytes(path: Path) -> bytes:

@@ -15,11 +15,12 @@ from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.methods.contract import C, D, Trained
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event, Values, phase
-from nanogrove.train.checkpoint import load_population, load_weights
+from nanogrove.train.checkpoint import load_population
 from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
+from nanogrove.train.weights import load_weights
 
 
 class Kept(TypedDict):

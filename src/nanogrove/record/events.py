@@ -29,15 +29,18 @@ promises that.
 """
 
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nanogrove.atomic import open_to_read
 from nanogrove.errors import RunError
 from nanogrove.json_reading import BadJsonError, parse_json, read_lines
 from nanogrove.memory import free_bytes, shown_bytes
 
-BYTES_IN_MEMORY = 10  # of an event for each of its bytes on disk
+BYTES_IN_MEMORY = 10  # of JSON for each of its bytes on disk
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 Values = dict[str, Any]  # a JSON object whose keys depend on what it describes, such as a kind of event
 
@@ -103,20 +106,32 @@ def event_of(line: str) -> Event:
 def read_events(path: Path) -> list[Event]:
     """All events of an `events.jsonl`; a last line cut short by a kill is left out.
 
-    Raises RunError when a line before the last is not an event, or too long, and when all do not fit in memory.
+    Raises RunError when a line before the last is not an event, or too long, when all do not fit in memory, and for
+    what is not a plain file.
     """
-    size, free = path.stat().st_size, free_bytes()
-    if size * BYTES_IN_MEMORY > free:
-        raise RunError(
-            f"{path}: {shown_bytes(size)} of events take about {shown_bytes(size * BYTES_IN_MEMORY)} of memory, and "
-            f"{shown_bytes(free)} are free; read it on another machine"
-        )
     events: list[Event] = []
     try:
-        for line in read_lines(path):
+        for line in lines_that_fit(path):
             events.append(event_of(line))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); put back what the run wrote there") from None
     except BadJsonError as error:
         raise RunError(f"{path}: {error}; the record is damaged") from None
     except ValueError:
         raise RunError(f"{path}: line {len(events) + 1} is not an event; the record is damaged") from None
     return events
+
+
+def lines_that_fit(path: Path) -> Iterator[str]:
+    """The lines of a plain file of JSON lines whose values fit in memory, all together.
+
+    Raises RunError where they do not, and BadJsonError and OSError as `read_lines` and `open_to_read` do.
+    """
+    with open_to_read(path) as file:
+        size, free = os.fstat(file.fileno()).st_size, free_bytes()
+        if size * BYTES_IN_MEMORY > free:
+            raise RunError(
+                f"{path}: to read {shown_bytes(size)} takes about {shown_bytes(size * BYTES_IN_MEMORY)} of memory, and "
+                f"{shown_bytes(free)} are free; close other programs, or read it on another machine"
+            )
+        yield from read_lines(file)

@@ -14,9 +14,11 @@ whose checksum differs, and reads nothing but safetensors and JSON: no code can 
 
 import hashlib
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +26,19 @@ import safetensors.torch
 import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
-from nanogrove.atomic import flush_folder, write_folder
+from nanogrove.atomic import flush_folder, refusal, remove, write_folder
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import CheckpointError, DataError
 from nanogrove.json_reading import parse_json
 from nanogrove.memory import free_bytes, shown_bytes
 from nanogrove.model.gpt import GPT, ModelConfig, unstack
 from nanogrove.model.heads import AuxiliaryConfig, Heads
-from nanogrove.model.size import Shape, parameter_shapes
+from nanogrove.model.size import parameter_shapes
 from nanogrove.settings import Count, reason
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
+from nanogrove.train.weights import check_weights, load_weights, shapes_of
 
 FORMAT = 1
 ROTATION = ("current", "prev", "prev2")
@@ -94,29 +97,6 @@ class Checkpoint:
         state.method_state, state.method_tensors = dict(self.state["notes"]), dict(self.method_tensors)
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
-    """Copies weights into a model. Raises CheckpointError as `check_weights` does."""
-    check_weights(weights, shapes_of(model), where)
-    model.load_state_dict(weights)
-
-
-def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Shape], where: Path) -> None:
-    """Raises CheckpointError naming the first weight that is missing, extra, misshapen or not of 32-bit numbers."""
-    for name in sorted(expected.keys() | weights.keys()):
-        shape = tuple(weights[name].shape) if name in weights else "missing"
-        expected_shape = expected.get(name, "none")
-        if shape != expected_shape:
-            raise CheckpointError(f"{where}: weight {name} is {shape}, and the configuration asks for {expected_shape}")
-        if weights[name].dtype != torch.float32:
-            kind = str(weights[name].dtype).removeprefix("torch.")
-            raise CheckpointError(f"{where}: weight {name} holds {kind}, and a checkpoint holds float32")
-
-
-def shapes_of(module: nn.Module) -> dict[str, Shape]:
-    """The shapes of a module's tensors by name."""
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-
-
 def save_checkpoint(
     root: Path, name: str, state: TrainState, tokenizer: Tokenizer, extra: dict[str, Any], member: int | None = None
 ) -> None:
@@ -165,31 +145,34 @@ def save_checkpoint(
     try:
         write_folder(aside, {**files, "state.json": json.dumps(record, indent=1).encode()})
         _place(root, name, aside)
-        flush_folder(root)
     except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):
+            remove(aside)
         raise CheckpointError(
-            f"{root / name}: could not be saved at step {state.step} ({error.strerror}); the checkpoints saved "
-            "before are whole: free some space and continue with --resume"
+            f"{root / name}: could not be saved at step {state.step} {refusal(error)} and continue with --resume; the "
+            "checkpoints saved before are whole"
         ) from None
 
 
 def _place(root: Path, name: str, aside: Path) -> None:
-    """Renames the new folder `aside` to `root/name`, after rotating or removing the older ones."""
+    """Renames the new folder `aside` to `root/name`, after rotating or removing the older ones.
+
+    The oldest is emptied once the new names are on disk, or a power cut could leave an emptied folder under a name.
+    What a stranger put in place of a folder, such as a link, is moved and removed as it is.
+    """
     old = root / f".{name}.old"  # after a kill, the only one that is whole, until the new one is in place
-    if name == "current" and (root / "current").exists():
-        newer = root / "prev2"
-        if newer.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            newer.rename(old)
-        if (root / "prev").exists():
-            (root / "prev").rename(newer)
-        (root / "current").rename(root / "prev")
-    elif (root / name).exists():
-        shutil.rmtree(old, ignore_errors=True)
-        (root / name).rename(old)
+    if os.path.lexists(root / name):
+        names = ROTATION if name == "current" else (name,)
+        if os.path.lexists(root / names[-1]):
+            remove(old)
+            (root / names[-1]).rename(old)
+        for newer, older in reversed(list(pairwise(names))):
+            if os.path.lexists(root / newer):
+                (root / newer).rename(root / older)
     aside.rename(root / name)
-    shutil.rmtree(old, ignore_errors=True)
+    flush_folder(root)
+    with suppress(OSError):  # the new one is saved; the next save tries again
+        remove(old)
 
 
 def checksum_of(record: dict[str, Any]) -> str:

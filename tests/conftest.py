@@ -77,11 +77,12 @@ def tiny(text_file: Path) -> Tiny:
 
 @dataclass
 class Outcome:
-    """How a command ended: its exit code, or minus the signal that ended it, and what it said."""
+    """How a command ended: its exit code, or minus the signal that ended it, what it said, and its seconds on a CPU."""
 
     code: int
     out: str
     err: str
+    cpu: float = 0.0
 
     def error(self) -> str:
         """The one line of an error, checked to be one line and exit code 2."""
@@ -146,7 +147,7 @@ class Forked:
         return json.loads(self.server.stdout.readline())
 
     def _outcome(self, answer: dict[str, Any]) -> Outcome:
-        return Outcome(answer["status"], answer["out"], answer["err"])
+        return Outcome(answer["status"], answer["out"], answer["err"], answer["cpu"])
 
     def close(self) -> None:
         """Ends the server."""

@@ -1,7 +1,7 @@
 """Runs the command line many times without paying for its imports: each request is one forked process.
 
     python fork_server.py     reads requests, one JSON object a line, and answers each with one line:
-                              {"status": …, "out": …, "err": …} when it has ended
+                              {"status": …, "out": …, "err": …, "cpu": seconds} when it has ended
 
 The parent imports everything and does nothing else, with one thread, so that a fork of it is what a fresh process
 would be after its imports. `argv` and `cwd` say what to run, and where.
@@ -13,6 +13,8 @@ the file system (a file opened for writing, made durable, renamed or removed; a 
     tear    a kill by the system in the midst of the next write that passes `bytes` bytes of its file
     full    from then on every write past `bytes` bytes of a file fails, as on a full disk
     signal  the signals in `signals` are sent to the process itself, one after the other
+
+With `"kill_after": seconds`, another process sends SIGKILL once the first has computed for so long, wherever it is.
 
 A request `{"ranks": [request, …]}` runs several processes at once that meet as those of torchrun do, and is answered
 by one line with a list; a rank that hangs is ended after two minutes. With `"script": path` a process runs that file
@@ -31,6 +33,7 @@ import selectors
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -64,11 +67,26 @@ def strike(mishap: dict[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (mishap["bytes"], resource.RLIM_INFINITY))
 
 
+def kill_later(seconds: float) -> None:
+    """Starts a process that kills this one after so much time on a CPU, unless it has ended by then."""
+    victim = os.getpid()
+    if os.fork() == 0:
+        os.closerange(0, 1000)  # whoever waits for the output of the victim does not wait for this one
+        while os.getppid() == victim:
+            with open(f"/proc/{victim}/schedstat") as file:
+                if int(file.read().split()[0]) > seconds * 1e9:
+                    os.kill(victim, signal.SIGKILL)
+            time.sleep(0.001)
+        os._exit(0)
+
+
 def run(request: dict[str, Any]) -> int:
     """The child: the real command line, in the place and with the files the request names; its exit code."""
     from nanogrove.cli.main import main
 
     os.chdir(request["cwd"])
+    if "kill_after" in request:
+        kill_later(request["kill_after"])
     if "environment" in request:
         os.environ.update(request["environment"])
         signal.alarm(120)
@@ -157,10 +175,10 @@ def answers(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Runs the requests at once, to their end."""
     children = [forked(request) for request in requests]
     texts = drained([end for _, ends in children for end in ends])
-    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid, _ in children]
+    ends = [os.wait4(pid, 0) for pid, _ in children]
     return [
-        {"status": status, "out": out, "err": err}
-        for status, out, err in zip(statuses, texts[::2], texts[1::2], strict=True)
+        {"status": os.waitstatus_to_exitcode(status), "out": out, "err": err, "cpu": used.ru_utime + used.ru_stime}
+        for (_, status, used), out, err in zip(ends, texts[::2], texts[1::2], strict=True)
     ]
 
 

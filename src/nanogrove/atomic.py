@@ -1,11 +1,12 @@
 """The one writer of files: what is read under a name is an old file or a new one, and always a whole one.
 
 A file is written aside in the same folder, under a name that no other process can know, created exclusively; it is
-flushed to the disk, renamed into place, and the folder is flushed. So a kill, a full disk, or a second process that
-writes the same file costs the new content at most, and a link that a stranger put in the way is replaced, never
-followed. `write_folder` does the same for a folder that its caller then renames.
+flushed to the disk, renamed into place, and the folder is flushed. So a kill, a power cut, a full disk, or a second
+process that writes the same file costs the new content at most, and a link that a stranger put in the way is replaced,
+never followed. `write_folder` does the same for a folder that its caller then renames.
 
 Logs that grow in place, `events.jsonl` and shards of tokens, are opened with `open(path, "ab", opener=no_links)`.
+Small files of a folder that may be a stranger's are read with `read_file`.
 """
 
 import errno
@@ -13,19 +14,98 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+# Windows has neither. Without the second, opening a pipe would wait for whoever is at its other end.
+SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 KEPT_BYTES = 200  # of a name, in that of its aside file: file systems allow 255
 STALE_SECONDS = 3600.0  # no write takes as long: the aside file of a process that was killed
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow this user to write there"),
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENXIO), "move away what is there"),
+}
 
 
 def no_links(path: str, flags: int) -> int:
-    """Opens a file as `open` does, as its `opener`. Raises OSError for a link."""
-    return os.open(path, flags | NO_LINKS, 0o666)
+    """Opens a file to write as `open` does, as its `opener`.
+
+    Raises OSError for a link, a pipe, a device, a folder, and for a file that has another name somewhere: a hard link.
+    """
+    descriptor = os.open(path, (flags & ~os.O_TRUNC) | SAFELY, 0o666)
+    try:
+        if reason := _not_ours(os.fstat(descriptor)):
+            raise OSError(errno.EEXIST, reason, path)
+        if flags & os.O_TRUNC:
+            os.ftruncate(descriptor, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def not_plain(path: Path, folder: bool = False) -> str | None:
+    """Why nothing should be written to the file or the `folder` at `path`, as in `is a link`; None where all is well.
+
+    A link leads elsewhere, and so does a hard link; a pipe or a device is somebody else's. Nothing at all is well.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            return "is a link"
+        if folder:
+            return None if stat.S_ISDIR(status.st_mode) else "is not a folder"
+        return _not_ours(status)
+    return None
+
+
+def first_not_plain(folder: Path, ignored: str) -> tuple[Path, str] | None:
+    """The first entry of a folder tree through which a write would leave the tree, and why; None where there is none.
+
+    Links that stay within the tree are well, and files of the name `ignored` are not looked at.
+    """
+    for entry in (folder, *sorted(folder.rglob("*"))):
+        if entry.name == ignored and not entry.is_dir():
+            continue
+        if entry.is_symlink():
+            if entry == folder or not entry.resolve().is_relative_to(folder.resolve()):
+                return entry, "is a link"
+        elif not entry.is_dir() and (reason := not_plain(entry)):
+            return entry, reason
+    return None
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The content of a file of at most `most` bytes, none of which is read where it is larger.
+
+    Raises OSError for what is not a plain file, so that no pipe is waited for and no device read, and for a link.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | SAFELY)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"larger than {most:,} bytes", str(path))
+        return file.read(most)
+
+
+def refusal(error: OSError) -> str:
+    """Why a write failed and what to do about it, as the end of a message: `(No space left …); free some space`."""
+    return f"({error.strerror}); {REMEDIES.get(error.errno or 0, 'see whether the disk is well')}"
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, where they are missing; all durable when this returns. Raises OSError."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    flush_folder(path.parent)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -65,7 +145,8 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """
     try:
         remove(path)
-        path.mkdir(parents=True)
+        make_folder(path.parent)
+        path.mkdir()
         for name, data in files.items():
             _create(path / name, data)
         flush_folder(path)
@@ -75,12 +156,12 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         raise
 
 
-def remove(folder: Path) -> None:
-    """Removes a folder with all that it holds; of a link only the link. Nothing where it is missing."""
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.exists():
-        shutil.rmtree(folder)
+def remove(path: Path) -> None:
+    """Removes a folder with all that it holds, or a file; of a link only the link. Nothing where it is missing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        path.unlink()
 
 
 def flush_folder(folder: Path) -> None:
@@ -98,6 +179,15 @@ def flush_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def _not_ours(status: os.stat_result) -> str | None:
+    """Why a file of this status should not be written to; None where it is plain and has one name."""
+    if stat.S_ISDIR(status.st_mode):
+        return "is a folder"
+    if not stat.S_ISREG(status.st_mode):
+        return "is a pipe or a device"
+    return "is a hard link" if status.st_nlink > 1 else None
 
 
 def _prefix(path: Path) -> str:

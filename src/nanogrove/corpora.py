@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from nanogrove.data.corpus import Corpus, CorpusConfig
-from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig, RewardedCorpus
+from nanogrove.data.rewarded import RewardedCorpus
+from nanogrove.data.rewarded_files import PreferencesConfig, RewardedConfig
 from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.corpus import TextCorpus
 from nanogrove.synthetic.corpus import GrammarCorpus, RHMConfig, RLMConfig

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nanogrove.corpora import make_corpus
-from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig
+from nanogrove.data.rewarded_files import PreferencesConfig, RewardedConfig
 from nanogrove.data.text import reader as windows
 from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.corpus import HELD_OUT_STRETCHES, TextCorpus

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from nanogrove.corpora import make_corpus
-from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig, RewardedCorpus
+from nanogrove.data.rewarded import RewardedCorpus
+from nanogrove.data.rewarded_files import PreferencesConfig, RewardedConfig
 from nanogrove.errors import DataError
 
 ROWS = [(f"q{n % 40}", f'say "{n}", | twice\nor so', n / 7 - 3) for n in range(120)]
@@ -122,13 +123,18 @@ def test_long_rows_are_cut_and_counted(tmp_path: Path) -> None:
     ("name", "content", "settings", "message"),
     [
         ("rows.csv", "a,b\n1,2\n", {}, "no column 'text'; there are 'a', 'b'"),
-        ("rows.jsonl", '{"text": "x"}\n', {}, "no column 'reward' of line 1"),
-        ("rows.jsonl", "[1]\n", {}, "line 1 is no JSON object"),
-        ("rows.jsonl", "{broken\n", {}, "not jsonl"),
-        ("rows.txt", "none of them\nhas a bar\n", {}, "no row can be used (line 1"),
+        ("rows.jsonl", '{"text": "x"}\n', {}, "no column 'reward'; there are 'text', as in "),
+        ("rows.jsonl", "[1]\n", {}, "1 times no JSON object, as in "),
+        ("rows.jsonl", "{broken\n", {}, "1 times broken JSON, as in "),
+        (
+            "rows.txt",
+            "none of them\nhas a bar\n",
+            {},
+            "no row can be used (2 times no finite number in 'reward', as in line 1)",
+        ),
         ("rows.txt", "", {}, "no row can be used"),
         ("rows.txt", "x|1\n", {"prompt": "q"}, "for prompts or pairs take CSV or JSONL"),
-        ("rows.txt", "x|1\n", {}, "1 rows leave none for"),
+        ("rows.txt", "x|1\n", {}, "1 rows with 1 different texts leave none for train; give more"),
         ("rows.parquet", "no parquet", {}, "not Parquet"),
         ("rows.txt", b"caf\xe9|1\n", {}, "not utf-8"),
     ],
@@ -154,7 +160,7 @@ def test_a_prompt_that_fills_the_context_is_no_example_and_mismatched_texts_are_
     corpus = make_corpus(RewardedConfig(type="rewarded", path=str(path), prompt="q"), 7, 4, 0)
     assert corpus.describe()["documents"] == 36
     assert corpus.describe()["unusable_rows"] == 4
-    assert corpus.describe()["first_problem"] == "a prompt of more than 7 tokens"
+    assert corpus.describe()["first_problem"] == "example 1: a prompt of more than 7 tokens"
     assert (corpus.stop > corpus.start).all()
     row = corpus.mismatched(np.array([0, 1]))
     assert corpus.tokenizer.decode(row.targets[0][row.mask[0]].tolist()) == "cdcdcd"
@@ -167,7 +173,9 @@ def test_functions_at_hand_are_whole_or_divided_after_their_names(monkeypatch: p
         f"def function_{n}(a, b):\n" for n in range(20)
     )
     pieces = [SimpleNamespace(text=text)]
-    monkeypatch.setattr("nanogrove.data.rewarded.PythonStandardLibrary.pieces", lambda self, problems: iter(pieces))
+    monkeypatch.setattr(
+        "nanogrove.data.rewarded_files.PythonStandardLibrary.pieces", lambda self, problems: iter(pieces)
+    )
     whole = make_corpus(RewardedConfig(type="rewarded", path="python-defs"), 80, 4, 0)
     divided = make_corpus(RewardedConfig(type="rewarded", path="python-defs", prompt="prompt"), 80, 4, 0)
     assert [p + t for p, t in zip(divided.prompts, divided.texts, strict=True)] == whole.texts
@@ -178,3 +186,27 @@ def test_functions_at_hand_are_whole_or_divided_after_their_names(monkeypatch: p
     assert pairs.size == 2
     with pytest.raises(DataError, match="no column 'question'; there are 'prompt', 'text', 'reward'"):
         make_corpus(RewardedConfig(type="rewarded", path="python-defs", prompt="question"), 80, 4, 0)
+
+
+def test_nulls_words_and_messages_are_read_and_counted(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": None}]
+    rows = [
+        {"q": chat if n % 2 else None, "text": f"t{n}" if n else None, "reward": ["False", True][n % 2]}
+        for n in range(60)
+    ]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    corpus = rewarded(path, prompt="q", split_by="text")
+    assert set(corpus.prompts) == {"", "User: hello"}
+    assert set(corpus.rewards) == {0.0, 1.0}
+    assert corpus.left_out()[0] == {"null in 'text'": 1, "null in 'q', read as empty": 29}
+
+
+def test_too_few_prompts_are_split_by_text_as_advised(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"q": "one", "text": f"t{n}", "reward": n}) + "\n" for n in range(60)))
+    with pytest.raises(
+        DataError, match=r"have 1 different prompt, so .* leaves none for train; set data.split_by=text"
+    ):
+        rewarded(path, prompt="q")
+    assert len(rewarded(path, prompt="q", split_by="text").texts) == 60

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from nanogrove.corpora import make_corpus
-from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig, RewardedCorpus
+from nanogrove.data.rewarded import RewardedCorpus
+from nanogrove.data.rewarded_files import PreferencesConfig, RewardedConfig
+from nanogrove.data.sources.pieces import Skipped
 from nanogrove.evaluate import samples
 from nanogrove.evaluate.reward import RewardConfig
 from nanogrove.evaluate.samples import Sample, reward_of_samples
@@ -67,10 +69,10 @@ def test_without_a_reward_nothing_is_measured(corpus: RewardedCorpus, model: GPT
 
 def test_the_data_of_every_installation_know_their_reward() -> None:
     config = RewardedConfig(type="rewarded", path="python-defs", prompt="prompt")
-    groups, _ = config.examples()
+    groups = config.examples(Skipped())
     assert config.known_reward is not None
     assert all(config.known_reward(one.prompt + one.text) == one.reward for [one] in groups)
     pairs = PreferencesConfig(type="preferences", path="python-defs")
     assert pairs.known_reward is not None
-    chosen, rejected = pairs.examples()[0][0]
+    chosen, rejected = pairs.examples(Skipped())[0]
     assert pairs.known_reward(chosen.text) > pairs.known_reward(rejected.text)

@@ -13,6 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nanogrove.data.sources import recognize
+from nanogrove.data.sources.binary import binary
+from nanogrove.data.sources.dialect import Dialect, guess_dialect
+from nanogrove.data.sources.encodings import guess_encoding
 from nanogrove.data.sources.formats import format_of
 from nanogrove.data.sources.pieces import Skipped
 from nanogrove.data.text.config import DataConfig
@@ -20,7 +24,6 @@ from nanogrove.errors import DataError
 from nanogrove.explore import sample
 from nanogrove.explore.columns import choose, examine
 from nanogrove.explore.findings import Findings, Tokens, explore, recommend, scripts, thinned
-from nanogrove.explore.guess import binary, guess_delimiter, guess_encoding
 
 WORDS = ["the", "sun", "moon", "walks", "over", "a", "quiet", "river", "stone", "while", "an", "old", "lamp", "waits"]
 GENRES, PLATFORMS = ["Sports", "Racing", "Puzzle", "Action"], ["Wii", "NES", "DS", "PS2", "GB"]
@@ -193,9 +196,9 @@ def test_another_delimiter(table: Any, rng: random.Random, delimiter: str, name:
 
 
 def test_the_usual_delimiter_is_kept_where_rows_have_others_too() -> None:
-    assert guess_delimiter("a,b\nx;y;z,1\nx;y;z,2\n", ",")[0] == ","
-    assert guess_delimiter("a;b\n1,5;2,5\n3,5;4,5\n", ",")[0] == ";"
-    assert guess_delimiter("one column\nx\n", ",") == (",", "the header has one column")
+    assert guess_dialect("a,b\nx;y;z,1\nx;y;z,2\n").dialect.delimiter == ","
+    assert guess_dialect("a;b\n1,5;2,5\n3,5;4,5\n").dialect.delimiter == ";"
+    assert guess_dialect("one column\nx\n") == (Dialect(","), "the header has one column")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16-le", "utf-16-be", "utf-32-le"])
@@ -209,7 +212,7 @@ def test_another_encoding(table: Any, tmp_path: Path, encoding: str, name: str) 
         lines = texts if name == "a.txt" else [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
         (tmp_path / name).write_bytes("".join(line + "\n" for line in lines).encode(encoding))
     findings = explore(str(tmp_path / name))
-    assert source_of(findings)["encoding"] == encoding
+    assert source_of(findings)["encoding"] in ({"latin-1", "cp1252"} if encoding == "latin-1" else {encoding})
     assert "é" in findings.example
     assert findings.skipped == {}
 
@@ -226,7 +229,7 @@ def test_an_encoding_that_needs_no_name(tmp_path: Path, encoding: str, message: 
 def test_an_encoding_is_judged_with_care() -> None:
     assert guess_encoding("häß".encode()[:-1], whole=False).name == "utf-8", "a character that is cut is none broken"
     assert "damaged at 1 position," in guess_encoding("schön ".encode() * 20 + b"\xff").why
-    assert "not Western text" in guess_encoding("Привет, мир".encode("cp1251")).why
+    assert guess_encoding("Привет, мир".encode("cp1251")).name == "cp1251"
     assert guess_encoding(b"plain").why == "ASCII alone"
 
 
@@ -234,8 +237,9 @@ def test_files_of_several_encodings_are_told(tmp_path: Path) -> None:
     for n in range(3):
         (tmp_path / f"{n}.txt").write_text("schöner Tag\n" * 20, encoding="utf-8" if n else "latin-1")
     findings = explore(str(tmp_path))
-    assert "encoding" not in findings.source
-    assert f"1 of the files are not utf-8, such as {tmp_path / '0.txt'} (latin-1)" in findings.notes[0]
+    assert findings.source["encoding"] == "detect"
+    assert f"1 of the files are not utf-8, such as {tmp_path / '0.txt'} (cp1252)" in findings.notes[0]
+    assert findings.example == "schöner Tag\n" * 20
 
 
 def test_parquet(tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,11 +259,11 @@ def test_parquet(tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("name", "limit"),
     [
-        ("a.csv", "SAMPLE_SIZE"),
-        ("a.csv.gz", "SAMPLE_SIZE"),
-        ("a.jsonl", "SAMPLE_SIZE"),
-        ("a.jsonl.zst", "SAMPLE_SIZE"),
-        ("a.txt", "SAMPLE_SIZE"),
+        ("a.csv", "SAMPLE_BYTES"),
+        ("a.csv.gz", "SAMPLE_BYTES"),
+        ("a.jsonl", "SAMPLE_BYTES"),
+        ("a.jsonl.zst", "SAMPLE_BYTES"),
+        ("a.txt", "SAMPLE_BYTES"),
         ("a.csv", "MAX_ROWS"),
         ("a.jsonl", "MAX_ROWS"),
     ],
@@ -279,7 +283,8 @@ def test_a_larger_file_is_estimated(
     (tmp_path / name).write_bytes(packed.get(Path(name).suffix, bytes)(data))
     exact = explore(str(tmp_path / name))
     assert exact.whole
-    monkeypatch.setattr(sample, limit, {"SAMPLE_SIZE": len(data) // 5, "MAX_ROWS": 900}[limit])
+    module, value = (sample, 900) if limit == "MAX_ROWS" else (recognize, len(data) // 5)
+    monkeypatch.setattr(module, limit, value)
     about = explore(str(tmp_path / name))
     assert not about.whole
     for figure in ("rows", "documents", "characters"):
@@ -306,8 +311,8 @@ def test_a_folder_of_many_files_is_read_evenly(
     for n in range(60):
         (tmp_path / f"{n:02}.txt").write_text(prose(rng, 200 + 10 * n))
     exact = explore(str(tmp_path))
-    monkeypatch.setattr(sample, "MAX_FILES", 12)
-    monkeypatch.setattr(sample, "SAMPLE_SIZE", 12 * 800)
+    monkeypatch.setattr(recognize, "MAX_FILES", 12)
+    monkeypatch.setattr(recognize, "SAMPLE_BYTES", 12 * 800)
     about = explore(str(tmp_path))
     assert (about.looked_at, about.files, about.whole, about.documents) == (12, 60, False, 60)
     assert about.characters == pytest.approx(exact.characters, rel=0.1)
@@ -400,7 +405,7 @@ def test_a_folder_of_several_kinds(tmp_path: Path, rng: random.Random) -> None:
     findings = explore(str(tmp_path))
     assert source_of(findings) == {"type": "text", "path": str(tmp_path), "glob": "**/*.py"}
     assert sorted(findings.others) == [(".png", 1), (".txt", 1), ("without an ending", 1)]
-    assert "1 of the files are hidden" in findings.notes[0]
+    assert findings.skipped == {"hidden file": 1}
     assert explore(f"{tmp_path}/**/*.py").source == {"type": "text", "path": f"{tmp_path}/**/*.py"}
 
 
@@ -412,8 +417,7 @@ def test_json_lines_by_another_name(tmp_path: Path, rng: random.Random) -> None:
     assert source_of(explore(str(tmp_path)))["glob"] == "**/*.json"
     (tmp_path / "0.json").write_text(json.dumps([{"text": prose(rng, 30)}] * 9, indent=1))
     findings = explore(str(tmp_path / "0.json"))
-    assert findings.kind == "text"
-    assert "jq -c" in findings.notes[0]
+    assert (findings.kind, findings.rows, findings.source["text_field"]) == ("json", 9, "text")
 
 
 def test_a_table_without_a_header(table: Any) -> None:
@@ -431,14 +435,13 @@ def test_files_with_other_columns(table: Any, tmp_path: Path, rng: random.Random
 BAD: dict[str, tuple[Any, str]] = {
     "empty.txt": (b"", "empty; there is nothing"),
     "blank.txt": (b" \n\n", "nothing to train on (blanks alone)"),
-    "picture.txt": (b"\x89PNG\r\n\x1a\n" + bytes(999), "a PNG picture; explore reads text"),
-    "book.csv": (b"PK\x03\x04" + bytes(range(256)), "a ZIP archive, as .docx, .xlsx"),
+    "picture.txt": (b"\x89PNG\r\n\x1a\n" + bytes(999), "a PNG picture; nanogrove reads text"),
+    "book.csv": (b"PK\x03\x04" + bytes(range(256)), "a ZIP archive that is damaged or cannot be unpacked"),
     "noise.txt": (bytes(range(256)) * 4, "binary, of a kind not known"),
     "cut.txt.gz": (gzip.compress(os.urandom(9999))[:500], "damaged or cut off"),
     "header.csv": (b"a,b\n", "no row that can be used (there is none)"),
     "broken.jsonl": (b"{\n" * 9, "no row that can be used (9 times broken JSON)"),
     "numbers.jsonl": (b"1\n" * 9, "9 times no JSON object"),
-    "damaged.txt": ("schön ".encode() * 99 + b"\xff", "utf-8, but damaged at 1 position, the first at byte 693; mend"),
     "none.parquet": (b"nothing", "not Parquet"),
 }
 

@@ -274,8 +274,7 @@ def test_a_resume_by_other_minutes_is_refused(tiny: Any, tmp_path: Path, measure
     with pytest.raises(RunError, match=r"train\.minutes is 3\.0 there and 4\.0 here"):
         resumed(minutes=4)
     (tmp_path / "run/events.jsonl").rename(tmp_path / "lost")
-    with pytest.raises(RunError, match="the record is damaged"):  # by another cause: its checkpoint knows of more
-        resumed(minutes=3)
+    resumed(minutes=3)  # nothing is left that says otherwise
 
 
 def test_a_resume_by_minutes_of_a_run_by_steps_is_refused(tiny: Any, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ import json
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -257,3 +259,16 @@ def test_ranks_count_among_what_changes() -> None:
     old = {"versions": {"torch": "1"}, "machine": {"threads": 1}}
     machine = {"threads": 1, "processor": "x", "instructions": "y"}
     assert circumstances.changes(old, {"ranks": 2, "versions": {"torch": "1"}, "machine": machine}) == {"ranks": [1, 2]}
+
+
+@pytest.mark.slow
+def test_two_thousand_steps_take_no_more_memory_than_four_hundred(tiny: Any, tmp_path: Path) -> None:
+    small = {"n_layer": 1, "n_head": 1, "n_embd": 8, "block_size": 8}
+    preset = tiny(model=small, train={"steps": 2000, "batch_size": 2}, evaluate={"every": 200}, save={"every": 100})
+    process, resident, files = psutil.Process(), list[int](), list[int]()
+    for event in train(resolve(preset), tmp_path / "run"):
+        if event.kind == "step" and event.step % 400 == 0:
+            resident.append(process.memory_info().rss)
+            files.append(process.num_fds())
+    assert resident[-1] - resident[0] < 2_000_000
+    assert len(set(files)) == 1

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+CACHED_BYTES = 1 << 22  # of the settings in the cache, at most
 DESCRIPTION_CHARACTERS = 60
 SOURCE = Path(__file__).parent.parent
 
@@ -63,14 +64,14 @@ def _paths(incomplete: str, within: str = "") -> Iterator[Path]:
 def _known_settings() -> dict[str, str]:
     """Meanings of settings by key, from the cache where it is of this code."""
     stamp = max(path.stat().st_mtime_ns for path in SOURCE.rglob("*.py"))
+    from nanogrove.atomic import read_file, write_file
     from nanogrove.data.text.cache import cache_folder
 
     cache = cache_folder() / "settings.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
-        stored = json.loads(cache.read_text(encoding="utf-8"))
+        stored = json.loads(read_file(cache, CACHED_BYTES))
         if stored["stamp"] == stamp:
             return dict(stored["settings"])
-    from nanogrove.atomic import write_file
     from nanogrove.config.settings import all_settings
 
     settings = {setting.key: setting.description for setting in all_settings() if "[]" not in setting.key}

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from rich.cells import cell_len
 
 from nanogrove.cli.text import printable
+from nanogrove.data.sources.dialect import DELIMITERS
 from nanogrove.data.sources.kinds import KINDS
 from nanogrove.explore.columns import Column
 from nanogrove.explore.findings import Findings
-from nanogrove.explore.guess import DELIMITERS
 from nanogrove.explore.proposal import Proposal
 
 LABEL = 12  # characters of the first column
@@ -68,9 +68,11 @@ def _described_files(findings: Findings) -> Iterator[tuple[str, str]]:
         yield "sample", f"only the beginning was read{spread}{rows}; counts of the whole are estimates"
     if findings.encoding is not None:
         yield "encoding", f"{findings.encoding.name}: {findings.encoding.why}"
-    if findings.delimiter is not None:
-        sign, why = findings.delimiter
-        yield "delimiter", f"{DELIMITERS[sign]}: {why}"
+    if findings.dialect is not None:
+        sign = findings.dialect.dialect.delimiter
+        yield "delimiter", f"{DELIMITERS.get(sign, sign)}: {findings.dialect.why}"
+    if "separator" in findings.source:
+        yield "separator", f"{findings.source['separator']}: such a mark separates documents"
     if findings.columns:
         yield "rows", f"{_about(findings)}{findings.rows:,}, of {_count(len(findings.columns), 'column')}"
 

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogrove.atomic import write_file
+from nanogrove.atomic import refusal, write_file
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.decoding.plain import generate
@@ -299,7 +299,7 @@ def save_calibration(checkpoint: Checkpoint, calibration: Values) -> Path:
     try:
         write_file(folder / FILE_NAME, (json.dumps(record, indent=1) + "\n").encode())
     except OSError as error:
-        raise CheckpointError(f"{folder / FILE_NAME}: cannot be written ({error.strerror}); free some space") from None
+        raise CheckpointError(f"{folder / FILE_NAME}: cannot be written {refusal(error)}") from None
     return folder / FILE_NAME
 
 

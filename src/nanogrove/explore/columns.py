@@ -7,6 +7,7 @@ from datetime import date, datetime, time
 from itertools import pairwise
 from typing import NamedTuple
 
+from nanogrove.data.sources.messages import joined_messages
 from nanogrove.data.sources.tables import Columns
 
 TEXT_CHARACTERS, TEXT_WORDS = 60, 10  # mean of a cell, from which on a column is text
@@ -114,6 +115,8 @@ def _verdict(
     share = distinct / count
     size = f"mean {characters:,.0f} characters, {words:,.0f} word{'' if round(words) == 1 else 's'}"
     shown = f"{share:.0%} distinct" if distinct > 20 else f"{distinct} distinct"
+    if sum(joined_messages(value) is not None for value, _ in full) > count / 2:
+        return "text", f"messages of a chat, joined by their roles; {size}"
     if sum(isinstance(value, (list, dict)) for value, _ in full) > count / 2:
         return "nested", f"lists or objects, which become JSON; {size}"
     if (NAMED_ID.fullmatch(name) or CAMEL_ID.fullmatch(name)) and words < 2:
@@ -166,8 +169,11 @@ def choose(columns: Sequence[Column]) -> Choice:
     candidates = [c for c in columns if c.usable and c.verdict != "empty" and c.present >= 0.5]
     if not candidates:
         candidates = [c for c in columns if c.usable]
+    if {"chosen", "rejected"} <= {column.name for column in columns}:
+        notes.append("pairs of a chosen and a rejected text are what `nanogrove train dpo data.path=FILE` learns from")
+        candidates = [column for column in candidates if column.name != "rejected"] or candidates
     options, why = _options(candidates, notes)
-    names = Columns(**options).names
+    names = set(Columns(**options).names)
     for column in columns:
         if column.name in names and column.present < 1:
             notes.append(f"{1 - column.present:.0%} of the rows have no {column.name!r}; they are left out")
@@ -194,7 +200,7 @@ def _options(candidates: list[Column], notes: list[str]) -> tuple[dict[str, str 
             return _together(pair, "{}\n\n{}", notes), f"{texts[0].name!r} is text, and {titles[0].name!r} its title"
         return {"text_field": texts[0].name}, f"{texts[0].name!r} is the only column of text"
     if texts:
-        return _together(texts, "", notes), f"{len(texts)} columns are text"
+        return _together(_first(texts, "columns of text", notes), "", notes), f"{len(texts):,} columns are text"
     if named := [by_name[n] for n in TEXTS if n in by_name and by_name[n].verdict == "short text"]:
         return {"text_field": named[0].name}, f"{named[0].name!r} is text by its name"
     useful = [c for c in candidates if c.verdict in ("short text", "category", "number", "date") and c.present > 0.9]
@@ -213,9 +219,14 @@ def _options(candidates: list[Column], notes: list[str]) -> tuple[dict[str, str 
     if (odd := [c for c in useful if not c.fits]) and len(odd) <= len(useful) - 2:
         notes.append(f"{odd[0].name!r} cannot be named in a format, for its {{ }} ! or :; rename it to use it")
         useful = [c for c in useful if c.fits]
-    if len(useful) > MAX_FORMAT_COLUMNS:
-        notes.append(f"the first {MAX_FORMAT_COLUMNS} of {len(useful)} useful columns are taken")
-    return _together(useful[:MAX_FORMAT_COLUMNS], "", notes), why
+    return _together(_first(useful, "useful columns", notes), "", notes), why
+
+
+def _first(columns: list[Column], name: str, notes: list[str]) -> list[Column]:
+    """As many of the columns as a text is made of."""
+    if len(columns) > MAX_FORMAT_COLUMNS:
+        notes.append(f"the first {MAX_FORMAT_COLUMNS} of {len(columns):,} {name} are taken")
+    return columns[:MAX_FORMAT_COLUMNS]
 
 
 def _together(columns: list[Column], template: str, notes: list[str]) -> dict[str, str | list[str]]:

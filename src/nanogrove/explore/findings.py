@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from statistics import median
 from unicodedata import name as character_name
 
+from nanogrove.data.sources.dialect import DialectGuess
+from nanogrove.data.sources.encodings import Guess
+from nanogrove.data.sources.files import size_of
 from nanogrove.data.sources.pieces import Skipped
-from nanogrove.data.sources.rows import inner_suffix
+from nanogrove.data.sources.recognize import recognize
 from nanogrove.data.tokenizer import bpe_tokenizer
 from nanogrove.errors import DataError
 from nanogrove.explore.columns import Choice, Column
-from nanogrove.explore.guess import Guess, choose_files
 from nanogrove.explore.sample import take
 
 BPE_CHARACTERS = 1 << 21  # that a vocabulary is learned from here, and that its tokens are counted on
@@ -44,7 +46,7 @@ class Findings:
     others: list[tuple[str, int]]  # endings of other files in the folder, and how many each
     whole: bool
     encoding: Guess | None  # None for files that are not text
-    delimiter: tuple[str, str] | None  # of CSV, and why
+    dialect: DialectGuess | None  # of CSV
     columns: list[Column]  # of a table
     choice: Choice | None  # of columns
     sample_rows: int
@@ -73,20 +75,14 @@ class Findings:
 
 def explore(path: str) -> Findings:
     """Looks at a file, a folder, or the files a pattern names. Raises DataError where there is nothing to train on."""
-    chosen = choose_files(path)
-    sizes = {file: file.stat().st_size for file in chosen.files}
+    chosen = recognize(path)
+    sizes = {file: size_of(file) for file in chosen.files}
     skipped = Skipped()
     sample = take(chosen, sizes, skipped)
     texts = [text for text in sample.texts if text and not text.isspace()]
     if not texts:
         raise DataError(f"{path}: nothing to train on ({skipped.most_common() or 'blanks alone'})")
-    source = dict(chosen.source)
-    if sample.encoding is not None and sample.encoding.option:
-        source["encoding"] = sample.encoding.option
-    if sample.delimiter is not None:
-        usual = {"\t" if inner_suffix(file) == ".tsv" else "," for file in chosen.files}
-        source |= {} if usual == {sample.delimiter[0]} else {"delimiter": sample.delimiter[0]}
-    source |= sample.choice.options if sample.choice is not None else {}
+    source = chosen.source | (sample.choice.options if sample.choice is not None else {})
     compared = [text for text, complete in zip(sample.texts, sample.complete, strict=True) if complete]
     alphabet = Counter("".join(texts))
     tokens = count_tokens(texts, sample.characters, sample.documents, len(alphabet))
@@ -100,8 +96,8 @@ def explore(path: str) -> Findings:
         looked_at=sample.looked_at,
         others=chosen.others,
         whole=sample.whole,
-        encoding=sample.encoding,
-        delimiter=sample.delimiter,
+        encoding=chosen.encoding,
+        dialect=chosen.dialect,
         columns=sample.columns,
         choice=sample.choice,
         sample_rows=sample.rows,
@@ -120,7 +116,7 @@ def explore(path: str) -> Findings:
         tokenizer=tokenizer,
         why=why,
         example=texts[0],
-        notes=sample.notes + (sample.choice.notes if sample.choice is not None else []),
+        notes=chosen.notes + sample.notes + (sample.choice.notes if sample.choice is not None else []),
     )
 
 

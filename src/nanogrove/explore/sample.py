@@ -1,43 +1,34 @@
 """Samples the documents that training would see from files, and estimates how much they hold in all.
 
-Of text files (text, CSV, JSON lines), spread evenly over a folder, the first bytes are read, `SAMPLE_SIZE` in all; of
+Of text files (text, CSV, JSON), spread evenly over a folder, the beginnings are read that the recogniser has read; of
 other files as much text. Rows and documents are read as the sources read them, so what is left out here is left out in
 training. The rest is estimated by bytes.
 """
 
 import io
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from statistics import median
 
+from nanogrove.data.sources import recognize as limits
 from nanogrove.data.sources.contract import Row, SourceKind, TableSource
-from nanogrove.data.sources.files import BOMS
+from nanogrove.data.sources.files import io_errors_as_data_errors, size_of
 from nanogrove.data.sources.kinds import make_source
-from nanogrove.data.sources.pieces import Skipped
-from nanogrove.data.sources.rows import inner_suffix
+from nanogrove.data.sources.packing import PACKED_ENDINGS, Head
+from nanogrove.data.sources.pieces import Skipped, split_at_separators
+from nanogrove.data.sources.recognize import Recognized, decoded, evenly
 from nanogrove.data.sources.tables import Columns, row_pieces
 from nanogrove.errors import DataError
 from nanogrove.explore.columns import Choice, Column, choose, examine
-from nanogrove.explore.guess import (
-    PACKED,
-    START_BYTES,
-    Chosen,
-    Guess,
-    Head,
-    guess_delimiter,
-    guess_encoding,
-    head,
-    line_density,
-)
 
-SAMPLE_SIZE = 1 << 24  # bytes, or characters of files that are not text
 MAX_ROWS, MAX_CELLS = 50_000, 1 << 20  # of a table
-MAX_FILES = 1000
 MAX_SLOW_FILES, SLOW_SECONDS = 12, 5.0  # of documents that are neither text nor rows, such as PDF
-SEPARATORS = ("<|endoftext|>", "\n---\n", "\n***\n", "\n===\n", "\n\n\n", "\n\n")
+DENSITY_SAMPLES, DENSITY_BYTES = 23, 1 << 17  # parts of a file whose lines are counted, and the size of each
+SEPARATORS = ("\n---\n", "\n***\n", "\n===\n", "\n\n\n", "\n\n")
 
 
 @dataclass
@@ -51,8 +42,6 @@ class Sample:
     whole: bool  # whether all was read
     looked_at: int  # files that were sampled
     characters: float = 0  # in all files
-    encoding: Guess | None = None
-    delimiter: tuple[str, str] | None = None  # of a CSV, and why
     columns: list[Column] = field(default_factory=list)
     choice: Choice | None = None
     rows: int = 0  # of a table, in the sample
@@ -60,75 +49,66 @@ class Sample:
     notes: list[str] = field(default_factory=list)
 
 
-def take(chosen: Chosen, sizes: Mapping[Path, int], skipped: Skipped) -> Sample:
+def take(chosen: Recognized, sizes: Mapping[Path, int], skipped: Skipped) -> Sample:
     """A sample of the files. Raises DataError for what cannot be read, and for a table without rows."""
     files = [file for file in chosen.files if sizes[file]]
     if not files:
         raise DataError(f"{chosen.source['path']}: empty; there is nothing to train on")
+    for _ in range(chosen.hidden):
+        skipped.unwanted("hidden file")
     if chosen.kind.table is not None:
-        return _table(chosen, evenly(files, MAX_FILES), sizes, skipped)
+        return _table(chosen, evenly(files, limits.MAX_FILES), sizes, skipped)
     if chosen.kind.encoded:
-        return _text(chosen, evenly(files, MAX_FILES), sizes)
+        return _text(chosen, sizes)
     return _slow_documents(chosen.kind, evenly(files, MAX_SLOW_FILES), sizes, skipped)
 
 
-def evenly(files: list[Path], most: int) -> list[Path]:
-    """At most so many of the files, spread evenly."""
-    return [files[n * len(files) // most] for n in range(most)] if len(files) > most else files
-
-
-def _text(chosen: Chosen, files: list[Path], sizes: Mapping[Path, int]) -> Sample:
-    heads = [head(file, max(SAMPLE_SIZE // len(files), 1)) for file in files]
-    guess, notes = _one_encoding(files, heads)
-    if "damaged" in guess.why:
-        raise DataError(f"{files[0]}: utf-8, but {guess.why}; mend it, as with iconv -c -f utf-8 -t utf-8")
-    texts = [_decoded(one, guess) for one in heads]
-    lengths = [len(text) * one.total / max(len(one.data), 1) for text, one in zip(texts, heads, strict=True)]
-    scale = _scale(files, sizes)
-    if len(chosen.files) == 1:
-        notes += _may_be_several(texts[0], lengths[0])
-    if texts[0].lstrip()[:1] == "[" and files[0].suffix == ".json":
-        notes.append("JSON in one piece is read as plain text; for rows, write an object a line: jq -c '.[]'")
-    root = Path(str(chosen.source["path"])).expanduser()
-    hidden = [file for file in chosen.files if root in file.parents and "/." in f"/{file.relative_to(root)}"]
-    if hidden:
-        notes.append(f"{len(hidden):,} of the files are hidden or in hidden folders, such as {hidden[0]}")
-    complete = [one.whole for one in heads]
-    documents = sum(sizes[file] > 0 for file in chosen.files)
-    sample = Sample(texts, complete, lengths, documents, scale == 1 and all(complete), len(files))
-    sample.characters, sample.encoding, sample.notes = sum(lengths) * scale, guess, notes
+def _text(chosen: Recognized, sizes: Mapping[Path, int]) -> Sample:
+    """The beginnings of files of text, cut into documents where a mark separates them."""
+    marks = chosen.source.get("separator")
+    separators = [marks] if isinstance(marks, str) else marks if isinstance(marks, list) else []
+    texts, lengths, complete = list[str](), list[float](), list[bool]()
+    documents = characters = 0.0
+    for one, encoding in zip(chosen.heads, chosen.encodings, strict=True):
+        text = decoded(one, encoding)
+        length = len(text) * one.total / max(len(one.data), 1)
+        parts = documents_of(text, separators) if separators else [text]
+        texts += parts
+        lengths += [float(len(part)) for part in parts] if separators else [length]
+        complete += [True] * (len(parts) - 1) + [one.whole] * bool(parts)
+        documents += len(parts) * length / max(len(text), 1)
+        characters += length
+    scale = _scale(chosen.sampled, sizes)
+    if not separators:
+        documents = sum(sizes[file] > 0 for file in chosen.files)
+    sample = Sample(
+        texts,
+        complete,
+        lengths,
+        documents * (scale if separators else 1),
+        scale == 1 and all(complete),
+        len(chosen.heads),
+    )
+    sample.characters = characters * scale
+    if len(chosen.files) == 1 and not separators:
+        sample.notes += _may_be_several(texts[0], lengths[0])
     return sample
+
+
+def documents_of(text: str, separators: Sequence[str]) -> list[str]:
+    """The documents of a text, whole, as its source cuts them."""
+    documents: list[str] = []
+    for piece, first in split_at_separators(iter([text]), separators):
+        if first:
+            documents.append(piece)
+        else:
+            documents[-1] += piece
+    return documents
 
 
 def _scale(files: Sequence[Path], sizes: Mapping[Path, int]) -> float:
     """The bytes of all files, as a multiple of those of these files."""
     return sum(sizes.values()) / sum(sizes[file] for file in files)
-
-
-def _one_encoding(files: list[Path], heads: list[Head]) -> tuple[Guess, list[str]]:
-    """The encoding of most of the files that are not ASCII alone, and a note where others differ."""
-    guesses = [guess_encoding(one.data, one.whole) for one in heads]
-    telling = [guess for guess in guesses if guess.why != "ASCII alone"] or guesses
-    options = [guess.option for guess in telling]
-    best = next(guess for guess in telling if guess.option == max(options, key=options.count))
-    odd = [n for n, guess in enumerate(guesses) if guess in telling and guess.option != best.option]
-    if not odd:
-        return best, []
-    return best, [
-        f"{len(odd)} of the files are not {best.name}, such as {files[odd[0]]} ({guesses[odd[0]].name}); a source has "
-        "one encoding, so move them to a source of their own"
-    ]
-
-
-def _codec(data: bytes, guess: Guess | None) -> str:
-    marked = next((name for mark, name in BOMS.items() if data.startswith(mark)), "utf-8")
-    return (guess and guess.option) or marked
-
-
-def _decoded(one: Head, guess: Guess | None) -> str:
-    """The text of a head; a character that its end cuts is left out."""
-    text = one.data.decode(_codec(one.data, guess), "replace").removeprefix("\ufeff")
-    return text if one.whole else text.rstrip("\ufffd")
 
 
 def _may_be_several(text: str, length: float) -> list[str]:
@@ -156,7 +136,7 @@ def _slow_documents(kind: SourceKind, files: list[Path], sizes: Mapping[Path, in
         pieces = make_source({"type": kind.name, "path": str(file)}).pieces(skipped)
         for piece in pieces:
             text += piece.text
-            if sum(map(len, texts)) + len(text) >= SAMPLE_SIZE or time.monotonic() > until:
+            if sum(map(len, texts)) + len(text) >= limits.SAMPLE_BYTES or time.monotonic() > until:
                 whole = next(pieces, None) is None
                 break
         read.append(file)
@@ -176,14 +156,10 @@ def _slow_documents(kind: SourceKind, files: list[Path], sizes: Mapping[Path, in
 class _TableReader:
     """Reads the rows of a table's files as its source does, all columns, and notes which columns each file has."""
 
-    def __init__(self, kind: SourceKind, guess: Guess | None, delimiter: str | None, skipped: Skipped) -> None:
-        assert kind.table is not None
-        self.make, self.skipped = kind.table, skipped
-        self.options: dict[str, str] = {}
-        if guess is not None and guess.option:
-            self.options["encoding"] = guess.option
-        if delimiter is not None:
-            self.options["delimiter"] = delimiter
+    def __init__(self, chosen: Recognized, skipped: Skipped) -> None:
+        assert chosen.kind.table is not None
+        self.make, self.skipped = chosen.kind.table, skipped
+        self.options = {key: value for key, value in chosen.source.items() if key not in ("type", "path", "glob")}
         self.headers: dict[Path, list[str]] = {}
 
     def rows(self, file: Path) -> Iterator[Row]:
@@ -204,61 +180,96 @@ class _TableReader:
         return self.source(file).location(file, number)
 
 
-def _table(chosen: Chosen, files: list[Path], sizes: Mapping[Path, int], skipped: Skipped) -> Sample:
-    """The rows of a table, what its columns hold, and the texts they make."""
-    guess, delimiter, notes, heads = None, None, list[str](), list[Head]()
-    if chosen.kind.encoded:
-        heads = [head(file, max(SAMPLE_SIZE // len(files), 1)) for file in files]
-        guess, notes = _one_encoding(files, heads)
-    if chosen.kind.delimited:
-        start = _decoded(heads[0]._replace(data=heads[0].data[:START_BYTES], whole=False), guess)
-        delimiter = guess_delimiter(start, "\t" if inner_suffix(files[0]) == ".tsv" else ",")
-    reader = _TableReader(chosen.kind, guess, delimiter and delimiter[0], skipped)
-    rows, locations = list[Mapping[str, object]](), list[str]()
-    whole, read, total = True, 0.0, 0.0  # bytes, or rows of files that are not text
-    began, spread = 0.0, 0.0  # lines that files would have by their beginnings, and by parts all over them
-    for number, file in enumerate(files):
-        text = _decoded(heads[number], guess) if heads and not heads[number].whole else None
-        first, end = _first_rows(reader.rows(file), len(files), text)
-        rows += [row for _, row in first]
-        locations += [reader.location(file, line) for line, _ in first]
-        whole = whole and end is None
-        size = heads[number].total if heads else reader.count_rows(file, first, end)
-        total += size
+class _Rows:
+    """The rows of a sample, where each is, and how much of the files they are."""
+
+    def __init__(self) -> None:
+        self.rows: list[Mapping[str, object]] = []
+        self.locations: list[str] = []
+        self.whole = True
+        self.read = self.total = 0.0  # bytes, or rows of files that are not text
+        self.began = self.spread = 0.0  # lines that files would have by their beginnings, and by parts all over them
+
+    def add(self, reader: _TableReader, file: Path, files: int, text: str | None, start: Head | None) -> None:
+        """Adds a file's share; `start` is its beginning, and `text` that as text, where the file is text."""
+        part_of_file = text if start is not None and not start.whole else None
+        first, end = _first_rows(reader.rows(file), files, part_of_file)
+        self.rows += [row for _, row in first]
+        location = reader.source(file).location
+        self.locations += [location(file, line) for line, _ in first]
+        self.whole = self.whole and end is None
+        size = start.total if start is not None else reader.count_rows(file, first, end)
+        self.total += size
         if end is None:
-            read += size
-        elif heads:
-            part = len(heads[number].data) * _share_before(text or _decoded(heads[number], guess), end)
-            read += part
-            if file.suffix not in PACKED and part:
-                began += (end - 1) / part * size
-                spread += line_density(file) * size
+            self.read += size
+        elif start is None:
+            self.read += len(first)
         else:
-            read += len(first)
-    if not rows:
+            part = len(start.data) * _share_before(text or "", end)
+            self.read += part
+            if file.suffix.lower() not in PACKED_ENDINGS and part:
+                self.began += (end - 1) / part * size
+                self.spread += line_density(file) * size
+
+    @property
+    def shorter(self) -> float:
+        """How many more rows files have in all of them than where they begin."""
+        return self.spread / self.began if self.spread else 1.0
+
+
+def _table(chosen: Recognized, files: list[Path], sizes: Mapping[Path, int], skipped: Skipped) -> Sample:
+    """The rows of a table, what its columns hold, and the texts they make."""
+    reader, taken = _TableReader(chosen, skipped), _Rows()
+    starts = dict(zip(chosen.sampled, zip(chosen.heads, chosen.encodings, strict=True), strict=True))
+    for file in files:
+        start, encoding = starts.get(file, (None, ""))
+        taken.add(reader, file, len(files), None if start is None else decoded(start, encoding), start)
+    if not taken.rows:
         reasons = skipped.most_common()
         raise DataError(f"{chosen.source['path']}: no row that can be used ({reasons or 'there is none'})")
-    scale = _scale(files, sizes) * total / max(read, 1)
-    shorter = spread / began if spread else 1.0  # rows are, in all of the files than where they begin
     header = next(iter(reader.headers.values()), [])
-    names = dict.fromkeys(header) | dict.fromkeys(name for row in rows for name in row)
-    columns = [
-        examine(name, [row[name] for row in rows if name in row], len(rows), header.count(name) < 2) for name in names
-    ]
+    columns = _columns(taken.rows, header)
     choice = choose(columns)
+    notes = _table_notes(chosen, reader, header, choice)
+    texts = _rendered(taken.rows, choice, skipped, taken.locations)
+    scale = _scale(files, sizes) * taken.total / max(taken.read, 1)
+    whole = taken.whole and len(files) == sum(size > 0 for size in sizes.values())
+    lengths = [float(len(text)) for text in texts] or [0.0]
+    sample = Sample(texts, [True] * len(texts), lengths, len(texts) * scale * taken.shorter, whole, len(files))
+    sample.characters = sum(lengths) * scale
+    sample.columns, sample.choice, sample.notes = columns, choice, notes
+    sample.rows, sample.all_rows = len(taken.rows), len(taken.rows) * scale * taken.shorter
+    return sample
+
+
+def _columns(rows: Sequence[Mapping[str, object]], header: Sequence[str]) -> list[Column]:
+    """What each column holds, of the header first; in one pass, since rows may have keys of their own each."""
+    counts = Counter(header)
+    cells: dict[str, list[object]] = {name: [] for name in header}
+    for row in rows:
+        for name, value in row.items():
+            cells.setdefault(name, []).append(value)
+    return [examine(name, values, len(rows), counts[name] < 2) for name, values in cells.items()]
+
+
+def _table_notes(chosen: Recognized, reader: _TableReader, header: Sequence[str], choice: Choice) -> list[str]:
+    notes = []
     if odd := [name for name in header if chosen.kind.delimited and name.strip().replace(".", "", 1).isdigit()]:
         notes.append(f"the first line is taken for the names of columns, but {odd[0]!r} looks like data")
-    needed = Columns(**choice.options).names
-    if other := [file for file, header in reader.headers.items() if not set(needed) <= set(header)]:
+    needed = set(Columns(**choice.options).names)
+    if other := [file for file, names in reader.headers.items() if not needed <= set(names)]:
         notes.append(f"{len(other)} of the files have other columns, such as {other[0]}; training would refuse them")
-    texts = _rendered(rows, choice, skipped, locations)
-    whole = whole and len(files) == sum(size > 0 for size in sizes.values())
-    lengths = [float(len(text)) for text in texts] or [0.0]
-    sample = Sample(texts, [True] * len(texts), lengths, len(texts) * scale * shorter, whole, len(files))
-    sample.characters = sum(lengths) * scale
-    sample.encoding, sample.delimiter, sample.columns, sample.choice = guess, delimiter, columns, choice
-    sample.rows, sample.all_rows, sample.notes = len(rows), len(rows) * scale * shorter, notes
-    return sample
+    return notes
+
+
+def line_density(path: Path) -> float:
+    """Line ends per byte, in parts spread over all of a file: its beginning may have shorter lines than its end."""
+    size, lines = size_of(path), 0
+    with io_errors_as_data_errors(path), path.open("rb") as file:
+        for number in range(DENSITY_SAMPLES):
+            file.seek(number * max(size - DENSITY_BYTES, 0) // (DENSITY_SAMPLES - 1))
+            lines += file.read(DENSITY_BYTES).count(b"\n")
+    return lines / (DENSITY_SAMPLES * min(DENSITY_BYTES, size))
 
 
 def _first_rows(rows: Iterator[Row], files: int, text: str | None) -> tuple[list[Row], int | None]:
@@ -269,7 +280,11 @@ def _first_rows(rows: Iterator[Row], files: int, text: str | None) -> tuple[list
     lines = None if text is None else sum(1 for _ in io.StringIO(text, newline=""))
     first, size, cells = list[Row](), 0, 0
     for number, row in rows:
-        full = len(first) >= max(MAX_ROWS // files, 10) or size >= SAMPLE_SIZE // files or cells >= MAX_CELLS // files
+        full = (
+            len(first) >= max(MAX_ROWS // files, 10)
+            or size >= limits.SAMPLE_BYTES // files
+            or cells >= MAX_CELLS // files
+        )
         if full or (lines is not None and number >= lines):
             return first, number
         first.append((number, row))
@@ -286,9 +301,9 @@ def _share_before(text: str, line: int) -> float:
 def _rendered(rows: list[Mapping[str, object]], choice: Choice, skipped: Skipped, locations: list[str]) -> list[str]:
     """The text of each row that has all the columns."""
     columns = Columns(**choice.options)
-    complete = list[Row]()
+    needed, complete = columns.names, list[Row]()
     for number, row in enumerate(rows):
-        missing = next((name for name in columns.names if name not in row), None)
+        missing = next((name for name in needed if name not in row), None)
         if missing is None:
             complete.append((number, row))
         else:

@@ -33,9 +33,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nanogrove.atomic import read_file
 from nanogrove.errors import RunError
 from nanogrove.json_reading import parse_json
 
+RECORD_BYTES = 1 << 30  # of an events.jsonl, at most
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 Values = dict[str, Any]  # a JSON object whose keys depend on what it describes, such as a kind of event
 
@@ -98,10 +100,13 @@ def event_of(line: str) -> Event:
 def read_events(path: Path) -> list[Event]:
     """All events of an `events.jsonl`; a last line cut short by a kill is left out.
 
-    Raises RunError when a line before the last is not an event.
+    Raises RunError when a line before the last is not an event, and for what is not a plain file.
     """
     events: list[Event] = []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        lines = read_file(path, RECORD_BYTES).decode(errors="replace").split("\n")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); put back what the run wrote there") from None
     for number, line in enumerate(lines[:-1], start=1):
         try:
             events.append(event_of(line))

@@ -1,11 +1,16 @@
 """A run folder: its preset, its record, its lock.
 
-preset.json   events.jsonl   checkpoints/   report.html   .lock
+preset.json   events.jsonl   checkpoints/   data/   trackers/   report.html   .lock
+
+A folder may be a stranger's, so nothing is written through what is not a plain file or folder. What a run left is cut
+back only where a checkpoint says so, which names the position in the record and the digest of what comes before it.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -13,10 +18,25 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from nanogrove.atomic import leftovers, no_links, write_file
+from nanogrove.atomic import (
+    flush_folder,
+    leftovers,
+    make_folder,
+    no_links,
+    not_plain,
+    read_file,
+    refusal,
+    write_file,
+)
 from nanogrove.errors import RunError
-from nanogrove.json_reading import BadJsonError, read_json
+from nanogrove.json_reading import BadJsonError, parse_json
 from nanogrove.record.events import Event, Values, event_of
+
+FILES = (".lock", "preset.json", "events.jsonl")
+FOLDERS = ("checkpoints", "data", "trackers")
+PRESET_BYTES = 1 << 24  # of preset.json, at most
+ROWS_BYTES = 1 << 30  # of a file of rows, at most
+LINE_BYTES = 1 << 26  # of an event, at most
 
 
 class RunFolder:
@@ -25,31 +45,35 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         """Makes the folder where it is missing, and takes its lock, which the system drops when the process ends.
 
-        Raises RunError when another process holds it, or it cannot be made.
+        Raises RunError when another process holds it, when it cannot be made, and when a part of it is not a plain file
+        or folder.
         """
-        self.path = path
-        for name in (".lock", "preset.json", "events.jsonl", "checkpoints", "data"):
-            if (path / name).is_symlink():
-                raise RunError(f"{path / name}: is a link, and would be written through; put a plain one in its place")
+        self.path, self._hash = path, hashlib.sha256()
+        refuse_link(path)
+        for name in (*FILES, *FOLDERS):
+            if reason := not_plain(path / name, folder=name in FOLDERS):
+                kind = "folder" if name in FOLDERS else "file"
+                raise RunError(f"{path / name}: {reason}, and is not written through; put a {kind} in its place")
         self._lock = FileLock(path / ".lock", thread_local=False)
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             self._lock.acquire(timeout=0)
             self._events = FileIO(path / "events.jsonl", "a", opener=no_links)
+            flush_folder(path)
         except Timeout:
             raise RunError(
                 f"{path}: in use by {self._owner()}; wait for it, stop it, or choose another --out"
             ) from None
         except OSError as error:
             self._lock.release()
-            raise RunError(f"{path}: no run folder can be made here ({error.strerror}); choose another --out") from None
+            raise RunError(f"{path}: no run folder can be made here {refusal(error)} or choose another --out") from None
         with suppress(OSError), FileIO(path / ".lock", "w", opener=no_links) as lock:
             lock.write(f"process {os.getpid()}".encode())  # on a full disk it is held all the same
 
     def _owner(self) -> str:
         """What the lock says of the process that holds it; Windows lets nobody read it meanwhile."""
         try:
-            return (self.path / ".lock").read_text(encoding="utf-8", errors="replace").strip() or "another process"
+            return read_file(self.path / ".lock", most=100).decode(errors="replace").strip() or "another process"
         except OSError:
             return "another process"
 
@@ -63,62 +87,98 @@ class RunFolder:
         return read_preset(self.path)
 
     def write_preset(self, preset: Values) -> None:
-        """Writes `preset.json`, whole or not at all. Raises RunError when the disk refuses."""
+        """Writes `preset.json`, whole or not at all; with it, a run has its folder of checkpoints, of which none may be
+        saved yet. Raises RunError when the disk refuses.
+        """
         try:
+            make_folder(self.checkpoints)
             write_file(self.path / "preset.json", (json.dumps(preset, indent=1, ensure_ascii=False) + "\n").encode())
         except OSError as error:
-            raise RunError(f"{self.path}: the preset cannot be written ({error.strerror}); free some space") from None
+            raise RunError(f"{self.path}: the preset cannot be written {refusal(error)}") from None
 
     def start(self) -> Event | None:
         """The first event of the record; None where there is none, or it is damaged."""
-        try:
-            with (self.path / "events.jsonl").open(encoding="utf-8", errors="replace") as file:
-                event = event_of(file.readline())
-        except (OSError, ValueError):
-            return None
-        return event if event.kind == "start" else None
+        event = next(self._events_of_record(), None)
+        return event if event and event.kind == "start" and isinstance(event.time, dict) else None
+
+    def reached(self) -> int:
+        """The last step that the record knows of, however damaged it is."""
+        return max((event.step for event in self._events_of_record() if isinstance(event.step, int)), default=0)
+
+    def end(self) -> Event | None:
+        """The last event of the record where that is the end of the run; else None."""
+        last = deque(self._events_of_record(), maxlen=1)
+        return last[0] if last and last[0].kind == "end" else None
+
+    def _events_of_record(self) -> Iterator[Event]:
+        """The events of the record in order, less the lines that are none."""
+        with suppress(OSError), open(self.path / "events.jsonl", "rb", opener=no_links) as file:
+            for line in iter(lambda: file.readline(LINE_BYTES), b""):
+                with suppress(ValueError):
+                    yield event_of(line.decode(errors="replace"))
 
     def append(self, event: Event) -> None:
         """Adds an event to the record. Raises RunError when the disk refuses."""
         try:
             line = event.line().encode()
+            self._hash.update(line)
             while line:
                 line = line[self._events.write(line) :]
         except OSError as error:
-            raise RunError(f"{self.path}: the record cannot be written ({error.strerror}); free some space") from None
+            raise RunError(f"{self.path}: the record cannot be written {refusal(error)}") from None
 
     def write_rows(self, name: str, rows: Sequence[object]) -> None:
         """Writes `data/NAME.jsonl`, a row per line, whole or not at all. Raises RunError when the disk refuses."""
         folder = self.path / "data"
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
             write_file(folder / f"{name}.jsonl", lines.encode())
         except OSError as error:
-            raise RunError(f"{folder}: data cannot be written ({error.strerror}); free some space") from None
+            raise RunError(f"{folder}: data cannot be written {refusal(error)}") from None
 
     def read_rows(self, name: str) -> list[Any]:
         """The rows of `data/NAME.jsonl`. Raises RunError when they are missing or damaged."""
         path = self.path / "data" / f"{name}.jsonl"
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError) as error:
+            return [json.loads(line) for line in read_file(path, ROWS_BYTES).decode().splitlines()]
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path}: data that this run made cannot be read ({error}); start anew") from None
 
-    def position(self) -> int:
-        """Bytes in the record, all of them on disk when this returns. Raises RunError when the disk refuses."""
+    def mark(self) -> Values:
+        """Where the record ends now, all of it on disk when this returns: its `position` in bytes and its `record`.
+
+        The latter is a digest of all before the position. Raises RunError when the disk refuses.
+        """
         try:
             os.fsync(self._events.fileno())
         except OSError as error:
-            raise RunError(f"{self.path}: the record cannot be written ({error.strerror}); free some space") from None
-        return os.fstat(self._events.fileno()).st_size
+            raise RunError(f"{self.path}: the record cannot be written {refusal(error)}") from None
+        return {"position": os.fstat(self._events.fileno()).st_size, "record": self._hash.hexdigest()}
 
-    def rewind(self, position: int) -> None:
-        """Cuts the record back to `position`, so that it holds one history. Raises RunError when it is shorter."""
-        size = os.fstat(self._events.fileno()).st_size
-        if size < position:
-            raise RunError(f"{self.path / 'events.jsonl'}: shorter than its checkpoint says; the record is damaged")
-        os.truncate(self._events.fileno(), position)
+    def check(self, mark: Values) -> None:
+        """Raises RunError where this is not the record that ended, or went on, at a `mark`."""
+        record = self.path / "events.jsonl"
+        self._hash, left = hashlib.sha256(), mark.get("position", 0)
+        with open(record, "rb", opener=no_links) as file:
+            while part := file.read(min(left, LINE_BYTES)):
+                self._hash.update(part)
+                left -= len(part)
+        # A checkpoint of an earlier version has no digest.
+        if left or mark.get("record", self._hash.hexdigest()) != self._hash.hexdigest():
+            raise RunError(
+                f"{record}: is not the record that its checkpoint was saved with; put that back, or move this one "
+                "away, and --resume begins a new one"
+            )
+
+    def rewind(self, mark: Values) -> None:
+        """Cuts the record back to a `mark`, so that it holds one history. Raises RunError as `check` does, uncut."""
+        self.check(mark)
+        os.truncate(self._events.fileno(), mark.get("position", 0))
+
+    def is_empty(self) -> bool:
+        """Whether the record holds nothing."""
+        return os.fstat(self._events.fileno()).st_size == 0
 
     def close(self) -> None:
         """Gives the folder back, and takes away one in which nothing has begun.
@@ -135,6 +195,8 @@ class RunFolder:
                 for aside in leftovers(self.path / "preset.json"):
                     aside.unlink()
                 (self.path / ".lock").unlink()
+            with suppress(OSError):  # it holds something
+                self.checkpoints.rmdir()
         self._lock.release()
         if not begun:
             with suppress(OSError):  # it holds something that is not ours
@@ -147,16 +209,44 @@ class RunFolder:
         self.close()
 
 
+def refuse_link(run: Path) -> None:
+    """Raises RunError for a run folder that is a link, so that what is written is written where one sees it."""
+    if run.is_symlink():
+        raise RunError(f"{run}: is a link; give the folder that it leads to, {run.resolve()}")
+
+
+def parts_of_run(run: Path) -> list[str]:
+    """The record and the checkpoints of a folder, by name, as far as they hold anything."""
+    parts = []
+    with suppress(OSError):
+        if (run / "events.jsonl").stat().st_size:
+            parts.append("events.jsonl")
+    with suppress(OSError):
+        if os.listdir(run / "checkpoints"):
+            parts.append("checkpoints")
+    return parts
+
+
 def read_preset(run: Path) -> Values | None:
-    """The resolved preset of a run folder, None where there is none. Raises RunError when it is not a JSON object."""
+    """The resolved preset of a run folder, None where there is none and no other part of a run.
+
+    Raises RunError when it is not a JSON object, and when it is missing while other parts are there.
+    """
+    path = run / "preset.json"
+    if path.is_symlink():
+        raise RunError(f"{path}: is a link; put the file itself in its place")
     try:
-        preset = read_json(run / "preset.json")
+        preset = parse_json(read_file(path, PRESET_BYTES))
     except FileNotFoundError:
+        if parts := parts_of_run(run):
+            raise RunError(
+                f"{path}: missing, and {' and '.join(parts)} of a run are here; put it back, or train in another folder"
+            ) from None
         return None
     except OSError as error:
-        raise RunError(f"{run / 'preset.json'}: cannot be read ({error.strerror})") from None
+        raise RunError(f"{path}: cannot be read ({error.strerror}); put back what the run wrote there") from None
     except BadJsonError as error:
-        raise RunError(f"{run / 'preset.json'}: cannot be read ({error})") from None
+        raise RunError(f"{path}: cannot be read ({error}); put back what the run wrote there") from None
     if not isinstance(preset, dict):
-        raise RunError(f"{run / 'preset.json'}: damaged, not a preset")
+        raise RunError(f"{path}: damaged, not a preset; put back what the run wrote there")
     return preset

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from nanogrove.atomic import read_file
 from nanogrove.errors import RunError
-from nanogrove.json_reading import BadJsonError, read_json
+from nanogrove.json_reading import parse_json
 from nanogrove.record.events import Event, Values, read_events
+from nanogrove.record.folder import parts_of_run, read_preset
 
+CALIBRATION_BYTES = 1 << 28  # of calibration.json and state.json, at most
 STALE = "stale"  # in place of a calibration that is damaged or belongs to other weights
 
 
@@ -51,14 +54,9 @@ def times(event: Event) -> Mapping[str, float]:
 def read_run(run: Path) -> Run:
     """The record in a run folder. Raises RunError when there is no run, or when its record is damaged."""
     for name in ("preset.json", "events.jsonl"):
-        if not (run / name).is_file():
+        if not (run / name).exists() and (name != "preset.json" or not parts_of_run(run)):
             raise RunError(f"{run}: no run is here ({name} is missing); give the folder of a run, as in runs/NAME")
-    try:
-        preset = read_json(run / "preset.json")
-    except BadJsonError:
-        preset = None
-    if not isinstance(preset, dict):
-        raise RunError(f"{run / 'preset.json'}: not a JSON object; restore the file, or train the run again")
+    preset = read_preset(run) or {}
     events: dict[str, list[Event]] = {}
     for event in read_events(run / "events.jsonl"):
         events.setdefault(event.kind, []).append(event)
@@ -77,8 +75,11 @@ def read_calibration(run: Path) -> object:
     if any(part.is_symlink() for part in (path, folder, root)) or not path.is_file():
         return None
     try:
-        calibration, state = read_json(path), cast(Values, read_json(folder / "state.json"))
-        same = cast(Values, calibration)["model"] == state["files"]["model.safetensors"]
+        calibration, state = (
+            parse_json(read_file(path, CALIBRATION_BYTES)),
+            parse_json(read_file(folder / "state.json", CALIBRATION_BYTES)),
+        )
+        same = cast(Values, calibration)["model"] == cast(Values, state)["files"]["model.safetensors"]
         return calibration if same else STALE
     except (OSError, ValueError, KeyError, TypeError):
         return STALE

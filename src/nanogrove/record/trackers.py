@@ -26,8 +26,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from nanogrove.atomic import write_file
-from nanogrove.errors import PresetError
+from nanogrove.atomic import first_not_plain, write_file
+from nanogrove.errors import PresetError, RunError
 from nanogrove.record.events import Event, read_events
 
 
@@ -41,6 +41,9 @@ class Tracker(Protocol):
         """Write out what is left. Nothing may be logged after it."""
 
 
+WANDB_LINK = "debug-core.log"  # leads to wandb's own log in its cache; once made, nothing is written through it
+
+
 def open_trackers(
     names: Sequence[str], run: Path, preset: dict[str, object], *, project: str = "nanogrove", name: str | None = None
 ) -> list[Tracker]:
@@ -48,8 +51,10 @@ def open_trackers(
 
     `name` is what the run is called there, by default the folder's name; `preset` is shown as its settings. A
     run that is resumed goes on where it was shown before. Raises PresetError for an unknown name, a library that
-    is not installed, and one that refuses to start.
+    is not installed, and one that refuses to start, and RunError where it would write through a link or the like.
     """
+    if names and (odd := first_not_plain(run / "trackers", ignored=WANDB_LINK)):
+        raise RunError(f"{odd[0]}: {odd[1]}, and is not written through; move it away")
     for wanted in names:
         if wanted not in TRACKERS:
             raise PresetError(f"track.trackers: no tracker is called {wanted!r}; there are {', '.join(TRACKERS)}")

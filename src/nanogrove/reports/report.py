@@ -13,7 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanogrove.atomic import write_file
+from nanogrove.atomic import refusal, write_file
+from nanogrove.errors import RunError
+from nanogrove.record.folder import refuse_link
 from nanogrove.record.reading import Run, read_run
 from nanogrove.reports.page import html_page
 from nanogrove.reports.sections.best_possible import best_possible
@@ -64,11 +66,15 @@ def write_report(run: Path) -> Path:
     Works for finished runs and for unfinished ones. Raises RunError when the folder holds no run, or one
     whose record is damaged.
     """
+    refuse_link(run)
     read = read_run(run)
     parts = read.parts()
     drawn = [section.html(read) for section in SECTIONS if not section.needs or parts.intersection(section.needs)]
     page = html_page(read.name, [html for html in drawn if html])
     path = run / "report.html"
     # JSON can carry half of a surrogate pair and UTF-8 cannot; one bad character must not cost the report.
-    write_file(path, page.encode("utf-8", errors="replace"))
+    try:
+        write_file(path, page.encode("utf-8", errors="replace"))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written {refusal(error)} and give `nanogrove report {run}`") from None
     return path

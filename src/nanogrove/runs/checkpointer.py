@@ -57,12 +57,12 @@ class Checkpointer:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Takes over what a checkpoint, to which the state was restored, knows of the run."""
-        self.best, self.saved = checkpoint.state["best"], self.state.step
+        self.best, self.saved = checkpoint.state.get("best"), self.state.step
 
     def save(self, name: str, member: int = 0) -> None:
         """Saves the state under `name`; best and snapshots hold the weights of one model only."""
         extra = {
-            "position": self.folder.position(),
+            **self.folder.mark(),
             "best": self.best,
             "data": self.setup.corpus.describe()["fingerprint"],
             "nanogrove": metadata.version("nanogrove"),

@@ -18,7 +18,7 @@ BIT_DEPENDENCIES = {"versions": ("nanogrove", "torch"), "machine": ("processor",
 
 
 def start_event(setup: Setup, state: TrainState) -> Event:
-    """The first event of a run: its model, data, number format and circumstances."""
+    """The first event of a record: the run's model, data, number format and circumstances."""
     preset, plan, heads = setup.preset, setup.plan, state.heads
     values = {
         "name": preset.name,
@@ -40,7 +40,7 @@ def start_event(setup: Setup, state: TrainState) -> Event:
     }
     if state.model.population is not None and plan.ranks.world == 1:
         values["members_differ"] = difference_from_alone(state, setup.corpus.batch(0), plan)
-    return Event("start", 0, values, setup.budget)
+    return Event("start", state.step, values, setup.budget)
 
 
 def circumstances(setup: Setup) -> dict[str, object]:

@@ -14,7 +14,7 @@ from nanogrove.errors import CheckpointError, PresetError, RunError
 from nanogrove.evaluate import calibration
 from nanogrove.methods import load_method
 from nanogrove.methods.contract import Trained
-from nanogrove.record.folder import read_preset
+from nanogrove.record.folder import read_preset, refuse_link
 from nanogrove.train.checkpoint import load_latest, model_of, read_checkpoint
 from nanogrove.train.precision import pick_device
 from nanogrove.waits import Watch, unwatched
@@ -42,6 +42,8 @@ def evaluate(
         raise PresetError(f"{split!r} is not a split; take one of {', '.join(SPLITS)}")
     if calibrate and split not in (None, "test"):
         raise PresetError(f"a temperature is fitted on validation and measured on test; leave split={split} out")
+    if calibrate:
+        refuse_link(run)
     stored = read_preset(run)
     if stored is None:
         raise RunError(f"{run}: no run here; give a folder such as runs/NAME")

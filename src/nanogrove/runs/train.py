@@ -3,7 +3,8 @@
 A run writes each event, saves, samples and stops; methods know of none of it. `train` is itself a generator, so a
 command line or a notebook shows the events as it likes. Events of kind `note` and `stop` are shown and not written.
 
-When a run is resumed from a checkpoint, its record is first cut back to the position that the checkpoint names. All
+When a run is resumed from a checkpoint, its record is first cut back to the position that the checkpoint names; where
+the record is lost, a new one begins. What a run folder has lost besides is refused, and nothing in it is touched. All
 that is written depends on the step alone, apart from figures under `time`, so a resumed run leaves the record of an
 uninterrupted one.
 
@@ -25,13 +26,14 @@ from nanogrove.methods.contract import Trained
 from nanogrove.paths import with_absolute_paths
 from nanogrove.record.events import Event, note, read_events
 from nanogrove.record.folder import RunFolder
+from nanogrove.reports.report import write_report
 from nanogrove.runs.checkpointer import Checkpointer, NullCheckpointer, due
 from nanogrove.runs.circumstances import CIRCUMSTANCES, changes, circumstances, start_event
 from nanogrove.runs.recorder import NullRecorder, Recorder, recording
 from nanogrove.runs.sampler import samples, samples_of_state
 from nanogrove.runs.setup import Setup, build
 from nanogrove.train.autotune import keep_freed_memory
-from nanogrove.train.checkpoint import Checkpoint, load_best, load_checkpoint, load_latest, model_of
+from nanogrove.train.checkpoint import ROTATION, Checkpoint, load_best, load_checkpoint, load_latest, model_of
 from nanogrove.train.loop import BUDGETS
 from nanogrove.train.parallel.ranks import joined, restarted
 from nanogrove.train.signals import stop_signals
@@ -85,9 +87,12 @@ def train(
                 if checkpoint.config != setup.model_on_data:
                     raise CheckpointError(f"{checkpoint.folder}: config.json is not the model of preset.json")
                 checkpoint.restore(state)
+            finished = ranks.broadcast_from_main(lambda: _is_finished(folder, checkpoint))
         # CPUs of two kinds may round the first weights in different ways.
         ranks.broadcast([p.data for _, p in state.named_parameters()])
-        if folder is None:
+        if finished:
+            yield from () if folder is None else _show_finished(folder)
+        elif folder is None:
             with stop_signals() as stopped:
                 yield from _drive(setup, state, NullRecorder(), NullCheckpointer(), stopped)
         else:
@@ -101,13 +106,56 @@ def _find_checkpoint(
     """The checkpoint to resume from; None when the run ended before it saved one."""
     if not resume:
         raise RunError(f"{folder.path}: holds a run; continue it with --resume, or choose another --out")
-    changed = _changed(with_absolute_paths(resolve(stored)), with_absolute_paths(preset), folder.start())
+    kept = resolve(stored)
+    changed = _changed(with_absolute_paths(kept), with_absolute_paths(preset), folder.start())
     if changed:
         raise RunError(f"{folder.path}: a resumed run keeps its preset, and {changed}; start anew with another --out")
     checkpoint, damaged = load_latest(folder.checkpoints)
     for problem in damaged:
         yield note(f"{problem}; going on from {checkpoint.folder if checkpoint else 'the start'} instead")
+    _check_complete(folder, kept, checkpoint)
+    if checkpoint is None and folder.reached():
+        yield note(f"{folder.path}: nothing was saved yet, so the run begins again from its first step")
     return checkpoint
+
+
+def _check_complete(folder: RunFolder, preset: Preset, checkpoint: Checkpoint | None) -> None:
+    """Raises RunError where a run has lost its checkpoints or its best model, and CheckpointError for a damaged one."""
+    if checkpoint is None:
+        reached = folder.reached()
+        gone = not folder.checkpoints.exists() and not folder.is_empty()
+        if gone or reached > preset.save.every or folder.end() is not None:
+            raise RunError(
+                f"{folder.checkpoints}: no checkpoint is left of a run that reached step {reached}; put them back, or "
+                "start anew with another --out"
+            )
+    elif checkpoint.state.get("best") is not None:
+        best = folder.checkpoints / "best"
+        try:
+            if load_best(folder.checkpoints).folder.name in ROTATION:
+                raise CheckpointError(f"{best}: missing")
+        except CheckpointError as error:
+            instead = f"put it back, or go on without it: copy {checkpoint.folder} to {best}"
+            raise CheckpointError(f"{error}; {instead}") from None
+
+
+def _is_finished(folder: RunFolder | None, checkpoint: Checkpoint | None) -> bool:
+    """Whether the run in a folder has ended. Raises RunError where its record is not that of its checkpoint."""
+    if folder is None or checkpoint is None or folder.is_empty():
+        return False
+    folder.check(checkpoint.state)
+    end = folder.end()
+    return end is not None and end.step == checkpoint.state["step"]
+
+
+def _show_finished(folder: RunFolder) -> Iterator[Event]:
+    """Says that a run is finished and how it ended; writes its report where that is missing."""
+    end = folder.end()
+    if end is not None:
+        yield note(f"{folder.path}: the run is finished, all of its {end.step} steps; nothing is left to train")
+        yield end
+    if not (folder.path / "report.html").exists():
+        write_report(folder.path)
 
 
 def _changed(stored: Preset, requested: Preset, start: Event | None) -> str | None:
@@ -132,15 +180,20 @@ def _lead(folder: RunFolder, setup: Setup, state: TrainState, checkpoint: Checkp
     """Drives the run on rank 0, which writes: begins the record, or cuts it back, and trains to the end."""
     checkpointer, changed = Checkpointer(folder, setup, state), {}
     if checkpoint is None:
-        folder.rewind(0)
+        folder.rewind({"position": 0})
+    elif folder.is_empty() and checkpoint.state.get("position"):
+        yield note(f"{folder.path / 'events.jsonl'}: is lost; a new record begins at step {state.step}")
+        checkpointer.resume(checkpoint)
+        checkpointer.save("current")  # whose position is in the new record
     else:
         checkpointer.resume(checkpoint)
-        folder.rewind(checkpoint.state["position"])
+        folder.rewind(checkpoint.state)
         before = [e.values for e in read_events(folder.path / "events.jsonl") if e.kind in CIRCUMSTANCES]
         changed = changes(before[-1], circumstances(setup)) if before else {}
     with recording(folder, setup) as recorder:
         if checkpoint is None:
             folder.write_preset(setup.preset.model_dump(mode="json"))
+        if folder.is_empty():
             start = start_event(setup, state)
             yield from recorder.write(start)
             if reason := start.values.get("members_differ"):
@@ -151,8 +204,8 @@ def _lead(folder: RunFolder, setup: Setup, state: TrainState, checkpoint: Checkp
             yield note(f"resumed with {differences}: from here on it may round otherwise than an uninterrupted run")
         with stop_signals() as stopped:
             finished = yield from _drive(setup, state, recorder, checkpointer, stopped)
-            if finished:
-                yield from _finish(setup, state, recorder, checkpointer)
+        if finished:  # and saved, so that a signal may end this at once
+            yield from _finish(setup, state, recorder, checkpointer)
 
 
 def _drive(

@@ -14,9 +14,11 @@ whose checksum differs, and reads nothing but safetensors and JSON: no code can 
 
 import hashlib
 import json
-import shutil
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +28,7 @@ from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from nanogrove.atomic import flush_folder, write_folder
+from nanogrove.atomic import flush_folder, refusal, remove, write_folder
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import CheckpointError, DataError
 from nanogrove.json_reading import parse_json
@@ -166,31 +168,34 @@ def save_checkpoint(
     try:
         write_folder(aside, {**files, "state.json": json.dumps(record, indent=1).encode()})
         _place(root, name, aside)
-        flush_folder(root)
     except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):
+            remove(aside)
         raise CheckpointError(
-            f"{root / name}: could not be saved at step {state.step} ({error.strerror}); the checkpoints saved "
-            "before are whole: free some space and continue with --resume"
+            f"{root / name}: could not be saved at step {state.step} {refusal(error)} and continue with --resume; the "
+            "checkpoints saved before are whole"
         ) from None
 
 
 def _place(root: Path, name: str, aside: Path) -> None:
-    """Renames the new folder `aside` to `root/name`, after rotating or removing the older ones."""
+    """Renames the new folder `aside` to `root/name`, after rotating or removing the older ones.
+
+    The oldest is emptied once the new names are on disk, or a power cut could leave an emptied folder under a name.
+    What a stranger put in place of a folder, such as a link, is moved and removed as it is.
+    """
     old = root / f".{name}.old"  # after a kill, the only one that is whole, until the new one is in place
-    if name == "current" and (root / "current").exists():
-        newer = root / "prev2"
-        if newer.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            newer.rename(old)
-        if (root / "prev").exists():
-            (root / "prev").rename(newer)
-        (root / "current").rename(root / "prev")
-    elif (root / name).exists():
-        shutil.rmtree(old, ignore_errors=True)
-        (root / name).rename(old)
+    if os.path.lexists(root / name):
+        names = ROTATION if name == "current" else (name,)
+        if os.path.lexists(root / names[-1]):
+            remove(old)
+            (root / names[-1]).rename(old)
+        for newer, older in reversed(list(pairwise(names))):
+            if os.path.lexists(root / newer):
+                (root / newer).rename(root / older)
     aside.rename(root / name)
-    shutil.rmtree(old, ignore_errors=True)
+    flush_folder(root)
+    with suppress(OSError):  # the new one is saved; the next save tries again
+        remove(old)
 
 
 def checksum_of(record: dict[str, Any]) -> str:

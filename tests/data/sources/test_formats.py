@@ -11,8 +11,8 @@ import pytest
 
 from nanogrove.data.sources.formats import FORMATS, format_of, readable_formats
 from nanogrove.data.sources.kinds import KINDS
+from nanogrove.data.sources.recognize import recognize
 from nanogrove.errors import DataError
-from nanogrove.explore.guess import choose_files
 
 SCRIPT = """
 import json, sys
@@ -73,8 +73,10 @@ def test_a_new_format_is_explored_and_trained_on(database: Path) -> None:
 
 
 def test_without_its_line_a_format_is_refused_by_name(database: Path) -> None:
-    with pytest.raises(DataError, match="an SQLite database; explore reads text, CSV, JSON lines, Parquet and PDF"):
-        choose_files(str(database))
+    with pytest.raises(
+        DataError, match="an SQLite database; nanogrove reads text, CSV, JSON lines, JSON, Parquet and PDF"
+    ):
+        recognize(str(database))
 
 
 def test_every_ending_belongs_to_one_format() -> None:
@@ -92,4 +94,4 @@ def test_a_record_says_of_each_kind_what_its_settings_can_do() -> None:
         table: object = kind.table
         assert table is None or table is kind.settings, kind.name
         assert kind.label
-    assert readable_formats() == "text, CSV, JSON lines, Parquet and PDF"
+    assert readable_formats() == "text, CSV, JSON lines, JSON, Parquet and PDF"

@@ -75,7 +75,7 @@ def test_a_kaggle_folder_at_hand_is_read_instead(kaggle: Path) -> None:
     with pytest.raises(DataError, match=r"owner/name: no file 'b\.csv'; there are a\.csv"):
         read(KaggleSource(dataset="owner/name", local="mine", file="b.csv"))
     Path("mine/a.csv").rename("mine/a.png")
-    with pytest.raises(DataError, match=r"neither CSV, JSON lines, Parquet nor text; there are a\.png"):
+    with pytest.raises(DataError, match=r"neither CSV, JSON lines, JSON, Parquet nor text; there are a\.png"):
         read(KaggleSource(dataset="owner/name", local="mine"))
 
 

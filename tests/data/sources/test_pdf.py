@@ -290,3 +290,18 @@ def test_changed_bytes_never_stop_a_folder(tmp_path: Path) -> None:
     assert 0 < skipped.counts["damaged PDF"] < 150
     for document in documents:
         document.encode()
+
+
+@pytest.mark.parametrize("rotate", [0, 90, 270])
+def test_words_of_lines_that_run_upwards_stay_apart(rotate: int, tmp_path: Path) -> None:
+    lines = [
+        "The old mill stood by the river",
+        "and the wheel turned all day long",
+        "until the inter-",
+        "national fair.",
+    ]
+    turned = content(lines).replace(b"72 720 Td", b"0 1 -1 0 100 72 Tm")
+    data = pdf_bytes(zlib.compress(turned))
+    path = tmp_path / "turned.pdf"
+    path.write_bytes(data.replace(b"/MediaBox [0 0 612 792]", b"/MediaBox[0 0 612 792] /Rotate %d" % rotate, 1))
+    assert read(path)[0].split() == " ".join(lines).replace("inter- national", "international").split()

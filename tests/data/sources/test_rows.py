@@ -17,7 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanogrove.data.sources import rows
-from nanogrove.data.sources.rows import check_columns, csv_rows, jsonl_rows, parquet_rows, text_lines
+from nanogrove.data.sources.dialect import Dialect
+from nanogrove.data.sources.packing import unpacked_name
+from nanogrove.data.sources.parquet import parquet_rows
+from nanogrove.data.sources.rows import check_columns, csv_rows, jsonl_rows, text_lines
+from nanogrove.data.sources.tables import usual_delimiter
 from nanogrove.errors import DataError
 
 Faults = list[tuple[str, int]]
@@ -33,13 +37,13 @@ def read(path: Path, encoding: str = "auto", delimiter: str | None = None) -> tu
 
     wanted = partial(check_columns, ["text"])
     numbered: Iterator[tuple[int, Mapping[str, Any]]]
-    kind = rows.inner_suffix(path)
+    kind = Path(unpacked_name(path)).suffix
     if kind == ".parquet":
         numbered = parquet_rows(path, wanted, bad)
     elif kind == ".jsonl":
         numbered = jsonl_rows(path, encoding, bad)
     else:
-        numbered = csv_rows(path, encoding, delimiter, wanted, bad)
+        numbered = csv_rows(path, encoding, Dialect(delimiter or usual_delimiter(path)), wanted, bad)
     return [(number, row.get("text")) for number, row in numbered], faults
 
 
@@ -261,7 +265,9 @@ def test_packed_files_and_packed_files_cut_off(name: str, ending: str, tmp_path:
     faults: Faults = []
     rows = jsonl_rows(path, "auto", lambda *fault: faults.append(fault))
     if name == "a.csv":
-        rows = csv_rows(path, "auto", None, partial(check_columns, ["text"]), lambda *fault: faults.append(fault))
+        rows = csv_rows(
+            path, "auto", Dialect(","), partial(check_columns, ["text"]), lambda *fault: faults.append(fault)
+        )
     seen: list[object] = []
     with pytest.raises(DataError, match="damaged or cut off"):
         seen.extend(row["text"] for _, row in rows)
@@ -333,3 +339,11 @@ def test_random_damage_is_told_or_a_data_error(kind: str, tmp_path: Path, monkey
     assert not any("\n" in error for error in refused)
     assert readable_files > 10
     assert len(refused) > 10
+
+
+def test_parquet_of_few_bytes_that_holds_gigabytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    values = pa.DictionaryArray.from_arrays(pa.array([0] * 99, pa.int32()), pa.array(["x" * (1 << 25)]))
+    pq.write_table(pa.table({"text": values}), path, compression="zstd", dictionary_pagesize_limit=1 << 30)
+    with pytest.raises(DataError, match=r"column 'text' unpacks from .* bytes to far more"):
+        read(path)

@@ -322,8 +322,8 @@ def test_pieces_do_not_depend_on_where_chunks_end(size: int, monkeypatch: pytest
     monkeypatch.setattr(documents, "PIECE_CHARACTERS", 50)
     whole_text = "==\n".join("".join(f"line {n}\n" for n in range(m % 23)) for m in range(60))
     chunks = (whole_text[at : at + size] for at in range(0, len(whole_text), size))
-    pieces = list(documents.split_at_separator(chunks, "==\n"))
-    assert pieces == list(documents.split_at_separator(iter([whole_text]), "==\n"))
+    pieces = list(documents.split_at_separators(chunks, ["==\n"]))
+    assert pieces == list(documents.split_at_separators(iter([whole_text]), ["==\n"]))
     assert all(len(piece.text) <= 50 for piece in pieces)
     alone = [piece for text in whole_text.split("==\n") for piece in documents.split_long_document(iter([text]))]
     assert pieces == alone, "a document among others is cut as it would be alone"

@@ -10,7 +10,8 @@ import torch
 from tokenizers import Tokenizer as Backend
 
 from nanogrove.corpora import make_corpus
-from nanogrove.data.rewarded import PreferencesConfig, RewardedConfig, RewardedCorpus
+from nanogrove.data.rewarded import RewardedCorpus
+from nanogrove.data.rewarded_files import PreferencesConfig, RewardedConfig
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.huggingface import export_model, to_transformers
 from nanogrove.train.objective import Loss

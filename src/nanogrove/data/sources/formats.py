@@ -2,13 +2,14 @@
 
 from nanogrove.data.sources.contract import SourceKind
 from nanogrove.data.sources.pdf import PDF
-from nanogrove.data.sources.tables import CSV, JSONL, PARQUET
+from nanogrove.data.sources.tables import CSV, JSON, JSONL, PARQUET
 from nanogrove.data.sources.text import TEXT
 
 FORMATS: tuple[SourceKind, ...] = (
     TEXT,
     CSV,
     JSONL,
+    JSON,
     PARQUET,
     PDF,
 )

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from nanogrove.data.sources.contract import SourceKind
+from nanogrove.data.sources.encodings import AUTO, ENCODING, Encoding
 from nanogrove.data.sources.files import file_identity, files_below, read_text, total_bytes
 from nanogrove.data.sources.formats import FORMATS, format_of
 from nanogrove.data.sources.network import Retries, is_transient, one_line, quiet
@@ -24,7 +25,7 @@ class KaggleSource(Columns):
     type: Literal["kaggle"] = "kaggle"
     dataset: str = Field(description="owner/name, or owner/name/versions/2 for that version")
     file: str | None = Field(None, min_length=1, description="which of its files, as in train.csv or *.csv")
-    encoding: str = Field("auto", description="of CSV, JSONL and text; auto goes by the byte-order mark")
+    encoding: Encoding = Field(AUTO, description=ENCODING)
     local: Annotated[str | None, OnDisk()] = Field(
         None, min_length=1, description="folder with the files, read in place of Kaggle"
     )
@@ -67,7 +68,7 @@ class KaggleSource(Columns):
         for path in self.files():
             kind = format_of(path.name)
             if kind.table is None:
-                yield from split_long_document(read_text(path, self.encoding))
+                yield from split_long_document(read_text(path, self.encoding, skipped))
             else:
                 encoding = {"encoding": self.encoding} if kind.encoded else {}
                 yield from kind.table(path=str(path), **encoding, **columns).pieces(skipped)

@@ -1,12 +1,14 @@
 """All kinds of sources, and what `data.sources` may name.
 
 A source is a few lines of JSON: an object with a `type`, a short name such as `"python-stdlib"` or `"wikipedia"`, or a
-path, whose ending says what it holds. Each is a `DocumentSource`.
+path, whose files are recognised by what they hold. Each is a `DocumentSource`.
 """
 
 import functools
+import glob
 import operator
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, TypeAdapter
@@ -16,6 +18,7 @@ from nanogrove.data.sources.contract import DocumentSource, SourceKind
 from nanogrove.data.sources.formats import FORMATS, format_of
 from nanogrove.data.sources.hub import HUB, SHORTCUTS
 from nanogrove.data.sources.kaggle import KAGGLE
+from nanogrove.data.sources.recognize import recognize
 from nanogrove.data.sources.text import PYTHON_STDLIB
 
 KINDS: dict[str, SourceKind] = {kind.name: kind for kind in (*FORMATS, PYTHON_STDLIB, HUB, KAGGLE)}
@@ -27,7 +30,11 @@ def _from_name(value: object) -> object:
         return value
     if value == PYTHON_STDLIB.name:
         return {"type": value}
-    return SHORTCUTS.get(value) or {"type": format_of(value).name, "path": value}
+    if value in SHORTCUTS:
+        return SHORTCUTS[value]
+    if next(glob.iglob(str(Path(value).expanduser()), recursive=True), None) is not None or Path(value).is_file():
+        return recognize(value).source
+    return {"type": format_of(value).name, "path": value}  # whoever reads it says that it is not there
 
 
 class _OneOfTheKinds:

@@ -28,6 +28,7 @@ PAGE_CPU_SECONDS = 60.0  # of CPU time for a page; a page of a book takes a thou
 READER_MEMORY_BYTES = 1 << 31
 READER_COMMAND = [sys.executable, "-P", "-m", "nanogrove.data.sources.pdf"]
 PDFIUM_ERRORS = {2: "PDF that cannot be opened", 4: "encrypted PDF", 5: "encrypted PDF"}  # by number; else damaged
+NOT_WRITTEN = re.compile("[\\s\x02\ufffe]")  # blanks, and pdfium's two marks for a hyphen at a line's end
 HYPHEN = re.compile("[\x02\ufffe](.?)", re.DOTALL)  # pdfium's mark for a hyphen at a line's end, and what follows it
 
 
@@ -39,7 +40,7 @@ class PdfSource(FileSource):
 
     def pieces(self, skipped: Skipped) -> Iterator[Piece]:
         """Documents in order. Raises DataError where pypdfium2 is missing; a PDF that cannot be read is counted."""
-        files = self.files()
+        files = self.counted_files(skipped)
         if find_spec("pypdfium2") is None:
             raise DataError(f"{self.path}: PDF needs pypdfium2; pip install 'nanogrove[data]'")
         if find_spec("resource") is None:
@@ -163,10 +164,21 @@ def extract(path: str) -> Iterator[tuple[str, str]]:
         for number in range(len(document)):
             try:
                 with closing(document[number]) as page, closing(page.get_textpage()) as text:
-                    answer = "page", clean(text.get_text_bounded(errors="replace"))
+                    within = text.get_text_bounded(errors="replace")
+                    answer = "page", clean(with_line_ends(within, text.get_text_range(errors="replace")))
             except PdfiumError:
                 answer = "damaged page", ""
             yield answer
+
+
+def with_line_ends(within: str, all_text: str) -> str:
+    """The text within a page, or all text where that differs by line ends alone.
+
+    Pdfium leaves out line ends of lines that run up or down from what is within a page, and so joins their words.
+    """
+    if len(all_text.split()) <= len(within.split()) or NOT_WRITTEN.sub("", within) != NOT_WRITTEN.sub("", all_text):
+        return within
+    return all_text
 
 
 def clean(text: str) -> str:

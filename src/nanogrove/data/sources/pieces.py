@@ -1,7 +1,8 @@
 """The pieces of documents that every source yields, and the count of what is left out of a source."""
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from nanogrove.errors import DataError
@@ -65,15 +66,21 @@ def split_long_document(chunks: Iterator[str]) -> Iterator[Piece]:
         yield Piece(rest, first)
 
 
-def split_at_separator(chunks: Iterator[str], separator: str) -> Iterator[Piece]:
+def split_at_separators(chunks: Iterator[str], separators: Sequence[str]) -> Iterator[Piece]:
     """The documents between separators, each cut as `split_long_document` cuts; empty ones are left out.
 
-    A separator is recognised even where it spans two chunks.
+    A separator is recognised even where it spans two chunks. Where one begins like another, the longer one counts. Of
+    several separators, what is blank between them is left out too, as a line end between an end mark and a start mark.
     """
-    document, first, held, keep = "", True, "", len(separator) - 1
+    longest = sorted(separators, key=len, reverse=True)
+    pattern, keep = re.compile("|".join(map(re.escape, longest))), len(longest[0]) - 1
+    document, first, held, several = "", True, "", len(separators) > 1
     for chunk in chunks:
-        *ended, held = (held + chunk).split(separator)
+        *ended, held = pattern.split(held + chunk)
         for text in ended:
+            if several and first and (document + text).isspace():
+                document = ""
+                continue
             pieces, rest = _cut_pieces(document + text)
             for piece in filter(None, (*pieces, rest)):
                 yield Piece(piece, first)
@@ -85,6 +92,8 @@ def split_at_separator(chunks: Iterator[str], separator: str) -> Iterator[Piece]
         for piece in pieces:
             yield Piece(piece, first)
             first = False
+    if several and first and (document + held).isspace():
+        return
     pieces, rest = _cut_pieces(document + held)
     for piece in filter(None, (*pieces, rest)):
         yield Piece(piece, first)

@@ -1,33 +1,37 @@
-"""Rows of CSV, JSONL and Parquet, and lines of text, with their numbers; memory does not grow with the file.
+"""Rows of CSV and JSON lines, and lines of text, with their numbers; memory does not grow with the file.
 
 A row that cannot be used is reported to an `OnBadRow` and left out, so that it does not stop a file of gigabytes.
 """
 
 import csv
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from nanogrove.data.sources.contract import OnBadRow, Row, SelectColumns
-from nanogrove.data.sources.files import encoding_of, io_errors_as_data_errors, open_bytes
+from nanogrove.data.sources.dialect import Dialect, excel_delimiter
+from nanogrove.data.sources.files import DecodingError, encoding_of, io_errors_as_data_errors
+from nanogrove.data.sources.packing import open_bytes
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS
 from nanogrove.errors import DataError, nearest
 
 MAX_LINE_CHARACTERS = 1 << 24  # of a line, or of all lines of one CSV row; longer ones are left out
 STRING_OVERHEAD_BYTES = 64  # of a string besides its characters, so that many short lines do not count as nothing
-PARQUET_ROWS_PER_BATCH = 64  # in memory at a time
 COLUMNS_IN_MESSAGE = 20
 OPEN_QUOTE = "left open by a quote"
+BACKSLASH = "a backslash before a quote amid a cell; set escape to a backslash where that makes it part of the cell"
 
 
 def check_columns(names: Sequence[str], available: Sequence[str], advice: str = "") -> list[str]:
     """Returns the same names. Raises DataError for a column that is missing, with the nearest, or that exists twice."""
+    counts = Counter(available)
     for name in names:
-        count = available.count(name)
+        count = counts[name]
         if count > 1:
             raise DataError(f"column {name!r} is there {count} times; rename all but one")
         if not count:
@@ -40,25 +44,17 @@ def check_columns(names: Sequence[str], available: Sequence[str], advice: str = 
     return list(names)
 
 
-def inner_suffix(path: Path) -> str:
-    """The ending of a name, below .gz and .zst: `.csv` of `a.csv.gz`."""
-    return (path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path).suffix.lower()
-
-
-def csv_rows(
-    path: Path, encoding: str, delimiter: str | None, select: SelectColumns, on_bad: OnBadRow
-) -> Iterator[Row]:
+def csv_rows(path: Path, encoding: str, dialect: Dialect, select: SelectColumns, on_bad: OnBadRow) -> Iterator[Row]:
     """Rows with the numbers of their first lines, and the columns that `select` chooses from the header.
 
-    A delimiter of None is a tab in a .tsv, else a comma. Raises DataError for a file that cannot be read, is cut off
-    or has no usable header, and as `select` does.
+    A first line `sep=;`, as Excel reads it, is left out, and names the delimiter. Raises DataError for a file that
+    cannot be read, is cut off or has no usable header, and as `select` does.
     """
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_CHARACTERS))  # of the process; 131072 by default
-    if delimiter is None:
-        delimiter = "\t" if inner_suffix(path) == ".tsv" else ","
-    with _opened(path, encoding) as (file, name):
+    with opened(path, encoding) as (file, name):
         lines = _CsvLines(file, name)
-        reader = csv.reader(lines, delimiter=delimiter)
+        dialect = _before_header(lines, dialect)
+        reader = dialect.rows(lines)
         header: list[str] = []
         chosen: list[tuple[str, int]] = []
         while True:
@@ -74,15 +70,16 @@ def csv_rows(
                 lines.fault = OPEN_QUOTE
             if lines.fault == OPEN_QUOTE:
                 lines.put_back(first)
-            fault = lines.fault
+            fault = lines.fault or _backslash_fault(lines.row, dialect)
             if not cells and not fault:
                 continue
             if not header:
                 if fault:
                     raise DataError(f"{path}: the header, line {first}, is {fault}")
                 header = cells
+                at = {column: number for number, column in reversed(list(enumerate(header)))}
                 with prefix_errors(path):
-                    chosen = [(column, header.index(column)) for column in select(header)]
+                    chosen = [(column, at[column]) for column in select(header)]
                 continue
             if not fault and len(cells) != len(header):
                 fault = f"ragged: too {'few' if len(cells) < len(header) else 'many'} cells"
@@ -90,6 +87,28 @@ def csv_rows(
                 on_bad(fault, first)
             else:
                 yield first, {column: cells[at] for column, at in chosen}
+
+
+def _before_header(lines: "_CsvLines", dialect: Dialect) -> Dialect:
+    """Passes the lines that precede the header; the dialect, with the delimiter that Excel's line names."""
+    named = excel_delimiter(lines.peek() or "")
+    for _ in range(dialect.skip_lines + (named is not None)):
+        lines.begin()
+        with suppress(_TooLong):
+            next(lines, "")
+    return dialect if named is None else replace(dialect, delimiter=named)
+
+
+def _backslash_fault(lines: list[str], dialect: Dialect) -> str | None:
+    """The fault of a row whose cells would be cut at quotes that a backslash escapes; None for another row."""
+    if dialect.escape is not None or not any("\\" + dialect.quote in line for line in lines):
+        return None
+    try:
+        for _ in dialect.rows(lines, strict=True):
+            pass
+    except csv.Error:
+        return BACKSLASH
+    return None
 
 
 class _TooLong(Exception):  # noqa: N818  it never leaves this file
@@ -115,6 +134,13 @@ class _CsvLines:
 
     def __iter__(self) -> Self:
         return self
+
+    def peek(self) -> str | None:
+        """The first line, which is given again; None where it is too long."""
+        line = next(self.fresh, "")
+        if line != "":
+            self.again.append(line)
+        return line
 
     def begin(self) -> int:
         """Forgets the last row and returns the number of the line at which the next one begins."""
@@ -149,7 +175,7 @@ class _CsvLines:
 
 def text_lines(path: Path, encoding: str, on_bad: OnBadRow) -> Iterator[tuple[int, str]]:
     """Lines with their numbers. Raises DataError for a file that cannot be read or is cut off."""
-    with _opened(path, encoding) as (file, name):
+    with opened(path, encoding) as (file, name):
         for number, line in enumerate(_lines(file), start=1):
             if fault := _fault(line, name):
                 on_bad(fault, number)
@@ -182,54 +208,8 @@ def jsonl_rows(path: Path, encoding: str, on_bad: OnBadRow) -> Iterator[Row]:
                 yield number, row
 
 
-def parquet_rows(path: Path, select: SelectColumns, on_bad: OnBadRow) -> Iterator[Row]:
-    """Rows with their numbers from 1, of the columns that `select` chooses; others are not read.
-
-    Raises DataError for a file that cannot be read or is not Parquet, where pyarrow is missing, and as `select` does.
-    """
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise DataError(f"{path}: Parquet needs pyarrow; pip install 'nanogrove[data]'") from None
-    number = 0
-    try:
-        # By default pyarrow would read all of a column in a row group at once.
-        with ParquetFile(path, buffer_size=PIECE_CHARACTERS, pre_buffer=False) as file:
-            with prefix_errors(path):
-                names = list(select(file.schema_arrow.names))
-            for batch in file.iter_batches(PARQUET_ROWS_PER_BATCH, columns=names):
-                for row in _python(batch):
-                    number += 1
-                    if isinstance(row, str):
-                        on_bad(row, number)
-                    else:
-                        yield number, row
-    except (ArrowException, OSError, ValueError, KeyError, OverflowError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-        reason = str(error).split("\n")[0]
-        raise DataError(f"{path}: not Parquet, or damaged after row {number} ({reason})") from None
-
-
-def _python(batch: Any) -> Iterator[dict[str, Any] | str]:
-    """The rows of a batch; in place of a row that Python cannot represent, the reason."""
-    try:
-        yield from batch.to_pylist()
-    except (ValueError, OverflowError):  # bytes that are not text, a date of the year 300000
-        for at in range(batch.num_rows):
-            try:
-                row: dict[str, Any] = batch.slice(at, 1).to_pylist()[0]
-            except UnicodeDecodeError:
-                yield "not utf-8"
-            except (ValueError, OverflowError):
-                yield "out of range"
-            else:
-                yield row
-
-
 @contextmanager
-def _opened(path: Path, encoding: str) -> Iterator[tuple[TextIOWrapper, str]]:
+def opened(path: Path, encoding: str) -> Iterator[tuple[TextIOWrapper, str]]:
     """A file as text, and the name of its encoding. Bytes that cannot be decoded become half a surrogate pair."""
     name = encoding_of(path, encoding)
     # UTF-16 has no character for a single undecodable byte, but half a pair can be passed on.
@@ -238,12 +218,12 @@ def _opened(path: Path, encoding: str) -> Iterator[tuple[TextIOWrapper, str]]:
         try:
             text = TextIOWrapper(file, name, errors, newline="")
         except (LookupError, ValueError):
-            raise DataError(f"{path}: unknown encoding {encoding!r}; utf-8 and latin-1 are common") from None
+            raise DataError(f"{path}: unknown encoding {encoding!r}; utf-8, cp1252 and latin-1 are common") from None
         try:
             with text:
                 yield text, name.removesuffix("-sig")
         except UnicodeError as error:
-            raise DataError(f"{path}: not {name} ({error}); if it has another encoding, name it") from None
+            raise DecodingError(f"{path}: not {name} ({error})") from None
 
 
 def _lines(file: TextIOWrapper) -> Iterator[str | None]:

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -10,12 +12,18 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nanogrove.data.sources.contract import OnBadRow, Row, SelectColumns, SourceKind
-from nanogrove.data.sources.files import ENCODING, FileSource
+from nanogrove.data.sources.dialect import Dialect, excel_delimiter, guess_dialect
+from nanogrove.data.sources.files import DecodingError, EncodedFiles, FileSource, Listing, encoding_of
+from nanogrove.data.sources.json_values import holds_json_values, json_rows
+from nanogrove.data.sources.messages import joined_messages
+from nanogrove.data.sources.packing import PACKED_ENDINGS, ending_of, head, unpacked_name
+from nanogrove.data.sources.parquet import parquet_rows
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS, Piece, Skipped, split_long_document
-from nanogrove.data.sources.rows import check_columns, csv_rows, encodes, jsonl_rows, parquet_rows, prefix_errors
+from nanogrove.data.sources.rows import check_columns, csv_rows, encodes, jsonl_rows, prefix_errors
 from nanogrove.errors import DataError
 
 LINES_BEFORE_MISNAMED = 100  # of JSON without the columns of the text, after which these are taken to be misnamed
+START_BYTES = 1 << 16  # of a file, by which an error says what it is
 MAX_RECOGNIZED_LINES = 100  # that are checked to recognize a file of JSON lines
 ALL_FILES = "**/*"
 FORMAT_PARTS = re.compile(r"(\{\{|\}\})|\{([^{}!:]+)\}|([{}])")  # of a format: an escape, a field, or a mistake
@@ -59,11 +67,11 @@ class Columns(BaseModel):
     def render(self, row: Mapping[str, object]) -> str:
         """The text of a row; empty where all its columns are."""
         if self.format is not None:
-            cells = {name: _text(row[name]) for name in self.names} | {"": ""}
+            cells = {name: cell_text(row[name]) for name in self.names} | {"": ""}
             return "".join(text + cells[name] for text, name in _parts(self.format)) if any(cells.values()) else ""
         if self.fields:
-            return "\n".join(filter(None, (_text(row[name]) for name in self.fields)))
-        return _text(row[self.text_field or "text"])
+            return "\n".join(filter(None, (cell_text(row[name]) for name in self.fields)))
+        return cell_text(row[self.text_field or "text"])
 
 
 @lru_cache
@@ -87,14 +95,19 @@ def _parts(format: str) -> list[tuple[str, str]]:
     return [*parts, (literal + format[end:], "")]
 
 
-def _text(value: object) -> str:
-    """A cell as text: empty for a missing one, which pandas writes as NaN, and JSON for lists and objects."""
+def cell_text(value: object) -> str:
+    """A cell as text: empty for a missing one, which pandas writes as NaN; JSON for lists and objects.
+
+    The messages of a chat are joined.
+    """
     if isinstance(value, str):
         return value
     if value is None or (isinstance(value, float) and value != value):
         return ""
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
+    if (messages := joined_messages(value)) is not None:
+        return messages
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else str(value)
 
 
@@ -128,14 +141,24 @@ class TableFiles(FileSource, Columns):
     )
     endings: ClassVar[tuple[str, ...]]
 
-    def files(self) -> list[Path]:
+    def listing(self) -> Listing:
         """The files to read. Raises DataError when there are none."""
-        files = super().files()
-        if self.glob == ALL_FILES and Path(self.path).expanduser().is_dir():
-            files = [path for path in files if path.name.lower().endswith(self.endings)]
-            if not files:
-                raise DataError(f"{self.path}: no file ends in {', '.join(self.endings)}; name others with glob")
-        return files
+        listing = super().listing()
+        if self.glob != ALL_FILES or not Path(self.path).expanduser().is_dir():
+            return listing
+        files = [path for path in listing.files if path.name.lower().endswith(self.endings)]
+        if not files:
+            raise DataError(f"{self.path}: no file ends in {', '.join(self.endings)}; name others with glob")
+        return listing._replace(files=files)
+
+    def select(self, available: Sequence[str]) -> list[str]:
+        """The columns to read of those available. Raises DataError where one is missing, or exists twice."""
+        try:
+            return super().select(available)
+        except DataError as error:
+            named = self.text_field or self.fields or self.format
+            hint = "" if named else f"; or let `nanogrove explore {shlex.quote(self.path)}` choose, and write a preset"
+            raise DataError(f"{error}{hint}") from None
 
     def rows(self, path: Path, select: SelectColumns, skipped: Skipped) -> Iterator[Row]:
         """The rows of one file, of the columns that `select` chooses; counts those that cannot be read.
@@ -154,7 +177,7 @@ class TableFiles(FileSource, Columns):
 
     def pieces(self, skipped: Skipped) -> Iterator[Piece]:
         """Documents in order. Raises DataError for a file without the columns, or that cannot be read."""
-        for path in self.files():
+        for path in self.counted_files(skipped):
             before, empty = skipped.counts.total(), True
             for piece in row_pieces(self._complete_rows(path, skipped), self, skipped, partial(self.location, path)):
                 empty = False
@@ -171,31 +194,80 @@ class TableFiles(FileSource, Columns):
         return lambda reason, number: skipped.bad(reason, self.location(path, number))
 
 
-class CsvSource(TableFiles):
-    """CSV with a header, plain or packed; a row is a document."""
+def with_packings(*endings: str) -> tuple[str, ...]:
+    """Endings of names, alone and with that of each packing."""
+    return tuple(ending + packed for packed in ("", *PACKED_ENDINGS) for ending in endings)
+
+
+class EncodedTable(TableFiles, EncodedFiles):
+    """A table of files of text."""
+
+    def pieces(self, skipped: Skipped) -> Iterator[Piece]:
+        """Documents in order. Raises DataError for a file without the columns, or that cannot be read."""
+        try:
+            yield from super().pieces(skipped)
+        except DecodingError as error:
+            path = next(path for path in self.files() if str(error).startswith(f"{path}: "))
+            raise DataError(f"{error}; {self.encoding_advice(path)}") from None
+
+    def first_text(self, path: Path) -> str:
+        """The beginning of a file. Raises DataError where it cannot be read."""
+        name = encoding_of(path, self.encoding)
+        return head(path, START_BYTES).data.decode(name, "replace").removeprefix("\ufeff")
+
+
+class CsvSource(EncodedTable):
+    """CSV with a header, plain or packed; a row is a document. A first line `sep=;` names the delimiter."""
 
     type: Literal["csv"] = "csv"
-    encoding: str = Field("auto", description=ENCODING)
     delimiter: str | None = Field(
         None, pattern=r'^[^"\r\n\x00]$', description="between cells; a tab in a .tsv, else a comma, when left out"
     )
-    endings: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
+    quote: str | None = Field(
+        None, pattern=r"^[^\r\n\x00]$", description='around cells that hold delimiters or line ends; " when left out'
+    )
+    escape: str | None = Field(
+        None,
+        pattern=r"^[^\r\n\x00]$",
+        description="before a quote that is part of a cell; doubled quotes count too",
+    )
+    skip_lines: int | None = Field(None, ge=1, description="above the header, which are no rows")
+    endings: ClassVar[tuple[str, ...]] = with_packings(".csv", ".tsv")
+    newer: ClassVar[frozenset[str]] = frozenset({"quote", "escape", "skip_lines"})
 
     def rows(self, path: Path, select: SelectColumns, skipped: Skipped) -> Iterator[Row]:
         """The rows of one file, of the columns that `select` chooses. Raises DataError as `csv_rows` does."""
-        return csv_rows(path, self.encoding, self.delimiter, select, self._on_bad(path, skipped))
+        dialect = Dialect(self.delimiter or usual_delimiter(path), self.quote or '"', self.escape, self.skip_lines or 0)
+
+        def selected(header: Sequence[str]) -> Sequence[str]:
+            try:
+                return select(header)
+            except DataError as error:
+                raise DataError(f"{error}{self._dialect_advice(path, dialect)}") from None
+
+        return csv_rows(path, self.encoding, dialect, selected, self._on_bad(path, skipped))
+
+    def _dialect_advice(self, path: Path, dialect: Dialect) -> str:
+        """How to name the source where the file seems to have another dialect than `dialect`; else empty."""
+        start = self.first_text(path)
+        usual = excel_delimiter(start.partition("\n")[0]) or usual_delimiter(path)
+        guess = guess_dialect(start, usual)
+        if guess.dialect == replace(dialect, delimiter=self.delimiter or usual):
+            return ""
+        changes: dict[str, object] = {"delimiter": None, "quote": None, "escape": None, "skip_lines": None}
+        changes |= guess.dialect.settings(usual)
+        known = set(self.model_dump(exclude_defaults=True))
+        kept = {key: value for key, value in changes.items() if value is not None or key in known}
+        return f"; the file looks otherwise ({guess.why}): name the source as {self.restated(**kept)}"
 
 
-class JsonlSource(TableFiles):
-    """Lines of JSON objects, plain or packed; an object is a document."""
+def usual_delimiter(path: Path) -> str:
+    """The delimiter that the name of a CSV file says."""
+    return "\t" if unpacked_name(path).endswith(".tsv") else ","
 
-    type: Literal["jsonl"] = "jsonl"
-    encoding: str = Field("auto", description=ENCODING)
-    endings: ClassVar[tuple[str, ...]] = tuple(e + p for e in (".jsonl", ".ndjson") for p in ("", ".gz", ".zst"))
 
-    def rows(self, path: Path, select: SelectColumns, skipped: Skipped) -> Iterator[Row]:
-        """The objects of one file, all that they hold. Raises DataError as `jsonl_rows` does."""
-        return jsonl_rows(path, self.encoding, self._on_bad(path, skipped))
+class JsonTable(EncodedTable):
+    """JSON whose objects are rows, so that each may lack columns."""
 
     def _complete_rows(self, path: Path, skipped: Skipped) -> Iterator[Row]:
         """The objects that have all columns of the text; others are counted.
@@ -221,6 +293,41 @@ class JsonlSource(TableFiles):
                 self.select(list(known))
 
 
+class JsonlSource(JsonTable):
+    """Lines of JSON objects, plain or packed; an object is a document."""
+
+    type: Literal["jsonl"] = "jsonl"
+    endings: ClassVar[tuple[str, ...]] = with_packings(".jsonl", ".ndjson")
+
+    def rows(self, path: Path, select: SelectColumns, skipped: Skipped) -> Iterator[Row]:
+        """The objects of one file, all that they hold. Raises DataError as `jsonl_rows` does, and for other JSON."""
+        count, checked = self._on_bad(path, skipped), False
+
+        def on_bad(reason: str, number: int) -> None:
+            nonlocal checked
+            start = b"" if checked else self.first_text(path).encode("utf-8", "replace")
+            if holds_json_values(start) and not holds_json_lines(start):
+                named = {} if Path(self.path).expanduser().is_file() else {"glob": f"**/*{ending_of(path)}"}
+                as_json = self.restated(type="json", **named)
+                raise DataError(f"{path}: JSON, and not an object per line; name the source as {as_json}")
+            checked = True
+            count(reason, number)
+
+        return jsonl_rows(path, self.encoding, on_bad)
+
+
+class JsonSource(JsonTable):
+    """JSON in one piece: an array, or objects one after the other; each object or text of it is a document."""
+
+    type: Literal["json"] = "json"
+    rows_in: str | None = Field(None, description="key of the list of rows, where the file is one object")
+    endings: ClassVar[tuple[str, ...]] = with_packings(".json")
+
+    def rows(self, path: Path, select: SelectColumns, skipped: Skipped) -> Iterator[Row]:
+        """The objects of one file, all that they hold. Raises DataError as `json_rows` does."""
+        return json_rows(path, self.encoding, self.rows_in, self._on_bad(path, skipped))
+
+
 class ParquetSource(TableFiles):
     """Parquet; a row is a document, and only the columns of the text are read. Needs pyarrow."""
 
@@ -244,10 +351,10 @@ class ParquetSource(TableFiles):
 
 
 def holds_json_lines(start: bytes) -> bool:
-    """Whether the first lines of a file are JSON objects."""
+    """Whether most of the first lines of a file are JSON objects; some may be broken."""
     lines = [line for line in start.split(b"\n") if line.strip()][: MAX_RECOGNIZED_LINES + 1]
     lines = lines[:-1] or lines  # the last may be cut
-    return bool(lines) and all(map(_is_object, lines))
+    return bool(lines) and 2 * sum(map(_is_object, lines)) >= len(lines)
 
 
 def _is_object(line: bytes) -> bool:
@@ -259,6 +366,7 @@ def _is_object(line: bytes) -> bool:
 
 CSV = SourceKind(CsvSource, "CSV", CsvSource.endings, encoded=True, delimited=True, table=CsvSource)
 JSONL = SourceKind(JsonlSource, "JSON lines", JsonlSource.endings, holds_json_lines, encoded=True, table=JsonlSource)
+JSON = SourceKind(JsonSource, "JSON", JsonSource.endings, holds_json_values, encoded=True, table=JsonSource)
 PARQUET = SourceKind(
     ParquetSource, "Parquet", ParquetSource.endings, lambda start: start.startswith(b"PAR1"), table=ParquetSource
 )

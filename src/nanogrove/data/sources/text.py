@@ -5,31 +5,49 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from nanogrove.data.sources.contract import SourceKind
-from nanogrove.data.sources.files import ENCODING, FileSource, file_identity, read_text, total_bytes
-from nanogrove.data.sources.pieces import Piece, Skipped, split_at_separator, split_long_document
+from nanogrove.data.sources.files import (
+    BinaryFileError,
+    DecodingError,
+    EncodedFiles,
+    file_identity,
+    read_text,
+    total_bytes,
+)
+from nanogrove.data.sources.pieces import Piece, Skipped, split_at_separators, split_long_document
 from nanogrove.errors import DataError
 
+Separator = Annotated[str, Field(min_length=1)]
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
-class TextSource(FileSource):
-    """Text files, plain or packed; a file is a document."""
+class TextSource(EncodedFiles):
+    """Text files, plain or packed; a file is a document. Binary files of a folder or pattern are left out."""
 
     type: Literal["text"] = "text"
     glob: str = Field("**/*.txt", description="which files of a folder to read")
-    encoding: str = Field("auto", description=ENCODING)
-    separator: str | None = Field(None, min_length=1, description="cuts a file into documents, itself left out")
+    separator: Separator | list[Separator] | None = Field(
+        None, description="cuts a file into documents, itself left out; a list of them cuts at each"
+    )
 
     def pieces(self, skipped: Skipped) -> Iterator[Piece]:
-        """Documents in order. Raises DataError for a file that is not text in `encoding`."""
-        for path in self.files():
-            chunks = read_text(path, self.encoding)
-            yield from split_at_separator(chunks, self.separator) if self.separator else split_long_document(chunks)
+        """Documents in order. Raises DataError for a file that is not text in `encoding`, or where all are binary."""
+        separators = [self.separator] if isinstance(self.separator, str) else self.separator or []
+        files = self.counted_files(skipped)
+        for path in files:
+            chunks = read_text(path, self.encoding, skipped)
+            try:
+                yield from split_at_separators(chunks, separators) if separators else split_long_document(chunks)
+            except BinaryFileError as error:
+                if len(files) == 1:
+                    raise
+                skipped.bad(str(error).removeprefix(f"{path}: "), str(path))
+            except DecodingError as error:
+                raise DataError(f"{error}; {self.encoding_advice(path)}") from None
 
 
 class PythonStandardLibrary(BaseModel):
@@ -65,7 +83,7 @@ class PythonStandardLibrary(BaseModel):
     def pieces(self, skipped: Skipped) -> Iterator[Piece]:
         """One document per file."""
         for path in self.files():
-            yield from split_long_document(read_text(path, "utf-8"))
+            yield from split_long_document(read_text(path, "utf-8", skipped))
 
 
 TEXT = SourceKind(TextSource, "text", endings=(".txt",), encoded=True)

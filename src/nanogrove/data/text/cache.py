@@ -11,6 +11,7 @@ from typing import cast
 
 from filelock import FileLock, Timeout
 
+from nanogrove.atomic import make_folder, not_plain, refusal
 from nanogrove.errors import DataError
 from nanogrove.waits import Wait, Watch, unwatched
 
@@ -51,7 +52,7 @@ def write_lock(folder: Path, wait: bool = True, watch: Watch = unwatched) -> Ite
     Raises DataError where writing fails. The lock is a file beside the folder, since its owner may delete the folder.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         with ExitStack() as lock:
             file = FileLock(folder.with_suffix(".lock"))
             while True:
@@ -63,11 +64,13 @@ def write_lock(folder: Path, wait: bool = True, watch: Watch = unwatched) -> Ite
                         yield False
                         return
                     watch(Wait("waiting for another process that prepares this data"))
-            folder.mkdir(exist_ok=True)
+            if reason := not_plain(folder, folder=True):
+                raise DataError(f"{folder}: {reason}, and prepared data is not written through it; remove it")
+            make_folder(folder)
             yield True
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot write prepared data ({error.strerror}); free some space or set NANOGROVE_CACHE"
+            f"{folder}: cannot write prepared data {refusal(error)} or set NANOGROVE_CACHE to another folder"
         ) from None
 
 

@@ -20,13 +20,14 @@ import numpy as np
 from pydantic import NonNegativeInt, TypeAdapter
 from typing_extensions import TypedDict  # which pydantic needs before Python 3.12
 
-from nanogrove.atomic import no_links, write_file
+from nanogrove.atomic import no_links, not_plain, read_file, write_file
 from nanogrove.data.sources.pieces import Piece, Skipped
 from nanogrove.data.splits import SPLITS
 
 DAMAGED = "damaged"  # the name of the file that marks a folder
 TOKENS_PER_SHARD = 1 << 27  # in a file
 HELD_OUT_TOKENS = 1 << 17  # kept of each held-out split of a source that streams
+INDEX_BYTES = 1 << 26  # of index.json, at most
 TOKENS_PER_COMMIT = 1 << 20  # of the training split, between two commits
 TOKENS_PER_DIGEST = 1 << 21  # of a split, checked together: as many as the windows of a block are read from
 
@@ -213,14 +214,14 @@ def versions() -> dict[str, str | None]:
 
 
 def read_index(folder: Path) -> Index | None:
-    """The index in a folder; None where it is missing or damaged, or files are shorter than it states.
+    """The index in a folder; None where it is missing or damaged, or files are shorter than it states or not plain.
 
     None too for an incomplete index of other versions of the libraries, which may split or tokenise differently.
     """
     try:
         if (folder / DAMAGED).exists():
             return None
-        content = json.loads((folder / "index.json").read_bytes())
+        content = json.loads(read_file(folder / "index.json", INDEX_BYTES))
         if content.pop("checksum") != _checksum(content):
             return None
         index = _INDEX.validate_python(content, strict=True)
@@ -230,8 +231,9 @@ def read_index(folder: Path) -> Index | None:
             digests = -(-counts["tokens"] // TOKENS_PER_DIGEST)
             if sum(counts["shards"]) != counts["tokens"] or len(counts["digests"]) != digests:
                 return None
-            if any(path.stat().st_size < count * size for path, count in shard_files(folder, index, split)):
-                return None
+            for path, count in shard_files(folder, index, split):
+                if not_plain(path) or path.stat().st_size < count * size:
+                    return None
         return index if index["complete"] or index["made_by"] == versions() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

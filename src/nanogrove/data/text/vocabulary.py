@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nanogrove.atomic import write_file
+from nanogrove.atomic import read_file, write_file
 from nanogrove.data.sources.pieces import Skipped
 from nanogrove.data.text.assign import assign_to_splits, characters_to_split
 from nanogrove.data.text.cache import SOURCE_OPTIONS, cache_folder, change_times, key_of, remove_on_error, write_lock
@@ -23,6 +23,7 @@ from nanogrove.errors import DataError
 from nanogrove.waits import Wait, Watch
 
 BPE_CHARACTERS = 1 << 24  # that a BPE vocabulary is learned from, at most, in equal parts from all sources
+KEPT_BYTES = 1 << 28  # of a vocabulary in the cache, at most
 OWN_PROCESS_CHARACTERS = 1 << 21  # from which on it is learned in a process of its own: it takes a second
 CHARACTERS_PER_WAIT = 1 << 22  # read between two reports of a wait
 
@@ -58,7 +59,7 @@ def tokenizer_of(config: DataConfig, identities: list[dict[str, object]], watch:
 def _kept(path: Path, change_times: list[list[int]]) -> Tokenizer | None:
     """The tokenizer in a file of the cache; None where it is missing or damaged, or its sources have changed since."""
     try:
-        kept = json.loads(path.read_bytes())
+        kept = json.loads(read_file(path, KEPT_BYTES))
         if kept["change_times"] == change_times and kept["digest"] == key_of(kept["tokenizer"]):
             return Tokenizer.from_json(kept["tokenizer"], where=str(path))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

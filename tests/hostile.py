@@ -33,7 +33,11 @@ from types import SimpleNamespace
 from typing import Any
 
 MAKE = runpy.run_path(str(Path(__file__).parent / "golden" / "make.py"))
-CASES = ("pretrain", "pretrain, heads", "evolve", "evolution_strategies", "self_improve", "align", "offline_rl, rwr")
+CASES = (
+    *("pretrain", "pretrain, heads", "pretrain, mixing", "evolve", "evolution_strategies", "self_improve", "align"),
+    *("offline_rl, rwr", "reward_model"),
+)
+TENSORS = ("model", "optimizer", "heads", "kept")
 FREE_BYTES, MAX_BYTES = 1_500_000_000, 2_000_000_000
 PATIENCE, STOPPING, HANGING = 4.0, 3.0, 20.0  # seconds until the first Ctrl-C, between two, and until it hangs
 GOOD = ("succeeds", "refused", "stops")
@@ -72,7 +76,7 @@ def mutated(value: Any, rng: random.Random) -> Any:
         for name in outer:
             section = section[name]
         match rng.randrange(8):
-            case 0:
+            case 0 if section:
                 del section[key]
             case 1 if isinstance(section, dict):
                 section[rng.choice(("a", "name", "__class__", "x" * 1000))] = hostile_value(rng)
@@ -150,7 +154,8 @@ def mutated_tensors(data: bytes, rng: random.Random) -> bytes:
 def checkpoint(bases: Path, folder: Path, rng: random.Random, cases: Sequence[str] = CASES) -> Command:
     """A run whose checkpoints are hostile, with right checksums; it is used, resumed or scored."""
     shutil.copytree(bases / rng.choice(cases) / "run", folder / "run")
-    file = rng.choice(("state.json", "config.json", "model.safetensors", "optimizer.safetensors", "heads.safetensors"))
+    file = rng.choice(("state.json", "state.json", "config.json", *(f"{name}.safetensors" for name in TENSORS)))
+    part = rng.choice((None, "notes"))  # of state.json: all of it, or what the method keeps
     seed = rng.random()
     for each in sorted((folder / "run" / "checkpoints").iterdir()):
         path, rng_each = each / file, random.Random(seed)
@@ -159,7 +164,12 @@ def checkpoint(bases: Path, folder: Path, rng: random.Random, cases: Sequence[st
         if path.suffix == ".safetensors":
             path.write_bytes(mutated_tensors(path.read_bytes(), rng_each))
         else:
-            path.write_bytes(dumped(mutated(json.loads(path.read_bytes()), rng_each)))
+            value = json.loads(path.read_bytes())
+            if part in value:
+                value[part] = mutated({part: value[part]}, rng_each).get(part)
+            else:
+                value = mutated(value, rng_each)
+            path.write_bytes(dumped(value))
         sealed(each)
         if rng_each.random() < 0.1:
             path.unlink()
@@ -210,7 +220,9 @@ def make_bases(folder: Path, cases: Sequence[str] = CASES) -> None:
         MAKE["write_data"](folder / case)
         value = MAKE["preset_of"](case)
         for key in {"sources", "path"} & value["data"].keys():
-            value["data"][key] = str(folder / case / value["data"][key])
+            names = value["data"][key]
+            files = [str(folder / case / name) for name in ([names] if isinstance(names, str) else names)]
+            value["data"][key] = files[0] if isinstance(names, str) else files
         (folder / case / "preset.json").write_bytes(dumped(value))
         preset, steps = resolve({**value, "save": {"every": 2}}), 0
         for event in train(preset, folder / case / "run"):
@@ -339,6 +351,8 @@ def main() -> int:
                 bad += 1
                 print(f"{end}: cd {folder}; nanogrove {' '.join(argv)}\n    {error.strip()[-300:]}", flush=True)
         print(f"{asked[kind]} hostile {kind}: {', '.join(f'{count} {end}' for end, count in sorted(counts.items()))}")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # kilobytes, on Linux
+    print(f"at most {peak / 1e6:.2f} GB of memory in one command")
     if not bad:
         shutil.rmtree(scratch)
     return int(bad > 0)

@@ -8,7 +8,7 @@ import torch
 from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.decoding.sampling import Sampling
 from nanogrove.decoding.strategies import STRATEGIES
-from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.errors import CheckpointError, DivergedError, PresetError
 from nanogrove.language_model import GenerationOptions, LanguageModel
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig, Heads
@@ -116,3 +116,13 @@ def test_every_strategy_ends_before_a_stop_text(lm: LanguageModel, options: dict
     stopped = searching.generate(prompts, 12, temperature=0, stop=stop, **options)
     assert stopped == [cut(text, prompt, stop) for text, prompt in zip(whole, prompts, strict=True)]
     assert stopped != whole
+
+
+def test_logits_that_are_not_finite_are_said_in_place_of_texts() -> None:
+    config = ModelConfig(vocab_size=len(LETTERS) + 1, block_size=16, n_layer=1, n_head=1, n_embd=8)
+    model = GPT(config).initialize(0)
+    model.embed.weight.data.fill_(1e38)
+    broken = LanguageModel(model, character_tokenizer([LETTERS]))
+    for temperature in (0.8, 0.0):
+        with pytest.raises(DivergedError, match="scores of the next token are NaN or infinite, so it writes nothing"):
+            broken.generate("a", 3, temperature=temperature)

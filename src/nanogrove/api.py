@@ -20,7 +20,8 @@ from nanogrove.model.huggingface import export_model, import_model
 from nanogrove.reports.report import write_report
 from nanogrove.runs.score import evaluate
 from nanogrove.runs.train import train
-from nanogrove.train.checkpoint import load_weights, read_checkpoint, read_plain
+from nanogrove.train.checkpoint import read_checkpoint, read_plain
+from nanogrove.train.weights import load_weights
 
 
 def run(

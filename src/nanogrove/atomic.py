@@ -18,6 +18,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 
 # Windows has neither. Without the second, opening a pipe would wait for whoever is at its other end.
@@ -79,17 +80,25 @@ def first_not_plain(folder: Path, ignored: str) -> tuple[Path, str] | None:
     return None
 
 
-def read_file(path: Path, most: int) -> bytes:
-    """The content of a file of at most `most` bytes, none of which is read where it is larger.
+def open_to_read(path: Path) -> BufferedReader:
+    """A file that is opened to be read.
 
     Raises OSError for what is not a plain file, so that no pipe is waited for and no device read, and for a link.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | SAFELY)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a file", str(path))
-        if status.st_size > most:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    return open(descriptor, "rb")
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The content of a file of at most `most` bytes, none of which is read where it is larger.
+
+    Raises OSError as `open_to_read` does.
+    """
+    with open_to_read(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
             raise OSError(errno.EFBIG, f"larger than {most:,} bytes", str(path))
         return file.read(most)
 

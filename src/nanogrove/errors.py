@@ -5,7 +5,7 @@ NanogroveError          one line: what is wrong, where, and what to do; the comm
 ├── DataError           a corpus or tokenizer that cannot be read or used
 ├── CheckpointError     a checkpoint that is damaged, refused, or could not be written
 ├── RunError            a run folder that is missing, in use, or already holds a run
-└── DivergedError       training produced a loss that is NaN, infinite, or far above a uniform guess
+└── DivergedError       a loss that is NaN, infinite, or far above a uniform guess; or a model that gives no numbers
 
 `nearest` words the hint of a message about a name that is not known.
 """
@@ -42,7 +42,7 @@ class RunError(NanogroveError):
 
 
 class DivergedError(NanogroveError):
-    """Training produced a loss that is NaN, infinite, or far above a uniform guess."""
+    """A loss that is NaN, infinite, or far above a uniform guess, or a model whose logits are NaN or infinite."""
 
 
 def nearest(

@@ -1,7 +1,10 @@
 """JSON of unknown origin: read within limits of size and depth, and what is wrong with it in plain words."""
 
 import json
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 MAX_BYTES = 16_000_000  # of a file; its objects take up to twenty times as much
 
@@ -30,6 +33,20 @@ def parse_json(text: str | bytes) -> object:
 def read_json(path: Path) -> object:
     """The value that a file holds. Raises BadJsonError, and OSError for a file that cannot be read."""
     return parse_json(read_bytes(path))
+
+
+def read_lines(file: BinaryIO) -> Iterator[str]:
+    """The lines of a file of JSON lines, one after the other; a last line cut short by a kill is left out.
+
+    Raises BadJsonError for a line of more than `MAX_BYTES`, and OSError for a file that cannot be read.
+    """
+    for number in count(1):
+        line = file.readline(MAX_BYTES + 1)
+        if len(line) > MAX_BYTES:
+            raise BadJsonError(f"line {number} has more than {MAX_BYTES:,} bytes")
+        if not line.endswith(b"\n"):
+            return
+        yield line.decode("utf-8", "replace")
 
 
 def read_bytes(path: Path) -> bytes:

@@ -14,7 +14,14 @@ from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanogrove.decoding.loop import MIN_TOKENS_TO_PACK, Strategy, decode
 from nanogrove.decoding.plain import plain
 from nanogrove.decoding.reading import pad
-from nanogrove.decoding.sampling import Sampler, Sampling, SamplingOptions, Transform, record_log_probs
+from nanogrove.decoding.sampling import (
+    Sampler,
+    Sampling,
+    SamplingOptions,
+    Transform,
+    record_log_probs,
+    refuse_not_finite,
+)
 from nanogrove.decoding.steering import TOP_K, model_score, reward_augmented, sequence_score
 from nanogrove.decoding.stopping import stop_texts
 from nanogrove.decoding.strategies import strategy_for
@@ -221,7 +228,7 @@ class LanguageModel:
             steering.append(transform)
             if judge is not None and tokens >= MIN_TOKENS_TO_PACK:
                 packed = packed_weights(judge, k * len(rows), dtype)
-        transforms = [*recorders, *settings.transforms(steering)]
+        transforms = [refuse_not_finite, *recorders, *settings.transforms(steering)]
         sampler = Sampler(transforms, settings.temperature, torch.Generator(device).manual_seed(seed))
         with packed:
             new = decode(

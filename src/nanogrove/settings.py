@@ -13,6 +13,7 @@ SHOWN_CHARACTERS = 60  # of a value in a message, at most
 # Sizes of any model there is, whose products are far below 2^63, so that a model can be laid out to be counted.
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
 Length = Annotated[int, Field(ge=1, le=100_000_000)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]  # of what a run has done
 
 
 class Settings(BaseModel):
@@ -62,7 +63,8 @@ def reason(problems: Sequence[ErrorDetails]) -> str:
     ]
     if first["type"] not in WANTED:
         return first["msg"].removeprefix("Value error, ") + _given(first)
-    return f"must be {' or '.join(dict.fromkeys(wanted))}" + _given(first)
+    separator = ", or " if any(" or " in alternative for alternative in wanted) else " or "
+    return f"must be {separator.join(dict.fromkeys(wanted))}" + _given(first)
 
 
 class _Context(dict[str, object]):

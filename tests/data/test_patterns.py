@@ -25,6 +25,9 @@ UNSAFE = {
     r"(a)\1": "refers to a group",
     r"(?<n>a\g<n>)": "refers to a group",
     "(?(1)a|b)": "has a group (?(",
+    "(?#:[)(a+)+$": "has a group (?#",
+    "(?x) # [\n(a+)+$": "has the flag x",
+    "(?P<n>a)(?P=n)": "refers to a group",
     "a*a*a*a*a*a*a*b": "has more than 6 open repeats one after the other",
     "a" * 10_001: "is longer than 10,000 characters",
 }
@@ -47,6 +50,11 @@ def test_what_is_no_pattern_is_left_to_the_library(pattern: str) -> None:
     assert refusal(pattern) is None
 
 
-@pytest.mark.parametrize("pattern", [r"[(a+)+]", r"\(a+\)+", r"[\]()+]+", r"[[ab](]+", r"(?:)", r"(?#(a+)+"])
+@pytest.mark.parametrize("pattern", [r"[(a+)+]", r"\(a+\)+", r"[\]()+]+", r"[[ab](]+", r"(?:)"])
 def test_what_only_looks_like_a_group(pattern: str) -> None:
     assert refusal(pattern) is None
+
+
+def test_a_bracket_within_a_class_of_python_opens_no_other() -> None:
+    assert refusal("[[](a+)+$") is None, "of Oniguruma, the class does not end"
+    assert refusal("[[](a+)+$", classes_nest=False) == UNSAFE["(a+)+$"]

@@ -1,14 +1,17 @@
-"""Whether a stranger's regular expression is safe to run, before a library that cannot be interrupted runs it.
+"""Whether a stranger's regular expression is safe to run, before a library runs it.
 
-The `tokenizers` library matches with Oniguruma, which backtracks: `(a|aa)+b` takes exponential time on a run of the
-letter a, and `((a{1000}){1000}){1000}` is a program of a billion steps. Patterns of published tokenizers need neither:
-they repeat single characters and classes, at most a group of fixed length.
+The `tokenizers` library matches with Oniguruma, which backtracks and cannot be interrupted, and rewards with Python's
+`re`, which backtracks too: `(a|aa)+b` takes exponential time on a run of the letter a, and `((a{1000}){1000}){1000}` is
+a program of a billion steps. Patterns of published tokenizers need neither: they repeat single characters and classes,
+at most a group of fixed length.
 """
 
+import re
 from dataclasses import dataclass
 
 MAX_PATTERN_CHARACTERS = 10_000
 MAX_REPEATED_ATOMS = 100_000  # of a pattern once its counts, such as {3}, are written out
+EXTENDED = re.compile(r"\?[a-zA-Z^-]*x[a-zA-Z-]*[:)]")  # flags of a group
 MAX_OPEN_REPEATS = 6  # one after the other, such as a*b*c*: each may take what the others give back
 
 
@@ -33,12 +36,15 @@ class _Part:
         self.open_repeats += other.open_repeats
 
 
-def refusal(pattern: str) -> str | None:
-    """Why a pattern of Oniguruma's syntax is refused, as a clause; None for one that is safe, or that it rejects."""
+def refusal(pattern: str, classes_nest: bool = True) -> str | None:
+    """Why a pattern is refused, as a clause; None for one that is safe, or that its library rejects.
+
+    Its syntax is that of Oniguruma, where classes such as `[a[bc]]` nest, or Python's, where they do not.
+    """
     if len(pattern) > MAX_PATTERN_CHARACTERS:
         return f"is longer than {MAX_PATTERN_CHARACTERS:,} characters"
     try:
-        whole = _Reader(pattern).group()
+        whole = _Reader(pattern, classes_nest).group()
     except _RefusedError as error:
         return str(error)
     if whole.atoms > MAX_REPEATED_ATOMS:
@@ -55,8 +61,8 @@ class _RefusedError(Exception):
 class _Reader:
     """Reads a pattern from left to right."""
 
-    def __init__(self, pattern: str) -> None:
-        self.pattern, self.at = pattern, 0
+    def __init__(self, pattern: str, classes_nest: bool) -> None:
+        self.pattern, self.at, self.classes_nest = pattern, 0, classes_nest
 
     def group(self) -> _Part:
         """A pattern, or a group up to its parenthesis: its alternatives together. Levels are not nested calls."""
@@ -90,10 +96,18 @@ class _Reader:
         return _joined([*alternatives, sequence])
 
     def _open(self) -> None:
-        """Reads what follows an opening parenthesis. Raises _RefusedError for a condition, which is a program."""
+        """Reads what follows an opening parenthesis.
+
+        Raises _RefusedError for a condition, which is a program, a reference to a group, and a comment or a flag that
+        allows comments, in which a bracket means nothing.
+        """
         rest = self.pattern[self.at : self.at + 2]
-        if rest in ("?(", "?~"):
+        if rest in ("?(", "?~", "?#"):
             raise _RefusedError(f"has a group ({rest}")
+        if self.pattern.startswith("?P=", self.at):
+            raise _RefusedError("refers to a group")
+        if EXTENDED.match(self.pattern, self.at):
+            raise _RefusedError("has the flag x")
         if rest[:1] == "?":
             while self.at < len(self.pattern) and self.pattern[self.at] not in ":=!>)":
                 self.at += 1
@@ -121,7 +135,7 @@ class _Reader:
         while depth and self.at < len(self.pattern):
             character = self.pattern[self.at]
             self.at += 2 if character == "\\" else 1
-            depth += (character == "[") - (character == "]")
+            depth += (character == "[" and self.classes_nest) - (character == "]")
 
     def _repeated(self, part: _Part) -> _Part:
         """A part with the quantifiers that follow it. Raises _RefusedError where it repeats what varies itself."""

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from nanogrove.errors import DivergedError
 from nanogrove.settings import Settings
 
 Transform = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -56,6 +57,16 @@ class SamplingOptions(TypedDict, total=False):
     min_p: float | None
     repetition_penalty: float
     no_repeat_ngram: int | None
+
+
+def refuse_not_finite(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Changes nothing. Raises DivergedError for a row whose largest logit is NaN or infinite."""
+    if not logits.amax(-1).isfinite().all():
+        raise DivergedError(
+            "the model's scores of the next token are NaN or infinite, so it writes nothing; take another checkpoint "
+            "of its run, or train it anew with lower learning rates"
+        )
+    return logits
 
 
 def temperature(value: float) -> Transform:

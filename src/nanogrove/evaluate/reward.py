@@ -15,8 +15,9 @@ from typing import Annotated, Self, cast
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from nanogrove.data.patterns import refusal
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.decoding.reading import pad, read
 from nanogrove.errors import CheckpointError, PresetError
@@ -28,6 +29,7 @@ from nanogrove.train.checkpoint import model_of, read_checkpoint
 from nanogrove.train.precision import pick_device
 
 Reward = Callable[[Sequence[str]], list[float]]
+Scale = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=2, max_length=2)]
 HISTOGRAM_BINS = 20
 
 
@@ -51,6 +53,8 @@ class RewardConfig(Settings):
             re.compile(self.pattern or "")
         except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"pattern {shown(self.pattern)} is not a regular expression ({error})") from None
+        if why := refusal(self.pattern or "", classes_nest=False):
+            raise ValueError(f"pattern {shown(self.pattern)} {why}, so that it may take forever; write a simpler one")
         return self
 
     def unmeasured(self, allow_code: bool) -> list[str]:
@@ -153,10 +157,12 @@ def load_reward(path: str | Path, device: str | torch.device = "cpu") -> RewardM
     Raises CheckpointError, in one line, when there is none, it is damaged, or it is not a reward model.
     """
     checkpoint = read_checkpoint(Path(path))
-    scale = checkpoint.state["notes"].get("scale")
-    if not checkpoint.config.scalar or scale is None:
+    try:
+        low, high = TypeAdapter(Scale).validate_python(checkpoint.state["notes"].get("scale"), strict=True)
+    except ValidationError:
+        low = high = math.nan
+    if not checkpoint.config.scalar or math.isnan(low):
         raise CheckpointError(f"{path}: is not a reward model; train one with `nanogrove train reward-model`")
-    low, high = (float(bound) for bound in scale)
     return RewardModel(model_of(checkpoint, device), checkpoint.tokenizer, low, high)
 
 

@@ -30,7 +30,7 @@ from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig
 from nanogrove.evaluate.samples import Sample, sample
 from nanogrove.methods.contract import Method, MethodConfig, Trained
-from nanogrove.methods.warm_start import beside_reference, pretrained, reference_model, saved_weights
+from nanogrove.methods.warm_start import Kept, beside_reference, pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, Values, phase
@@ -243,6 +243,7 @@ METHOD = Method[Config, Corpus](
     num_steps=num_steps,
     counted_by=("rounds", "steps_per_round"),
     check=check,
+    Kept=Kept,
     evaluate=evaluate,
     final_split="test",
 )

@@ -7,18 +7,23 @@ so far, by its `score`, which is a cost, or else by its `loss`, the lower the be
 after a resume.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.splits import Split
+from nanogrove.errors import CheckpointError
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event, Values
-from nanogrove.settings import Settings
+from nanogrove.settings import Settings, cut, reason
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
@@ -62,6 +67,14 @@ def _accept(config: MethodConfig, corpus: Corpus, model: ModelConfig, allow_code
 
 def _evaluate(trained: Trained[C], corpus: Corpus, split: str, limit: int | None) -> Values:
     return evaluate_split(trained.model, corpus, split, limit)
+
+
+class NothingKept(TypedDict):
+    """What a method keeps that can go on from weights, moments and counters alone."""
+
+
+def _accept_kept(state: TrainState, corpus: Corpus, plan: Plan, config: MethodConfig) -> None:
+    """Accepts what is of the right types."""
 
 
 def _accept_scored(config: MethodConfig, corpus: Corpus, limit: int | None) -> None:
@@ -116,7 +129,39 @@ class Method(Generic[C, D]):
     final_split: Split = "validation"
     """The split that is scored when a run ends."""
 
+    # From where.
+    Kept: type[Any] = NothingKept
+    """What it keeps in `TrainState.method_state`: a TypedDict of typing_extensions, which pydantic checks."""
+    check_kept: Callable[[TrainState, D, Plan, C], None] = _accept_kept
+    """Raises ValueError, a clause, for kept values and tensors of the right types that do not fit the run, such as a
+    list that is not of one number per member; a stranger may have written them."""
+
     # With whom.
     ranks_share: Literal["nothing", "batch", "members"] = "nothing"
     """What ranks divide where several train together: all run the method, and rank 0 alone scores. `nothing` refuses
     more than one."""
+
+
+def check_resumed(method: Method[C, D], state: TrainState, corpus: D, plan: Plan, config: C, where: Path) -> None:
+    """Raises CheckpointError where the state that a checkpoint at `where` holds is none that the method can go on from.
+
+    Args:
+        method: what goes on.
+        state: restored from the checkpoint.
+        corpus: of the run.
+        plan: of the run.
+        config: the method's settings.
+        where: the checkpoint's folder, for the message.
+    """
+    try:
+        unknown = sorted(state.method_state.keys() - method.Kept.__annotations__.keys())
+        if unknown:
+            raise ValueError(f"{cut(repr(unknown[0]))} is nothing that method {config.name} keeps")
+        TypeAdapter(method.Kept).validate_json(json.dumps(state.method_state), strict=True)
+        method.check_kept(state, corpus, plan, config)
+    except ValidationError as error:
+        problems = error.errors()
+        why = f"{cut('.'.join(map(str, problems[0]['loc'])))} {reason(problems)}"
+        raise CheckpointError(f"{where / 'state.json'}: damaged, {why}; train anew") from None
+    except ValueError as error:
+        raise CheckpointError(f"{where}: cannot be resumed from, {error}; train anew") from None

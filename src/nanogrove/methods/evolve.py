@@ -21,12 +21,13 @@ significance is an addition: in the paper a member is replaced whatever the nois
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Self, TypedDict, cast
+from typing import Literal, NamedTuple, Self, cast
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed, random
@@ -46,6 +47,7 @@ from nanogrove.evaluate.selection import (
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event, Values
+from nanogrove.settings import Count
 from nanogrove.train.parallel.members import fit_members
 from nanogrove.train.plan import Plan
 from nanogrove.train.population.breeding import (
@@ -226,9 +228,19 @@ class Progress(TypedDict):
         values: each varied hyperparameter, `[P]`.
     """
 
-    members: list[int]
-    born: int
+    members: list[Count]
+    born: Count
     values: dict[str, list[float]]
+
+
+def check_kept(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> None:
+    """Raises ValueError where there is not one number per member."""
+    kept = cast(Progress, state.method_state)
+    if kept["values"].keys() != config.vary.keys():
+        raise ValueError("its values are not of the hyperparameters in method.vary")
+    lengths = {len(kept["members"]), *map(len, kept["values"].values())}
+    if lengths != {config.population_size}:
+        raise ValueError(f"it does not have a number for each of {config.population_size} members")
 
 
 @dataclass
@@ -388,6 +400,8 @@ METHOD = Method[Config, Corpus](
         trained.model, corpus, trained.config, split, limit, trained.seed, trained.allow_code
     ),
     check_scored=check_scored,
+    Kept=Progress,
+    check_kept=check_kept,
     final_split="test",
     ranks_share="members",
 )

@@ -31,7 +31,7 @@ from nanogrove.evaluate.pairs import held_out_pairs
 from nanogrove.evaluate.reward import RewardConfig, distribution
 from nanogrove.evaluate.samples import FINAL_SAMPLES, reward_of_samples
 from nanogrove.methods.contract import Method, MethodConfig, Trained
-from nanogrove.methods.warm_start import beside_reference, pretrained, reference_model, saved_weights
+from nanogrove.methods.warm_start import Kept, beside_reference, pretrained, reference_model, saved_weights
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.mode import evaluating
 from nanogrove.paths import OnDisk
@@ -331,6 +331,7 @@ METHOD = Method[Config, RewardedCorpus](
     corpora=(RewardedCorpus,),
     needs="learns from scored texts; set data.type to rewarded or preferences",
     check=check,
+    Kept=Kept,
     evaluate=evaluate,
     final_split="test",
 )

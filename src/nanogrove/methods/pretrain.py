@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NotRequired, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus, MixedCorpus
@@ -32,7 +33,14 @@ from nanogrove.train.plan import Plan
 from nanogrove.train.population.hyperparameters import set_hyperparameters
 from nanogrove.train.precision import pick_device
 from nanogrove.train.sampling.curriculum import CurriculumConfig, easiest
-from nanogrove.train.sampling.source_weights import AdaptiveConfig, Mixing, by_source, reference_losses
+from nanogrove.train.sampling.source_weights import (
+    AdaptiveConfig,
+    History,
+    Mixing,
+    by_source,
+    check_history,
+    reference_losses,
+)
 from nanogrove.train.state import TrainState
 
 REFERENCE_TOKENS = 200_000  # of held-out text on which a reference is scored, all sources together
@@ -95,6 +103,19 @@ def _reference(saved: str, corpus: MixedCorpus) -> list[float]:
     return losses
 
 
+class Kept(TypedDict):
+    """`TrainState.method_state` of a run."""
+
+    sources: NotRequired[History]  # of several
+
+
+def check_kept(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> None:
+    """Raises ValueError as `check_history` does."""
+    mixture, history = corpus.mixture(), state.method_state.get("sources")
+    if mixture is not None and history is not None:
+        check_history(history, mixture, state.step, config.adaptive)
+
+
 def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, further: bool) -> Iterator[Event]:
     """Yields the events of a run without a curriculum: rows that it leaves out at first are trained on later."""
     return run(state, corpus, plan, config.model_copy(update={"curriculum": None}))
@@ -152,5 +173,7 @@ METHOD = Method[Config, Corpus](
     sharding=True,
     rehearse=rehearse,
     check=check,
+    Kept=Kept,
+    check_kept=check_kept,
     ranks_share="batch",
 )

@@ -7,16 +7,17 @@ model generates nothing.
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NotRequired
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.errors import PresetError
-from nanogrove.evaluate.reward import distribution
+from nanogrove.evaluate.reward import Scale, distribution
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.mode import evaluating
@@ -31,6 +32,12 @@ class Config(MethodConfig):
     """A reward model has no settings beyond those of every method."""
 
     name: Literal["reward_model"] = "reward_model"
+
+
+class Kept(TypedDict):
+    """`TrainState.method_state` of a run."""
+
+    scale: NotRequired[Scale]
 
 
 NEEDS = "learns from texts with rewards; set data.type=rewarded"
@@ -138,6 +145,7 @@ METHOD = Method[Config, RewardedCorpus](
     corpora=(RewardedCorpus,),
     needs=NEEDS,
     check=check,
+    Kept=Kept,
     evaluate=lambda trained, corpus, split, limit: score(trained.model, corpus, split, limit),
     final_split="test",
     ranks_share="batch",

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NotRequired
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from nanogrove.data.corpus import Corpus
 from nanogrove.evaluate import auxiliary
@@ -18,6 +20,15 @@ from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
+from nanogrove.train.weights import load_weights
+
+
+class Kept(TypedDict):
+    """`TrainState.method_state`: the reward before the first round or step, and why training ended."""
+
+    reward_before: NotRequired[float | None]
+    reward_before_error: NotRequired[float | None]
+    ended: NotRequired[str]
 
 
 def saved_weights(saved: str, corpus: Corpus, config: ModelConfig) -> dict[str, Tensor]:
@@ -69,7 +80,10 @@ def beside_reference(trained: Trained[C], corpus: D, split: str, limit: int | No
 
 
 def frozen(like: GPT, weights: Mapping[str, Tensor]) -> GPT:
-    """A model of these weights that nothing trains, of the configuration and on the device of another one."""
+    """A model of these weights that nothing trains, of the configuration and on the device of another one.
+
+    Raises CheckpointError for weights of another model, which a checkpoint may hold.
+    """
     model = GPT(like.config).to(like.embed.weight.device).eval().requires_grad_(False)
-    model.load_state_dict(weights)
+    load_weights(model, weights, Path("kept.safetensors"))
     return model

@@ -29,15 +29,18 @@ promises that.
 """
 
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanogrove.atomic import read_file
+from nanogrove.atomic import open_to_read
 from nanogrove.errors import RunError
-from nanogrove.json_reading import parse_json
+from nanogrove.json_reading import BadJsonError, parse_json, read_lines
+from nanogrove.memory import free_bytes, shown_bytes
 
-RECORD_BYTES = 1 << 30  # of an events.jsonl, at most
+BYTES_IN_MEMORY = 10  # of JSON for each of its bytes on disk
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 Values = dict[str, Any]  # a JSON object whose keys depend on what it describes, such as a kind of event
 
@@ -87,7 +90,10 @@ def _finite(value: Json) -> Json:
 
 def event_of(line: str) -> Event:
     """The event of a line of a record. Raises ValueError where it is not an event."""
-    record = parse_json(line)
+    try:
+        record = parse_json(line)
+    except BadJsonError:
+        raise ValueError("not an event") from None
     if isinstance(record, dict):
         kind, step, time = (record.pop(key, None) for key in ("kind", "step", "time"))
         numbers = time.values() if isinstance(time, dict) else [None]
@@ -100,16 +106,32 @@ def event_of(line: str) -> Event:
 def read_events(path: Path) -> list[Event]:
     """All events of an `events.jsonl`; a last line cut short by a kill is left out.
 
-    Raises RunError when a line before the last is not an event, and for what is not a plain file.
+    Raises RunError when a line before the last is not an event, or too long, when all do not fit in memory, and for
+    what is not a plain file.
     """
     events: list[Event] = []
     try:
-        lines = read_file(path, RECORD_BYTES).decode(errors="replace").split("\n")
+        for line in lines_that_fit(path):
+            events.append(event_of(line))
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); put back what the run wrote there") from None
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            events.append(event_of(line))
-        except ValueError:
-            raise RunError(f"{path}: line {number} is not an event; the record is damaged") from None
+    except BadJsonError as error:
+        raise RunError(f"{path}: {error}; the record is damaged") from None
+    except ValueError:
+        raise RunError(f"{path}: line {len(events) + 1} is not an event; the record is damaged") from None
     return events
+
+
+def lines_that_fit(path: Path) -> Iterator[str]:
+    """The lines of a plain file of JSON lines whose values fit in memory, all together.
+
+    Raises RunError where they do not, and BadJsonError and OSError as `read_lines` and `open_to_read` do.
+    """
+    with open_to_read(path) as file:
+        size, free = os.fstat(file.fileno()).st_size, free_bytes()
+        if size * BYTES_IN_MEMORY > free:
+            raise RunError(
+                f"{path}: to read {shown_bytes(size)} takes about {shown_bytes(size * BYTES_IN_MEMORY)} of memory, and "
+                f"{shown_bytes(free)} are free; close other programs, or read it on another machine"
+            )
+        yield from read_lines(file)

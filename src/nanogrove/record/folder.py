@@ -30,12 +30,11 @@ from nanogrove.atomic import (
 )
 from nanogrove.errors import RunError
 from nanogrove.json_reading import BadJsonError, parse_json
-from nanogrove.record.events import Event, Values, event_of
+from nanogrove.record.events import Event, Values, event_of, lines_that_fit
 
 FILES = (".lock", "preset.json", "events.jsonl")
 FOLDERS = ("checkpoints", "data", "trackers")
 PRESET_BYTES = 1 << 24  # of preset.json, at most
-ROWS_BYTES = 1 << 30  # of a file of rows, at most
 LINE_BYTES = 1 << 26  # of an event, at most
 
 
@@ -141,8 +140,8 @@ class RunFolder:
         """The rows of `data/NAME.jsonl`. Raises RunError when they are missing or damaged."""
         path = self.path / "data" / f"{name}.jsonl"
         try:
-            return [json.loads(line) for line in read_file(path, ROWS_BYTES).decode().splitlines()]
-        except (OSError, ValueError, RecursionError) as error:
+            return [parse_json(line) for line in lines_that_fit(path)]
+        except (OSError, ValueError) as error:
             raise RunError(f"{path}: data that this run made cannot be read ({error}); start anew") from None
 
     def mark(self) -> Values:

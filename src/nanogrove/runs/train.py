@@ -22,7 +22,7 @@ from nanogrove.config.overrides import resolve
 from nanogrove.config.preset import Preset, difference
 from nanogrove.errors import CheckpointError, DataError, DivergedError, RunError
 from nanogrove.language_model import LanguageModel
-from nanogrove.methods.contract import Trained
+from nanogrove.methods.contract import Trained, check_resumed
 from nanogrove.paths import with_absolute_paths
 from nanogrove.record.events import Event, note, read_events
 from nanogrove.record.folder import RunFolder
@@ -86,6 +86,7 @@ def train(
                 if checkpoint.config != setup.model_on_data:
                     raise CheckpointError(f"{checkpoint.folder}: config.json is not the model of preset.json")
                 checkpoint.restore(state)
+                check_resumed(setup.method, state, setup.corpus, setup.plan, preset.method, checkpoint.folder)
             finished = ranks.broadcast_from_main(lambda: _is_finished(folder, checkpoint))
         # CPUs of two kinds may round the first weights in different ways.
         ranks.broadcast([p.data for _, p in state.named_parameters()])

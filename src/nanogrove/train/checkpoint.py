@@ -15,18 +15,18 @@ whose checksum differs, and reads nothing but safetensors and JSON: no code can 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from nanogrove.atomic import flush_folder, refusal, remove, write_folder
 from nanogrove.data.tokenizer import Tokenizer
@@ -35,15 +35,15 @@ from nanogrove.json_reading import parse_json
 from nanogrove.memory import free_bytes, shown_bytes
 from nanogrove.model.gpt import GPT, ModelConfig, unstack
 from nanogrove.model.heads import AuxiliaryConfig, Heads
-from nanogrove.model.size import Shape, parameter_shapes
-from nanogrove.settings import reason
+from nanogrove.model.size import parameter_shapes
+from nanogrove.settings import Count, reason
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
+from nanogrove.train.weights import check_weights, load_weights, shapes_of
 
 FORMAT = 1
 ROTATION = ("current", "prev", "prev2")
 MAX_BYTES = {"state.json": 16_000_000, "config.json": 1_000_000, "calibration.json": 16_000_000}
 MAX_HEADER_BYTES = 16_000_000  # of safetensors: the names and shapes of its tensors, in JSON
-Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
 FILES = ("model.safetensors", "heads.safetensors", "optimizer.safetensors", "kept.safetensors")
 
 
@@ -90,34 +90,11 @@ class Checkpoint:
             load_weights(state.heads, self.heads, self.folder / "heads.safetensors")
         try:
             load_optimizer_tensors(state, self.optimizer)
-        except (KeyError, ValueError) as error:
+        except ValueError as error:
             raise CheckpointError(f"{self.folder}: optimizer.safetensors does not fit the model ({error})") from None
         state.step, state.tokens, state.round = (int(self.state[key]) for key in ("step", "tokens", "round"))
         state.seconds = float(self.state["seconds"])
         state.method_state, state.method_tensors = dict(self.state["notes"]), dict(self.method_tensors)
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
-    """Copies weights into a model. Raises CheckpointError as `check_weights` does."""
-    check_weights(weights, shapes_of(model), where)
-    model.load_state_dict(weights)
-
-
-def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Shape], where: Path) -> None:
-    """Raises CheckpointError naming the first weight that is missing, extra, misshapen or not of 32-bit numbers."""
-    for name in sorted(expected.keys() | weights.keys()):
-        shape = tuple(weights[name].shape) if name in weights else "missing"
-        expected_shape = expected.get(name, "none")
-        if shape != expected_shape:
-            raise CheckpointError(f"{where}: weight {name} is {shape}, and the configuration asks for {expected_shape}")
-        if weights[name].dtype != torch.float32:
-            kind = str(weights[name].dtype).removeprefix("torch.")
-            raise CheckpointError(f"{where}: weight {name} holds {kind}, and a checkpoint holds float32")
-
-
-def shapes_of(module: nn.Module) -> dict[str, Shape]:
-    """The shapes of a module's tensors by name."""
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def save_checkpoint(

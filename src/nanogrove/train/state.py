@@ -55,20 +55,31 @@ def optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
     }
 
 
-def load_optimizer_tensors(state: TrainState, tensors: dict[str, Tensor]) -> None:
+def load_optimizer_tensors(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
     """Sets the moments from such a dict. Copies, so that every tensor has the alignment that torch gives new ones.
 
-    Raises KeyError for a parameter that the model lacks, ValueError for a moment of another shape, name or type.
+    Raises ValueError as `check_moments` does.
     """
+    check_moments(state, tensors)
     parameters = dict(state.named_parameters())
-    known = {"step", *(name for group in state.optimizer.groups for name in RULES[group.rule].moments)}
     state.optimizer.state.clear()
     for key, value in tensors.items():
         name, _, moment = key.rpartition("/")
+        parameter = parameters[name]
+        state.optimizer.state[parameter][moment] = value.to(parameter.device).clone()
+
+
+def check_moments(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for the moments of a parameter that the model lacks, or of another shape, name or type."""
+    parameters = dict(state.named_parameters())
+    known = {"step", *(name for group in state.optimizer.groups for name in RULES[group.rule].moments)}
+    for key, value in tensors.items():
+        name, _, moment = key.rpartition("/")
+        if name not in parameters:
+            raise ValueError(f"{key} is of no parameter")
         parameter = parameters[name]
         if moment not in known or value.dtype != torch.float32:
             raise ValueError(f"{key} is not one of its moments")
         by_member = moment == "step" and value.dim() == 1 and value.shape == parameter.shape[:1]
         if value.dim() and value.shape != parameter.shape and not by_member:
             raise ValueError(f"{key} is {tuple(value.shape)}, its parameter {tuple(parameter.shape)}")
-        state.optimizer.state[parameter][moment] = value.to(parameter.device).clone()

@@ -563,7 +563,7 @@ TINY = {
 
 @pytest.mark.parametrize("name", [name for name in list_presets() if name.startswith("self-improve")])
 def test_presets_fit_their_context_and_take_their_first_steps(name: str, tmp_path: Path) -> None:
-    fixed = [f"train.{key}={json.dumps(PRESET['train'][key])}" for key in ("threads", "precision", "accumulation")]
+    fixed = [f"train.{key}={json.dumps(PRESET['train'][key])}" for key in ("threads", "precision")]
     parts = build(resolve(read_preset_file(name), [*fixed, "train.compile=false", "train.device=cpu"]))
     wanted = parts.preset.method
     assert parts.plan.steps == parts.preset.train.steps + wanted.si_rounds * wanted.si_iter

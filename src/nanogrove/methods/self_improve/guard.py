@@ -1,34 +1,44 @@
 """What the rounds remember, and the guard: whether a round is kept or undone, by agreement and losses alone."""
 
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import Annotated, NamedTuple, NotRequired, cast
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from nanogrove.evaluate.committee import Survey
 from nanogrove.methods.self_improve.config import Config
 from nanogrove.record.events import Values
+from nanogrove.settings import Count
 from nanogrove.synthetic.examples import TaskCorpus
+from nanogrove.train.plan import Plan
+from nanogrove.train.state import TrainState, check_moments
 
 MIN_PROMPTS = 5  # validation prompts of a difficulty; on fewer, one prompt moves agreement by more than a fifth
+
+
+Name = Annotated[str, Field(pattern="^round-[0-9]{1,9}$")]  # of the rows in the run folder, so of a file
+Difficulty = Annotated[int, Field(ge=0, le=1_000_000)]
+Difficulties = dict[Annotated[str, Field(pattern="^[0-9]{1,6}$")], float]
 
 
 class AcceptedRound(TypedDict):
     """A round whose labels all later rounds train on."""
 
-    name: str
-    difficulties: list[int]
+    name: Name
+    difficulties: list[Difficulty]
 
 
 class CurrentRound(TypedDict):
     """The round under way; the event `round` has all but the last three."""
 
-    round: int
-    difficulties: list[int]
+    round: Count
+    difficulties: list[Difficulty]
     labels: list[Values]  # figures by difficulty
-    rows: int  # labels that were kept; 0 where the round trains on older data alone
+    rows: Count  # labels that were kept; 0 where the round trains on older data alone
     strict: bool
     short: NotRequired[str]  # why `rows` is 0
-    name: str
+    name: Name
     decode: float  # seconds that labelling took
     trained: float  # `TrainState.seconds` when the round began
 
@@ -48,15 +58,48 @@ class Progress(TypedDict):
         ended: why there are no more rounds.
     """
 
-    frontier: int
+    frontier: Difficulty
     accepted: list[AcceptedRound]
-    agreement: dict[str, float]
-    firmest: dict[str, float]
+    agreement: Difficulties
+    firmest: Difficulties
     least: list[float]
-    strict: int
-    settled: int
+    strict: Count
+    settled: Count
     current: NotRequired[CurrentRound]
     ended: NotRequired[str]
+
+
+def check_kept(state: TrainState, corpus: TaskCorpus, plan: Plan, config: Config) -> None:
+    """Raises ValueError where difficulties lie outside those of the run, or a part of the rounds is missing."""
+    kept = cast(Progress, state.method_state)
+    target, past = config.target(corpus.base[1]), state.step - (plan.steps - config.si_rounds * config.si_iter)
+    rounds: list[AcceptedRound | CurrentRound] = [*kept["accepted"]]
+    if "current" in kept:
+        rounds.append(kept["current"])
+    difficulties = [kept["frontier"], *(difficulty for known in rounds for difficulty in known["difficulties"])]
+    if min(difficulties) < corpus.base[0] or max(difficulties) > target or kept["frontier"] < corpus.base[1]:
+        raise ValueError(f"it opens a difficulty outside {corpus.base[1]} to {target}")
+    if any(int(known) > target and not corpus.fits(int(known)) for known in kept["firmest"]):
+        raise ValueError("it has the agreement at a difficulty that the model cannot read")
+    if config.labels == "none" or past < 0:
+        return
+    if len(kept["least"]) != len(kept["accepted"]) + 1:
+        raise ValueError("it does not have a loss for the base and for each accepted round")
+    current, under_way = kept.get("current"), past % config.si_iter > 0 and "ended" not in kept
+    if under_way and current is None:
+        raise ValueError("its step is within a round, and no round is under way")
+    if current is not None and under_way and current["rows"] and config.guard:
+        check_saved(state)
+
+
+def check_saved(state: TrainState) -> None:
+    """Raises ValueError unless `state.method_tensors` are the weights and moments that a round can fall back to."""
+    tensors = state.method_tensors
+    for name, parameter in state.named_parameters():
+        saved = tensors.get(f"weights/{name}")
+        if saved is None or saved.shape != parameter.shape or saved.dtype != parameter.dtype:
+            raise ValueError(f"the weight {name} that its round falls back to is missing, or of another shape or type")
+    check_moments(state, {k.removeprefix("moments/"): v for k, v in tensors.items() if k.startswith("moments/")})
 
 
 class Losses(NamedTuple):

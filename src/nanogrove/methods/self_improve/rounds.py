@@ -17,7 +17,7 @@ from nanogrove.evaluate import auxiliary, committee
 from nanogrove.evaluate.loss import evaluate_split, mean_nll
 from nanogrove.methods.contract import Method
 from nanogrove.methods.self_improve.config import Config, num_steps
-from nanogrove.methods.self_improve.guard import Losses, Progress, alarm, base_problem, commit_round
+from nanogrove.methods.self_improve.guard import Losses, Progress, alarm, base_problem, check_kept, commit_round
 from nanogrove.methods.self_improve.labels import Labelled, LabelRow, label, label_tokens
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event, Values, phase
@@ -316,5 +316,7 @@ METHOD = Method[Config, TaskCorpus](
     corpora=(TaskCorpus,),
     needs="asks questions and reads answers; set data.type=task and data.task",
     check=check,
+    Kept=Progress,
+    check_kept=check_kept,
     ranks_share="members",
 )

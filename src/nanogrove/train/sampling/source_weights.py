@@ -36,18 +36,21 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import MixedCorpus
 from nanogrove.data.text.mixture import Phase, Weighted
 from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, Values
-from nanogrove.settings import Settings
+from nanogrove.settings import Count, Settings
 from nanogrove.train.objective import Loss, count_scored, weighted
 from nanogrove.train.state import TrainState
 
 ETA = 1.0  # step size of excess_loss, as published
 MOMENTS = 7  # sums of a source by which a line is fitted to its losses
+BY_SOURCE: tuple[Literal["nll", "share", "moments", "moments_before", "rewards", "given"], ...]
+BY_SOURCE = ("nll", "share", "moments", "moments_before", "rewards", "given")
 
 Strategy = Literal["loss", "learning_progress", "excess_loss", "odm"]
 
@@ -85,6 +88,57 @@ def by_source(nll: Tensor, batch: Batch, sources: int) -> Loss:
         parts[f"nll {source}"] = (mask * detached).sum((-2, -1)) / count_scored(batch)
         parts[f"share {source}"] = mask.sum((-2, -1)) / count_scored(batch)
     return Loss(weighted(nll, batch).total, parts)
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+BySource = list[Finite]
+
+
+class History(TypedDict):
+    """All that is known of the past, JSON; lists have an entry for each source.
+
+    Args:
+        phases: first sequence and weights, of this phase and the one before.
+        number: of phases that are over and dropped.
+        counts: of sequences in those.
+        nll: sums of the losses of this interval, times shares.
+        share: sums of the shares of its tokens.
+        begun: `TrainState.tokens` when it began.
+        moments: sums of it, `[K, MOMENTS]`.
+        moments_before: those of the interval before.
+        rewards: of odm.
+        turns: of odm.
+        given: tokens until then.
+        reference: the losses of the reference model, where there is one.
+    """
+
+    phases: list[tuple[Count, list[Annotated[Finite, Field(ge=0)]]]]
+    number: Count
+    counts: list[Count]
+    nll: BySource
+    share: BySource
+    begun: Count
+    moments: list[BySource]
+    moments_before: list[BySource]
+    rewards: BySource
+    turns: Count
+    given: BySource
+    reference: BySource | None
+
+
+def check_history(history: History, corpus: MixedCorpus, step: int, config: AdaptiveConfig | None) -> None:
+    """Raises ValueError where a history is not one of this corpus and of the steps until `step`."""
+    weights = [weights for _, weights in history["phases"]]
+    rows = [*weights, history["counts"], history["reference"], *(history[name] for name in BY_SOURCE)]
+    if any(len(row) != len(corpus.names) for row in rows if row is not None):
+        raise ValueError(f"its sources are not the {len(corpus.names)} of data")
+    if any(len(row) != MOMENTS for name in ("moments", "moments_before") for row in history[name]):
+        raise ValueError("its moments of the losses of sources are cut short")
+    starts = [start for start, _ in history["phases"]]
+    if not starts or starts != sorted(starts) or starts[-1] > step * corpus.batch_size or not all(map(any, weights)):
+        raise ValueError("its weights of sources are none, zero or out of order")
+    if config is not None and config.strategy == "excess_loss" and history["reference"] is None:
+        raise ValueError("it lacks the losses of method.adaptive.reference")
 
 
 class Mixing:

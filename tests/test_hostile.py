@@ -1,8 +1,10 @@
 """What hostile presets, checkpoints and records do is refused in one line; `python tests/hostile.py` prints counts."""
 
+import json
 import os
 import random
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +39,20 @@ def test_what_is_hostile_is_refused_in_one_line(
         endings.add(HOSTILE["ending"](code, error))
         assert endings <= {"succeeds", "refused"}, (argv, error)
     assert "refused" in endings
+
+
+def test_a_run_goes_on_only_from_what_its_method_keeps(
+    bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(bases / HOSTILE["CASES"][0] / "run", tmp_path / "run")
+    for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
+        state = json.loads((checkpoint / "state.json").read_bytes())
+        (checkpoint / "state.json").write_text(json.dumps({**state, "notes": {"a": 1}}))
+        HOSTILE["sealed"](checkpoint)
+    monkeypatch.chdir(tmp_path)
+    code, error = HOSTILE["run_here"](["train", "run", "--resume"])
+    assert HOSTILE["ending"](code, error) == "refused", error
+    assert "'a' is nothing that method pretrain keeps" in error
 
 
 @pytest.mark.slow

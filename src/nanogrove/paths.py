@@ -1,5 +1,7 @@
 """Settings that name files and folders: when a run begins they become absolute, so that it goes on from anywhere."""
 
+import itertools
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from glob import has_magic
@@ -24,9 +26,9 @@ class OnDisk:
         path = Path(value)
         if path.is_absolute() or value.startswith("~"):
             return value
-        parts = path.parts
-        fixed = parts if path.exists() else parts[: next((n for n, p in enumerate(parts) if has_magic(p)), len(parts))]
-        return str(path.absolute()) if Path(*fixed).exists() else value
+        fixed = itertools.takewhile(lambda part: not has_magic(part), path.parts)
+        there = os.path.exists(path) or os.path.exists(Path(*fixed))  # False too for a name longer than names may be
+        return str(path.absolute()) if there else value
 
 
 LocalPath = Annotated[str, OnDisk()]

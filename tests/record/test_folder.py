@@ -157,3 +157,13 @@ def test_rows_are_written_in_a_folder_of_their_own_and_read_back(tmp_path: Path)
         run.write_preset({"name": "é"})
     assert json.loads((tmp_path / "run" / "preset.json").read_bytes()) == {"name": "é"}
     assert (tmp_path / "run" / "checkpoints").is_dir()
+
+
+def test_what_a_killed_writer_left_aside_is_removed_once_the_file_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("data/.round-1.jsonl.0123abcd.part", ".preset.json.0123abcd.part"):
+        (tmp_path / name).write_bytes(b"torn")
+    with RunFolder(tmp_path) as run:
+        run.write_preset({"name": "tiny"})
+        run.write_rows("round-1", [1])
+    assert not list(tmp_path.rglob("*.part"))

@@ -200,3 +200,34 @@ def test_what_follows_the_position_of_the_checkpoint_is_of_no_account(preset: An
         (out / "events.jsonl").write_bytes(data[:position] + tail)
         resumed(preset, out)
         assert (tensors(out), record(out)) == (tensors(whole), record(whole))
+
+
+def test_a_missing_newest_checkpoint_is_named(preset: Any, whole: Path, run: Path) -> None:
+    checkpoints = run / "checkpoints"
+    shutil.rmtree(checkpoints / "current")
+    assert notes(resumed(preset, run)) == [
+        f"{checkpoints / 'current'}: missing; going on from {checkpoints / 'prev'} instead"
+    ]
+    assert tensors(run) == tensors(whole)
+
+
+@pytest.mark.parametrize(("saved", "first"), [(False, "of minutes"), (True, "of minutes"), (True, "of steps")])
+def test_the_minutes_of_a_lost_record_are_known(tiny: Any, tmp_path: Path, saved: bool, first: str) -> None:
+    """Whichever of its two presets a run is resumed with first, the one it was started with is still its own."""
+    budget = {"steps": None, "minutes": 0.005}
+    minutes = resolve(tiny(train=budget, evaluate={"every": 1, "tokens": 50}, sample={"tokens": 0}))
+    for event in train(minutes, tmp_path / "run"):
+        if event.kind == "step" and event.step == (6 if saved else 1):
+            break
+    (tmp_path / "run" / "events.jsonl").unlink()
+    steps = resolve(json.loads((tmp_path / "run" / "preset.json").read_bytes()))
+    cut(steps if first == "of steps" else minutes, tmp_path / "run", 8)
+    resumed(minutes, tmp_path / "run")
+    start = read_events(tmp_path / "run" / "events.jsonl")[0]
+    assert start.time["minutes"] == 0.005
+    assert ("step_ms" in start.time) == saved
+    refused(
+        resolve(tiny(train={**budget, "minutes": 1}, evaluate={"every": 1, "tokens": 50}, sample={"tokens": 0})),
+        tmp_path / "run",
+        "train.minutes",
+    )

@@ -135,8 +135,10 @@ def sweep(forked: Any, undisturbed: Reference, places: list[int], folder: Path, 
         mishap = {"at": at, "kind": kind, "bytes": 300}
         died = resume(forked, run, undisturbed, mishap=mishap)
         assert died.code in (-signal.SIGKILL, -signal.SIGXFSZ), (at, died)
-        newest, damaged = load_latest(run / "checkpoints")
-        assert not damaged, "a kill left a damaged checkpoint under a final name"
+        newest, problems = load_latest(run / "checkpoints")
+        assert not [p for p in problems if not p.endswith(": missing")], (
+            "a kill left a damaged checkpoint under a final name"
+        )
         if newest is not None:
             load(run)  # at any moment there is a model to use
         finish(forked, run, undisturbed)

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nanogrove.data.rng import random
 from nanogrove.data.sources.contract import TableSource
@@ -29,6 +29,7 @@ from nanogrove.data.sources.tables import cell_text
 from nanogrove.data.sources.text import PythonStandardLibrary
 from nanogrove.errors import DataError
 from nanogrove.paths import OnDisk
+from nanogrove.settings import Settings
 
 Row = Mapping[str, Any]  # the cells of a row by column
 Format = Literal["auto", "lines", "csv", "jsonl", "json", "parquet"]
@@ -44,10 +45,8 @@ class Example(NamedTuple):
     reward: float
 
 
-class RewardedOptions(BaseModel):
+class RewardedOptions(Settings):
     """Settings of both kinds of file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: Annotated[str, OnDisk(("python-defs",))] = Field(
         description="file of the rows, or python-defs: lines of the standard library"

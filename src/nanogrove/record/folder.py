@@ -91,7 +91,7 @@ class RunFolder:
         """
         try:
             make_folder(self.checkpoints)
-            write_file(self.path / "preset.json", (json.dumps(preset, indent=1, ensure_ascii=False) + "\n").encode())
+            _write(self.path / "preset.json", (json.dumps(preset, indent=1, ensure_ascii=False) + "\n").encode())
         except OSError as error:
             raise RunError(f"{self.path}: the preset cannot be written {refusal(error)}") from None
 
@@ -132,7 +132,7 @@ class RunFolder:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
             make_folder(folder)
-            write_file(folder / f"{name}.jsonl", lines.encode())
+            _write(folder / f"{name}.jsonl", lines.encode())
         except OSError as error:
             raise RunError(f"{folder}: data cannot be written {refusal(error)}") from None
 
@@ -206,6 +206,14 @@ class RunFolder:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """`write_file` in a folder whose lock this process holds, so that no other file aside is still being written."""
+    write_file(path, data)
+    for aside in leftovers(path):
+        with suppress(OSError):
+            aside.unlink()
 
 
 def refuse_link(run: Path) -> None:

@@ -64,6 +64,7 @@ class Checkpointer:
         extra = {
             **self.folder.mark(),
             "best": self.best,
+            "budget": self.setup.budget,
             "data": self.setup.corpus.describe()["fingerprint"],
             "nanogrove": metadata.version("nanogrove"),
         }

@@ -72,15 +72,14 @@ def train(
             if name and not ranks.first:
                 checkpoint = load_checkpoint(out / "checkpoints" / name)
             ranks.same_everywhere("checkpoint", checkpoint and checkpoint.state["checksum"])
+            minutes = preset.train.minutes
             preset = preset if stored is None else resolve(stored)
             if preset.train.minutes is not None and ranks.first:
                 yield note(f"train.minutes={preset.train.minutes:g} becomes steps: a few are timed first")
             setup = build(preset, checkpoint, allow_code, ranks, watch)
             if folder is not None:
-                start = folder.start() if stored is not None else None
-                plan = replace(setup.plan, rows=folder)
-                # A run that begins again from its first step writes the minutes of its first `start` once more.
-                setup = replace(setup, plan=plan, budget=setup.budget if start is None else start.time)
+                budget = setup.budget if stored is None else _stored_budget(folder, checkpoint, minutes)
+                setup = replace(setup, plan=replace(setup.plan, rows=folder), budget=budget)
             ranks.same_everywhere("data", {**_data_digests(setup), "steps": setup.plan.steps})
             state = setup.new_state()
             if checkpoint is not None:
@@ -118,6 +117,19 @@ def _find_checkpoint(
     if checkpoint is None and folder.reached():
         yield note(f"{folder.path}: nothing was saved yet, so the run begins again from its first step")
     return checkpoint
+
+
+def _stored_budget(folder: RunFolder, checkpoint: Checkpoint | None, minutes: float | None) -> dict[str, Any]:
+    """The minutes that became the steps of a run, and the times of a step: of its record, else of its checkpoint.
+
+    Where both are lost, the `minutes` of the preset that it is resumed with. A new record, and that of a run that
+    begins again from its first step, holds them once more.
+    """
+    start = folder.start()
+    if start is not None:
+        return start.time
+    budget = None if checkpoint is None else checkpoint.state.get("budget")
+    return budget if isinstance(budget, dict) else {} if minutes is None else {"minutes": minutes}
 
 
 def _check_complete(folder: RunFolder, preset: Preset, checkpoint: Checkpoint | None) -> None:

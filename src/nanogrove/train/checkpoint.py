@@ -268,21 +268,22 @@ def _check_plain(folder: Path) -> None:
 
 
 def load_latest(root: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest undamaged checkpoint of `current`, `prev`, `prev2`, and a line for each damaged one before it.
+    """The newest undamaged checkpoint of `current`, `prev`, `prev2`, and a line for each missing or damaged one before.
 
     None where no checkpoint exists. Raises CheckpointError where all that exist are damaged.
     """
     _check_plain(root)
     problems: list[str] = []
-    for name in ROTATION:
-        if (root / name).exists() or (root / name).is_symlink():
-            try:
-                return load_checkpoint(root / name), problems
-            except CheckpointError as error:
-                problems.append(str(error))
-    if problems:
-        raise CheckpointError("no whole checkpoint is left, start anew with another --out: " + "; ".join(problems))
-    return None, []
+    for name in ROTATION if any(os.path.lexists(root / name) for name in ROTATION) else ():
+        try:
+            if not os.path.lexists(root / name):
+                raise CheckpointError(f"{root / name}: missing")
+            return load_checkpoint(root / name), problems
+        except CheckpointError as error:
+            problems.append(str(error))
+    if not problems:
+        return None, []
+    raise CheckpointError("no whole checkpoint is left, start anew with another --out: " + "; ".join(problems))
 
 
 def load_best(root: Path) -> Checkpoint:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from nanogrove.data.sources.binary import binary
 from nanogrove.data.sources.encodings import (
@@ -27,6 +27,7 @@ from nanogrove.data.sources.packing import UNPACKING_ERRORS, is_hidden, open_byt
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS, Skipped
 from nanogrove.errors import DataError
 from nanogrove.paths import LocalPath
+from nanogrove.settings import Settings
 
 NOT_UTF8_NAME = "is not UTF-8, as a preset is; rename it, or name a pattern with ? for such letters"
 
@@ -38,13 +39,11 @@ class Listing(NamedTuple):
     hidden: int
 
 
-class FileSource(BaseModel):
+class FileSource(Settings):
     """A file, the files of a folder, or those a pattern such as `logs/*.txt` names, in the order of their paths.
 
     Hidden files and folders, and those that macOS adds to archives, are left out unless the pattern names them.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: LocalPath = Field(description="a file, a folder, or a pattern such as logs/*.txt")
     glob: str = Field("**/*", description="which files of a folder to read")

@@ -7,6 +7,7 @@ path, whose files are recognised by what they hold. Each is a `DocumentSource`.
 import functools
 import glob
 import operator
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +33,7 @@ def _from_name(value: object) -> object:
         return {"type": value}
     if value in SHORTCUTS:
         return SHORTCUTS[value]
-    if next(glob.iglob(str(Path(value).expanduser()), recursive=True), None) is not None or Path(value).is_file():
+    if next(glob.iglob(str(Path(value).expanduser()), recursive=True), None) is not None or os.path.isfile(value):
         return recognize(value).source
     return {"type": format_of(value).name, "path": value}  # whoever reads it says that it is not there
 

@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from nanogrove.data.sources.contract import OnBadRow, Row, SelectColumns, SourceKind
 from nanogrove.data.sources.dialect import Dialect, excel_delimiter, guess_dialect
@@ -21,6 +21,7 @@ from nanogrove.data.sources.parquet import parquet_rows
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS, Piece, Skipped, split_long_document
 from nanogrove.data.sources.rows import check_columns, csv_rows, encodes, jsonl_rows, prefix_errors
 from nanogrove.errors import DataError
+from nanogrove.settings import Settings
 
 LINES_BEFORE_MISNAMED = 100  # of JSON without the columns of the text, after which these are taken to be misnamed
 START_BYTES = 1 << 16  # of a file, by which an error says what it is
@@ -29,10 +30,8 @@ ALL_FILES = "**/*"
 FORMAT_PARTS = re.compile(r"(\{\{|\}\})|\{([^{}!:]+)\}|([{}])")  # of a format: an escape, a field, or a mistake
 
 
-class Columns(BaseModel):
+class Columns(Settings):
     """Which columns of a row make its text: one, or several on lines of their own, or several put into a format."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     text_field: str | None = Field(None, description="column of the text; `text` when nothing is said")
     fields: list[str] | None = Field(None, min_length=1, description="columns that make the text, a line each")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nanogrove.data.sources.contract import SourceKind
 from nanogrove.data.sources.files import (
@@ -20,6 +20,7 @@ from nanogrove.data.sources.files import (
 )
 from nanogrove.data.sources.pieces import Piece, Skipped, split_at_separators, split_long_document
 from nanogrove.errors import DataError
+from nanogrove.settings import Settings
 
 Separator = Annotated[str, Field(min_length=1)]
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -50,10 +51,8 @@ class TextSource(EncodedFiles):
                 raise DataError(f"{error}; {self.encoding_advice(path)}") from None
 
 
-class PythonStandardLibrary(BaseModel):
+class PythonStandardLibrary(Settings):
     """The running interpreter's own library, about 11 MB of Python; tests and installed packages are left out."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: Literal["python-stdlib"] = "python-stdlib"
 

@@ -88,6 +88,8 @@ BARE: dict[str, tuple[bytes, list[Any]]] = {  # a file, and the documents that i
         [t.replace("Là-bas", "\u2028;\vLà-bas\u2028;\v") for t in TEXTS],
     ),
     "prose.txt": (f'{{"a": 1}} is JSON.\n{"".join(STORIES)}'.encode(), [f'{{"a": 1}} is JSON.\n{"".join(STORIES)}']),
+    "deep.json": (json.dumps({"meta": {"tags": [{"a": 1}]}, "data": ROWS}).encode(), TEXTS),
+    "second.json": (json.dumps({"authors": [{"name": "bob"}], "data": ROWS, "more": [{}]}).encode(), TEXTS),
     "marked.txt": ("<|endoftext|>".join(STORIES).encode(), STORIES),
     "started.txt": ("\n".join(f"<|startoftext|>{s}<|endoftext|>" for s in STORIES).encode(), STORIES),
 }
@@ -265,3 +267,18 @@ def test_a_table_cut_within_a_character_is_called_cut_off(tmp_path: Path) -> Non
     for source in (str(path), {"type": "csv", "path": str(path), "encoding": "detect"}):
         with pytest.raises(DataError, match="cut off in its last character, as utf-16; copy it again"):
             documents(source)
+
+
+def test_rows_after_the_beginning_are_named_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"note": "z" * 70_000, "data": ROWS}))
+    with pytest.raises(DataError, match="without rows in its first 64 KiB, and rows_in names the key of later ones"):
+        recognize(str(path))
+    assert documents({"type": "json", "path": str(path), "rows_in": "data"}) == TEXTS
+
+
+@pytest.mark.parametrize(("name", "label"), [("a.pdf", "PDF"), ("a.parquet", "Parquet")])
+def test_a_text_of_another_name_is_said_to_be_none(name: str, label: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("words\n" * 9)
+    with pytest.raises(DataError, match=f"its name says {label}, its first bytes do not"):
+        recognize(str(tmp_path / name))

@@ -6,7 +6,9 @@ A value at a time is in memory, of at most MAX_LINE_CHARACTERS.
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -19,7 +21,7 @@ TEXT_COLUMN = "text"  # of values that are texts and no objects
 BETWEEN = re.compile(r"[\s,\ufeff]*")  # what separates values; a byte-order mark may come first
 CUT_CHARACTERS = 12  # at the end of what was read, within which an error may be no more than its end
 OBJECT = re.compile(r'\{\s*"[^"]*"\s*:')  # how one begins
-ROWS_WITHIN = re.compile(r'"([^"\\]{1,60})"\s*:\s*\[\s*\{')  # a key of an object whose value is a list of objects
+MAX_KEY = 60  # characters of a key of rows
 
 
 class _Value(NamedTuple):
@@ -47,18 +49,45 @@ class _Values:
         """Goes to the value of a key of the object that is next. Raises _Broken where there is none."""
         if not self._skip_blanks() or self.text[self.at] != "{":
             raise _Broken(self.line, f"no object with {key!r}")
-        self.at += 1
-        while self._skip_blanks() and self.text[self.at] != "}":
-            name = self._value().value
-            if not self._skip_blanks() or self.text[self.at] != ":":
-                break
-            self.at += 1
+        for name in self._keys():
             if name == key:
                 self.entered = True
                 return
             if self._skip_blanks():
                 self._value()
         raise _Broken(self.line, f"no key {key!r} in the object")
+
+    def lists(self) -> Iterator[tuple[str, int]]:
+        """The keys of lists of objects in the object that is next, each with the characters of one object in it.
+
+        Raises _Broken where the object is cut off or broken.
+        """
+        self._skip_blanks()
+        for key in self._keys():
+            if not self._skip_blanks():
+                return
+            if self.text[self.at] != "[":
+                self._value()
+                continue
+            self.at += 1
+            while self._skip_blanks() and self.text[self.at] != "]":
+                is_object = self.text[self.at] == "{"
+                if is_object:
+                    yield key, 1  # it counts where it is cut off, too
+                one = self._value()
+                if is_object:
+                    yield key, len(one.source)
+            self.at += 1
+
+    def _keys(self) -> Iterator[str]:
+        """The keys of the object that begins here; who asks for the next one has passed the value."""
+        self.at += 1
+        while self._skip_blanks() and self.text[self.at] != "}":
+            key = self._value().value
+            if not self._skip_blanks() or self.text[self.at] != ":":
+                return
+            self.at += 1
+            yield str(key)
 
     def __iter__(self) -> Iterator[_Value]:
         """Raises _Broken where no value follows, though more text does."""
@@ -179,5 +208,14 @@ def lone_object(start: bytes) -> str | None:
         count = values.count
         if "cut off" not in error.args[1] and count < 2:
             return None
-    match = ROWS_WITHIN.search(text)
-    return None if count > 1 else match[1] if match else ""
+    return None if count > 1 else _longest_list(text)
+
+
+def _longest_list(text: str) -> str:
+    """The key of the longest list of objects of an object, by the beginning of its text; "" where it has none."""
+    lengths = Counter[str]()
+    with suppress(_Broken):
+        for key, characters in _Values(io.StringIO(text)).lists():
+            if len(key) <= MAX_KEY:
+                lengths[key] += characters
+    return max(lengths, key=lambda key: lengths[key], default="")

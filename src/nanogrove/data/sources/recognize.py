@@ -158,14 +158,17 @@ def _kind_of(path: Path) -> tuple[SourceKind, str | None]:
     """The kind of a file by its content, or its name where that says nothing; and why it cannot be read."""
     by_name = format_of(unpacked_name(path))
     with io_errors_as_data_errors(path):
-        start = head(path, START_BYTES).data
+        start, _, whole = head(path, START_BYTES)
     plain = _as_utf8(start)
     kind = next((kind for kind in FORMATS if kind.recognize(plain)), by_name)
     if kind.encoded and (description := describe_binary(path, start)):
         return kind, description
     if by_name is JSON and kind in (JSON, JSONL) and lone_object(plain) == "":
         as_text = json.dumps({"type": "text", "path": str(path)}, ensure_ascii=False)
-        return kind, f"one JSON object without rows; to train on it as it stands, name the source as {as_text}"
+        spot = "" if whole else f" in its first {START_BYTES >> 10} KiB, and rows_in names the key of later ones"
+        return kind, f"one JSON object without rows{spot}; to train on it as it stands, name the source as {as_text}"
+    if kind is by_name and not kind.encoded and start and not kind.recognize(start):
+        return kind, f"its name says {kind.label}, its first bytes do not; if it is text, rename it to end in .txt"
     return (JSON if by_name is JSON and lone_object(plain) else kind), None
 
 
@@ -203,6 +206,7 @@ def _completed(
         source |= answer.dialect.settings(excel_delimiter(start.partition("\n")[0]) or usual_delimiter(sampled[0]))
     if kind is JSON and (key := lone_object(start.encode("utf-8", "replace"))):
         source["rows_in"] = key
+        notes.append(f"its rows are the list under {key!r}; rows_in names another key")
     if kind is TEXT and (marks := _marks(map(decoded, heads, names))):
         source["separator"] = marks
     return Recognized(kind, source, listing.files, others, listing.hidden, sampled, heads, names, best, answer, notes)

@@ -56,8 +56,8 @@ def csv_text(delimiter: str = ",", quote: str = '""') -> str:
 
 
 JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
-TEXTS = [row["text"] for row in ROWS]
-QUOTED = [text.replace("Là-bas", '"Là-bas"') for text in TEXTS]  # type: ignore[attr-defined]
+TEXTS: list[str] = [str(row["text"]) for row in ROWS]
+QUOTED = [text.replace("Là-bas", '"Là-bas"') for text in TEXTS]
 BARE: dict[str, tuple[bytes, list[Any]]] = {  # a file, and the documents that its path alone names
     "a.txt.xz": (lzma.compress("".join(STORIES).encode()), ["".join(STORIES)]),
     "a.txt.bz2": (bz2.compress("".join(STORIES).encode()), ["".join(STORIES)]),
@@ -83,6 +83,11 @@ BARE: dict[str, tuple[bytes, list[Any]]] = {  # a file, and the documents that i
     "array.json.bz2": (bz2.compress(json.dumps(ROWS, indent=2).encode()), TEXTS),
     "texts.json": (json.dumps(TEXTS).encode("utf-16"), TEXTS),
     "within.json": (json.dumps({"version": 1, "rows": ROWS, "end": []}).encode(), TEXTS),
+    "signs.csv": (
+        csv_text(quote="\u2028;\v").encode(),
+        [t.replace("Là-bas", "\u2028;\vLà-bas\u2028;\v") for t in TEXTS],
+    ),
+    "prose.txt": (f'{{"a": 1}} is JSON.\n{"".join(STORIES)}'.encode(), [f'{{"a": 1}} is JSON.\n{"".join(STORIES)}']),
     "marked.txt": ("<|endoftext|>".join(STORIES).encode(), STORIES),
     "started.txt": ("\n".join(f"<|startoftext|>{s}<|endoftext|>" for s in STORIES).encode(), STORIES),
 }
@@ -243,3 +248,20 @@ def test_a_name_that_is_not_utf8_is_named_by_a_pattern(tmp_path: Path) -> None:
     (tmp_path / name).write_text("text")
     refused(tmp_path / name, "its name is not UTF-8, as a preset is; rename it, or name a pattern")
     assert documents(f"{tmp_path}/caf?.txt") == ["text"]
+
+
+def test_an_archive_of_a_name_with_a_dash_is_unpacked_as_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-d.zip").write_bytes(zipped("a.txt", STORIES[0].encode(), "b.txt"))
+    with pytest.raises(DataError, match=r"-m zipfile -e \./-d\.zip \./-d, and name -d$"):
+        documents("-d.zip")
+
+
+def test_a_table_cut_within_a_character_is_called_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(csv_text().encode("utf-16")[:-1])
+    for source in (str(path), {"type": "csv", "path": str(path), "encoding": "detect"}):
+        with pytest.raises(DataError, match="cut off in its last character, as utf-16; copy it again"):
+            documents(source)

@@ -97,7 +97,7 @@ def test_half_a_pair_of_utf_16_is_one_bad_row(tmp_path: Path) -> None:
     path = csv_of(tmp_path, "text\na\n\ud83d\nb\n".encode("utf-16", "surrogatepass"))
     assert read(path) == ([(2, "a"), (4, "b")], [("not utf-16", 3)])
     path.write_bytes("text\na\nb\n".encode("utf-16")[:-1])
-    with pytest.raises(DataError, match="not utf-16"):
+    with pytest.raises(DataError, match="cut off in its last character, as utf-16"):
         read(path)
 
 

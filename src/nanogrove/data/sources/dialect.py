@@ -5,6 +5,7 @@ how often this, and what libraries say, is right.
 """
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -89,7 +90,7 @@ def excel_delimiter(line: str) -> str | None:
 
 def guess_dialect(text: str, usual: str = ",") -> DialectGuess:
     """The dialect of a table by its beginning; `usual` is the delimiter that its name says."""
-    lines = text.splitlines(keepends=True)
+    lines = list(io.StringIO(text, newline=""))  # str.splitlines cuts at signs within cells, as U+2028
     named = excel_delimiter(lines[0]) if lines else None
     lines = (lines[1:] if named else lines)[:-1] or lines  # the last may be cut
     delimiters = [named] if named else [usual, *(d for d in DELIMITERS if d != usual)]

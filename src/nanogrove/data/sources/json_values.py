@@ -159,7 +159,9 @@ def holds_json_values(start: bytes) -> bool:
         for one in values:
             if not isinstance(one.value, (dict, str)) or not text.startswith(("[", "{")):
                 return False
-    except _Broken:
+    except _Broken as error:
+        if error.args[0] == 1 and values.count > 1 and "cut off" not in error.args[1]:
+            return False  # prose that begins with JSON
         if values.count < 2:
             return text.startswith("[") and re.match(r'\[\s*(\{\s*"|")', text) is not None and values.count == 1
     return bool(values.count > 1 or (values.arrays and values.count))

@@ -163,9 +163,12 @@ def unpack_advice(path: Path, module: str) -> str:
     folder = path.with_name(path.name.partition(".")[0] or "unpacked")
     while folder.exists():
         folder = folder.with_name(f"{folder.name}-unpacked")
-    return (
-        f"unpack it with python -m {module} -e {shlex.quote(str(path))} {shlex.quote(str(folder))}, and name {folder}"
-    )
+    return f"unpack it with python -m {module} -e {_argument(path)} {_argument(folder)}, and name {folder}"
+
+
+def _argument(path: Path) -> str:
+    """A path as a shell takes it, and no program as an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 ZIPPED = {  # names of files in archives that are documents of other programs

@@ -15,6 +15,7 @@ from typing import Self
 
 from nanogrove.data.sources.contract import OnBadRow, Row, SelectColumns
 from nanogrove.data.sources.dialect import Dialect, excel_delimiter
+from nanogrove.data.sources.encodings import AUTO, DETECT
 from nanogrove.data.sources.files import DecodingError, encoding_of, io_errors_as_data_errors
 from nanogrove.data.sources.packing import open_bytes
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS
@@ -23,6 +24,7 @@ from nanogrove.errors import DataError, nearest
 MAX_LINE_CHARACTERS = 1 << 24  # of a line, or of all lines of one CSV row; longer ones are left out
 STRING_OVERHEAD_BYTES = 64  # of a string besides its characters, so that many short lines do not count as nothing
 COLUMNS_IN_MESSAGE = 20
+CUT_OFF = "truncated data"  # the end of what decoders of utf-16 and utf-32 say
 OPEN_QUOTE = "left open by a quote"
 BACKSLASH = "a backslash before a quote amid a cell; set escape to a backslash where that makes it part of the cell"
 
@@ -223,6 +225,10 @@ def opened(path: Path, encoding: str) -> Iterator[tuple[TextIOWrapper, str]]:
             with text:
                 yield text, name.removesuffix("-sig")
         except UnicodeError as error:
+            if encoding in (AUTO, DETECT) and str(error).endswith(CUT_OFF):  # a named one may be wrong
+                raise DataError(
+                    f"{path}: cut off in its last character, as {name}; copy it again, or save it anew as utf-8"
+                ) from None
             raise DecodingError(f"{path}: not {name} ({error})") from None
 
 

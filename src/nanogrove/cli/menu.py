@@ -1,13 +1,14 @@
 """The menu of presets that `nanogrove` alone offers, in groups by what a person wants."""
 
 import json
+import os
 import textwrap
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from nanogrove.config.catalog import GROUPS, OWN_TEXT, QUICKSTART, list_presets, unknown_preset
-from nanogrove.paths import expanded
 
 LEAST_DESCRIPTION = 30  # characters that a description needs beside its name; below, it stands in lines of its own
 
@@ -55,7 +56,7 @@ def ask_overrides(console: Console, preset: str) -> list[str]:
     """Asks for what a preset leaves to its user, until it can be used. Raises EOFError where the input ends."""
     while preset == OWN_TEXT:
         answer = console.input("Which file or folder? For example notes.txt: ").strip().strip("'\"")
-        path = expanded(answer)
+        path = Path(os.path.expanduser(answer))  # of an unknown user Path.expanduser raises
         if answer and path.exists():
             return [f"data.sources={json.dumps(str(path))}"]
         problem = f"{answer}: no such file or folder" if answer else "a path is needed; Ctrl-C leaves"

@@ -102,6 +102,10 @@ def test_what_follows_a_stop_text_is_not_in_its_confidence(lm: LanguageModel) ->
 
 
 def test_an_empty_stop_text_is_refused(lm: LanguageModel) -> None:
+    with pytest.raises(PresetError, match=r"^stop: '.udcff' holds half a character"):
+        lm.generate("a", tokens=1, stop="\udcff")
+    with pytest.raises(PresetError, match=r"^tokens: must be 10,000,000 or less"):
+        lm.generate("a", tokens=10**20)
     with pytest.raises(PresetError, match=r"^stop: an empty text is everywhere"):
         lm.generate("a", 3, stop=["b", ""])
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from nanogrove.config.overrides import resolve
-from nanogrove.paths import LocalPath, OnDisk, short_names, with_absolute_paths
+from nanogrove.paths import LocalPath, OnDisk, expanded, short_names, with_absolute_paths
 from nanogrove.runs.score import evaluate
 from nanogrove.runs.train import train
 
@@ -72,3 +72,8 @@ def test_a_run_goes_on_from_another_folder(tiny: Any, tmp_path: Path, monkeypatc
     *_, last = train(resolve(json.loads((run / "preset.json").read_text())), run, resume=True)
     assert (last.kind, last.step) == ("end", 8)
     assert evaluate(run, "test")["step"] == last.values["best_step"]
+
+
+def test_a_tilde_of_no_user_is_part_of_a_name() -> None:
+    assert expanded("~no-such-user.txt") == Path("~no-such-user.txt")
+    assert expanded("~/a.txt") == Path.home() / "a.txt"

@@ -36,6 +36,7 @@ from nanogrove.train.checkpoint import Checkpoint, heads_of, model_of, read_chec
 from nanogrove.train.precision import Choice, Decoding, decoding
 
 AnyReward = RewardModel | Callable[[Sequence[str]], Sequence[float]] | str | Path  # a path is that of a run
+MAX_NEW_TOKENS = 10_000_000  # of a text
 BETA = 5.0  # what a reward counts, in nats, when left out
 
 
@@ -208,6 +209,8 @@ class LanguageModel:
         seed, precision = options.pop("seed", 0), options.pop("precision", "auto")
         calibrated, texts = options.pop("calibrated", False), stop_texts(options.pop("stop", ()), self.tokenizer.decode)
         settings = _checked_sampling(options)
+        if not 0 <= tokens <= MAX_NEW_TOKENS:
+            raise PresetError(f"tokens: must be {MAX_NEW_TOKENS:,} or less, and at least 0; {tokens} were asked for")
         if calibrated and not self.calibrated:
             raise CheckpointError(
                 "this model has no temperature of its own yet; run `nanogrove evaluate RUN --calibrate` first"

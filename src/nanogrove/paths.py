@@ -34,6 +34,11 @@ class OnDisk:
 LocalPath = Annotated[str, OnDisk()]
 
 
+def expanded(path: str) -> Path:
+    """A path whose `~` is a home folder where it names one; `~` of no user is part of a name."""
+    return Path(os.path.expanduser(path))
+
+
 def with_absolute_paths(settings: Model) -> Model:
     """The same settings, in which each path of a setting that is marked `OnDisk` is absolute, at any depth."""
     changes: dict[str, Any] = {}

@@ -86,6 +86,8 @@ def test_a_preset_may_come_from_standard_input(
     assert "time        less than a minute of training, by timing a few steps just now" in shown.out
     monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"\xff")))
     assert command("train", "-").error().startswith("error: standard input: not UTF-8 text")
+    monkeypatch.setattr("sys.stdin", None)
+    assert command("train", "-").error() == "error: standard input: is closed, so nothing can be read from it"
 
 
 def test_several_texts_are_divided_and_a_dash_is_standard_input(

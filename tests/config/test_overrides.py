@@ -86,7 +86,11 @@ def test_the_last_override_counts() -> None:
         ("optimizer.betas=[0.9]", "optimizer.betas=[0.9]: "),
         ('data.sources=[{"type": "telepathy"}]', "telepathy"),
         ("train=5", "train=5: "),
+        ("=5", "'=5' is not an override"),
+        ("data.vocab_size=10000000000", "must be 10000000 or less"),
+        ("description=\udcff", "description: has half of a character"),
     ],
+    ids=ascii,
 )
 def test_an_override_that_is_refused(override: str, said: str) -> None:
     with pytest.raises(PresetError) as error:

@@ -1,6 +1,7 @@
 """The menu of presets that `nanogrove` alone offers, in groups by what a person wants."""
 
 import json
+import os
 import textwrap
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def ask_overrides(console: Console, preset: str) -> list[str]:
     """Asks for what a preset leaves to its user, until it can be used. Raises EOFError where the input ends."""
     while preset == OWN_TEXT:
         answer = console.input("Which file or folder? For example notes.txt: ").strip().strip("'\"")
-        path = Path(answer).expanduser()
+        path = Path(os.path.expanduser(answer))  # of an unknown user Path.expanduser raises
         if answer and path.exists():
             return [f"data.sources={json.dumps(str(path))}"]
         problem = f"{answer}: no such file or folder" if answer else "a path is needed; Ctrl-C leaves"

@@ -16,7 +16,9 @@ RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quic
 
 
 def standard_input() -> str:
-    """All of standard input, less a line end at its end. Raises DataError where it is not UTF-8."""
+    """All of standard input, less a line end at its end. Raises DataError where it is not UTF-8, or closed."""
+    if sys.stdin is None:
+        raise DataError("standard input: is closed, so nothing can be read from it")
     try:
         return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:

@@ -53,7 +53,7 @@ def _overridden(values: Mapping[str, object], overrides: Sequence[str]) -> tuple
     pairs = []
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals:
+        if not equals or not key.strip(" ."):
             raise PresetError(f"{override!r} is not an override; write section.key=value, as in train.steps=500")
         pairs.append((key.strip(), text.strip()))
     keys = set()

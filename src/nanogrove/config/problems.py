@@ -72,9 +72,9 @@ def refuse_unusable(value: object, key: tuple[str | int, ...] = ()) -> None:
 
 
 def _refuse_halves(text: str, key: tuple[str | int, ...]) -> None:
-    """Raises PresetError for text that no file can hold; names of files that are not UTF-8 are escaped otherwise."""
+    """Raises PresetError for text that no file can hold; under `data` a name of a file may hold escaped bytes."""
     try:
-        text.encode(errors="surrogateescape")
+        text.encode(errors="surrogateescape" if key and str(key[0]).startswith("data") else "strict")
     except UnicodeEncodeError as error:
         half = ascii(text[error.start])
         where = _dotted(key) or "the preset"

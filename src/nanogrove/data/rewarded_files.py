@@ -28,7 +28,7 @@ from nanogrove.data.sources.rows import check_columns, encodes, text_lines
 from nanogrove.data.sources.tables import cell_text
 from nanogrove.data.sources.text import PythonStandardLibrary
 from nanogrove.errors import DataError
-from nanogrove.paths import OnDisk
+from nanogrove.paths import OnDisk, expanded
 from nanogrove.settings import Settings
 
 Row = Mapping[str, Any]  # the cells of a row by column
@@ -56,7 +56,7 @@ class RewardedOptions(Settings):
     tokenizer: Annotated[str, OnDisk(("char", "byte", "bpe"))] = Field(
         "char", description="char, byte, bpe, a path to a tokenizer.json, or a hub name"
     )
-    vocab_size: int = Field(4096, ge=1, description="tokens of a bpe tokenizer trained here")
+    vocab_size: int = Field(4096, ge=1, le=10_000_000, description="tokens of a bpe tokenizer trained here")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the prompts")
     test: float = Field(0.1, ge=0, lt=1, description="share of the prompts")
     split_by: Literal["prompt", "text"] = Field(
@@ -76,7 +76,7 @@ class RewardedOptions(Settings):
         if self.path == "python-defs":
             yield from ((f"function {n}", row) for n, row in enumerate(_functions(columns), start=1))
             return
-        path = Path(self.path).expanduser()
+        path = expanded(self.path)
         if not path.is_file():
             problem = "not a file" if path.exists() or path.is_symlink() else "no such file"
             raise DataError(f"{self.path}: {problem}; check data.path")

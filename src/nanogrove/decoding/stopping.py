@@ -52,8 +52,14 @@ class StopTexts:
 
 
 def stop_texts(texts: str | Sequence[str], decode: Callable[[Sequence[int]], str]) -> StopTexts | None:
-    """The stop texts, one or several; None where there is none. Raises PresetError for an empty one."""
+    """The stop texts, one or several; None where there is none.
+
+    Raises PresetError for an empty one, and for one that is not text.
+    """
     listed = (texts,) if isinstance(texts, str) else tuple(texts)
     if not all(listed):
         raise PresetError("stop: an empty text is everywhere; leave it out")
+    for text in listed:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise PresetError(f"stop: {text!r} holds half a character, which no model writes; leave it out")
     return StopTexts(listed, decode) if listed else None

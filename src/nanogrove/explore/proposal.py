@@ -15,6 +15,7 @@ from typing import Any
 from nanogrove.atomic import write_file
 from nanogrove.errors import RunError
 from nanogrove.explore.findings import VOCABULARY_SIZE, Findings
+from nanogrove.paths import expanded
 
 SMALL_TOKENS, LARGE_TOKENS = 1_000_000, 20_000_000  # where the sizes of models change
 TRAIN_SHARE = 0.9  # of the text
@@ -123,10 +124,10 @@ def seconds(proposal: Proposal, vocabulary: int) -> float:
 
 def preset_name(path: str) -> str:
     """A name for what is made of a path: that of its file or folder, without endings."""
-    parts = [part for part in Path(path).expanduser().absolute().parts if not set("*?[") & set(part)]
+    parts = [part for part in expanded(path).absolute().parts if not set("*?[") & set(part)]
     name = (parts or ["data"])[-1]
     name = re.sub(r"\.(gz|zst)$", "", name)
-    name = Path(name).stem if Path(path).expanduser().is_file() else name
+    name = Path(name).stem if expanded(path).is_file() else name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "data"
 
 

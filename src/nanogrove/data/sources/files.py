@@ -26,7 +26,7 @@ from nanogrove.data.sources.encodings import (
 from nanogrove.data.sources.packing import UNPACKING_ERRORS, is_hidden, open_bytes, unpack_advice
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS, Skipped
 from nanogrove.errors import DataError
-from nanogrove.paths import LocalPath
+from nanogrove.paths import LocalPath, expanded
 from nanogrove.settings import Settings
 
 NOT_UTF8_NAME = "is not UTF-8, as a preset is; rename it, or name a pattern with ? for such letters"
@@ -63,7 +63,7 @@ class FileSource(Settings):
 
     def listing(self) -> Listing:
         """The files to read. Raises DataError when there are none, or for a pattern that is not valid."""
-        root = Path(self.path).expanduser()
+        root = expanded(self.path)
         if root.is_file():
             return Listing([root], 0)
         folder, pattern = root, self.glob
@@ -129,7 +129,7 @@ class EncodedFiles(FileSource):
     def encoding_advice(self, path: Path) -> str:
         """How to name the source so that a file that is not text in its encoding is read."""
         guess = detect_encoding(path)
-        if Path(self.path).expanduser().is_file():
+        if expanded(self.path).is_file():
             encoding = DETECT if "damaged" in guess.why or not decodes(path, guess.name) else guess.option or AUTO
             why = f"it seems to be {guess.name} ({guess.why})"
         else:

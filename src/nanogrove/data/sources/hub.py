@@ -20,7 +20,7 @@ from nanogrove.data.sources.pieces import Piece, Skipped
 from nanogrove.data.sources.rows import prefix_errors
 from nanogrove.data.sources.tables import Columns, row_pieces
 from nanogrove.errors import DataError
-from nanogrove.paths import LocalPath
+from nanogrove.paths import LocalPath, expanded
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
@@ -132,7 +132,7 @@ class HubSource(Columns):
 
     @cached_property
     def _folder(self) -> Path | None:
-        folder = Path(self.dataset).expanduser()
+        folder = expanded(self.dataset)
         return folder if folder.is_dir() else None
 
     @cached_property

@@ -16,7 +16,7 @@ from nanogrove.data.sources.network import Retries, is_transient, one_line, quie
 from nanogrove.data.sources.pieces import Piece, Skipped, split_long_document
 from nanogrove.data.sources.tables import Columns
 from nanogrove.errors import DataError
-from nanogrove.paths import OnDisk
+from nanogrove.paths import OnDisk, expanded
 
 
 class KaggleSource(Columns):
@@ -77,7 +77,7 @@ class KaggleSource(Columns):
     def _root(self) -> Path:
         """The folder of the files, or the one file that `file` names."""
         if self.local is not None:
-            root = Path(self.local).expanduser()
+            root = expanded(self.local)
             if not root.is_dir():
                 raise DataError(f"{self.dataset}: local={self.local} is not a folder")
             return root

@@ -9,7 +9,6 @@ import glob
 import operator
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, TypeAdapter
@@ -21,6 +20,7 @@ from nanogrove.data.sources.hub import HUB, SHORTCUTS
 from nanogrove.data.sources.kaggle import KAGGLE
 from nanogrove.data.sources.recognize import recognize
 from nanogrove.data.sources.text import PYTHON_STDLIB
+from nanogrove.paths import expanded
 
 KINDS: dict[str, SourceKind] = {kind.name: kind for kind in (*FORMATS, PYTHON_STDLIB, HUB, KAGGLE)}
 
@@ -33,7 +33,7 @@ def _from_name(value: object) -> object:
         return {"type": value}
     if value in SHORTCUTS:
         return SHORTCUTS[value]
-    if next(glob.iglob(str(Path(value).expanduser()), recursive=True), None) is not None or os.path.isfile(value):
+    if next(glob.iglob(str(expanded(value)), recursive=True), None) is not None or os.path.isfile(value):
         return recognize(value).source
     return {"type": format_of(value).name, "path": value}  # whoever reads it says that it is not there
 

@@ -27,6 +27,7 @@ from nanogrove.data.sources.packing import Head, ending_of, head, unpacked_name
 from nanogrove.data.sources.tables import JSON, JSONL, usual_delimiter
 from nanogrove.data.sources.text import TEXT
 from nanogrove.errors import DataError
+from nanogrove.paths import expanded
 
 SAMPLE_BYTES, MAX_FILES = 1 << 24, 1000  # of all files of text together, and files, by whose beginnings they are judged
 START_BYTES = 1 << 16  # of a file, by which its kind is recognised
@@ -83,7 +84,7 @@ def recognize(path: str) -> Recognized:
     """
     if path.encode("utf-8", "ignore").decode() != path:
         raise DataError(f"{path}: its name {NOT_UTF8_NAME}")
-    root = Path(path).expanduser()
+    root = expanded(path)
     if root.is_file():
         kind, problem = _kind_of(root)
         if problem is not None:

@@ -21,6 +21,7 @@ from nanogrove.data.sources.parquet import parquet_rows
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS, Piece, Skipped, split_long_document
 from nanogrove.data.sources.rows import check_columns, csv_rows, encodes, jsonl_rows, prefix_errors
 from nanogrove.errors import DataError
+from nanogrove.paths import expanded
 from nanogrove.settings import Settings
 
 LINES_BEFORE_MISNAMED = 100  # of JSON without the columns of the text, after which these are taken to be misnamed
@@ -143,7 +144,7 @@ class TableFiles(FileSource, Columns):
     def listing(self) -> Listing:
         """The files to read. Raises DataError when there are none."""
         listing = super().listing()
-        if self.glob != ALL_FILES or not Path(self.path).expanduser().is_dir():
+        if self.glob != ALL_FILES or not expanded(self.path).is_dir():
             return listing
         files = [path for path in listing.files if path.name.lower().endswith(self.endings)]
         if not files:
@@ -306,7 +307,7 @@ class JsonlSource(JsonTable):
             nonlocal checked
             start = b"" if checked else self.first_text(path).encode("utf-8", "replace")
             if holds_json_values(start) and not holds_json_lines(start):
-                named = {} if Path(self.path).expanduser().is_file() else {"glob": f"**/*{ending_of(path)}"}
+                named = {} if expanded(self.path).is_file() else {"glob": f"**/*{ending_of(path)}"}
                 as_json = self.restated(type="json", **named)
                 raise DataError(f"{path}: JSON, and not an object per line; name the source as {as_json}")
             checked = True

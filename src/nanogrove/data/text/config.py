@@ -33,7 +33,9 @@ class DataConfig(Settings):
     tokenizer: Annotated[str, OnDisk(("char", "byte", "bpe"))] = Field(
         "bpe", description="char, byte, bpe, a path to a tokenizer.json, or a hub name"
     )
-    vocab_size: int = Field(4096, ge=1, description="tokens in the vocabulary of a bpe tokenizer trained here")
+    vocab_size: int = Field(
+        4096, ge=1, le=10_000_000, description="tokens in the vocabulary of a bpe tokenizer trained here"
+    )
     split: Literal["auto", "document", "tail"] = Field(
         "auto",
         description="hold out whole documents, or the tail of each source; auto: tail below 100 documents",

@@ -77,6 +77,8 @@ BARE: dict[str, tuple[bytes, list[Any]]] = {  # a file, and the documents that i
     "titled.csv": (("Inventory,\nof a Monday,\n,\n" + csv_text()).encode(), QUOTED),
     "escaped.csv": (csv_text(quote='\\"').encode(), QUOTED),
     "bar.csv": (csv_text("|").encode("cp1252"), QUOTED),
+    "trailing.csv": (csv_text().replace('"\n', '",\n').encode(), QUOTED),
+    "spaced.csv": (csv_text().replace(',"', ', "').replace("id,", "id, ").encode(), QUOTED),
     "lines.json": (JSONL.encode(), TEXTS),
     "array.jsonl": (json.dumps(ROWS).encode(), TEXTS),
     "indented.jsonl": ("\n".join(json.dumps(row, indent=1) for row in ROWS).encode(), TEXTS),
@@ -151,6 +153,7 @@ ADVISED: dict[str, Callable[[Path], tuple[dict[str, object], list[Any]]]] = {  #
     "a folder of arrays": json_folder,
     "another delimiter": table("a.csv", PLAIN.replace(',"', ';"').replace("id,", "id;").encode()),
     "titles": table("a.csv", b"Inventory,\nof a Monday,\n,\n" + PLAIN.encode(), text_field="text"),
+    "blanks": table("a.csv", PLAIN.replace(',"', ', "').replace("id,", "id, ").encode()),
     "a table in utf-16": table("a.csv", PLAIN.encode("utf-16-le"), encoding="utf-16"),
 }
 

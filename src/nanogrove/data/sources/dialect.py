@@ -32,12 +32,14 @@ class Dialect:
         quote: around cells that hold delimiters, line ends or quotes; twice within such a cell, it is part of it
         escape: makes a quote that follows it a part of the cell; None where only doubled quotes are
         skip_lines: above the header
+        spaces: whether blanks that follow a delimiter are left out
     """
 
     delimiter: str
     quote: str = '"'
     escape: str | None = None
     skip_lines: int = 0
+    spaces: bool = False
 
     def settings(self, usual: str) -> dict[str, object]:
         """The settings of a source that has this dialect, without those that are right when left out.
@@ -53,11 +55,20 @@ class Dialect:
             settings["escape"] = self.escape
         if self.skip_lines:
             settings["skip_lines"] = self.skip_lines
+        if self.spaces:
+            settings["spaces"] = True
         return settings
 
     def rows(self, lines: Iterable[str], strict: bool = False) -> "CsvReader":
         """The rows that lines make; with `strict`, one with more after a closing quote raises csv.Error."""
-        return csv.reader(lines, delimiter=self.delimiter, quotechar=self.quote, escapechar=self.escape, strict=strict)
+        return csv.reader(
+            lines,
+            delimiter=self.delimiter,
+            quotechar=self.quote,
+            escapechar=self.escape,
+            skipinitialspace=self.spaces,
+            strict=strict,
+        )
 
 
 class DialectGuess(NamedTuple):
@@ -96,6 +107,9 @@ def guess_dialect(text: str, usual: str = ",") -> DialectGuess:
     delimiters = [named] if named else [usual, *(d for d in DELIMITERS if d != usual)]
     trials = [_try(lines, dialect) for dialect in _candidates(text, delimiters)]
     best = max(trials, key=lambda trial: trial.score)
+    if best.cells < 2 and lines and best.dialect.delimiter not in lines[0]:  # one that occurs nowhere says nothing
+        occurring = [trial for trial in trials if trial.dialect.delimiter in lines[0]]
+        best = max(occurring or trials, key=lambda trial: trial.score)
     return DialectGuess(replace(best.dialect, skip_lines=best.skip_lines or 0), _why(best, named))
 
 
@@ -110,6 +124,8 @@ def _candidates(text: str, delimiters: list[str]) -> Iterator[Dialect]:
             if "\\" + quote in text:
                 yield Dialect(delimiter, quote, "\\")
             yield Dialect(delimiter, quote)
+            if f"{delimiter} {quote}" in text:
+                yield Dialect(delimiter, quote, spaces=True)
 
 
 def _try(lines: list[str], dialect: Dialect) -> _Trial:
@@ -126,9 +142,19 @@ def _try(lines: list[str], dialect: Dialect) -> _Trial:
             if cells:
                 sound.append((before, cells))
         before = rows.line_num
+    _leave_out_last_empty(sound)
     lengths = Counter(len(cells) for _, cells in sound)
     length, count = lengths.most_common(1)[0] if lengths else (0, 0)
     return _Trial(dialect, count / max(len(sound) + faults, 1), length, _lines_before_header(sound, length))
+
+
+def _leave_out_last_empty(rows: list[tuple[int, list[str]]]) -> None:
+    """Leaves out the cell after a last delimiter, where all rows but the header end in one, as the reader does."""
+    header = len(rows[0][1]) if rows else 0
+    longer = [cells for _, cells in rows if len(cells) == header + 1]
+    if header > 1 and not any(cells[-1] for cells in longer):
+        for cells in longer:
+            cells.pop()
 
 
 def _lines_before_header(rows: list[tuple[int, list[str]]], length: int) -> int | None:
@@ -158,6 +184,8 @@ def _why(trial: _Trial, named: str | None) -> str:
         reasons.append(f"cells are quoted by {trial.dialect.quote}")
     if trial.dialect.escape:
         reasons.append("a backslash stands before a quote that is part of a cell")
+    if trial.dialect.spaces:
+        reasons.append("blanks stand between delimiters and quotes")
     if trial.skip_lines:
         reasons.append(f"the header follows {trial.skip_lines} lines of other text")
     return "; ".join(reasons)

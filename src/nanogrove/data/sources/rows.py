@@ -83,6 +83,8 @@ def csv_rows(path: Path, encoding: str, dialect: Dialect, select: SelectColumns,
                 with prefix_errors(path):
                     chosen = [(column, at[column]) for column in select(header)]
                 continue
+            if len(cells) == len(header) + 1 > 2 and not cells[-1]:  # after a delimiter that ends the line
+                cells.pop()
             if not fault and len(cells) != len(header):
                 fault = f"ragged: too {'few' if len(cells) < len(header) else 'many'} cells"
             if fault:

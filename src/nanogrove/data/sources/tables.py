@@ -232,12 +232,14 @@ class CsvSource(EncodedTable):
         description="before a quote that is part of a cell; doubled quotes count too",
     )
     skip_lines: int | None = Field(None, ge=1, description="above the header, which are no rows")
+    spaces: bool | None = Field(None, description="true: blanks that follow a delimiter are no part of a cell")
     endings: ClassVar[tuple[str, ...]] = with_packings(".csv", ".tsv")
-    newer: ClassVar[frozenset[str]] = frozenset({"quote", "escape", "skip_lines"})
+    newer: ClassVar[frozenset[str]] = frozenset({"quote", "escape", "skip_lines", "spaces"})
 
     def rows(self, path: Path, select: SelectColumns, skipped: Skipped) -> Iterator[Row]:
         """The rows of one file, of the columns that `select` chooses. Raises DataError as `csv_rows` does."""
-        dialect = Dialect(self.delimiter or usual_delimiter(path), self.quote or '"', self.escape, self.skip_lines or 0)
+        delimiter, quote = self.delimiter or usual_delimiter(path), self.quote or '"'
+        dialect = Dialect(delimiter, quote, self.escape, self.skip_lines or 0, bool(self.spaces))
 
         def selected(header: Sequence[str]) -> Sequence[str]:
             try:
@@ -254,7 +256,8 @@ class CsvSource(EncodedTable):
         guess = guess_dialect(start, usual)
         if guess.dialect == replace(dialect, delimiter=self.delimiter or usual):
             return ""
-        changes: dict[str, object] = {"delimiter": None, "quote": None, "escape": None, "skip_lines": None}
+        changes: dict[str, object] = {"delimiter": None, "quote": None, "escape": None}
+        changes |= {"skip_lines": None, "spaces": None}
         changes |= guess.dialect.settings(usual)
         known = set(self.model_dump(exclude_defaults=True))
         kept = {key: value for key, value in changes.items() if value is not None or key in known}

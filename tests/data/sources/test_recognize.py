@@ -283,5 +283,5 @@ def test_rows_after_the_beginning_are_named_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "label"), [("a.pdf", "PDF"), ("a.parquet", "Parquet")])
 def test_a_text_of_another_name_is_said_to_be_none(name: str, label: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("words\n" * 9)
-    with pytest.raises(DataError, match=f"its name says {label}, its first bytes do not"):
+    with pytest.raises(DataError, match=f"not {label} by its first bytes; if it is text"):
         recognize(str(tmp_path / name))

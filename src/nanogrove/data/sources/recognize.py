@@ -169,7 +169,7 @@ def _kind_of(path: Path) -> tuple[SourceKind, str | None]:
         spot = "" if whole else f" in its first {START_BYTES >> 10} KiB, and rows_in names the key of later ones"
         return kind, f"one JSON object without rows{spot}; to train on it as it stands, name the source as {as_text}"
     if kind is by_name and not kind.encoded and start and not kind.recognize(start):
-        return kind, f"its name says {kind.label}, its first bytes do not; if it is text, rename it to end in .txt"
+        return kind, f"not {kind.label} by its first bytes; if it is text, rename it to end in .txt"
     return (JSON if by_name is JSON and lone_object(plain) else kind), None
 
 

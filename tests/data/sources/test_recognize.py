@@ -285,3 +285,13 @@ def test_a_text_of_another_name_is_said_to_be_none(name: str, label: str, tmp_pa
     (tmp_path / name).write_text("words\n" * 9)
     with pytest.raises(DataError, match=f"not {label} by its first bytes; if it is text"):
         recognize(str(tmp_path / name))
+
+
+def test_blanks_alone_are_refused_in_one_way(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("\n" * 99)
+    for read in (recognize, explore, documents):
+        with pytest.raises(DataError, match=r"nothing to train on \(blanks alone\)"):
+            read(str(path))
+    (tmp_path / "b.txt").write_text("words")
+    assert documents(str(tmp_path))[-1] == "words", "a blank file among others does no harm"

@@ -198,6 +198,10 @@ def _completed(
         return Recognized(kind, source, listing.files, others, listing.hidden)
     best, option, notes = _encoding(kind, sampled, heads)
     names = [guess_encoding(one.data, one.whole).name if option == DETECT else best.name for one in heads]
+    if kind is TEXT and all(
+        one.whole and not decoded(one, name).strip() for one, name in zip(heads, names, strict=True)
+    ):
+        raise DataError(f"{source['path']}: nothing to train on (blanks alone)")
     if option is not None:
         source["encoding"] = option
     start = decoded(heads[0]._replace(data=heads[0].data[:START_BYTES], whole=False), names[0])

@@ -46,6 +46,7 @@ WRITERS = {
     "explore/proposal.py: write_preset": NEW,
     "model/huggingface.py: export_model": NEW,
     "record/folder.py: RunFolder": RUN,
+    "record/folder.py: _write": RUN,
     "record/trackers.py: Trackio": RUN,
     "record/trackers.py: Wandb": RUN,
     "reports/report.py: write_report": RUN,

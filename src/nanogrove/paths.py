@@ -27,8 +27,8 @@ class OnDisk:
         if path.is_absolute() or value.startswith("~"):
             return value
         fixed = itertools.takewhile(lambda part: not has_magic(part), path.parts)
-        there = os.path.exists(path) or os.path.exists(Path(*fixed))  # False too for a name longer than names may be
-        return str(path.absolute()) if there else value
+        exists = os.path.exists(path) or os.path.exists(Path(*fixed))  # False too for a name longer than names may be
+        return str(path.absolute()) if exists else value
 
 
 LocalPath = Annotated[str, OnDisk()]

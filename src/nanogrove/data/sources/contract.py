@@ -59,6 +59,11 @@ def unchanged(source: DocumentSource) -> DocumentSource:
     return source
 
 
+def by_name_alone(start: bytes) -> bool:
+    """False: no first bytes tell a kind that is known by the endings of names."""
+    return False
+
+
 @dataclass(frozen=True)
 class SourceKind:
     """What presets, preparation, `explore` and Kaggle need to know of a kind of source.
@@ -77,7 +82,7 @@ class SourceKind:
     settings: type[BaseModel]
     label: str
     endings: tuple[str, ...] = ()
-    recognize: Callable[[bytes], bool] = lambda start: False
+    recognize: Callable[[bytes], bool] = by_name_alone
     encoded: bool = False
     delimited: bool = False
     table: Callable[..., TableSource] | None = None

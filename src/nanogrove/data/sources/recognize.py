@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nanogrove.data.sources.contract import SourceKind
+from nanogrove.data.sources.contract import SourceKind, by_name_alone
 from nanogrove.data.sources.dialect import DialectGuess, excel_delimiter, guess_dialect
 from nanogrove.data.sources.encodings import DETECT, Guess, guess_encoding, marked_encoding
 from nanogrove.data.sources.files import (
@@ -168,7 +168,8 @@ def _kind_of(path: Path) -> tuple[SourceKind, str | None]:
         as_text = json.dumps({"type": "text", "path": str(path)}, ensure_ascii=False)
         spot = "" if whole else f" in its first {START_BYTES >> 10} KiB, and rows_in names the key of later ones"
         return kind, f"one JSON object without rows{spot}; to train on it as it stands, name the source as {as_text}"
-    if kind is by_name and not kind.encoded and start and not kind.recognize(start):
+    by_bytes = not kind.encoded and kind.recognize is not by_name_alone
+    if by_bytes and start and not kind.recognize(start):
         return kind, f"not {kind.label} by its first bytes; if it is text, rename it to end in .txt"
     return (JSON if by_name is JSON and lone_object(plain) else kind), None
 

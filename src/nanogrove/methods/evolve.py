@@ -32,18 +32,8 @@ from typing_extensions import TypedDict
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed, random
 from nanogrove.errors import DivergedError, PresetError
-from nanogrove.evaluate import auxiliary
+from nanogrove.evaluate import auxiliary, selection
 from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, evaluate_fitness
-from nanogrove.evaluate.selection import (
-    Replacements,
-    documents_needed,
-    halves,
-    ranked,
-    significant,
-    standard_error,
-    tournament,
-    truncation,
-)
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event, Values
@@ -153,7 +143,7 @@ def check_scored(config: Config, corpus: Corpus, limit: int | None) -> None:
     """Raises PresetError where so few documents are scored that no difference could pass the test of significance."""
     if config.significance is None or config.selection == "none":
         return
-    needed = documents_needed(config.replacements, config.significance)
+    needed = selection.documents_needed(config.replacements, config.significance)
 
     def count(limit: int | None) -> int:
         return len(np.unique(corpus.documents("validation", limit).numpy()))
@@ -176,7 +166,7 @@ class Choice(NamedTuple):
     """Which parent replaces which member, the possible second parents of each child, and members that were not replaced
     because their difference was not significant."""
 
-    parents: Replacements
+    parents: selection.Replacements
     pools: dict[int, list[int]]
     not_significant: list[int]
 
@@ -190,30 +180,30 @@ def choose(config: Config, samples: Tensor, documents: Tensor, seed: int, genera
     finite = samples.isfinite().all(1)
     ranking, tests = torch.ones_like(documents, dtype=torch.bool), None
     if config.significance is not None:
-        ranking, tests = halves(documents, random(seed, "halves", generation))
+        ranking, tests = selection.halves(documents, random(seed, "halves", generation))
     scores = samples[:, ranking].mean(1).where(finite, torch.inf)
     size = config.population_size // config.islands
-    orders = [ranked(range(first, first + size), scores) for first in range(0, config.population_size, size)]
-    best = ranked([order[0] for order in orders], scores)[0]
+    orders = [selection.ranked(range(first, first + size), scores) for first in range(0, config.population_size, size)]
+    best = selection.ranked([order[0] for order in orders], scores)[0]
     replaced, parents = config.counts
-    tested, diverged, pools = Replacements(), Replacements(), dict[int, list[int]]()
+    tested, diverged, pools = selection.Replacements(), selection.Replacements(), dict[int, list[int]]()
     for number, order in enumerate(orders):
         alive = [member for member in order if finite[member]]
         diverged |= {member: (alive or [best])[0] for member in order[len(alive) :]}
         generator = random(seed, "select", generation, number)
         if config.selection == "truncation":
             pool = alive[:parents]
-            chosen = truncation(order, replaced, len(pool), generator) if alive else {}
+            chosen = selection.truncation(order, replaced, len(pool), generator) if alive else {}
         else:
             pool = alive
-            chosen = tournament(order, config.elites, config.tournament_size, generator) if alive else {}
+            chosen = selection.tournament(order, config.elites, config.tournament_size, generator) if alive else {}
         diverged |= {member: parent for member, parent in chosen.items() if not finite[member] and finite[parent]}
         tested |= {member: parent for member, parent in chosen.items() if finite[member] and finite[parent]}
         pools |= dict.fromkeys(order, pool)
     not_significant: list[int] = []
     if tests is not None and config.significance is not None:
         generator = random(seed, "significance", generation)
-        tested, not_significant = significant(
+        tested, not_significant = selection.significant(
             tested, samples[:, tests], documents[tests], config.significance, generator
         )
     return Choice(diverged | tested, pools, not_significant)
@@ -313,7 +303,7 @@ class _Evolution:
             "members": list(progress["members"]),
             "score": events[0].values["score"],
             "unit": self.config.objective[1] or self.config.objective[0],
-            "error": standard_error(samples, self.documents).tolist(),
+            "error": selection.standard_error(samples, self.documents).tolist(),
             "values": {name: list(values) for name, values in progress["values"].items()},
             "distance": distance,
             **(self.breed(samples) if state.step < self.plan.steps else {}),
@@ -336,7 +326,7 @@ class _Evolution:
             return values
         size = self.config.population_size // self.config.islands
         islands = [range(first, first + size) for first in range(0, self.config.population_size, size)]
-        orders = [ranked(members, scores) for members in islands]
+        orders = [selection.ranked(members, scores) for members in islands]
         chosen = choose(self.config, samples, self.documents, self.plan.seed, self.state.round)
         migrants = self.migrants(orders, [[m for m in order if m not in diverged] for order in orders])
         values["spared"] = [owners[member] for member in chosen.not_significant if member not in migrants]

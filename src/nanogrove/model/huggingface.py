@@ -30,6 +30,7 @@ from torch import Tensor
 
 from nanogrove.atomic import write_file
 from nanogrove.errors import CheckpointError, DataError, PresetError
+from nanogrove.json_reading import BadJsonError, read_json
 from nanogrove.model.families.family import Exchange
 from nanogrove.model.families.table import EXCHANGES, FAMILIES
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -206,10 +207,11 @@ def import_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """
     where = folder / "config.json"
     try:
-        raw = json.loads(_plain_file(where).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        raw = read_json(_plain_file(where))
+    except (OSError, BadJsonError) as error:
         raise CheckpointError(f"{where}: cannot be read ({error})") from None
-    kind = raw.get("model_type") if isinstance(raw, dict) else None
+    raw = raw if isinstance(raw, dict) else {}
+    kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in EXCHANGES:
         known = ", ".join(EXCHANGES)
         raise CheckpointError(f"{where}: model_type={_shown(kind)} is not supported; {known} are")

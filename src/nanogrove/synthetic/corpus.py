@@ -10,6 +10,7 @@ sequences are drawn, and which of them are trained on, is described in `syntheti
 
 import hashlib
 import math
+from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal
@@ -46,9 +47,9 @@ class GrammarConfig(Settings):
     training_set: int | None = Field(None, ge=1, description="sequences; null draws fresh ones at every step")
     held_out: int = Field(8192, ge=2, description="sequences of the validation and of the test split")
 
+    @abstractmethod
     def grammar(self) -> TreeGrammar:
         """The grammar. Raises DataError for sizes that cannot be."""
-        raise NotImplementedError
 
 
 class RLMConfig(GrammarConfig):

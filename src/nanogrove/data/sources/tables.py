@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -160,12 +161,12 @@ class TableFiles(FileSource, Columns):
             hint = "" if named else f"; or let `nanogrove explore {shlex.quote(self.path)}` choose, and write a preset"
             raise DataError(f"{error}{hint}") from None
 
+    @abstractmethod
     def rows(self, path: Path, select: SelectColumns, skipped: Skipped) -> Iterator[Row]:
         """The rows of one file, of the columns that `select` chooses; counts those that cannot be read.
 
         Raises DataError for a file that cannot be read, and as `select` does.
         """
-        raise NotImplementedError
 
     def count_rows(self, path: Path) -> int:
         """How many rows a file has."""

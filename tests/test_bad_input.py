@@ -1,4 +1,4 @@
-"""Whatever is wrong is told in one line that says what, where and what to do; the exit code is 2."""
+"""Whatever is wrong ends in one line that says what, where and what to do; the exit code is 2."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A disk that fills, or a limit that is met, costs at most the work since the last save, and is told in one line."""
+"""A disk that fills, or a limit that is met, costs at most the work since the last save, and ends in one line."""
 
 import errno
 import json

@@ -73,8 +73,8 @@ def test_their_preset_runs_on_data_sets_laid_out_as_on_the_hub(tmp_path: Path, m
     small = ["model.n_embd=16", "model.block_size=32", "train.batch_size=8", "train.accumulation=1", "train.tokens=512"]
     preset = resolve(THEIRS, [*small, "sample.tokens=0", "data.tokenizer=byte", "method.adaptive.interval=256"])
     events = list(train(preset, tmp_path / "run"))
-    told = [event.values for event in events if event.kind == "sources"]
-    assert told[0]["names"] == ["sentence-transformers/natural-questions", "wikimedia/wikipedia"]
+    mixtures = [event.values for event in events if event.kind == "sources"]
+    assert mixtures[0]["names"] == ["sentence-transformers/natural-questions", "wikimedia/wikipedia"]
     data = events[0].values["data"]
     assert data["left_out"] == {"shorter than 50 characters": 20}, "articles of one sentence"
     corpus = build(preset).corpus

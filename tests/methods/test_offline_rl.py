@@ -229,7 +229,7 @@ def test_dpo_is_its_equation(pair: tuple[GPT, GPT, Batch]) -> None:
 def test_log_probabilities_of_held_out_pairs_are_in_the_record(tmp_path: Path) -> None:
     """Those of the reference when pairs begin, those of the policy with each evaluation, over all pairs held out.
 
-    The end of the run, and the verb after it, say how well test pairs are told apart.
+    The end of the run, and the verb after it, say how often the preferred text of a test pair wins.
     """
     path = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"{n:02}", "chosen": "ab" * (n % 3 + 1), "rejected": "cb" * (n % 4 + 1)} for n in range(60)]

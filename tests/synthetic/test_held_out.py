@@ -54,11 +54,11 @@ def test_few_prompts_are_all_used_and_a_tenth_of_them_is_in_each_held_out_split(
     assert {f"{n}=" for n in range(10)} == one | {prompt for prompt in trained if len(prompt) == 2}
     assert {f"{n:02}=" for n in range(100)} == two | {prompt for prompt in trained if len(prompt) == 3}
     assert 6 <= len(sides["test"][1]) <= 14
-    told = made.describe()["held_out_prompts"]
-    assert told == {split: list(map(len, prompts)) for split, prompts in sides.items()}
+    counts = made.describe()["held_out_prompts"]
+    assert counts == {split: list(map(len, prompts)) for split, prompts in sides.items()}
     [line] = described_held_out(made.describe())
     assert line.startswith(
-        f"held out: few different prompts, 1 of difficulty 1, {told['test'][1]} of difficulty 2, come"
+        f"held out: few different prompts, 1 of difficulty 1, {counts['test'][1]} of difficulty 2, come"
     )
     assert list(described_held_out(corpus("copy", (5, 6)).describe())) == []
 

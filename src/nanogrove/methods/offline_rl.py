@@ -306,7 +306,7 @@ class _Learner:
 
 
 def evaluate(trained: Trained[Config], corpus: RewardedCorpus, split: str, limit: int | None) -> Values:
-    """The loss on a split and, next to the reference: the KL, pairs told apart, and the reward of samples."""
+    """The loss on a split and, next to the reference, the KL, figures of pairs and the reward of samples."""
     config, allow_code = trained.config, trained.allow_code
     values, reference = beside_reference(trained, corpus, split, limit)
     if reference is not None and config.algorithm == "dpo":

@@ -6,7 +6,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from nanogrove.reports.values import finite, spread
 
-LINE_POINTS = 400  # of one line; more cannot be told apart on a screen and makes the page large
+LINE_POINTS = 400  # of one line; more cannot be seen on a screen and makes the page large
 FIGURE_POINTS = 1200  # of all lines of one figure
 NOISY_POINTS = 60  # a line of fewer is drawn as it is
 WINDOWS = 30  # of a running mean, in the length of a line

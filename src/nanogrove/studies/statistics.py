@@ -53,7 +53,7 @@ def sign_flip(differences: Sequence[float]) -> float:
         return 1.0
     first, second = (np.sort(_signed_sums(half)) for half in np.array_split(magnitudes, 2))
     as_large = len(second) * len(first) - int(np.searchsorted(second, least - first).sum())
-    return 2 * as_large / 2 ** len(values)
+    return float(as_large / 2 ** (len(values) - 1))
 
 
 def _signed_sums(magnitudes: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -171,7 +171,7 @@ def test_a_preset_may_name_the_split_that_a_run_ends_on(preset: Preset, corpus: 
 
     on_test = preset.model_copy(update={"evaluate": preset.evaluate.model_copy(update={"final": "test"})})
     with pytest.raises(PresetError, match=r"evaluate\.final: the run ends on the test split, which is empty"):
-        check_method(on_test, method_of(preset), Another(), preset.model, False, new=False)
+        check_method(on_test, method_of(preset), cast(Corpus, Another()), preset.model, False, new=False)
 
 
 def runtime(preset: Preset, corpus: Corpus, ranks: Ranks = ALONE) -> Any:

@@ -305,7 +305,6 @@ def test_a_verb_that_cannot(command: Any, preset: Path, finished: Path, tmp_path
 )
 def test_a_command_line_that_makes_no_sense(command: Any, finished: Path, line: str) -> None:
     assert command(*line.replace("RUN", str(finished / "run")).split(" ")).error().startswith("error: ")
-    assert "Traceback" not in ended.err
 
 
 @pytest.mark.parametrize(

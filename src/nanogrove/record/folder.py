@@ -244,7 +244,7 @@ def read_preset(run: Path) -> Values | None:
         raise RunError(f"{path}: is a link; put the file itself in its place")
     try:
         preset = parse_json(read_file(path, PRESET_BYTES))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if parts := parts_of_run(run):
             raise RunError(
                 f"{path}: missing, and {' and '.join(parts)} of a run are here; put it back, or train in another folder"

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from nanogrove.errors import NanogroveError
 
 if TYPE_CHECKING:
-    from nanogrove.api import from_transformers, report, run, score, to_transformers
+    from nanogrove.api import compare, from_transformers, report, run, score, to_transformers
     from nanogrove.language_model import LanguageModel, load
 
 _HOME = {
     "LanguageModel": "nanogrove.language_model",
     "load": "nanogrove.language_model",
     "run": "nanogrove.api",
+    "compare": "nanogrove.api",
     "score": "nanogrove.api",
     "report": "nanogrove.api",
     "to_transformers": "nanogrove.api",
@@ -28,6 +29,7 @@ _HOME = {
 __all__ = [
     "LanguageModel",
     "NanogroveError",
+    "compare",
     "from_transformers",
     "load",
     "report",

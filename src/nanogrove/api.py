@@ -5,7 +5,7 @@
 
 import json
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ from nanogrove.model.huggingface import export_model, import_model
 from nanogrove.reports.report import write_report
 from nanogrove.runs.score import evaluate
 from nanogrove.runs.train import train
+from nanogrove.studies.compare import Options
+from nanogrove.studies.compare import compare as run_study
+from nanogrove.studies.judge import Findings
+from nanogrove.studies.settings import Equal, read_settings
 from nanogrove.train.checkpoint import read_checkpoint, read_plain
 from nanogrove.train.weights import load_weights
 
@@ -52,6 +56,55 @@ def run(
             message = f"{out}: stopped at step {event.step} and saved; resume=True goes on"
             raise KeyboardInterrupt(message) if event.values["signal"] == signal.SIGINT else SystemExit(message)
     return load_reward(out) if resolve(values, changes).model.scalar else load(out)
+
+
+def compare(
+    preset: str | Mapping[str, Any],
+    arms: Mapping[str, Mapping[str, Any]],
+    out: str | Path,
+    seeds: int = 8,
+    equal: Equal = "tokens",
+    *,
+    tune: Mapping[str, Sequence[Any]] | None = None,
+    engine: str = "auto",
+    allow_code: bool = False,
+    **settings: Any,
+) -> Findings:
+    """Compares arms, each a preset with overrides, over paired seeds at equal compute, in the folder `out`.
+
+    The same call goes on with what is missing; more seeds and more arms may be added. What the study shows is returned,
+    and lies in `out` with a report. Raises StudyError for what cannot be compared, and KeyboardInterrupt where Ctrl-C
+    stopped it, its runs saved.
+
+    Args:
+        preset: of all arms: a name, a path, or its JSON.
+        arms: overrides by dotted key for each arm, by its name; the others are compared with the first.
+        out: the folder of the study.
+        seeds: paired seeds of all arms.
+        equal: what all arms have the same of.
+        tune: values that each arm tries first, by dotted key.
+        engine: where runs are trained; see `nanogrove.studies.engines`.
+        allow_code: whether functions that presets name as `module:function` are run.
+        settings: the further settings of `nanogrove.studies.settings.StudySettings`.
+
+    >>> preset = {"data": {"sources": "my.txt", "tokenizer": "char"}, "evaluate": {"tokens": 100}}
+    >>> preset |= {"model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16}, "train": {"steps": 3}}
+    >>> arms = {"slow": {"optimizer.lr": 0.0001}, "fast": {"optimizer.lr": 0.01}}
+    >>> [verdict.outcome for verdict in nanogrove.compare(preset, arms, "studies/rates", seeds=6).verdicts]
+    ['better']
+    """
+    named = [
+        {"name": name, "overrides": [f"{key}={json.dumps(value)}" for key, value in overrides.items()]}
+        for name, overrides in arms.items()
+    ]
+    values = {**settings, "preset": preset, "arms": named, "seeds": seeds, "equal": equal, "tune": dict(tune or {})}
+    updates = run_study(read_settings(values, str(out)), Path(out), Options(engine, allow_code=allow_code))
+    while True:
+        try:
+            next(updates)
+        except StopIteration as end:
+            findings: Findings = end.value
+            return findings
 
 
 def score(run: str | Path, split: str | None = None, calibrate: bool = False) -> dict[str, Any]:

@@ -29,6 +29,7 @@ VERBS = (
     "presets",
     "settings",
     "train",
+    "compare",
     "explore",
     "generate",
     "evaluate",

@@ -23,7 +23,7 @@ class Verb(TyperCommand):
         if ctx.resilient_parsing:  # to complete a line that is not whole yet
             return super().parse_args(ctx, args)
         known = known_options(self.params, ctx.help_option_names)
-        check_options(args, known, ctx.command_path, with_settings=self.name == "train")
+        check_options(args, known, ctx.command_path, with_settings=self.name in ("train", "compare"))
         ctx.allow_extra_args = True
         try:
             left = super().parse_args(ctx, args)

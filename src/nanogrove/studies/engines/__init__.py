@@ -1,0 +1,23 @@
+"""Where the runs of a study are trained; a new engine is one file here and one line in `ENGINES`."""
+
+from dataclasses import dataclass
+
+from nanogrove.studies.engines.cluster import train_on_ray
+from nanogrove.studies.engines.contract import Engine
+from nanogrove.studies.engines.local import train_here
+from nanogrove.studies.packing import Pack, alone, stacked
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine by its name: how runs are packed into jobs, and where these are trained."""
+
+    pack: Pack
+    train: Engine
+
+
+ENGINES = {
+    "stacked": Choice(stacked, train_here),
+    "processes": Choice(alone, train_here),
+    "ray": Choice(alone, train_on_ray),
+}

@@ -1,0 +1,144 @@
+"""Jobs in processes of this machine, each on one core, as many at a time as the place has workers.
+
+A process that dies, for lack of memory or since somebody killed it, is replaced, and its job goes on from the folders
+of its runs. A job whose process dies three times without a step more is given up. Processes are out of the terminal's
+reach: at Ctrl-C they are asked to save and end, and waited for.
+"""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from tempfile import TemporaryFile
+from typing import IO
+
+from nanogrove.errors import StudyError
+from nanogrove.studies.engines.contract import Happened, Job, Place
+from nanogrove.waits import waiting
+
+ATTEMPTS = 3  # of a job, without a step more
+LOG_BYTES = 10_000  # of what a process wrote last
+Answers = queue.Queue[tuple["_Worker", str | None]]
+
+
+def train_here(jobs: Sequence[Job], place: Place) -> Iterator[Happened]:
+    """Trains jobs in processes of this machine. Raises StudyError where a run cannot be trained."""
+    left, answers = deque(_Attempt(job) for job in jobs), Answers()
+    workers: list[_Worker] = []
+    try:
+        while left or any(worker.attempt for worker in workers):
+            while left and sum(worker.attempt is not None for worker in workers) < place.workers:
+                free = next((worker for worker in workers if worker.attempt is None), None)
+                if free is None:
+                    free = _Worker(answers)
+                    workers.append(free)
+                free.give(left.popleft(), place)
+            worker, line = answers.get()
+            attempt = worker.attempt
+            if line is None:
+                workers.remove(worker)
+                if attempt is not None:
+                    attempt.failures += 1
+                    if attempt.failures >= ATTEMPTS:
+                        raise StudyError(f"{attempt.job.label}: {worker.death()}, {ATTEMPTS} times without a step more")
+                    left.appendleft(attempt)
+            elif attempt is not None:
+                happened = worker.read(line)
+                if happened is not None:
+                    yield happened
+    finally:
+        _stop(workers)
+
+
+@dataclass
+class _Attempt:
+    """A job, the last step that was reached in it, and how often it failed since."""
+
+    job: Job
+    reached: int = 0
+    failures: int = 0
+
+
+@dataclass
+class _Worker:
+    """A process that trains one job after the other."""
+
+    answers: Answers
+    attempt: _Attempt | None = None
+    log: IO[bytes] = field(default_factory=TemporaryFile)
+    process: subprocess.Popen[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "nanogrove.studies.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            encoding="utf-8",
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        """Hands on what the process says, and at last that it is gone."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.answers.put((self, line))
+        self.process.wait()
+        self.answers.put((self, None))
+
+    def give(self, attempt: _Attempt, place: Place) -> None:
+        """Gives it a job; where it is gone, that is said as an answer."""
+        self.attempt = attempt
+        runs = [
+            {"preset": run.preset.model_dump(mode="json"), "folder": str(place.study / run.folder)}
+            for run in attempt.job.runs
+        ]
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps({"allow_code": place.allow_code, "runs": runs}) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass
+
+    def read(self, line: str) -> Happened | None:
+        """What a line of it says; None at the end of its job. Raises StudyError for a run that cannot be trained."""
+        message, attempt = json.loads(line), self.attempt
+        assert attempt is not None
+        if "error" in message:
+            raise StudyError(f"{attempt.job.label}: {message['error']}")
+        if "done" in message:
+            self.attempt = None
+            return None
+        if message["step"] > attempt.reached:
+            attempt.reached, attempt.failures = message["step"], 0
+        return Happened(attempt.job.runs[message["run"]], message["kind"], message["step"], message["text"])
+
+    def death(self) -> str:
+        """How the process ended, in words, with the last line that it wrote."""
+        code = self.process.wait()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        self.log.seek(0, os.SEEK_END)
+        self.log.seek(max(self.log.tell() - LOG_BYTES, 0))
+        lines = self.log.read().decode(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return f"its process ended with {how}" + (f" ({last.strip()})" if last else "")
+
+
+def _stop(workers: Sequence[_Worker]) -> None:
+    """Asks all processes to save and end, and waits for them."""
+    for worker in workers:
+        if worker.attempt is None:
+            worker.process.stdin.close()  # type: ignore[union-attr]
+        else:
+            worker.process.terminate()
+    with waiting("waiting for runs to be saved"):
+        for worker in workers:
+            worker.process.wait()

@@ -1,0 +1,133 @@
+"""The folder of a study: `study.json` what was asked, `plan.json` what follows from it, runs, results and a report.
+
+    studies/NAME/
+      study.json      the settings
+      plan.json       each way with its pinned preset and steps, the measure, and the machine; written before any run
+      results.jsonl   a line for each finished run
+      runs/ tune/     run folders
+      report.html
+
+One process at a time prepares and collects a study, and holds its lock. Processes that train single runs of it, by an
+index, hold the locks of their run folders alone.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from nanogrove.atomic import make_folder, not_plain, read_file, refusal, write_file
+from nanogrove.errors import StudyError
+from nanogrove.json_difference import differences, shown
+from nanogrove.json_reading import BadJsonError, parse_json
+from nanogrove.settings import cut, reason
+from nanogrove.studies.plan import Plan
+from nanogrove.studies.settings import StudySettings
+
+FILES = ("study.json", "plan.json", "results.jsonl", "report.html", ".lock")
+FOLDERS = ("runs", "tune")
+MOST_BYTES = 1 << 28  # of study.json and plan.json
+EXTENDED = ("seeds", "cap", "until_decided", "arms", "name")  # what may change once a study has begun
+
+
+class StudyFolder:
+    """The folder of a study, held by this process until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        """Makes the folder where it is missing, and takes its lock.
+
+        Raises StudyError when another process holds it, when it cannot be made, and when a part of it leads elsewhere.
+        """
+        self.path = path
+        check_plain(path)
+        self._lock = FileLock(path / ".lock", thread_local=False)
+        try:
+            make_folder(path)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise StudyError(f"{path}: another process compares here; wait for it, or choose another --out") from None
+        except OSError as error:
+            raise StudyError(
+                f"{path}: no study folder can be made here {refusal(error)} or choose another --out"
+            ) from None
+
+    def write(self, name: str, values: object) -> None:
+        """Writes JSON, whole or not at all. Raises StudyError when the disk refuses."""
+        try:
+            write_file(self.path / name, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode())
+        except OSError as error:
+            raise StudyError(f"{self.path / name}: cannot be written {refusal(error)}") from None
+
+    def close(self) -> None:
+        """Gives the folder back; one in which nothing was written goes."""
+        (self.path / ".lock").unlink(missing_ok=True)
+        self._lock.release()
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def check_plain(path: Path) -> None:
+    """Raises StudyError where a part of a study's folder is a link, or leads elsewhere in another way."""
+    if path.is_symlink():
+        raise StudyError(f"{path}: is a link; give the folder that it leads to, {path.resolve()}")
+    for name in (*FILES, *FOLDERS):
+        if why := not_plain(path / name, folder=name in FOLDERS):
+            raise StudyError(f"{path / name}: {why}, and is not written through; move it away")
+
+
+def read_part(path: Path) -> Any:
+    """The JSON object of `study.json` or `plan.json`; None where it is missing. Raises StudyError for a damaged one."""
+    try:
+        values = parse_json(read_file(path, MOST_BYTES))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be read ({error.strerror}); put back what the study wrote there") from None
+    except BadJsonError as error:
+        raise StudyError(f"{path}: cannot be read ({error}); put back what the study wrote there") from None
+    if not isinstance(values, dict):
+        raise StudyError(f"{path}: damaged, not a JSON object; put back what the study wrote there")
+    return values
+
+
+def read_plan(path: Path) -> Plan | None:
+    """The plan of the study in a folder; None where none was made. Raises StudyError for a damaged one."""
+    values = read_part(path / "plan.json")
+    try:
+        return None if values is None else Plan.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors()
+        key = cut(".".join(map(str, problems[0]["loc"])))
+        raise StudyError(
+            f"{path / 'plan.json'}: damaged, {key} {reason(problems)}; put back what the study wrote there"
+        ) from None
+
+
+def refuse_changed(stored: StudySettings, asked: StudySettings, where: Path) -> None:
+    """Raises StudyError where a study asks for something else than it began with; more seeds and more arms may be."""
+    was, now = stored.model_dump(mode="json"), asked.model_dump(mode="json")
+    for key, before, after in differences(_fixed(was), _fixed(now)):
+        raise StudyError(
+            f"{where}: this study began with {key} {shown(before)}, and here it is {shown(after)}; put that back, or "
+            "choose another --out"
+        )
+    if now["arms"][: len(was["arms"])] != was["arms"]:
+        arm = next(a["name"] for n, a in enumerate(was["arms"]) if now["arms"][n : n + 1] != [a])
+        raise StudyError(
+            f"{where}: arm {arm} is not as the study began; put it back and add arms after the last one, or choose "
+            "another --out"
+        )
+    if asked.seeds < stored.seeds:
+        raise StudyError(f"{where}: this study began with {stored.seeds} seeds; ask for as many or more")
+
+
+def _fixed(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in EXTENDED}

@@ -1,0 +1,181 @@
+"""A study from its settings to its findings, in this process."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanogrove.config.overrides import resolve
+from nanogrove.errors import StudyError
+from nanogrove.record.events import read_events
+from nanogrove.runs.train import train
+from nanogrove.studies.compare import Options, compare, train_index
+from nanogrove.studies.folder import read_plan
+from tests.studies.conftest import MakeStudy, outcome, run
+
+
+def test_arms_are_trained_over_paired_seeds_and_judged(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
+    updates, findings = outcome(compare(study(), tmp_path / "s", Options("here")))
+    (verdict,) = findings.verdicts
+    assert (verdict.arm, verdict.against, verdict.outcome, verdict.pairs) == ("fast", "slow", "better", 6)
+    assert verdict.p == 2 / 2**6
+    assert len(here) == len(findings.results) == 12
+    assert here[:3] == ["arm slow, seed 0", "arm fast, seed 0", "arm slow, seed 1"]
+    shares = [update.share for update in updates]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    lines = [json.loads(line) for line in (tmp_path / "s" / "results.jsonl").read_text().splitlines()]
+    assert [(line["seed"], line["arm"]) for line in lines[:3]] == [(0, "fast"), (0, "slow"), (1, "fast")]
+
+
+def test_a_run_of_a_study_is_the_run_alone(study: MakeStudy, tmp_path: Path) -> None:
+    run(study(), tmp_path / "s")
+    plan = read_plan(tmp_path / "s")
+    assert plan is not None
+    values = {**plan.arms[1].preset, "seed": 3, "name": "fast-3"}
+    alone = list(train(resolve(values), tmp_path / "alone"))
+    events = read_events(tmp_path / "s" / "runs" / "fast" / "seed-3" / "events.jsonl")
+    kinds = ("step", "eval", "end")
+    assert [(e.kind, e.values) for e in events if e.kind in kinds] == [
+        (e.kind, e.values) for e in alone if e.kind in kinds
+    ]
+
+
+def test_more_seeds_and_arms_train_only_what_is_missing(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
+    run(study(), tmp_path)
+    before = read_plan(tmp_path)
+    here.clear()
+    run(study(), tmp_path)
+    assert here == []
+    asked = study()
+    more = asked.arms + [type(asked.arms[0])(name="faster", overrides=["optimizer.lr=0.01"])]
+    findings = run(study(seeds=7, arms=[arm.model_dump() for arm in more]), tmp_path)
+    assert sorted(here) == sorted(["arm slow, seed 6", "arm fast, seed 6"] + [f"arm faster, seed {n}" for n in range(7)])
+    assert [verdict.pairs for verdict in findings.verdicts] == [7, 7]
+    after = read_plan(tmp_path)
+    assert before is not None
+    assert after is not None
+    assert after.arms[:2] == before.arms
+
+
+def test_results_are_made_anew_from_run_folders(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
+    findings = run(study(), tmp_path)
+    (tmp_path / "results.jsonl").unlink()
+    here.clear()
+    assert run(study(), tmp_path) == findings
+    assert here == []
+
+
+@pytest.mark.parametrize("stage", ["cut", "foreign", "damaged"])
+def test_results_that_no_run_left_are_refused(study: MakeStudy, tmp_path: Path, stage: str) -> None:
+    run(study(), tmp_path)
+    path = tmp_path / "results.jsonl"
+    lines = path.read_text()
+    changed = {
+        "cut": lines[:-10],
+        "foreign": lines.replace('"arm":"fast"', '"arm":"another"', 1),
+        "damaged": lines.replace('"steps":4', '"steps":-4', 1),
+    }
+    path.write_text(changed[stage])
+    with pytest.raises(StudyError, match=r"results\.jsonl: line \d+ .*; delete the file, and it is made anew"):
+        run(study(), tmp_path)
+    assert path.read_text() == changed[stage]
+    path.unlink()
+    run(study(), tmp_path)
+
+
+CHANGES: list[tuple[Callable[[Any], dict[str, Any]], str]] = [
+    (lambda study: {"seeds": 6, "equal": "flops"}, 'began with equal "tokens", and here it is "flops"'),
+    (lambda study: {"level": 0.1}, "began with level 0.05"),
+    (lambda study: {"margin": 0.1}, "began with margin null"),
+    (lambda study: {"arms": study["arms"][::-1]}, "arm slow is not as the study began"),
+    (lambda study: {"arms": [study["arms"][0], {"name": "fast", "overrides": ["optimizer.lr=0.5"]}]}, "arm fast is not"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES, ids=[message for _, message in CHANGES])
+def test_a_study_that_changed_after_it_began_is_refused(
+    study: MakeStudy, tmp_path: Path, change: Callable[[Any], dict[str, Any]], message: str
+) -> None:
+    run(study(), tmp_path)
+    with pytest.raises(StudyError, match=message):
+        run(study(**change(study().model_dump())), tmp_path)
+
+
+def test_fewer_seeds_than_a_study_began_with_are_refused(study: MakeStudy, tmp_path: Path) -> None:
+    run(study(seeds=7), tmp_path)
+    with pytest.raises(StudyError, match="began with 7 seeds"):
+        run(study(seeds=6), tmp_path)
+
+
+def test_a_preset_that_changed_after_a_study_began_is_refused(study: MakeStudy, tmp_path: Path) -> None:
+    path = tmp_path / "my.json"
+    preset: dict[str, Any] = study().preset  # type: ignore[assignment]
+    path.write_text(json.dumps(preset))
+    asked = study(preset=str(path))
+    run(asked, tmp_path / "s")
+    path.write_text(json.dumps({**preset, "seed": 5}))
+    with pytest.raises(StudyError, match="arm slow began with seed 0, and its preset now has 5"):
+        run(asked, tmp_path / "s")
+
+
+def test_each_arm_takes_its_best_trial(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
+    arms = [{"name": "plain"}, {"name": "momentum", "overrides": ["optimizer.momentum=0.5"]}]
+    asked = study(arms=arms, overrides=["optimizer.name=sgd"], tune={"optimizer.lr": [1e-6, 0.5]}, seeds=6)
+    findings = run(asked, tmp_path)
+    assert findings.plan.chosen == {"plain": 1, "momentum": 1}
+    assert findings.plan.split == "test"
+    trials = [label for label in here if "trial" in label]
+    assert len(trials) == 4
+    assert len(here) == 16
+    result = findings.results["plain", 0, "", None]
+    events = read_events(tmp_path / result.folder / "events.jsonl")
+    assert events[-1].values["split"] == "test"
+    trained_seeds = {result.seed for result in findings.results.values() if result.trial is None}
+    assert not trained_seeds & {result.seed for result in findings.results.values() if result.trial is not None}
+    here.clear()
+    assert run(asked, tmp_path).verdicts == findings.verdicts
+    assert here == []
+
+
+def test_a_run_that_diverges_has_a_result(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
+    arms = [{"name": "good"}, {"name": "bad", "overrides": ["optimizer.lr=1e30", "train.clip=null"]}]
+    findings = run(study(arms=arms), tmp_path)
+    result = findings.results["bad", 0, "", None]
+    assert result.diverged is not None
+    assert result.diverged.startswith("training diverged at step")
+    assert findings.verdicts[0].outcome == "worse"
+    here.clear()
+    shutil.rmtree(tmp_path / "runs" / "good" / "seed-0")
+    run(study(arms=arms), tmp_path)
+    assert here == []
+
+
+def test_seeds_are_added_until_all_is_decided(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
+    findings = run(study(seeds=4, until_decided=True, cap=12), tmp_path)
+    assert findings.decided
+    assert 6 <= findings.seeds < 12
+    assert len(here) == 2 * findings.seeds
+
+
+def test_runs_are_trained_by_index_after_the_study_is_planned(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
+    with pytest.raises(StudyError, match="plan it first, with --prepare"):
+        next(train_index(tmp_path, 0))
+    assert run(study(), tmp_path, train=False).verdicts == ()
+    for index in range(12):
+        updates = list(train_index(tmp_path, index))
+        assert updates[-1].share == 1.0
+    with pytest.raises(StudyError, match="runs 0 to 11"):
+        next(train_index(tmp_path, 12))
+    assert run(study(), tmp_path, train=False).verdicts[0].outcome == "better"
+    assert here == []
+
+
+def test_too_few_seeds_are_refused_before_anything_runs(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
+    with pytest.raises(StudyError, match="1 seed could show no difference"):
+        run(study(seeds=1), tmp_path / "s")
+    assert here == []
+    assert not (tmp_path / "s").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.studies.conftest import MakeStudy, outcome, run
 
 from nanogrove.config.overrides import resolve
 from nanogrove.errors import StudyError
@@ -14,7 +15,6 @@ from nanogrove.record.events import read_events
 from nanogrove.runs.train import train
 from nanogrove.studies.compare import Options, compare, train_index
 from nanogrove.studies.folder import read_plan
-from tests.studies.conftest import MakeStudy, outcome, run
 
 
 def test_arms_are_trained_over_paired_seeds_and_judged(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
@@ -51,9 +51,11 @@ def test_more_seeds_and_arms_train_only_what_is_missing(study: MakeStudy, tmp_pa
     run(study(), tmp_path)
     assert here == []
     asked = study()
-    more = asked.arms + [type(asked.arms[0])(name="faster", overrides=["optimizer.lr=0.01"])]
-    findings = run(study(seeds=7, arms=[arm.model_dump() for arm in more]), tmp_path)
-    assert sorted(here) == sorted(["arm slow, seed 6", "arm fast, seed 6"] + [f"arm faster, seed {n}" for n in range(7)])
+    arms = [*(arm.model_dump() for arm in asked.arms), {"name": "faster", "overrides": ["optimizer.lr=0.01"]}]
+    findings = run(study(seeds=7, arms=arms), tmp_path)
+    assert sorted(here) == sorted(
+        ["arm slow, seed 6", "arm fast, seed 6"] + [f"arm faster, seed {n}" for n in range(7)]
+    )
     assert [verdict.pairs for verdict in findings.verdicts] == [7, 7]
     after = read_plan(tmp_path)
     assert before is not None
@@ -92,7 +94,10 @@ CHANGES: list[tuple[Callable[[Any], dict[str, Any]], str]] = [
     (lambda study: {"level": 0.1}, "began with level 0.05"),
     (lambda study: {"margin": 0.1}, "began with margin null"),
     (lambda study: {"arms": study["arms"][::-1]}, "arm slow is not as the study began"),
-    (lambda study: {"arms": [study["arms"][0], {"name": "fast", "overrides": ["optimizer.lr=0.5"]}]}, "arm fast is not"),
+    (
+        lambda study: {"arms": [study["arms"][0], {"name": "fast", "overrides": ["optimizer.lr=0.5"]}]},
+        "arm fast is not",
+    ),
 ]
 
 
@@ -161,7 +166,9 @@ def test_seeds_are_added_until_all_is_decided(study: MakeStudy, tmp_path: Path, 
     assert len(here) == 2 * findings.seeds
 
 
-def test_runs_are_trained_by_index_after_the_study_is_planned(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
+def test_runs_are_trained_by_index_once_the_study_is_planned(
+    study: MakeStudy, tmp_path: Path, here: list[str]
+) -> None:
     with pytest.raises(StudyError, match="plan it first, with --prepare"):
         next(train_index(tmp_path, 0))
     assert run(study(), tmp_path, train=False).verdicts == ()

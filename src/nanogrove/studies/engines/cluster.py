@@ -6,8 +6,10 @@ after it waits; whether a lock holds between nodes is up to the file system (see
 """
 
 import json
+import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from nanogrove.studies.engines.contract import Happened, Job, Place
 from nanogrove.studies.results import last_event
 
 POLL_SECONDS = 1.0  # between two looks at the records of what is being trained
-CONNECT_SECONDS = "10"  # for which an address is tried
+CONNECT_SECONDS = 10.0  # for which an address is tried
 PROBE_SECONDS = 60.0  # in which every node says what it sees
 
 
@@ -48,21 +50,26 @@ def _connected(address: str) -> Any:
         import ray
     except ImportError:
         raise StudyError("engine ray needs Ray; install it with: pip install 'nanogrove[ray]'") from None
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", CONNECT_SECONDS)
+    if address:
+        _check_answers(address)
     try:
-        ray.init(address=address or None, log_to_driver=False, logging_level="error", include_dashboard=False)
+        ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        if not address:
-            raise StudyError(f"engine ray: no cluster could be started here ({_first_line(error)})") from None
-        raise StudyError(
-            f"--address {address}: no Ray cluster answers there ({_first_line(error)}); start one with `ray start "
-            "--head`, and give the address that it prints"
-        ) from None
+        where = f"--address {address}: not a cluster of this Ray" if address else "engine ray: no cluster starts here"
+        raise StudyError(f"{where} ({str(error).strip().splitlines()[0]})") from None
     return ray
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")
+def _check_answers(address: str) -> None:
+    """Raises StudyError where nothing answers at HOST:PORT; Ray itself would try for minutes, and end the process."""
+    host, _, port = address.rpartition(":")
+    cure = "start a cluster with `ray start --head`, and give the HOST:PORT that it prints"
+    if not host or not port.isdigit():
+        raise StudyError(f"--address {address}: not HOST:PORT; {cure}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise StudyError(f"--address {address}: nothing answers there ({error}); {cure}") from None
 
 
 def _check_shared(ray: Any, study: Path) -> None:

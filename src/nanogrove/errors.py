@@ -5,7 +5,7 @@ NanogroveError          one line: what is wrong, where, and what to do; the comm
 ├── DataError           a corpus or tokenizer that cannot be read or used
 ├── CheckpointError     a checkpoint that is damaged, refused, or could not be written
 ├── RunError            a run folder that is missing, in use, or already holds a run
-├── StudyError          a study whose arms cannot be compared, or whose folder is damaged
+├── StudyError          a study whose arms cannot be compared, that could show nothing, or whose folder is damaged
 └── DivergedError       a loss that is NaN, infinite, or far above a uniform guess; or a model that gives no numbers
 
 `nearest` words the hint of a message about a name that is not known.
@@ -43,7 +43,7 @@ class RunError(NanogroveError):
 
 
 class StudyError(NanogroveError):
-    """A study whose arms cannot be compared, or whose folder is damaged."""
+    """A study whose arms cannot be compared, that could show nothing, or whose folder is damaged."""
 
 
 class DivergedError(NanogroveError):

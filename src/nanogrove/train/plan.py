@@ -2,26 +2,30 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import torch
 
-from nanogrove.record.events import Values
 from nanogrove.train.optim.update_rule import PerMember
 from nanogrove.train.parallel.layout import REPLICATED, Layout
 from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.precision import Precision
 
+Row = TypeVar("Row")
+
 
 class RowReader(Protocol):
     """Reads the rows of `data` events back, as a run folder does."""
 
-    def read_rows(self, name: str) -> list[Values]:
-        """The rows of the `data` event of this name."""
+    def read_rows(self, name: str, kind: type[Row], check: Callable[[Row], None], count: int | None) -> list[Row]:
+        """The rows of the `data` event of this name, each of which is a `kind`, a TypedDict of typing_extensions.
+
+        Raises RunError where `check` raises ValueError or DataError for one, and where there are not `count` of them.
+        """
 
 
 class _NoRows:
-    def read_rows(self, name: str) -> list[Values]:
+    def read_rows(self, name: str, kind: type[Row], check: Callable[[Row], None], count: int | None) -> list[Row]:
         return []
 
 

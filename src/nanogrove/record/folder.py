@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from nanogrove.atomic import (
     flush_folder,
@@ -28,9 +29,12 @@ from nanogrove.atomic import (
     refusal,
     write_file,
 )
-from nanogrove.errors import RunError
+from nanogrove.errors import DataError, RunError
 from nanogrove.json_reading import BadJsonError, parse_json
 from nanogrove.record.events import Event, Values, event_of, lines_that_fit
+from nanogrove.settings import cut, reason
+
+Row = TypeVar("Row")
 
 FILES = (".lock", "preset.json", "events.jsonl")
 FOLDERS = ("checkpoints", "data", "trackers")
@@ -136,13 +140,31 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{folder}: data cannot be written {refusal(error)}") from None
 
-    def read_rows(self, name: str) -> list[Any]:
-        """The rows of `data/NAME.jsonl`. Raises RunError when they are missing or damaged."""
+    def read_rows(self, name: str, kind: type[Row], check: Callable[[Row], None], count: int | None) -> list[Row]:
+        """The rows of `data/NAME.jsonl`, each of which is a `kind`, a TypedDict of typing_extensions.
+
+        Raises RunError when the file is missing or damaged, where `check` raises ValueError or DataError for a row, and
+        where there are not `count` of them.
+        """
         path = self.path / "data" / f"{name}.jsonl"
+        adapter, rows = TypeAdapter(kind), list[Row]()
         try:
-            return [parse_json(line) for line in lines_that_fit(path)]
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: data that this run made cannot be read ({error}); start anew") from None
+            for line in lines_that_fit(path, whole=True):
+                rows.append(adapter.validate_python(parse_json(line), strict=True))
+                check(rows[-1])
+            if rows and count in (None, len(rows)):
+                return rows
+            why = f"is damaged, with {len(rows)} rows of {count or 'one or more'}"
+        except OSError as error:
+            why = f"cannot be read ({error.strerror})"
+        except BadJsonError as error:
+            why = f"is damaged, {error}"
+        except ValidationError as error:
+            problem = error.errors()[0]
+            why = f"is damaged, line {len(rows) + 1}: {cut('.'.join(map(str, problem['loc'])))} {reason([problem])}"
+        except (ValueError, DataError) as error:
+            why = f"is damaged, line {len(rows)}: {error}"
+        raise RunError(f"{path}: {why}; put back what the run wrote there, or train anew in another folder")
 
     def mark(self) -> Values:
         """Where the record ends now, all of it on disk when this returns: its `position` in bytes and its `record`.
@@ -244,7 +266,7 @@ def read_preset(run: Path) -> Values | None:
         raise RunError(f"{path}: is a link; put the file itself in its place")
     try:
         preset = parse_json(read_file(path, PRESET_BYTES))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if parts := parts_of_run(run):
             raise RunError(
                 f"{path}: missing, and {' and '.join(parts)} of a run are here; put it back, or train in another folder"

@@ -14,6 +14,7 @@ from nanogrove.config.preset import Preset
 from nanogrove.corpora import make_corpus
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed
+from nanogrove.data.splits import Split
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.methods import METHODS, AnyMethod, load_method
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -54,6 +55,11 @@ class Setup:
     def population(self) -> int | None:
         """How many models are trained at once; None for a single one."""
         return self.method.num_members(self.preset.method)
+
+    @property
+    def final_split(self) -> Split:
+        """The split that is scored when the run ends."""
+        return self.preset.evaluate.final or self.method.final_split
 
     @property
     def sample_precision(self) -> Decoding:
@@ -212,9 +218,10 @@ def check_method(
     preset: Preset, method: AnyMethod, corpus: Corpus, model: ModelConfig, allow_code: bool, *, new: bool
 ) -> None:
     """Raises PresetError where the method cannot learn from the data, and whatever its checks of a `new` run raise."""
-    name, split = preset.method.name, method.final_split
+    name, split = preset.method.name, preset.evaluate.final or method.final_split
     if split not in corpus.splits:
-        raise PresetError(f"method {name} ends on the {split} split, which is empty; set data.{split}")
+        who = f"method {name}" if preset.evaluate.final is None else "evaluate.final: the run"
+        raise PresetError(f"{who} ends on the {split} split, which is empty; set data.{split}")
     if method.corpora and not isinstance(corpus, method.corpora):
         raise PresetError(f"method {name} {method.needs}")
     if new:

@@ -275,7 +275,7 @@ def _finish(setup: Setup, state: TrainState, recorder: Recorder, checkpointer: C
         kept=lambda: state.method_tensors,
         allow_code=setup.plan.allow_code,
     )
-    score = method.evaluate(trained, corpus, method.final_split, FINAL_TOKENS)
+    score = method.evaluate(trained, corpus, setup.final_split, FINAL_TOKENS)
     best_step = None if checkpointer.best is None else checkpointer.best["step"]
     values = {**score, "scored": score["tokens"], "tokens": state.tokens, "best_step": best_step}
     time = {"seconds": state.seconds}

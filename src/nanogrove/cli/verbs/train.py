@@ -1,6 +1,5 @@
 """`nanogrove train`."""
 
-import inspect
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from nanogrove.cli.completion import complete_presets_and_runs, complete_settings
-from nanogrove.cli.options import is_option, unknown_option
 from nanogrove.cli.terminal import console, standard_input
 from nanogrove.cli.text import printable
 from nanogrove.errors import RunError
@@ -50,9 +48,6 @@ def train(
     ] = False,
 ) -> None:
     """Train a preset in a run folder."""
-    arguments = [preset, *(overrides or [])]
-    if any(map(is_option, arguments)):
-        raise unknown_option(arguments, _options())
     from nanogrove.cli.waits import shown_waits
 
     with shown_waits("starting"):
@@ -105,12 +100,6 @@ def _read_preset(preset: str, resume: bool) -> tuple[dict[str, Any], Path | None
     if values is None:
         raise RunError(f"{preset}: no run here; start one with `nanogrove train PRESET --out {preset}`")
     return values, Path(preset)
-
-
-def _options() -> list[str]:
-    """The options of `train`, as they are typed."""
-    _, _, *names = inspect.signature(train).parameters
-    return [f"--{name.replace('_', '-')}" for name in names] + ["--help"]
 
 
 def _print_estimate(figures: "Estimate", replaced: str | None) -> None:

@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,20 @@ Floats = NDArray[np.float64]
 MAX_SEEDS = 40  # two halves of 2²⁰ sums each
 EQUAL_SUMS = 1e-10  # of the sum of all magnitudes: equal sums of rounded figures differ by less, different ones by more
 BISECTIONS = 60
+
+
+class PairedTest(NamedTuple):
+    """What decides a comparison: `EXACT` for a number of seeds that is fixed, `sequential.until_decided(cap)` else.
+
+    Args:
+        p_value: of paired differences in the order of their seeds.
+        interval: of their mean, and the chance to miss it.
+        shown_effect: what so many seeds show at a level, in standard deviations; None where it is not known.
+    """
+
+    p_value: Callable[[Sequence[float]], float]
+    interval: Callable[[Sequence[float], float], tuple[float, float]]
+    shown_effect: Callable[[int, float], float] | None
 
 
 def sign_flip(differences: Sequence[float]) -> float:
@@ -75,7 +90,7 @@ def t_interval(differences: Sequence[float], level: float) -> tuple[float, float
 
 def t_quantile(level: float, degrees: int) -> float:
     """The magnitude that Student's t with so many degrees of freedom exceeds, on either side, with chance `level`."""
-    angle = _bisect(lambda angle: _t_inside(angle, degrees) - (1 - level), 0.0, math.pi / 2)
+    angle = crossing(lambda angle: _t_inside(angle, degrees) - (1 - level), 0.0, math.pi / 2)
     return math.sqrt(degrees) * math.tan(angle)
 
 
@@ -90,7 +105,7 @@ def _t_inside(angle: float, degrees: int) -> float:
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
-def _bisect(function: Callable[[float], float], low: float, high: float) -> float:
+def crossing(function: Callable[[float], float], low: float, high: float) -> float:
     """Where an increasing function crosses 0."""
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
@@ -142,9 +157,9 @@ def shown_effect(seeds: int, level: float, power: float = 0.8) -> float:
         return math.inf
     normal = NormalDist()
     if patterns == 1:
-        return _bisect(lambda mean: normal.cdf(mean) ** seeds + normal.cdf(-mean) ** seeds - power, 0.0, 10.0)
+        return crossing(lambda mean: normal.cdf(mean) ** seeds + normal.cdf(-mean) ** seeds - power, 0.0, 10.0)
     quantile = t_quantile(patterns / 2 ** (seeds - 1), seeds - 1)
-    return _bisect(lambda mean: _t_power(mean * math.sqrt(seeds), quantile, seeds - 1) - power, 0.0, 10.0)
+    return crossing(lambda mean: _t_power(mean * math.sqrt(seeds), quantile, seeds - 1) - power, 0.0, 10.0)
 
 
 def _t_power(noncentrality: float, quantile: float, degrees: int) -> float:
@@ -155,3 +170,6 @@ def _t_power(noncentrality: float, quantile: float, degrees: int) -> float:
     normal = NormalDist()
     chances = [normal.cdf(noncentrality - quantile * s) + normal.cdf(-noncentrality - quantile * s) for s in nodes]
     return float(np.average(chances, weights=weights))
+
+
+EXACT = PairedTest(sign_flip, t_interval, shown_effect)

@@ -166,9 +166,7 @@ def test_seeds_are_added_until_all_is_decided(study: MakeStudy, tmp_path: Path, 
     assert len(here) == 2 * findings.seeds
 
 
-def test_runs_are_trained_by_index_once_the_study_is_planned(
-    study: MakeStudy, tmp_path: Path, here: list[str]
-) -> None:
+def test_runs_are_trained_by_index_once_the_study_is_planned(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
     with pytest.raises(StudyError, match="plan it first, with --prepare"):
         next(train_index(tmp_path, 0))
     assert run(study(), tmp_path, train=False).verdicts == ()

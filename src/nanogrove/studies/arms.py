@@ -25,7 +25,6 @@ from nanogrove.runs.setup import Setup, build
 from nanogrove.studies.plan import Plan
 from nanogrove.studies.settings import ArmSettings, StudySettings
 from nanogrove.train.precision import pick_device
-from nanogrove.waits import Watch, unwatched
 
 PROBED_TOKENS = 1  # on which an untrained model is scored, to learn what its method measures
 
@@ -54,7 +53,7 @@ class Candidate:
         return f"arm {self.arm}" + (f" with {' '.join(self.overrides)}" if self.overrides else "")
 
 
-def candidates(study: StudySettings, allow_code: bool = False, watch: Watch = unwatched) -> list[Candidate]:
+def candidates(study: StudySettings, allow_code: bool = False) -> list[Candidate]:
     """All candidates of a study, arm by arm.
 
     Raises StudyError, naming the arm, for a preset or override that makes no sense, and for two equal arms.
@@ -66,7 +65,7 @@ def candidates(study: StudySettings, allow_code: bool = False, watch: Watch = un
             trial = number if len(trials) > 1 else None
             requested = arm_preset(study, arm, overrides)
             try:
-                setup = build(pinned(requested), allow_code=allow_code, watch=watch)
+                setup = build(pinned(requested), allow_code=allow_code)
             except NanogroveError as error:
                 raise StudyError(f"arm {arm.name}: {error}") from None
             entries.append(Candidate(arm.name, requested, setup, trial, overrides))

@@ -19,7 +19,6 @@ from nanogrove.errors import StudyError
 from nanogrove.studies.arms import Candidate
 from nanogrove.studies.computation import computation
 from nanogrove.studies.settings import Equal
-from nanogrove.waits import Watch
 
 EQUAL_ENOUGH = 0.01  # share by which the compute of a method that counts its own steps may differ
 
@@ -69,15 +68,14 @@ def total(candidate: Candidate, cost: Cost) -> float:
 def equal_steps(
     equal: Equal,
     entries: Sequence[Candidate],
-    measure_time: Callable[[Sequence[Candidate], Watch], "Sequence[Measured]"],
-    watch: Watch,
+    measure_time: Callable[[Sequence[Candidate]], "Sequence[Measured]"],
 ) -> list[Steps]:
     """The steps of each candidate at the compute of the first.
 
     Raises StudyError where a method that counts its own steps has another compute, or there is none for a step.
     """
     if equal == "time":
-        return _at_equal_time(entries, measure_time, watch)
+        return _at_equal_time(entries, measure_time)
     cost_of = tokens_of_step if equal == "tokens" else flops_of_step
     costs = [cost_of(each) for each in entries]
     target = total(entries[0], costs[0])
@@ -93,12 +91,12 @@ class Measured(NamedTuple):
 
 
 def _at_equal_time(
-    entries: Sequence[Candidate], measure_time: Callable[[Sequence[Candidate], Watch], Sequence[Measured]], watch: Watch
+    entries: Sequence[Candidate], measure_time: Callable[[Sequence[Candidate]], Sequence[Measured]]
 ) -> list[Steps]:
     """Candidates that compute the same as the first have its steps by rule; the others are timed, one of each kind."""
     kinds = list(dict.fromkeys(map(_kind, entries)))
     ones = [next(each for each in entries if _kind(each) == kind) for kind in kinds]
-    times = measure_time(ones, watch) if len(kinds) > 1 else [Measured(Cost(1.0, 1.0), 1.0, 1.0)]
+    times = measure_time(ones) if len(kinds) > 1 else [Measured(Cost(1.0, 1.0), 1.0, 1.0)]
     by_kind = dict(zip(kinds, times, strict=True))
     target = total(entries[0], times[0].cost)
     steps = []

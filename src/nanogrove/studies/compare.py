@@ -23,7 +23,6 @@ from nanogrove.studies.results import FINISHED, Key, Result, key_of, read_result
 from nanogrove.studies.settings import StudySettings, read_settings
 from nanogrove.studies.work import run_job
 from nanogrove.train.autotune import cores
-from nanogrove.waits import Watch, unwatched
 
 SEEDS_AT_A_TIME = 2  # that a study adds which runs until it is decided
 
@@ -57,7 +56,7 @@ DEFAULTS = Options()
 
 
 def compare(
-    study: StudySettings, out: Path, options: Options = DEFAULTS, watch: Watch = unwatched, train: bool = True
+    study: StudySettings, out: Path, options: Options = DEFAULTS, train: bool = True
 ) -> Generator[Update, None, Findings]:
     """Compares in the folder `out`; without `train` it plans and collects alone.
 
@@ -65,7 +64,7 @@ def compare(
     """
     check_study_seeds(study)
     with StudyFolder(out) as folder:
-        plan = _planned(study, folder, options, watch)
+        plan = _planned(study, folder, options)
         results = collected(study, plan, out)
         try:
             if plan.trials() and not plan.chosen:
@@ -94,7 +93,7 @@ def _order(key: Key) -> tuple[bool, int, str, str, int]:
     return trial is None, seed, arm, end, trial or 0
 
 
-def _planned(study: StudySettings, folder: StudyFolder, options: Options, watch: Watch) -> Plan:
+def _planned(study: StudySettings, folder: StudyFolder, options: Options) -> Plan:
     """The plan of a study, written before its first run; of one that began, with what was added since."""
     before = read_plan(folder.path)
     if before is not None:
@@ -102,7 +101,7 @@ def _planned(study: StudySettings, folder: StudyFolder, options: Options, watch:
         refuse_other_presets(study, before, folder.path)
         if before.study == study.model_dump(mode="json"):
             return before
-    plan = make_plan(study, before, options.allow_code, watch)
+    plan = make_plan(study, before, options.allow_code)
     folder.write("study.json", study.model_dump(mode="json", exclude_defaults=True))
     folder.write("plan.json", plan.model_dump(mode="json"))
     return plan

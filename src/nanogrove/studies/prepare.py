@@ -6,22 +6,19 @@ from nanogrove.studies.budget import Steps, equal_steps, flops_of_step
 from nanogrove.studies.plan import Plan, PlannedArm
 from nanogrove.studies.settings import StudySettings
 from nanogrove.studies.timing import measure_times
-from nanogrove.waits import Watch, unwatched
 
 
-def make_plan(
-    study: StudySettings, before: Plan | None = None, allow_code: bool = False, watch: Watch = unwatched
-) -> Plan:
+def make_plan(study: StudySettings, before: Plan | None = None, allow_code: bool = False) -> Plan:
     """The plan of a study; where it began `before`, with the arms it has, and with steps for those that are new.
 
     Raises StudyError for arms that cannot be compared.
     """
-    entries = candidates(study, allow_code, watch)
+    entries = candidates(study, allow_code)
     measure, split = common_measure(study, entries)
     known = {(each.arm, each.trial): each for each in before.arms} if before is not None else {}
     new = [each for each in entries if (each.arm, each.trial) not in known]
     timed = [entries[0], *new] if new and entries[0] not in new else new
-    steps = equal_steps(study.equal, timed, measure_times, watch) if new else []
+    steps = equal_steps(study.equal, timed, measure_times) if new else []
     planned = {(each.arm, each.trial): _planned(each, count) for each, count in zip(timed, steps, strict=True)}
     arms = [known.get(key) or planned[key] for key in ((each.arm, each.trial) for each in entries)]
     return Plan(

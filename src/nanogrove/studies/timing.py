@@ -17,7 +17,7 @@ from nanogrove.runs.rehearsal import rehearsed
 from nanogrove.studies.arms import Candidate
 from nanogrove.studies.budget import Cost, Measured
 from nanogrove.studies.statistics import t_interval
-from nanogrove.waits import Wait, Watch
+from nanogrove.waits import waiting
 
 ROUNDS = 15
 ROUND_SECONDS = 0.2  # of each candidate in a round, about
@@ -25,12 +25,12 @@ WARM_STEPS = 3
 LEVEL = 0.01  # the interval holds the ratio 99 times of 100
 
 
-def measure_times(entries: Sequence[Candidate], watch: Watch) -> list[Measured]:
+def measure_times(entries: Sequence[Candidate]) -> list[Measured]:
     """The times of a step of each candidate, and the interval of their ratios to the first."""
-    main = _rounds([_rehearsed(each, False) for each in entries], watch)
+    main = _rounds([_rehearsed(each, False) for each in entries])
     counts = [each.setup.method.num_steps(each.setup.preset.method, 0) for each in entries]
     further = [
-        float(np.median(_rounds([_rehearsed(each, True)], watch))) if count else 0.0
+        float(np.median(_rounds([_rehearsed(each, True)]))) if count else 0.0
         for each, count in zip(entries, counts, strict=True)
     ]
     measured = []
@@ -48,7 +48,7 @@ def _rehearsed(candidate: Candidate, further: bool) -> Iterator[Event]:
     return rehearsed(setup.preset.method, setup.corpus, setup.plan, setup.new_state, further)
 
 
-def _rounds(steps: Sequence[Iterator[Event]], watch: Watch) -> list[np.ndarray]:
+def _rounds(steps: Sequence[Iterator[Event]]) -> list[np.ndarray]:
     """Seconds of a step of each, `[ROUNDS]`."""
     counts = []
     for each in steps:
@@ -56,10 +56,11 @@ def _rounds(steps: Sequence[Iterator[Event]], watch: Watch) -> list[np.ndarray]:
             _seconds(each, 1)
         counts.append(max(round(ROUND_SECONDS / max(_seconds(each, 1), 1e-6)), 1))
     seconds = np.empty((len(steps), ROUNDS))
-    for number in range(ROUNDS):
-        for row, (each, count) in enumerate(zip(steps, counts, strict=True)):
-            seconds[row, number] = _seconds(each, count) / count
-        watch(Wait("timing steps of each arm", (number + 1) / ROUNDS))
+    with waiting("timing steps of each arm", total=ROUNDS) as progress:
+        for number in range(ROUNDS):
+            for row, (each, count) in enumerate(zip(steps, counts, strict=True)):
+                seconds[row, number] = _seconds(each, count) / count
+            progress.done += 1
     return list(seconds)
 
 

@@ -77,8 +77,8 @@ def compare(
         show(train_index(out, index, allow_code), console)
         return
     _check_engine(engine, address)
-    with shown_waits("starting") as watch:
-        updates = run(settings, out, Options(engine, workers, address, allow_code), watch, train=not prepare)
+    with shown_waits("starting"):
+        updates = run(settings, out, Options(engine, workers, address, allow_code), train=not prepare)
         findings = show(updates, console)
     finish(findings, out, console)
 

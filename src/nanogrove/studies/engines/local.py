@@ -14,6 +14,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from tempfile import TemporaryFile
 from typing import IO
@@ -43,10 +44,12 @@ def train_here(jobs: Sequence[Job], place: Place) -> Iterator[Happened]:
             attempt = worker.attempt
             if line is None:
                 workers.remove(worker)
+                death = worker.death()
+                worker.close()
                 if attempt is not None:
                     attempt.failures += 1
                     if attempt.failures >= ATTEMPTS:
-                        raise StudyError(f"{attempt.job.label}: {worker.death()}, {ATTEMPTS} times without a step more")
+                        raise StudyError(f"{attempt.job.label}: {death}, {ATTEMPTS} times without a step more")
                     left.appendleft(attempt)
             elif attempt is not None:
                 happened = worker.read(line)
@@ -65,7 +68,7 @@ class _Attempt:
     failures: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Worker:
     """A process that trains one job after the other."""
 
@@ -73,6 +76,7 @@ class _Worker:
     attempt: _Attempt | None = None
     log: IO[bytes] = field(default_factory=TemporaryFile)
     process: subprocess.Popen[str] = field(init=False)
+    listener: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
         self.process = subprocess.Popen(
@@ -84,13 +88,15 @@ class _Worker:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
-        threading.Thread(target=self._listen, daemon=True).start()
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.listener.start()
 
     def _listen(self) -> None:
         """Hands on what the process says, and at last that it is gone."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.answers.put((self, line))
+        with self.process.stdout as lines:
+            for line in lines:
+                self.answers.put((self, line))
         self.process.wait()
         self.answers.put((self, None))
 
@@ -102,11 +108,9 @@ class _Worker:
             for run in attempt.job.runs
         ]
         assert self.process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps({"allow_code": place.allow_code, "runs": runs}) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass
 
     def read(self, line: str) -> Happened | None:
         """What a line of it says; None at the end of its job. Raises StudyError for a run that cannot be trained."""
@@ -131,14 +135,21 @@ class _Worker:
         last = next((line for line in reversed(lines) if line.strip()), "")
         return f"its process ended with {how}" + (f" ({last.strip()})" if last else "")
 
+    def close(self) -> None:
+        """Waits for the process, and closes what led to it."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()  # so that one without a job ends
+        self.process.wait()
+        self.listener.join()
+        self.log.close()
+
 
 def _stop(workers: Sequence[_Worker]) -> None:
     """Asks all processes to save and end, and waits for them."""
     for worker in workers:
-        if worker.attempt is None:
-            worker.process.stdin.close()  # type: ignore[union-attr]
-        else:
+        if worker.attempt is not None:
             worker.process.terminate()
     with waiting("waiting for runs to be saved"):
         for worker in workers:
-            worker.process.wait()
+            worker.close()

@@ -163,6 +163,7 @@ VERBS: dict[str, Callable[[Path], tuple[object, ...]]] = {
     "calibrate": lambda run: ("evaluate", run, "--calibrate"),
     "generate": lambda run: ("generate", run, "The", "--tokens=2"),
     "lineage": lambda run: ("lineage", run),
+    "runs": lambda run: ("runs", run),
 }
 ASIDES = ("preset.json", "report.html", f"checkpoints/best/{FILE_NAME}")  # written under names that are made guessable
 

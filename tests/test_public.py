@@ -55,6 +55,7 @@ VERBS = {
     },
     "evaluate": {"run", "split", "calibrate", "allow_code"},
     "report": {"run"},
+    "runs": {"folder", "as_json"},
     "presets": {"name"},
     "settings": {"key", "as_json"},
 }

@@ -40,6 +40,11 @@ def complete_runs(incomplete: str) -> list[tuple[str, str]]:
     return runs
 
 
+def complete_folders(incomplete: str) -> list[str]:
+    """Folders."""
+    return [f"{path}/" for path in _paths(incomplete) if path.is_dir()]
+
+
 def complete_settings(incomplete: str) -> list[tuple[str, str]]:
     """Keys of settings, with their meanings."""
     settings = _known_settings()

@@ -34,6 +34,7 @@ VERBS = (
     "generate",
     "evaluate",
     "report",
+    "runs",
     "lineage",
 )
 

@@ -164,8 +164,8 @@ def _described(preset: Values) -> Values:
     if not isinstance(method, dict) or not isinstance(data, dict):
         raise DamagedError("preset.json is damaged")
     entries = [entry for key in ("sources", "custom_sources") for entry in _list(data.get(key))]
-    own = {key: value for key, value in data.items() if key != "type"}
-    names = (_short_name(entry) for entry in entries or [own])
+    named_by = {key: value for key, value in data.items() if key != "type"}
+    names = (_short_name(entry) for entry in entries or [named_by])
     return {"method": str(method.get("name")), "data": str(data.get("type", "text"))} | {
         "sources": tuple(name for name in names if name)
     }

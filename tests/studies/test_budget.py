@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.studies.conftest import MakeStudy
 
 from nanogrove.errors import StudyError
 from nanogrove.studies.arms import Candidate, candidates, common_measure
@@ -12,7 +13,6 @@ from nanogrove.studies.budget import Cost, Equal, Measured, Steps, equal_steps
 from nanogrove.studies.computation import computation
 from nanogrove.studies.prepare import make_plan
 from nanogrove.studies.timing import measure_times
-from tests.studies.conftest import MakeStudy
 
 BASE = {"name": "base", "overrides": ["train.steps=40"]}
 

@@ -1,6 +1,6 @@
 """What a method needs to know to train: resolved numbers, with no choice left open."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self, TypeVar
 
@@ -55,6 +55,7 @@ class Plan:
     layout: Layout = REPLICATED  # the state on each rank: whole, by member or sharded
     sharded: bool = False  # whether ranks hold shards of the model, whose gradients come summed
     first_member: int = 0  # the number of the first member here, of a population that ranks share
+    member_seeds: Sequence[int] = ()  # of members that are runs of their own, in place of `seed`; each is its member 0
     num_members_across_ranks: int | None = None  # of a population that ranks share; else they share rows of a batch
 
     def evaluates(self, step: int) -> bool:

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogrove.train.optim.update_rule import PerMember, Update, UpdateRule, UpdateSettings, equal_runs
+from nanogrove.model.members import equal_runs
+from nanogrove.train.optim.update_rule import PerMember, Update, UpdateRule, UpdateSettings
 
 
 def update(updates: Sequence[Update], settings: Sequence[UpdateSettings], precision: torch.dtype) -> None:

@@ -11,7 +11,6 @@ register in another way than the rest, and which numbers these are differs betwe
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from nanogrove.model.members import equal_runs
 from nanogrove.settings import Settings
 
 REGISTER = 16  # float32 numbers in the widest vector register
@@ -162,12 +162,6 @@ def alike_members(update: Update, settings: Sequence[UpdateSettings]) -> list[Al
         Alike(first, stop, rates[first], decays[first], each[first])
         for first, stop in equal_runs(list(zip(rates, decays, counts, each, strict=True)))
     ]
-
-
-def equal_runs(values: Sequence[object]) -> list[tuple[int, int]]:
-    """Where runs of equal values begin and stop, in order."""
-    firsts = [n for n in range(len(values)) if n == 0 or values[n] != values[n - 1]]
-    return list(pairwise([*firsts, len(values)]))
 
 
 def _apply(kernel: Kernel, update: Update, alike: Alike) -> None:

@@ -34,7 +34,6 @@ from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.plan import Plan
 from nanogrove.train.precision import Decoding, Precision, pick_device
 from nanogrove.train.state import TrainState
-from nanogrove.waits import Watch, unwatched
 
 
 @dataclass(frozen=True)
@@ -86,12 +85,10 @@ def build(
     checkpoint: Checkpoint | None = None,
     allow_code: bool = False,
     ranks: Ranks = ALONE,
-    watch: Watch = unwatched,
 ) -> Setup:
     """Prepares the data and resolves what the preset leaves open: vocabulary, steps, precision.
 
-    A new run resolves its paths too, so that it can be resumed from another folder. `watch` sees how far the
-    preparation of the data is. Raises PresetError for settings
+    A new run resolves its paths too, so that it can be resumed from another folder. Raises PresetError for settings
     and DataError for data that cannot be used, CheckpointError when the data or its vocabulary is not what `checkpoint`
     was trained on.
     """
@@ -103,7 +100,7 @@ def build(
     check_sharding(preset, method, ranks)
     check_memory(preset, method, preset.model, 1, device, ranks)
     corpus = ranks.local_rank0_first(
-        lambda: make_corpus(preset.data, preset.model.block_size, train.batch_size, preset.seed, watch)
+        lambda: make_corpus(preset.data, preset.model.block_size, train.batch_size, preset.seed)
     )
     check_same_data(checkpoint, corpus)
     check_model(preset, method, corpus)

@@ -32,7 +32,7 @@ import numpy as np
 
 from nanogrove.studies.statistics import BISECTIONS, EQUAL_SUMS, Floats, PairedTest
 
-BETS = (1.0, 2.0)  # values of c, chosen by power among 17 sets (docs/decisions/032-when-a-comparison-is-decided.md)
+BETS = (1.0, 2.0)  # values of c, chosen by power among ten sets (docs/decisions/032-when-a-comparison-is-decided.md)
 PATTERNS = 2**14
 SHIFTS = 801  # tried by the interval before it is made exact
 

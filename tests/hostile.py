@@ -39,7 +39,8 @@ CASES = (
 )
 TENSORS = ("model", "optimizer", "heads", "kept")
 FREE_BYTES, MAX_BYTES = 1_500_000_000, 2_000_000_000
-INTERRUPTS, HANGING = (4.0, 7.0), 20.0  # seconds until each Ctrl-C, and until it hangs
+INTERRUPTS = (4.0, 7.0)  # seconds until each Ctrl-C
+HANGING, WAITING = 20.0, 60.0  # seconds of a CPU, and of a clock on a busy machine, after which a command hangs
 GOOD = ("succeeds", "refused", "stops")
 DEEP = "[" * 100_000 + "]" * 100_000
 Command = list[str]
@@ -290,6 +291,12 @@ def run_apart(
     return verdict or ending(os.waitstatus_to_exitcode(status), error), error
 
 
+def cpu_seconds(process: int) -> float:
+    """How long a process has computed."""
+    ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
 def watched(process: int, interrupts: Sequence[float]) -> tuple[int, str | None]:
     """The status of a process when it has ended, and the bad end for which it was killed, if it was.
 
@@ -303,7 +310,8 @@ def watched(process: int, interrupts: Sequence[float]) -> tuple[int, str | None]
         seconds = time.monotonic() - began
         with contextlib.suppress(OSError, IndexError):
             pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-            verdict = "memory" if pages * resource.getpagesize() > MAX_BYTES else "hang" if seconds > HANGING else None
+            hangs = seconds > WAITING or cpu_seconds(process) > HANGING
+            verdict = "memory" if pages * resource.getpagesize() > MAX_BYTES else "hang" if hangs else None
             if verdict:
                 os.kill(process, signal.SIGKILL)
                 return os.waitpid(process, 0)[1], verdict

@@ -27,7 +27,7 @@ import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 HOSTILE = runpy.run_path(str(Path(__file__).with_name("hostile.py")))
 GOOD = ("succeeds", "refused")
 ROWS = 120  # of a healthy table: enough to be split by document
-WORDS = "the a sun moon river stone lamp walks sings waits over quiet old or café naïve Straße größer".split()
+WORDS = ["the", "a", "sun", "moon", "river", "stone", "lamp", "walks", "sings", "old", "or", "café", "naïve", "größer"]
 ENCODINGS = ("utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-16-le", "utf-32", "utf-8", "utf-8")
 TRAIN = {
     "name": "hostile",
@@ -80,8 +80,7 @@ def delimited(rng: random.Random) -> Made:
     """CSV of some dialect, or TSV."""
     out, ending = io.StringIO(newline=""), rng.choice((".csv", ".csv", ".tsv"))
     delimiter = "\t" if ending == ".tsv" else rng.choice(",;|")
-    quoting = rng.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
-    writer = csv.DictWriter(out, rows_of(rng)[0], delimiter=delimiter, quoting=quoting)
+    writer = csv.DictWriter(out, rows_of(rng)[0], delimiter=delimiter, quotechar=rng.choice('""\''))
     writer.writeheader()
     writer.writerows({**row, "title": row["title"].replace(" ", "\n")} for row in rows_of(rng))
     before = rng.choice(("", "", f"sep={delimiter}\n", "A title\n\n"))
@@ -185,7 +184,18 @@ def damaged(data: bytes, rng: random.Random) -> tuple[bytes, str]:
         number = rng.choice(NUMBERS).to_bytes(8, rng.choice(("little", "big")))[: rng.choice((4, 8))]
         near_end = max(len(data) - rng.randrange(1, 200), 0)
         deep = rng.choice(("[", '{"a":', "[{", "<<", "(")).encode() * rng.choice((100, 5000, 200_000))
-        junk = (b"\0" * 9, b"NaN", b"1" * 5000, b"\xef\xbb\xbf", b"\xff\xfe", b'"', b"\\", b"\n" * 9, b"\\ud800", b"\x85")
+        junk = (
+            b"\0" * 9,
+            b"NaN",
+            b"1" * 5000,
+            b"\xef\xbb\xbf",
+            b"\xff\xfe",
+            b'"',
+            b"\\",
+            b"\n" * 9,
+            b"\\ud800",
+            b"\x85",
+        )
         noise = rng.randbytes(span)
         changes: dict[str, bytes] = {
             "a byte": data[:at] + noise[:1] + data[at + 1 :],
@@ -194,7 +204,7 @@ def damaged(data: bytes, rng: random.Random) -> tuple[bytes, str]:
             "without its beginning": data[at:],
             "doubled": data + data,
             "a span doubled": data[: at + span] + data[at:],
-            "a span many times": data[:at] + data[at : at + span] * min(1000, 2_000_000 // span) + data[at:],
+            "a span many times": data[:at] + data[at : at + span] * min(500, 400_000 // span) + data[at:],
             "a number": data[:at] + number + data[at + len(number) :],
             "a number at the end": data[:near_end] + number + data[near_end + len(number) :],
             "a number at the beginning": number + data[len(number) :],
@@ -232,7 +242,10 @@ def one_file(kind: str, folder: Path, rng: random.Random) -> tuple[Path, str]:
         made = made[0], data
     name, data = made
     if rng.random() < 0.15:
-        name, change = f"a{rng.choice(('.txt', '.csv', '.json', '.jsonl', '.parquet', '.pdf', ''))}", f"{change}, renamed"
+        name, change = (
+            f"a{rng.choice(('.txt', '.csv', '.json', '.jsonl', '.parquet', '.pdf', ''))}",
+            f"{change}, renamed",
+        )
     if rng.random() < 0.3:
         ending = rng.choice(list(PACKINGS))
         data = PACKINGS[ending](data)
@@ -249,27 +262,24 @@ def one_file(kind: str, folder: Path, rng: random.Random) -> tuple[Path, str]:
 
 
 def vanish(path: Path, at: int, how: str) -> None:
-    """Makes a file vanish, or become another thing, as the `at`-th look at any file begins."""
-    looks, moved = 0, False
+    """Makes a file vanish, or become another thing, as a file of its folder is opened for the `at`-th time."""
+    opening, looks = Path.open, 0
 
-    def look(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal looks, moved
-        if moved or event != "open" or not str(arguments[0]).startswith(str(path.parent)):
-            return
-        looks += 1
-        if looks == at:
-            moved = True
-            size = path.stat().st_size
+    def opened(self: Path, *arguments: Any, **named: Any) -> Any:
+        nonlocal looks
+        looks += self.parent.name == path.parent.name
+        if looks == at and self.parent.name == path.parent.name:
             if how == "cut":
-                os.truncate(path, size // 2)
-                return
-            path.unlink()
+                os.truncate(path, path.stat().st_size // 2)
+            else:
+                path.unlink()
             if how == "folder":
                 path.mkdir()
             elif how == "link":
                 path.symlink_to(path)
+        return opening(self, *arguments, **named)
 
-    sys.addaudithook(look)
+    Path.open = opened  # type: ignore[method-assign]
 
 
 def misplace(path: Path, rng: random.Random) -> str:
@@ -335,9 +345,23 @@ def typed_attempt(folder: Path, rng: random.Random) -> Attempt:
     (folder / "data").mkdir()
     kind = rng.choice(list(PLAIN))
     path, change = one_file(kind, folder / "data", rng)
-    source: dict[str, Any] = {"type": kind if rng.random() < 0.7 else rng.choice(list(PLAIN)), "path": f"data/{path.name}"}
+    source: dict[str, Any] = {
+        "type": kind if rng.random() < 0.7 else rng.choice(list(PLAIN)),
+        "path": f"data/{path.name}",
+    }
     options: dict[str, list[Any]] = {
-        "encoding": ["auto", "detect", "utf-8", "utf-16", "utf-32-be", "cp1252", "gb18030", "iso2022_jp", "utf-7", "rot13"],
+        "encoding": [
+            "auto",
+            "detect",
+            "utf-8",
+            "utf-16",
+            "utf-32-be",
+            "cp1252",
+            "gb18030",
+            "iso2022_jp",
+            "utf-7",
+            "rot13",
+        ],
         "text_field": ["text", "title", "no such", "", "id"],
         "format": ["{text}", "Q: {title}\n{text}", "{x}", "{text!r}"],
         "glob": ["**/*", "*", "../*", "[", "**"],

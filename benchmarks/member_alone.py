@@ -8,7 +8,7 @@ and, with rates by member, one kernel for all members that writes directions. Co
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
@@ -20,9 +20,10 @@ from nanogrove.model.gpt import ModelConfig
 from nanogrove.train import loop as fit
 from nanogrove.train.optim import adamw, update_rule
 from nanogrove.train.optim.muon import apply_update_
-from nanogrove.train.optim.update_rule import Kernel, Numbers, Update, UpdateSettings
+from nanogrove.train.optim.update_rule import Alike, Kernel, Numbers, Update, UpdateSettings
 from side_by_side import Work, in_turn, stepper, tokens
 
+kernel_alone = update_rule._apply
 SIZES = ((2, 32, 4, 16), (2, 64, 8, 32), (4, 128, 12, 64))  # layers, width, rows, tokens
 
 
@@ -36,12 +37,19 @@ def per_member(vector: Tensor, like: Tensor) -> Tensor:
     return vector.view(vector.shape[0], *[1] * (like.dim() - 2), vector.shape[1])
 
 
-def by_member(kernel: Kernel, update: Update, settings: UpdateSettings) -> None:
+def all_at_once(update: Update, settings: Sequence[UpdateSettings]) -> list[Alike]:
+    return [Alike(0, update.members, update.lr, update.weight_decay, settings[0])]  # type: ignore[arg-type]
+
+
+def by_member(kernel: Kernel, update: Update, alike: Alike) -> None:
+    if not isinstance(update.lr, Tensor):
+        return kernel_alone(kernel, update, alike)
     directions = [torch.zeros_like(weight) for weight in update.weights]
-    lr, steps = torch.as_tensor(update.lr).to(directions[0]), [step[0] for step in update.steps]
-    adamw.kernel(Numbers(directions, update.gradients, update.moments, steps, 1.0, 0.0), settings)
+    lr = update.lr.to(directions[0])
+    adamw.kernel(Numbers(directions, update.gradients, update.moments, update.steps, 1.0, 0.0), alike.settings)
     for weight, direction in zip(update.weights, directions, strict=True):
         apply_update_(weight, direction, lr, lr * update.weight_decay)
+    return None
 
 
 @contextmanager
@@ -53,7 +61,8 @@ def plain() -> Iterator[None]:
             (layers, "per_member", per_member),
             (elementwise, "_in_full_registers", lambda function, x: function(x)),
             (update_rule, "REGISTER", 1),
-            (update_rule, "_one_member_after_the_other", by_member),
+            (update_rule, "alike_members", all_at_once),
+            (update_rule, "_apply", by_member),
             (fit, "_norm", lambda x: torch.linalg.vector_norm(x, dim=-1)),
         ):
             held.enter_context(patch.object(owner, name, instead))

@@ -11,7 +11,8 @@ import argparse
 
 import torch
 
-from nanogrove.model.gpt import GPT, ModelConfig, stack
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.members import stack
 from nanogrove.train.loop import clip_gradients
 from side_by_side import Work, in_turn, stepper, tokens
 

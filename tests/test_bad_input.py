@@ -304,10 +304,7 @@ def test_a_verb_that_cannot(command: Any, preset: Path, finished: Path, tmp_path
     ],
 )
 def test_a_command_line_that_makes_no_sense(command: Any, finished: Path, line: str) -> None:
-    ended = command(*line.replace("RUN", str(finished / "run")).split(" "))
-    assert ended.code == 2
-    assert "Usage:" in ended.err
-    assert "Traceback" not in ended.err
+    assert command(*line.replace("RUN", str(finished / "run")).split(" ")).error().startswith("error: ")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ ROOMS = [  # from the ground up; rooms of one level do not know each other
     {"methods", "language_model", "corpora"},
     {"config"},
     {"runs"},
+    {"studies"},
     {"explore"},
     {"api", "cli"},
     {"__main__", "__init__"},

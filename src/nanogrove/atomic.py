@@ -25,10 +25,21 @@ from pathlib import Path
 SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 KEPT_BYTES = 200  # of a name, in that of its aside file: file systems allow 255
 STALE_SECONDS = 3600.0  # no write takes as long: the aside file of a process that was killed
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what only a write meets
 REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
+    **dict.fromkeys(FULL, "free some space"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow this user to write there"),
     **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENXIO), "move away what is there"),
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOENT: "see whether the name is right and its folder is there",
+    errno.EMFILE: "raise the limit of open files, as `ulimit -n 4096` does,",
+    **dict.fromkeys((errno.ENFILE, errno.ENOMEM, errno.EAGAIN), "close other programs"),
+}
+GENERAL_REMEDIES = REMEDIES | {  # where it may have been a read that failed
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "allow this user to read and write there"),
+    errno.EISDIR: "name a file, or move away the folder",
+    errno.ENOTDIR: "name a path that does not lead through a file",
+    errno.EINVAL: "name a file",
 }
 
 
@@ -106,6 +117,14 @@ def read_file(path: Path, most: int) -> bytes:
 def refusal(error: OSError) -> str:
     """Why a write failed and what to do about it, as the end of a message: `(No space left …); free some space`."""
     return f"({error.strerror}); {REMEDIES.get(error.errno or 0, 'see whether the disk is well')}"
+
+
+def described(error: OSError, where: str | None = None) -> str:
+    """What the system refused, in one line: where, what, and what to do; `where` if the error names no file."""
+    named = [os.fsdecode(name) for name in (error.filename,) if isinstance(name, (str, bytes))] or filter(None, [where])
+    remedy = GENERAL_REMEDIES.get(error.errno or 0, "--debug shows what was under way")
+    reason = error.strerror or str(error)
+    return f"{': '.join([*named, f'{reason[:1].lower()}{reason[1:]}'])}; {remedy.rstrip(',')}"
 
 
 def make_folder(path: Path) -> None:

@@ -15,37 +15,31 @@ from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.corpus import TextCorpus
 from nanogrove.synthetic.corpus import GrammarCorpus, RHMConfig, RLMConfig
 from nanogrove.synthetic.examples import TaskConfig, TaskCorpus
-from nanogrove.waits import Watch, unwatched
 
 
 class Kind(NamedTuple):
     """The settings of a kind, whose `type` is its name, and the corpus made from them.
 
-    `corpus` takes the settings, the tokens per window, the sequences per batch, a seed, and who watches the wait.
+    `corpus` takes the settings, the tokens per window, the sequences per batch, and a seed.
     """
 
     Config: type[BaseModel]
-    corpus: Callable[[Any, int, int, int, Watch], Corpus]
-
-
-def _at_once(corpus: Callable[[Any, int, int, int], Corpus]) -> Callable[[Any, int, int, int, Watch], Corpus]:
-    """A corpus for which nobody waits."""
-    return lambda config, block_size, batch_size, seed, watch: corpus(config, block_size, batch_size, seed)
+    corpus: Callable[[Any, int, int, int], Corpus]
 
 
 CORPORA = {
     "text": Kind(DataConfig, TextCorpus),
-    "rlm": Kind(RLMConfig, _at_once(GrammarCorpus)),
-    "rhm": Kind(RHMConfig, _at_once(GrammarCorpus)),
-    "task": Kind(TaskConfig, _at_once(TaskCorpus)),
-    "rewarded": Kind(RewardedConfig, _at_once(RewardedCorpus)),
-    "preferences": Kind(PreferencesConfig, _at_once(RewardedCorpus)),
+    "rlm": Kind(RLMConfig, GrammarCorpus),
+    "rhm": Kind(RHMConfig, GrammarCorpus),
+    "task": Kind(TaskConfig, TaskCorpus),
+    "rewarded": Kind(RewardedConfig, RewardedCorpus),
+    "preferences": Kind(PreferencesConfig, RewardedCorpus),
 }
 
 
-def make_corpus(config: CorpusConfig, block_size: int, batch_size: int, seed: int, watch: Watch = unwatched) -> Corpus:
+def make_corpus(config: CorpusConfig, block_size: int, batch_size: int, seed: int) -> Corpus:
     """The corpus that `config` describes, in windows of `block_size` tokens and batches of `batch_size` sequences.
 
-    `watch` sees how far its preparation is. Raises DataError where the data cannot be read or is too short.
+    Raises DataError where the data cannot be read or is too short.
     """
-    return CORPORA[config.type].corpus(config, block_size, batch_size, seed, watch)
+    return CORPORA[config.type].corpus(config, block_size, batch_size, seed)

@@ -5,6 +5,7 @@ NanogroveError          one line: what is wrong, where, and what to do; the comm
 ├── DataError           a corpus or tokenizer that cannot be read or used
 ├── CheckpointError     a checkpoint that is damaged, refused, or could not be written
 ├── RunError            a run folder that is missing, in use, or already holds a run
+├── StudyError          a study whose arms cannot be compared, that could show nothing, or whose folder is damaged
 └── DivergedError       a loss that is NaN, infinite, or far above a uniform guess; or a model that gives no numbers
 
 `nearest` words the hint of a message about a name that is not known.
@@ -39,6 +40,10 @@ class CheckpointError(NanogroveError):
 
 class RunError(NanogroveError):
     """A run folder that is missing, in use, or already holds a run."""
+
+
+class StudyError(NanogroveError):
+    """A study whose arms cannot be compared, that could show nothing, or whose folder is damaged."""
 
 
 class DivergedError(NanogroveError):

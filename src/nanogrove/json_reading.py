@@ -35,16 +35,19 @@ def read_json(path: Path) -> object:
     return parse_json(read_bytes(path))
 
 
-def read_lines(file: BinaryIO) -> Iterator[str]:
+def read_lines(file: BinaryIO, whole: bool = False) -> Iterator[str]:
     """The lines of a file of JSON lines, one after the other; a last line cut short by a kill is left out.
 
-    Raises BadJsonError for a line of more than `MAX_BYTES`, and OSError for a file that cannot be read.
+    Raises BadJsonError for a line of more than `MAX_BYTES`, and for a last line cut short of a file that is to be
+    `whole`; OSError for a file that cannot be read.
     """
     for number in count(1):
         line = file.readline(MAX_BYTES + 1)
         if len(line) > MAX_BYTES:
             raise BadJsonError(f"line {number} has more than {MAX_BYTES:,} bytes")
         if not line.endswith(b"\n"):
+            if line and whole:
+                raise BadJsonError(f"line {number} is cut short")
             return
         yield line.decode("utf-8", "replace")
 

@@ -1,7 +1,11 @@
 """The table of verbs, and the two that only show: presets and settings."""
 
+import errno
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -66,6 +70,62 @@ def test_the_version_names_what_a_report_of_a_fault_should(command: Callable[...
     shown = command("--version")
     assert shown.code == 0
     assert re.fullmatch(r"nanogrove \S+ \(torch \S+, Python \S+, \w+\)\n", shown.out)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("prests", "no such verb: prests; did you mean presets?"),
+        ("xyzzy", f"no such verb: xyzzy; verbs are {', '.join(VERBS)}"),
+        ("--versoin", "no such option: --versoin; did you mean --version?"),
+        (f"report {'x' * 300}", f"{'x' * 300}: file name too long; give a shorter name"),
+        ("train .", ".: is a folder, and a preset is a file; the run in a folder goes on with --resume"),
+        ("evaluate preset.json", "preset.json: no run here; give a folder such as runs/NAME"),
+    ],
+)
+def test_a_wrong_command_ends_in_one_line(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str, line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "preset.json").write_text("{}")
+    assert command(*given.split()).error() == f"error: {line}"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            OSError(errno.EMFILE, "Too many open files", "a"),
+            "a: too many open files; raise the limit of open files, as",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", b"a"), "a: permission denied; allow this user to read and"),
+        (OSError(errno.EIO, "Input/output error"), "input/output error; --debug shows what was under way"),
+        (OSError("odd"), "odd; --debug shows what was under way"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_with_a_remedy(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, error: OSError, line: str
+) -> None:
+    def refused() -> dict[str, str]:
+        raise error
+
+    monkeypatch.setattr("nanogrove.cli.verbs.presets.list_presets", refused)
+    assert command("presets").error().startswith(f"error: {line}")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a device that is always full")
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_standard_output_that_is_full_is_said_in_one_line(buffered: str) -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "nanogrove", "presets"],
+            env={**os.environ, "PYTHONUNBUFFERED": buffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert ended.stderr == "error: standard output: no space left on device; free some space\n"
+    assert ended.returncode == 2
 
 
 def test_ctrl_c_ends_a_verb_in_one_line(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""An option that `train` does not have is answered with the setting, or the option, that was meant."""
+"""Words that a verb does not take are answered in one line with the option, or the setting, that was meant."""
 
 from collections.abc import Callable
 from typing import Any
@@ -49,3 +49,24 @@ def test_what_was_meant(command: Callable[..., Any], given: str, meant: str) -> 
         if meant.startswith(WRITE) and "VALUE" not in meant.removeprefix(WRITE) and " or " not in meant:
             base = {"data": {"sources": "my.txt"}, "train": {"steps": 10}}
             resolve(base, [meant.removeprefix(WRITE)])  # it is a setting
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("presets --foo", "no such option: --foo; options of `nanogrove presets` are --help"),
+        ("generate run --precison float32", "no such option: --precison; did you mean --precision?"),
+        ("generate run --lr 3", "no such option: --lr; options of `nanogrove generate` are --tokens, --temperature, "),
+        ("presets a b", "`nanogrove presets` does not take 'b'; see `nanogrove presets --help`"),
+        ("generate", "run is missing; see `nanogrove generate --help`"),
+        ("explore notes.txt --out", "--out needs a value; see `nanogrove explore --help`"),
+        ("explore notes.txt --train=3", "--train takes no value; write --train alone"),
+        ("generate run --tokens abc", "--tokens: "),
+        ("generate run --precision half", "--precision: "),
+        ("generate run --stop --foo --bar", "no such option: --bar; "),
+        ("report -- --run", "--run: no run is here"),
+        ("train quickstart train.steps=\udcff", "train.steps=\\xff: must be UTF-8 text, and "),
+    ],
+)
+def test_words_that_a_verb_does_not_take(command: Callable[..., Any], given: str, line: str) -> None:
+    assert command(*given.split()).error().startswith(f"error: {line}")

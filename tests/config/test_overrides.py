@@ -8,6 +8,7 @@ import pytest
 from nanogrove.config.catalog import read_preset_file
 from nanogrove.config.overrides import replaced, resolve
 from nanogrove.errors import PresetError
+from nanogrove.methods import load_method
 
 BASE: dict[str, Any] = {"data": {"sources": "my.txt"}, "train": {"steps": 10}}
 
@@ -44,7 +45,7 @@ def value(key: str, *given: str, base: dict[str, Any] = BASE) -> Any:
         ("data.tokenizer=1e5", "1e5"),
         ('sample.prompts=["1", "null"]', ["1", "null"]),
         ("seed=9223372036854775807", 2**63 - 1),
-        ("method=pretrain", {"name": "pretrain", "follow": {}, "adaptive": None, "curriculum": None}),
+        ("method=pretrain", load_method("pretrain").Config().model_dump()),
     ],
 )
 def test_an_override_is_read_as_its_field_wants(override: str, expected: Any) -> None:

@@ -149,6 +149,7 @@ def test_the_columns_that_make_a_text(rng: random.Random, names: list[str], expe
         (["1,200", "$3.50", "40%", "-7e3", "N/A"] * 9, "number"),
         ([3.5, float("nan"), 2], "number"),
         (list(range(7, 40)), "id"),
+        ([*range(60), "²", "9" * 5000, "1"], "id"),
         (["2024-05-01", "1999-12-31T10:00:00"], "date"),
         (["12 May 2024", "May 3, 2020"], "date"),
         (["https://a.example/b c", "https://a.example"], "short text"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nanogrove.config.overrides import resolve
-from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.errors import CheckpointError, PresetError, RunError
 from nanogrove.evaluate import samples
 from nanogrove.evaluate.reward import RewardConfig, load_reward
 from nanogrove.methods import align
@@ -111,6 +111,24 @@ def test_an_end_mark_is_scored_only_where_the_model_wrote_it(
     assert all(checkpoint is not None and checkpoint.state["step"] == 14 for checkpoint in ends)
     for name, tensor in ends[0].model.items():
         assert torch.equal(tensor, ends[1].model[name]), name
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [({"prompt": 3}, "line 1: prompt must be text, and 3 was given"), ({"text": "\u2603"}, "line 1: ")],
+)
+def test_kept_texts_that_are_damaged_are_refused(
+    preset: dict, tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    steps = train(resolve(preset), tmp_path)
+    while next(steps).step < 10:  # what was saved is step 9, within the round
+        pass
+    steps.close()
+    stored = tmp_path / "data/round-1.jsonl"
+    first, *others = stored.read_text().splitlines()
+    stored.write_text("\n".join([json.dumps(json.loads(first) | row), *others, ""]))
+    with pytest.raises(RunError, match=f"{re.escape(str(stored))}: is damaged, {message}"):
+        list(train(resolve(preset), tmp_path, resume=True))
 
 
 def test_a_kill_behind_any_step_and_a_resume_end_alike(preset: dict, tmp_path: Path, resumes_exactly: Any) -> None:

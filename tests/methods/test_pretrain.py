@@ -43,6 +43,32 @@ def test_a_run_from_before_a_setting_was_there_goes_on(tiny: Any, tmp_path: Path
     assert len(rates(tmp_path / "run")) == 8
 
 
+def test_training_is_smoothed_and_what_is_scored_is_not(tiny: Any, tmp_path: Path) -> None:
+    """A model of zeros guesses alike: smoothing changes nothing at first, and is more than the NLL once it learns."""
+    events = {}
+    for share in (0.0, 0.5):
+        made = tiny(
+            method={"name": "pretrain", "label_smoothing": share},
+            model={"dropout": 0.0, "init_scale": 1e-6},
+            train={"steps": 20},
+            evaluate={"every": 20},
+            optimizer={"lr": 0.01},
+            sample={"tokens": 0},
+        )
+        events[share] = list(train(resolve(made), tmp_path / f"{share}"))
+    plain, smoothed = ([e.values["loss"] for e in events[share] if e.kind == "step"] for share in events)
+    assert smoothed[0] == pytest.approx(plain[0], abs=1e-3)
+    assert smoothed[-1] > plain[-1] + 0.1
+    scored = next(event.values["loss"] for event in events[0.5] if event.kind == "eval")
+    assert scored < smoothed[-1] - 0.05
+
+
+def test_smoothing_and_heads_exclude_each_other(tiny: Any) -> None:
+    method = {"name": "pretrain", "label_smoothing": 0.1}
+    with pytest.raises(NanogroveError, match=r"auxiliary: .* leave enable_… out"):
+        resolve(tiny(method=method, auxiliary={"enable_value": True}))
+
+
 @pytest.mark.parametrize(
     ("follow", "said"),
     [

@@ -46,3 +46,12 @@ def test_a_long_context_takes_the_kernel_and_computes_the_same(monkeypatch: pyte
     monkeypatch.setattr(attention, "MAX_SCORES_WRITTEN_OUT", 2 * 2 * 16 * 16 - 1)
     monkeypatch.setattr(attention, "unfused_attention", None)
     torch.testing.assert_close(model(tokens), written_out, atol=1e-5, rtol=1e-5)
+
+
+def test_on_the_meta_device_the_rotary_table_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arithmetic there would import the compiler, at each start of a run."""
+    shape = attention.rotary_table(8, 4, 10_000.0).shape
+    monkeypatch.setattr(torch, "arange", None)
+    with torch.device("meta"):
+        table = attention.rotary_table(8, 4, 10_000.0)
+    assert (table.shape, table.device.type, table.dtype) == (shape, "meta", torch.float32)

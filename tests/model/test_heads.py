@@ -7,8 +7,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from nanogrove.model.gpt import GPT, ModelConfig, stack, unstack
+from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig, Heads, scale_gradient
+from nanogrove.model.members import stack, unstack
 
 ALL = {f"enable_{name}": True for name in ("policy", "value", "dynamics", "span_contrastive", "multi_token")}
 SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 8}

@@ -26,8 +26,9 @@ from transformers import (
 )
 
 from nanogrove.errors import CheckpointError, DataError, PresetError
-from nanogrove.model.gpt import GPT, ModelConfig, stack
+from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.huggingface import export_model, family_of, import_model, to_transformers
+from nanogrove.model.members import stack
 
 KINDS = ("gpt2", "llama", "qwen3", "nanochat")
 

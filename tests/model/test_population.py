@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogrove.model.gpt import GPT, ModelConfig, stack, unstack
+from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.layers import Linear
+from nanogrove.model.members import stack, unstack
 
 MEMBERS = 4
 SMALL = {"vocab_size": 53, "block_size": 20, "n_layer": 2, "n_embd": 24}

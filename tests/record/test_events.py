@@ -50,4 +50,4 @@ def test_rows_come_back_whatever_their_texts_hold(tmp_path: Path) -> None:
     rows = [{"text": "a\u2028b\x85\r\n"}, {"text": "é"}]
     with RunFolder(tmp_path / "run") as folder:
         folder.write_rows("round-1", rows)
-        assert folder.read_rows("round-1") == rows
+        assert folder.read_rows("round-1", dict, print, 2) == rows

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typing_extensions import TypedDict
 
 from nanogrove.errors import RunError
 from nanogrove.record.events import Event
@@ -146,14 +147,53 @@ def test_a_preset_of_any_size_is_not_read(tmp_path: Path) -> None:
         read_preset(tmp_path)
 
 
+class Row(TypedDict):
+    """A row of these tests."""
+
+    a: str
+
+
+def accept(row: Row) -> None:
+    if row["a"] == "z":
+        raise ValueError("z is not a text of this run")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"a": "x"}\n{"a": 1}\n', "line 2: a must be text, and 1 was given"),
+        (b'{"a": "x"}\n{"b": "x"}\n', "line 2: a is missing"),
+        (b'{"a": "x"}\n[]\n', "line 2: "),
+        (b'{"a": "z"}\n{"a": "x"}\n', "line 1: z is not a text of this run"),
+        (b'{"a": "x"}\n{"a": "y"}', "line 2 is cut short"),
+        (b'{"a": "x"}\n', "with 1 rows of 2"),
+        (b"", "with 0 rows of 2"),
+        (b'{"a": "x"\n\n', "expecting ',' delimiter"),
+        (b"[" * 100_000 + b"\n\n", "nested too deeply"),
+    ],
+)
+def test_damaged_rows_are_refused_with_what_can_be_done(tmp_path: Path, data: bytes, message: str) -> None:
+    with RunFolder(tmp_path) as run:
+        run.write_rows("labels", [{"a": "x"}, {"a": "y"}])
+        assert run.read_rows("labels", Row, accept, 2) == [{"a": "x"}, {"a": "y"}]
+        (tmp_path / "data" / "labels.jsonl").write_bytes(data)
+        with pytest.raises(RunError) as refused:
+            run.read_rows("labels", Row, accept, 2)
+    line = str(refused.value)
+    assert line.startswith(f"{tmp_path / 'data' / 'labels.jsonl'}: is damaged, ")
+    assert message in line
+    assert line.endswith("; put back what the run wrote there, or train anew in another folder")
+    assert "\n" not in line
+
+
 def test_rows_are_written_in_a_folder_of_their_own_and_read_back(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run") as run:
-        run.write_rows("labels", [1, {"a": "é"}])
-        assert run.read_rows("labels") == [1, {"a": "é"}]
+        run.write_rows("labels", [{"a": "é"}])
+        assert run.read_rows("labels", Row, accept, None) == [{"a": "é"}]
         (tmp_path / "run" / "data" / "labels.jsonl").unlink()
         os.mkfifo(tmp_path / "run" / "data" / "labels.jsonl")
-        with pytest.raises(RunError, match="data that this run made cannot be read"):
-            run.read_rows("labels")
+        with pytest.raises(RunError, match=r"labels\.jsonl: cannot be read \(not a file\); put back what the run"):
+            run.read_rows("labels", Row, accept, None)
         run.write_preset({"name": "é"})
     assert json.loads((tmp_path / "run" / "preset.json").read_bytes()) == {"name": "é"}
     assert (tmp_path / "run" / "checkpoints").is_dir()

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -163,6 +163,15 @@ def test_a_method_needs_its_data_and_its_last_split(preset: Preset, corpus: Corp
         check_method(preset, other, corpus, preset.model, False, new=False)
     with pytest.raises(PresetError, match=r"ends on the test split, which is empty; set data\.test"):
         check_method(preset, replace(method_of(preset), final_split="test"), Another(), preset.model, False, new=True)  # type: ignore[arg-type]
+
+
+def test_a_preset_may_name_the_split_that_a_run_ends_on(preset: Preset, corpus: Corpus) -> None:
+    class Another:
+        splits = ("train", "validation")
+
+    on_test = preset.model_copy(update={"evaluate": preset.evaluate.model_copy(update={"final": "test"})})
+    with pytest.raises(PresetError, match=r"evaluate\.final: the run ends on the test split, which is empty"):
+        check_method(on_test, method_of(preset), cast(Corpus, Another()), preset.model, False, new=False)
 
 
 def runtime(preset: Preset, corpus: Corpus, ranks: Ranks = ALONE) -> Any:

@@ -38,4 +38,4 @@ def test_until_keeps_the_schedule_of_the_plan(scale: float | torch.Tensor) -> No
 
 
 def test_a_plan_without_a_run_folder_has_no_rows() -> None:
-    assert plan().rows.read_rows("round-1") == []
+    assert plan().rows.read_rows("round-1", dict, print, None) == []

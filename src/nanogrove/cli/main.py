@@ -4,20 +4,24 @@ Nothing here imports torch until a verb needs it. Errors are one line on standar
 anywhere, shows the trace. A run stopped by Ctrl-C or SIGTERM exits with 128 plus the signal's number.
 """
 
+import os
 import sys
 from importlib import import_module
 from io import TextIOWrapper
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from nanogrove.atomic import FULL, described
 from nanogrove.cli.menu import ask_overrides, ask_preset, printed_groups
+from nanogrove.cli.options import Verb, check_options, known_options
 from nanogrove.cli.terminal import console, new_run_folder
+from nanogrove.cli.text import printable
 from nanogrove.cli.verbs.train import train
-from nanogrove.errors import NanogroveError
+from nanogrove.errors import NanogroveError, PresetError, nearest
 from nanogrove.memory import used_up_as_error
 
 # In the order of --help. Each is the function of that name in the module `nanogrove.cli.verbs.NAME`.
@@ -32,16 +36,31 @@ VERBS = (
     "lineage",
 )
 
-CONTEXTS = {"train": {"ignore_unknown_options": True}}  # it says which setting such an option means
-
 
 class Verbs(TyperGroup):
     """The verbs, of which each wait ends at Ctrl-C."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Takes the words up to the verb. Raises PresetError for an option that is not known."""
+        if not ctx.resilient_parsing:  # as it is to complete a line that is not whole yet
+            known = known_options(self.params, ctx.help_option_names)
+            check_options(args, known, ctx.command_path, first_only=True)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The verb that is named first. Raises PresetError for one that there is not."""
+        if args[0] not in VERBS and not ctx.resilient_parsing:
+            hint = nearest(args[0], VERBS) or f"verbs are {', '.join(VERBS)}"
+            raise PresetError(f"no such verb: {args[0]}; {hint}")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Runs a verb; Ctrl-C gives one line on standard error and exit code 130."""
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a full disk is said here, and not by Python as it ends
+            return result
         except KeyboardInterrupt:
             echoed = "\n" if sys.stderr.isatty() else ""  # a terminal shows ^C
             print(f"{echoed}stopped by Ctrl-C", file=sys.stderr)
@@ -56,7 +75,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 for verb in VERBS:
-    app.command(context_settings=CONTEXTS.get(verb))(getattr(import_module(f"nanogrove.cli.verbs.{verb}"), verb))
+    app.command(cls=Verb)(getattr(import_module(f"nanogrove.cli.verbs.{verb}"), verb))
 
 
 @app.callback(invoke_without_command=True)
@@ -87,7 +106,7 @@ def print_version() -> None:
     from importlib.metadata import version
 
     python = ".".join(map(str, sys.version_info[:3]))
-    print(f"nanogrove {version('nanogrove')} (torch {version('torch')}, Python {python}, {sys.platform})")
+    print(f"nanogrove {version('nanogrove')} (torch {version('torch')}, Python {python}, {sys.platform})", flush=True)
 
 
 def main() -> None:
@@ -100,13 +119,23 @@ def main() -> None:
     try:
         with used_up_as_error():
             app(prog_name="nanogrove")
-    except (NanogroveError, OSError) as error:  # of the latter, what a disk refused where no more can be said
+    except NanogroveError as error:
         if debug:
             raise
-        from nanogrove.cli.text import printable
-
-        line = printable(" ".join(str(error).split("\n")))
-        Console(stderr=True).print(f"[red]error[/]: {escape(line)}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        fail(str(error))
+    except OSError as error:  # what the system refused where no more can be said
+        if debug:
+            raise
+        lost = error.filename is None and error.errno in FULL  # writers of files name them
+        if lost:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again as it ends
+        fail(described(error, where="standard output" if lost else None))
     except KeyboardInterrupt:  # before a verb began
         sys.exit(130)
+
+
+def fail(error: str) -> NoReturn:
+    """Shows an error in one line on standard error, and exits with code 2."""
+    line = printable(" ".join(error.split("\n")))
+    Console(stderr=True).print(f"[red]error[/]: {escape(line)}", highlight=False, soft_wrap=True)
+    sys.exit(2)

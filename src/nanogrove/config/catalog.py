@@ -73,6 +73,8 @@ def unknown_preset(name: str) -> PresetError:
 def read_preset_file(name: str) -> dict[str, Any]:
     """The JSON of a preset by its name or by the path of a file. Raises PresetError when there is none such."""
     text = packaged_text(name)
+    if text is None and Path(name).is_dir():
+        raise PresetError(f"{name}: is a folder, and a preset is a file; the run in a folder goes on with --resume")
     if text is None and not Path(name).is_file():
         raise unknown_preset(name)
     try:

@@ -21,6 +21,7 @@ from pydantic_core.core_schema import tagged_union_schema
 from nanogrove.config.problems import nearest_key
 from nanogrove.corpora import CORPORA
 from nanogrove.data.corpus import CorpusConfig
+from nanogrove.data.splits import Split
 from nanogrove.decoding.sampling import Sampling
 from nanogrove.json_difference import differences, shown
 from nanogrove.methods import METHODS, load_method
@@ -42,6 +43,7 @@ class EvaluateConfig(Settings):
     tokens: int | None = Field(
         100_000, ge=1, description="evenly spread tokens that are scored; null for the whole split"
     )
+    final: Split | None = Field(None, description="the split that is scored when the run ends; null: the method's")
 
 
 class SampleConfig(Sampling):

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from nanogrove.data.sources.messages import joined_messages
-from nanogrove.data.sources.tables import Columns
+from nanogrove.data.sources.tables import Columns, cell_text
 
 TEXT_CHARACTERS, TEXT_WORDS = 60, 10  # mean of a cell, from which on a column is text
 FIRST_WIDE = "\u2e80"  # from here on scripts without spaces between words, whose characters count for more
@@ -70,32 +70,33 @@ class Choice(NamedTuple):
 
 def examine(name: str, values: Sequence[object], rows: int, usable: bool = True) -> Column:
     """What a column holds, by the values of those of `rows` rows that have it."""
-    render = Columns(text_field="x").render
-    cells = [value if isinstance(value, str) else render({"x": value}) for value in values]
-    full = [(value, cell.strip()) for value, cell in zip(values, cells, strict=True) if cell and not cell.isspace()]
+    cells = [value if isinstance(value, str) else cell_text(value) for value in values]
+    full = [(value, text) for value, cell in zip(values, cells, strict=True) if (text := cell.strip())]
     texts = [cell for _, cell in full]
     count = len(texts)
     if not count:
         return Column(name, "empty", "no cell holds anything", len(cells) / rows, 0, 0, 0, 0, 0, "", usable)
     telling = [cell for cell in texts if len(cell) > 4 or cell.lower() not in NOTHING] or texts
-    numeric = sum(map(_is_number, telling)) / len(telling)
+    numbers = [cell for cell in telling if _is_number(cell)]
+    numeric = len(numbers) / len(telling)
     distinct = len(set(texts))
     characters, words = sum(map(len, texts)) / count, sum(len(cell.split()) for cell in texts) / count
     example = next((cell for cell in texts if len(cell) >= characters / 2), texts[0])[:200]
-    verdict, why = _verdict(name, full, telling, numeric, distinct, characters, words)
+    verdict, why = _verdict(name, full, telling, numbers, distinct, characters, words)
     shares = (len(cells) / rows, count / rows, numeric, distinct / count)
     return Column(name, verdict, why, *shares, characters, words, example, usable)
 
 
 def _is_number(cell: str) -> bool:
-    return len(cell) < 40 and any(map(str.isdigit, cell)) and NUMBER.fullmatch(cell) is not None
+    match = NUMBER.fullmatch(cell) if len(cell) < 40 else None
+    return match is not None and match.lastindex is not None  # each group of NUMBER holds a digit
 
 
 def _verdict(
     name: str,
     full: list[tuple[object, str]],
     telling: list[str],
-    numeric: float,
+    numbers: list[str],
     distinct: int,
     characters: float,
     words: float,
@@ -106,18 +107,19 @@ def _verdict(
         name: of the column
         full: values and texts of all cells that are not empty
         telling: the texts without such as `n/a`
-        numeric: the share of `telling` that are numbers
+        numbers: those of `telling` that are numbers
         distinct: how many different texts
         characters: mean of a text
         words: mean of a text
     """
     count = len(full)
-    share = distinct / count
+    share, numeric = distinct / count, len(numbers) / len(telling)
     size = f"mean {characters:,.0f} characters, {words:,.0f} word{'' if round(words) == 1 else 's'}"
     shown = f"{share:.0%} distinct" if distinct > 20 else f"{distinct} distinct"
-    if sum(joined_messages(value) is not None for value, _ in full) > count / 2:
+    nested = [value for value, _ in full if isinstance(value, (list, dict))]
+    if sum(joined_messages(value) is not None for value in nested) > count / 2:
         return "text", f"messages of a chat, joined by their roles; {size}"
-    if sum(isinstance(value, (list, dict)) for value, _ in full) > count / 2:
+    if len(nested) > count / 2:
         return "nested", f"lists or objects, which become JSON; {size}"
     if (NAMED_ID.fullmatch(name) or CAMEL_ID.fullmatch(name)) and words < 2:
         return "id", f"by its name; {shown}"
@@ -125,7 +127,7 @@ def _verdict(
         if count >= 10 and sum(_follows(a, b) for a, b in pairwise(telling)) > 0.95 * (len(telling) - 1):
             return "id", f"counts up from {telling[0]}"
         most = "" if numeric == 1 else f"{numeric:.0%} of its cells; "
-        return "number", f"{most}{_range(telling)}{distinct:,} different"
+        return "number", f"{most}{_range(numbers)}{distinct:,} different"
     if isinstance(full[0][0], (date, datetime, time)) or _most(DATE, telling):
         return "date", shown
     if _most(CODE, telling):
@@ -135,7 +137,7 @@ def _verdict(
     if distinct == 1 and count > 1:
         return "constant", "the same in every row"
     sample = "".join(cell[:200] for cell in telling[:100])
-    wide = sum(c >= FIRST_WIDE for c in sample) > len(sample) / 2
+    wide = not sample.isascii() and sum(c >= FIRST_WIDE for c in sample) > len(sample) / 2
     few = distinct <= 0.05 * count or (distinct <= 20 and share <= 0.5)
     if characters >= TEXT_CHARACTERS or words >= TEXT_WORDS or (wide and characters >= TEXT_CHARACTERS / 3):
         return ("category" if few and count >= 20 else "text"), f"{size}, {shown}"
@@ -144,21 +146,28 @@ def _verdict(
     return "short text", f"{size}, {shown}"
 
 
-def _range(cells: list[str]) -> str:
+def _range(numbers: list[str]) -> str:
     """The least and the greatest number, where all are plain ones."""
     try:
-        ordered = sorted((cell for cell in cells if _is_number(cell)), key=float)
+        ordered = sorted(numbers, key=float)
     except ValueError:
         return ""
     return f"{ordered[0]} to {ordered[-1]}, "
 
 
 def _follows(before: str, after: str) -> bool:
-    return before.isdigit() and after.isdigit() and len(after) < 20 and int(after) == int(before) + 1
+    decimal = before.isdecimal() and after.isdecimal() and max(len(before), len(after)) < 20
+    return decimal and int(after) == int(before) + 1
 
 
 def _most(pattern: re.Pattern[str], cells: list[str]) -> bool:
-    return sum(pattern.fullmatch(cell[:200]) is not None for cell in cells) >= 0.9 * len(cells)
+    """Whether at least 90 % of the cells fit; it is known after the first tenth where none does."""
+    fitting, needed = len(cells), 0.9 * len(cells)
+    for cell in cells:
+        fitting -= pattern.fullmatch(cell[:200]) is None
+        if fitting < needed:
+            return False
+    return True
 
 
 def choose(columns: Sequence[Column]) -> Choice:

@@ -20,7 +20,7 @@ from nanogrove.paths import expanded
 SMALL_TOKENS, LARGE_TOKENS = 1_000_000, 20_000_000  # where the sizes of models change
 TRAIN_SHARE = 0.9  # of the text
 MIN_TOKENS = 300  # of which splits can be made
-TIMED_STEPS = 4  # after a first one
+TIMED_STEPS, TIMED_SECONDS = 4, 0.25  # after a first one: as many steps at most as begin within these seconds
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,8 @@ def seconds(proposal: Proposal, vocabulary: int) -> float:
         began = time.perf_counter()
         for _ in fit(state, batches, next_token, plan):
             times.append(time.perf_counter() - began)
+            if sum(times[1:]) > TIMED_SECONDS:
+                break
             began = time.perf_counter()
     finally:
         torch.set_num_threads(before)

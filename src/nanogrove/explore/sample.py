@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from nanogrove.data.sources import recognize as limits
-from nanogrove.data.sources.contract import Row, SourceKind, TableSource
+from nanogrove.data.sources.contract import Row, SourceKind
 from nanogrove.data.sources.files import io_errors_as_data_errors, size_of
 from nanogrove.data.sources.kinds import make_source
 from nanogrove.data.sources.packing import PACKED_ENDINGS, Head
@@ -169,8 +169,7 @@ class _TableReader:
 
     def __init__(self, chosen: Recognized, skipped: Skipped) -> None:
         assert chosen.kind.table is not None
-        self.make, self.skipped = chosen.kind.table, skipped
-        self.options = {key: value for key, value in chosen.source.items() if key not in ("type", "path", "glob")}
+        self.source, self.skipped = chosen.kind.table(**chosen.source), skipped
         self.headers: dict[Path, list[str]] = {}
 
     def rows(self, file: Path) -> Iterator[Row]:
@@ -178,17 +177,11 @@ class _TableReader:
             self.headers[file] = list(header)
             return list(dict.fromkeys(header))
 
-        return self.source(file).rows(file, every_column, self.skipped)
+        return self.source.rows(file, every_column, self.skipped)
 
     def count_rows(self, file: Path, first: list[Row], end: int | None) -> int:
         """How many rows a file has, of which the first were read, all of them where `end` is None."""
-        return len(first) if end is None else self.source(file).count_rows(file)
-
-    def source(self, file: Path) -> TableSource:
-        return self.make(path=str(file), **self.options)
-
-    def location(self, file: Path, number: int) -> str:
-        return self.source(file).location(file, number)
+        return len(first) if end is None else self.source.count_rows(file)
 
 
 class _Rows:
@@ -206,7 +199,7 @@ class _Rows:
         part_of_file = text if start is not None and not start.whole else None
         first, end = _first_rows(reader.rows(file), files, part_of_file)
         self.rows += [row for _, row in first]
-        location = reader.source(file).location
+        location = reader.source.location
         self.locations += [location(file, line) for line, _ in first]
         self.whole = self.whole and end is None
         size = start.total if start is not None else reader.count_rows(file, first, end)

@@ -13,11 +13,13 @@ This is reward-ranked fine-tuning (Dong et al. 2023, arXiv 2304.06767) with repl
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, Literal, NotRequired
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
@@ -65,6 +67,20 @@ class Config(MethodConfig):
     )
 
 
+class KeptRow(TypedDict):
+    """A kept text as the run folder holds it; rows of older runs lack `ended`."""
+
+    prompt: str
+    text: str
+    ended: NotRequired[bool]
+    reward: float
+
+
+def kept_count(config: Config) -> int:
+    """How many texts of a round are kept."""
+    return max(round(config.keep * config.texts), 1)
+
+
 def num_steps(config: Config, budget: int) -> int:
     """Steps of the base, none after a saved one, and those of the rounds."""
     return (0 if config.base is not None else budget) + config.rounds * config.steps_per_round
@@ -100,12 +116,12 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
             samples = generate_texts(state.model, corpus, config, plan.seed, name)
             scores = reward([sample.text for sample in samples])
             best = sorted(range(len(samples)), key=lambda number: -scores[number])
-            chosen = best[: max(round(config.keep * len(samples)), 1)]
-            rows = [{**samples[n]._asdict(), "reward": scores[n]} for n in chosen]
+            chosen = best[: kept_count(config)]
+            rows = [_kept_row(samples[n], scores[n]) for n in chosen]
             state.round = number + 1
             yield Event("data", state.step, {"name": name, "rows": rows, "count": len(rows)})
         else:
-            rows = plan.rows.read_rows(name)
+            rows = plan.rows.read_rows(name, KeptRow, partial(check_row, corpus), kept_count(config))
             for row in rows:  # rows of older runs lack the key; an end mark takes one of the `tokens`
                 row.setdefault("ended", len(corpus.tokenizer.encode(row["text"])) < config.tokens)
         mixed = Mixed(corpus, rows, config.replay, plan.seed, number)
@@ -145,10 +161,19 @@ def generate_texts(
     )
 
 
+def _kept_row(sample: Sample, reward: float) -> KeptRow:
+    return {"prompt": sample.prompt, "text": sample.text, "ended": sample.ended, "reward": reward}
+
+
+def check_row(corpus: Corpus, row: KeptRow) -> None:
+    """Raises DataError where a row that was read back holds what the tokenizer cannot express."""
+    corpus.tokenizer.encode_batch([row["prompt"], row["text"]])
+
+
 class Mixed:
     """Batches of kept texts and of training data, functions of (seed, round, step)."""
 
-    def __init__(self, corpus: Corpus, rows: list[Values], replay: float, seed: int, number: int) -> None:
+    def __init__(self, corpus: Corpus, rows: list[KeptRow], replay: float, seed: int, number: int) -> None:
         self.corpus, self.replay, self.seed, self.number = corpus, replay, seed, number
         encode, end = corpus.tokenizer.encode_batch, corpus.tokenizer.end
         prompts, texts = encode([row["prompt"] for row in rows]), encode([row["text"] for row in rows])

@@ -64,6 +64,9 @@ class Config(MethodConfig):
     follow: dict[Literal["lr", "weight_decay", "dropout"], Points] = Field(
         {}, description="[step, value] points by hyperparameter; the schedule's factor comes on top of lr"
     )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the uniform distribution in what training aims at; not in what is scored"
+    )
     adaptive: AdaptiveConfig | None = Field(None, description="adapts the weights of several sources to their losses")
     curriculum: CurriculumConfig | None = Field(None, description="trains on the easiest rows of each batch first")
 
@@ -136,7 +139,9 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         mixing = Mixing(state, mixture, config.adaptive, reference)
         batches, main = mixing.batch, partial(by_source, sources=len(mixture.names))
     with plan.layout.spread(state) as local:
-        objective = objective_from_nll(main) if local.heads is None else objective_of(local, plan, main)
+        objective = (
+            objective_from_nll(main, config.label_smoothing) if local.heads is None else objective_of(local, plan, main)
+        )
         curriculum = config.curriculum
         trained_on = batches if curriculum is None else easiest(batches, local, curriculum, plan)
 
@@ -168,7 +173,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
 METHOD = Method[Config, Corpus](
     Config=Config,
     run=run,
-    trains_heads=lambda config: True,
+    trains_heads=lambda config: config.label_smoothing == 0,
     memory=True,
     sharding=True,
     rehearse=rehearse,

@@ -15,7 +15,13 @@ MAX_SCORES_WRITTEN_OUT = 1 << 21  # per layer and member, on a CPU; 8 MB in floa
 
 
 def rotary_table(block_size: int, head_size: int, theta: float) -> Tensor:
-    """Cosines and signed sines of rotary positions (Su 2021), `[2, block_size, D]`, float32: see `rotate`."""
+    """Cosines and signed sines of rotary positions (Su 2021), `[2, block_size, D]`, float32: see `rotate`.
+
+    Where the default device is `meta`, whose tensors hold nothing, the table has its shape alone: arithmetic on that
+    device would first import sympy and the compiler of torch, which takes a second.
+    """
+    if torch.get_default_device().type == "meta":
+        return torch.empty(2, block_size, head_size)
     frequency = theta ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
     angle = torch.outer(torch.arange(block_size, dtype=torch.float32), frequency)
     cosine, sine = angle.cos(), angle.sin()

@@ -7,7 +7,6 @@ settings of well-known models; any single setting can be changed beside them. Sh
 from typing import Annotated, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticKnownError
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nanogrove.model.attention import Attention, rotary_table
 from nanogrove.model.cache import Cache, Placement, first_placement
+from nanogrove.model.cross_entropy import Smoothing, cross_entropy, smoothing_of
 from nanogrove.model.elementwise import Dropout, at_least_float32
 from nanogrove.model.families.table import SETTINGS
 from nanogrove.model.layers import MLP, Embedding, Linear, MLPKind, Norm, NormKind, TokenShift, leading, linear
@@ -67,6 +67,7 @@ class ModelConfig(Settings):
     dropout: float = Field(0.0, ge=0, lt=1, description="share of activations set to 0 in training")
     tie_embeddings: bool = Field(True, description="the output map is the transposed embedding")
     logit_softcap: float | None = Field(None, gt=0, description="logits become c·tanh(logits / c)")
+    init_scale: float = Field(1.0, gt=0, description="factor of the weights that are drawn at first")
     zero_init: bool = Field(False, description="maps into the residual stream, and an untied head, start at 0")
     scalar: bool = Field(False, description="one number per position instead of logits: a reward model")
     within_documents: bool = Field(False, description="attend to tokens of the same document only")
@@ -289,12 +290,12 @@ class GPT(nn.Module):
         assert self.head is not None
         return at_least_float32(self.head(hidden)[..., 0])
 
-    def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def nll(self, hidden: Tensor, targets: Tensor, smoothing: Smoothing = 0.0) -> Tensor:
         """Negative log-likelihood in nats `[*P, B, T]` of `targets [*P, B, T]` after states `[*P, B, T, C]`.
 
-        In at least float32. Where the logits of all positions would be large they are computed chunk by chunk, and
-        again for the backward pass, so that they never exist whole: positions of each member as in a single model, and
-        as many members at once as fit.
+        With label smoothing if asked for; see `cross_entropy`. In at least float32. Where the logits of all positions
+        would be large they are computed chunk by chunk, and again for the backward pass, so that they never exist
+        whole: positions of each member as in a single model, and as many members at once as fit.
         """
         axes = leading(self.population)
         rows, wanted = hidden.reshape(*axes, -1, hidden.shape[-1]), targets.reshape(*axes, -1)
@@ -302,39 +303,43 @@ class GPT(nn.Module):
         chunk = max(MAX_LOGITS_PER_CHUNK // vocabulary, 1)
         together = max(MAX_LOGITS_PER_CHUNK // (vocabulary * min(chunk, rows.shape[-2])), 1)
         if self.population is None or together >= members:
-            return self._nll(rows, wanted, chunk).view(targets.shape)
+            return self._nll(rows, wanted, chunk, smoothing).view(targets.shape)
         weight = self.embed.weight if self.head is None else self.head.weight
         groups = zip(*(torch.split(tensor, together) for tensor in (rows, wanted, weight)), strict=True)
-        return torch.cat([self._nll(h, t, chunk, w) for h, t, w in groups]).view(targets.shape)
+        smooth = [smoothing_of(smoothing, n, n + together) for n in range(0, members, together)]
+        losses = [self._nll(h, t, chunk, s, w) for s, (h, t, w) in zip(smooth, groups, strict=True)]
+        return torch.cat(losses).view(targets.shape)
 
-    def _nll(self, rows: Tensor, targets: Tensor, chunk: int, weight: Tensor | None = None) -> Tensor:
+    def _nll(
+        self, rows: Tensor, targets: Tensor, chunk: int, smoothing: Smoothing, weight: Tensor | None = None
+    ) -> Tensor:
         """The NLL `[*P, N]` of `targets [*P, N]` after `rows [*P, N, C]`, `chunk` of the N at a time.
 
         `weight [P, V, C]` is the output map of these members where they are not all.
         """
         if chunk >= rows.shape[-2] and weight is None:
-            return self._chunk_nll(rows, targets)
+            return self._chunk_nll(rows, targets, smoothing)
         chunks = [
-            checkpoint(self._chunk_nll, h, t, weight, use_reentrant=False)
+            checkpoint(self._chunk_nll, h, t, smoothing, weight, use_reentrant=False)
             if torch.is_grad_enabled()
-            else self._chunk_nll(h, t, weight)
+            else self._chunk_nll(h, t, smoothing, weight)
             for h, t in zip(torch.split(rows, chunk, -2), torch.split(targets, chunk, -1), strict=True)
         ]
         return torch.cat(chunks, -1)
 
-    def _chunk_nll(self, rows: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+    def _chunk_nll(self, rows: Tensor, targets: Tensor, smoothing: Smoothing, weight: Tensor | None = None) -> Tensor:
         logits = at_least_float32(self.logits(rows) if weight is None else self._capped(linear(rows, weight)))
-        return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
+        return cross_entropy(logits, targets, smoothing)
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Logits `[*P, B, T, V]` of `tokens [*P, B, T]`, or with `targets`, their NLL `[*P, B, T]`.
+    def forward(self, tokens: Tensor, targets: Tensor | None = None, smoothing: Smoothing = 0.0) -> Tensor:
+        """Logits `[*P, B, T, V]` of `tokens [*P, B, T]`, or with `targets`, their NLL `[*P, B, T]`, as `nll` gives it.
 
         A scalar model returns its numbers `[*P, B, T]`; that at t has seen the tokens up to t, itself included.
         """
         hidden = self.hidden(tokens)
         if self.config.scalar:
             return self.values(hidden)
-        return self.logits(hidden) if targets is None else self.nll(hidden, targets)
+        return self.logits(hidden) if targets is None else self.nll(hidden, targets, smoothing)
 
     def cache(self, batch: int, size: int | None = None) -> Cache:
         """An empty cache for `batch` sequences of `size` tokens per member; all that attention reaches if left out."""
@@ -346,9 +351,9 @@ class GPT(nn.Module):
     def initialize(self, *seeds: int) -> Self:
         """Draws all weights, member p from `seeds[p]` alone: as a single model of that seed would be drawn.
 
-        Normal with deviation .02; maps into the residual stream divided by √(2·n_layer) (Radford 2019), or zero,
-        and an untied head zero too, with `zero_init`. Biases and token shift 0, scales 1. Raises ValueError on a
-        wrong number of seeds.
+        Normal with deviation .02 times `init_scale`; maps into the residual stream divided by √(2·n_layer) (Radford
+        2019), or zero, and an untied head zero too, with `zero_init`. Biases and token shift 0, scales 1. Raises
+        ValueError on a wrong number of seeds.
         """
         members = self.population or 1
         if len(seeds) != members:
@@ -363,7 +368,7 @@ class GPT(nn.Module):
                     elif isinstance(module, Norm):
                         member.fill_(1.0)
                     else:
-                        std = 0.02
+                        std = 0.02 * self.config.init_scale
                         if isinstance(module, Linear) and module.residual:
                             std = 0.0 if self.config.zero_init else std / (2 * self.config.n_layer) ** 0.5
                         elif name == "head" and self.config.zero_init:
@@ -388,13 +393,3 @@ class GPT(nn.Module):
             matrices += self.embed.weight.numel()
         each = 6 * matrices // (self.population or 1) + 12 * c.n_layer * c.n_embd * min(tokens, c.context)
         return each * c.context // c.memory_segment if c.memory_tokens else each
-
-
-def stack(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """State dicts of single models, members of one configuration, as that of a population: `[…]` to `[P, …]`."""
-    return {name: torch.stack([state[name] for state in states]) for name in states[0]}
-
-
-def unstack(state: dict[str, Tensor], member: int) -> dict[str, Tensor]:
-    """The state dict of one member of a population: `[P, …]` to `[…]`, copied."""
-    return {name: tensor[member].clone() for name, tensor in state.items()}

@@ -122,7 +122,7 @@ def read_events(path: Path) -> list[Event]:
     return events
 
 
-def lines_that_fit(path: Path) -> Iterator[str]:
+def lines_that_fit(path: Path, whole: bool = False) -> Iterator[str]:
     """The lines of a plain file of JSON lines whose values fit in memory, all together.
 
     Raises RunError where they do not, and BadJsonError and OSError as `read_lines` and `open_to_read` do.
@@ -134,4 +134,4 @@ def lines_that_fit(path: Path) -> Iterator[str]:
                 f"{path}: to read {shown_bytes(size)} takes about {shown_bytes(size * BYTES_IN_MEMORY)} of memory, and "
                 f"{shown_bytes(free)} are free; close other programs, or read it on another machine"
             )
-        yield from read_lines(file)
+        yield from read_lines(file, whole)

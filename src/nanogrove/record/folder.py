@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from nanogrove.atomic import (
     flush_folder,
@@ -28,14 +29,18 @@ from nanogrove.atomic import (
     refusal,
     write_file,
 )
-from nanogrove.errors import RunError
+from nanogrove.errors import DataError, RunError
 from nanogrove.json_reading import BadJsonError, parse_json
 from nanogrove.record.events import Event, Values, event_of, lines_that_fit
+from nanogrove.settings import cut, reason
+
+Row = TypeVar("Row")
 
 FILES = (".lock", "preset.json", "events.jsonl")
 FOLDERS = ("checkpoints", "data", "trackers")
 PRESET_BYTES = 1 << 24  # of preset.json, at most
 LINE_BYTES = 1 << 26  # of an event, at most
+HALVES = "backslashreplace"  # half of a character, as a name of a file may hold, becomes its escape in JSON
 
 
 class RunFolder:
@@ -91,7 +96,10 @@ class RunFolder:
         """
         try:
             make_folder(self.checkpoints)
-            _write(self.path / "preset.json", (json.dumps(preset, indent=1, ensure_ascii=False) + "\n").encode())
+            _write(
+                self.path / "preset.json",
+                (json.dumps(preset, indent=1, ensure_ascii=False) + "\n").encode(errors=HALVES),
+            )
         except OSError as error:
             raise RunError(f"{self.path}: the preset cannot be written {refusal(error)}") from None
 
@@ -119,7 +127,7 @@ class RunFolder:
     def append(self, event: Event) -> None:
         """Adds an event to the record. Raises RunError when the disk refuses."""
         try:
-            line = event.line().encode()
+            line = event.line().encode(errors=HALVES)
             self._hash.update(line)
             while line:
                 line = line[self._events.write(line) :]
@@ -132,17 +140,35 @@ class RunFolder:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
             make_folder(folder)
-            _write(folder / f"{name}.jsonl", lines.encode())
+            _write(folder / f"{name}.jsonl", lines.encode(errors=HALVES))
         except OSError as error:
             raise RunError(f"{folder}: data cannot be written {refusal(error)}") from None
 
-    def read_rows(self, name: str) -> list[Any]:
-        """The rows of `data/NAME.jsonl`. Raises RunError when they are missing or damaged."""
+    def read_rows(self, name: str, kind: type[Row], check: Callable[[Row], None], count: int | None) -> list[Row]:
+        """The rows of `data/NAME.jsonl`, each of which is a `kind`, a TypedDict of typing_extensions.
+
+        Raises RunError when the file is missing or damaged, where `check` raises ValueError or DataError for a row, and
+        where there are not `count` of them.
+        """
         path = self.path / "data" / f"{name}.jsonl"
+        adapter, rows = TypeAdapter(kind), list[Row]()
         try:
-            return [parse_json(line) for line in lines_that_fit(path)]
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: data that this run made cannot be read ({error}); start anew") from None
+            for line in lines_that_fit(path, whole=True):
+                rows.append(adapter.validate_python(parse_json(line), strict=True))
+                check(rows[-1])
+            if rows and count in (None, len(rows)):
+                return rows
+            why = f"is damaged, with {len(rows)} rows of {count or 'one or more'}"
+        except OSError as error:
+            why = f"cannot be read ({error.strerror})"
+        except BadJsonError as error:
+            why = f"is damaged, {error}"
+        except ValidationError as error:
+            problem = error.errors()[0]
+            why = f"is damaged, line {len(rows) + 1}: {cut('.'.join(map(str, problem['loc'])))} {reason([problem])}"
+        except (ValueError, DataError) as error:
+            why = f"is damaged, line {len(rows)}: {error}"
+        raise RunError(f"{path}: {why}; put back what the run wrote there, or train anew in another folder")
 
     def mark(self) -> Values:
         """Where the record ends now, all of it on disk when this returns: its `position` in bytes and its `record`.
@@ -244,7 +270,7 @@ def read_preset(run: Path) -> Values | None:
         raise RunError(f"{path}: is a link; put the file itself in its place")
     try:
         preset = parse_json(read_file(path, PRESET_BYTES))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if parts := parts_of_run(run):
             raise RunError(
                 f"{path}: missing, and {' and '.join(parts)} of a run are here; put it back, or train in another folder"

@@ -83,6 +83,24 @@ def paces(
         longest: seconds of a first step above which it counts alone
     """
     keep_freed_memory()
+
+    def timed(further: bool) -> Pace:
+        return pace(rehearsed(config, corpus, plan, new_state, further), wanted, plan.ranks, longest)
+
+    count = load_method(config.name).num_steps(config, 0)
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = [torch.cuda.current_device()] if used else []
+    with waiting("timing a few steps"), torch.random.fork_rng(devices=devices):
+        return Paces(timed(False), timed(True) if count else Pace(0.0, 0.0), count)
+
+
+def rehearsed(
+    config: MethodConfig, corpus: Corpus, plan: Plan, new_state: Callable[[], TrainState], further: bool
+) -> Iterator[Event]:
+    """The events of endless steps of a method, at a learning rate of 0 and without evaluation.
+
+    They are those that `train.steps` names or, where `further` is set, those that the method adds.
+    """
     method = load_method(config.name)
     quiet = replace(
         plan,
@@ -92,19 +110,9 @@ def paces(
         evaluate_every=ENDLESS,
         evaluate_early=False,
     )
-
-    def timed(further: bool) -> Pace:
-        if method.rehearse is None:
-            events = method.run(new_state(), corpus, quiet, config)
-        else:
-            events = method.rehearse(new_state(), corpus, quiet, config, further)
-        return pace(events, wanted, plan.ranks, longest)
-
-    count = method.num_steps(config, 0)
-    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    devices = [torch.cuda.current_device()] if used else []
-    with waiting("timing a few steps"), torch.random.fork_rng(devices=devices):
-        return Paces(timed(False), timed(True) if count else Pace(0.0, 0.0), count)
+    if method.rehearse is None:
+        return method.run(new_state(), corpus, quiet, config)
+    return method.rehearse(new_state(), corpus, quiet, config, further)
 
 
 def rehearse(

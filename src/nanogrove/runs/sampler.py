@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from nanogrove.data.rng import derived_seed
 from nanogrove.language_model import LanguageModel
-from nanogrove.model.gpt import GPT, unstack
+from nanogrove.model.gpt import GPT
+from nanogrove.model.members import unstack
 from nanogrove.record.events import Event
 from nanogrove.runs.setup import Setup
 from nanogrove.train.state import TrainState

@@ -14,6 +14,7 @@ from nanogrove.config.preset import Preset
 from nanogrove.corpora import make_corpus
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed
+from nanogrove.data.splits import Split
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.methods import METHODS, AnyMethod, load_method
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -33,7 +34,6 @@ from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.plan import Plan
 from nanogrove.train.precision import Decoding, Precision, pick_device
 from nanogrove.train.state import TrainState
-from nanogrove.waits import Watch, unwatched
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Setup:
     def population(self) -> int | None:
         """How many models are trained at once; None for a single one."""
         return self.method.num_members(self.preset.method)
+
+    @property
+    def final_split(self) -> Split:
+        """The split that is scored when the run ends."""
+        return self.preset.evaluate.final or self.method.final_split
 
     @property
     def sample_precision(self) -> Decoding:
@@ -80,12 +85,10 @@ def build(
     checkpoint: Checkpoint | None = None,
     allow_code: bool = False,
     ranks: Ranks = ALONE,
-    watch: Watch = unwatched,
 ) -> Setup:
     """Prepares the data and resolves what the preset leaves open: vocabulary, steps, precision.
 
-    A new run resolves its paths too, so that it can be resumed from another folder. `watch` sees how far the
-    preparation of the data is. Raises PresetError for settings
+    A new run resolves its paths too, so that it can be resumed from another folder. Raises PresetError for settings
     and DataError for data that cannot be used, CheckpointError when the data or its vocabulary is not what `checkpoint`
     was trained on.
     """
@@ -97,7 +100,7 @@ def build(
     check_sharding(preset, method, ranks)
     check_memory(preset, method, preset.model, 1, device, ranks)
     corpus = ranks.local_rank0_first(
-        lambda: make_corpus(preset.data, preset.model.block_size, train.batch_size, preset.seed, watch)
+        lambda: make_corpus(preset.data, preset.model.block_size, train.batch_size, preset.seed)
     )
     check_same_data(checkpoint, corpus)
     check_model(preset, method, corpus)
@@ -212,9 +215,10 @@ def check_method(
     preset: Preset, method: AnyMethod, corpus: Corpus, model: ModelConfig, allow_code: bool, *, new: bool
 ) -> None:
     """Raises PresetError where the method cannot learn from the data, and whatever its checks of a `new` run raise."""
-    name, split = preset.method.name, method.final_split
+    name, split = preset.method.name, preset.evaluate.final or method.final_split
     if split not in corpus.splits:
-        raise PresetError(f"method {name} ends on the {split} split, which is empty; set data.{split}")
+        who = f"method {name}" if preset.evaluate.final is None else "evaluate.final: the run"
+        raise PresetError(f"{who} ends on the {split} split, which is empty; set data.{split}")
     if method.corpora and not isinstance(corpus, method.corpora):
         raise PresetError(f"method {name} {method.needs}")
     if new:

@@ -38,17 +38,12 @@ from nanogrove.train.loop import BUDGETS
 from nanogrove.train.parallel.ranks import joined, restarted
 from nanogrove.train.signals import stop_signals
 from nanogrove.train.state import TrainState
-from nanogrove.waits import Watch, unwatched
 
 FINAL_TOKENS = 2_000_000  # scored at the end, at most
 
 
-def train(
-    preset: Preset, out: Path, resume: bool = False, allow_code: bool = False, watch: Watch = unwatched
-) -> Iterator[Event]:
+def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = False) -> Iterator[Event]:
     """Runs a preset in the folder `out`, yielding every event; with `allow_code` functions it names are run.
-
-    `watch` sees how far the preparation of its data is.
 
     On Ctrl-C or SIGTERM the run finishes the current step, saves a checkpoint, and ends with a `stop` event that names
     the signal; a second signal ends it at once. Raises RunError when `out` is in use, or holds a run and `resume` is
@@ -76,7 +71,7 @@ def train(
             preset = preset if stored is None else resolve(stored)
             if preset.train.minutes is not None and ranks.first:
                 yield note(f"train.minutes={preset.train.minutes:g} becomes steps: a few are timed first")
-            setup = build(preset, checkpoint, allow_code, ranks, watch)
+            setup = build(preset, checkpoint, allow_code, ranks)
             if folder is not None:
                 budget = setup.budget if stored is None else _stored_budget(folder, checkpoint, minutes)
                 setup = replace(setup, plan=replace(setup.plan, rows=folder), budget=budget)
@@ -275,7 +270,7 @@ def _finish(setup: Setup, state: TrainState, recorder: Recorder, checkpointer: C
         kept=lambda: state.method_tensors,
         allow_code=setup.plan.allow_code,
     )
-    score = method.evaluate(trained, corpus, method.final_split, FINAL_TOKENS)
+    score = method.evaluate(trained, corpus, setup.final_split, FINAL_TOKENS)
     best_step = None if checkpointer.best is None else checkpointer.best["step"]
     values = {**score, "scored": score["tokens"], "tokens": state.tokens, "best_step": best_step}
     time = {"seconds": state.seconds}

@@ -33,8 +33,9 @@ from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import CheckpointError, DataError
 from nanogrove.json_reading import parse_json
 from nanogrove.memory import free_bytes, shown_bytes
-from nanogrove.model.gpt import GPT, ModelConfig, unstack
+from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig, Heads
+from nanogrove.model.members import unstack
 from nanogrove.model.size import parameter_shapes
 from nanogrove.settings import Count, reason
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
@@ -366,7 +367,8 @@ def load_population(
         if checkpoint.tokenizer.to_json() != tokenizer.to_json():
             raise CheckpointError(f"{path}: has another vocabulary than the data; give a run on the same task")
         settings, expected = checkpoint.config.model_dump(), config.model_dump()
-        free = {"dropout"} if config.position == "learned" else {"dropout", "block_size"}  # no weight depends on them
+        free = {"dropout", "init_scale"}  # no weight's shape or use depends on them
+        free |= set() if config.position == "learned" else {"block_size"}
         for key in settings.keys() - free:
             if settings[key] != expected[key]:
                 raise CheckpointError(

@@ -128,7 +128,8 @@ def _seed_dropout(state: TrainState, plan: Plan, device: torch.device) -> None:
         return
     by_rank = [plan.ranks.rank] if plan.ranks.rank and plan.num_members_across_ranks is None else []
     members = range(plan.first_member, plan.first_member + (state.model.population or 1))
-    seeds = [derived_seed(plan.seed, "dropout", state.step, member, *by_rank) for member in members]
+    names = [(seed, 0) for seed in plan.member_seeds] or [(plan.seed, member) for member in members]
+    seeds = [derived_seed(seed, "dropout", state.step, member, *by_rank) for seed, member in names]
     state.model.dropout.seed(seeds, device)
     torch.manual_seed(seeds[0])  # of kernels that draw for themselves
 

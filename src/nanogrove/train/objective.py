@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from nanogrove.data.batch import Batch
+from nanogrove.model.cross_entropy import Smoothing
 from nanogrove.model.layers import total
 
 
@@ -33,9 +34,9 @@ def weighted(nll: Tensor, batch: Batch) -> Loss:
     return Loss(total(batch.mask * batch.weight * nll) / count_scored(batch), {})
 
 
-def objective_from_nll(loss: Callable[[Tensor, Batch], Loss]) -> Objective:
-    """The objective that is a function of the targets' NLL `[*P, B, T]`."""
-    return lambda model, batch: loss(model(batch.tokens, batch.targets), batch)
+def objective_from_nll(loss: Callable[[Tensor, Batch], Loss], smoothing: Smoothing = 0.0) -> Objective:
+    """The objective that is a function of the targets' NLL `[*P, B, T]`, with label smoothing if asked for."""
+    return lambda model, batch: loss(model(batch.tokens, batch.targets, smoothing), batch)
 
 
 def next_token(model: nn.Module, batch: Batch) -> Loss:

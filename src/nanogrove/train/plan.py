@@ -1,27 +1,31 @@
 """What a method needs to know to train: resolved numbers, with no choice left open."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import torch
 
-from nanogrove.record.events import Values
 from nanogrove.train.optim.update_rule import PerMember
 from nanogrove.train.parallel.layout import REPLICATED, Layout
 from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.precision import Precision
 
+Row = TypeVar("Row")
+
 
 class RowReader(Protocol):
     """Reads the rows of `data` events back, as a run folder does."""
 
-    def read_rows(self, name: str) -> list[Values]:
-        """The rows of the `data` event of this name."""
+    def read_rows(self, name: str, kind: type[Row], check: Callable[[Row], None], count: int | None) -> list[Row]:
+        """The rows of the `data` event of this name, each of which is a `kind`, a TypedDict of typing_extensions.
+
+        Raises RunError where `check` raises ValueError or DataError for one, and where there are not `count` of them.
+        """
 
 
 class _NoRows:
-    def read_rows(self, name: str) -> list[Values]:
+    def read_rows(self, name: str, kind: type[Row], check: Callable[[Row], None], count: int | None) -> list[Row]:
         return []
 
 
@@ -51,6 +55,7 @@ class Plan:
     layout: Layout = REPLICATED  # the state on each rank: whole, by member or sharded
     sharded: bool = False  # whether ranks hold shards of the model, whose gradients come summed
     first_member: int = 0  # the number of the first member here, of a population that ranks share
+    member_seeds: Sequence[int] = ()  # of members that are runs of their own, in place of `seed`; each is its member 0
     num_members_across_ranks: int | None = None  # of a population that ranks share; else they share rows of a batch
 
     def evaluates(self, step: int) -> bool:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanogrove.data.sources import rows
+from nanogrove.data.sources import parquet, rows
 from nanogrove.data.sources.dialect import Dialect
 from nanogrove.data.sources.json_values import json_rows
 from nanogrove.data.sources.packing import unpacked_name
@@ -365,9 +365,37 @@ def test_random_damage_is_told_or_a_data_error(kind: str, tmp_path: Path, monkey
     assert len(refused) > 10
 
 
-def test_parquet_of_few_bytes_that_holds_gigabytes_is_refused(tmp_path: Path) -> None:
+def repeated(size: int) -> pa.Array:
+    """The same text of `size` characters in 99 rows."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * 99, pa.int32()), pa.array(["x" * size]))
+
+
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        ({"text": repeated(1 << 25)}, "text"),
+        ({"a.text": repeated(1 << 25)}, "a.text"),
+        ({"a": repeated(3 << 20), "b": repeated(3 << 20)}, "b"),  # each would do
+        ({"a": pa.array([[0] * (1 << 21)] * 2)}, r"a.list.\w+"),
+    ],
+)
+def test_parquet_of_few_bytes_that_holds_far_more_is_refused(
+    tmp_path: Path, columns: dict[str, pa.Array], named: str
+) -> None:
     path = tmp_path / "a.parquet"
-    values = pa.DictionaryArray.from_arrays(pa.array([0] * 99, pa.int32()), pa.array(["x" * (1 << 25)]))
-    pq.write_table(pa.table({"text": values}), path, compression="zstd", dictionary_pagesize_limit=1 << 30)
-    with pytest.raises(DataError, match=r"column 'text' unpacks from .* bytes to far more"):
-        read(path)
+    pq.write_table(pa.table(columns), path, compression="zstd", dictionary_pagesize_limit=1 << 30)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(DataError, match=f"column '{named}' unpacks from .* bytes to far more"):
+        list(parquet_rows(path, list, lambda *_: None))
+
+
+def test_wide_parquet_is_read_in_few_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each column a batch takes a fixed time, so that it holds more rows than the sizes of dictionaries allow."""
+    path, batches = tmp_path / "a.parquet", []
+    table = pa.table({f"{n}": [f"row {row}" for row in range(128)] if n % 2 else range(128) for n in range(20)})
+    pq.write_table(table, path)
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 1 << 14)
+    monkeypatch.setattr(parquet, "_python", lambda batch: batches.append(batch.num_rows) or batch.to_pylist())
+    rows = [row for _, row in parquet_rows(path, list, lambda *_: None)]
+    assert rows == table.to_pylist()
+    assert len(batches) <= 4

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from itertools import pairwise
@@ -16,7 +17,7 @@ import nanogrove
 from nanogrove.config.catalog import list_presets, read_preset_file
 from nanogrove.config.overrides import resolve
 from nanogrove.corpora import make_corpus
-from nanogrove.errors import CheckpointError, DataError, NanogroveError, PresetError
+from nanogrove.errors import CheckpointError, DataError, NanogroveError, PresetError, RunError
 from nanogrove.evaluate import committee
 from nanogrove.evaluate.committee import Labels
 from nanogrove.methods.self_improve import rounds
@@ -244,6 +245,27 @@ def test_a_run_killed_at_any_step_resumes_bit_for_bit(undisturbed: dict[str, Any
         assert load_checkpoint(run / "checkpoints" / "current").state["step"] == step, STEPS[step]
     trained(run, *RESUMED, resume=True)
     assert outcome(run) == undisturbed
+
+
+def test_labels_that_are_damaged_are_refused(eventful: None, tmp_path: Path) -> None:
+    run, stored = tmp_path / "run", tmp_path / "run/data/round-1.jsonl"
+    going = train(resolve(PRESET, RESUMED), run)
+    while next(going).step < 23:  # what was saved is step 22, within the round
+        pass
+    going.close()
+    first, *others = stored.read_text().splitlines()
+    damages: list[tuple[dict[str, Any] | None, str]] = [
+        ({"difficulty": 9}, "line 1: difficulty 9 is none of that round"),
+        ({"answer": "1" * 12}, "line 1: the label is longer than any of its difficulty"),
+        ({"prompt": "\u2603"}, "line 1: "),
+        ({"answer": None}, "line 1: answer must be text"),
+        (None, "with 29 rows of 30"),
+    ]
+    for changed, message in damages:
+        row = [] if changed is None else [json.dumps(json.loads(first) | changed)]
+        stored.write_text("\n".join([*row, *others, ""]))
+        with pytest.raises(RunError, match=f"{re.escape(str(stored))}: is damaged, {message}"):
+            trained(run, *RESUMED, resume=True)
 
 
 @pytest.mark.parametrize("step", [20, 26, 28])

@@ -19,8 +19,9 @@ from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.errors import CheckpointError, NanogroveError
 from nanogrove.evaluate.auxiliary import IDLE_GRADIENT_SHARE, gradient_shares, idle, measure
-from nanogrove.model.gpt import GPT, ModelConfig, unstack
+from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig, Heads
+from nanogrove.model.members import unstack
 from nanogrove.record.events import read_events
 from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import heads_of, load_checkpoint

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from nanogrove.data.batch import Batch
-from nanogrove.model.gpt import GPT, ModelConfig, stack, unstack
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.members import stack, unstack
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.muon import orthogonalise
@@ -195,6 +196,36 @@ def test_members_with_rates_of_their_own_equal_single_models_with_those(
         list(fit(TrainState(single, optimizer), lambda step, p=p: member(batches(step), p), next_token, plan))
         for key, parameter in single.named_parameters():
             assert (together.get_parameter(key)[p] - parameter).abs().max() <= tolerance, key
+
+
+OWN = (  # of members: two that are alike, and two that share a rate at most
+    {"lr": 0.01, "weight_decay": 0.1},
+    {"lr": 0.01, "weight_decay": 0.1},
+    {"lr": 0.02, "adamw_lr": 0.01, "betas": (0.8, 0.99), "momentum": 0.5, "weight_decay": 0.0},
+    {"lr": 0.02, "adamw_lr": 0.02, "betas": (0.9, 0.99), "momentum": 0.0, "weight_decay": 0.3},
+)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+@pytest.mark.parametrize("width", [32, 20])  # rows of the latter do not fill vector registers
+def test_members_with_settings_of_their_own_have_the_bits_of_single_models_with_those(name: str, width: int) -> None:
+    config = ModelConfig(vocab_size=31, block_size=12, n_layer=2, n_head=2, n_embd=width)
+    settings = [OptimizerConfig(name=name, **own) for own in OWN]
+    singles = [GPT(config).initialize(seed) for seed in range(4)]
+    together = GPT(config, population=4)
+    together.load_state_dict(stack([single.state_dict() for single in singles]))
+    state = TrainState(together, make_optimizer(together, settings[0]))
+    state.optimizer.set_members(settings)
+    list(fit(state, batches, next_token, Plan(seed=0, steps=3, lr_factor=lambda step: 0.9**step)))
+    for p, single in enumerate(singles):
+        alone = TrainState(single, make_optimizer(single, settings[p]))
+        plan = Plan(seed=0, steps=3, lr_factor=lambda step: 0.9**step)
+        list(fit(alone, lambda step, p=p: member(batches(step), p), next_token, plan))
+        for key, parameter in single.named_parameters():
+            assert torch.equal(together.get_parameter(key)[p], parameter), key
+        for key, moment in optimizer_tensors(alone).items():
+            if moment.dim():
+                assert torch.equal(optimizer_tensors(state)[key][p], moment), key
 
 
 def test_a_member_whose_moments_are_reset_goes_on_as_with_a_fresh_optimizer() -> None:

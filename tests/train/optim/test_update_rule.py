@@ -11,7 +11,8 @@ import torch
 from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.errors import PresetError
-from nanogrove.model.gpt import GPT, ModelConfig, stack, unstack
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.members import stack, unstack
 from nanogrove.runs.estimate import estimate
 from nanogrove.runs.train import train
 from nanogrove.train.loop import fit

@@ -1,6 +1,5 @@
 """`nanogrove train`."""
 
-import inspect
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from nanogrove.cli.completion import complete_presets_and_runs, complete_settings
-from nanogrove.cli.options import is_option, unknown_option
 from nanogrove.cli.terminal import console, standard_input
 from nanogrove.cli.text import printable
 from nanogrove.errors import RunError
@@ -50,9 +48,6 @@ def train(
     ] = False,
 ) -> None:
     """Train a preset in a run folder."""
-    arguments = [preset, *(overrides or [])]
-    if any(map(is_option, arguments)):
-        raise unknown_option(arguments, _options())
     from nanogrove.cli.waits import shown_waits
 
     with shown_waits("starting"):
@@ -73,13 +68,13 @@ def train(
         if each not in budgets:
             shown.print(f"[yellow]note[/]: {escape(_described_replaced(each))}", highlight=False, soft_wrap=True)
     if dry_run:
-        with shown_waits("reading the data") as watch:
-            figures = estimate(chosen, allow_code, watch)
+        with shown_waits("reading the data"):
+            figures = estimate(chosen, allow_code)
         _print_estimate(figures, budget)
         return
     out = out or folder or Path("runs") / chosen.name
     with waiting("setting up") as progress:
-        events = _ends(progress, runs.train(chosen, out, resume, allow_code, progress.follow))
+        events = _ends(progress, runs.train(chosen, out, resume, allow_code))
         stopped = show(events, shown, out, budget)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
@@ -105,12 +100,6 @@ def _read_preset(preset: str, resume: bool) -> tuple[dict[str, Any], Path | None
     if values is None:
         raise RunError(f"{preset}: no run here; start one with `nanogrove train PRESET --out {preset}`")
     return values, Path(preset)
-
-
-def _options() -> list[str]:
-    """The options of `train`, as they are typed."""
-    _, _, *names = inspect.signature(train).parameters
-    return [f"--{name.replace('_', '-')}" for name in names] + ["--help"]
 
 
 def _print_estimate(figures: "Estimate", replaced: str | None) -> None:

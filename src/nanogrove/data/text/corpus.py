@@ -19,7 +19,7 @@ from nanogrove.data.text.reader import ShardReader
 from nanogrove.data.text.verified import large, verify_in_background
 from nanogrove.errors import DataError
 from nanogrove.paths import short_names
-from nanogrove.waits import Watch, unwatched, waiting
+from nanogrove.waits import waiting
 
 HELD_OUT_STRETCHES = 64  # of a held-out text, taken for independent
 
@@ -27,32 +27,27 @@ HELD_OUT_STRETCHES = 64  # of a held-out text, taken for independent
 class TextCorpus:
     """Prepared text as batches of `batch_size` windows of `block_size` tokens; see `Corpus`.
 
-    A batch waits until a streaming source has as many tokens as it needs, and no longer; `watch` sees how far the
-    preparation for the first one is. Raises DataError when a source
-    or a split is too short for one window.
+    A batch waits until a streaming source has as many tokens as it needs, and no longer. Raises DataError when
+    a source or a split is too short for one window.
     """
 
     default_split: Split = "validation"
     has_answers = False
 
-    def __init__(
-        self, config: DataConfig, block_size: int, batch_size: int, seed: int, watch: Watch = unwatched
-    ) -> None:
+    def __init__(self, config: DataConfig, block_size: int, batch_size: int, seed: int) -> None:
         config = pin_versions(config)
         self.config, self.length, self.batch_size, self.seed = config, block_size, batch_size, seed
         titles = [source.title() for source in config.all_sources]
         self.names = short_names(titles)
-        self.tokenizer, folders, self.process = prepare(config, watch)
+        self.tokenizer, folders, self.process = prepare(config)
         self.sources = [ShardReader(folder, self.tokenizer.vocab_size, self._check) for folder in folders]
         complete = [source for source in self.sources if source.index["complete"] and large(source.index)]
         verify_in_background([(source.tokens, source.index) for source in complete])
         for title, source in zip(titles, self.sources, strict=True):
-            if source.count("train", block_size + 1, watch) <= block_size:
+            if source.count("train", block_size + 1) <= block_size:
                 self._refuse(title, "train", [source], block_size + 1)
         for split, need in (("validation", 2), ("test", 2 * (config.test > 0))):
-            counts = [
-                source.count(split, watch=watch) for source in self.sources
-            ]  # all of it now, so that no evaluation waits
+            counts = [source.count(split) for source in self.sources]  # all of it now, so that no evaluation waits
             if max(counts) < need:
                 self._refuse(", ".join(titles), split, self.sources, need)
         weights = config.source_weights or [1.0] * len(self.sources)

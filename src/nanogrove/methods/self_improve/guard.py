@@ -27,6 +27,7 @@ class AcceptedRound(TypedDict):
 
     name: Name
     difficulties: list[Difficulty]
+    rows: NotRequired[Count]  # labels that were kept; runs of earlier versions do not say
 
 
 class CurrentRound(TypedDict):

@@ -1,8 +1,9 @@
 """Labels of a round: every voter answers new prompts, and filters and a vote choose which answers to keep."""
 
-from typing import TypedDict
+from collections.abc import Sequence
 
 import torch
+from typing_extensions import TypedDict
 
 from nanogrove.data.rng import derived_seed, random
 from nanogrove.evaluate import committee
@@ -87,6 +88,16 @@ def _samples(
             committee.decode(model, corpus, prompts, difficulty, config.temperature, generator, config.decode_batch)
         )
     return samples
+
+
+def check_row(corpus: TaskCorpus, difficulties: Sequence[int], row: LabelRow) -> None:
+    """Raises ValueError or DataError where a row that was read back is no label of one of these difficulties."""
+    text = row["prompt"] + row["answer"]
+    if row["difficulty"] not in difficulties:
+        raise ValueError(f"difficulty {row['difficulty']} is none of that round")
+    if len(text) > corpus.task.longest(row["difficulty"]):
+        raise ValueError("the label is longer than any of its difficulty")
+    corpus.tokenizer.encode(text)
 
 
 def label_tokens(corpus: TaskCorpus, rows: list[LabelRow]) -> Rows:

@@ -17,8 +17,17 @@ from nanogrove.evaluate import auxiliary, committee
 from nanogrove.evaluate.loss import evaluate_split, mean_nll
 from nanogrove.methods.contract import Method
 from nanogrove.methods.self_improve.config import Config, num_steps
-from nanogrove.methods.self_improve.guard import Losses, Progress, alarm, base_problem, check_kept, commit_round
-from nanogrove.methods.self_improve.labels import Labelled, LabelRow, label, label_tokens
+from nanogrove.methods.self_improve.guard import (
+    AcceptedRound,
+    CurrentRound,
+    Losses,
+    Progress,
+    alarm,
+    base_problem,
+    check_kept,
+    commit_round,
+)
+from nanogrove.methods.self_improve.labels import Labelled, LabelRow, check_row, label, label_tokens
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event, Values, phase
 from nanogrove.synthetic.examples import Mixture, Rows, TaskCorpus
@@ -137,8 +146,8 @@ class _Rounds:
         current = progress["current"]
         hardest = max([progress["frontier"], *current["difficulties"]])
         width = self.corpus.task.longest(hardest)
-        older = [self.read_labels(accepted["name"]) for accepted in progress["accepted"]]
-        newest = self.read_labels(current["name"]) if current["rows"] else None
+        older = [self.read_labels(accepted) for accepted in progress["accepted"]]
+        newest = self.read_labels(current) if current["rows"] else None
         mixture = Mixture(self.corpus, config.voters, width, older, newest, config.newest)
         end = start + config.si_iter
         for event in fit_members(state, mixture.batch, self.plan.phase(start, end, config.si_rate)):
@@ -222,11 +231,13 @@ class _Rounds:
         moments = {k.removeprefix("moments/"): v for k, v in tensors.items() if k.startswith("moments/")}
         load_optimizer_tensors(state, moments)
 
-    def read_labels(self, name: str) -> Rows:
+    def read_labels(self, labelled: AcceptedRound | CurrentRound) -> Rows:
         """The labels of a round, from the run folder where this process did not make them."""
+        name = labelled["name"]
         if name not in self.labels:
-            read = partial(self.plan.rows.read_rows, name)
-            rows = cast(list[LabelRow], self.plan.ranks.broadcast_from_main(read))
+            check = partial(check_row, self.corpus, labelled["difficulties"])
+            read = partial(self.plan.rows.read_rows, name, LabelRow, check, labelled.get("rows"))
+            rows = self.plan.ranks.broadcast_from_main(read)
             self.labels[name] = label_tokens(self.corpus, rows)
         return self.labels[name]
 
@@ -284,7 +295,9 @@ class _Rounds:
         seconds = {"decode": current["decode"], "train": state.seconds - current["trained"], **event.time}
         if reason is None:
             if current["rows"]:
-                progress["accepted"].append({"name": current["name"], "difficulties": current["difficulties"]})
+                progress["accepted"].append(
+                    {"name": current["name"], "difficulties": current["difficulties"], "rows": current["rows"]}
+                )
                 progress["strict"] = 0
             progress["frontier"] = frontier
             progress["settled"] += 1

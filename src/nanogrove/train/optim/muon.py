@@ -13,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanogrove.model.members import equal_runs
 from nanogrove.train.optim.update_rule import PerMember, Update, UpdateRule, UpdateSettings
 
 
-def update(updates: Sequence[Update], settings: UpdateSettings, precision: torch.dtype) -> None:
+def update(updates: Sequence[Update], settings: Sequence[UpdateSettings], precision: torch.dtype) -> None:
     """Orthogonalises all directions of one shape together, fused maps part by part, and applies them."""
     by_shape: dict[torch.Size, list[tuple[Update, Tensor, Tensor]]] = defaultdict(list)
     for group in updates:
-        for weight, direction in zip(group.weights, _directions(group, settings.momentum), strict=True):
+        for weight, direction in zip(group.weights, _directions(group, settings), strict=True):
             maps = (tensor.split_with_sizes(group.fused, -2) for tensor in (weight, direction))
             for matrix, towards in zip(*maps, strict=True):
                 by_shape[matrix.shape].append((group, matrix, towards))
@@ -32,11 +33,14 @@ def update(updates: Sequence[Update], settings: UpdateSettings, precision: torch
             apply_update_(matrix, direction, -scale * group.lr, group.lr * group.weight_decay)
 
 
-def _directions(update: Update, momentum: float) -> list[Tensor]:
+def _directions(update: Update, settings: Sequence[UpdateSettings]) -> list[Tensor]:
     """Nesterov momentum of each gradient; the moments move, the gradients become the directions."""
-    (buffers,) = update.moments
-    torch._foreach_lerp_(buffers, update.gradients, 1 - momentum)
-    torch._foreach_lerp_(update.gradients, buffers, momentum)
+    momenta = [each.momentum for each in settings]
+    runs = [(0, update.members)] if len(momenta) == 1 else equal_runs(momenta)
+    for part, (first, _) in zip(update.split([stop - first for first, stop in runs]), runs, strict=True):
+        (buffers,) = part.moments
+        torch._foreach_lerp_(buffers, part.gradients, 1 - momenta[first])
+        torch._foreach_lerp_(part.gradients, buffers, momenta[first])
     return update.gradients
 
 

@@ -1,13 +1,14 @@
 """The optimizer: groups of parameters, each updated by its rule, and what the rules keep of every parameter.
 
 Weight decay touches matrices and embeddings by what they are, never by their number of axes. A population may have
-rates of its own for each member, tensors `[P]` (`set_rate`, `set_decay`).
+rates of its own for each member, tensors `[P]` (`set_rate`, `set_decay`), and all settings of its own (`set_members`).
 
 `Optimizer` is not a `torch.optim.Optimizer`: that class imports the compiler, which takes as long as torch itself, and
 its hooks and options are of no use here.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -50,14 +51,24 @@ def make_optimizer(
                 matrices[module.parts].append(parameter)
             else:
                 tables.append(parameter)
-    others = RULES[config.name].others
-    rule, rate = (config.name, config.lr) if others is None else (others, config.adamw_lr)
+    rule = RULES[config.name].others or config.name
+    rate, main_rate = base_rate(config, rule), base_rate(config, config.name)
     groups = [
-        ParamGroup(parameters, config.name, config.lr, config.weight_decay, True, fused)
+        ParamGroup(parameters, config.name, main_rate, config.weight_decay, True, fused)
         for fused, parameters in matrices.items()
     ]
     groups += [ParamGroup(tables, rule, rate, config.weight_decay, True), ParamGroup(vectors, rule, rate, 0.0, False)]
     return Optimizer([group for group in groups if group.parameters], config, precision, model.population)
+
+
+def base_rate(config: OptimizerConfig, rule: str) -> float:
+    """The peak learning rate of the parameters that a rule updates: the optimizer's own, or that for its others."""
+    return config.lr if rule == config.name else config.adamw_lr
+
+
+def per_member(values: Sequence[float], device: torch.device) -> PerMember:
+    """One value where that of all members is the same, else all, `[P]`, in float64."""
+    return values[0] if len(set(values)) == 1 else torch.tensor(values, dtype=torch.float64, device=device)
 
 
 @dataclass
@@ -66,7 +77,7 @@ class ParamGroup:
 
     parameters: list[nn.Parameter]
     rule: str
-    base_lr: float
+    base_lr: PerMember
     weight_decay: PerMember
     decays: bool
     fused: tuple[int, ...] = ()  # rows of the maps that are fused in each parameter, of matrices
@@ -80,6 +91,7 @@ class Optimizer:
         self, groups: list[ParamGroup], config: OptimizerConfig, precision: torch.dtype, population: int | None
     ) -> None:
         self.groups, self.config, self.precision, self.population = groups, config, precision, population
+        self.settings: Sequence[UpdateSettings] = [config]  # for all members, or of each
         self.state: dict[nn.Parameter, dict[str, Tensor]] = defaultdict(dict)
 
     def set_rate(self, factor: PerMember) -> None:
@@ -92,6 +104,16 @@ class Optimizer:
         for group in self.groups:
             if group.decays:
                 group.weight_decay = decay
+
+    def set_members(self, configs: Sequence[OptimizerConfig]) -> None:
+        """Gives each member the rates, betas and momentum of its configuration; all are of one name."""
+        for group in self.groups:
+            device = group.parameters[0].device
+            group.base_lr = per_member([base_rate(config, group.rule) for config in configs], device)
+            if group.decays:
+                group.weight_decay = per_member([config.weight_decay for config in configs], device)
+        alike = all(config == configs[0] for config in configs)
+        self.settings = configs[:1] if alike else [configs[configs.index(config)] for config in configs]
 
     def zero_grad(self) -> None:
         """Drops all gradients."""
@@ -107,7 +129,7 @@ class Optimizer:
             if any(parameter.grad is not None for parameter in group.parameters):
                 updates[group.rule].append(self._update(group))
         for rule, together in updates.items():
-            RULES[rule].update(together, self.config, self.precision)
+            RULES[rule].update(together, self.settings, self.precision)
 
     def _update(self, group: ParamGroup) -> Update:
         """What a rule needs to update the parameters of a group that have a gradient."""

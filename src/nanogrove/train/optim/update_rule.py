@@ -10,13 +10,15 @@ register in another way than the rest, and which numbers these are differs betwe
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from nanogrove.model.members import equal_runs
 from nanogrove.settings import Settings
 
 REGISTER = 16  # float32 numbers in the widest vector register
@@ -59,9 +61,30 @@ class Update:
     fused: tuple[int, ...] = ()
     members: int = 1
 
+    def split(self, sizes: Sequence[int]) -> list["Update"]:
+        """The updates of so many consecutive members each, without a copy; rates stay those of all."""
+        if len(sizes) == 1 and not any(step.dim() for step in self.steps):
+            return [self]
+        columns = [self.weights, self.gradients, *self.moments]
+        parts = [list(zip(*(torch.split(tensor, list(sizes)) for tensor in column), strict=True)) for column in columns]
+        firsts = [sum(sizes[:n]) for n in range(len(sizes))]
+        counts = [step.expand(self.members).unbind() for step in self.steps[:1]]  # all of its tensors have seen as many
+        return [
+            replace(
+                self,
+                weights=list(weights),
+                gradients=list(gradients),
+                moments=[list(moment) for moment in moments],
+                steps=[each[first] for each in counts for _ in weights],
+                members=size,
+            )
+            for size, first, weights, gradients, *moments in zip(sizes, firsts, *parts, strict=True)
+        ]
 
-UpdateFunction = Callable[[Sequence[Update], UpdateSettings, torch.dtype], None]
-"""Updates all groups of a rule; products of matrices may be computed in the precision given."""
+
+UpdateFunction = Callable[[Sequence[Update], Sequence[UpdateSettings], torch.dtype], None]
+"""Updates all groups of a rule by settings for all members, one, or for each, P of them; products of matrices may be
+computed in the precision given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,27 +121,51 @@ class Numbers:
 Kernel = Callable[[Numbers, UpdateSettings], None]
 
 
+class Alike(NamedTuple):
+    """Consecutive members, number `first` to `stop`, the latter not included, that are updated in the same way."""
+
+    first: int
+    stop: int
+    lr: float
+    weight_decay: float
+    settings: UpdateSettings
+
+
 def elementwise(kernel: Kernel) -> UpdateFunction:
     """The update by a kernel that treats each number by itself, so that tensors may have any shape.
 
-    With rates by member it takes one member after the other, whose numbers are laid side by side for it.
+    It is called once for all consecutive members that are updated alike.
     """
 
-    def update(updates: Sequence[Update], settings: UpdateSettings, precision: torch.dtype) -> None:
+    def update(updates: Sequence[Update], settings: Sequence[UpdateSettings], precision: torch.dtype) -> None:
         for each in updates:
-            by_member = any(step.dim() for step in each.steps)
-            if by_member or isinstance(each.lr, Tensor) or isinstance(each.weight_decay, Tensor):
-                _one_member_after_the_other(kernel, each, settings)
-            else:
-                _all_members_together(kernel, each, settings, each.lr, each.weight_decay)
+            groups = alike_members(each, settings)
+            parts = each.split([group.stop - group.first for group in groups])
+            for part, group in zip(parts, groups, strict=True):
+                _apply(kernel, part, group)
 
     return update
 
 
-def _all_members_together(
-    kernel: Kernel, update: Update, settings: UpdateSettings, lr: float, weight_decay: float
-) -> None:
-    """Updates with the same rates for all; tensors that do not fill registers are filled up before, on a CPU."""
+def alike_members(update: Update, settings: Sequence[UpdateSettings]) -> list[Alike]:
+    """All members, grouped where consecutive ones have the same rates, settings and counts of updates."""
+    by_member = any(step.dim() for step in update.steps)
+    lr, weight_decay = update.lr, update.weight_decay
+    if len(settings) == 1 and not by_member and not isinstance(lr, Tensor) and not isinstance(weight_decay, Tensor):
+        return [Alike(0, update.members, lr, weight_decay, settings[0])]
+    rates, decays = (
+        torch.as_tensor(rate, dtype=torch.float64).expand(update.members).tolist() for rate in (lr, weight_decay)
+    )
+    counts = update.steps[0].tolist() if by_member else [0.0] * update.members  # the same of each of its tensors
+    each = settings if len(settings) > 1 else [settings[0]] * update.members
+    return [
+        Alike(first, stop, rates[first], decays[first], each[first])
+        for first, stop in equal_runs(list(zip(rates, decays, counts, each, strict=True)))
+    ]
+
+
+def _apply(kernel: Kernel, update: Update, alike: Alike) -> None:
+    """Updates members that are alike; tensors that do not fill registers are filled up before, on a CPU."""
     columns, members = [update.weights, update.gradients, *update.moments], update.members
     partial = [n for n, w in enumerate(update.weights) if w.numel() // members % REGISTER and w.device.type == "cpu"]
     filled = [list(column) for column in columns]
@@ -126,31 +173,10 @@ def _all_members_together(
         for n in partial:
             rows[n] = _filled(column[n], members)
     weights, gradients, *moments = filled
-    kernel(Numbers(weights, gradients, moments, update.steps, lr, weight_decay), settings)
+    kernel(Numbers(weights, gradients, moments, update.steps, alike.lr, alike.weight_decay), alike.settings)
     for column, rows in zip([update.weights, *update.moments], [weights, *moments], strict=True):
         for n in partial:
             _copy_back(column[n], rows[n])
-
-
-def _one_member_after_the_other(kernel: Kernel, update: Update, settings: UpdateSettings) -> None:
-    """Updates with a rate for each member, whose numbers are laid side by side."""
-    columns, members = [update.weights, update.gradients, *update.moments], update.members
-    rates, decays = (
-        torch.as_tensor(rate, dtype=torch.float64).expand(members).tolist() for rate in (update.lr, update.weight_decay)
-    )
-    counts = update.steps[0].unbind() if update.steps else ()
-    filled = [[_filled(tensor, members) for tensor in column] for column in columns]
-    rows = [torch.cat(column, 1) for column in filled]
-    by_member = zip(rates, decays, *(row.unbind() for row in rows), strict=True)
-    for member, (lr, weight_decay, weight, gradient, *moments) in enumerate(by_member):
-        step = [counts[member]] if counts else []  # all moments of a member have seen as many updates
-        kernel(Numbers([weight], [gradient], [[m] for m in moments], step, lr, weight_decay), settings)
-    sizes = [tensor.shape[1] for tensor in filled[0]]
-    for column, row in zip([update.weights, *update.moments], [rows[0], *rows[2:]], strict=True):
-        targets = [tensor.view(members, -1) for tensor in column]
-        pieces = torch.split(row, sizes, 1)
-        values = [piece[:, : target.shape[1]] for piece, target in zip(pieces, targets, strict=True)]
-        torch._foreach_copy_(targets, values)
 
 
 def _filled(tensor: Tensor, members: int) -> Tensor:

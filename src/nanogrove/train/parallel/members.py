@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from nanogrove.data.batch import Batch, Batches
-from nanogrove.model.gpt import GPT, unstack
+from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
+from nanogrove.model.members import unstack
 from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Event
 from nanogrove.train.loop import fit

@@ -1,0 +1,1 @@
+"""Studies: several runs and one question, which way is better."""

@@ -76,7 +76,10 @@ def test_time_is_measured_in_turn(study: MakeStudy, monkeypatch: pytest.MonkeyPa
 
 def test_methods_that_count_their_own_steps_must_have_the_compute_of_the_first(study: MakeStudy) -> None:
     evolve = ["method.name=evolve", "method.population_size=4", "method.generations=1", "method.significance=null"]
-    asked = [BASE, {"name": "pbt", "overrides": [*evolve, "method.steps_per_generation=10", "model.dropout=0"]}]
+    asked: list[dict[str, Any]] = [
+        BASE,
+        {"name": "pbt", "overrides": [*evolve, "method.steps_per_generation=10", "model.dropout=0"]},
+    ]
     preset = {key: value for key, value in study().preset.items() if key != "train"}  # type: ignore[union-attr]
     train = {"batch_size": 4, "device": "cpu"}
     asked[1]["preset"] = {**preset, "train": train}

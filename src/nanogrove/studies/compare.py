@@ -5,7 +5,7 @@
 asks for more seeds or more arms trains what is missing.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,8 @@ def compare(
                 seeds = min(seeds + SEEDS_AT_A_TIME, study.cap)
         finally:
             write_results(out, [results[key] for key in sorted(results, key=_order)])
+        if not train:
+            yield _left(runs_to_train(study, plan), results)
         look = (seeds, len(study.arms))
         if look not in plan.looks and all(key_of(run) in results for run in _compared(plan, seeds)):
             plan = plan.model_copy(update={"looks": [*plan.looks, look]})
@@ -137,6 +139,13 @@ def collected(study: StudySettings, plan: Plan, out: Path) -> dict[Key, Result]:
         if key_of(run) not in results and (result := result_of(run, out)) is not None:
             results[key_of(run)] = result
     return results
+
+
+def _left(runs: Sequence[Run], results: Mapping[Key, Result]) -> Update:
+    """How many runs of this stage are to be trained, and by which numbers."""
+    left = sum(key_of(run) not in results for run in runs)
+    numbers = f": --index 0 to {len(runs) - 1}" if left else ""
+    return Update(1 - left / len(runs), f"{left} of {len(runs)} runs are to be trained{numbers}")
 
 
 def train_index(out: Path, index: int, allow_code: bool = False) -> Generator[Update, None, None]:

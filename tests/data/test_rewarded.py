@@ -125,7 +125,7 @@ def test_long_rows_are_cut_and_counted(tmp_path: Path) -> None:
     [
         ("rows.csv", "a,b\n1,2\n", {}, "no column 'text'; there are 'a', 'b'"),
         ("rows.jsonl", '{"text": "x"}\n', {}, "no column 'reward'; there are 'text', as in "),
-        ("rows.jsonl", "[1]\n", {}, "1 times no JSON object, as in "),
+        ("rows.jsonl", "[1]\n", {}, "1 times neither an object nor a text, as in "),
         ("rows.jsonl", "{broken\n", {}, "1 times broken JSON, as in "),
         (
             "rows.txt",

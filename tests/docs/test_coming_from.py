@@ -251,7 +251,7 @@ def test_each_row_has_a_counterpart_or_says_that_it_has_none(path: Path) -> None
         ("```bash\nnanogrove train rlm\n```\n`data.beta=2 data.sources=x`", "unknown key data.sources"),
         ("""`'data.sources={"type": "pdf", "paths": "x"}'`""", "paths"),
         ("```bash\nnanogrove train rml\n```", "no preset is called 'rml'"),
-        ("| there | here |\n|---|---|\n| `x` | `nanogrove describe runs/x` |", "No such command 'describe'"),
+        ("| there | here |\n|---|---|\n| `x` | `nanogrove describe runs/x` |", "no such verb: describe"),
         ("```python\nimport nanogrove\nnanogrove.open('x')\n```", "no attribute 'open'"),
         (
             '```json title="mine.json"\n{"method": "pretrain", "modle": {}}\n```\n`nanogrove train mine.json`',

@@ -15,6 +15,7 @@ from nanogrove.record.events import read_events
 from nanogrove.runs.train import train
 from nanogrove.studies.compare import Options, compare, train_index
 from nanogrove.studies.folder import read_plan
+from nanogrove.studies.judge import lines
 
 
 def test_arms_are_trained_over_paired_seeds_and_judged(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
@@ -27,8 +28,8 @@ def test_arms_are_trained_over_paired_seeds_and_judged(study: MakeStudy, tmp_pat
     shares = [update.share for update in updates]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
-    lines = [json.loads(line) for line in (tmp_path / "s" / "results.jsonl").read_text().splitlines()]
-    assert [(line["seed"], line["arm"]) for line in lines[:3]] == [(0, "fast"), (0, "slow"), (1, "fast")]
+    results = [json.loads(line) for line in (tmp_path / "s" / "results.jsonl").read_text().splitlines()]
+    assert [(line["seed"], line["arm"]) for line in results[:3]] == [(0, "fast"), (0, "slow"), (1, "fast")]
 
 
 def test_a_run_of_a_study_is_the_run_alone(study: MakeStudy, tmp_path: Path) -> None:
@@ -57,10 +58,22 @@ def test_more_seeds_and_arms_train_only_what_is_missing(study: MakeStudy, tmp_pa
         ["arm slow, seed 6", "arm fast, seed 6"] + [f"arm faster, seed {n}" for n in range(7)]
     )
     assert [verdict.pairs for verdict in findings.verdicts] == [7, 7]
+    assert "2 looks in all, so the chance that any verdict is wrong is up to 0.1" in " ".join(lines(findings))
     after = read_plan(tmp_path)
     assert before is not None
     assert after is not None
     assert after.arms[:2] == before.arms
+
+
+def test_arms_that_are_added_are_tuned_too(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
+    arms = [{"name": "plain"}, {"name": "momentum", "overrides": ["optimizer.momentum=0.5"]}]
+    settings = {"overrides": ["optimizer.name=sgd"], "tune": {"optimizer.lr": [1e-6, 0.5]}, "seeds": 6}
+    run(study(arms=arms, **settings), tmp_path)
+    here.clear()
+    more = [*arms, {"name": "decay", "overrides": ["optimizer.weight_decay=0.5"]}]
+    findings = run(study(arms=more, **{**settings, "seeds": 7}), tmp_path)
+    assert findings.plan.chosen == {"plain": 1, "momentum": 1, "decay": 1}
+    assert [label for label in here if "trial" in label] == [f"arm decay, trial {n}, seed {2**40}" for n in (0, 1)]
 
 
 def test_results_are_made_anew_from_run_folders(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
@@ -75,11 +88,11 @@ def test_results_are_made_anew_from_run_folders(study: MakeStudy, tmp_path: Path
 def test_results_that_no_run_left_are_refused(study: MakeStudy, tmp_path: Path, stage: str) -> None:
     run(study(), tmp_path)
     path = tmp_path / "results.jsonl"
-    lines = path.read_text()
+    text = path.read_text()
     changed = {
-        "cut": lines[:-10],
-        "foreign": lines.replace('"arm":"fast"', '"arm":"another"', 1),
-        "damaged": lines.replace('"steps":4', '"steps":-4', 1),
+        "cut": text[:-10],
+        "foreign": text.replace('"arm":"fast"', '"arm":"another"', 1),
+        "damaged": text.replace('"steps":4', '"steps":-4', 1),
     }
     path.write_text(changed[stage])
     with pytest.raises(StudyError, match=r"results\.jsonl: line \d+ .*; delete the file, and it is made anew"):

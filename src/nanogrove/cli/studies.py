@@ -7,11 +7,13 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from nanogrove.cli.render import Bar
 from nanogrove.cli.text import printable
 from nanogrove.studies.compare import Update
 from nanogrove.studies.judge import Findings, lines
+from nanogrove.waits import waiting
 
 PLAIN_SECONDS = 10.0  # between two plain lines of progress
 T = TypeVar("T")
@@ -19,8 +21,9 @@ T = TypeVar("T")
 
 def show(updates: Generator[Update, None, T], console: Console) -> T:
     """Shows what happens in a study as it comes; returns what the generator returns."""
+    plain = not console.is_terminal
     columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("left"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with waiting("setting up") as setup, Bar(*columns, console=console, transient=True, disable=plain) as progress:
         task, shown = progress.add_task("", total=1.0, visible=False), time.monotonic()
         while True:
             try:
@@ -28,10 +31,11 @@ def show(updates: Generator[Update, None, T], console: Console) -> T:
             except StopIteration as end:
                 result: T = end.value
                 return result
+            setup.over = True
             progress.update(task, completed=update.share, visible=True)
             if update.text:
                 progress.console.print(escape(printable(update.text)), highlight=False, soft_wrap=True)
-            elif not console.is_terminal and time.monotonic() - shown > PLAIN_SECONDS:
+            elif plain and time.monotonic() - shown > PLAIN_SECONDS:
                 shown = time.monotonic()
                 console.print(f"{update.share:.0%} of the training is done", highlight=False)
 

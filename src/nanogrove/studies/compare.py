@@ -5,7 +5,7 @@
 asks for more seeds or more arms trains what is missing.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,21 +67,27 @@ def compare(
         plan = _planned(study, folder, options)
         results = collected(study, plan, out)
         try:
-            if plan.trials() and not plan.chosen:
+            if not plan.tuned:
                 runs = trial_runs(study, plan)
                 if train:
                     yield from _train(runs, results, out, options)
                 if all(key_of(run) in results for run in runs):
-                    plan = plan.model_copy(update={"chosen": choose_trials(study, plan, results)})
+                    plan = plan.model_copy(update={"chosen": choose_trials(study, plan, results) | plan.chosen})
                     folder.write("plan.json", plan.model_dump(mode="json"))
             seeds = study.seeds
-            while train and (plan.chosen or not plan.trials()):
-                yield from _train(runs_of(list(plan.ways()), range(seeds)), results, out, options)
+            while train and plan.tuned:
+                yield from _train(_compared(plan, seeds), results, out, options)
                 if not study.until_decided or judge(study, plan, results, seeds).decided or seeds >= study.cap:
                     break
                 seeds = min(seeds + SEEDS_AT_A_TIME, study.cap)
         finally:
             write_results(out, [results[key] for key in sorted(results, key=_order)])
+        if not train:
+            yield _left(runs_to_train(study, plan), results)
+        look = (seeds, len(study.arms))
+        if look not in plan.looks and all(key_of(run) in results for run in _compared(plan, seeds)):
+            plan = plan.model_copy(update={"looks": [*plan.looks, look]})
+            folder.write("plan.json", plan.model_dump(mode="json"))
         findings = judge(study, plan, results, seeds)
         write_report(out, findings)
         return findings
@@ -112,23 +118,34 @@ def trial_runs(study: StudySettings, plan: Plan) -> list[Run]:
     return runs_of(plan.trials(), range(TUNING_SEED, TUNING_SEED + study.tune_seeds))
 
 
+def _compared(plan: Plan, seeds: int) -> list[Run]:
+    """The runs that are compared, of so many seeds; none of arms that are still to be tuned."""
+    return runs_of(list(plan.ways()), range(seeds))
+
+
 def runs_to_train(study: StudySettings, plan: Plan) -> list[Run]:
     """The runs of the stage that a study stands at: trials until each arm has chosen one, then the comparison."""
-    if plan.trials() and not plan.chosen:
+    if not plan.tuned:
         return trial_runs(study, plan)
-    return runs_of(list(plan.ways()), range(study.seeds))
+    return _compared(plan, study.seeds)
 
 
 def collected(study: StudySettings, plan: Plan, out: Path) -> dict[Key, Result]:
     """The results of all finished runs of a study, from its `results.jsonl` and its run folders."""
-    runs = trial_runs(study, plan)
-    if plan.chosen or not runs:
-        runs += runs_of(list(plan.ways()), range(max(study.seeds, study.cap if study.until_decided else 0)))
+    most = max(study.seeds, study.cap if study.until_decided else 0)
+    runs = trial_runs(study, plan) + _compared(plan, most)
     results = read_results(out, runs)
     for run in runs:
         if key_of(run) not in results and (result := result_of(run, out)) is not None:
             results[key_of(run)] = result
     return results
+
+
+def _left(runs: Sequence[Run], results: Mapping[Key, Result]) -> Update:
+    """How many runs of this stage are to be trained, and by which numbers."""
+    left = sum(key_of(run) not in results for run in runs)
+    numbers = f": --index 0 to {len(runs) - 1}" if left else ""
+    return Update(1 - left / len(runs), f"{left} of {len(runs)} runs are to be trained{numbers}")
 
 
 def train_index(out: Path, index: int, allow_code: bool = False) -> Generator[Update, None, None]:

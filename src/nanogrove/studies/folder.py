@@ -29,7 +29,7 @@ from nanogrove.studies.settings import StudySettings
 FILES = ("study.json", "plan.json", "results.jsonl", "report.html", ".lock")
 FOLDERS = ("runs", "tune")
 MOST_BYTES = 1 << 28  # of study.json and plan.json
-EXTENDED = ("seeds", "cap", "until_decided", "arms", "name")  # what may change once a study has begun
+EXTENDED = ("seeds", "arms", "name")  # what may change once a study has begun; a cap that is raised shows nothing
 
 
 class StudyFolder:

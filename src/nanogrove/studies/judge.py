@@ -107,5 +107,11 @@ def lines(findings: Findings) -> Iterator[str]:
             yield f"{arm.name} takes {' '.join(findings.study.trials[trial])}, the best of {len(findings.study.trials)}"
     for verdict in findings.verdicts:
         yield verdict.sentence
+    looks = len(findings.plan.looks)
+    if looks > 1 and not findings.study.until_decided:
+        yield (
+            f"seeds or arms were added to what had been seen, {looks} looks in all, so the chance that any verdict is "
+            f"wrong is up to {min(looks * findings.study.level, 1):g}; --until-decided may look after every seed"
+        )
     if not findings.verdicts:
         yield "no pair of runs is finished yet"

@@ -54,14 +54,24 @@ class PlannedArm(Settings):
 
 
 class Plan(Settings):
-    """`plan.json`: the study as it began, and what follows from it."""
+    """`plan.json`: the study as it was last asked for, and what follows from it.
+
+    `chosen` is the trial that each arm takes, once all are trained. `looks` are the numbers of seeds and of arms with
+    which it was judged: more than one, since seeds or arms were added to what had been seen, take more than the level.
+    """
 
     study: dict[str, Any]
     measure: str
     split: Split
     machine: dict[str, Any]
     arms: list[PlannedArm]
-    chosen: dict[str, int] = Field({})  # the trial that each arm takes, once all are trained
+    chosen: dict[str, int] = Field({})
+    looks: list[tuple[Count, Count]] = Field([])
+
+    @property
+    def tuned(self) -> bool:
+        """Whether each arm has chosen its trial, where there are any."""
+        return all(each.arm in self.chosen for each in self.arms if each.trial is not None)
 
     def trials(self) -> list["Way"]:
         """The trials of all arms; none where nothing is tuned."""

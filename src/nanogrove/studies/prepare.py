@@ -28,6 +28,7 @@ def make_plan(study: StudySettings, before: Plan | None = None, allow_code: bool
         machine=dict(circumstances(entries[0].setup)) if before is None else before.machine,
         arms=arms,
         chosen={} if before is None else before.chosen,
+        looks=[] if before is None else before.looks,
     )
 
 

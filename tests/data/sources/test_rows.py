@@ -18,6 +18,7 @@ import pytest
 
 from nanogrove.data.sources import parquet, rows
 from nanogrove.data.sources.dialect import Dialect
+from nanogrove.data.sources.json_values import json_rows
 from nanogrove.data.sources.packing import unpacked_name
 from nanogrove.data.sources.parquet import parquet_rows
 from nanogrove.data.sources.rows import check_columns, csv_rows, jsonl_rows, text_lines
@@ -42,6 +43,8 @@ def read(path: Path, encoding: str = "auto", delimiter: str | None = None) -> tu
         numbered = parquet_rows(path, wanted, bad)
     elif kind == ".jsonl":
         numbered = jsonl_rows(path, encoding, bad)
+    elif kind == ".json":
+        numbered = json_rows(path, encoding, None, bad)
     else:
         numbered = csv_rows(path, encoding, Dialect(delimiter or usual_delimiter(path)), wanted, bad)
     return [(number, row.get("text")) for number, row in numbered], faults
@@ -172,10 +175,9 @@ def test_many_short_lines_after_an_open_quote_are_not_held(tmp_path: Path, monke
         ("{broken", "broken JSON"),
         ('{"text": "a"} {"text": "b"}', "broken JSON"),
         ('{"text": "a\0"}', "binary: it has a NUL"),
-        ("[1]", "no JSON object"),
-        ("null", "no JSON object"),
+        ("[1]", "neither an object nor a text"),
+        ("null", "neither an object nor a text"),
         ('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deep"),
-        ('{"text": ' + "9" * 5000 + "}", "broken JSON"),
         (f'{{"text": "{HALF}"}}', "not utf-8"),
         (f'{{"text": "{HALF.replace("d", "D")}"}}', "not utf-8"),
         (b'{"text": "\xff"}', "not utf-8"),
@@ -185,6 +187,28 @@ def test_bad_lines_of_json(line: str | bytes, fault: str, tmp_path: Path) -> Non
     content = line if isinstance(line, bytes) else line.encode()
     path = csv_of(tmp_path, b'{"text": "a"}\n\n \r\n' + content + b'\r\n{"text": "b", "n": NaN}', "a.jsonl")
     assert read(path) == ([(1, "a"), (5, "b")], [(fault, 4)])
+
+
+def test_texts_and_numbers_of_any_length_are_alike_in_lines_and_in_an_array(tmp_path: Path) -> None:
+    lines = ['"a"', '{"text": "b", "unused": ' + "9" * 5000 + "}", '{"text": ' + "9" * 5000 + "}"]
+    expected = ["a", "b", "9" * 5000]
+    for name, content in (("a.jsonl", "\n".join(lines)), ("a.json", f"[{','.join(lines)}]")):
+        found, faults = read(csv_of(tmp_path, content, name))
+        assert ([text for _, text in found], faults) == (expected, []), name
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_a_damaged_row_of_wide_characters_is_left_out(name: str, encoding: str, tmp_path: Path) -> None:
+    rows_of = [json.dumps({"text": letter * 9}) for letter in "abc"]
+    content = {"a.csv": "text\naaaa\nbbbb\ncccc\n", "a.json": f"[{','.join(rows_of)}]"}.get(name, "\n".join(rows_of))
+    data = bytearray(content.encode(encoding))
+    size = 4 if encoding == "utf-32" else 2
+    at = size * (content.index("bb") + 2)
+    data[at : at + size] = b"\xff\xff\xff\xff" if size == 4 else b"\x00\xd8"
+    found, faults = read(csv_of(tmp_path, bytes(data), name))
+    assert [text[0] for _, text in found] == ["a", "c"]
+    assert len(faults) == 1
 
 
 def test_escaped_pairs_and_controls_are_text(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`nanogrove compare`."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,13 +74,15 @@ def compare(
         }
         settings = _merged(values, given, study)
     out = out or folder or Path("studies") / settings.name
-    if index is not None:
-        show(train_index(out, index, allow_code), console)
-        return
-    _check_engine(engine, address)
-    with shown_waits("starting"):
-        updates = run(settings, out, Options(engine, workers, address, allow_code), train=not prepare)
-        findings = show(updates, console)
+    try:
+        if index is not None:
+            show(train_index(out, index, allow_code), console)
+            return
+        _check_engine(engine, address)
+        findings = show(run(settings, out, Options(engine, workers, address, allow_code), train=not prepare), console)
+    except KeyboardInterrupt:
+        print("stopped, and all runs are saved; the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
     finish(findings, out, console)
 
 

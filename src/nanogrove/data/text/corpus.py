@@ -45,22 +45,28 @@ class TextCorpus:
         verify_in_background([(source.tokens, source.index) for source in complete])
         for title, source in zip(titles, self.sources, strict=True):
             if source.count("train", block_size + 1) <= block_size:
-                self._refuse(title, "train", source.count("train"), block_size + 1)
+                self._refuse(title, "train", [source], block_size + 1)
         for split, need in (("validation", 2), ("test", 2 * (config.test > 0))):
             counts = [source.count(split) for source in self.sources]  # all of it now, so that no evaluation waits
             if max(counts) < need:
-                self._refuse(", ".join(titles), split, max(counts), need)
+                self._refuse(", ".join(titles), split, self.sources, need)
         weights = config.source_weights or [1.0] * len(self.sources)
         self.weighted = Weighted([Phase(0, tuple(weights))], seed)
 
     def _check(self) -> bool:
         return self.process is None or self.process.check()
 
-    def _refuse(self, name: str, split: str, tokens: int, need: int) -> None:
-        raise DataError(
-            f"{name}: the {split} split has {tokens} tokens and needs at least {need}; use more text, a smaller "
-            "model.block_size, or another data.split"
-        )
+    def _refuse(self, name: str, split: str, sources: list[ShardReader], need: int) -> None:
+        """Raises DataError for a split of which no source has the tokens that are needed."""
+        config = self.config
+        share = {"validation": config.validation, "test": config.test}.get(split, 1 - config.validation - config.test)
+        advice = "use more text, a smaller model.block_size, or another data.split"
+        for source in sources:
+            total = sum(source.count(other) for other in SPLITS)
+            if source.by_document(config.split) and share * total > need + 1:
+                advice = "documents go to splits by their texts, and too few of them differ; set data.split=tail"
+        tokens = max(source.count(split) for source in sources)
+        raise DataError(f"{name}: the {split} split has {tokens} tokens and needs at least {need}; {advice}")
 
     @property
     def splits(self) -> tuple[Split, ...]:

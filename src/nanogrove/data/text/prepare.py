@@ -99,10 +99,12 @@ def write(config: DataConfig, source: DocumentSource, folder: Path, tokenizer: T
     going_on = index is not None and not index["complete"] and index["change_times"] == changes
     writer = ShardWriter(folder, index if going_on else None, tokenizer.vocab_size, streams(source), changes)
     skipped = Skipped(config.bad_rows == "refuse")
+    blank = not writer.index["pieces"]
     pieces, size = assign_to_splits(config, source, characters_to_split(config, source), skipped), source.size()
     with waiting(f"tokenising {source.title()}", size) as wait:
         for batch, encoded in _tokenized_batches(islice(pieces, writer.index["pieces"], None), tokenizer):
             for (split, piece), ids in zip(batch, encoded, strict=True):
+                blank = blank and piece.text.isspace()
                 writer.add(split, piece, np.concatenate(([tokenizer.end], ids)) if piece.first else ids)
             wait.done = sum(split["bytes"] for split in writer.index["splits"].values())
             if writer.uncommitted >= TOKENS_PER_COMMIT:
@@ -110,8 +112,10 @@ def write(config: DataConfig, source: DocumentSource, folder: Path, tokenizer: T
                 yield
             else:
                 writer.flush()
-    if not writer.index["pieces"]:
+    if blank:
         reasons = skipped.most_common(examples=True)
+        if writer.index["pieces"]:
+            reasons = "blanks alone"
         nothing = f"nothing to use ({reasons})" if reasons else "empty; a corpus needs text"
         raise DataError(f"{source.title()}: {nothing}")
     if change_times(identity) != changes:  # a program may give a file that it changed its old time back

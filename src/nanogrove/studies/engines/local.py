@@ -21,26 +21,41 @@ from typing import IO
 
 from nanogrove.errors import StudyError
 from nanogrove.studies.engines.contract import Happened, Job, Place
+from nanogrove.train.signals import stop_signals
 from nanogrove.waits import waiting
 
 ATTEMPTS = 3  # of a job, without a step more
+SIGNAL_SECONDS = 0.5  # after which Ctrl-C is answered, at most
 LOG_BYTES = 10_000  # of what a process wrote last
 Answers = queue.Queue[tuple["_Worker", str | None]]
 
 
 def train_here(jobs: Sequence[Job], place: Place) -> Iterator[Happened]:
-    """Trains jobs in processes of this machine. Raises StudyError where a run cannot be trained."""
-    left, answers = deque(_Attempt(job) for job in jobs), Answers()
-    workers: list[_Worker] = []
+    """Trains jobs in processes of this machine.
+
+    Raises StudyError where a run cannot be trained, and after Ctrl-C or SIGTERM, when all runs are saved,
+    KeyboardInterrupt or SystemExit.
+    """
+    with stop_signals() as stopped:
+        yield from _train(deque(_Attempt(job) for job in jobs), place, stopped)
+    if stopped:
+        raise KeyboardInterrupt if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
+
+
+def _train(left: "deque[_Attempt]", place: Place, stopped: Sequence[int]) -> Iterator[Happened]:
+    answers, workers = Answers(), list[_Worker]()
     try:
-        while left or any(worker.attempt for worker in workers):
+        while not stopped and (left or any(worker.attempt for worker in workers)):
             while left and sum(worker.attempt is not None for worker in workers) < place.workers:
                 free = next((worker for worker in workers if worker.attempt is None), None)
                 if free is None:
                     free = _Worker(answers)
                     workers.append(free)
                 free.give(left.popleft(), place)
-            worker, line = answers.get()
+            try:
+                worker, line = answers.get(timeout=SIGNAL_SECONDS)
+            except queue.Empty:
+                continue
             attempt = worker.attempt
             if line is None:
                 workers.remove(worker)

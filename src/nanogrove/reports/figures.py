@@ -1,4 +1,5 @@
-"""Figures of a report, as HTML: `plot` draws lines and bars, `heatmap` colours a grid.
+"""Figures of a report, as HTML: `plot` draws lines and bars, `heatmap` colours a grid, `forest` has
+intervals in rows.
 
 A figure is its caption, a legend, a place that the page's script draws into, and its data as a JSON block, which no
 browser executes. Names and numbers are data there; the caption, the legend and a description are escaped text.
@@ -12,6 +13,8 @@ from nanogrove.reports.lines import FIGURE_POINTS, LINE_POINTS, Line, Numbers, t
 from nanogrove.reports.values import escaped, finite, rounded
 
 COLOURS = 6  # of lines, as in page.css; with more lines they are dashed
+CLASSES = {"reference": "dotted", "points": "points"}  # of a style in a legend
+LABEL_LENGTH = 20  # characters of a name beside a row
 DESCRIBED_LINES = 6  # at most, in the description of a figure
 
 
@@ -22,6 +25,16 @@ class Mark(NamedTuple):
     name: str
 
 
+class Interval(NamedTuple):
+    """A row of a forest plot: a mean with its interval, whose ends are None where it has none, and what it is of."""
+
+    name: str
+    mean: float
+    low: float | None
+    high: float | None
+    points: Sequence[float]
+
+
 def plot(
     title: str,
     x_label: str,
@@ -30,6 +43,7 @@ def plot(
     *,
     log_x: bool = False,
     log_y: bool = False,
+    zero: bool = False,
     marks: Sequence[Mark] = (),
 ) -> str:
     """A figure of lines; empty when there are none.
@@ -41,6 +55,7 @@ def plot(
         lines: as `lines.line` and its siblings give them.
         log_x: whether the horizontal axis is logarithmic.
         log_y: whether the vertical axis is logarithmic.
+        zero: whether the vertical axis reaches to 0, and a line is there.
         marks: where phases begin; those outside of the lines are left out.
     """
     drawn = list(lines)
@@ -54,6 +69,7 @@ def plot(
         "y": y_label,
         "log_x": log_x,
         "log_y": log_y,
+        "zero": zero,
         "lines": [_compact(thinned(each, points)) for each in drawn],
         "colours": _colours(drawn),
         "marks": [rounded(mark.x) for mark in shown],
@@ -79,6 +95,31 @@ def heatmap(title: str, x_label: str, y_label: str, cells: Iterable[tuple[object
     grid = {"x": [f"{x:g}" for x in across], "y": [f"{y:g}" for y in up], "z": rows}
     described = f"shares from {min(known):.2f} to {max(known):.2f} in {len(across)} columns of {x_label}"
     return _figure(title, described, "", {"x": x_label, "y": y_label, "lines": [], "heat": grid})
+
+
+def forest(title: str, x_label: str, intervals: Sequence[Interval]) -> str:
+    """A figure with a row for each interval, and a line at 0; empty when there are none."""
+    if not intervals:
+        return ""
+    described = [f"{each.name} {each.mean:.4g}{_reach(each)}" for each in intervals]
+    drawn = []
+    for each, text in zip(intervals, described, strict=True):
+        low, mean, high, *points = _short([each.low, each.mean, each.high, *each.points])
+        row = {"label": _label(each.name), "low": low, "mean": mean, "high": high, "points": points, "described": text}
+        drawn.append({"name": each.name, **row})
+    spec: dict[str, object] = {"x": x_label, "y": "", "lines": [], "forest": drawn}
+    return _figure(title, "; ".join(described[:DESCRIBED_LINES]), "", spec)
+
+
+def _reach(interval: Interval) -> str:
+    known = interval.low is not None and interval.high is not None
+    return f" ({interval.low:.4g} to {interval.high:.4g})" if known else ""
+
+
+def _label(name: str) -> str:
+    """A name that leaves room for the figure beside it: its beginning and its end."""
+    half = LABEL_LENGTH // 2
+    return name if len(name) <= LABEL_LENGTH else f"{name[:half]}…{name[-half:]}"
 
 
 def rows(figures: Iterable[Sequence[str]]) -> str:
@@ -130,8 +171,8 @@ def _legend(lines: Sequence[Line], marks: Sequence[Mark]) -> str:
 
 
 def _dash(line: Line, colour: int) -> str:
-    if line["style"] == "reference":
-        return "dotted"
+    if line["style"] in CLASSES:
+        return CLASSES[line["style"]]
     return "solid" if colour < COLOURS else "dashed"
 
 

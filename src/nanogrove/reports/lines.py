@@ -12,7 +12,7 @@ NOISY_POINTS = 60  # a line of fewer is drawn as it is
 WINDOWS = 30  # of a running mean, in the length of a line
 LEAST_WINDOW = 9
 
-Style = Literal["plain", "faint", "reference", "bars"]
+Style = Literal["plain", "faint", "reference", "points", "bars"]
 Numbers = list[float | None]
 Point = tuple[object, object]
 
@@ -20,8 +20,8 @@ Point = tuple[object, object]
 class Line(TypedDict):
     """One line of a figure, with a band from `low` to `high` where it has one.
 
-    A `faint` line lies below the next one, whose colour it has; a `reference` is dotted. `bars` have their middles in
-    `x` and their widths in `width`. A running mean has its number of points in `window`.
+    A `faint` line lies below the next one, whose colour it has; a `reference` is dotted; `points` are not joined.
+    `bars` have their middles in `x` and their widths in `width`. A running mean has its number of points in `window`.
     """
 
     name: str

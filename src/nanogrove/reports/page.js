@@ -35,6 +35,7 @@
       const color = colours[spec.colours[number] % colours.length], few = x.length < 30;
       const common = { x, visible: visible[number], name: literal(name) };
       if (style === "bars") return [{ ...common, y, width, type: "bar", marker: { color } }];
+      if (style === "points") return [{ ...common, y, mode: "markers", marker: { color, size: 7 } }];
       const quiet = { ...common, mode: "lines", hoverinfo: "skip" };
       if (style === "faint") return [{ ...quiet, y, line: { color: color + "55", width: 1 } }];
       const band = { ...quiet, line: { width: 0 } };
@@ -53,6 +54,21 @@
     return [{ type: "heatmap", ...heat, zmin: 0, zmax: 1, xgap: 1, ygap: 1, hoverongaps: false, hovertemplate: tip,
       texttemplate: few ? "%{z:.2f}" : "", textfont: { size: 10 }, colorscale: [[0, rule], [1, colours[0]]],
       colorbar: { thickness: 8, outlinewidth: 0, tickfont: font } }];
+  }
+
+  // Rows from the top down, of each the points above its mean.
+  function forest({ forest }, { colours }) {
+    const of = (name) => forest.map((row) => row[name]), rows = [...forest.keys()], lift = 0.22;
+    const reach = (side, sign) => forest.map((row) => (row[side] === null ? 0 : sign * (row[side] - row.mean)));
+    const color = colours[0];
+    return [
+      { x: of("points").flat(), y: forest.flatMap(({ points }, row) => points.map(() => row - lift)), mode: "markers",
+        hoverinfo: "skip", marker: { color: color + "77", size: 6 } },
+      { x: of("mean"), y: rows, mode: "markers", hoverinfo: "text", text: of("described").map(literal),
+        marker: { color, size: 10, symbol: "diamond" },
+        error_x: { type: "data", symmetric: false, array: reach("high", 1), arrayminus: reach("low", -1), color,
+          thickness: 2, width: 5 } },
+    ];
   }
 
   // Whole numbers in a short range have a tick each, and none between them; so have decades.
@@ -74,19 +90,27 @@
       hoverlabel: { bgcolor: page, bordercolor: rule, font: { color: ink }, namelength: 40 } };
     if (spec.heat) return { ...common, hovermode: "closest",
       xaxis: axis(spec.x, "category", { nticks: 12 }), yaxis: axis(spec.y, "category", { nticks: 12 }) };
+    const at0 = { rangemode: "tozero", zeroline: true, zerolinecolor: quiet, zerolinewidth: 1.5 };
+    if (spec.forest) return { ...common, hovermode: "closest",
+      xaxis: axis(spec.x, "linear", { ...at0, nticks: 6 }),
+      yaxis: axis("", "linear", { tickvals: [...spec.forest.keys()], ticktext: spec.forest.map(({ label }) => literal(label)),
+        range: [spec.forest.length - 0.4, -0.6], showgrid: false }) };
     const [x, y] = [all("x"), all("y")];
     // 15M tokens read well, a learning rate of 300µ does not.
     const large = y.some((value) => value >= 1000);
     return { ...common, uirevision: "kept on a change of theme", hovermode: "x unified", bargap: 0,
       shapes: spec.marks.map(line),
       xaxis: axis(spec.x, spec.log_x ? "log" : "linear", { ...ticks(x, spec.log_x), exponentformat: "SI", hoverformat: ",.6~g" }),
-      yaxis: axis(spec.y, spec.log_y ? "log" : "linear", { ...ticks(y, spec.log_y), exponentformat: large ? "SI" : "power", hoverformat: ".4~g" }) };
+      yaxis: axis(spec.y, spec.log_y ? "log" : "linear", { ...ticks(y, spec.log_y), exponentformat: large ? "SI" : "power", hoverformat: ".4~g",
+        ...(spec.zero ? at0 : {}) }) };
   }
 
   function draw(figure) {
     const colours = theme(), font = { color: colours.quiet, size: 11 };
-    const data = figure.spec.heat ? heat(figure.spec, colours, font) : traces(figure, colours);
-    Plotly.react(figure.place, data, layout(figure, colours, font), { responsive: true, displayModeBar: false });
+    const { spec, place } = figure;
+    if (spec.forest) place.style.height = `${80 + 42 * spec.forest.length}px`;
+    const data = spec.heat ? heat(spec, colours, font) : spec.forest ? forest(spec, colours) : traces(figure, colours);
+    Plotly.react(place, data, layout(figure, colours, font), { responsive: true, displayModeBar: false });
   }
 
   try {

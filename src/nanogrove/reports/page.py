@@ -41,7 +41,7 @@ def html_page(title: str, sections: list[str]) -> str:
 def packed_plotly() -> tuple[str, str]:
     """Plotly's bundle, packed by gzip as base64, and the digest by which a policy admits it as it is unpacked."""
     code = get_plotlyjs()
-    packer = zlib.compressobj(wbits=GZIP)
+    packer = zlib.compressobj(9, wbits=GZIP)
     packed = packer.compress(code.encode()) + packer.flush()
     return base64.b64encode(packed).decode(), _digest(code)
 

@@ -3,6 +3,7 @@
 from nanogrove.record.events import Values
 from nanogrove.record.measures import Measure, measured
 from nanogrove.record.reading import Run, times
+from nanogrove.reports.tables import key_figures
 from nanogrove.reports.values import UNKNOWN, decimal, duration, escaped, finite, quantity, short
 
 
@@ -17,17 +18,12 @@ def overview(run: Run) -> str:
         ("training time", duration(finite({**times(step), **times(end)}.get("seconds"))), ""),
         ("parameters", short(finite(start.values.get("parameters"))), ""),
     ]
-    cells = "".join(
-        f"<div><dt>{escaped(label)}</dt><dd>{escaped(value)}</dd>{f'<dd>{escaped(about)}</dd>' if about else ''}</div>"
-        for label, value, about in figures
-        if value != UNKNOWN
-    )
     settings = [str(start.values[key]) for key in ("method", "device", "precision") if start.values.get(key)]
     settings += [f"seed {start.values['seed']}"] if "seed" in start.values else []
     settings += [f"{max(step.step, end.step):,} steps"]
     badge = "" if finished else ' <span class="badge">unfinished</span>'
     head = f'<h1><bdi>{escaped(run.name)}</bdi>{badge}</h1><p class="note">{escaped(", ".join(settings))}</p>'
-    return head + (f"<dl>{cells}</dl>" if cells else "")
+    return head + key_figures(figure for figure in figures if figure[1] != UNKNOWN)
 
 
 def _best(run: Run) -> Values:

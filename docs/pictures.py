@@ -84,6 +84,15 @@ REPORTS = {
     ),
 }
 
+# Studies to draw: the preset that their arms begin from, what of it is made smaller, and then the arms.
+STUDIES = {
+    "compare": Report(
+        "rlm",
+        "train.steps=100 evaluate.every=10 evaluate.tokens=2000 --seeds 7 --engine processes "
+        "--arm muon --arm slower:optimizer.lr=.002 --arm adamw:optimizer.name=adamw --arm narrow:model.n_embd=32",
+    ),
+}
+
 # Presets without a report here, and why.
 LEFT_OUT = {
     "games-csv": "reads a table of a service; its page has the sections of own-text's",
@@ -113,13 +122,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="the reports, in all views, instead of the docs' pictures")
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"{', '.join(PICTURES)}; of --all {', '.join(REPORTS)}"
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(PICTURES)}; of --all {', '.join([*REPORTS, *STUDIES])}"
     )
     options = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None or not shutil.which("node") or not (FOLDER / "node_modules" / "playwright-core").exists():
         sys.exit("error: Chromium, Node or playwright-core is missing; see python docs/pictures.py --help")
-    known = list(REPORTS if options.all else PICTURES)
+    known = [*REPORTS, *STUDIES] if options.all else [*PICTURES]
     if unknown := [name for name in options.names if name not in known]:
         sys.exit(f"error: there is no {unknown[0]}; take one of {', '.join(known)}")
     sys.exit(take((views if options.all else shown)(options.names or known), chromium))
@@ -145,7 +154,7 @@ def shown(names: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def report(name: str) -> Path:
-    """The report of a run, drawn anew; the run is made where it is missing."""
+    """The report of a run or a study, drawn anew; what it is of is made where it is missing."""
     folder = FOLDER / "runs" / name
     if not (folder / "report.html").exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -153,10 +162,10 @@ def report(name: str) -> Path:
             (FOLDER / f"{word}.txt").write_text(
                 "\n\n".join(f"{word} {n * 7 % 97 + number}, and so on" for n in range(4000))
             )
-        preset, overrides = REPORTS[name]
-        nanogrove("train", preset, *EVERYWHERE.split(), *overrides.split(), "--out", str(folder))
+        preset, overrides = (REPORTS | STUDIES)[name]
+        nanogrove("compare" if name in STUDIES else "train", preset, *EVERYWHERE.split(), *overrides.split(), "--out", str(folder))
     else:
-        nanogrove("report", str(folder))
+        nanogrove("compare" if name in STUDIES else "report", str(folder))
     return folder / "report.html"
 
 

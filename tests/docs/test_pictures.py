@@ -57,8 +57,8 @@ def test_every_preset_has_a_report_or_a_reason(pictures: ModuleType) -> None:
 
 def test_the_settings_of_every_report_are_those_of_its_preset(pictures: ModuleType) -> None:
     everywhere = pictures.EVERYWHERE.split()
-    for name, (preset, overrides) in pictures.REPORTS.items():
-        settings = resolve(read_preset_file(preset), [*everywhere, *overrides.split()])
+    for name, (preset, overrides) in (pictures.REPORTS | pictures.STUDIES).items():
+        settings = resolve(read_preset_file(preset), [*everywhere, *overrides.partition(" --")[0].split()])
         assert settings.train.accumulation == 1, name
     one_round = pictures.REPORTS["self-improve-one-round"].overrides.split()
     method = resolve(read_preset_file("self-improve-quick"), one_round).method.model_dump()

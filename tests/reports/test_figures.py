@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.reports.conftest import HOSTILE, Page
 
-from nanogrove.reports.figures import Mark, heatmap, plot
+from nanogrove.reports.figures import Interval, Mark, forest, heatmap, plot
 from nanogrove.reports.lines import FIGURE_POINTS, line, noisy
 
 
@@ -79,3 +79,32 @@ def test_a_heat_map_has_a_column_for_each_round_and_leaves_out_what_has_no_place
 
 def test_nothing_is_drawn_of_nothing() -> None:
     assert plot("Loss", "tokens", "nats", []) == ""
+
+
+def test_intervals_are_rows_of_one_figure(tmp_path: Path) -> None:
+    rows = [Interval("a", -0.5, -0.75, 0.0, [-0.6, -0.4]), Interval("name" * 10, 0.0, None, None, [0.123456789])]
+    page = read(tmp_path, forest("Loss less that of base", "nats", rows))
+    [data] = page.figures()
+    one, two = data["forest"]
+    assert one == {"name": "a", "label": "a", "mean": -0.5, "low": -0.75, "high": 0.0, "points": [-0.6, -0.4]} | {
+        "described": "a -0.5 (-0.75 to 0)"
+    }
+    assert (two["label"], two["low"], two["points"]) == ("namenamena…menamename", None, [0.12346])
+    assert f'aria-label="Loss less that of base: a -0.5 (-0.75 to 0); {"name" * 10} 0"' in page.html
+    assert forest("Loss", "nats", []) == ""
+
+
+@pytest.mark.parametrize("bad", HOSTILE)
+def test_names_of_intervals_stay_text_and_data(tmp_path: Path, bad: str) -> None:
+    page = read(tmp_path, forest(bad, bad, [Interval(bad, 0.0, None, None, [])]))
+    assert [tag for tag, _ in page.tags] == ["figure", "figcaption", "div", "script"]
+    [(_, code)] = page.scripts
+    assert "<" not in code
+    assert page.figures()[0]["forest"][0]["name"] == bad
+
+
+def test_points_are_not_joined_and_an_axis_may_reach_to_zero(tmp_path: Path) -> None:
+    page = read(tmp_path, plot("t", "x", "y", [*line("a", [0, 1], [2, 3], "points"), *line("b", [0], [1])], zero=True))
+    [data] = page.figures()
+    assert (data["lines"][0]["style"], data["zero"]) == ("points", True)
+    assert 'class="colour-0 points"' in page.html

@@ -22,10 +22,12 @@ class Kind(NamedTuple):
     """The settings of a kind, whose `type` is its name, and the corpus made from them.
 
     `corpus` takes the settings, the tokens per window, the sequences per batch, a seed, and who watches the wait.
+    `reseeded` takes a corpus and gives that of another seed; None where held-out data, too, depend on the seed.
     """
 
     Config: type[BaseModel]
     corpus: Callable[[Any, int, int, int, Watch], Corpus]
+    reseeded: Callable[[Any, int], Corpus] | None = None
 
 
 def _at_once(corpus: Callable[[Any, int, int, int], Corpus]) -> Callable[[Any, int, int, int, Watch], Corpus]:
@@ -34,13 +36,16 @@ def _at_once(corpus: Callable[[Any, int, int, int], Corpus]) -> Callable[[Any, i
 
 
 CORPORA = {
-    "text": Kind(DataConfig, TextCorpus),
-    "rlm": Kind(RLMConfig, _at_once(GrammarCorpus)),
-    "rhm": Kind(RHMConfig, _at_once(GrammarCorpus)),
+    "text": Kind(DataConfig, TextCorpus, TextCorpus.reseeded),
+    "rlm": Kind(RLMConfig, _at_once(GrammarCorpus), GrammarCorpus.reseeded),
+    "rhm": Kind(RHMConfig, _at_once(GrammarCorpus), GrammarCorpus.reseeded),
     "task": Kind(TaskConfig, _at_once(TaskCorpus)),
     "rewarded": Kind(RewardedConfig, _at_once(RewardedCorpus)),
     "preferences": Kind(PreferencesConfig, _at_once(RewardedCorpus)),
 }
+
+
+MakeCorpus = Callable[[CorpusConfig, int, int, int, Watch], Corpus]
 
 
 def make_corpus(config: CorpusConfig, block_size: int, batch_size: int, seed: int, watch: Watch = unwatched) -> Corpus:
@@ -49,3 +54,25 @@ def make_corpus(config: CorpusConfig, block_size: int, batch_size: int, seed: in
     `watch` sees how far its preparation is. Raises DataError where the data cannot be read or is too short.
     """
     return CORPORA[config.type].corpus(config, block_size, batch_size, seed, watch)
+
+
+class SharedCorpora:
+    """Makes corpora, those of equal settings from one that is prepared once, each seed once."""
+
+    def __init__(self) -> None:
+        self._prepared: list[tuple[CorpusConfig, tuple[int, int], dict[int, Corpus]]] = []
+
+    def make(self, config: CorpusConfig, block_size: int, batch_size: int, seed: int, watch: Watch) -> Corpus:
+        """What `make_corpus` does."""
+        size, reseeded = (block_size, batch_size), CORPORA[config.type].reseeded
+        by_seed = next((known for like, sizes, known in self._prepared if sizes == size and like == config), None)
+        if by_seed is None:
+            by_seed = {}
+            self._prepared.append((config, size, by_seed))
+        if seed not in by_seed:
+            first = next(iter(by_seed.values()), None)
+            if reseeded is None or first is None:
+                by_seed[seed] = make_corpus(config, block_size, batch_size, seed, watch)
+            else:
+                by_seed[seed] = reseeded(first, seed)
+        return by_seed[seed]

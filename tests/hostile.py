@@ -39,7 +39,8 @@ CASES = (
 )
 TENSORS = ("model", "optimizer", "heads", "kept")
 FREE_BYTES, MAX_BYTES = 1_500_000_000, 2_000_000_000
-PATIENCE, STOPPING, HANGING = 4.0, 3.0, 20.0  # seconds until the first Ctrl-C, between two, and until it hangs
+INTERRUPTS = (4.0, 7.0)  # seconds until each Ctrl-C
+HANGING, WAITING = 20.0, 60.0  # seconds of a CPU, and of a clock on a busy machine, after which a command hangs
 GOOD = ("succeeds", "refused", "stops")
 DEEP = "[" * 100_000 + "]" * 100_000
 Command = list[str]
@@ -257,17 +258,24 @@ def ending(code: int, error: str) -> str:
     return "stops" if code in (130, 128 + signal.SIGINT) else f"code {code}"
 
 
-def run_apart(argv: Command, folder: Path) -> tuple[str, str]:
-    """How a command ends in a fork of this process, and what it says on standard error."""
+def nothing() -> None:
+    """What a fork does before most commands."""
+
+
+def run_apart(
+    argv: Command, folder: Path, interrupts: Sequence[float] = INTERRUPTS, before: Callable[[], None] = nothing
+) -> tuple[str, str]:
+    """How a command ends in a fork of this process, which does `before` first, and what it says on standard error."""
     sys.stdout.flush()
     process = os.fork()
     if process == 0:
         try:
             os.chdir(folder)
             for descriptor, name in ((1, "out.txt"), (2, "err.txt")):
-                os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
+                os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), descriptor)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            before()
             code, error = run_here(argv)
             os.write(2, error.encode(errors="replace"))
             os._exit(code)
@@ -276,16 +284,25 @@ def run_apart(argv: Command, folder: Path) -> tuple[str, str]:
 
             os.write(2, traceback.format_exc().encode(errors="replace"))
             os._exit(1)
-    status, verdict = watched(process)
+    status, verdict = watched(process, interrupts)
     error = (folder / "err.txt").read_text(errors="replace") if (folder / "err.txt").exists() else ""
     if verdict is None and os.WIFSIGNALED(status):
         verdict = f"death by signal {os.WTERMSIG(status)}"
     return verdict or ending(os.waitstatus_to_exitcode(status), error), error
 
 
-def watched(process: int) -> tuple[int, str | None]:
-    """The status of a process when it has ended, and the bad end for which it was killed, if it was."""
-    began, interrupts = time.monotonic(), [PATIENCE, PATIENCE + STOPPING]
+def cpu_seconds(process: int) -> float:
+    """How long a process has computed."""
+    ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
+def watched(process: int, interrupts: Sequence[float]) -> tuple[int, str | None]:
+    """The status of a process when it has ended, and the bad end for which it was killed, if it was.
+
+    It gets Ctrl-C after so many seconds each.
+    """
+    began, due = time.monotonic(), list(interrupts)
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
@@ -293,12 +310,13 @@ def watched(process: int) -> tuple[int, str | None]:
         seconds = time.monotonic() - began
         with contextlib.suppress(OSError, IndexError):
             pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-            verdict = "memory" if pages * resource.getpagesize() > MAX_BYTES else "hang" if seconds > HANGING else None
+            hangs = seconds > WAITING or cpu_seconds(process) > HANGING
+            verdict = "memory" if pages * resource.getpagesize() > MAX_BYTES else "hang" if hangs else None
             if verdict:
                 os.kill(process, signal.SIGKILL)
                 return os.waitpid(process, 0)[1], verdict
-        if interrupts and seconds > interrupts[0]:
-            interrupts.pop(0)
+        if due and seconds > due[0]:
+            due.pop(0)
             os.kill(process, signal.SIGINT)
         time.sleep(0.01)
 

@@ -13,6 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nanogrove.errors import DataError
+from nanogrove.explore.findings import explore
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -128,6 +131,23 @@ def test_every_preset_is_a_case_that_can_be_made_tiny(script: Callable[[str], Mo
         assert case.preset is None or 'train.device="cpu"' in same_bits.overrides(case, presets[case.preset])
     chosen = [case.name for case in same_bits.chosen(cases, ["adaptive-excess_loss"])]
     assert chosen == ["mix-weighted", "adaptive-excess_loss"]
+
+
+SMALL = {"short_rows": 50, "long_line": 1 << 20, "many_files": 5, "huge_text": 1 << 23, "huge_lists": 1 << 21}
+
+
+@pytest.mark.slow
+def test_the_files_of_the_bounds_are_looked_at_or_refused(script: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    refused = {}
+    for number, case in enumerate(script("bounds").CASES):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path = case.write(folder, SMALL.get(case.write.__name__, 20))
+        try:
+            explore(str(path))
+        except DataError as error:
+            refused[case.name] = str(error)
+    assert refused.keys() == {"own keys", "huge text, Parquet", "huge lists, Parquet"}
 
 
 CHECKOUT = """

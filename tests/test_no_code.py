@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ sys.addaudithook(_audit)
 def audit() -> Iterator[list[tuple[str, str]]]:
     """What the interpreter is asked to open, compile and run from now on."""
     global seen
+    platform.processor()  # starts `uname -p`, once in a process: by whichever test is first to ask for it
     seen = events = list[tuple[str, str]]()
     yield events
     seen = None

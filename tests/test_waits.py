@@ -34,6 +34,8 @@ def test_the_time_left_is_known_once_something_is_done(monkeypatch: pytest.Monke
     assert wait.seconds_left() is None
     wait.done = 10
     assert wait.seconds_left() == 30
-    wait.done = 50
+    wait.done = 40
     assert wait.seconds_left() == 0
+    wait.done = 50
+    assert wait.seconds_left() is None
     assert Progress("looking", done=3, start=20.0).seconds_left() is None

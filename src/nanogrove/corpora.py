@@ -15,45 +15,39 @@ from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.corpus import TextCorpus
 from nanogrove.synthetic.corpus import GrammarCorpus, RHMConfig, RLMConfig
 from nanogrove.synthetic.examples import TaskConfig, TaskCorpus
-from nanogrove.waits import Watch, unwatched
 
 
 class Kind(NamedTuple):
     """The settings of a kind, whose `type` is its name, and the corpus made from them.
 
-    `corpus` takes the settings, the tokens per window, the sequences per batch, a seed, and who watches the wait.
+    `corpus` takes the settings, the tokens per window, the sequences per batch, and a seed.
     `reseeded` takes a corpus and gives that of another seed; None where held-out data, too, depend on the seed.
     """
 
     Config: type[BaseModel]
-    corpus: Callable[[Any, int, int, int, Watch], Corpus]
+    corpus: Callable[[Any, int, int, int], Corpus]
     reseeded: Callable[[Any, int], Corpus] | None = None
-
-
-def _at_once(corpus: Callable[[Any, int, int, int], Corpus]) -> Callable[[Any, int, int, int, Watch], Corpus]:
-    """A corpus for which nobody waits."""
-    return lambda config, block_size, batch_size, seed, watch: corpus(config, block_size, batch_size, seed)
 
 
 CORPORA = {
     "text": Kind(DataConfig, TextCorpus, TextCorpus.reseeded),
-    "rlm": Kind(RLMConfig, _at_once(GrammarCorpus), GrammarCorpus.reseeded),
-    "rhm": Kind(RHMConfig, _at_once(GrammarCorpus), GrammarCorpus.reseeded),
-    "task": Kind(TaskConfig, _at_once(TaskCorpus)),
-    "rewarded": Kind(RewardedConfig, _at_once(RewardedCorpus)),
-    "preferences": Kind(PreferencesConfig, _at_once(RewardedCorpus)),
+    "rlm": Kind(RLMConfig, GrammarCorpus, GrammarCorpus.reseeded),
+    "rhm": Kind(RHMConfig, GrammarCorpus, GrammarCorpus.reseeded),
+    "task": Kind(TaskConfig, TaskCorpus),
+    "rewarded": Kind(RewardedConfig, RewardedCorpus),
+    "preferences": Kind(PreferencesConfig, RewardedCorpus),
 }
 
 
-MakeCorpus = Callable[[CorpusConfig, int, int, int, Watch], Corpus]
+MakeCorpus = Callable[[CorpusConfig, int, int, int], Corpus]
 
 
-def make_corpus(config: CorpusConfig, block_size: int, batch_size: int, seed: int, watch: Watch = unwatched) -> Corpus:
+def make_corpus(config: CorpusConfig, block_size: int, batch_size: int, seed: int) -> Corpus:
     """The corpus that `config` describes, in windows of `block_size` tokens and batches of `batch_size` sequences.
 
-    `watch` sees how far its preparation is. Raises DataError where the data cannot be read or is too short.
+    Raises DataError where the data cannot be read or is too short.
     """
-    return CORPORA[config.type].corpus(config, block_size, batch_size, seed, watch)
+    return CORPORA[config.type].corpus(config, block_size, batch_size, seed)
 
 
 class SharedCorpora:
@@ -62,7 +56,7 @@ class SharedCorpora:
     def __init__(self) -> None:
         self._prepared: list[tuple[CorpusConfig, tuple[int, int], dict[int, Corpus]]] = []
 
-    def make(self, config: CorpusConfig, block_size: int, batch_size: int, seed: int, watch: Watch) -> Corpus:
+    def make(self, config: CorpusConfig, block_size: int, batch_size: int, seed: int) -> Corpus:
         """What `make_corpus` does."""
         size, reseeded = (block_size, batch_size), CORPORA[config.type].reseeded
         by_seed = next((known for like, sizes, known in self._prepared if sizes == size and like == config), None)
@@ -72,7 +66,7 @@ class SharedCorpora:
         if seed not in by_seed:
             first = next(iter(by_seed.values()), None)
             if reseeded is None or first is None:
-                by_seed[seed] = make_corpus(config, block_size, batch_size, seed, watch)
+                by_seed[seed] = make_corpus(config, block_size, batch_size, seed)
             else:
                 by_seed[seed] = reseeded(first, seed)
         return by_seed[seed]

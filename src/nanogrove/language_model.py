@@ -23,7 +23,7 @@ from nanogrove.decoding.sampling import (
     refuse_not_finite,
 )
 from nanogrove.decoding.steering import TOP_K, model_score, reward_augmented, sequence_score
-from nanogrove.decoding.stopping import stop_texts
+from nanogrove.decoding.stopping import StopTexts, stop_texts
 from nanogrove.decoding.strategies import strategy_for
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration import load_calibration
@@ -211,13 +211,9 @@ class LanguageModel:
         settings = _checked_sampling(options)
         if not 0 <= tokens <= MAX_NEW_TOKENS:
             raise PresetError(f"tokens: must be {MAX_NEW_TOKENS:,} or less, and at least 0; {tokens} were asked for")
-        if calibrated and not self.calibrated:
-            raise CheckpointError(
-                "this model has no temperature of its own yet; run `nanogrove evaluate RUN --calibrate` first"
-            )
+        scale = self._calibrated_temperature() if calibrated else 1.0
         if not prompts:
             return [], torch.empty(0, tokens, dtype=torch.int64)
-        scale = self.temperature if calibrated else 1.0
         settings = settings.model_copy(update={"temperature": settings.temperature * scale})
         device = self.model.embed.weight.device
         rows, lengths = pad([self._prompt(text) for text in prompts], device)
@@ -244,14 +240,26 @@ class LanguageModel:
                 stop_texts=texts,
                 dtype=dtype,
             )
-        written = [[token for token in row if token >= 0] for row in new.tolist()]
-        continuations = [self.tokenizer.decode(ids) for ids in written]
-        if texts is not None:
-            kept = [texts.cut(ids) for ids in written]
-            continuations = [text for _, text in kept]
-            ends = torch.tensor([count for count, _ in kept], device=device)[:, None]
-            new = new.masked_fill(torch.arange(tokens, device=device) >= ends, -1)
+        continuations, new = self._continuations(new, texts)
         return [prompt + text for prompt, text in zip(prompts, continuations, strict=True)], new
+
+    def _calibrated_temperature(self) -> float:
+        """The temperature that calibration found. Raises CheckpointError where there was none."""
+        if not self.calibrated:
+            raise CheckpointError(
+                "this model has no temperature of its own yet; run `nanogrove evaluate RUN --calibrate` first"
+            )
+        return self.temperature
+
+    def _continuations(self, new: Tensor, stops: StopTexts | None) -> tuple[list[str], Tensor]:
+        """The texts of new tokens `[R, T]`, each up to a stop text, and these tokens, −1 after its end."""
+        written = [[token for token in row if token >= 0] for row in new.tolist()]
+        if stops is None:
+            return [self.tokenizer.decode(ids) for ids in written], new
+        kept = [stops.cut(ids) for ids in written]
+        ends = torch.tensor([count for count, _ in kept], device=new.device)[:, None]
+        positions = torch.arange(new.shape[1], device=new.device)
+        return [text for _, text in kept], new.masked_fill(positions >= ends, -1)
 
     def _steering(self, reward: AnyReward, beta: float, k: int) -> tuple[Transform, GPT | None]:
         """The transform by which `reward` steers the `k` likeliest tokens, and the reward model if there is one."""

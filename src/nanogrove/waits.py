@@ -7,34 +7,20 @@ an entry in a list. Waits may lie within each other.
         for batch in batches:
             …
             progress.done += len(batch)
-
-The preparation of data, which may wait for other processes, is given a `Watch` instead.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
-
-
-class Wait(NamedTuple):
-    """What is being done, as in `reading my.txt`, and the share that is done, 0 to 1; None where nobody knows."""
-
-    doing: str
-    share: float | None = None
-
-
-Watch = Callable[[Wait], None]
-
-
-def unwatched(wait: Wait) -> None:
-    """A watch that shows nothing."""
 
 
 @dataclass
 class Progress:
-    """A wait under way: what for, and how many of `total` units are done; None where their number is unknown."""
+    """A wait under way: what for, and how many of `total` units are done.
+
+    Their number is unknown where `total` is None, and where more are done, as of a packed file.
+    """
 
     label: str
     total: float | None = None
@@ -46,17 +32,14 @@ class Progress:
         """How long it has taken so far."""
         return time.monotonic() - self.start
 
+    def share(self) -> float | None:
+        """The share that is done, 0 to 1; None where the number of units is unknown."""
+        return self.done / self.total if self.total and self.done <= self.total else None
+
     def seconds_left(self) -> float | None:
         """How long the rest takes at the pace so far; None where that cannot be known yet."""
-        if not self.total or not self.done:
-            return None
-        return self.seconds() * max(self.total - self.done, 0.0) / self.done
-
-    def follow(self, wait: Wait) -> None:
-        """Takes over what is being done, and how far it is: a `Watch`."""
-        if wait.doing != self.label:
-            self.label, self.start = wait.doing, time.monotonic()
-        self.total, self.done = (None, 0.0) if wait.share is None else (1.0, wait.share)
+        share = self.share()
+        return self.seconds() * (1 - share) / share if share else None
 
 
 _under_way: list[Progress] = []
@@ -79,4 +62,4 @@ def current_progress(least_seconds: float = 0.0) -> Progress | None:
     So the time left is that of all there is to wait for, and a wait of unknown size gives way to what happens in it.
     """
     long = [each for each in tuple(_under_way) if not each.over and each.seconds() >= least_seconds]
-    return next((each for each in long if each.total), long[-1] if long else None)
+    return next((each for each in long if each.share() is not None), long[-1] if long else None)

@@ -1,9 +1,11 @@
 """`nanogrove explore` as a person meets it: what it prints, the preset it writes, and that the preset trains."""
 
 import json
+import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +21,7 @@ from nanogrove.explore import proposal, sample
 from nanogrove.explore.findings import Findings, explore
 from nanogrove.explore.proposal import preset_name, propose, seconds
 from nanogrove.language_model import load
+from nanogrove.record.events import read_events
 from nanogrove.runs import setup
 from nanogrove.train.autotune import Settings
 
@@ -224,3 +227,27 @@ def test_findings_are_plain(games: Path) -> None:
     findings = explore(str(games))
     assert isinstance(findings, Findings)
     assert json.loads(json.dumps(asdict(findings)))["rows"] == 30
+
+
+def test_a_file_whose_name_is_not_utf8_goes_through_a_whole_run(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows").mkdir()
+    rows = "".join(json.dumps({"text": f"row {n} of the many rows"}) + "\n" for n in range(300))
+    try:
+        Path(os.fsdecode(b"rows/t\xff.jsonl")).write_text(f"{rows}{{not JSON\n")
+    except OSError:
+        pytest.skip("this system takes such names for no file")
+    findings = explore("rows")
+    Path("rows.json").write_text(json.dumps({"data": {"sources": [findings.source], "tokenizer": "byte"}}))
+    small = ["model.n_layer=1", "model.n_head=1", "model.n_embd=8", "model.block_size=16", "train.steps=4"]
+    fixed = ["train.device=cpu", "train.precision=float32", "train.compile=false", "train.accumulation=1"]
+    trained = command("train", "rows.json", *small, *fixed, "train.batch_size=4", "sample.tokens=0", "--out", "run")
+    assert (trained.code, "as in" in trained.out) == (0, True)
+    assert "t\\xff.jsonl, line 301" in trained.out
+    assert command("report", "run").out == "run/report.html\n"
+    assert "is finished" in command("train", "run", "--resume").out
+    assert command("evaluate", "run").code == 0
+    (start,) = [event for event in read_events(Path("run/events.jsonl")) if event.kind == "start"]
+    assert "\udcff" in json.dumps(start.values["data"]["for_example"], ensure_ascii=False)

@@ -12,6 +12,7 @@ from nanogrove.data.rewarded_files import PreferencesConfig, RewardedConfig
 from nanogrove.data.text import reader as windows
 from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.corpus import HELD_OUT_STRETCHES, TextCorpus
+from nanogrove.errors import DataError
 from nanogrove.synthetic.corpus import RLMConfig
 from nanogrove.synthetic.examples import TaskConfig
 
@@ -34,6 +35,27 @@ def corpus(*paths: Path, **settings: Any) -> TextCorpus:
     built = make_corpus(DataConfig.model_validate(options), SIZE, 4, seed=0)
     assert isinstance(built, TextCorpus)
     return built
+
+
+def test_equal_documents_are_divided_as_advised(tmp_path: Path) -> None:
+    (tmp_path / "same.jsonl").write_text('{"text": "the same words again"}\n' * 300)
+    with pytest.raises(DataError, match=r"too few of them differ; set data\.split=tail"):
+        corpus(tmp_path / "same.jsonl")
+    assert corpus(tmp_path / "same.jsonl", split="tail").sources[0].count("validation") > 1000
+
+
+def test_a_short_text_has_no_other_split_to_take(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("abc")
+    with pytest.raises(DataError, match="use more text"):
+        corpus(tmp_path / "a.txt")
+
+
+def test_blanks_alone_are_refused_from_a_source_of_a_type_too(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(" \n" * 500)
+    with pytest.raises(DataError, match=r"nothing to use \(blanks alone\)"):
+        TextCorpus(
+            DataConfig.model_validate({"sources": {"type": "text", "path": str(tmp_path / "a.txt")}}), SIZE, 4, 0
+        )
 
 
 def counted(text_corpus: TextCorpus, limit: int | None) -> list[int]:

@@ -12,6 +12,7 @@ import pytest
 from nanogrove.corpora import make_corpus
 from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.data.rewarded_files import PreferencesConfig, RewardedConfig
+from nanogrove.data.text import vocabulary
 from nanogrove.errors import DataError
 
 ROWS = [(f"q{n % 40}", f'say "{n}", | twice\nor so', n / 7 - 3) for n in range(120)]
@@ -124,7 +125,7 @@ def test_long_rows_are_cut_and_counted(tmp_path: Path) -> None:
     [
         ("rows.csv", "a,b\n1,2\n", {}, "no column 'text'; there are 'a', 'b'"),
         ("rows.jsonl", '{"text": "x"}\n', {}, "no column 'reward'; there are 'text', as in "),
-        ("rows.jsonl", "[1]\n", {}, "1 times no JSON object, as in "),
+        ("rows.jsonl", "[1]\n", {}, "1 times neither an object nor a text, as in "),
         ("rows.jsonl", "{broken\n", {}, "1 times broken JSON, as in "),
         (
             "rows.txt",
@@ -210,3 +211,21 @@ def test_too_few_prompts_are_split_by_text_as_advised(tmp_path: Path) -> None:
     ):
         rewarded(path, prompt="q")
     assert len(rewarded(path, prompt="q", split_by="text").texts) == 60
+
+
+def test_much_text_learns_its_vocabulary_in_a_process_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Ctrl-C ends the wait, and the vocabulary is the same."""
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"text": f"row {n} of many", "reward": n} for n in range(40)]))
+    here = rewarded(path, tokenizer="bpe", vocab_size=280).tokenizer.to_json()
+    monkeypatch.setattr(vocabulary, "OWN_PROCESS_CHARACTERS", 0)
+    assert rewarded(path, tokenizer="bpe", vocab_size=280).tokenizer.to_json() == here
+
+    def interrupt(report: dict[str, Any]) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vocabulary, "_share", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        rewarded(path, tokenizer="bpe", vocab_size=280)

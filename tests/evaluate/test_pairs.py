@@ -12,6 +12,7 @@ from nanogrove.data.rewarded import PreferencesConfig, RewardedCorpus
 from nanogrove.evaluate.pairs import held_out_pairs
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.train.objectives.preference import dpo
+from nanogrove.waits import current_progress, waiting
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -27,7 +28,9 @@ def test_figures_are_those_of_every_pair_by_itself(normalised: bool, tmp_path: P
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 3
-    score, figures = held_out_pairs(model, reference, corpus, "validation", 0.5, normalised)
+    with waiting("scoring all") as outer:
+        score, figures = held_out_pairs(model, reference, corpus, "validation", 0.5, normalised)
+        assert current_progress() is outer, "no wait is left over"
     objective, pairs = dpo(reference, 0.5, normalised), corpus.row_indices("validation").reshape(-1, 2)
     assert len(pairs) == 12
     with torch.no_grad():

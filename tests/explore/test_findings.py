@@ -113,7 +113,7 @@ def test_questions_with_their_answers(tmp_path: Path, rng: random.Random) -> Non
     findings = explore(str(path))
     assert source_of(findings)["format"] == "Q: {Question}\nA: {Answer}"
     assert verdicts(findings)["tags"] == "nested"
-    assert findings.skipped == {"broken JSON": 1, "no JSON object": 1, "without 'Question'": 1}
+    assert findings.skipped == {"broken JSON": 1, "neither an object nor a text": 1, "without 'Question'": 1}
     assert findings.locations["broken JSON"] == [f"{path}, line 51"]
     assert any("2% of the rows have no 'Question'" in note for note in findings.notes)
     assert findings.documents == 50
@@ -442,7 +442,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "cut.txt.gz": (gzip.compress(os.urandom(9999))[:500], "damaged or cut off"),
     "header.csv": (b"a,b\n", "no row that can be used (there is none)"),
     "broken.jsonl": (b"{\n" * 9, "no row that can be used (9 times broken JSON)"),
-    "numbers.jsonl": (b"1\n" * 9, "9 times no JSON object"),
+    "numbers.jsonl": (b"1\n" * 9, "9 times neither an object nor a text"),
     "none.parquet": (b"nothing", "not Parquet"),
 }
 

@@ -1,7 +1,9 @@
 """The report page: complete for every kind of run, whole in itself, and deaf to hostile text."""
 
 import json
+import os
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 from tests.reports.conftest import HOSTILE, Page
 
+from nanogrove.atomic import STALE_SECONDS
 from nanogrove.errors import RunError
 from nanogrove.record import measures as tables
 from nanogrove.record.events import Event
@@ -266,3 +269,13 @@ def test_a_section_is_entered_only_where_the_run_has_what_it_shows(
     monkeypatch.setattr(report, "SECTIONS", tuple(map(entering, report.SECTIONS)))
     page_of(tmp_path / "run", [*full_run(), *further])
     assert set(names) == {"overview", "curves", "preset", "machine", *entered}
+
+
+def test_what_killed_writers_left_goes_once_no_writer_can_be_at_work(tmp_path: Path) -> None:
+    run = write_run(tmp_path, full_run())
+    fresh, old = run / ".report.html.0a1b2c3d.part", run / ".report.html.4e5f6071.part"
+    for aside in (fresh, old):
+        aside.write_text("torn")
+    os.utime(old, (time.time() - 2 * STALE_SECONDS,) * 2)
+    assert "</html>" in report.write_report(run).read_text()
+    assert (fresh.exists(), old.exists()) == (True, False)

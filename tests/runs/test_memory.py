@@ -1,6 +1,7 @@
 """A run that does not fit in memory is refused from its settings, before its data is prepared."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ BRED = {"name": "evolve", "population_size": 10_000}
 COPIES = {"name": "evolution_strategies", "at_once": 10_000, "population_size": 10_000}
 
 
-def check(values: dict[str, Any], length: int = 16) -> None:
+def check(values: dict[str, Any], length: int = 16, device: torch.device = CPU) -> None:
     preset = resolve(values)
-    check_memory(preset, load_method(preset.method.name), preset.model, length, CPU, ALONE)
+    check_memory(preset, load_method(preset.method.name), preset.model, length, device, ALONE)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,26 @@ def test_what_does_not_fit(
     ) as error:
         check(tiny(**sections), length)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "machine", "message"),
+    [
+        (10**9, 0, 10**9, None),
+        (1000, 0, 10**9, r"this run needs .*[kM]B of memory of cuda:1 at least, and 1.0 kB are free"),
+        (1000, 10**9, 10**9, None),  # torch holds what it has freed, and gives it again
+        (10**9, 0, 1000, r"this run needs .*kB of memory at least, and 1.0 kB are free; most of it is for the models"),
+    ],
+)
+def test_a_device_and_the_machine_both_need_room(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, free: int, reserved: int, machine: int, message: str | None
+) -> None:
+    device = torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", {device: (free, 80 * 10**9)}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", {device: reserved}.__getitem__)
+    monkeypatch.setattr(memory, "free_bytes", lambda: machine)
+    with pytest.raises(PresetError, match=message) if message else nullcontext():
+        check(tiny(), device=device)
 
 
 def test_it_is_refused_before_data_is_read_and_a_folder_begun(command: Any, tiny: Any, tmp_path: Path) -> None:

@@ -12,22 +12,22 @@ from rich.live import Live
 from rich.text import Text
 
 from nanogrove.cli.text import printable
-from nanogrove.waits import Progress, Watch, current_progress, unwatched, waiting
+from nanogrove.waits import Progress, current_progress, waiting
 
 QUIET_SECONDS = 1.0  # of a wait, before it is shown
 REFRESHES_PER_SECOND = 4
 
 
 @contextmanager
-def shown_waits(label: str) -> Iterator[Watch]:
+def shown_waits(label: str) -> Iterator[None]:
     """Shows the waits of its block on standard error, where that is a terminal, and takes the line away at the end.
 
-    While nothing in the block says what it waits for, the line says `label`. Yields the watch of whoever wants one.
+    While nothing in the block says what it waits for, the line says `label`.
     """
     console = Console(stderr=True)
     first = os.environ.get("RANK", "0") == "0"  # of several processes that torchrun started
     if not console.is_terminal or console.is_dumb_terminal or not first:
-        yield unwatched
+        yield
         return
     with (
         Live(
@@ -37,9 +37,9 @@ def shown_waits(label: str) -> Iterator[Watch]:
             refresh_per_second=REFRESHES_PER_SECOND,
             redirect_stdout=False,
         ),
-        waiting(label) as progress,
+        waiting(label),
     ):
-        yield progress.follow
+        yield
 
 
 def wait_line() -> Text | Group:
@@ -50,10 +50,10 @@ def wait_line() -> Text | Group:
 
 def described(progress: Progress) -> str:
     """A wait as `scoring validation: 30%, 0:20 left`; of an unknown size, how long it has taken."""
-    label, left = printable(progress.label), progress.seconds_left()
-    if progress.total is None or left is None:
+    label, share, left = printable(progress.label), progress.share(), progress.seconds_left()
+    if share is None or left is None:
         return f"{label}: {clock(progress.seconds())} so far"
-    return f"{label}: {min(progress.done / progress.total, 1):.0%}, {clock(left)} left"
+    return f"{label}: {share:.0%}, {clock(left)} left"
 
 
 def clock(seconds: float) -> str:

@@ -17,7 +17,8 @@ from nanogrove.data.rewarded_files import Example, PreferencesConfig, RewardedCo
 from nanogrove.data.rng import permuted, random
 from nanogrove.data.sources.pieces import Skipped
 from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split, evenly
-from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
+from nanogrove.data.text.vocabulary import learn_bpe
+from nanogrove.data.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
 from nanogrove.errors import DataError
 from nanogrove.waits import waiting
 
@@ -236,5 +237,5 @@ def _tokenizer(config: RewardedOptions, examples: Sequence[Example]) -> Tokenize
     if config.tokenizer == "byte":
         return byte_tokenizer()
     if config.tokenizer == "bpe":
-        return bpe_tokenizer(iter(texts), config.vocab_size)
+        return learn_bpe(texts, config.vocab_size)
     return load_tokenizer(config.tokenizer)

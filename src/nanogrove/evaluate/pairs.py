@@ -9,6 +9,7 @@ from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Values
 from nanogrove.train.objectives.preference import compare, dpo_loss
+from nanogrove.waits import waiting
 
 
 @torch.inference_mode()
@@ -39,7 +40,7 @@ def held_out_pairs(
     rows, device = corpus.row_indices(split), model.embed.weight.device
     size = max(corpus.batch_size // 2 * 2, 2)
     losses, parts, margins, counts = [], [], [], []
-    with evaluating(model):
+    with evaluating(model), waiting(f"scoring {split}", len(rows)) as wait:
         for first in range(0, len(rows), size):
             batch = corpus.batch_of(rows[first : first + size]).to(device)
             pairs = compare(model, reference, batch, length_normalised)
@@ -48,6 +49,7 @@ def held_out_pairs(
             parts.append({name: float(part) for name, part in loss.parts.items()})
             margins.append(beta * pairs.difference.double().cpu())
             counts.append(len(batch.tokens))
+            wait.done += len(batch.tokens)
     means = {name: float(np.average([part[name] for part in parts], weights=counts)) for name in parts[0]}
     margin, documents = torch.cat(margins), corpus.documents(split)[::2]
     errors = {**with_error("margin", margin, documents), **with_error("in_order", margin > 0, documents)}

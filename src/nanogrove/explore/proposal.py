@@ -20,7 +20,7 @@ from nanogrove.paths import expanded
 SMALL_TOKENS, LARGE_TOKENS = 1_000_000, 20_000_000  # where the sizes of models change
 TRAIN_SHARE = 0.9  # of the text
 MIN_TOKENS = 300  # of which splits can be made
-TIMED_STEPS, TIMED_SECONDS = 4, 0.5  # after a first one: as many steps at most as begin within these seconds
+TIMED_STEPS, TIMED_SECONDS = 4, 0.25  # after a first one: as many steps at most as begin within these seconds
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ training. The rest is estimated by bytes.
 """
 
 import io
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from statistics import median
 
 from nanogrove.data.sources import recognize as limits
-from nanogrove.data.sources.contract import Row, SourceKind, TableSource
+from nanogrove.data.sources.contract import Row, SourceKind
 from nanogrove.data.sources.files import io_errors_as_data_errors, size_of
 from nanogrove.data.sources.kinds import make_source
 from nanogrove.data.sources.packing import PACKED_ENDINGS, Head
@@ -24,6 +24,7 @@ from nanogrove.data.sources.recognize import Recognized, decoded, evenly
 from nanogrove.data.sources.tables import Columns, row_pieces
 from nanogrove.errors import DataError
 from nanogrove.explore.columns import Choice, Column, choose, examine
+from nanogrove.waits import waiting
 
 MAX_ROWS, MAX_CELLS = 50_000, 1 << 20  # of a table
 MAX_SLOW_FILES, SLOW_SECONDS = 12, 5.0  # of documents that are neither text nor rows, such as PDF
@@ -130,21 +131,22 @@ def _may_be_several(text: str, length: float) -> list[str]:
 def _slow_documents(kind: SourceKind, files: list[Path], sizes: Mapping[Path, int], skipped: Skipped) -> Sample:
     """The documents of files that take long to open, as many as SLOW_SECONDS allow."""
     texts, complete, read = list[str](), list[bool](), list[Path]()
-    until = time.monotonic() + SLOW_SECONDS
-    for file in files:
-        text, whole = "", True
-        pieces = make_source({"type": kind.name, "path": str(file)}).pieces(skipped)
-        for piece in pieces:
-            text += piece.text
-            if sum(map(len, texts)) + len(text) >= limits.SAMPLE_BYTES or time.monotonic() > until:
-                whole = next(pieces, None) is None
+    with waiting(f"reading {kind.label}", SLOW_SECONDS) as progress:
+        for file in files:
+            text, whole = "", True
+            with closing(_parts(kind, file, skipped)) as parts:
+                for part in parts:
+                    text += part
+                    progress.done = progress.seconds()
+                    if sum(map(len, texts)) + len(text) >= limits.SAMPLE_BYTES or progress.done > SLOW_SECONDS:
+                        whole = progress.done <= SLOW_SECONDS and next(parts, None) is None
+                        break
+            read.append(file)
+            if text:
+                texts.append(text)
+                complete.append(whole)
+            if not whole or progress.seconds() > SLOW_SECONDS:
                 break
-        read.append(file)
-        if text:
-            texts.append(text)
-            complete.append(whole)
-        if not whole or time.monotonic() > until:
-            break
     scale = _scale(read, sizes)
     notes = [] if all(complete) else [f"a {kind.label} was not read to its end, so it holds more than is shown"]
     lengths, documents = [float(len(text)) for text in texts], len(texts) * len(sizes) / len(read)
@@ -153,13 +155,21 @@ def _slow_documents(kind: SourceKind, files: list[Path], sizes: Mapping[Path, in
     return sample
 
 
+def _parts(kind: SourceKind, file: Path, skipped: Skipped) -> Generator[str, None, None]:
+    """The text of a file as it is read."""
+    if kind.texts is not None:
+        yield from kind.texts(file, skipped)
+    else:
+        source = make_source({"type": kind.name, "path": str(file)})
+        yield from (piece.text for piece in source.pieces(skipped))
+
+
 class _TableReader:
     """Reads the rows of a table's files as its source does, all columns, and notes which columns each file has."""
 
     def __init__(self, chosen: Recognized, skipped: Skipped) -> None:
         assert chosen.kind.table is not None
-        self.make, self.skipped = chosen.kind.table, skipped
-        self.options = {key: value for key, value in chosen.source.items() if key not in ("type", "path", "glob")}
+        self.source, self.skipped = chosen.kind.table(**chosen.source), skipped
         self.headers: dict[Path, list[str]] = {}
 
     def rows(self, file: Path) -> Iterator[Row]:
@@ -167,17 +177,11 @@ class _TableReader:
             self.headers[file] = list(header)
             return list(dict.fromkeys(header))
 
-        return self.source(file).rows(file, every_column, self.skipped)
+        return self.source.rows(file, every_column, self.skipped)
 
     def count_rows(self, file: Path, first: list[Row], end: int | None) -> int:
         """How many rows a file has, of which the first were read, all of them where `end` is None."""
-        return len(first) if end is None else self.source(file).count_rows(file)
-
-    def source(self, file: Path) -> TableSource:
-        return self.make(path=str(file), **self.options)
-
-    def location(self, file: Path, number: int) -> str:
-        return self.source(file).location(file, number)
+        return len(first) if end is None else self.source.count_rows(file)
 
 
 class _Rows:
@@ -195,7 +199,7 @@ class _Rows:
         part_of_file = text if start is not None and not start.whole else None
         first, end = _first_rows(reader.rows(file), files, part_of_file)
         self.rows += [row for _, row in first]
-        location = reader.source(file).location
+        location = reader.source.location
         self.locations += [location(file, line) for line, _ in first]
         self.whole = self.whole and end is None
         size = start.total if start is not None else reader.count_rows(file, first, end)
@@ -221,9 +225,11 @@ def _table(chosen: Recognized, files: list[Path], sizes: Mapping[Path, int], ski
     """The rows of a table, what its columns hold, and the texts they make."""
     reader, taken = _TableReader(chosen, skipped), _Rows()
     starts = dict(zip(chosen.sampled, zip(chosen.heads, chosen.encodings, strict=True), strict=True))
-    for file in files:
-        start, encoding = starts.get(file, (None, ""))
-        taken.add(reader, file, len(files), None if start is None else decoded(start, encoding), start)
+    with waiting("reading rows", sum(sizes[file] for file in files)) as progress:
+        for file in files:
+            start, encoding = starts.get(file, (None, ""))
+            taken.add(reader, file, len(files), None if start is None else decoded(start, encoding), start)
+            progress.done += sizes[file]
     if not taken.rows:
         reasons = skipped.most_common()
         raise DataError(f"{chosen.source['path']}: no row that can be used ({reasons or 'there is none'})")

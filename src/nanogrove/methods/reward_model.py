@@ -26,6 +26,7 @@ from nanogrove.train.loop import fit
 from nanogrove.train.objective import Loss, Objective, count_scored
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
+from nanogrove.waits import waiting
 
 
 class Config(MethodConfig):
@@ -118,7 +119,7 @@ def score(model: GPT, corpus: RewardedCorpus, split: str, limit: int | None = No
     """
     rows, device = corpus.spread_rows(split, limit), model.embed.weight.device
     true, losses, last, tokens = scaled(corpus), [], [], 0
-    with evaluating(model):
+    with evaluating(model), waiting(f"scoring {split}", len(rows)) as wait:
         for first in range(0, len(rows), corpus.batch_size):
             part = batch(corpus, rows[first : first + corpus.batch_size], model.config.block_size)
             predicted = model(part.tokens.to(device)).double().cpu()
@@ -127,6 +128,7 @@ def score(model: GPT, corpus: RewardedCorpus, split: str, limit: int | None = No
             final = (corpus.stop[part.extra["row"]] - 1).clamp(max=predicted.shape[1] - 1)
             last.append(predicted.gather(1, final[:, None])[:, 0])
             tokens += int(count_scored(part))
+            wait.done += len(error)
     pair = np.stack([torch.cat(last).numpy(), true[torch.from_numpy(rows)].double().numpy()])
     known = len(rows) > 1 and bool((pair.std(1) > 0).all())
     return {

@@ -40,6 +40,7 @@ FILES = (".lock", "preset.json", "events.jsonl")
 FOLDERS = ("checkpoints", "data", "trackers")
 PRESET_BYTES = 1 << 24  # of preset.json, at most
 LINE_BYTES = 1 << 26  # of an event, at most
+HALVES = "backslashreplace"  # half of a character, as a name of a file may hold, becomes its escape in JSON
 
 
 class RunFolder:
@@ -95,7 +96,10 @@ class RunFolder:
         """
         try:
             make_folder(self.checkpoints)
-            _write(self.path / "preset.json", (json.dumps(preset, indent=1, ensure_ascii=False) + "\n").encode())
+            _write(
+                self.path / "preset.json",
+                (json.dumps(preset, indent=1, ensure_ascii=False) + "\n").encode(errors=HALVES),
+            )
         except OSError as error:
             raise RunError(f"{self.path}: the preset cannot be written {refusal(error)}") from None
 
@@ -123,7 +127,7 @@ class RunFolder:
     def append(self, event: Event) -> None:
         """Adds an event to the record. Raises RunError when the disk refuses."""
         try:
-            line = event.line().encode()
+            line = event.line().encode(errors=HALVES)
             self._hash.update(line)
             while line:
                 line = line[self._events.write(line) :]
@@ -136,7 +140,7 @@ class RunFolder:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
             make_folder(folder)
-            _write(folder / f"{name}.jsonl", lines.encode())
+            _write(folder / f"{name}.jsonl", lines.encode(errors=HALVES))
         except OSError as error:
             raise RunError(f"{folder}: data cannot be written {refusal(error)}") from None
 

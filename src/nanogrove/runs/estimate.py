@@ -11,7 +11,6 @@ from nanogrove.runs.rehearsal import paces
 from nanogrove.runs.setup import Setup, build
 from nanogrove.train.autotune import activation_bytes, memory_bytes
 from nanogrove.train.optim.rules import moments_per_weight
-from nanogrove.waits import Watch, unwatched
 
 TIMED_SECONDS = 0.5  # of steps, of each kind that a method has; three at least
 LONG_STEP_SECONDS = 10.0  # above which the first step is enough
@@ -34,13 +33,13 @@ class Estimate(TypedDict):
     seconds: float | None  # of training, by timing a few steps; None where no step fits in the memory
 
 
-def estimate(preset: Preset, allow_code: bool = False, watch: Watch = unwatched) -> Estimate:
-    """What a run would take, once its data is prepared, which `watch` sees.
+def estimate(preset: Preset, allow_code: bool = False) -> Estimate:
+    """What a run would take, once its data is prepared.
 
     Memory counts weights, those of auxiliary heads too, gradients, moments and, roughly, what one micro-batch keeps for
     its backward pass. A few steps are timed, on a state that is thrown away. Raises what `build` does.
     """
-    setup = build(preset, allow_code=allow_code, watch=watch)
+    setup = build(preset, allow_code=allow_code)
     config, plan, train, corpus = setup.model_on_data, setup.plan, setup.preset.train, setup.corpus
     with torch.device("meta"):
         model = GPT(config)

@@ -23,7 +23,6 @@ from nanogrove.train.checkpoint import ROTATION, Checkpoint, load_best, load_che
 from nanogrove.train.loop import BUDGETS
 from nanogrove.train.parallel.ranks import ALONE, Ranks, restarted
 from nanogrove.train.state import TrainState
-from nanogrove.waits import Watch, unwatched
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,6 @@ def open_run(
     held: ExitStack,
     resume: bool = False,
     allow_code: bool = False,
-    watch: Watch = unwatched,
     ranks: Ranks = ALONE,
     make: MakeCorpus = make_corpus,
 ) -> Generator[Event, None, OpenRun]:
@@ -65,7 +63,6 @@ def open_run(
         held: keeps the folder's lock.
         resume: whether a run that the folder holds goes on.
         allow_code: whether functions that the preset names may be run.
-        watch: sees how far the preparation of the data is.
         ranks: the processes that train together, all of which call this.
         make: makes the corpus.
     """
@@ -85,7 +82,7 @@ def open_run(
     preset = preset if stored is None else resolve(stored)
     if preset.train.minutes is not None and ranks.first:
         yield note(f"train.minutes={preset.train.minutes:g} becomes steps: a few are timed first")
-    setup = build(preset, checkpoint, allow_code, ranks, watch, make)
+    setup = build(preset, checkpoint, allow_code, ranks, make)
     if folder is not None:
         budget = setup.budget if stored is None else _stored_budget(folder, checkpoint, minutes)
         setup = replace(setup, plan=replace(setup.plan, rows=folder), budget=budget)

@@ -17,7 +17,6 @@ from nanogrove.methods.contract import Trained
 from nanogrove.record.folder import read_preset, refuse_link
 from nanogrove.train.checkpoint import load_latest, model_of, read_checkpoint
 from nanogrove.train.precision import pick_device
-from nanogrove.waits import Watch, unwatched
 
 
 def evaluate(
@@ -26,7 +25,6 @@ def evaluate(
     device: str = "auto",
     calibrate: bool = False,
     allow_code: bool = False,
-    watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Scores a run's best model on the whole of a split: its loss, and the other measures that such data allows.
 
@@ -49,7 +47,7 @@ def evaluate(
         raise RunError(f"{run}: no run here; give a folder such as runs/NAME")
     checkpoint = read_checkpoint(run)
     preset = resolve(stored)
-    corpus = make_corpus(preset.data, checkpoint.config.block_size, preset.train.batch_size, preset.seed, watch)
+    corpus = make_corpus(preset.data, checkpoint.config.block_size, preset.train.batch_size, preset.seed)
     data = corpus.describe()
     if checkpoint.state.get("data") != data["fingerprint"]:
         raise CheckpointError(f"{run}: the data has changed since; scores on it could include what it was trained on")

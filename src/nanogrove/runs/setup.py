@@ -34,7 +34,6 @@ from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.plan import Plan
 from nanogrove.train.precision import Decoding, Precision, pick_device
 from nanogrove.train.state import TrainState
-from nanogrove.waits import Watch, unwatched
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,6 @@ def build(
     checkpoint: Checkpoint | None = None,
     allow_code: bool = False,
     ranks: Ranks = ALONE,
-    watch: Watch = unwatched,
     make: MakeCorpus = make_corpus,
 ) -> Setup:
     """Prepares the data and resolves what the preset leaves open: vocabulary, steps, precision.
@@ -100,7 +98,6 @@ def build(
         checkpoint: that it goes on from; None for a new run.
         allow_code: whether functions that the preset names may be imported and run.
         ranks: the processes that train together.
-        watch: sees how far the preparation of the data is.
         make: makes the corpus.
     """
     if checkpoint is None:
@@ -110,9 +107,7 @@ def build(
     device = pick_device(train.device)
     check_sharding(preset, method, ranks)
     check_memory(preset, method, preset.model, 1, device, ranks)
-    corpus = ranks.local_rank0_first(
-        lambda: make(preset.data, preset.model.block_size, train.batch_size, preset.seed, watch)
-    )
+    corpus = ranks.local_rank0_first(lambda: make(preset.data, preset.model.block_size, train.batch_size, preset.seed))
     check_same_data(checkpoint, corpus)
     check_model(preset, method, corpus)
     model = resolve_vocabulary(preset.model, corpus)

@@ -35,7 +35,6 @@ from nanogrove.train.checkpoint import Checkpoint, load_best, model_of
 from nanogrove.train.parallel.ranks import joined
 from nanogrove.train.signals import stop_signals
 from nanogrove.train.state import TrainState
-from nanogrove.waits import Watch, unwatched
 
 FINAL_TOKENS = 2_000_000  # scored at the end, at most
 
@@ -45,7 +44,6 @@ def train(
     out: Path,
     resume: bool = False,
     allow_code: bool = False,
-    watch: Watch = unwatched,
     report: bool = True,
 ) -> Iterator[Event]:
     """Runs a preset in the folder `out`, yielding every event.
@@ -62,13 +60,12 @@ def train(
         out: its folder.
         resume: whether a run that the folder holds goes on.
         allow_code: whether functions that the preset names are run.
-        watch: sees how far the preparation of the data is.
         report: whether `report.html` is drawn when the run ends.
     """
     keep_freed_memory()
     with joined(preset.train.device) as ranks, ExitStack() as held:
         with ranks.fail_together():
-            run = yield from open_run(preset, out, held, resume, allow_code, watch, ranks)
+            run = yield from open_run(preset, out, held, resume, allow_code, ranks)
         # CPUs of two kinds may round the first weights in different ways.
         ranks.broadcast([p.data for _, p in run.state.named_parameters()])
         if run.folder is None:

@@ -32,7 +32,7 @@ import numpy as np
 
 from nanogrove.studies.statistics import BISECTIONS, EQUAL_SUMS, Floats, PairedTest
 
-BETS = (1.0, 2.0)  # values of c, chosen by power among 17 sets (docs/decisions/032-when-a-comparison-is-decided.md)
+BETS = (1.0, 2.0)  # values of c, chosen by power among ten sets (docs/decisions/032-when-a-comparison-is-decided.md)
 PATTERNS = 2**14
 SHIFTS = 801  # tried by the interval before it is made exact
 
@@ -57,8 +57,8 @@ def p_until_decided(differences: Sequence[float], cap: int) -> float:
     return _p_at_cap(values) if len(values) == cap else float(_anytime_p(values))
 
 
-def log_e(differences: Floats) -> Floats:
-    """log E_n [..., N] of differences [..., N], after each of them."""
+def log_e(differences: Floats, bets: Sequence[float] = BETS) -> Floats:
+    """log E_n [..., N] of differences [..., N], after each of them; `bets` are the magnitudes of c."""
     largest = np.abs(differences).max(-1, keepdims=True)
     units = np.divide(
         differences, largest, out=np.zeros_like(differences), where=largest > 0
@@ -66,7 +66,7 @@ def log_e(differences: Floats) -> Floats:
     scale = np.sqrt(np.cumsum(units**2, -1) / np.arange(1, differences.shape[-1] + 1))
     z = np.divide(units, scale, out=np.zeros_like(units), where=scale > 0)
     total, wealth = np.cumsum(z, -1), []
-    for c in BETS:
+    for c in bets:
         up = np.cumsum(math.log(2) - np.log1p(np.exp(-2 * c * z)), -1)  # exp(x) / cosh(x) = 2 / (1 + exp(-2x))
         wealth += [up, up - 2 * c * total]
     return np.asarray(np.logaddexp.reduce(wealth) - math.log(len(wealth)))

@@ -53,7 +53,6 @@ from nanogrove.train.population.stacking import lend_moments, separate, stack_st
 from nanogrove.train.precision import pick_device
 from nanogrove.train.signals import stop_signals
 from nanogrove.train.state import TrainState
-from nanogrove.waits import Watch, unwatched
 
 R = TypeVar("R")
 Numbered = tuple[int, Event]  # the number of a run, and its event
@@ -116,7 +115,7 @@ class Member:
         return ((self.number, event) for event in events)
 
 
-def train_together(runs: Sequence[tuple[Preset, Path]], watch: Watch = unwatched) -> Iterator[Numbered]:
+def train_together(runs: Sequence[tuple[Preset, Path]]) -> Iterator[Numbered]:
     """Trains runs of one `stack_key`, each in its folder, yielding the number of a run and its event.
 
     Each goes on from its checkpoint where its folder holds a run. Runs whose checkpoints stand at different steps are
@@ -130,7 +129,7 @@ def train_together(runs: Sequence[tuple[Preset, Path]], watch: Watch = unwatched
     corpora, by_step = SharedCorpora(), dict[int, list[tuple[int, OpenRun]]]()
     with ExitStack() as held:
         for number, (preset, path) in enumerate(runs):
-            opening = open_run(preset, path, held, resume=True, watch=watch, make=corpora.make)
+            opening = open_run(preset, path, held, resume=True, make=corpora.make)
             run = yield from _numbered(number, opening)
             if run.finished:
                 yield from ((number, event) for event in show_finished(_folder(run), report=False))

@@ -224,6 +224,16 @@ def test_a_page_that_takes_forever_is_left(three: Path, monkeypatch: pytest.Monk
     assert skipped.locations == {"PDF that took too long": [str(three / "a.pdf"), f"{three / 'b.pdf'}, page 3"]}
 
 
+def test_a_file_whose_pages_together_take_forever_is_left(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pdf, "FILE_CPU_SECONDS", 0.3)
+    worker(
+        monkeypatch, "until = time.process_time() + 0.25 * (name == 'b.pdf')\nwhile time.process_time() < until: pass"
+    )
+    skipped = Skipped()
+    assert read(three, skipped) == [full("a"), full("b", 1), full("c")]
+    assert skipped.locations == {"PDF that took too long": [f"{three / 'b.pdf'}, page 2"]}
+
+
 def test_a_page_that_swells_is_left(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = content(["x" * 80] * 400_000)  # 0.1 MB in the file, 35 MB of commands, and far more of pdfium's records
     (three / "b.pdf").write_bytes(pdf_bytes(zlib.compress(lines)))

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from nanogrove.data.sources.contract import DocumentSource
 from nanogrove.data.sources.kinds import Source
 from nanogrove.data.sources.pieces import Skipped
-from nanogrove.data.sources.recognize import recognize
+from nanogrove.data.sources.recognize import SAMPLE_BYTES, recognize
 from nanogrove.errors import DataError
 from nanogrove.explore.findings import explore
 
@@ -83,6 +83,10 @@ BARE: dict[str, tuple[bytes, list[Any]]] = {  # a file, and the documents that i
     "array.jsonl": (json.dumps(ROWS).encode(), TEXTS),
     "indented.jsonl": ("\n".join(json.dumps(row, indent=1) for row in ROWS).encode(), TEXTS),
     "array.json.bz2": (bz2.compress(json.dumps(ROWS, indent=2).encode()), TEXTS),
+    "lines of texts.jsonl": ("\n".join(map(json.dumps, TEXTS)).encode(), TEXTS),
+    "late.json": (json.dumps({"about": "x" * 70_000, "data": ROWS}).encode(), TEXTS),
+    "damaged.txt": (b"\xef\xbb\xbfcaf\xc3\xa9 \xff caf\xc3\xa9\n", ["café \ufffd café\n"]),
+    "half a pair.txt": ("café\n".encode("utf-16") + b"\x00\xd8a\0", ["café\n\ufffda"]),
     "texts.json": (json.dumps(TEXTS).encode("utf-16"), TEXTS),
     "within.json": (json.dumps({"version": 1, "rows": ROWS, "end": []}).encode(), TEXTS),
     "signs.csv": (
@@ -274,10 +278,12 @@ def test_a_table_cut_within_a_character_is_called_cut_off(tmp_path: Path) -> Non
 
 def test_rows_after_the_beginning_are_named_by_hand(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    path.write_text(json.dumps({"note": "z" * 70_000, "data": ROWS}))
-    with pytest.raises(DataError, match="without rows in its first 64 KiB, and rows_in names the key of later ones"):
+    path.write_text(json.dumps({"note": "z" * (SAMPLE_BYTES >> 1), "more": "z" * (SAMPLE_BYTES >> 1), "data": ROWS}))
+    with pytest.raises(DataError, match="without rows in its first 16 MiB; to train on it as it stands") as error:
         recognize(str(path))
-    assert documents({"type": "json", "path": str(path), "rows_in": "data"}) == TEXTS
+    as_text, as_json = map(json.loads, re.findall(r"\{.*?\}", str(error.value)))
+    assert documents(as_json | {"rows_in": "data"}) == TEXTS
+    assert len(documents(as_text)) == 1
 
 
 @pytest.mark.parametrize(("name", "label"), [("a.pdf", "PDF"), ("a.parquet", "Parquet")])
@@ -285,6 +291,14 @@ def test_a_text_of_another_name_is_said_to_be_none(name: str, label: str, tmp_pa
     (tmp_path / name).write_text("words\n" * 9)
     with pytest.raises(DataError, match=f"not {label} by its first bytes; if it is text"):
         recognize(str(tmp_path / name))
+
+
+def test_what_a_library_opens_is_not_packed(tmp_path: Path) -> None:
+    for name, start in (("a.pdf.gz", b"%PDF-1.4\n"), ("a.parquet.gz", b"PAR1")):
+        (tmp_path / name).write_bytes(gzip.compress(start * 99))
+        refused(tmp_path / name, "packed by gzip; unpack it, and name the unpacked file")
+        refused(tmp_path, "packed by gzip; unpack them, and name the unpacked files")
+        (tmp_path / name).unlink()
 
 
 def test_blanks_alone_are_refused_in_one_way(tmp_path: Path) -> None:

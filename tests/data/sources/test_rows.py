@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanogrove.data.sources import rows
+from nanogrove.data.sources import parquet, rows
 from nanogrove.data.sources.dialect import Dialect
+from nanogrove.data.sources.json_values import json_rows
 from nanogrove.data.sources.packing import unpacked_name
 from nanogrove.data.sources.parquet import parquet_rows
 from nanogrove.data.sources.rows import check_columns, csv_rows, jsonl_rows, text_lines
@@ -42,6 +43,8 @@ def read(path: Path, encoding: str = "auto", delimiter: str | None = None) -> tu
         numbered = parquet_rows(path, wanted, bad)
     elif kind == ".jsonl":
         numbered = jsonl_rows(path, encoding, bad)
+    elif kind == ".json":
+        numbered = json_rows(path, encoding, None, bad)
     else:
         numbered = csv_rows(path, encoding, Dialect(delimiter or usual_delimiter(path)), wanted, bad)
     return [(number, row.get("text")) for number, row in numbered], faults
@@ -172,10 +175,9 @@ def test_many_short_lines_after_an_open_quote_are_not_held(tmp_path: Path, monke
         ("{broken", "broken JSON"),
         ('{"text": "a"} {"text": "b"}', "broken JSON"),
         ('{"text": "a\0"}', "binary: it has a NUL"),
-        ("[1]", "no JSON object"),
-        ("null", "no JSON object"),
+        ("[1]", "neither an object nor a text"),
+        ("null", "neither an object nor a text"),
         ('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deep"),
-        ('{"text": ' + "9" * 5000 + "}", "broken JSON"),
         (f'{{"text": "{HALF}"}}', "not utf-8"),
         (f'{{"text": "{HALF.replace("d", "D")}"}}', "not utf-8"),
         (b'{"text": "\xff"}', "not utf-8"),
@@ -185,6 +187,28 @@ def test_bad_lines_of_json(line: str | bytes, fault: str, tmp_path: Path) -> Non
     content = line if isinstance(line, bytes) else line.encode()
     path = csv_of(tmp_path, b'{"text": "a"}\n\n \r\n' + content + b'\r\n{"text": "b", "n": NaN}', "a.jsonl")
     assert read(path) == ([(1, "a"), (5, "b")], [(fault, 4)])
+
+
+def test_texts_and_numbers_of_any_length_are_alike_in_lines_and_in_an_array(tmp_path: Path) -> None:
+    lines = ['"a"', '{"text": "b", "unused": ' + "9" * 5000 + "}", '{"text": ' + "9" * 5000 + "}"]
+    expected = ["a", "b", "9" * 5000]
+    for name, content in (("a.jsonl", "\n".join(lines)), ("a.json", f"[{','.join(lines)}]")):
+        found, faults = read(csv_of(tmp_path, content, name))
+        assert ([text for _, text in found], faults) == (expected, []), name
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_a_damaged_row_of_wide_characters_is_left_out(name: str, encoding: str, tmp_path: Path) -> None:
+    rows_of = [json.dumps({"text": letter * 9}) for letter in "abc"]
+    content = {"a.csv": "text\naaaa\nbbbb\ncccc\n", "a.json": f"[{','.join(rows_of)}]"}.get(name, "\n".join(rows_of))
+    data = bytearray(content.encode(encoding))
+    size = 4 if encoding == "utf-32" else 2
+    at = size * (content.index("bb") + 2)
+    data[at : at + size] = b"\xff\xff\xff\xff" if size == 4 else b"\x00\xd8"
+    found, faults = read(csv_of(tmp_path, bytes(data), name))
+    assert [text[0] for _, text in found] == ["a", "c"]
+    assert len(faults) == 1
 
 
 def test_escaped_pairs_and_controls_are_text(tmp_path: Path) -> None:
@@ -341,9 +365,37 @@ def test_random_damage_is_told_or_a_data_error(kind: str, tmp_path: Path, monkey
     assert len(refused) > 10
 
 
-def test_parquet_of_few_bytes_that_holds_gigabytes_is_refused(tmp_path: Path) -> None:
+def repeated(size: int) -> pa.Array:
+    """The same text of `size` characters in 99 rows."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * 99, pa.int32()), pa.array(["x" * size]))
+
+
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        ({"text": repeated(1 << 25)}, "text"),
+        ({"a.text": repeated(1 << 25)}, "a.text"),
+        ({"a": repeated(3 << 20), "b": repeated(3 << 20)}, "b"),  # each would do
+        ({"a": pa.array([[0] * (1 << 21)] * 2)}, r"a.list.\w+"),
+    ],
+)
+def test_parquet_of_few_bytes_that_holds_far_more_is_refused(
+    tmp_path: Path, columns: dict[str, pa.Array], named: str
+) -> None:
     path = tmp_path / "a.parquet"
-    values = pa.DictionaryArray.from_arrays(pa.array([0] * 99, pa.int32()), pa.array(["x" * (1 << 25)]))
-    pq.write_table(pa.table({"text": values}), path, compression="zstd", dictionary_pagesize_limit=1 << 30)
-    with pytest.raises(DataError, match=r"column 'text' unpacks from .* bytes to far more"):
-        read(path)
+    pq.write_table(pa.table(columns), path, compression="zstd", dictionary_pagesize_limit=1 << 30)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(DataError, match=f"column '{named}' unpacks from .* bytes to far more"):
+        list(parquet_rows(path, list, lambda *_: None))
+
+
+def test_wide_parquet_is_read_in_few_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each column a batch takes a fixed time, so that it holds more rows than the sizes of dictionaries allow."""
+    path, batches = tmp_path / "a.parquet", []
+    table = pa.table({f"{n}": [f"row {row}" for row in range(128)] if n % 2 else range(128) for n in range(20)})
+    pq.write_table(table, path)
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 1 << 14)
+    monkeypatch.setattr(parquet, "_python", lambda batch: batches.append(batch.num_rows) or batch.to_pylist())
+    rows = [row for _, row in parquet_rows(path, list, lambda *_: None)]
+    assert rows == table.to_pylist()
+    assert len(batches) <= 4

@@ -162,7 +162,7 @@ def test_lines_of_json_may_lack_a_column_but_not_all_of_them(tmp_path: Path) -> 
         ("csv", "text,n\n", {"file without rows": 1}),
         ("csv", "", {"file without rows": 1}),
         ("jsonl", "", {"file without rows": 1}),
-        ("jsonl", '[1]\n{"a\n7\n', {"no JSON object": 2, "broken JSON": 1}),
+        ("jsonl", '[1]\n{"a\n7\n', {"neither an object nor a text": 2, "broken JSON": 1}),
         ("jsonl", '{"text": NaN}\n', {"empty": 1}),
     ],
 )

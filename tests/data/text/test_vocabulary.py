@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from nanogrove import waits
 from nanogrove.data.text import prepare as preparing
 from nanogrove.data.text import vocabulary
 from nanogrove.data.text.config import DataConfig
@@ -13,7 +14,6 @@ from nanogrove.data.text.prepare import prepare
 from nanogrove.data.text.vocabulary import learn_bpe
 from nanogrove.data.tokenizer import bpe_tokenizer
 from nanogrove.errors import DataError
-from nanogrove.waits import Wait, unwatched
 
 TEXTS = ["the cat sat on the mat, the hat's é🙂\n" * 20, "ACGTTGCA" * 200]
 
@@ -33,23 +33,40 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[str]]:
     return started
 
 
-def test_a_process_learns_the_same(processes: list[subprocess.Popen[str]]) -> None:
-    waits: list[Wait] = []
-    assert learn_bpe(TEXTS, 300, waits.append).to_json() == bpe_tokenizer(TEXTS, 300).to_json()
-    shares = [wait.share or 0 for wait in waits]
-    assert shares == sorted(shares)
-    assert shares[-1] == 1
+@pytest.fixture
+def shares(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
+    """The shares that each wait says are done, by its label, in order."""
+    shares: dict[str, list[float]] = {}
+
+    class Recorded(waits.Progress):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "done":
+                shares.setdefault(self.label, []).append(self.share() or 0)
+
+    monkeypatch.setattr(waits, "Progress", Recorded)
+    return shares
+
+
+def test_a_process_learns_the_same(processes: list[subprocess.Popen[str]], shares: dict[str, list[float]]) -> None:
+    assert learn_bpe(TEXTS, 300).to_json() == bpe_tokenizer(TEXTS, 300).to_json()
+    (learned,) = shares.values()
+    assert learned == sorted(learned)
+    assert learned[-1] == 1
     assert processes[0].poll() is not None
     with pytest.raises(DataError, match="too small: bpe needs 256 bytes"):
-        learn_bpe(TEXTS, 200, unwatched)
+        learn_bpe(TEXTS, 200)
 
 
-def test_a_process_that_learns_is_interrupted(processes: list[subprocess.Popen[str]]) -> None:
-    def interrupt(wait: Wait) -> None:
+def test_a_process_that_learns_is_interrupted(
+    processes: list[subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(report: dict[str, Any]) -> float:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(vocabulary, "_share", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        learn_bpe(TEXTS, 300, interrupt)
+        learn_bpe(TEXTS, 300)
     assert processes[0].returncode is not None
 
 
@@ -58,18 +75,17 @@ def test_a_process_that_ends_early_is_said(
 ) -> None:
     monkeypatch.setattr(vocabulary.sys, "executable", "/bin/false")
     with pytest.raises(DataError, match="the process that learns the vocabulary ended with status 1"):
-        learn_bpe(TEXTS, 300, unwatched)
+        learn_bpe(TEXTS, 300)
 
 
-def test_tokenising_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokenising_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: dict[str, list[float]]
+) -> None:
     monkeypatch.setattr(preparing, "BATCH_CHARACTERS", 5000)
-    monkeypatch.setattr(vocabulary, "CHARACTERS_PER_WAIT", 5000)
     (tmp_path / "a.txt").write_text("".join(f"line {n} of a text\n\n" for n in range(2000)))
     sources = [{"type": "text", "path": str(tmp_path / "a.txt"), "separator": "\n\n"}]
-    waits: list[Wait] = []
-    prepare(DataConfig.model_validate({"sources": sources, "tokenizer": "char"}), waits.append)
+    prepare(DataConfig.model_validate({"sources": sources, "tokenizer": "char"}))
     for doing in (f"reading the characters of {tmp_path}/a.txt", f"tokenising {tmp_path}/a.txt"):
-        shares = [wait.share or 0 for wait in waits if wait.doing == doing]
-        assert len(shares) > 4
-        assert shares == sorted(shares)
-        assert 0.8 < shares[-1] <= 1
+        assert len(shares[doing]) > 4
+        assert shares[doing] == sorted(shares[doing])
+        assert 0.8 < shares[doing][-1] <= 1

@@ -25,11 +25,11 @@ def evaluate(
         raise PresetError(f"--split {split}: no such split; it is validation, test or train")
     from nanogrove.cli.waits import shown_waits
 
-    with shown_waits("starting") as watch:
+    with shown_waits("starting"):
         from nanogrove.cli.render import described_calibration, described_held_out, described_score
         from nanogrove.runs import score as runs
 
-        score = runs.evaluate(run, split, calibrate=calibrate, allow_code=allow_code, watch=watch)
+        score = runs.evaluate(run, split, calibrate=calibrate, allow_code=allow_code)
     for line in (*described_score(score), *described_held_out(score)):
         print(line)
     for line in described_calibration(score["calibration"]) if calibrate else ():

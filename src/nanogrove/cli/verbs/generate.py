@@ -14,50 +14,69 @@ if TYPE_CHECKING:
     from nanogrove.train.precision import Choice
 
 
+Prompts = Annotated[
+    list[str] | None,
+    typer.Argument(help="One or more prompts, - for standard input; without one, a new document begins."),
+]
+Tokens = Annotated[int, typer.Option(min=1, help="New tokens per prompt.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")]
+TopK = Annotated[int | None, typer.Option(help="Keep the k most likely tokens; 20 where a reward steers.")]
+TopP = Annotated[float | None, typer.Option(help="Keep the fewest tokens that reach this probability.")]
+MinP = Annotated[
+    float | None, typer.Option(help="Keep tokens of at least this share of the likeliest one's probability.")
+]
+Penalty = Annotated[float, typer.Option(help="Above 1, words already seen are less likely.")]
+NoRepeat = Annotated[int | None, typer.Option(min=1, help="Never write an n-gram twice.")]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", help="End before this text, where \\n is a line end; give it again for others."),
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1)]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(help="Of matrix products; auto takes bfloat16 where the CPU multiplies it."),
+]
+Calibrated = Annotated[
+    bool, typer.Option("--calibrated", help="Multiply the temperature by that of evaluate --calibrate.")
+]
+Confidence = Annotated[
+    bool, typer.Option("--confidence", help="Print the probability of each new token, and the mean log-probability.")
+]
+Reward = Annotated[
+    Path | None, typer.Option(help="The run of a reward model, which steers the text or chooses a sample.")
+]
+Beta = Annotated[float | None, typer.Option(help="What a reward of 1 adds to a logit; 5 when left out.")]
+BestOf = Annotated[
+    int | None, typer.Option(help="Sample N completions per prompt and print the one with the highest reward.")
+]
+Speculative = Annotated[
+    bool, typer.Option("--speculative", help="Draft with multi-token heads; the same texts in fewer steps.")
+]
+Lookahead = Annotated[
+    int | None, typer.Option(help="Search with value and dynamics heads, with N model calls per token.")
+]
+
+
 def generate(
     run: RunFolder,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Argument(help="One or more prompts, - for standard input; without one, a new document begins."),
-    ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="New tokens per prompt.")] = 100,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")] = 0.8,
-    top_k: Annotated[int | None, typer.Option(help="Keep the k most likely tokens; 20 where a reward steers.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Keep the fewest tokens that reach this probability.")] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Keep tokens of at least this share of the likeliest one's probability.")
-    ] = None,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1, words already seen are less likely.")] = 1.0,
-    no_repeat_ngram: Annotated[int | None, typer.Option(min=1, help="Never write an n-gram twice.")] = None,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", help="End before this text, where \\n is a line end; give it again for others."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"],
-        typer.Option(help="Of matrix products; auto takes bfloat16 where the CPU multiplies it."),
-    ] = "auto",
-    calibrated: Annotated[
-        bool, typer.Option("--calibrated", help="Multiply the temperature by that of evaluate --calibrate.")
-    ] = False,
-    confidence: Annotated[
-        bool,
-        typer.Option("--confidence", help="Print the probability of each new token, and the mean log-probability."),
-    ] = False,
-    reward: Annotated[
-        Path | None, typer.Option(help="The run of a reward model, which steers the text or chooses a sample.")
-    ] = None,
-    beta: Annotated[float | None, typer.Option(help="What a reward of 1 adds to a logit; 5 when left out.")] = None,
-    best_of: Annotated[
-        int | None, typer.Option(help="Sample N completions per prompt and print the one with the highest reward.")
-    ] = None,
-    speculative: Annotated[
-        bool, typer.Option("--speculative", help="Draft with multi-token heads; the same texts in fewer steps.")
-    ] = False,
-    lookahead: Annotated[
-        int | None, typer.Option(help="Search with value and dynamics heads, with N model calls per token.")
-    ] = None,
+    prompt: Prompts = None,
+    tokens: Tokens = 100,
+    temperature: Temperature = 0.8,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: Penalty = 1.0,
+    no_repeat_ngram: NoRepeat = None,
+    stop: Stop = None,
+    seed: Seed = 0,
+    precision: Precision = "auto",
+    calibrated: Calibrated = False,
+    confidence: Confidence = False,
+    reward: Reward = None,
+    beta: Beta = None,
+    best_of: BestOf = None,
+    speculative: Speculative = False,
+    lookahead: Lookahead = None,
 ) -> None:
     """Continue prompts with a run's best model."""
     _check_reward_options(reward, beta, best_of, confidence)

@@ -68,13 +68,13 @@ def train(
         if each not in budgets:
             shown.print(f"[yellow]note[/]: {escape(_described_replaced(each))}", highlight=False, soft_wrap=True)
     if dry_run:
-        with shown_waits("reading the data") as watch:
-            figures = estimate(chosen, allow_code, watch)
+        with shown_waits("reading the data"):
+            figures = estimate(chosen, allow_code)
         _print_estimate(figures, budget)
         return
     out = out or folder or Path("runs") / chosen.name
     with waiting("setting up") as progress:
-        events = _ends(progress, runs.train(chosen, out, resume, allow_code, progress.follow))
+        events = _ends(progress, runs.train(chosen, out, resume, allow_code))
         stopped = show(events, shown, out, budget)
     if stopped is not None:
         raise typer.Exit(128 + stopped)

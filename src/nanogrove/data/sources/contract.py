@@ -76,6 +76,7 @@ class SourceKind:
         encoded: whether its files are text, of which `explore` guesses the `encoding`
         delimited: whether its cells stand between delimiters, of which `explore` guesses the `delimiter`
         table: `settings` again where its rows are documents, called with `path`, and `encoding` and `delimiter`
+        texts: the text of a file a part at a time, for files that take long to read; counts what cannot be read
         pin: returns the same source with its version fixed, so that a resumed run reads the same documents
     """
 
@@ -86,6 +87,7 @@ class SourceKind:
     encoded: bool = False
     delimited: bool = False
     table: Callable[..., TableSource] | None = None
+    texts: Callable[[Path, Skipped], Iterator[str]] | None = None
     pin: Callable[..., DocumentSource] = unchanged
 
     @property

@@ -14,10 +14,9 @@ from typing import NamedTuple, TextIO
 
 from nanogrove.data.sources.contract import OnBadRow, Row
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS
-from nanogrove.data.sources.rows import MAX_LINE_CHARACTERS, encodes, opened
+from nanogrove.data.sources.rows import MAX_LINE_CHARACTERS, NO_ROW, encodes, opened, row_of, with_long_numbers
 from nanogrove.errors import DataError
 
-TEXT_COLUMN = "text"  # of values that are texts and no objects
 BETWEEN = re.compile(r"[\s,\ufeff]*")  # what separates values; a byte-order mark may come first
 CUT_CHARACTERS = 12  # at the end of what was read, within which an error may be no more than its end
 OBJECT = re.compile(r'\{\s*"[^"]*"\s*:')  # how one begins
@@ -40,7 +39,7 @@ class _Values:
     """The values of a stream of JSON: those of its arrays, and those that stand alone."""
 
     def __init__(self, file: TextIO) -> None:
-        self.file, self.decoder = file, json.JSONDecoder()
+        self.file = file
         self.text, self.at, self.line, self.ended = "", 0, 1, False
         self.count = self.arrays = 0  # that have begun
         self.entered = False  # an object, of which only one value is read
@@ -119,15 +118,13 @@ class _Values:
     def _value(self) -> _Value:
         while True:
             try:
-                value, end = self.decoder.raw_decode(self.text, self.at)
+                value, end = with_long_numbers(lambda decoder: decoder.raw_decode(self.text, self.at))
             except RecursionError:
                 raise _Broken(self.line, "nested too deep") from None
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated") or error.pos >= len(self.text) - CUT_CHARACTERS
                 if not cut or self.ended:
                     raise _Broken(self.line, "it is cut off" if cut else error.msg[:60].lower()) from None
-            except ValueError as error:  # a number of thousands of digits
-                raise _Broken(self.line, str(error)[:60]) from None
             else:
                 if end < len(self.text) or self.ended:  # a number may go on
                     one = _Value(self.line, value, self.text[self.at : end])
@@ -165,12 +162,10 @@ def json_rows(path: Path, encoding: str, key: str | None, on_bad: OnBadRow) -> I
             for line, value, source in values:
                 if not encodes(source) or (("\\ud" in source or "\\uD" in source) and not encodes(_dumped(value))):
                     on_bad(f"not {name}", line)
-                elif isinstance(value, str):
-                    yield line, {TEXT_COLUMN: value}
-                elif isinstance(value, dict):
-                    yield line, value
+                elif (row := row_of(value)) is None:
+                    on_bad(NO_ROW, line)
                 else:
-                    on_bad("neither an object nor a text", line)
+                    yield line, row
         except _Broken as error:
             line, reason = error.args
             raise DataError(f"{path}, line {line}: broken JSON ({reason})") from None

@@ -198,6 +198,12 @@ def packing_of(start: bytes) -> Packing | None:
     return packing
 
 
+def packing_at(path: Path) -> Packing | None:
+    """How a file is packed; None where it is not. Raises OSError."""
+    with path.open("rb") as file:
+        return packing_of(file.read(16))
+
+
 def unpacked_name(path: Path) -> str:
     """The name of what is packed, in small letters: `a.csv` of `a.csv.gz`; that of the one file of a ZIP archive."""
     name = path.name.lower()

@@ -1,10 +1,12 @@
 """Rows of Parquet with their numbers. Few kilobytes can hold gigabytes, so batches are as small as their bytes ask."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nanogrove.data.sources.contract import OnBadRow, Row, SelectColumns
+from nanogrove.data.sources.files import size_of
 from nanogrove.data.sources.packing import MAX_RATIO
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS
 from nanogrove.data.sources.rows import prefix_errors
@@ -12,8 +14,11 @@ from nanogrove.errors import DataError
 
 MAX_ROWS_PER_BATCH, BATCH_BYTES = 64, 1 << 25  # in memory at a time
 MAX_DICTIONARY_BYTES = 1 << 24  # of the different values of a column, which a page of their own holds
-MAX_PAGES_BYTES = 1 << 25  # of a column that is packed to far less, since a page is unpacked at once
-MAX_NESTED_BYTES = 1 << 28  # of a column of lists, by 8 bytes for each value
+# Of columns of a row group that unpack to more than MAX_RATIO times their size: MAX_RATIO times the file, within
+PAGES_BYTES = 1 << 22, 1 << 25  # of pages, since a page is unpacked at once
+NESTED_BYTES = 1 << 23, 1 << 28  # of lists, by 8 bytes for each value
+BATCHES_WORTH_A_LOOK = 4  # of a row group; to read dictionaries first takes as long as about three
+TEXT_TYPES, MAX_NUMBER_BYTES = ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"), 12  # physical types; of values of others
 HEADER_BYTES = 32  # of a page, within which its size stands
 I32_FIELD = 0x15  # Thrift's compact protocol: the next field, a number
 
@@ -35,14 +40,20 @@ def parquet_rows(path: Path, select: SelectColumns, on_bad: OnBadRow) -> Iterato
         with ParquetFile(path, buffer_size=PIECE_CHARACTERS, pre_buffer=False) as file:
             with prefix_errors(path):
                 names = list(select(file.schema_arrow.names))
-                rows = _rows_per_batch(path, file, names)
-            for batch in file.iter_batches(rows, columns=names):
-                for row in _python(batch):
-                    number += 1
-                    if isinstance(row, str):
-                        on_bad(row, number)
-                    else:
-                        yield number, row
+                chunks = partial(_chunks, path, file, frozenset(names))
+                groups = range(file.num_row_groups)
+                size = size_of(path)
+                for group in groups:
+                    _refuse_if_huge(chunks(group), size)
+            for group in groups:
+                rows = _rows_per_batch(path, file, group, chunks(group))
+                for batch in file.iter_batches(rows, row_groups=[group], columns=names, use_threads=False):
+                    for row in _python(batch):
+                        number += 1
+                        if isinstance(row, str):
+                            on_bad(row, number)
+                        else:
+                            yield number, row
     except (ArrowException, OSError, ValueError, KeyError, OverflowError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
@@ -50,32 +61,90 @@ def parquet_rows(path: Path, select: SelectColumns, on_bad: OnBadRow) -> Iterato
         raise DataError(f"{path}: not Parquet, or damaged after row {number} ({reason})") from None
 
 
-def _rows_per_batch(path: Path, file: Any, names: Sequence[str]) -> int:
-    """As many rows as BATCH_BYTES hold for sure. Raises DataError for columns that unpack to far more than they are."""
-    metadata, wanted, most = file.metadata, set(names), 1.0
-    with path.open("rb") as raw:
-        for group in map(metadata.row_group, range(metadata.num_row_groups)):
-            size = 0.0  # bytes of a row: its share of the pages, and the longest value that it may name
-            for at in range(group.num_columns):
-                column = group.column(at)
-                if column.path_in_schema.partition(".")[0] not in wanted:
-                    continue
-                packed, unpacked = max(column.total_compressed_size, 1), column.total_uncompressed_size
-                nested = file.schema.column(at).max_repetition_level > 0
-                values = 8 * column.num_values if nested else 0
+class _Chunk(NamedTuple):
+    """A column of a row group; sizes in bytes, as the file states them."""
+
+    name: str
+    packed: int
+    unpacked: int
+    nested: int  # of the values of lists, 8 each; 0 for other columns
+    dictionary: int  # of the page of different values; 0 where there is none
+    longest: int  # of a value in it, as far as is known without a look
+
+
+def _chunks(path: Path, file: Any, wanted: Set[str], group: int) -> list[_Chunk]:
+    """The columns of a row group that are wanted, or part of one that is."""
+    metadata, chunks = file.metadata.row_group(group), []
+    with path.open("rb", buffering=0) as raw:
+        for at in range(metadata.num_columns):
+            column = metadata.column(at)
+            parts = column.path_in_schema.split(".")  # names of columns may hold dots, too
+            if any(".".join(parts[:end]) in wanted for end in range(1, len(parts) + 1)):
+                nested = 8 * column.num_values if file.schema.column(at).max_repetition_level else 0
+                packed = max(column.total_compressed_size, 1)
                 dictionary = _dictionary_bytes(raw, column)
-                if (
-                    (unpacked > MAX_PAGES_BYTES and unpacked > MAX_RATIO * packed)
-                    or (values > MAX_NESTED_BYTES and values > MAX_RATIO * packed)
-                    or dictionary > MAX_DICTIONARY_BYTES
-                ):
-                    raise DataError(
-                        f"column {column.path_in_schema!r} unpacks from {packed:,} bytes to far more, as no usual text "
-                        "does; if that is right, write it as JSON lines, and name these"
-                    )
-                size += unpacked / max(group.num_rows, 1) + dictionary
-            most = max(most, size)
-    return max(min(int(BATCH_BYTES / most), MAX_ROWS_PER_BATCH), 1)
+                longest = dictionary if column.physical_type in TEXT_TYPES else min(dictionary, MAX_NUMBER_BYTES)
+                sizes = packed, column.total_uncompressed_size, nested, dictionary, longest
+                chunks.append(_Chunk(column.path_in_schema, *sizes))
+    return chunks
+
+
+def _refuse_if_huge(chunks: Sequence[_Chunk], size: int) -> None:
+    """Raises DataError where columns of a row group, of a file of `size` bytes, unpack to far more than they are."""
+    most_unpacked, most_nested = (
+        min(max(MAX_RATIO * size, least), most) for least, most in (PAGES_BYTES, NESTED_BYTES)
+    )
+    unpacked = nested = 0  # of the columns that grow more than MAX_RATIO times
+    for chunk in chunks:
+        unpacked += chunk.unpacked if chunk.unpacked > MAX_RATIO * chunk.packed else 0
+        nested += chunk.nested if chunk.nested > MAX_RATIO * chunk.packed else 0
+        if unpacked > most_unpacked or nested > most_nested or chunk.dictionary > MAX_DICTIONARY_BYTES:
+            raise DataError(
+                f"column {chunk.name!r} unpacks from {chunk.packed:,} bytes to far more, as no usual text "
+                "does; if that is right, write it as JSON lines, and name these"
+            )
+
+
+def _rows_per_batch(path: Path, file: Any, group: int, chunks: Sequence[_Chunk]) -> int:
+    """As many rows of a row group as BATCH_BYTES hold for sure."""
+    count = file.metadata.row_group(group).num_rows
+    pages = sum(chunk.unpacked for chunk in chunks) / max(count, 1)
+
+    def most(longest: int) -> int:
+        """The rows, where the values that a row may name take so many bytes."""
+        return max(min(int(BATCH_BYTES / max(pages + longest, 1)), MAX_ROWS_PER_BATCH), 1)
+
+    rows = most(sum(chunk.longest for chunk in chunks))
+    if rows == MAX_ROWS_PER_BATCH or count <= BATCHES_WORTH_A_LOOK * rows:
+        return rows
+    return most(sum(_longest_values(path, file, group, chunks)))
+
+
+def _longest_values(path: Path, file: Any, group: int, chunks: Sequence[_Chunk]) -> Iterator[int]:
+    """Bytes of the longest value in each column's dictionary, by a look at those of columns of text.
+
+    A batch takes a fixed time for each column, so that batches of a few rows would make wide files slow to read.
+    """
+    from pyarrow.compute import binary_length, max, sum
+    from pyarrow.parquet import ParquetFile
+    from pyarrow.types import is_dictionary
+
+    plain = [chunk.name for chunk in chunks if not chunk.nested and chunk.longest > MAX_NUMBER_BYTES]
+    options = {"metadata": file.metadata, "buffer_size": PIECE_CHARACTERS, "pre_buffer": False}
+    columns: dict[str, Any] = {}
+    with ParquetFile(path, read_dictionary=plain, **options) as first:
+        for batch in first.iter_batches(1, row_groups=[group], columns=plain, use_threads=False):
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+            break
+    for chunk in chunks:
+        column = columns.get(chunk.name)
+        if column is None or not is_dictionary(column.type):
+            yield chunk.longest
+            continue
+        lengths = binary_length(column.dictionary)
+        # Each value has its length, of 4 bytes, before it; where that does not add up, it is not the page's dictionary.
+        complete = 4 * len(lengths) + (sum(lengths).as_py() or 0) == chunk.dictionary
+        yield (max(lengths).as_py() or 0) if complete else chunk.dictionary
 
 
 def _dictionary_bytes(raw: Any, column: Any) -> int:

@@ -2,8 +2,8 @@
 
 The PDF library is C++: a damaged file can crash it, keep it busy for hours, or make it use all memory. So it runs in a
 process of its own, with limits on time and memory. That process is started again after a file that ended it; such a
-file is counted, and the others are still read. `python -m nanogrove.data.sources.pdf SECONDS` is that process: it reads
-one path per line and answers in lines of JSON.
+file is counted, and the others are still read. `python -m nanogrove.data.sources.pdf SECONDS SECONDS`, for a page and
+for a file, is that process: it reads one path per line and answers in lines of JSON.
 """
 
 import json
@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from importlib.util import find_spec
@@ -24,7 +25,8 @@ from nanogrove.data.sources.files import FileSource
 from nanogrove.data.sources.pieces import Piece, Skipped, split_long_document
 from nanogrove.errors import DataError
 
-PAGE_CPU_SECONDS = 60.0  # of CPU time for a page; a page of a book takes a thousandth of one
+PAGE_CPU_SECONDS, FILE_CPU_SECONDS = 10.0, 120.0  # of CPU time; a page of a book takes a thousandth of a second
+SOON_SECONDS = 1e-3  # since a timer of none would never ring
 READER_MEMORY_BYTES = 1 << 31
 READER_COMMAND = [sys.executable, "-P", "-m", "nanogrove.data.sources.pdf"]
 PDFIUM_ERRORS = {2: "PDF that cannot be opened", 4: "encrypted PDF", 5: "encrypted PDF"}  # by number; else damaged
@@ -52,7 +54,13 @@ class PdfSource(FileSource):
                 yield from split_long_document(_texts(reader, path, skipped))
 
 
-PDF = SourceKind(PdfSource, "PDF", (".pdf",), lambda start: start.startswith(b"%PDF-"))
+def texts(path: Path, skipped: Skipped) -> Iterator[str]:
+    """The text of a PDF a page at a time; counts what cannot be read."""
+    with Reader() as reader:
+        yield from _texts(reader, path, skipped)
+
+
+PDF = SourceKind(PdfSource, "PDF", (".pdf",), lambda start: start.startswith(b"%PDF-"), texts=texts)
 
 
 def _texts(reader: "Reader", path: Path, skipped: Skipped) -> Iterator[str]:
@@ -119,8 +127,9 @@ class Reader:
             # An earlier PDF may have damaged the process; a fresh process shows whether this one does.
 
     def _start(self) -> "subprocess.Popen[str]":
+        command = [*READER_COMMAND, str(PAGE_CPU_SECONDS), str(FILE_CPU_SECONDS)]
         process = subprocess.Popen(
-            [*READER_COMMAND, str(PAGE_CPU_SECONDS)],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -131,9 +140,7 @@ class Reader:
         assert process.stdout is not None
         if process.stdout.readline() != '["ready", ""]\n':
             status = self._ended()
-            raise DataError(
-                f"the PDF reader did not start (status {status}); see {' '.join(READER_COMMAND)} {PAGE_CPU_SECONDS}"
-            )
+            raise DataError(f"the PDF reader did not start (status {status}); see {' '.join(command)}")
         return process
 
     def _ended(self) -> int:
@@ -196,17 +203,18 @@ def main() -> None:
 
     import pypdfium2  # noqa: F401  before `ready`, so that a failed import does not count as the fault of a file
 
-    seconds = float(sys.argv[1])
+    page_seconds, file_seconds = map(float, sys.argv[1:])
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, even within the library
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(ValueError, OSError):  # macOS knows no such limit; elsewhere a lower one may be set
         resource.setrlimit(resource.RLIMIT_AS, (READER_MEMORY_BYTES, READER_MEMORY_BYTES))
     _print_answer("ready")
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, seconds)
+        end = time.process_time() + file_seconds
+        signal.setitimer(signal.ITIMER_PROF, page_seconds)
         for kind, text in extract(json.loads(line)):
             _print_answer(kind, text)
-            signal.setitimer(signal.ITIMER_PROF, seconds)
+            signal.setitimer(signal.ITIMER_PROF, max(min(page_seconds, end - time.process_time()), SOON_SECONDS))
         _print_answer("end")
 
 

@@ -3,6 +3,7 @@
 `explore` describes its answer, a bare path in `data.sources` becomes it, and rewarded data asks it for the kind.
 """
 
+import codecs
 import glob
 import json
 from collections import Counter
@@ -23,7 +24,7 @@ from nanogrove.data.sources.files import (
 )
 from nanogrove.data.sources.formats import FORMATS, format_of, readable_formats
 from nanogrove.data.sources.json_values import lone_object
-from nanogrove.data.sources.packing import Head, ending_of, head, unpacked_name
+from nanogrove.data.sources.packing import Head, ending_of, head, packing_at, unpacked_name
 from nanogrove.data.sources.tables import JSON, JSONL, usual_delimiter
 from nanogrove.data.sources.text import TEXT
 from nanogrove.errors import DataError
@@ -149,7 +150,9 @@ def _group_kind(kind: SourceKind, files: Sequence[Path]) -> tuple[SourceKind, st
     if not size_of(largest[0]):
         return kind, "empty"
     if not kind.encoded:
-        return kind, None
+        with io_errors_as_data_errors(largest[0]):
+            packing = packing_at(largest[0])
+        return kind, None if packing is None else f"packed by {packing.name}; unpack them, and name the unpacked files"
     answers = [_kind_of(file) for file in largest]
     problem = next((problem for _, problem in answers if problem is not None), None)
     return (answers[0][0] if len({kind.name for kind, _ in answers}) == 1 else kind), problem
@@ -160,18 +163,43 @@ def _kind_of(path: Path) -> tuple[SourceKind, str | None]:
     by_name = format_of(unpacked_name(path))
     with io_errors_as_data_errors(path):
         start, _, whole = head(path, START_BYTES)
+        packing = packing_at(path)
     plain = _as_utf8(start)
     kind = next((kind for kind in FORMATS if kind.recognize(plain)), by_name)
     if kind.encoded and (description := describe_binary(path, start)):
         return kind, description
-    if by_name is JSON and kind in (JSON, JSONL) and lone_object(plain) == "":
-        as_text = json.dumps({"type": "text", "path": str(path)}, ensure_ascii=False)
-        spot = "" if whole else f" in its first {START_BYTES >> 10} KiB, and rows_in names the key of later ones"
-        return kind, f"one JSON object without rows{spot}; to train on it as it stands, name the source as {as_text}"
+    key = _key_of_rows(path, plain, whole) if by_name is JSON else None
+    if kind in (JSON, JSONL) and key == "":
+        return kind, _without_rows(path)
+    if not kind.encoded and packing is not None:
+        return kind, f"{kind.label} packed by {packing.name}; unpack it, and name the unpacked file"
     by_bytes = not kind.encoded and kind.recognize is not by_name_alone
     if by_bytes and start and not kind.recognize(start):
         return kind, f"not {kind.label} by its first bytes; if it is text, rename it to end in .txt"
-    return (JSON if by_name is JSON and lone_object(plain) else kind), None
+    return (JSON if key else kind), None
+
+
+def _key_of_rows(path: Path, start: bytes, whole: bool) -> str | None:
+    """Of a file that is one JSON object the key of the rows in it, or ""; None for other files.
+
+    It is looked for in the first bytes, which may be the `whole`, and then in SAMPLE_BYTES.
+    """
+    key = lone_object(start)
+    if key != "" or whole:
+        return key
+    with io_errors_as_data_errors(path):
+        return lone_object(_as_utf8(head(path, SAMPLE_BYTES).data))
+
+
+def _without_rows(path: Path) -> str:
+    """What a file of one JSON object is, in whose beginning there are no rows, and how it can be named."""
+    settings: dict[str, object] = {"type": "text", "path": str(path)}
+    problem = "one JSON object without rows; to train on it as it stands, name the source as "
+    if size_of(path) <= SAMPLE_BYTES:
+        return problem + json.dumps(settings, ensure_ascii=False)
+    as_json = json.dumps({"type": "json", "path": str(path), "rows_in": "KEY"}, ensure_ascii=False)
+    problem = problem.replace(" rows;", f" rows in its first {SAMPLE_BYTES >> 20} MiB;")
+    return f"{problem}{json.dumps(settings, ensure_ascii=False)}, and where later rows have a key, as {as_json}"
 
 
 def _as_utf8(start: bytes) -> bytes:
@@ -210,7 +238,8 @@ def _completed(
     if kind.delimited:
         answer = guess_dialect(start, usual_delimiter(sampled[0]))
         source |= answer.dialect.settings(excel_delimiter(start.partition("\n")[0]) or usual_delimiter(sampled[0]))
-    if kind is JSON and (key := lone_object(start.encode("utf-8", "replace"))):
+    whole = len(heads[0].data) <= START_BYTES
+    if kind is JSON and (key := _key_of_rows(sampled[0], start.encode("utf-8", "replace"), whole)):
         source["rows_in"] = key
         notes.append(f"its rows are the list under {key!r}; rows_in names another key")
     if kind is TEXT and (marks := _marks(map(decoded, heads, names))):
@@ -237,9 +266,18 @@ def _encoding(kind: SourceKind, files: Sequence[Path], heads: Sequence[Head]) ->
             DETECT,
             [f"{len(odd)} of the files are not {best.name}, such as {first}; each is read by its own bytes"],
         )
-    if kind is TEXT and any("damaged" in guess.why for guess in guesses):
-        return best, DETECT, ["bytes that are not utf-8 are read as U+FFFD, and counted"]
+    if kind is TEXT and (damaged := [g for g, one in zip(guesses, heads, strict=True) if _is_damaged(one, g.name)]):
+        return best, DETECT, [f"bytes that are not {damaged[0].name} are read as U+FFFD, and counted"]
     return best, best.option, []
+
+
+def _is_damaged(one: Head, encoding: str) -> bool:
+    """Whether some of the first bytes of a file are not of its encoding."""
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(one.data, final=one.whole)
+    except UnicodeError:
+        return True
+    return False
 
 
 def _marks(texts: Iterable[str]) -> str | list[str] | None:

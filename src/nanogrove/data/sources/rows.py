@@ -3,15 +3,17 @@
 A row that cannot be used is reported to an `OnBadRow` and left out, so that it does not stop a file of gigabytes.
 """
 
+import codecs
 import csv
 import json
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from nanogrove.data.sources.contract import OnBadRow, Row, SelectColumns
 from nanogrove.data.sources.dialect import Dialect, excel_delimiter
@@ -21,9 +23,13 @@ from nanogrove.data.sources.packing import open_bytes
 from nanogrove.data.sources.pieces import PIECE_CHARACTERS
 from nanogrove.errors import DataError, nearest
 
+T = TypeVar("T")
 MAX_LINE_CHARACTERS = 1 << 24  # of a line, or of all lines of one CSV row; longer ones are left out
 STRING_OVERHEAD_BYTES = 64  # of a string besides its characters, so that many short lines do not count as nothing
 COLUMNS_IN_MESSAGE = 20
+TEXT_COLUMN = "text"  # of JSON values that are texts and no objects
+NO_ROW = "neither an object nor a text"
+HALF_PAIR = "nanogrove.half_pair"  # the name of `_half_pair` for codecs
 CUT_OFF = "truncated data"  # the end of what decoders of utf-16 and utf-32 say
 OPEN_QUOTE = "left open by a quote"
 BACKSLASH = "a backslash before a quote amid a cell; set escape to a backslash where that makes it part of the cell"
@@ -189,7 +195,7 @@ def text_lines(path: Path, encoding: str, on_bad: OnBadRow) -> Iterator[tuple[in
 
 
 def jsonl_rows(path: Path, encoding: str, on_bad: OnBadRow) -> Iterator[Row]:
-    """The objects of a file of JSON lines, with the numbers of the lines. NaN is let through, as Python writes it.
+    """The rows of a file of JSON lines, with the numbers of the lines. NaN is let through, as Python writes it.
 
     Raises DataError for a file that cannot be read or is cut off.
     """
@@ -197,27 +203,64 @@ def jsonl_rows(path: Path, encoding: str, on_bad: OnBadRow) -> Iterator[Row]:
         if line.isspace():
             continue
         try:
-            row = json.loads(line)
-            sound = not ("\\ud" in line or "\\uD" in line) or encodes(json.dumps(row, ensure_ascii=False))
+            value = with_long_numbers(partial(_decoded, line))
+            sound = not ("\\ud" in line or "\\uD" in line) or encodes(json.dumps(value, ensure_ascii=False))
         except RecursionError:
             on_bad("nested too deep", number)
-        except ValueError:  # JSONDecodeError is one, and a number of thousands of digits is another
+        except json.JSONDecodeError:
             on_bad("broken JSON", number)
         else:
-            if not isinstance(row, dict):
-                on_bad("no JSON object", number)
+            row = row_of(value)
+            if row is None:
+                on_bad(NO_ROW, number)
             elif not sound:
                 on_bad("not utf-8", number)
             else:
                 yield number, row
 
 
+def row_of(value: object) -> Mapping[str, object] | None:
+    """The row that a JSON value is: an object, or a text, which is a row of one column, `text`; None for others."""
+    if isinstance(value, dict):
+        return value
+    return {TEXT_COLUMN: value} if isinstance(value, str) else None
+
+
+def _decoded(line: str, decoder: json.JSONDecoder) -> object:
+    return decoder.decode(line)
+
+
+def _whole_number(digits: str) -> int | str:
+    """A whole number; as a text, where it has more digits than Python reads."""
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
+DECODER, LONG_DECODER = json.JSONDecoder(), json.JSONDecoder(parse_int=_whole_number)  # the second is slower
+
+
+def with_long_numbers(decode: Callable[[json.JSONDecoder], T]) -> T:
+    """What `decode` makes of JSON with a decoder that it is given, of whole numbers of any length.
+
+    Raises JSONDecodeError for what is not JSON, and RecursionError for what is nested too deep.
+    """
+    try:
+        return decode(DECODER)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # Python reads no whole number of more than 4,300 digits
+        return decode(LONG_DECODER)
+
+
 @contextmanager
 def opened(path: Path, encoding: str) -> Iterator[tuple[TextIOWrapper, str]]:
     """A file as text, and the name of its encoding. Bytes that cannot be decoded become half a surrogate pair."""
     name = encoding_of(path, encoding)
-    # UTF-16 has no character for a single undecodable byte, but half a pair can be passed on.
-    errors = "surrogatepass" if name.lower().startswith(("utf-16", "utf-32")) else "surrogateescape"
+    errors = "surrogateescape"
+    if name.lower().startswith(("utf-16", "utf-32")):  # in which a single undecodable byte has no character
+        errors = HALF_PAIR if encoding in (AUTO, DETECT) else "surrogatepass"  # a named one may be wrong for all of it
     with io_errors_as_data_errors(path), open_bytes(path) as file:
         try:
             text = TextIOWrapper(file, name, errors, newline="")
@@ -232,6 +275,16 @@ def opened(path: Path, encoding: str) -> Iterator[tuple[TextIOWrapper, str]]:
                     f"{path}: cut off in its last character, as {name}; copy it again, or save it anew as utf-8"
                 ) from None
             raise DecodingError(f"{path}: not {name} ({error})") from None
+
+
+def _half_pair(error: UnicodeError) -> tuple[str, int]:
+    """Half a surrogate pair in the place of what cannot be decoded. Raises the error at the end of what is cut off."""
+    if not isinstance(error, UnicodeDecodeError) or error.reason == CUT_OFF:
+        raise error
+    return "\udc80", error.end
+
+
+codecs.register_error(HALF_PAIR, _half_pair)
 
 
 def _lines(file: TextIOWrapper) -> Iterator[str | None]:

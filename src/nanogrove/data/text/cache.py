@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from nanogrove.atomic import make_folder, not_plain, refusal
 from nanogrove.errors import DataError
-from nanogrove.waits import Wait, Watch, unwatched
+from nanogrove.waits import waiting
 
 CACHE_FORMAT = 2
 # The settings that the shards of a source depend on, besides the source and the tokenizer.
@@ -46,7 +46,7 @@ def change_times(identity: Mapping[str, object]) -> list[int]:
 
 
 @contextmanager
-def write_lock(folder: Path, wait: bool = True, watch: Watch = unwatched) -> Iterator[bool]:
+def write_lock(folder: Path, wait: bool = True) -> Iterator[bool]:
     """Locks a folder for writing, after a wait where `wait` is set; yields whether the lock was acquired.
 
     Raises DataError where writing fails. The lock is a file beside the folder, since its owner may delete the folder.
@@ -55,15 +55,12 @@ def write_lock(folder: Path, wait: bool = True, watch: Watch = unwatched) -> Ite
         make_folder(folder.parent)
         with ExitStack() as lock:
             file = FileLock(folder.with_suffix(".lock"))
-            while True:
-                try:
-                    lock.enter_context(file.acquire(timeout=1 if wait else 0))
-                    break
-                except Timeout:
-                    if not wait:
-                        yield False
-                        return
-                    watch(Wait("waiting for another process that prepares this data"))
+            try:
+                with waiting("waiting for another process that prepares this data"):
+                    lock.enter_context(file.acquire(timeout=-1 if wait else 0))
+            except Timeout:
+                yield False
+                return
             if reason := not_plain(folder, folder=True):
                 raise DataError(f"{folder}: {reason}, and prepared data is not written through it; remove it")
             make_folder(folder)

@@ -20,7 +20,7 @@ from nanogrove.data.text.reader import ShardReader
 from nanogrove.data.text.verified import large, verify_in_background
 from nanogrove.errors import DataError
 from nanogrove.paths import short_names
-from nanogrove.waits import Watch, unwatched, waiting
+from nanogrove.waits import waiting
 
 HELD_OUT_STRETCHES = 64  # of a held-out text, taken for independent
 
@@ -28,34 +28,29 @@ HELD_OUT_STRETCHES = 64  # of a held-out text, taken for independent
 class TextCorpus:
     """Prepared text as batches of `batch_size` windows of `block_size` tokens; see `Corpus`.
 
-    A batch waits until a streaming source has as many tokens as it needs, and no longer; `watch` sees how far the
-    preparation for the first one is. Raises DataError when a source
-    or a split is too short for one window.
+    A batch waits until a streaming source has as many tokens as it needs, and no longer. Raises DataError when
+    a source or a split is too short for one window.
     """
 
     default_split: Split = "validation"
     has_answers = False
 
-    def __init__(
-        self, config: DataConfig, block_size: int, batch_size: int, seed: int, watch: Watch = unwatched
-    ) -> None:
+    def __init__(self, config: DataConfig, block_size: int, batch_size: int, seed: int) -> None:
         config = pin_versions(config)
         self.config, self.length, self.batch_size, self.seed = config, block_size, batch_size, seed
         titles = [source.title() for source in config.all_sources]
         self.names = short_names(titles)
-        self.tokenizer, folders, self.process = prepare(config, watch)
+        self.tokenizer, folders, self.process = prepare(config)
         self.sources = [ShardReader(folder, self.tokenizer.vocab_size, self._check) for folder in folders]
         complete = [source for source in self.sources if source.index["complete"] and large(source.index)]
         verify_in_background([(source.tokens, source.index) for source in complete])
         for title, source in zip(titles, self.sources, strict=True):
-            if source.count("train", block_size + 1, watch) <= block_size:
-                self._refuse(title, "train", source.count("train"), block_size + 1)
+            if source.count("train", block_size + 1) <= block_size:
+                self._refuse(title, "train", [source], block_size + 1)
         for split, need in (("validation", 2), ("test", 2 * (config.test > 0))):
-            counts = [
-                source.count(split, watch=watch) for source in self.sources
-            ]  # all of it now, so that no evaluation waits
+            counts = [source.count(split) for source in self.sources]  # all of it now, so that no evaluation waits
             if max(counts) < need:
-                self._refuse(", ".join(titles), split, max(counts), need)
+                self._refuse(", ".join(titles), split, self.sources, need)
         self.weighted = self._weighted()
 
     def _weighted(self) -> Weighted:
@@ -73,11 +68,17 @@ class TextCorpus:
     def _check(self) -> bool:
         return self.process is None or self.process.check()
 
-    def _refuse(self, name: str, split: str, tokens: int, need: int) -> None:
-        raise DataError(
-            f"{name}: the {split} split has {tokens} tokens and needs at least {need}; use more text, a smaller "
-            "model.block_size, or another data.split"
-        )
+    def _refuse(self, name: str, split: str, sources: list[ShardReader], need: int) -> None:
+        """Raises DataError for a split of which no source has the tokens that are needed."""
+        config = self.config
+        share = {"validation": config.validation, "test": config.test}.get(split, 1 - config.validation - config.test)
+        advice = "use more text, a smaller model.block_size, or another data.split"
+        for source in sources:
+            total = sum(source.count(other) for other in SPLITS)
+            if source.by_document(config.split) and share * total > need + 1:
+                advice = "documents go to splits by their texts, and too few of them differ; set data.split=tail"
+        tokens = max(source.count(split) for source in sources)
+        raise DataError(f"{name}: the {split} split has {tokens} tokens and needs at least {need}; {advice}")
 
     @property
     def splits(self) -> tuple[Split, ...]:

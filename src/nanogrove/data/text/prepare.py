@@ -30,12 +30,12 @@ from nanogrove.data.splits import SPLITS
 from nanogrove.data.text.assign import assign_to_splits, characters_to_split, streams
 from nanogrove.data.text.cache import SOURCE_OPTIONS, cache_folder, change_times, key_of, remove_on_error, write_lock
 from nanogrove.data.text.config import DataConfig
-from nanogrove.data.text.shards import TOKENS_PER_COMMIT, Index, ShardWriter, read_index, trim
+from nanogrove.data.text.shards import TOKENS_PER_COMMIT, ShardWriter, read_index, trim
 from nanogrove.data.text.verified import Damage, VerifiedTokens, large
 from nanogrove.data.text.vocabulary import tokenizer_of
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import DataError
-from nanogrove.waits import Wait, Watch, unwatched
+from nanogrove.waits import waiting
 
 BATCH_CHARACTERS = 8 * PIECE_CHARACTERS  # tokenised at once
 PIECE_OVERHEAD_CHARACTERS = 200  # counted per piece besides its text, since objects take memory too
@@ -49,15 +49,14 @@ class Prepared(NamedTuple):
     process: "PreparationProcess | None"
 
 
-def prepare(config: DataConfig, watch: Watch = unwatched) -> Prepared:
+def prepare(config: DataConfig) -> Prepared:
     """Tokenises each source into its folder unless that is done: small ones now, streaming ones in a process.
 
-    `watch` sees how far this is. Raises DataError for sources that cannot be read or hold too little, and for a disk
-    that is full.
+    Raises DataError for sources that cannot be read or hold too little, and for a disk that is full.
     """
     identities = [source.identity() for source in config.all_sources]
     changes = [change_times(identity) for identity in identities]
-    tokenizer = tokenizer_of(config, identities, watch)
+    tokenizer = tokenizer_of(config, identities)
     folders, streaming = [], []
     for number, (source, identity) in enumerate(zip(config.all_sources, identities, strict=True)):
         key = key_of([identity, config.model_dump(include=set(SOURCE_OPTIONS)), tokenizer.to_json()])
@@ -71,8 +70,8 @@ def prepare(config: DataConfig, watch: Watch = unwatched) -> Prepared:
             if folder not in folders[:-1]:
                 streaming.append((number, folder))
             continue
-        with write_lock(folder, watch=watch), remove_on_error(folder):
-            for _ in write(config, source, folder, tokenizer, watch):
+        with write_lock(folder), remove_on_error(folder):
+            for _ in write(config, source, folder, tokenizer):
                 pass
     return Prepared(tokenizer, folders, PreparationProcess(config, streaming, tokenizer) if streaming else None)
 
@@ -87,12 +86,10 @@ def pin_versions(config: DataConfig) -> DataConfig:
     return config.model_copy(update=pins)
 
 
-def write(
-    config: DataConfig, source: DocumentSource, folder: Path, tokenizer: Tokenizer, watch: Watch = unwatched
-) -> Iterator[None]:
+def write(config: DataConfig, source: DocumentSource, folder: Path, tokenizer: Tokenizer) -> Iterator[None]:
     """Tokenises a source into a folder that no other process writes to; yields after each commit.
 
-    `watch` sees how far it is, by its bytes. Raises DataError, with the reasons, for a source without usable documents.
+    Raises DataError, with the reasons, for a source without usable documents.
     """
     identity = source.identity()
     changes = change_times(identity)
@@ -102,18 +99,23 @@ def write(
     going_on = index is not None and not index["complete"] and index["change_times"] == changes
     writer = ShardWriter(folder, index if going_on else None, tokenizer.vocab_size, streams(source), changes)
     skipped = Skipped(config.bad_rows == "refuse")
+    blank = not writer.index["pieces"]
     pieces, size = assign_to_splits(config, source, characters_to_split(config, source), skipped), source.size()
-    for batch, encoded in _tokenized_batches(islice(pieces, writer.index["pieces"], None), tokenizer):
-        for (split, piece), ids in zip(batch, encoded, strict=True):
-            writer.add(split, piece, np.concatenate(([tokenizer.end], ids)) if piece.first else ids)
-        watch(Wait(f"tokenising {source.title()}", _share(writer.index, size)))
-        if writer.uncommitted >= TOKENS_PER_COMMIT:
-            writer.commit(skipped)
-            yield
-        else:
-            writer.flush()
-    if not writer.index["pieces"]:
+    with waiting(f"tokenising {source.title()}", size) as wait:
+        for batch, encoded in _tokenized_batches(islice(pieces, writer.index["pieces"], None), tokenizer):
+            for (split, piece), ids in zip(batch, encoded, strict=True):
+                blank = blank and piece.text.isspace()
+                writer.add(split, piece, np.concatenate(([tokenizer.end], ids)) if piece.first else ids)
+            wait.done = sum(split["bytes"] for split in writer.index["splits"].values())
+            if writer.uncommitted >= TOKENS_PER_COMMIT:
+                writer.commit(skipped)
+                yield
+            else:
+                writer.flush()
+    if blank:
         reasons = skipped.most_common(examples=True)
+        if writer.index["pieces"]:
+            reasons = "blanks alone"
         nothing = f"nothing to use ({reasons})" if reasons else "empty; a corpus needs text"
         raise DataError(f"{source.title()}: {nothing}")
     if change_times(identity) != changes:  # a program may give a file that it changed its old time back
@@ -138,12 +140,6 @@ def is_complete(folder: Path, change_times: list[int], tokenizer: Tokenizer) -> 
     except Damage:
         return False
     return True
-
-
-def _share(index: Index, size: int | None) -> float | None:
-    """The share of `size` bytes that is tokenised; None for a source that is packed or of unknown size."""
-    done = sum(split["bytes"] for split in index["splits"].values())
-    return done / size if size and done <= size else None
 
 
 def _tokenized_batches(

@@ -12,7 +12,7 @@ from nanogrove.data.text.assign import DOCUMENTS_TO_SPLIT_BY
 from nanogrove.data.text.shards import HELD_OUT_TOKENS, empty_index, read_index
 from nanogrove.data.text.verified import VerifiedTokens
 from nanogrove.errors import DataError
-from nanogrove.waits import Wait, Watch, unwatched
+from nanogrove.waits import waiting
 
 TOKENS_PER_BLOCK = 1 << 21  # windows of a block are shuffled among each other
 
@@ -33,21 +33,22 @@ class ShardReader:
         if not self.index["complete"]:
             self.index = read_index(self.folder) or self.index
 
-    def count(self, split: str, at_least: int | None = None, watch: Watch = unwatched) -> int:
+    def count(self, split: str, at_least: int | None = None) -> int:
         """Waits for `at_least` tokens of a split, or for all, and returns how many have been written by now.
 
-        `watch` sees how far the wait is. Raises DataError when the writer has ended without them.
+        Raises DataError when the writer has ended without them.
         """
-        while not self._enough(split, at_least):
-            self.refresh()
-            if self._enough(split, at_least):
-                break
-            if self.check():
-                self.refresh()  # reads the last commit
-                if not self._enough(split, at_least):
-                    raise DataError(f"{self.folder}: prepared data is gone; the next start makes it anew")
-            watch(Wait(f"reading text for {split}", min(self._tokens(split) / (at_least or HELD_OUT_TOKENS), 1)))
-            time.sleep(0.02)
+        with waiting(f"reading text for {split}", at_least or HELD_OUT_TOKENS) as wait:
+            while not self._enough(split, at_least):
+                self.refresh()
+                if self._enough(split, at_least):
+                    break
+                if self.check():
+                    self.refresh()  # reads the last commit
+                    if not self._enough(split, at_least):
+                        raise DataError(f"{self.folder}: prepared data is gone; the next start makes it anew")
+                wait.done = self._tokens(split)
+                time.sleep(0.02)
         return self._tokens(split)
 
     def _tokens(self, split: str) -> int:

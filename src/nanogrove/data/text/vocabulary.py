@@ -20,15 +20,14 @@ from nanogrove.data.text.cache import SOURCE_OPTIONS, cache_folder, change_times
 from nanogrove.data.text.config import DataConfig
 from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
 from nanogrove.errors import DataError
-from nanogrove.waits import Wait, Watch
+from nanogrove.waits import waiting
 
 BPE_CHARACTERS = 1 << 24  # that a BPE vocabulary is learned from, at most, in equal parts from all sources
 KEPT_BYTES = 1 << 28  # of a vocabulary in the cache, at most
 OWN_PROCESS_CHARACTERS = 1 << 21  # from which on it is learned in a process of its own: it takes a second
-CHARACTERS_PER_WAIT = 1 << 22  # read between two reports of a wait
 
 
-def tokenizer_of(config: DataConfig, identities: list[dict[str, object]], watch: Watch) -> Tokenizer:
+def tokenizer_of(config: DataConfig, identities: list[dict[str, object]]) -> Tokenizer:
     """The tokenizer a configuration names; one that is learned is kept in the cache.
 
     Raises DataError where it cannot be read, or its sources change while it is learned.
@@ -43,14 +42,14 @@ def tokenizer_of(config: DataConfig, identities: list[dict[str, object]], watch:
     kept = _kept(path, changes)
     if kept is not None:
         return kept
-    with write_lock(path.parent, watch=watch), remove_on_error(path.parent):
+    with write_lock(path.parent), remove_on_error(path.parent):
         kept = _kept(path, changes)  # another process was first
         if kept is not None:
             return kept
         if config.tokenizer == "char":
-            tokenizer = character_tokenizer(_texts(config, watch))
+            tokenizer = character_tokenizer(_texts(config))
         else:
-            tokenizer = learn_bpe(list(_bpe_texts(config, watch)), config.vocab_size, watch)
+            tokenizer = learn_bpe(list(_bpe_texts(config)), config.vocab_size)
         text = tokenizer.to_json()
         write_file(path, json.dumps({"tokenizer": text, "change_times": changes, "digest": key_of(text)}).encode())
     return tokenizer
@@ -74,36 +73,29 @@ def _split_texts(config: DataConfig, number: int) -> Iterator[tuple[str, str]]:
         yield split, piece.text
 
 
-def _texts(config: DataConfig, watch: Watch) -> Iterator[str]:
+def _texts(config: DataConfig) -> Iterator[str]:
     """All texts of all sources."""
     for number, source in enumerate(config.all_sources):
-        size, characters, reported = source.size(), 0, 0
-        for _, text in _split_texts(config, number):
-            yield text
-            characters += len(text)
-            if characters - reported >= CHARACTERS_PER_WAIT:
-                reported = characters
-                share = characters / size if size else None
-                watch(Wait(f"reading the characters of {source.title()}", share if share and share <= 1 else None))
+        with waiting(f"reading the characters of {source.title()}", source.size()) as wait:
+            for _, text in _split_texts(config, number):
+                yield text
+                wait.done += len(text)
 
 
-def _bpe_texts(config: DataConfig, watch: Watch) -> Iterator[str]:
+def _bpe_texts(config: DataConfig) -> Iterator[str]:
     """The texts that a BPE vocabulary is learned from: the first training texts of each source."""
     most = BPE_CHARACTERS // len(config.all_sources)
     for number, source in enumerate(config.all_sources):
-        learned = reported = 0
-        for split, text in _split_texts(config, number):
-            if split == "train":
-                learned += len(text)
-                yield text
-                if learned - reported >= CHARACTERS_PER_WAIT:
-                    reported = learned
-                    watch(Wait(f"reading {source.title()} to learn a vocabulary", min(learned / most, 1)))
-                if learned >= most:
-                    break
+        with waiting(f"reading {source.title()} to learn a vocabulary", most) as wait:
+            for split, text in _split_texts(config, number):
+                if split == "train":
+                    wait.done += len(text)
+                    yield text
+                    if wait.done >= most:
+                        break
 
 
-def learn_bpe(texts: list[str], vocab_size: int, watch: Watch) -> Tokenizer:
+def learn_bpe(texts: list[str], vocab_size: int) -> Tokenizer:
     """The tokenizer that `bpe_tokenizer` gives, from much text without blocking this process.
 
     Raises what `bpe_tokenizer` does, and DataError where the process ends early.
@@ -124,14 +116,15 @@ def learn_bpe(texts: list[str], vocab_size: int, watch: Watch) -> Tokenizer:
     try:
         with process.stdin:
             json.dump({"texts": texts, "vocab_size": vocab_size}, process.stdin)
-        for line in process.stdout:
-            report = json.loads(line) if line.startswith("{") else {}
-            if "tokenizer" in report:
-                return Tokenizer.from_json(report["tokenizer"])
-            if "error" in report:
-                raise DataError(report["error"])
-            if report.get("total"):
-                watch(Wait(f"learning a vocabulary of {vocab_size:,} tokens", _share(report)))
+        with waiting(f"learning a vocabulary of {vocab_size:,} tokens", 1.0) as wait:
+            for line in process.stdout:
+                report = json.loads(line) if line.startswith("{") else {}
+                if "tokenizer" in report:
+                    return Tokenizer.from_json(report["tokenizer"])
+                if "error" in report:
+                    raise DataError(report["error"])
+                if report.get("total"):
+                    wait.done = _share(report)
     except BrokenPipeError:
         pass
     finally:

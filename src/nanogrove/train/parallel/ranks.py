@@ -164,7 +164,7 @@ class Ranks:
 
     def _gather(self, text: str) -> list[str]:
         """The text of each rank, sent as bytes padded to one length."""
-        data = text.encode()
+        data = text.encode(errors="surrogatepass")  # an error may name a file whose name is not UTF-8
         with _contact(self.rank):
             sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
             dist.all_gather(sizes, torch.tensor([len(data)]), group=self.control_group())
@@ -172,7 +172,9 @@ class Ranks:
             texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
             padded = torch.tensor(list(data.ljust(longest, b"\0")), dtype=torch.uint8)
             dist.all_gather(texts, padded, group=self.control_group())
-        return [bytes(t.tolist()[: int(size)]).decode() for t, size in zip(texts, sizes, strict=True)]
+        return [
+            bytes(t.tolist()[: int(size)]).decode(errors="surrogatepass") for t, size in zip(texts, sizes, strict=True)
+        ]
 
 
 ALONE = Ranks()

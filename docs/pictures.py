@@ -42,8 +42,14 @@ REPORTS = {
     "own-text": Report("own-text", f"{SMALL} {FILES} train.tokens=20000 evaluate.every=10"),
     "general": Report(
         "general",
-        f"{SMALL} {FILES} data.source_weights=[3,1] data.min_text_length=0 train.tokens=40000 "
-        "method.adaptive.interval=5000 evaluate.every=20 sample.every=40",
+        f"{SMALL} {FILES} data.mix_strategy=weighted data.source_weights=[3,1] data.min_text_length=0 "
+        "train.tokens=40000 method.adaptive.interval=5000 evaluate.every=20 sample.every=40",
+    ),
+    "qa": Report("qa", f"{SMALL} {FILES} data.min_text_length=0 train.tokens=20000 evaluate.every=10 sample.every=30"),
+    "muzero-general": Report(
+        "muzero-general",
+        f"{SMALL} {FILES} data.min_text_length=0 train.tokens=40000 method.adaptive.interval=5000 evaluate.every=20 "
+        "sample.every=40",
     ),
     "rlm": Report("rlm", "train.steps=2000 evaluate.every=250 evaluate.tokens=2000"),
     "rlm-deep": Report("rlm-deep", f"{SMALL} train.steps=200 evaluate.every=50"),
@@ -76,6 +82,15 @@ REPORTS = {
         "self-improve-maze",
         f"{TASK} model.n_embd=32 model.n_inner=64 method.si_rounds=1 method.si_iter=10 train.steps=20",
     ),
+}
+
+# Presets without a report here, and why.
+LEFT_OUT = {
+    "games-csv": "reads a table of a service; its page has the sections of own-text's",
+    "self-improve-addition": "is made for a GPU; its page has the sections of self-improve-quick's",
+    "self-improve-copy": "is made for a GPU; its page has the sections of self-improve-quick's",
+    "self-improve-reverse": "is made for a GPU; its page has the sections of self-improve-quick's",
+    "self-improve-multiplication": "is made for a GPU; its page has the sections of self-improve-quick's",
 }
 
 

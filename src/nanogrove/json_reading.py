@@ -53,7 +53,11 @@ def read_lines(file: BinaryIO, whole: bool = False) -> Iterator[str]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a file. Raises BadJsonError for too many, and OSError for a file that cannot be read."""
+    """The bytes of a file that a user names: a link, or a pipe such as `<(command)`, is read as well.
+
+    `atomic.read_file` is for a folder that may be a stranger's, and refuses both. Raises BadJsonError for too many
+    bytes, and OSError for a file that cannot be read.
+    """
     with path.open("rb") as file:  # devices have no size, so that only reading tells
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:

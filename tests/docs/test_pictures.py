@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from nanogrove.config.catalog import list_presets, read_preset_file
+from nanogrove.config.overrides import resolve
 from nanogrove.record.events import Event, phase
 from nanogrove.reports.report import write_report
 
@@ -45,8 +47,22 @@ def test_every_picture_is_of_a_report_and_small(pictures: ModuleType) -> None:
     for name, picture in pictures.PICTURES.items():
         assert picture.report in pictures.REPORTS
         assert (DOCS / "pictures" / f"{name}.webp").stat().st_size < 60_000
-    presets = {path.stem for path in (DOCS.parent / "src/nanogrove/presets").glob("*.json")}
-    assert {report.preset for report in pictures.REPORTS.values()} <= presets
+
+
+def test_every_preset_has_a_report_or_a_reason(pictures: ModuleType) -> None:
+    drawn = {report.preset for report in pictures.REPORTS.values()}
+    assert drawn | pictures.LEFT_OUT.keys() == set(list_presets())
+    assert not drawn & pictures.LEFT_OUT.keys()
+
+
+def test_the_settings_of_every_report_are_those_of_its_preset(pictures: ModuleType) -> None:
+    everywhere = pictures.EVERYWHERE.split()
+    for name, (preset, overrides) in pictures.REPORTS.items():
+        settings = resolve(read_preset_file(preset), [*everywhere, *overrides.split()])
+        assert settings.train.accumulation == 1, name
+    one_round = pictures.REPORTS["self-improve-one-round"].overrides.split()
+    method = resolve(read_preset_file("self-improve-quick"), one_round).method.model_dump()
+    assert (method["si_rounds"], method["si_iter"], method["to"]) == (1, 10, 4)
 
 
 def generation(number: int, name: str, members: int) -> Event:

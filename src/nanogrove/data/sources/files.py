@@ -29,7 +29,9 @@ from nanogrove.errors import DataError
 from nanogrove.paths import LocalPath, expanded
 from nanogrove.settings import Settings
 
-NOT_UTF8_NAME = "is not UTF-8, as a preset is; rename it, or name a pattern with ? for such letters"
+NOT_UTF8_NAME = (
+    "is not UTF-8, as a preset is; rename it, or name a pattern with ? for such letters, and /* after a folder"
+)
 
 
 class Listing(NamedTuple):

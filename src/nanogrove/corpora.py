@@ -21,20 +21,25 @@ class Kind(NamedTuple):
     """The settings of a kind, whose `type` is its name, and the corpus made from them.
 
     `corpus` takes the settings, the tokens per window, the sequences per batch, and a seed.
+    `reseeded` takes a corpus and gives that of another seed; None where held-out data, too, depend on the seed.
     """
 
     Config: type[BaseModel]
     corpus: Callable[[Any, int, int, int], Corpus]
+    reseeded: Callable[[Any, int], Corpus] | None = None
 
 
 CORPORA = {
-    "text": Kind(DataConfig, TextCorpus),
-    "rlm": Kind(RLMConfig, GrammarCorpus),
-    "rhm": Kind(RHMConfig, GrammarCorpus),
+    "text": Kind(DataConfig, TextCorpus, TextCorpus.reseeded),
+    "rlm": Kind(RLMConfig, GrammarCorpus, GrammarCorpus.reseeded),
+    "rhm": Kind(RHMConfig, GrammarCorpus, GrammarCorpus.reseeded),
     "task": Kind(TaskConfig, TaskCorpus),
     "rewarded": Kind(RewardedConfig, RewardedCorpus),
     "preferences": Kind(PreferencesConfig, RewardedCorpus),
 }
+
+
+MakeCorpus = Callable[[CorpusConfig, int, int, int], Corpus]
 
 
 def make_corpus(config: CorpusConfig, block_size: int, batch_size: int, seed: int) -> Corpus:
@@ -43,3 +48,25 @@ def make_corpus(config: CorpusConfig, block_size: int, batch_size: int, seed: in
     Raises DataError where the data cannot be read or is too short.
     """
     return CORPORA[config.type].corpus(config, block_size, batch_size, seed)
+
+
+class SharedCorpora:
+    """Makes corpora, those of equal settings from one that is prepared once, each seed once."""
+
+    def __init__(self) -> None:
+        self._prepared: list[tuple[CorpusConfig, tuple[int, int], dict[int, Corpus]]] = []
+
+    def make(self, config: CorpusConfig, block_size: int, batch_size: int, seed: int) -> Corpus:
+        """What `make_corpus` does."""
+        size, reseeded = (block_size, batch_size), CORPORA[config.type].reseeded
+        by_seed = next((known for like, sizes, known in self._prepared if sizes == size and like == config), None)
+        if by_seed is None:
+            by_seed = {}
+            self._prepared.append((config, size, by_seed))
+        if seed not in by_seed:
+            first = next(iter(by_seed.values()), None)
+            if reseeded is None or first is None:
+                by_seed[seed] = make_corpus(config, block_size, batch_size, seed)
+            else:
+                by_seed[seed] = reseeded(first, seed)
+        return by_seed[seed]

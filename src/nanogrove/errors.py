@@ -11,8 +11,9 @@ NanogroveError          one line: what is wrong, where, and what to do; the comm
 `nearest` words the hint of a message about a name that is not known.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from types import MappingProxyType
 
 
 class NanogroveError(Exception):
@@ -47,7 +48,16 @@ class StudyError(NanogroveError):
 
 
 class DivergedError(NanogroveError):
-    """A loss that is NaN, infinite, or far above a uniform guess, or a model whose logits are NaN or infinite."""
+    """A loss that is NaN, infinite, or far above a uniform guess, or a model whose logits are NaN or infinite.
+
+    Args:
+        message: what is wrong.
+        members: of a population, the number of each that diverged, and the message of its model trained alone.
+    """
+
+    def __init__(self, message: str, members: Mapping[int, str] = MappingProxyType({})) -> None:
+        super().__init__(message)
+        self.members = members
 
 
 def nearest(

@@ -109,8 +109,8 @@ def test_six_pairs_show_one_difference_and_not_one_of_three() -> None:
 
 
 @pytest.mark.parametrize("figure", [None, math.nan, math.inf])
-@pytest.mark.parametrize(("measure", "worst"), [(LOSS, 2.705), (ACCURACY, 2.0)])
-def test_a_diverged_run_counts_as_the_worst_figure_of_the_study(
+@pytest.mark.parametrize(("measure", "worst"), [(LOSS, 2 * 2.705 - 2.0), (ACCURACY, 2 * 2.0 - 2.705)])
+def test_a_diverged_run_counts_as_worse_than_any_other_by_their_range(
     figure: float | None, measure: Measure, worst: float
 ) -> None:
     figures = {"one": arm(0, 0), "other": arm(0) | {0: 2.0, 3: figure}}
@@ -119,7 +119,7 @@ def test_a_diverged_run_counts_as_the_worst_figure_of_the_study(
     assert verdict == replace_sentence(
         only({**figures, "other": figures["other"] | {3: worst}}, Rule(measure)), verdict
     )
-    assert verdict.sentence.endswith("1 run of other diverged and counts as the worst figure of the study")
+    assert verdict.sentence.endswith("1 run of other diverged and counts as worse than any other run")
 
 
 def replace_sentence(verdict: Verdict, like: Verdict) -> Verdict:
@@ -127,11 +127,16 @@ def replace_sentence(verdict: Verdict, like: Verdict) -> Verdict:
     return Verdict(**{**vars(verdict), "diverged": like.diverged, "sentence": like.sentence})
 
 
+@pytest.mark.parametrize("figures", [arm(0, 0), dict.fromkeys(range(8), 2.0), dict.fromkeys(range(8), 0.0)])
+def test_an_arm_of_which_all_runs_diverge_is_worse(figures: dict[int, float | None]) -> None:
+    assert only({"one": figures, "other": dict.fromkeys(range(8))}, Rule(LOSS)).outcome == "worse"
+
+
 def test_where_all_runs_diverge_nothing_is_shown() -> None:
     lost: dict[int, float | None] = dict.fromkeys(range(8))
     verdict = only({"one": lost, "other": lost}, Rule(LOSS))
     assert (verdict.outcome, verdict.diverged, verdict.difference) == ("not shown", (8, 8), 0)
-    assert "8 runs of one diverged and count as the worst" in verdict.sentence
+    assert "8 runs of one diverged and count as worse than any other" in verdict.sentence
 
 
 def test_seeds_that_only_one_arm_has_are_left_out_and_counted() -> None:

@@ -4,7 +4,7 @@ All data is a function of (seed, purpose, step), never of history: any batch can
 it, by any process, so a resumed run sees exactly what it would have seen.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -45,6 +45,17 @@ class Batch:
         """A batch whose scored positions all weigh 1, of source 0 when left out."""
         source = torch.zeros(tokens.shape[:-1], dtype=torch.int64) if source is None else source
         return cls(tokens, targets, mask, torch.ones_like(mask, dtype=torch.float32), source, extra or {})
+
+    @classmethod
+    def stack(cls, members: Sequence["Batch"]) -> Self:
+        """Batches `[B, T]` of one shape, of each member its own, as `[P, B, T]`."""
+        first = members[0]
+        tokens, targets, mask, weight, source = (
+            torch.stack([getattr(batch, name) for batch in members])
+            for name in ("tokens", "targets", "mask", "weight", "source")
+        )
+        extra = {name: torch.stack([batch.extra[name] for batch in members]) for name in first.extra}
+        return cls(tokens, targets, mask, weight, source, extra)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The batch of what `change` makes of each tensor."""

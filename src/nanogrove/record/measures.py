@@ -235,6 +235,15 @@ def _by_member(function: Callable[..., float], arguments: Sequence[float | list[
     return function(*arguments)
 
 
+def of_member(values: Values, member: int) -> Values:
+    """The figures of one member of a population: lists are by member, but for those that figures are over."""
+    common = {measure.by for measure in MEASURES}
+    return {
+        name: value[member] if isinstance(value, list) and name not in common else value
+        for name, value in values.items()
+    }
+
+
 def costs(values: Values) -> list[float]:
     """What a checkpoint is chosen by, the lower the better: one number, or one for each member of a population."""
     cost = values["score"] if "score" in values else values["loss"]

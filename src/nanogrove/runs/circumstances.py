@@ -17,6 +17,9 @@ CIRCUMSTANCES = ("start", "resume")  # the events that hold them
 BIT_DEPENDENCIES = {"versions": ("nanogrove", "torch"), "machine": ("processor", "instructions", "threads")}
 
 
+Changes = dict[str, list[object]]  # by circumstance, its earlier and its present value
+
+
 def start_event(setup: Setup, state: TrainState) -> Event:
     """The first event of a record: the run's model, data, number format and circumstances."""
     preset, plan, heads = setup.preset, setup.plan, state.heads
@@ -63,7 +66,7 @@ def circumstances(setup: Setup) -> dict[str, object]:
     }
 
 
-def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[object]]:
+def changes(before: dict[str, Any], now: dict[str, Any]) -> Changes:
     """The circumstances that differ, by name, each with its earlier and present value.
 
     Only those that bits may depend on count, and only those that the earlier record has.

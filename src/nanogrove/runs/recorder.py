@@ -24,6 +24,7 @@ class Recorder:
     folder: RunFolder
     steps: int
     trackers: Sequence[Tracker] = ()
+    report: bool = True  # whether one is drawn
 
     def write(self, event: Event) -> Iterator[Event]:
         """Adds an event to the record and to every tracker, and yields it; rows of `data` go to a file of their own."""
@@ -41,9 +42,10 @@ class Recorder:
             yield from self.write(event)
 
     def write_report(self) -> None:
-        """Writes `report.html`, as far as the record goes."""
-        with waiting("drawing the report"):
-            write_report(self.folder.path)
+        """Writes `report.html`, as far as the record goes, where one is wanted."""
+        if self.report:
+            with waiting("drawing the report"):
+                write_report(self.folder.path)
 
 
 class NullRecorder:
@@ -62,13 +64,13 @@ class NullRecorder:
 
 
 @contextmanager
-def recording(folder: RunFolder, setup: Setup) -> Iterator[Recorder]:
-    """A recorder with the trackers of the preset, open; at the end, unless by an error, the report is written."""
+def recording(folder: RunFolder, setup: Setup, report: bool = True) -> Iterator[Recorder]:
+    """A recorder with the trackers of the preset, open; at the end, unless by an error, a `report` is written."""
     track, trackers = setup.preset.track, list[Tracker]()
     if track.trackers:
         settings = setup.preset.model_dump(mode="json")
         trackers = open_trackers(track.trackers, folder.path, settings, project=track.project, name=track.name)
-    recorder = Recorder(folder, setup.plan.steps, trackers)
+    recorder = Recorder(folder, setup.plan.steps, trackers, report)
     try:
         yield recorder
     finally:

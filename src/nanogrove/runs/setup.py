@@ -11,7 +11,7 @@ from typing import cast
 import torch
 
 from nanogrove.config.preset import Preset
-from nanogrove.corpora import make_corpus
+from nanogrove.corpora import MakeCorpus, make_corpus
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed
 from nanogrove.data.splits import Split
@@ -85,12 +85,20 @@ def build(
     checkpoint: Checkpoint | None = None,
     allow_code: bool = False,
     ranks: Ranks = ALONE,
+    make: MakeCorpus = make_corpus,
 ) -> Setup:
     """Prepares the data and resolves what the preset leaves open: vocabulary, steps, precision.
 
     A new run resolves its paths too, so that it can be resumed from another folder. Raises PresetError for settings
     and DataError for data that cannot be used, CheckpointError when the data or its vocabulary is not what `checkpoint`
     was trained on.
+
+    Args:
+        preset: of the run.
+        checkpoint: that it goes on from; None for a new run.
+        allow_code: whether functions that the preset names may be imported and run.
+        ranks: the processes that train together.
+        make: makes the corpus.
     """
     if checkpoint is None:
         preset = with_absolute_paths(preset)
@@ -99,9 +107,7 @@ def build(
     device = pick_device(train.device)
     check_sharding(preset, method, ranks)
     check_memory(preset, method, preset.model, 1, device, ranks)
-    corpus = ranks.local_rank0_first(
-        lambda: make_corpus(preset.data, preset.model.block_size, train.batch_size, preset.seed)
-    )
+    corpus = ranks.local_rank0_first(lambda: make(preset.data, preset.model.block_size, train.batch_size, preset.seed))
     check_same_data(checkpoint, corpus)
     check_model(preset, method, corpus)
     model = resolve_vocabulary(preset.model, corpus)

@@ -11,236 +11,151 @@ uninterrupted one.
 Where several ranks train together (`train/parallel/ranks.py`), all run the same loop; rank 0 alone writes and shows.
 """
 
-import hashlib
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from nanogrove.config.overrides import resolve
-from nanogrove.config.preset import Preset, difference
-from nanogrove.errors import CheckpointError, DataError, DivergedError, RunError
+from nanogrove.config.preset import Preset
+from nanogrove.errors import DataError, DivergedError
 from nanogrove.language_model import LanguageModel
-from nanogrove.methods.contract import Trained, check_resumed
-from nanogrove.paths import with_absolute_paths
-from nanogrove.record.events import Event, note, read_events
+from nanogrove.methods.contract import Trained
+from nanogrove.model.gpt import GPT
+from nanogrove.record.events import Event, Values, note, read_events
 from nanogrove.record.folder import RunFolder
 from nanogrove.reports.report import write_report
 from nanogrove.runs.checkpointer import Checkpointer, NullCheckpointer, due
-from nanogrove.runs.circumstances import CIRCUMSTANCES, changes, circumstances, start_event
+from nanogrove.runs.circumstances import CIRCUMSTANCES, Changes, changes, circumstances, start_event
+from nanogrove.runs.opening import OpenRun, open_run
 from nanogrove.runs.recorder import NullRecorder, Recorder, recording
 from nanogrove.runs.sampler import samples, samples_of_state
-from nanogrove.runs.setup import Setup, build
+from nanogrove.runs.setup import Setup
 from nanogrove.train.autotune import keep_freed_memory
-from nanogrove.train.checkpoint import ROTATION, Checkpoint, load_best, load_checkpoint, load_latest, model_of
-from nanogrove.train.loop import BUDGETS
-from nanogrove.train.parallel.ranks import joined, restarted
+from nanogrove.train.checkpoint import Checkpoint, load_best, model_of
+from nanogrove.train.parallel.ranks import joined
 from nanogrove.train.signals import stop_signals
 from nanogrove.train.state import TrainState
 
 FINAL_TOKENS = 2_000_000  # scored at the end, at most
 
 
-def train(preset: Preset, out: Path, resume: bool = False, allow_code: bool = False) -> Iterator[Event]:
-    """Runs a preset in the folder `out`, yielding every event; with `allow_code` functions it names are run.
+def train(
+    preset: Preset,
+    out: Path,
+    resume: bool = False,
+    allow_code: bool = False,
+    report: bool = True,
+) -> Iterator[Event]:
+    """Runs a preset in the folder `out`, yielding every event.
 
     On Ctrl-C or SIGTERM the run finishes the current step, saves a checkpoint, and ends with a `stop` event that names
     the signal; a second signal ends it at once. Raises RunError when `out` is in use, or holds a run and `resume` is
-    not set.
+    not set, and DivergedError, which names the last good checkpoint, when training diverges.
 
     Started by torchrun, this process is one of the ranks that train together: all but rank 0 yield `stop` at most, and
     a rank that torchrun started again resumes. What fails on one rank before training fails on all.
+
+    Args:
+        preset: everything about the run.
+        out: its folder.
+        resume: whether a run that the folder holds goes on.
+        allow_code: whether functions that the preset names are run.
+        report: whether `report.html` is drawn when the run ends.
     """
     keep_freed_memory()
-    with joined(preset.train.device) as ranks, ExitStack() as open_folder:
+    with joined(preset.train.device) as ranks, ExitStack() as held:
         with ranks.fail_together():
-            ranks.same_everywhere("preset", preset.model_dump(mode="json"))
-            checkpoint, stored, folder = None, None, None
-            if ranks.first:
-                folder = open_folder.enter_context(RunFolder(out))
-                stored = folder.preset()
-                if stored is not None:
-                    checkpoint = yield from _find_checkpoint(folder, stored, preset, resume or restarted())
-            stored = ranks.broadcast_from_main(lambda: stored)
-            name = ranks.broadcast_from_main(lambda: checkpoint and checkpoint.folder.name)
-            if name and not ranks.first:
-                checkpoint = load_checkpoint(out / "checkpoints" / name)
-            ranks.same_everywhere("checkpoint", checkpoint and checkpoint.state["checksum"])
-            minutes = preset.train.minutes
-            preset = preset if stored is None else resolve(stored)
-            if preset.train.minutes is not None and ranks.first:
-                yield note(f"train.minutes={preset.train.minutes:g} becomes steps: a few are timed first")
-            setup = build(preset, checkpoint, allow_code, ranks)
-            if folder is not None:
-                budget = setup.budget if stored is None else _stored_budget(folder, checkpoint, minutes)
-                setup = replace(setup, plan=replace(setup.plan, rows=folder), budget=budget)
-            ranks.same_everywhere("data", {**_data_digests(setup), "steps": setup.plan.steps})
-            state = setup.new_state()
-            if checkpoint is not None:
-                if checkpoint.config != setup.model_on_data:
-                    raise CheckpointError(f"{checkpoint.folder}: config.json is not the model of preset.json")
-                checkpoint.restore(state)
-                check_resumed(setup.method, state, setup.corpus, setup.plan, preset.method, checkpoint.folder)
-            finished = ranks.broadcast_from_main(lambda: _is_finished(folder, checkpoint))
+            run = yield from open_run(preset, out, held, resume, allow_code, ranks)
         # CPUs of two kinds may round the first weights in different ways.
-        ranks.broadcast([p.data for _, p in state.named_parameters()])
-        if finished:
-            yield from () if folder is None else _show_finished(folder)
-        elif folder is None:
-            with stop_signals() as stopped:
-                yield from _drive(setup, state, NullRecorder(), NullCheckpointer(), stopped)
+        ranks.broadcast([p.data for _, p in run.state.named_parameters()])
+        if run.folder is None:
+            if not run.finished:
+                with stop_signals() as stopped:
+                    yield from drive(Written(run.setup, run.state, NullRecorder(), NullCheckpointer()), stopped)
+        elif run.finished:
+            yield from show_finished(run.folder, report)
         else:
-            yield from _lead(folder, setup, state, checkpoint)
+            yield from lead(run.folder, run, report)
         ranks.barrier()  # once one rank ends, torchrun ends all others
 
 
-def _find_checkpoint(
-    folder: RunFolder, stored: dict[str, Any], preset: Preset, resume: bool
-) -> Generator[Event, None, Checkpoint | None]:
-    """The checkpoint to resume from; None when the run ended before it saved one."""
-    if not resume:
-        raise RunError(f"{folder.path}: holds a run; continue it with --resume, or choose another --out")
-    kept = resolve(stored)
-    changed = _changed(with_absolute_paths(kept), with_absolute_paths(preset), folder.start())
-    if changed:
-        raise RunError(f"{folder.path}: a resumed run keeps its preset, and {changed}; start anew with another --out")
-    checkpoint, damaged = load_latest(folder.checkpoints)
-    for problem in damaged:
-        yield note(f"{problem}; going on from {checkpoint.folder if checkpoint else 'the start'} instead")
-    _check_complete(folder, kept, checkpoint)
-    if checkpoint is None and folder.reached():
-        yield note(f"{folder.path}: nothing was saved yet, so the run begins again from its first step")
-    return checkpoint
+@dataclass(frozen=True)
+class Written:
+    """A run that is being trained, and what is written of it."""
+
+    setup: Setup
+    state: TrainState
+    recorder: Recorder | NullRecorder
+    checkpointer: Checkpointer | NullCheckpointer
 
 
-def _stored_budget(folder: RunFolder, checkpoint: Checkpoint | None, minutes: float | None) -> dict[str, Any]:
-    """The minutes that became the steps of a run, and the times of a step: of its record, else of its checkpoint.
-
-    Where both are lost, the `minutes` of the preset that it is resumed with. A new record, and that of a run that
-    begins again from its first step, holds them once more.
-    """
-    start = folder.start()
-    if start is not None:
-        return start.time
-    budget = None if checkpoint is None else checkpoint.state.get("budget")
-    return budget if isinstance(budget, dict) else {} if minutes is None else {"minutes": minutes}
-
-
-def _check_complete(folder: RunFolder, preset: Preset, checkpoint: Checkpoint | None) -> None:
-    """Raises RunError where a run has lost its checkpoints or its best model, and CheckpointError for a damaged one."""
-    if checkpoint is None:
-        reached = folder.reached()
-        gone = not folder.checkpoints.exists() and not folder.is_empty()
-        if gone or reached > preset.save.every or folder.end() is not None:
-            raise RunError(
-                f"{folder.checkpoints}: no checkpoint is left of a run that reached step {reached}; put them back, or "
-                "start anew with another --out"
-            )
-    elif checkpoint.state.get("best") is not None:
-        best = folder.checkpoints / "best"
-        try:
-            if load_best(folder.checkpoints).folder.name in ROTATION:
-                raise CheckpointError(f"{best}: missing")
-        except CheckpointError as error:
-            instead = f"put it back, or go on without it: copy {checkpoint.folder} to {best}"
-            raise CheckpointError(f"{error}; {instead}") from None
-
-
-def _is_finished(folder: RunFolder | None, checkpoint: Checkpoint | None) -> bool:
-    """Whether the run in a folder has ended. Raises RunError where its record is not that of its checkpoint."""
-    if folder is None or checkpoint is None or folder.is_empty():
-        return False
-    folder.check(checkpoint.state)
-    end = folder.end()
-    return end is not None and end.step == checkpoint.state["step"]
-
-
-def _show_finished(folder: RunFolder) -> Iterator[Event]:
-    """Says that a run is finished and how it ended; writes its report where that is missing."""
+def show_finished(folder: RunFolder, report: bool) -> Iterator[Event]:
+    """Says that a run is finished and how it ended; with `report`, writes that where it is missing."""
     end = folder.end()
     if end is not None:
         yield note(f"{folder.path}: the run is finished, all of its {end.step} steps; nothing is left to train")
         yield end
-    if not (folder.path / "report.html").exists():
+    if report and not (folder.path / "report.html").exists():
         write_report(folder.path)
 
 
-def _changed(stored: Preset, requested: Preset, start: Event | None) -> str | None:
-    """The first setting in which the requested preset differs from that of the run, as a clause; None where none does.
-
-    A stored budget has become steps; its minutes are in the `start` event. Without that event they count as the same.
-    """
-    was, now = stored.model_dump(mode="json"), requested.model_dump(mode="json")
-    if requested.train.minutes is not None:
-        minutes = requested.train.minutes if start is None else start.time.get("minutes")
-        was["train"] |= {**dict.fromkeys(BUDGETS), "minutes": minutes}
-    return difference(was, now)
-
-
-def _data_digests(setup: Setup) -> dict[str, str]:
-    """Digests of what must be equal on all ranks: the vocabulary and the tokens."""
-    texts = {"vocabulary": setup.corpus.tokenizer.to_json(), "tokens": setup.corpus.describe()["fingerprint"]}
-    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
+def lead(folder: RunFolder, run: OpenRun, report: bool) -> Iterator[Event]:
+    """Trains a run to its end on rank 0, which writes; with `report`, draws that at the end."""
+    checkpointer = Checkpointer(folder, run.setup, run.state)
+    changed = yield from rewind(folder, run, checkpointer)
+    with recording(folder, run.setup, report) as recorder:
+        written = Written(run.setup, run.state, recorder, checkpointer)
+        yield from begin(folder, run, recorder, changed)
+        with stop_signals() as stopped:
+            finished = yield from drive(written, stopped)
+        if finished:  # and saved, so that a signal may end this at once
+            best, model = best_model(run.setup, checkpointer)
+            yield from finish(written, checkpointer, best, model, final_score(run, model))
 
 
-def _lead(folder: RunFolder, setup: Setup, state: TrainState, checkpoint: Checkpoint | None) -> Iterator[Event]:
-    """Drives the run on rank 0, which writes: begins the record, or cuts it back, and trains to the end."""
-    checkpointer, changed = Checkpointer(folder, setup, state), {}
+def rewind(folder: RunFolder, run: OpenRun, checkpointer: Checkpointer) -> Generator[Event, None, Changes]:
+    """Cuts the record back to the checkpoint from which a run goes on; how its circumstances changed since."""
+    checkpoint = run.checkpoint
     if checkpoint is None:
         folder.rewind({"position": 0})
-    elif folder.is_empty() and checkpoint.state.get("position"):
-        yield note(f"{folder.path / 'events.jsonl'}: is lost; a new record begins at step {state.step}")
-        checkpointer.resume(checkpoint)
+        return {}
+    checkpointer.resume(checkpoint)
+    if folder.is_empty() and checkpoint.state.get("position"):
+        yield note(f"{folder.path / 'events.jsonl'}: is lost; a new record begins at step {run.state.step}")
         checkpointer.save("current")  # whose position is in the new record
-    else:
-        checkpointer.resume(checkpoint)
-        folder.rewind(checkpoint.state)
-        before = [e.values for e in read_events(folder.path / "events.jsonl") if e.kind in CIRCUMSTANCES]
-        changed = changes(before[-1], circumstances(setup)) if before else {}
-    with recording(folder, setup) as recorder:
-        if checkpoint is None:
-            folder.write_preset(setup.preset.model_dump(mode="json"))
-        if folder.is_empty():
-            start = start_event(setup, state)
-            yield from recorder.write(start)
-            if reason := start.values.get("members_differ"):
-                yield note(f"members are not the same models trained alone, bit for bit: {reason}")
-        if changed:
-            yield from recorder.write(Event("resume", state.step, {"changed": changed, **circumstances(setup)}))
-            differences = "; ".join(f"{name} {now}, before {before}" for name, (before, now) in changed.items())
-            yield note(f"resumed with {differences}: from here on it may round otherwise than an uninterrupted run")
-        with stop_signals() as stopped:
-            finished = yield from _drive(setup, state, recorder, checkpointer, stopped)
-        if finished:  # and saved, so that a signal may end this at once
-            yield from _finish(setup, state, recorder, checkpointer)
+        return {}
+    folder.rewind(checkpoint.state)
+    before = [e.values for e in read_events(folder.path / "events.jsonl") if e.kind in CIRCUMSTANCES]
+    return changes(before[-1], circumstances(run.setup)) if before else {}
 
 
-def _drive(
-    setup: Setup,
-    state: TrainState,
-    recorder: Recorder | NullRecorder,
-    checkpointer: Checkpointer | NullCheckpointer,
-    stopped: list[int],
-) -> Generator[Event, None, bool]:
+def begin(folder: RunFolder, run: OpenRun, recorder: Recorder, changed: Changes) -> Iterator[Event]:
+    """Writes what comes before the first step: the preset and the `start` event, or what changed before a resume."""
+    setup, state = run.setup, run.state
+    if run.checkpoint is None:
+        folder.write_preset(setup.preset.model_dump(mode="json"))
+    if folder.is_empty():
+        start = start_event(setup, state)
+        yield from recorder.write(start)
+        if reason := start.values.get("members_differ"):
+            yield note(f"members are not the same models trained alone, bit for bit: {reason}")
+    if changed:
+        yield from recorder.write(Event("resume", state.step, {"changed": changed, **circumstances(setup)}))
+        differences = "; ".join(f"{name} {now}, before {before}" for name, (before, now) in changed.items())
+        yield note(f"resumed with {differences}: from here on it may round otherwise than an uninterrupted run")
+
+
+def drive(run: Written, stopped: list[int]) -> Generator[Event, None, bool]:
     """Trains by consuming the method's events, on every rank; samples, saves and stops where these are due.
 
     Returns whether training came to its end; False where a signal in `stopped` ended it.
     """
-    preset, plan, event = setup.preset, setup.plan, None
+    setup, checkpointer, plan, event = run.setup, run.checkpointer, run.setup.plan, None
     try:
-        for event in setup.method.run(state, setup.corpus, plan, preset.method):
-            yield from recorder.write(event)
-            if event.kind == "eval":
-                checkpointer.keep_best(event)
+        for event in setup.method.run(run.state, setup.corpus, plan, setup.preset.method):
+            yield from record(run, event)
             if event.kind != "step":
                 continue
-            now = due(preset, event.step)
-            if now:
-                plan.layout.gather()
-            if now.sample and event.step < plan.steps:
-                yield from recorder.write_each(samples_of_state(setup, state, checkpointer.best_member, event.step))
-            checkpointer.save_due(now)
             signal = plan.ranks.all_reduce_max(stopped[0] if stopped else 0)
             if signal and event.step < plan.steps:
                 plan.layout.gather()
@@ -248,7 +163,7 @@ def _drive(
                 yield Event("stop", event.step, {"signal": signal})
                 return False
     except DivergedError as error:
-        recorder.write_report()
+        run.recorder.write_report()
         raise DivergedError(f"{error}{checkpointer.last_good()}") from None
     except DataError as error:  # of text that is still being read
         raise DataError(f"{error}{checkpointer.rescue(event)}") from None
@@ -256,28 +171,53 @@ def _drive(
     return True
 
 
-def _finish(setup: Setup, state: TrainState, recorder: Recorder, checkpointer: Checkpointer) -> Iterator[Event]:
-    """Yields the last events: samples of the best model, which is the one that `load` returns, and its score."""
-    preset, corpus, method = setup.preset, setup.corpus, setup.method
+def record(run: Written, event: Event) -> Iterator[Event]:
+    """Writes and yields an event of the method; keeps the best model, samples and saves where that is due after it."""
+    setup, state, checkpointer = run.setup, run.state, run.checkpointer
+    yield from run.recorder.write(event)
+    if event.kind == "eval":
+        checkpointer.keep_best(event)
+    if event.kind != "step":
+        return
+    now = due(setup.preset, event.step)
+    if now:
+        setup.plan.layout.gather()
+    if now.sample and event.step < setup.plan.steps:
+        yield from run.recorder.write_each(samples_of_state(setup, state, checkpointer.best_member, event.step))
+    checkpointer.save_due(now)
+
+
+def best_model(setup: Setup, checkpointer: Checkpointer) -> tuple[Checkpoint, GPT]:
+    """The best model of a run, which is the one that `load` returns."""
     best = load_best(checkpointer.folder.checkpoints)
-    model = model_of(best, setup.whole_device)
-    if preset.sample.tokens and not preset.model.scalar:
-        yield from recorder.write_each(samples(setup, LanguageModel(model, best.tokenizer), state.step))
+    return best, model_of(best, setup.whole_device)
+
+
+def final_score(run: OpenRun, model: GPT) -> Values:
+    """The score of a run's best model."""
+    setup, state = run.setup, run.state
     trained = Trained(
         model=model,
-        config=preset.method,
+        config=setup.preset.method,
         seed=setup.plan.seed,
         kept=lambda: state.method_tensors,
         allow_code=setup.plan.allow_code,
     )
-    score = method.evaluate(trained, corpus, setup.final_split, FINAL_TOKENS)
+    return setup.method.evaluate(trained, setup.corpus, setup.final_split, FINAL_TOKENS)
+
+
+def finish(run: Written, checkpointer: Checkpointer, best: Checkpoint, model: GPT, score: Values) -> Iterator[Event]:
+    """Writes the last events: samples of the best model, and its score."""
+    setup, state = run.setup, run.state
+    if setup.preset.sample.tokens and not setup.preset.model.scalar:
+        yield from run.recorder.write_each(samples(setup, LanguageModel(model, best.tokenizer), state.step))
     best_step = None if checkpointer.best is None else checkpointer.best["step"]
     values = {**score, "scored": score["tokens"], "tokens": state.tokens, "best_step": best_step}
     time = {"seconds": state.seconds}
-    if corpus.describe().get("streams"):  # what was read depends on the clock
-        counts, locations = corpus.left_out()
+    if setup.corpus.describe().get("streams"):  # what was read depends on the clock
+        counts, locations = setup.corpus.left_out()
         time |= {f"left out, {kind}": count for kind, count in counts.items()}
         for kind, count in counts.items():
             example = f", as in {locations[kind]}" if kind in locations else ""
             yield note(f"left out: {count:,} times {kind}{example}")
-    yield from recorder.write(Event("end", state.step, values, time))
+    yield from run.recorder.write(Event("end", state.step, values, time))

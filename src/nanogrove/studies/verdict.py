@@ -44,7 +44,8 @@ class Verdict:
         outcome: of the arm; `better` and `worse` are at the level of the study, after Holm's procedure.
         pairs: seeds that both arms have a run of.
         left_out: seeds that only one of them has.
-        diverged: runs of the arm and of the other that diverged; each counts as the worst figure of the study.
+        diverged: runs of the arm and of the other that diverged; each counts as worse than any other run of
+            the study, by the range of these.
         difference: mean figure of the arm less that of the other.
         interval: of the difference, by itself. Of two ends it spans both; the figures are those of the end that is less
             clear.
@@ -159,7 +160,7 @@ def _compare(figures: Figures, arm: str, against: str, rule: Rule) -> Comparison
     if not seeds:
         raise StudyError(f"{arm} and {against} share no seed; train both with the same seeds")
     known = [rule.measure.cost(f) for runs in figures.values() for f in runs.values() if _known(f)]
-    worst = max(known, default=0.0)  # where all runs diverged, no arm is better
+    worst = _cost_of_divergence(known)
 
     def costs(runs: Mapping[int, float | None]) -> list[float]:
         return [rule.measure.cost(figure) if _known(figure) else worst for figure in map(runs.__getitem__, seeds)]
@@ -170,6 +171,14 @@ def _compare(figures: Figures, arm: str, against: str, rule: Rule) -> Comparison
     return Comparison(
         pair, len(one.keys() ^ other.keys()), (one_diverged, other_diverged), rule.test.p_value(differences)
     )
+
+
+def _cost_of_divergence(costs: Sequence[float]) -> float:
+    """A cost above all costs of the study by as much as these differ, so that each diverged run of a pair loses."""
+    if not costs:
+        return 0.0  # all runs diverged, so no arm is better
+    spread = max(costs) - min(costs)
+    return max(costs) + (spread or abs(max(costs)) or 1.0)
 
 
 def _known(figure: float | None) -> TypeGuard[float]:
@@ -275,7 +284,7 @@ def _remarks(verdict: Verdict, ends: int) -> list[str]:
     for arm, count in zip((verdict.arm, verdict.against), verdict.diverged, strict=True):
         if count:
             runs = "1 run of {} diverged and counts" if count == 1 else f"{count} runs of {{}} diverged and count"
-            remarks.append(f"{runs.format(arm)} as the worst figure of the study")
+            remarks.append(f"{runs.format(arm)} as worse than any other run")
     if verdict.left_out:
         verb = "is" if verdict.left_out == 1 else "are"
         remarks.append(f"{_count(verdict.left_out, 'seed')} that only one arm has {verb} left out")

@@ -1,21 +1,20 @@
 """One job, in whatever process: its runs are trained to their ends, from wherever their folders stand.
 
-Runs of one job are one program where they stand at the same step, and else as few programs as there are steps. A run
-whose folder another process holds is waited for: a worker that was cut off may hold it for a moment, or for good.
+A run that diverges gets that as the last event of its record, which a resume would cut off again. A run whose folder
+another process holds is waited for: a worker that was cut off may hold it for a moment, or for good.
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nanogrove.config.preset import Preset
-from nanogrove.errors import RunError
+from nanogrove.errors import DivergedError, RunError
 from nanogrove.record.events import Event, note
+from nanogrove.record.folder import RunFolder
 from nanogrove.runs.train import train
 from nanogrove.studies.results import FINISHED, last_event
 from nanogrove.studies.stack import train_together
-from nanogrove.train.checkpoint import load_latest
 
 PATIENCE = 60.0  # seconds that a folder is waited for
 
@@ -25,37 +24,49 @@ def run_job(runs: Sequence[tuple[Preset, Path]], allow_code: bool = False) -> It
 
     A run that diverges ends with an event `diverged`, and one that a signal stops with `stop`. Raises as `train` does.
     """
-    by_step: dict[int, list[int]] = defaultdict(list)
+    left = []
     for number, (_, folder) in enumerate(runs):
         last = last_event(folder / "events.jsonl")
         if last is not None and last.kind in FINISHED:
             yield number, last
         else:
-            by_step[_step(folder)].append(number)
-    for numbers in by_step.values():
-        for number, event in _train([runs[number] for number in numbers], allow_code):
-            yield numbers[number], event
-            if event.kind == "stop":
-                return
-
-
-def _step(folder: Path) -> int:
-    """The step that a run would be resumed from."""
-    checkpoint, _ = load_latest(folder / "checkpoints")
-    return 0 if checkpoint is None else int(checkpoint.state["step"])
+            left.append(number)
+    diverged: dict[int, Event] = {}
+    for number, event in _train([runs[number] for number in left], allow_code):
+        if event.kind == "diverged":
+            diverged[left[number]] = event
+        else:
+            yield left[number], event
+    for number, event in diverged.items():
+        reason = event.values["text"].partition("; last good checkpoint")[0]
+        ended = Event("diverged", event.step, {"reason": reason})
+        with RunFolder(runs[number][1]) as held:
+            held.append(ended)
+        yield number, ended
 
 
 def _train(runs: Sequence[tuple[Preset, Path]], allow_code: bool) -> Iterator[tuple[int, Event]]:
+    """Trains runs as one program, or one alone; waits for folders that are in use."""
     deadline = time.monotonic() + PATIENCE
-    while True:
+    while runs:
         try:
             if len(runs) > 1:
                 yield from train_together(runs)
             else:
-                yield from ((0, event) for event in train(*runs[0], resume=True, allow_code=allow_code))
+                yield from _train_alone(*runs[0], allow_code)
             return
         except RunError as error:
             if "in use" not in str(error) or time.monotonic() > deadline:
                 raise
             yield 0, note(f"{error}; waiting")
             time.sleep(1)
+
+
+def _train_alone(preset: Preset, folder: Path, allow_code: bool) -> Iterator[tuple[int, Event]]:
+    step = 0
+    try:
+        for event in train(preset, folder, resume=True, allow_code=allow_code, report=False):
+            step = event.step or step
+            yield 0, event
+    except DivergedError as error:
+        yield 0, Event("diverged", step, {"text": str(error)})

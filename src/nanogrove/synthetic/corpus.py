@@ -12,6 +12,7 @@ import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
+from copy import copy
 from functools import cached_property
 from typing import Any, Literal
 
@@ -114,6 +115,14 @@ class GrammarCorpus:
         else:
             self.sequences = independent(grammar, config.training_set, config.held_out)
         self._truths: dict[tuple[str, int], list[Tensor]] = {}
+
+    def reseeded(self, seed: int) -> "GrammarCorpus":
+        """The same sequences, which a run with another seed reads in another order where they are a fixed set."""
+        if "train" not in self.sequences:
+            return self
+        other = copy(self)
+        other.seed = seed
+        return other
 
     def batch(self, step: int) -> Batch:
         """Batch number `step`, a pure function of the seeds and the step."""

@@ -186,10 +186,16 @@ def _check_divergence(state: TrainState, figures: _Figures, plan: Plan) -> None:
     if bool(sound.any() if plan.tolerate_diverged_members else sound.all()):
         return
     state.optimizer.zero_grad()
-    raise DivergedError(
-        f"training diverged at step {state.step + 1}: loss {_shown(figures.loss)}, "
-        f"gradient norm {_shown(figures.norm)}, learning rate {_shown(torch.as_tensor(figures.lr))}; "
-        "lower optimizer.lr or lengthen schedule.warmup"
+    rates = torch.as_tensor(figures.lr).expand_as(figures.loss)
+    rows = list(zip(figures.loss, figures.norm, rates, strict=True)) if figures.loss.dim() else []
+    alone = {n: _diverged(state.step, *row) for n, row in enumerate(rows) if not sound[n]}
+    raise DivergedError(_diverged(state.step, figures.loss, figures.norm, torch.as_tensor(figures.lr)), alone)
+
+
+def _diverged(step: int, loss: Tensor, norm: Tensor, lr: Tensor) -> str:
+    return (
+        f"training diverged at step {step + 1}: loss {_shown(loss)}, gradient norm {_shown(norm)}, learning rate "
+        f"{_shown(lr)}; lower optimizer.lr or lengthen schedule.warmup"
     )
 
 

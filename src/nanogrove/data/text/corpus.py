@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -50,8 +51,19 @@ class TextCorpus:
             counts = [source.count(split) for source in self.sources]  # all of it now, so that no evaluation waits
             if max(counts) < need:
                 self._refuse(", ".join(titles), split, self.sources, need)
-        weights = config.source_weights or [1.0] * len(self.sources)
-        self.weighted = Weighted([Phase(0, tuple(weights))], seed)
+        self.weighted = self._weighted()
+
+    def _weighted(self) -> Weighted:
+        """The mixture that the settings ask for."""
+        weights = self.config.source_weights or [1.0] * len(self.sources)
+        return Weighted([Phase(0, tuple(weights))], self.seed)
+
+    def reseeded(self, seed: int) -> "TextCorpus":
+        """The same text, of which a run with another seed draws other batches; held-out ones are equal."""
+        other = copy(self)
+        other.seed = seed
+        other.weighted = other._weighted()
+        return other
 
     def _check(self) -> bool:
         return self.process is None or self.process.check()

@@ -163,7 +163,14 @@ def report(name: str) -> Path:
                 "\n\n".join(f"{word} {n * 7 % 97 + number}, and so on" for n in range(4000))
             )
         preset, overrides = (REPORTS | STUDIES)[name]
-        nanogrove("compare" if name in STUDIES else "train", preset, *EVERYWHERE.split(), *overrides.split(), "--out", str(folder))
+        nanogrove(
+            "compare" if name in STUDIES else "train",
+            preset,
+            *EVERYWHERE.split(),
+            *overrides.split(),
+            "--out",
+            str(folder),
+        )
     else:
         nanogrove("compare" if name in STUDIES else "report", str(folder))
     return folder / "report.html"

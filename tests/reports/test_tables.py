@@ -10,7 +10,7 @@ from nanogrove.reports.tables import cut, fact_tables, key_figures, wide_table
 def test_every_cell_is_text(text: str) -> None:
     facts = fact_tables({text: {text: [text, {text: text}]}})
     for html in (key_figures([(text, text, text)]), wide_table(text, [text], [[text]]), facts):
-        assert text not in html or not set(text) & set("<>&\"")
+        assert text not in html or not set(text) & set('<>&"')
         tags = html.split("<")[1:]
         assert {tag.partition(">")[0].partition(" ")[0].strip("/") for tag in tags} <= {
             *("dl", "div", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td", "caption")

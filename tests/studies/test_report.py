@@ -32,15 +32,15 @@ def figures(arms: dict[str, float]) -> Figures:
     return {name: spread(mean, number) for number, (name, mean) in enumerate(arms.items())}
 
 
-def findings(runs: Figures, *, ends: bool = False, machine: Any = None, **settings: Any) -> Findings:
-    """A study of these figures; with `ends` all arms but the first have a short and a long end."""
+def findings(runs: Figures, *, ends: int | None = None, machine: Any = None, **settings: Any) -> Findings:
+    """A study of these figures; arms from the number `ends` on have a short and a long end."""
     arms = settings.pop("arms", [{"name": name, "overrides": []} for name in runs])
     given = {"name": "study", "preset": "base.json", "arms": arms, "seeds": 8, **settings}
     study = read_settings(given, "the study")
     tuned = len(study.trials) > 1
     planned, results = [], []
     for number, (arm, values) in enumerate(runs.items()):
-        two = ends and number > 0
+        two = ends is not None and number >= ends
         steps = {"steps": 60, "short": 50 if two else 60, "long": 60, "all_steps": 60, "flops": 1e9}
         for trial, overrides in enumerate(study.trials):
             label = {"trial": trial, "overrides": list(overrides)} if tuned else {}
@@ -107,12 +107,14 @@ def test_differences_of_all_arms_are_in_one_figure_and_pairs_in_one_each(tmp_pat
         assert picture["zero"]
 
 
-def test_both_ends_of_an_arm_are_paired_with_the_reference(tmp_path: Path) -> None:
-    shown = drawn(tmp_path, findings(figures({"base": 3.0, "good": 2.8}), ends=True, equal="time"))
+@pytest.mark.parametrize("ends", [0, 1])
+def test_both_ends_of_an_arm_are_paired_with_the_same_end_of_the_reference(tmp_path: Path, ends: int) -> None:
+    shown = drawn(tmp_path, findings(figures({"base": 3.0, "good": 2.8}), ends=ends, equal="time"))
     forest, pairs, curve = shown.figures()[:3]
     assert len(forest["forest"][0]["points"]) == 16
     assert [line["name"] for line in pairs["lines"]] == ["good short", "good long", "mean, interval"]
-    assert [line["name"] for line in curve["lines"]] == ["base", "good short", "good long"]
+    assert [line["name"] for line in curve["lines"]][-2:] == ["good short", "good long"]
+    assert "unfinished" not in shown.text
 
 
 def test_curves_are_titled_apart_and_have_the_best_possible_loss(tmp_path: Path) -> None:

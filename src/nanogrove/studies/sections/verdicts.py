@@ -18,11 +18,10 @@ def verdicts(shown: Shown) -> str:
     sentences = {verdict.sentence for verdict in findings.verdicts}
     notes = [capital(line) for line in lines(findings) if line not in sentences and not _of_trial(line, findings)]
     flops, seconds = cost(findings.results.values(), findings.plan)
-    figures = [
-        ("runs finished", f"{finished:,} of {expected:,}", ""),
-        ("training time", duration(seconds), "of all runs together"),
-        ("training FLOPs", short(flops), "of all runs together"),
-    ]
+    figures = [("runs finished", f"{finished:,} of {expected:,}", "")]
+    if finished:
+        figures.append(("training time", duration(seconds), "of all runs together"))
+        figures.append(("training FLOPs", short(flops), "of all runs together"))
     return (
         f"<h1><bdi>{escaped(findings.study.name)}</bdi>{badge}</h1>"
         + (f'<ul class="verdicts">{answers}</ul>' if answers else "")

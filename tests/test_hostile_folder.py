@@ -32,6 +32,7 @@ SOURCES = Path(nanogrove.__file__).parent
 NEW = "a file or folder that the user names, which must be new"
 CACHE = "the cache: `test_a_cache_in_which_a_name_is_taken`"
 RUN = "a run folder: `test_a_run_folder_in_which_a_name_is_taken`"
+STUDY = "the folder of a study: `tests/studies/test_folder.py`"
 WRITERS = {
     "atomic.py": "the writer: tests/test_atomic.py",
     "cli/completion.py: _known_settings": "a file of the cache, by the writer alone",
@@ -50,6 +51,11 @@ WRITERS = {
     "record/trackers.py: Trackio": RUN,
     "record/trackers.py: Wandb": RUN,
     "reports/report.py: write_report": RUN,
+    "studies/engines/cluster.py: _check_shared": f"{STUDY}, a new file of a name that nobody can know",
+    "studies/folder.py: StudyFolder": STUDY,
+    "studies/report.py: write_report": STUDY,
+    "studies/results.py: write_results": STUDY,
+    "studies/worker.py: the module": "no file: standard output, which is a pipe",
     "train/checkpoint.py: _place": RUN,
     "train/checkpoint.py: save_checkpoint": RUN,
 }

@@ -1,5 +1,6 @@
 """What tests of studies share: small studies, and an engine that trains in this process."""
 
+import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from nanogrove.studies.work import run_job
 MakeStudy = Callable[..., StudySettings]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def study(tiny: Any) -> MakeStudy:
     """Makes a study of two learning rates over six seeds of four steps; keywords replace its settings."""
 
@@ -30,19 +31,44 @@ def study(tiny: Any) -> MakeStudy:
     return make
 
 
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The engine `here`, which trains in this process; the labels of the runs that it was given."""
-    labels: list[str] = []
+TRAINED: list[str] = []  # labels of the runs that the engine `here` was given
 
-    def train(jobs: Sequence[Job], place: Place) -> Iterator[Happened]:
-        for job in jobs:
-            labels.extend(run.label for run in job.runs)
-            for number, event in run_job([(run.preset, place.study / run.folder) for run in job.runs]):
-                yield Happened(job.runs[number], event.kind, event.step, str(event.values.get("text", "")))
 
-    monkeypatch.setitem(engines.ENGINES, "here", Choice(alone, train))
-    return labels
+def train_in_process(jobs: Sequence[Job], place: Place) -> Iterator[Happened]:
+    """The engine `here`, which trains in this process."""
+    for job in jobs:
+        TRAINED.extend(run.label for run in job.runs)
+        for number, event in run_job([(run.preset, place.study / run.folder) for run in job.runs]):
+            yield Happened(job.runs[number], event.kind, event.step, str(event.values.get("text", "")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine() -> Iterator[None]:
+    """Adds the engine `here`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(engines.ENGINES, "here", Choice(alone, train_in_process))
+        yield
+
+
+@pytest.fixture
+def here() -> list[str]:
+    """The labels of the runs that the engine `here` was given in this test."""
+    TRAINED.clear()
+    return TRAINED
+
+
+@pytest.fixture(scope="session")
+def finished_study(study: MakeStudy, tmp_path_factory: pytest.TempPathFactory, engine: None) -> Path:
+    """The folder of `study()` of seven seeds, finished; not to be changed."""
+    folder = tmp_path_factory.mktemp("study") / "rates"
+    run(study(seeds=7), folder)
+    return folder
+
+
+@pytest.fixture
+def finished(finished_study: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(finished_study, tmp_path / "rates"))
 
 
 def outcome(updates: Generator[Update, None, Findings]) -> tuple[list[Update], Findings]:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,34 +31,30 @@ def test_arms_are_trained_over_paired_seeds_and_judged(study: MakeStudy, tmp_pat
     assert [(line["seed"], line["arm"]) for line in results[:3]] == [(0, "fast"), (0, "slow"), (1, "fast")]
 
 
-def test_a_run_of_a_study_is_the_run_alone(study: MakeStudy, tmp_path: Path) -> None:
-    run(study(), tmp_path / "s")
-    plan = read_plan(tmp_path / "s")
+def test_a_run_of_a_study_is_the_run_alone(finished: Path, tmp_path: Path) -> None:
+    plan = read_plan(finished)
     assert plan is not None
     values = {**plan.arms[1].preset, "seed": 3, "name": "fast-3"}
-    alone = list(train(resolve(values), tmp_path / "alone"))
-    events = read_events(tmp_path / "s" / "runs" / "fast" / "seed-3" / "events.jsonl")
+    alone = list(train(resolve(values), tmp_path / "alone", report=False))
+    events = read_events(finished / "runs" / "fast" / "seed-3" / "events.jsonl")
     kinds = ("step", "eval", "end")
     assert [(e.kind, e.values) for e in events if e.kind in kinds] == [
         (e.kind, e.values) for e in alone if e.kind in kinds
     ]
 
 
-def test_more_seeds_and_arms_train_only_what_is_missing(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
-    run(study(), tmp_path)
-    before = read_plan(tmp_path)
-    here.clear()
-    run(study(), tmp_path)
+def test_more_seeds_and_arms_train_only_what_is_missing(study: MakeStudy, finished: Path, here: list[str]) -> None:
+    before = read_plan(finished)
+    run(study(seeds=7), finished)
     assert here == []
     asked = study()
     arms = [*(arm.model_dump() for arm in asked.arms), {"name": "faster", "overrides": ["optimizer.lr=0.01"]}]
-    findings = run(study(seeds=7, arms=arms), tmp_path)
-    assert sorted(here) == sorted(
-        ["arm slow, seed 6", "arm fast, seed 6"] + [f"arm faster, seed {n}" for n in range(7)]
-    )
-    assert [verdict.pairs for verdict in findings.verdicts] == [7, 7]
+    findings = run(study(seeds=8, arms=arms), finished)
+    added = [f"arm faster, seed {seed}" for seed in range(8)]
+    assert sorted(here) == sorted(["arm slow, seed 7", "arm fast, seed 7", *added])
+    assert [verdict.pairs for verdict in findings.verdicts] == [8, 8]
     assert "2 looks in all, so the chance that any verdict is wrong is up to 0.1" in " ".join(lines(findings))
-    after = read_plan(tmp_path)
+    after = read_plan(finished)
     assert before is not None
     assert after is not None
     assert after.arms[:2] == before.arms
@@ -76,57 +71,55 @@ def test_arms_that_are_added_are_tuned_too(study: MakeStudy, tmp_path: Path, her
     assert [label for label in here if "trial" in label] == [f"arm decay, trial {n}, seed {2**40}" for n in (0, 1)]
 
 
-def test_results_are_made_anew_from_run_folders(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
-    findings = run(study(), tmp_path)
-    (tmp_path / "results.jsonl").unlink()
-    here.clear()
-    assert run(study(), tmp_path) == findings
+def test_results_are_made_anew_from_run_folders(study: MakeStudy, finished: Path, here: list[str]) -> None:
+    before = (finished / "results.jsonl").read_text()
+    (finished / "results.jsonl").unlink()
+    assert run(study(seeds=7), finished).verdicts[0].outcome == "better"
+    assert (finished / "results.jsonl").read_text() == before
     assert here == []
 
 
-@pytest.mark.parametrize("stage", ["cut", "foreign", "damaged"])
-def test_results_that_no_run_left_are_refused(study: MakeStudy, tmp_path: Path, stage: str) -> None:
-    run(study(), tmp_path)
-    path = tmp_path / "results.jsonl"
+def test_results_outlive_run_folders(study: MakeStudy, finished: Path, here: list[str]) -> None:
+    shutil.rmtree(finished / "runs" / "fast")
+    assert run(study(seeds=7), finished).verdicts[0].pairs == 7
+    assert here == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "damaged"])
+def test_results_that_no_run_left_are_refused(study: MakeStudy, finished: Path, damage: str) -> None:
+    path = finished / "results.jsonl"
     text = path.read_text()
     changed = {
         "cut": text[:-10],
         "foreign": text.replace('"arm":"fast"', '"arm":"another"', 1),
         "damaged": text.replace('"steps":4', '"steps":-4', 1),
     }
-    path.write_text(changed[stage])
+    path.write_text(changed[damage])
     with pytest.raises(StudyError, match=r"results\.jsonl: line \d+ .*; delete the file, and it is made anew"):
-        run(study(), tmp_path)
-    assert path.read_text() == changed[stage]
+        run(study(seeds=7), finished)
+    assert path.read_text() == changed[damage]
     path.unlink()
-    run(study(), tmp_path)
+    assert run(study(seeds=7), finished).verdicts
 
 
-CHANGES: list[tuple[Callable[[Any], dict[str, Any]], str]] = [
-    (lambda study: {"seeds": 6, "equal": "flops"}, 'began with equal "tokens", and here it is "flops"'),
-    (lambda study: {"level": 0.1}, "began with level 0.05"),
-    (lambda study: {"margin": 0.1}, "began with margin null"),
-    (lambda study: {"arms": study["arms"][::-1]}, "arm slow is not as the study began"),
-    (
-        lambda study: {"arms": [study["arms"][0], {"name": "fast", "overrides": ["optimizer.lr=0.5"]}]},
-        "arm fast is not",
-    ),
+SLOW = {"name": "slow", "overrides": ["optimizer.lr=0.0001"]}
+CHANGES: list[tuple[dict[str, Any], str]] = [
+    ({"seeds": 6}, "began with 7 seeds; ask for as many or more"),
+    ({"equal": "flops"}, 'began with equal "tokens", and here it is "flops"'),
+    ({"level": 0.1}, "began with level 0.05"),
+    ({"margin": 0.1}, "began with margin null"),
+    ({"until_decided": True, "cap": 30}, "began with until_decided false"),
+    ({"arms": [{"name": "fast"}, SLOW]}, "arm slow is not as the study began"),
+    ({"arms": [SLOW, {"name": "fast", "overrides": ["seed=1"]}]}, "arm fast is not as the study began"),
 ]
 
 
 @pytest.mark.parametrize(("change", "message"), CHANGES, ids=[message for _, message in CHANGES])
 def test_a_study_that_changed_after_it_began_is_refused(
-    study: MakeStudy, tmp_path: Path, change: Callable[[Any], dict[str, Any]], message: str
+    study: MakeStudy, finished: Path, change: dict[str, Any], message: str
 ) -> None:
-    run(study(), tmp_path)
     with pytest.raises(StudyError, match=message):
-        run(study(**change(study().model_dump())), tmp_path)
-
-
-def test_fewer_seeds_than_a_study_began_with_are_refused(study: MakeStudy, tmp_path: Path) -> None:
-    run(study(seeds=7), tmp_path)
-    with pytest.raises(StudyError, match="began with 7 seeds"):
-        run(study(seeds=6), tmp_path)
+        run(study(**{"seeds": 7, **change}), finished)
 
 
 def test_a_preset_that_changed_after_a_study_began_is_refused(study: MakeStudy, tmp_path: Path) -> None:
@@ -134,7 +127,7 @@ def test_a_preset_that_changed_after_a_study_began_is_refused(study: MakeStudy, 
     preset: dict[str, Any] = study().preset  # type: ignore[assignment]
     path.write_text(json.dumps(preset))
     asked = study(preset=str(path))
-    run(asked, tmp_path / "s")
+    run(asked, tmp_path / "s", train=False)
     path.write_text(json.dumps({**preset, "seed": 5}))
     with pytest.raises(StudyError, match="arm slow began with seed 0, and its preset now has 5"):
         run(asked, tmp_path / "s")

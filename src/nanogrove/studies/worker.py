@@ -24,12 +24,12 @@ def serve(jobs: TextIO, answers: TextIO) -> None:
     for line in jobs:
         job = json.loads(line)
         runs = [(resolve(run["preset"]), Path(run["folder"])) for run in job["runs"]]
-        said = 0.0
+        answered = 0.0
         try:
             for number, event in run_job(runs, job["allow_code"]):
-                if event.kind == "step" and time.monotonic() - said < LEAST_SECONDS:
+                if event.kind == "step" and time.monotonic() - answered < LEAST_SECONDS:
                     continue
-                said = time.monotonic()
+                answered = time.monotonic()
                 text = str(event.values.get("text", ""))
                 _say(answers, {"run": number, "kind": event.kind, "step": event.step, "text": text})
                 if event.kind == "stop":

@@ -1,5 +1,7 @@
 """Jobs in processes of this machine: what they train, and what happens where one of them is killed."""
 
+import io
+import json
 import os
 import signal
 from pathlib import Path
@@ -17,6 +19,7 @@ from nanogrove.studies.engines.contract import Happened, Job, Place
 from nanogrove.studies.engines.local import train_here
 from nanogrove.studies.plan import PlannedArm, Run, Way, run_of
 from nanogrove.studies.work import run_job
+from nanogrove.studies.worker import serve
 
 
 def make_run(tiny: Tiny, seed: int, steps: int) -> Run:
@@ -61,12 +64,12 @@ def test_a_job_whose_process_always_dies_is_given_up(
         list(train_here([Job((make_run(tiny, 0, 2),))], Place(tmp_path, 2)))
 
 
-def test_a_run_that_cannot_be_trained_ends_the_study(tiny: Tiny, tmp_path: Path) -> None:
-    broken = make_run(tiny, 0, 2)
-    (tmp_path / broken.folder).mkdir(parents=True)
-    (tmp_path / broken.folder / "events.jsonl").mkdir()
-    with pytest.raises(StudyError, match=r"arm a, seed 0: .*events\.jsonl: is a folder"):
-        list(train_here([Job((broken,))], Place(tmp_path, 1)))
+def test_a_run_that_cannot_be_trained_is_one_line(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").mkdir()
+    job = {"allow_code": False, "runs": [{"preset": tiny(), "folder": str(tmp_path)}]}
+    answers = io.StringIO()
+    serve(io.StringIO(json.dumps(job) + "\n"), answers)
+    assert "events.jsonl: is a folder" in json.loads(answers.getvalue())["error"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,69 @@
+"""The folder of a study: a stranger's folder is not written through, and damaged parts are said in a line."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.studies.conftest import MakeStudy, run
+
+from nanogrove.errors import StudyError
+from nanogrove.studies.folder import FILES, FOLDERS, StudyFolder, read_part, read_plan
+
+FORMS: dict[str, Callable[[Path, Path], None]] = {
+    "link": lambda path, outside: path.symlink_to(outside / "file"),
+    "link to a folder": lambda path, outside: path.symlink_to(outside),
+    "link to nothing": lambda path, outside: path.symlink_to(outside / "new"),
+    "hard link": lambda path, outside: path.hardlink_to(outside / "file"),
+    "pipe": lambda path, outside: os.mkfifo(path),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_outside_is_written(study: MakeStudy, tmp_path: Path, form: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("untouched")
+    for name in (*FILES, *FOLDERS):
+        folder = tmp_path / name.strip(".")
+        folder.mkdir()
+        FORMS[form](folder / name, outside)
+        with pytest.raises(StudyError, match="is not written through; move it away"):
+            run(study(), folder)
+        assert [path.name for path in outside.iterdir()] == ["file"]
+    assert (outside / "file").read_text() == "untouched"
+
+
+def test_a_study_is_not_written_through_a_link(study: MakeStudy, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here").symlink_to(tmp_path / "there")
+    with pytest.raises(StudyError, match="here: is a link; give the folder that it leads to"):
+        run(study(), tmp_path / "here")
+
+
+def test_a_study_is_one_process_at_a_time(study: MakeStudy, tmp_path: Path) -> None:
+    with StudyFolder(tmp_path), pytest.raises(StudyError, match="another process compares here"):
+        run(study(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"plan\.json: cannot be read"),
+        ("[1]", "damaged, not a JSON object"),
+        ("{}", r"plan\.json: damaged, study is missing; put back what the study wrote there"),
+        ('{"study": 3}', r"plan\.json: damaged, study must be a JSON object"),
+        ("[" * 10**5, r"plan\.json: cannot be read"),
+    ],
+)
+def test_a_damaged_plan_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(StudyError, match=message):
+        read_plan(tmp_path)
+
+
+def test_a_folder_in_which_nothing_was_written_goes(tmp_path: Path) -> None:
+    with StudyFolder(tmp_path / "a" / "b"):
+        pass
+    assert list((tmp_path / "a").iterdir()) == []
+    assert read_part(tmp_path / "missing.json") is None

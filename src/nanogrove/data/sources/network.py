@@ -51,16 +51,16 @@ def is_transient(error: BaseException | None) -> bool:
 
 @contextmanager
 def quiet(*libraries: ModuleType) -> Iterator[None]:
-    """Keeps progress bars and warnings of libraries off the terminal; errors are still shown."""
+    """Keeps progress bars and log lines of libraries off the terminal; errors are raised."""
 
-    def errors_only(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
+    def not_raised(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.ERROR  # what is logged as an error is raised too
 
     handlers = [handler for library in libraries for handler in logging.getLogger(library.__name__).handlers]
     utils = [library.utils for library in libraries if hasattr(library, "utils")]
     barred = [module for module in utils if not module.are_progress_bars_disabled()]
     for handler in handlers:
-        handler.addFilter(errors_only)
+        handler.addFilter(not_raised)
     for module in barred:
         module.disable_progress_bars()
     try:
@@ -69,7 +69,7 @@ def quiet(*libraries: ModuleType) -> Iterator[None]:
         for module in barred:
             module.enable_progress_bars()
         for handler in handlers:
-            handler.removeFilter(errors_only)
+            handler.removeFilter(not_raised)
 
 
 def one_line(error: BaseException) -> str:

@@ -56,7 +56,7 @@ def difference_from_alone(state: TrainState, batch: Batch, plan: Plan) -> str | 
             alone.load_state_dict(unstack(model.state_dict(), member))
             with evaluating(alone):
                 single = _gradients(alone, everyone.member(member))
-            if not all(torch.equal(each[member], own) for each, own in zip(stacked, single, strict=True)):
+            if not all(torch.equal(each[member], gradient) for each, gradient in zip(stacked, single, strict=True)):
                 return "this processor's matrix products differ by how many there are"
     return None
 

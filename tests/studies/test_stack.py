@@ -107,7 +107,7 @@ def test_what_was_killed_goes_on_at_its_step(make: Make, tmp_path: Path) -> None
     presets = [make(seed=seed) for seed in range(5)]
 
     def killed(runs: list[tuple[Preset, Path]]) -> Iterator[Numbered]:
-        for part, last in ((runs[:2], 2), (runs[2:3], 5), (runs[3:4], 99)):
+        for part, last in ((runs[:2], 3), (runs[2:3], 5), (runs[3:4], 99)):
             for _, event in train_together(part):
                 if event.kind == "step" and event.step == last:
                     break

@@ -1,6 +1,6 @@
 """The loss of a model on held-out data, and, where the true distribution is known, how far above the best it is."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -66,19 +66,19 @@ def against_truth(model: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]
             hit = (scores.argmax(-1) == shown.targets).double()
             best_hit = (truth.argmax(-1) == batch.targets.to(device)).double().expand_as(hit)
             figures = torch.stack([nll, best.expand_as(nll), hit, best_hit], -1)
-            rows.append((figures * counted[..., None]).sum(-2).cpu())
+            rows.append(_by_member(_sum_of_rows, figures * counted[..., None], 3).cpu())
             inner = torch.special.entr(truth.double()).sum(-1) + (truth * scores[..., : truth.shape[-1]]).sum(-1)
-            kl = kl - (inner * counted).sum(-2).cpu()
+            kl = kl - _by_member(_sum_of_rows, inner * counted, 2).cpu()
             weights = weights + counted.sum(0).cpu()
     sums, tokens = torch.cat(rows, -2), weights.sum()
-    loss, bayes, accuracy, bayes_accuracy = (sums.sum(-2) / tokens).unbind(-1)
+    loss, bayes, accuracy, bayes_accuracy = (_by_member(_sum_of_rows, sums, 2) / tokens).unbind(-1)
     losses, bests = (sums[..., :2] * (sums.shape[-2] / tokens)).unbind(-1)
     excess, scored = losses - bests, weights > 0
     values = {
         "loss": loss.tolist(),
         "bayes_loss": bayes.flatten()[0].item(),
-        "excess": excess.mean(-1).tolist(),
-        "excess_error": (excess.std(-1) / excess.shape[-1] ** 0.5).tolist(),
+        "excess": _by_member(torch.mean, excess, 1).tolist(),
+        "excess_error": (_by_member(torch.std, excess, 1) / excess.shape[-1] ** 0.5).tolist(),
         "accuracy": accuracy.tolist(),
         "bayes_accuracy": bayes_accuracy.flatten()[0].item(),
         "kl": (torch.as_tensor(kl)[..., scored] / weights[scored]).tolist(),
@@ -86,6 +86,15 @@ def against_truth(model: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]
         "tokens": int(tokens),
     }
     return values, losses
+
+
+def _by_member(sums: Callable[[Tensor], Tensor], x: Tensor, axes: int) -> Tensor:
+    """`sums` of `x`, member by member where it has more than `axes`: several may be added in another order than one."""
+    return sums(x) if x.dim() == axes else torch.stack([sums(each) for each in x])
+
+
+def _sum_of_rows(x: Tensor) -> Tensor:
+    return x.sum(-2)
 
 
 def evaluate_split(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> Values:

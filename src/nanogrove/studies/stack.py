@@ -47,7 +47,7 @@ from nanogrove.train.loop import fit
 from nanogrove.train.objective import objective_from_nll, weighted
 from nanogrove.train.optim.optimizer import per_member
 from nanogrove.train.optim.update_rule import PerMember
-from nanogrove.train.parallel.members import difference_from_alone
+from nanogrove.train.parallel.members import compared_members, difference_from_alone
 from nanogrove.train.plan import Plan
 from nanogrove.train.population.stacking import lend_moments, separate, stack_states
 from nanogrove.train.precision import pick_device
@@ -296,11 +296,11 @@ def _batches(members: Sequence[Member]) -> Batches:
 class Scoring:
     """Scores members at once where held-out data are the same and give each the figures that it has alone.
 
-    Whether they do is tried once for each split, on the last member, as a product may be rounded in another way where
-    it is one of several.
+    Whether they do is tried once for each split and group of members, on the last of them, as a product may be rounded
+    in another way where it is one of several; where all members would have to be tried, each is scored alone.
     """
 
-    together: dict[str, bool] = field(default_factory=dict)  # by split
+    together: dict[tuple[str, tuple[int, ...]], bool] = field(default_factory=dict)
 
     def score(self, members: Sequence[Member], split: str, limit: int | None, population: GPT) -> list[Values]:
         """The values of `evaluate_split` of each member of a population, in order."""
@@ -312,22 +312,24 @@ class Scoring:
         scores: dict[int, Values] = {}
         for places in by_data.values():
             corpus = members[places[0]].run.setup.corpus
-            everyone = len(places) == len(members)
-            scored = self._score(population if everyone else part(population, places), corpus, split, limit)
+            model = population if len(places) == len(members) else part(population, places)
+            scored = self._score(model, corpus, split, limit, tuple(places))
             scores |= dict(zip(places, scored, strict=True))
         return [scores[place] for place in range(len(members))]
 
-    def _score(self, model: GPT, corpus: Corpus, split: str, limit: int | None) -> list[Values]:
-        count = model.population or 1
-        if count > 1 and self.together.get(split, True):
+    def _score(
+        self, model: GPT, corpus: Corpus, split: str, limit: int | None, places: tuple[int, ...]
+    ) -> list[Values]:
+        last = len(places) - 1
+        if compared_members(model) == [last] and last and self.together.get((split, places), True):
             values = evaluate_split(model, corpus, split, limit)
-            scores = [of_member(values, n) for n in range(count)]
-            if split in self.together:
+            scores = [of_member(values, n) for n in range(len(places))]
+            if (split, places) not in self.together:
+                same = evaluate_split(single(model, last), corpus, split, limit) == scores[last]
+                self.together[split, places] = same
+            if self.together[split, places]:
                 return scores
-            self.together[split] = evaluate_split(single(model, count - 1), corpus, split, limit) == scores[-1]
-            if self.together[split]:
-                return scores
-        return [evaluate_split(single(model, n), corpus, split, limit) for n in range(count)]
+        return [evaluate_split(single(model, n), corpus, split, limit) for n in range(len(places))]
 
 
 def part(population: GPT, members: Sequence[int]) -> GPT:

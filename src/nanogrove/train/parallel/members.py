@@ -28,12 +28,14 @@ from nanogrove.train.parallel.ranks import Ranks
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 
+LINE = 16  # float32 numbers of a line of the cache
+
 
 def difference_from_alone(state: TrainState, batch: Batch, plan: Plan) -> str | None:
     """Why members may differ from the same models trained alone; None where they are equal bit for bit.
 
-    Settings are checked first; then the gradients of the last member on `batch` are compared with those of its model
-    alone, since a matrix library may round a product in another way where it is one of several.
+    Settings are checked first; then the gradients of `compared_members` on `batch` are compared with those of their
+    models alone, since a matrix library may round a product in another way where it is one of several.
     """
     model, device = state.model, state.model.embed.weight.device
     micros = batch.to(device).split(plan.accumulation)
@@ -46,16 +48,32 @@ def difference_from_alone(state: TrainState, batch: Batch, plan: Plan) -> str | 
     for reason, holds in reasons.items():
         if holds:
             return reason
-    member = (model.population or 1) - 1
-    alone = GPT(model.config).to(device)
-    alone.load_state_dict(unstack(model.state_dict(), member))
-    everyone, gradients = micros[-1].expand(model.population), []
-    with evaluating(model, alone):
-        for each, rows in ((model, everyone), (alone, everyone.member(member))):
-            loss = next_token(each, rows).total.sum()
-            gradients.append(torch.autograd.grad(loss, list(each.parameters())))
-    same = all(torch.equal(stacked[member], single) for stacked, single in zip(*gradients, strict=True))
-    return None if same else "this processor's matrix products differ by how many there are"
+    everyone = micros[-1].expand(model.population)
+    with evaluating(model):
+        stacked = _gradients(model, everyone)
+        for member in compared_members(model, everyone.tokens[0].numel()):
+            alone = GPT(model.config).to(device)
+            alone.load_state_dict(unstack(model.state_dict(), member))
+            with evaluating(alone):
+                single = _gradients(alone, everyone.member(member))
+            if not all(torch.equal(each[member], gradient) for each, gradient in zip(stacked, single, strict=True)):
+                return "this processor's matrix products differ by how many there are"
+    return None
+
+
+def compared_members(model: GPT, tokens: int = LINE) -> list[int]:
+    """The members of a population of which one differs from its model alone where any does: the last.
+
+    Where the numbers of a member, or its `tokens`, do not fill lines of the cache, members begin at different places
+    in a line, which come again after as many members as it has numbers: then those are compared too.
+    """
+    members = model.population or 1
+    sizes = [parameter.numel() // members for parameter in model.parameters()]
+    return sorted({members - 1, *(range(min(members, LINE)) if any(size % LINE for size in (*sizes, tokens)) else ())})
+
+
+def _gradients(model: GPT, batch: Batch) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(next_token(model, batch).total.sum(), list(model.parameters()))
 
 
 def fit_members(state: TrainState, batches: Batches, plan: Plan) -> Iterator[Event]:

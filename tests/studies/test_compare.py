@@ -85,7 +85,7 @@ def test_results_outlive_run_folders(study: MakeStudy, finished: Path, here: lis
     assert here == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "foreign", "damaged"])
+@pytest.mark.parametrize("damage", ["cut", "foreign", "damaged", "without the measure"])
 def test_results_that_no_run_left_are_refused(study: MakeStudy, finished: Path, damage: str) -> None:
     path = finished / "results.jsonl"
     text = path.read_text()
@@ -93,6 +93,7 @@ def test_results_that_no_run_left_are_refused(study: MakeStudy, finished: Path, 
         "cut": text[:-10],
         "foreign": text.replace('"arm":"fast"', '"arm":"another"', 1),
         "damaged": text.replace('"steps":4', '"steps":-4', 1),
+        "without the measure": text.replace('"loss"', '"lozz"', 1),
     }
     path.write_text(changed[damage])
     with pytest.raises(StudyError, match=r"results\.jsonl: line \d+ .*; delete the file, and it is made anew"):

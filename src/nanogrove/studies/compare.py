@@ -134,7 +134,7 @@ def collected(study: StudySettings, plan: Plan, out: Path) -> dict[Key, Result]:
     """The results of all finished runs of a study, from its `results.jsonl` and its run folders."""
     most = max(study.seeds, study.cap if study.until_decided else 0)
     runs = trial_runs(study, plan) + _compared(plan, most)
-    results = read_results(out, runs)
+    results = read_results(out, runs, plan.measure)
     for run in runs:
         if key_of(run) not in results and (result := result_of(run, out)) is not None:
             results[key_of(run)] = result

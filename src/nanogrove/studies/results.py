@@ -79,10 +79,10 @@ def last_event(record: Path) -> Event | None:
     return None
 
 
-def read_results(study: Path, runs: Iterable[Run]) -> dict[Key, Result]:
+def read_results(study: Path, runs: Iterable[Run], measure: str) -> dict[Key, Result]:
     """The results that `results.jsonl` of a study holds, by key; none where it is missing.
 
-    Raises StudyError for a line that is cut short, or of none of `runs`.
+    Raises StudyError for a line that is cut short, of none of `runs`, or without a figure of the `measure`.
     """
     path, steps = study / FILE, {key_of(run): run for run in runs}
     results: dict[Key, Result] = {}
@@ -107,6 +107,8 @@ def read_results(study: Path, runs: Iterable[Run]) -> dict[Key, Result]:
         run = steps.get(result.key)
         if run is None or run.folder.as_posix() != result.folder:
             raise StudyError(f"{path}: line {number} is of no run of this study; {anew}")
+        if result.diverged is None and measure not in result.figures:
+            raise StudyError(f"{path}: line {number} has no {measure}; {anew}")
         results[result.key] = result
     return results
 

@@ -35,6 +35,7 @@ class Cost(NamedTuple):
 def settings(text: Path, size: tuple[int, int, int, int], steps: int, arm: int, seed: int) -> dict[str, Any]:
     """The preset of a run, as a study has it."""
     layers, width, rows, tokens = size
+    every = steps // 2 if steps > 5 else steps
     return {
         "seed": seed,
         "data": {"sources": str(text), "tokenizer": "char"},
@@ -49,9 +50,9 @@ def settings(text: Path, size: tuple[int, int, int, int], steps: int, arm: int, 
             "accumulation": 1,
             "compile": False,
         },
-        "evaluate": {"every": max(steps // 2, 1), "tokens": 4000},
+        "evaluate": {"every": every, "tokens": 4000},
         "sample": {"tokens": 0},
-        "save": {"every": max(steps // 2, 1)},
+        "save": {"every": every},
     }
 
 

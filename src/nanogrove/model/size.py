@@ -1,5 +1,6 @@
 """The tensors of a model that does not exist yet: their names and shapes, from its settings alone."""
 
+from functools import lru_cache
 from math import prod
 
 import torch
@@ -26,6 +27,7 @@ def parameter_count(config: ModelConfig) -> int:
     return sum(map(prod, outer.values())) + config.n_layer * sum(map(prod, block.values()))
 
 
+@lru_cache(maxsize=8)  # runs of a study ask for the same again and again
 def _shapes(config: ModelConfig, population: int | None) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """Shapes of the tensors outside of the blocks, and of those of each block, whose names are within the block."""
     with torch.device("meta"):

@@ -27,12 +27,12 @@ from typing import Any, NamedTuple
 
 SHIFT = 1 << 40  # added to the seed of the second arm: its weights are those of the seed without it
 WORDS = ("the", "a", "sun", "moon", "river", "stone", "lamp", "walks", "sings", "waits", "over", "quiet", "old", "or")
-SEEDS, STEPS, TOGETHER = 8, 60, 4  # of a comparison; of a run; comparisons in a program
+SEEDS, STEPS, TOGETHER = 8, 40, 4  # of a comparison; of a run; comparisons in a program
 MODEL = {"n_layer": 2, "n_embd": 32, "n_head": 2, "block_size": 32}
 DATA: dict[str, dict[str, Any]] = {
     "text": {"tokenizer": "char"},
     "grammar": {"type": "rlm", "L": 5, "v": 8},
-    "task": {"type": "task", "task": "reverse", "base": [1, 4]},
+    "task": {"type": "task", "task": "reverse", "base": [1, 4], "held_out": 20},
 }
 
 
@@ -91,11 +91,12 @@ def steps_at_equal_time(setting: str, folder: Path) -> tuple[int, int]:
     """The steps of the second arm at both ends of a ratio that is measured, of two arms that compute the same."""
     from nanogrove.config.overrides import resolve
     from nanogrove.runs.setup import build
+    from nanogrove.studies import timing
     from nanogrove.studies.arms import Candidate
-    from nanogrove.studies.timing import measure_times
 
     requested = [resolve(preset(setting, folder, seed, STEPS)) for seed in (0, SHIFT)]
-    first, second = measure_times([Candidate(f"arm{n}", each, build(each)) for n, each in enumerate(requested)])
+    timing.ROUND_SECONDS = 0.03
+    first, second = timing.measure_times([Candidate(f"arm{n}", each, build(each)) for n, each in enumerate(requested)])
     ratio = second.cost.main / first.cost.main
     return round(STEPS / ratio / second.high), round(STEPS / ratio / second.low)
 

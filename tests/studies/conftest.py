@@ -1,5 +1,6 @@
-"""What tests of studies share: small studies, and an engine that trains in this process."""
+"""What tests of studies share: small studies, what they leave, and an engine that trains in this process."""
 
+import json
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,64 @@ def study(tiny: Any) -> MakeStudy:
         return read_settings({"name": "rates", "preset": preset, "arms": arms, "seeds": 6, **settings}, "the study")
 
     return make
+
+
+DATA: dict[str, dict[str, Any]] = {
+    "text": {},
+    "grammar": {"type": "rhm", "v": 8, "m": 2, "L": 3, "targets": "all", "training_set": 20, "held_out": 10},
+    "task": {"type": "task", "task": "copy", "base": [1, 3], "held_out": 5},
+}
+
+
+@pytest.fixture(scope="session")
+def mixed(tiny: Any) -> MakeStudy:
+    """Makes a study of two arms that are one program, an arm that is not, and one of another method, over 16 runs."""
+
+    def make(kind: str = "text", steps: int = 24) -> StudySettings:
+        sections: dict[str, Any] = {
+            "model": {"n_layer": 1, "block_size": 8},
+            "evaluate": {"every": steps // 4, "tokens": 100},
+            "sample": {"tokens": 0},
+            "save": {"every": steps // 12},
+        }
+        preset = tiny(train={"steps": steps}, **sections)
+        evolve = tiny(method={"name": "evolve", "population_size": 2, "generations": 3}, **sections)
+        evolve["method"] |= {"steps_per_generation": steps // 6, "replaced": 0.5, "parents": 0.5}
+        del evolve["train"]["steps"]
+        if kind != "text":
+            preset["data"] = evolve["data"] = DATA[kind]
+        arms = [
+            {"name": "base"},
+            {"name": "fast", "overrides": ["optimizer.lr=0.01"]},
+            {"name": "sgd", "overrides": ["optimizer.name=sgd"]},
+            {"name": "evolve", "preset": evolve},
+        ]
+        return read_settings({"preset": preset, "arms": arms, "seeds": 4, "level": 0.49}, "the study")
+
+    return make
+
+
+def content(run: Path) -> dict[str, object]:
+    """All that a run folder holds, without figures of the clock and what depends on them."""
+    files: dict[str, object] = {}
+    for path in sorted(run.rglob("*")):
+        name = str(path.relative_to(run))
+        if path.name == "events.jsonl":
+            lines = map(json.loads, path.read_text().splitlines())
+            files[name] = [{key: value for key, value in line.items() if key != "time"} for line in lines]
+        elif path.name == "state.json":
+            state = json.loads(path.read_text())
+            files[name] = {k: v for k, v in state.items() if k not in ("seconds", "position", "record", "checksum")}
+        elif path.is_file() and path.name != ".lock":
+            files[name] = path.read_bytes()
+    return files
+
+
+def left(study: Path) -> dict[str, object]:
+    """All that the runs of a study left, and its results, without figures of the clock."""
+    rows = [json.loads(line) for line in (study / "results.jsonl").read_text().splitlines()]
+    results = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return {"results.jsonl": results, **{f"runs/{name}": each for name, each in content(study / "runs").items()}}
 
 
 TRAINED: list[str] = []  # labels of the runs that the engine `here` was given

@@ -1,6 +1,5 @@
 """Runs trained as one program leave the folders of the runs alone, apart from what the clock says."""
 
-import json
 import os
 import random
 import signal
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.studies.conftest import DATA, content
 
 from nanogrove.config.overrides import resolve
 from nanogrove.config.preset import Preset
@@ -17,11 +17,6 @@ from nanogrove.runs.train import train
 from nanogrove.studies.stack import Numbered, stack_key, train_together, why_alone
 
 Make = Callable[..., Preset]
-DATA: dict[str, dict[str, Any]] = {
-    "text": {},
-    "grammar": {"type": "rhm", "v": 8, "m": 2, "L": 3, "targets": "all", "training_set": 20, "held_out": 10},
-    "task": {"type": "task", "task": "copy", "base": [1, 3], "held_out": 5},
-}
 
 
 @pytest.fixture
@@ -46,26 +41,10 @@ def make(tiny: Any) -> Make:
     return made
 
 
-def folder(run: Path) -> dict[str, object]:
-    """All that a run folder holds, without figures of the clock and what depends on them."""
-    content: dict[str, object] = {}
-    for path in sorted(run.rglob("*")):
-        name = str(path.relative_to(run))
-        if path.name == "events.jsonl":
-            lines = map(json.loads, path.read_text().splitlines())
-            content[name] = [{key: value for key, value in line.items() if key != "time"} for line in lines]
-        elif path.name == "state.json":
-            state = json.loads(path.read_text())
-            content[name] = {k: v for k, v in state.items() if k not in ("seconds", "position", "record", "checksum")}
-        elif path.is_file() and path.name != ".lock":
-            content[name] = path.read_bytes()
-    return content
-
-
 def alone(preset: Preset, out: Path) -> dict[str, object]:
     for _ in train(preset, out, report=False):
         pass
-    return folder(out)
+    return content(out)
 
 
 def check(
@@ -78,7 +57,7 @@ def check(
     assert noted or not [event for _, event in events if event.kind == "note"]
     for n, preset in enumerate(presets):
         expected = alone(preset, out / f"alone {n}")
-        together = folder(folders[n])
+        together = content(folders[n])
         assert together.keys() == expected.keys()
         for name in expected:
             if not name.startswith("checkpoints/prev"):  # a signal saves at a step of its own
@@ -126,9 +105,9 @@ def test_a_member_that_diverges_leaves_and_the_others_go_on(make: Make, tmp_path
     ((number, event),) = diverged
     assert number == 1
     assert event.values["text"] == str(error.value).replace("alone 1", "1")
-    assert folder(tmp_path / "1") == folder(tmp_path / "alone 1")
+    assert content(tmp_path / "1") == content(tmp_path / "alone 1")
     for n in (0, 2):
-        assert folder(tmp_path / f"{n}") == alone(presets[n], tmp_path / f"alone {n}")
+        assert content(tmp_path / f"{n}") == alone(presets[n], tmp_path / f"alone {n}")
 
 
 def test_a_signal_saves_all(make: Make, tmp_path: Path) -> None:

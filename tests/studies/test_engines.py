@@ -44,11 +44,11 @@ def ended(out: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in records if (event := last_event(path)) and event.kind == "end"}
 
 
-def begin(study: StudySettings, out: Path, engine: str) -> "subprocess.Popen[str]":
+def begin(study: StudySettings, out: Path, name: str) -> "subprocess.Popen[str]":
     """The command line in a process of its own, which trains a study."""
     file = out.with_suffix(".json")
     file.write_text(study.model_dump_json())
-    command = [sys.executable, "-m", "nanogrove", "compare", str(file), "--out", str(out), "--engine", engine]
+    command = [sys.executable, "-m", "nanogrove", "compare", str(file), "--out", str(out), "--engine", name]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -90,12 +90,12 @@ def test_all_engines_give_equal_bits(kind: str, mixed: MakeStudy, tmp_path: Path
     assert left(tmp_path / "index") == expected
 
 
-@pytest.mark.parametrize("engine", ["stacked", "processes"])
+@pytest.mark.parametrize("name", ["stacked", "processes"])
 def test_processes_killed_at_random_moments_are_replaced(
-    engine: str, mixed: MakeStudy, undisturbed: dict[str, object], tmp_path: Path
+    name: str, mixed: MakeStudy, undisturbed: dict[str, object], tmp_path: Path
 ) -> None:
     out, finished, due, kills = tmp_path / "study", dict[Path, bytes](), time.monotonic(), 0
-    for update in compare(mixed(steps=STEPS), out, Options(engine)):
+    for update in compare(mixed(steps=STEPS), out, Options(name)):
         if kills < KILLS and time.monotonic() > due and (alive := workers(os.getpid())):
             finished |= ended(out)
             killed = random.choice(alive)
@@ -107,14 +107,14 @@ def test_processes_killed_at_random_moments_are_replaced(
     assert finished.items() <= ended(out).items(), "what was at its end is not trained again"
 
 
-@pytest.mark.parametrize("engine", ["stacked", "processes"])
+@pytest.mark.parametrize("name", ["stacked", "processes"])
 @pytest.mark.parametrize("all_of_it", [False, True], ids=["parent", "all"])
 def test_a_study_killed_at_random_moments_goes_on(
-    engine: str, all_of_it: bool, mixed: MakeStudy, undisturbed: dict[str, object], tmp_path: Path
+    name: str, all_of_it: bool, mixed: MakeStudy, undisturbed: dict[str, object], tmp_path: Path
 ) -> None:
     out, finished = tmp_path / "study", dict[Path, bytes]()
     for number in range(KILLS + 1):
-        process = begin(mixed(steps=STEPS), out, engine)
+        process = begin(mixed(steps=STEPS), out, name)
         if number < KILLS:
             seconds = random.uniform(0, 12)
             with suppress(subprocess.TimeoutExpired):
@@ -133,13 +133,13 @@ def test_a_study_killed_at_random_moments_goes_on(
     assert finished.items() <= ended(out).items(), "what was at its end is not trained again"
 
 
-@pytest.mark.parametrize("engine", ["stacked", "processes"])
+@pytest.mark.parametrize("name", ["stacked", "processes"])
 def test_a_worker_that_outlives_its_study_is_waited_for_and_ends(
-    engine: str, mixed: MakeStudy, undisturbed: dict[str, object], tmp_path: Path
+    name: str, mixed: MakeStudy, undisturbed: dict[str, object], tmp_path: Path
 ) -> None:
     """It is frozen, so that it holds its run folders however slow the rest is."""
     out = tmp_path / "study"
-    process = begin(mixed(steps=STEPS), out, engine)
+    process = begin(mixed(steps=STEPS), out, name)
     wait_for(lambda: in_training(out))
     frozen = workers(process.pid)
     for worker in frozen:
@@ -148,7 +148,7 @@ def test_a_worker_that_outlives_its_study_is_waited_for_and_ends(
     process.communicate()
     held = {folder: (folder / "events.jsonl").read_bytes() for folder in in_training(out)}
     waited = ""
-    for update in compare(mixed(steps=STEPS), out, Options(engine, workers=2)):
+    for update in compare(mixed(steps=STEPS), out, Options(name, workers=2)):
         if "waiting" in update.text and not waited:
             waited = update.text
             assert any(f"in use by process {worker.pid}; " in waited for worker in frozen)
@@ -161,10 +161,10 @@ def test_a_worker_that_outlives_its_study_is_waited_for_and_ends(
     assert lasting(out) == undisturbed
 
 
-@pytest.mark.parametrize("engine", ["stacked", "processes"])
+@pytest.mark.parametrize("name", ["stacked", "processes"])
 def test_ctrl_c_saves_all_runs(engine: str, mixed: MakeStudy, undisturbed: dict[str, object], tmp_path: Path) -> None:
     out = tmp_path / "study"
-    process = begin(mixed(steps=STEPS), out, engine)
+    process = begin(mixed(steps=STEPS), out, name)
     wait_for(lambda: in_training(out))
     process.send_signal(signal.SIGINT)
     text = process.communicate()[0]
@@ -176,5 +176,5 @@ def test_ctrl_c_saves_all_runs(engine: str, mixed: MakeStudy, undisturbed: dict[
         steps = [event.step for event in read_events(folder / "events.jsonl") if event.kind == "step"]
         print(f"{folder.relative_to(out)} stopped at step {steps[-1]}")
         assert state["step"] == steps[-1]
-    run(mixed(steps=STEPS), out, engine)
+    run(mixed(steps=STEPS), out, name)
     assert lasting(out) == undisturbed

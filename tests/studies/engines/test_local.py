@@ -64,6 +64,23 @@ def test_a_job_whose_process_always_dies_is_given_up(
         list(train_here([Job((make_run(tiny, 0, 2),))], Place(tmp_path, 2)))
 
 
+def test_a_job_goes_on_as_long_as_any_of_its_runs_does(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process dies after a step of one run, and after fewer of the next one: its runs may take turns."""
+    worker, count = tmp_path / "worker", tmp_path / "count"
+    lines = [json.dumps({"run": n, "kind": "step", "step": 9 - n, "text": ""}) for n in range(5)]
+    cases = "\n".join(f"{n}) echo '{line}'; kill -9 $$;;" for n, line in enumerate(lines))
+    worker.write_text(
+        f"#!/bin/sh\nread job\nn=$(cat {count} 2>/dev/null || echo 0)\necho $((n + 1)) > {count}\n"
+        f"case $n in\n{cases}\nesac\necho '{{\"done\": true}}'\n"
+    )
+    worker.chmod(0o755)
+    monkeypatch.setattr(local.sys, "executable", str(worker))
+    runs = tuple(make_run(tiny, seed, 9) for seed in range(5))
+    assert [event.step for event in train_here([Job(runs)], Place(tmp_path, 1))] == [9, 8, 7, 6, 5]
+
+
 def test_a_run_that_cannot_be_trained_is_one_line(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").mkdir()
     job = {"allow_code": False, "runs": [{"preset": tiny(), "folder": str(tmp_path)}]}

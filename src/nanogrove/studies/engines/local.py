@@ -76,10 +76,10 @@ def _train(left: "deque[_Attempt]", place: Place, stopped: Sequence[int]) -> Ite
 
 @dataclass
 class _Attempt:
-    """A job, the last step that was reached in it, and how often it failed since."""
+    """A job, the last step that each of its runs reached, by number, and how often it failed since."""
 
     job: Job
-    reached: int = 0
+    reached: dict[int, int] = field(default_factory=dict)
     failures: int = 0
 
 
@@ -136,9 +136,10 @@ class _Worker:
         if "done" in message:
             self.attempt = None
             return None
-        if message["step"] > attempt.reached:
-            attempt.reached, attempt.failures = message["step"], 0
-        return Happened(attempt.job.runs[message["run"]], message["kind"], message["step"], message["text"])
+        number, step = message["run"], message["step"]
+        if step > attempt.reached.get(number, 0):
+            attempt.reached[number], attempt.failures = step, 0
+        return Happened(attempt.job.runs[number], message["kind"], step, message["text"])
 
     def death(self) -> str:
         """How the process ended, in words, with the last line that it wrote."""

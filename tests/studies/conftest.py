@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from nanogrove.studies.engines import Choice
 from nanogrove.studies.engines.contract import Happened, Job, Place
 from nanogrove.studies.judge import Findings
 from nanogrove.studies.packing import alone
+from nanogrove.studies.results import last_event
 from nanogrove.studies.settings import StudySettings, read_settings
 from nanogrove.studies.work import run_job
 
@@ -88,6 +92,35 @@ def left(study: Path) -> dict[str, object]:
     rows = [json.loads(line) for line in (study / "results.jsonl").read_text().splitlines()]
     results = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
     return {"results.jsonl": results, **{f"runs/{name}": each for name, each in content(study / "runs").items()}}
+
+
+def lasting(study: Path) -> dict[str, object]:
+    """What a study left, less the states before the newest of each run, which are there for rescue alone."""
+    return {name: each for name, each in left(study).items() if "/checkpoints/prev" not in name}
+
+
+def begin(study: StudySettings, out: Path, name: str, *options: str) -> subprocess.Popen[str]:
+    """The command line in a process of its own, which trains a study."""
+    file = out.with_suffix(".json")
+    file.write_text(study.model_dump_json())
+    command = [sys.executable, "-m", "nanogrove", "compare", str(file), "--out", str(out), "--engine", name, *options]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def in_training(out: Path) -> list[Path]:
+    """The run folders with a checkpoint that are not at their end."""
+    states = out.glob("runs/*/*/checkpoints/current/state.json")
+    return [folder for state in states if last_event((folder := state.parents[2]) / "events.jsonl").kind != "end"]
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Waits until something holds, for minutes at most."""
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 TRAINED: list[str] = []  # labels of the runs that the engine `here` was given

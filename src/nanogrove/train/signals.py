@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -31,6 +31,12 @@ def stop_signals() -> Iterator[list[int]]:
         _waiting[:] = [other for other in _waiting if other is not received]
         if not _waiting:
             _restore()
+
+
+def end_as_signalled(received: Sequence[int]) -> None:
+    """Ends what was stopped as the first signal would have, if any: raises KeyboardInterrupt or SystemExit."""
+    if received:
+        raise KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])
 
 
 def _receive(number: int, frame: FrameType | None) -> None:

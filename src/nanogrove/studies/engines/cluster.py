@@ -18,20 +18,34 @@ from nanogrove.atomic import write_file
 from nanogrove.errors import NanogroveError, StudyError
 from nanogrove.studies.engines.contract import Happened, Job, Place
 from nanogrove.studies.results import last_event
+from nanogrove.train.signals import end_as_signalled, stop_signals
+from nanogrove.waits import waiting
 
 POLL_SECONDS = 1.0  # between two looks at the records of what is being trained
 CONNECT_SECONDS = 10.0  # for which an address is tried
 PROBE_SECONDS = 60.0  # in which every node says what it sees
+SAVE_SECONDS = 60.0  # in which what is stopped is saved
 
 
 def train_on_ray(jobs: Sequence[Job], place: Place) -> Iterator[Happened]:
-    """Trains jobs as tasks. Raises StudyError where there is no cluster, no shared folder, or no end of a run."""
+    """Trains jobs as tasks. Raises StudyError where there is no cluster, no shared folder, or no end of a run, and
+    after Ctrl-C or SIGTERM, when all runs are saved, KeyboardInterrupt or SystemExit.
+    """
     ray = _connected(place.address)
     try:
         _check_shared(ray, place.study.absolute())
-        task = ray.remote(num_cpus=1, max_retries=-1)(_train)
-        tasks = {task.remote(_described(job, place), place.allow_code): job for job in jobs}
-        while tasks:
+        with stop_signals() as stopped:
+            yield from _train_all(ray, jobs, place, stopped)
+    finally:
+        ray.shutdown()
+    end_as_signalled(stopped)
+
+
+def _train_all(ray: Any, jobs: Sequence[Job], place: Place, stopped: Sequence[int]) -> Iterator[Happened]:
+    task = ray.remote(num_cpus=1, max_retries=-1)(_train)
+    tasks = {task.remote(_described(job, place), place.allow_code): job for job in jobs}
+    try:
+        while tasks and not stopped:
             ended, _ = ray.wait(list(tasks), timeout=POLL_SECONDS)
             for each in ended:
                 job, error = tasks.pop(each), ray.get(each)
@@ -41,7 +55,16 @@ def train_on_ray(jobs: Sequence[Job], place: Place) -> Iterator[Happened]:
             for job in tasks.values():
                 yield from _reached(job, place)
     finally:
-        ray.shutdown()
+        if tasks:
+            _stop(ray, list(tasks))
+
+
+def _stop(ray: Any, tasks: list[Any]) -> None:
+    """Asks all tasks to save and end, and waits for them."""
+    for task in tasks:
+        ray.cancel(task)  # a Ctrl-C for those that train
+    with waiting("waiting for runs to be saved"):
+        ray.wait(tasks, num_returns=len(tasks), timeout=SAVE_SECONDS)
 
 
 def _connected(address: str) -> Any:

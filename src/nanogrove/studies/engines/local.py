@@ -21,7 +21,7 @@ from typing import IO
 
 from nanogrove.errors import StudyError
 from nanogrove.studies.engines.contract import Happened, Job, Place
-from nanogrove.train.signals import stop_signals
+from nanogrove.train.signals import end_as_signalled, stop_signals
 from nanogrove.waits import waiting
 
 ATTEMPTS = 3  # of a job, without a step more
@@ -38,8 +38,7 @@ def train_here(jobs: Sequence[Job], place: Place) -> Iterator[Happened]:
     """
     with stop_signals() as stopped:
         yield from _train(deque(_Attempt(job) for job in jobs), place, stopped)
-    if stopped:
-        raise KeyboardInterrupt if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
+    end_as_signalled(stopped)
 
 
 def _train(left: "deque[_Attempt]", place: Place, stopped: Sequence[int]) -> Iterator[Happened]:

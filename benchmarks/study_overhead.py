@@ -20,11 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+RATES = (0.001, 0.002, 0.003, 0.004)
 WORDS = ("the", "a", "sun", "moon", "river", "stone", "lamp", "walks", "sings", "waits", "over", "quiet", "old", "or")
 
 
 def study(text: Path, seeds: int, steps: int) -> dict[str, Any]:
-    """Two arms at 2 x 32."""
+    """Four learning rates at 2 x 32."""
     preset = {
         "data": {"sources": str(text), "tokenizer": "char"},
         "model": {"n_layer": 2, "n_embd": 32, "n_head": 4, "block_size": 16},
@@ -34,7 +35,7 @@ def study(text: Path, seeds: int, steps: int) -> dict[str, Any]:
     }
     return {
         "preset": preset,
-        "arms": [{"name": "slow"}, {"name": "fast", "overrides": ["optimizer.lr=0.003"]}],
+        "arms": [{"name": f"lr-{rate}", "overrides": [f"optimizer.lr={rate}"]} for rate in RATES],
         "seeds": seeds,
     }
 
@@ -60,7 +61,7 @@ def main() -> None:
     """Prints seconds a run, by engine and round."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", nargs="+", default=["processes", "stacked"])
-    parser.add_argument("--seeds", type=int, default=50, help="of each of two arms")
+    parser.add_argument("--seeds", type=int, default=25, help="of each of four arms")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=1)
@@ -70,14 +71,15 @@ def main() -> None:
         os.environ["NANOGROVE_CACHE"] = f"{folder}/cache"
         text, draw = Path(folder) / "text.txt", random.Random(0)
         text.write_text("\n".join(" ".join(draw.choices(WORDS, k=8)) for _ in range(2000)))
-        run(study(text, 6, 1), "stacked", 1)  # prepares the text
-        print(f"{2 * options.seeds} runs of {options.steps} steps, 2 x 32: seconds a run")
+        run(study(text, 7, 1), "stacked", 1)  # prepares the text
+        runs = len(RATES) * options.seeds
+        print(f"{runs} runs of {options.steps} steps, 2 x 32: seconds a run")
         print("engine        wall     CPU   training   CPU besides   load")
         for _ in range(options.rounds):
             for engine in options.engines:
                 load = os.getloadavg()[0]
                 wall, cpu, trained = (
-                    seconds / options.seeds / 2
+                    seconds / runs
                     for seconds in run(study(text, options.seeds, options.steps), engine, options.workers)
                 )
                 print(

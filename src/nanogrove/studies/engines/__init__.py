@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from nanogrove.errors import StudyError, nearest
 from nanogrove.studies.engines.cluster import train_on_ray
 from nanogrove.studies.engines.contract import Engine
 from nanogrove.studies.engines.local import train_here
@@ -21,3 +22,13 @@ ENGINES = {
     "processes": Choice(alone, train_here),
     "ray": Choice(alone, train_on_ray),
 }
+
+
+def check_engine(name: str, address: str) -> None:
+    """Raises StudyError for an engine that does not exist, and for an address that it would not use."""
+    names = ["auto", *ENGINES]
+    if name not in names:
+        near = nearest(name, names)
+        raise StudyError(f"engine {name}: must be one of {', '.join(names)}" + (f"; {near}" if near else ""))
+    if address and name != "ray":
+        raise StudyError("--address is of a Ray cluster; add --engine ray")

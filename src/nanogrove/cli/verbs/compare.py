@@ -43,7 +43,7 @@ def compare(
     until_decided: Annotated[bool, typer.Option("--until-decided", help="Add seeds until all is decided.")] = False,
     cap: Annotated[int | None, typer.Option(help="Most seeds of --until-decided.  [default: 24]")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder; studies/NAME when left out.")] = None,
-    engine: Annotated[str, typer.Option(help="stacked, processes or ray.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, stacked, processes or ray.")] = "auto",
     workers: Annotated[int, typer.Option(help="Jobs at a time; 0 for one per core.", min=0)] = 0,
     address: Annotated[str, typer.Option(help="Of a Ray cluster.")] = "",
     prepare: Annotated[bool, typer.Option("--prepare", help="Plan and collect; train nothing.")] = False,
@@ -138,9 +138,8 @@ def _check_engine(engine: str, address: str) -> None:
     from nanogrove.errors import nearest
     from nanogrove.studies.engines import ENGINES
 
-    names = ["auto", *ENGINES]
-    if engine not in names:
-        near = nearest(engine, names)
-        raise StudyError(f"--engine {engine}: must be one of {', '.join(names)}" + (f"; {near}" if near else ""))
+    if engine not in ENGINES:
+        near = nearest(engine, ENGINES)
+        raise StudyError(f"--engine {engine}: must be one of {', '.join(ENGINES)}" + (f"; {near}" if near else ""))
     if address and engine != "ray":
         raise StudyError("--address is of a Ray cluster; add --engine ray")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from nanogrove.studies.engines.cluster import train_on_ray
 from nanogrove.studies.engines.contract import Engine
 from nanogrove.studies.engines.local import train_here
-from nanogrove.studies.packing import Pack, alone, stacked
+from nanogrove.studies.packing import Pack, alone, fastest, stacked
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Choice:
 
 
 ENGINES = {
+    "auto": Choice(fastest, train_here),
     "stacked": Choice(stacked, train_here),
     "processes": Choice(alone, train_here),
     "ray": Choice(alone, train_on_ray),

@@ -7,6 +7,7 @@ from tests.conftest import Tiny
 
 from nanogrove.config.overrides import resolve
 from nanogrove.studies import packing
+from nanogrove.studies.engines.contract import Job
 from nanogrove.studies.packing import alone, fastest, stacked
 from nanogrove.studies.plan import PlannedArm, Run, Way, run_of
 
@@ -18,7 +19,7 @@ def runs(tiny: Tiny, seeds: int, arm: str = "a", **sections: Any) -> list[Run]:
     return [run_of(Way(arm, preset, planned), seed) for seed in range(seeds)]
 
 
-def sizes(jobs: list[packing.Job]) -> list[int]:
+def sizes(jobs: list[Job]) -> list[int]:
     return [len(job.runs) for job in jobs]
 
 

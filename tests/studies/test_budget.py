@@ -89,6 +89,24 @@ def test_methods_that_count_their_own_steps_must_have_the_compute_of_the_first(s
         equal_steps("tokens", candidates(study(arms=asked)), no_clock)
 
 
+@pytest.mark.parametrize(("reach", "refused"), [(0.2, False), (0.02, True)])
+def test_their_own_steps_are_equal_where_the_measured_ratio_may_be_1(
+    study: MakeStudy, reach: float, refused: bool
+) -> None:
+    def clock(entries: Sequence[Candidate]) -> list[Measured]:
+        return [Measured(Cost(1.0, 0.0), 1.0, 1.0), Measured(Cost(0.0, 4.4), 1 - reach, 1 + reach)]
+
+    evolve = ["method.name=evolve", "method.population_size=4", "method.generations=1", "method.significance=null"]
+    preset = {**study().preset, "train": {"batch_size": 4, "device": "cpu"}}  # type: ignore[dict-item]
+    bred = {"name": "pbt", "preset": preset, "overrides": [*evolve, "method.steps_per_generation=10"]}
+    entries = candidates(study(arms=[BASE, bred], equal="time"))
+    if refused:
+        with pytest.raises(StudyError, match=r"has 1\.1 times the time of the first arm"):
+            equal_steps("time", entries, clock)
+    else:
+        assert [each.steps for each in equal_steps("time", entries, clock)] == [40, 0]
+
+
 def test_too_little_compute_for_a_step_is_refused(study: MakeStudy) -> None:
     with pytest.raises(StudyError, match="arm arm0: the tokens of the first arm are not enough for one of its steps"):
         equal_steps(

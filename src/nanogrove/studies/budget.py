@@ -30,6 +30,17 @@ class Cost(NamedTuple):
     further: float
 
 
+class Measured(NamedTuple):
+    """Seconds of processor time of a step, and the interval of its ratio to that of the first, as factors of it."""
+
+    cost: Cost
+    low: float
+    high: float
+
+
+EXACTLY = Measured(Cost(1.0, 1.0), 1.0, 1.0)  # a cost that is counted
+
+
 @dataclass(frozen=True)
 class Steps:
     """`train.steps` of a candidate, or 0 where its method counts all steps, and the interval that equal time leaves."""
@@ -68,7 +79,7 @@ def total(candidate: Candidate, cost: Cost) -> float:
 def equal_steps(
     equal: Equal,
     entries: Sequence[Candidate],
-    measure_time: Callable[[Sequence[Candidate]], "Sequence[Measured]"],
+    measure_time: Callable[[Sequence[Candidate]], Sequence[Measured]],
 ) -> list[Steps]:
     """The steps of each candidate at the compute of the first.
 
@@ -82,33 +93,21 @@ def equal_steps(
     return [Steps(*[_steps(each, cost, target, equal)] * 3) for each, cost in zip(entries, costs, strict=True)]
 
 
-class Measured(NamedTuple):
-    """Seconds of processor time of a step, and the interval of its ratio to that of the first, as factors of it."""
-
-    cost: Cost
-    low: float
-    high: float
-
-
 def _at_equal_time(
     entries: Sequence[Candidate], measure_time: Callable[[Sequence[Candidate]], Sequence[Measured]]
 ) -> list[Steps]:
     """Candidates that compute the same as the first have its steps by rule; the others are timed, one of each kind."""
     kinds = list(dict.fromkeys(map(_kind, entries)))
     ones = [next(each for each in entries if _kind(each) == kind) for kind in kinds]
-    times = measure_time(ones) if len(kinds) > 1 else [Measured(Cost(1.0, 1.0), 1.0, 1.0)]
+    times = measure_time(ones) if len(kinds) > 1 else [EXACTLY]
     by_kind = dict(zip(kinds, times, strict=True))
     target = total(entries[0], times[0].cost)
     steps = []
     for each in entries:
         time = by_kind[_kind(each)]
-        steps.append(
-            Steps(
-                steps=_steps(each, time.cost, target, "time"),
-                short=_steps(each, time.cost, target / time.high, "time"),
-                long=_steps(each, time.cost, target / time.low, "time"),
-            )
-        )
+        middle = _steps(each, time.cost, target, "time", time)
+        short, long = (_steps(each, time.cost, target / end, "time") if middle else 0 for end in (time.high, time.low))
+        steps.append(Steps(middle, short, long))
     return steps
 
 
@@ -116,12 +115,12 @@ def _kind(candidate: Candidate) -> str:
     return computation(candidate.setup.preset)
 
 
-def _steps(candidate: Candidate, cost: Cost, target: float, equal: Equal) -> int:
+def _steps(candidate: Candidate, cost: Cost, target: float, equal: Equal, known: Measured = EXACTLY) -> int:
     setup = candidate.setup
     further = setup.method.num_steps(setup.preset.method, 0)
     if not setup.method.needs_budget:
         share = total(candidate, cost) / target
-        if abs(share - 1) > EQUAL_ENOUGH:
+        if share * known.high < 1 - EQUAL_ENOUGH or share * known.low > 1 + EQUAL_ENOUGH:
             counts = " or ".join(f"method.{name}" for name in setup.method.counted_by)
             raise StudyError(
                 f"{candidate.label}: {setup.preset.method.name} counts its own steps, and has {share:.3g} times the "

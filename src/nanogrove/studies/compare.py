@@ -15,7 +15,6 @@ from nanogrove.studies.engines import ENGINES, check_engine
 from nanogrove.studies.engines.contract import Place
 from nanogrove.studies.folder import StudyFolder, check_run_folders, read_plan, refuse_changed
 from nanogrove.studies.judge import Findings, check_study_seeds, choose_trials, judge
-from nanogrove.studies.packing import auto
 from nanogrove.studies.plan import TUNING_SEED, Plan, Run, runs_of
 from nanogrove.studies.prepare import make_plan
 from nanogrove.studies.report import write_report
@@ -41,7 +40,7 @@ class Options:
     """How a study is trained, none of which changes its results.
 
     Args:
-        engine: its name, or auto.
+        engine: its name in `ENGINES`.
         workers: jobs at a time; 0 for one per core.
         address: of a Ray cluster.
         allow_code: whether functions that presets name may be imported and run.
@@ -187,12 +186,11 @@ def _train(
     work = {key_of(run): run.way.planned.flops for run in runs}
     done = {key: (work[key] if key in results else 0.0) for key in work}
     workers = options.workers or cores()
-    name = auto(missing) if options.engine == "auto" else options.engine
-    engine = ENGINES[name]
+    engine = ENGINES[options.engine]
     jobs = engine.pack(missing, workers)
     yield Update(
         sum(done.values()) / sum(work.values()),
-        f"{len(missing)} runs to train, engine {name}: {len(jobs)} jobs, {min(workers, len(jobs))} at a time",
+        f"{len(missing)} runs to train, as {len(jobs)} jobs, {min(workers, len(jobs))} at a time",
     )
     place = Place(out, workers, options.allow_code, options.address)
     for run, kind, step, text in engine.train(jobs, place):

@@ -42,6 +42,7 @@ from nanogrove.runs.train import (
     rewind,
     show_finished,
 )
+from nanogrove.studies.computation import FREE, FREE_SECTIONS, without
 from nanogrove.train.autotune import keep_freed_memory
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import objective_from_nll, weighted
@@ -56,12 +57,6 @@ from nanogrove.train.state import TrainState
 
 R = TypeVar("R")
 Numbered = tuple[int, Event]  # the number of a run, and its event
-FREE = {  # what members may differ in, by section
-    "optimizer": ("lr", "adamw_lr", "weight_decay", "betas", "momentum"),
-    "model": ("dropout", "init_scale"),
-    "method": ("label_smoothing",),
-}
-FREE_SECTIONS = ("name", "description", "seed", "schedule")
 
 
 def why_alone(preset: Preset) -> str | None:
@@ -89,11 +84,7 @@ def stack_key(preset: Preset) -> str | None:
     """What must be equal of runs of one program, besides the step of their checkpoints; None where `why_alone`."""
     if why_alone(preset) is not None:
         return None
-    settings = preset.model_dump(mode="json", exclude={*FREE_SECTIONS})
-    for section, names in FREE.items():
-        for name in names:
-            settings[section].pop(name)
-    return json.dumps(settings, sort_keys=True)
+    return json.dumps(without(preset.model_dump(mode="json", exclude={*FREE_SECTIONS}), FREE), sort_keys=True)
 
 
 @dataclass(frozen=True)

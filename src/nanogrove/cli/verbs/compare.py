@@ -43,7 +43,7 @@ def compare(
     until_decided: Annotated[bool, typer.Option("--until-decided", help="Add seeds until all is decided.")] = False,
     cap: Annotated[int | None, typer.Option(help="Most seeds of --until-decided.  \\[default: 24]")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder; studies/NAME when left out.")] = None,
-    engine: Annotated[str, typer.Option(help="stacked, processes or ray.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, stacked, processes or ray.")] = "auto",
     workers: Annotated[int, typer.Option(help="Jobs at a time; 0 for one per core.", min=0)] = 0,
     address: Annotated[str, typer.Option(help="Of a Ray cluster.")] = "",
     prepare: Annotated[bool, typer.Option("--prepare", help="Plan and collect; train nothing.")] = False,

@@ -29,9 +29,9 @@ def compare(
     leave_one_out: Annotated[
         list[str] | None, typer.Option(help="A switch, KEY=VALUE: arms are all switches, and all but each.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Paired seeds of all arms.  \\[default: 8]")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Paired seeds of all arms; 8 when left out.")] = None,
     equal: Annotated[
-        str | None, typer.Option(help="What all arms have the same of: tokens, flops or time.  \\[default: tokens]")
+        str | None, typer.Option(help="What all arms have the same of: tokens, flops or time; tokens when left out.")
     ] = None,
     tune: Annotated[
         list[str] | None, typer.Option(help="What each arm tries first: KEY=VALUE,VALUE; several make a grid.")
@@ -41,7 +41,7 @@ def compare(
     ] = None,
     margin: Annotated[float | None, typer.Option(help="A difference that does not matter.")] = None,
     until_decided: Annotated[bool, typer.Option("--until-decided", help="Add seeds until all is decided.")] = False,
-    cap: Annotated[int | None, typer.Option(help="Most seeds of --until-decided.  \\[default: 24]")] = None,
+    cap: Annotated[int | None, typer.Option(help="Most seeds of --until-decided; 24 when left out.")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder; studies/NAME when left out.")] = None,
     engine: Annotated[str, typer.Option(help="auto, stacked, processes or ray.")] = "auto",
     workers: Annotated[int, typer.Option(help="Jobs at a time; 0 for one per core.", min=0)] = 0,

@@ -85,7 +85,7 @@ def test_results_outlive_run_folders(study: MakeStudy, finished: Path, here: lis
     assert here == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "foreign", "damaged", "without the measure"])
+@pytest.mark.parametrize("damage", ["cut", "foreign", "damaged", "twice", "without the measure"])
 def test_results_that_no_run_left_are_refused(study: MakeStudy, finished: Path, damage: str) -> None:
     path = finished / "results.jsonl"
     text = path.read_text()
@@ -93,6 +93,7 @@ def test_results_that_no_run_left_are_refused(study: MakeStudy, finished: Path, 
         "cut": text[:-10],
         "foreign": text.replace('"arm":"fast"', '"arm":"another"', 1),
         "damaged": text.replace('"steps":4', '"steps":-4', 1),
+        "twice": text + text.partition("\n")[0] + "\n",
         "without the measure": text.replace('"loss"', '"lozz"', 1),
     }
     path.write_text(changed[damage])
@@ -190,4 +191,50 @@ def test_too_few_seeds_are_refused_before_anything_runs(study: MakeStudy, tmp_pa
     with pytest.raises(StudyError, match="1 seed could show no difference"):
         run(study(seeds=1), tmp_path / "s")
     assert here == []
+    assert not (tmp_path / "s").exists()
+
+
+def test_runs_of_another_study_are_no_results(study: MakeStudy, finished: Path, here: list[str]) -> None:
+    for part in ("study.json", "plan.json"):
+        (finished / part).unlink()
+    other = study(seeds=7, arms=[SLOW, {"name": "fast", "overrides": ["optimizer.lr=0.02"]}])
+    with pytest.raises(StudyError, match=r"has results\.jsonl and no plan\.json; put that back"):
+        run(other, finished)
+    (finished / "results.jsonl").unlink()
+    with pytest.raises(StudyError, match=r"fast/seed-0: holds another run .* optimizer\.lr is .* and 0\.02 here"):
+        run(other, finished)
+    assert here == []
+
+
+@pytest.mark.parametrize("event", ['"loss": "x"', '"lozz": 2.5', '"loss": 1e300'])
+def test_a_record_without_a_figure_is_no_result(study: MakeStudy, finished: Path, event: str) -> None:
+    (finished / "results.jsonl").unlink()
+    record = finished / "runs" / "fast" / "seed-0" / "events.jsonl"
+    with record.open("a") as file:
+        file.write(f'{{"kind": "end", "step": 4, {event}, "time": {{}}}}\n')
+    with pytest.raises(StudyError, match=r"seed-0/events\.jsonl: damaged, its end has no loss; delete .*seed-0"):
+        run(study(seeds=7), finished)
+
+
+def test_data_that_changed_after_a_study_began_are_refused(
+    study: MakeStudy, tmp_path: Path, text_file: Path, here: list[str]
+) -> None:
+    data = tmp_path / "text.txt"
+    data.write_text(text_file.read_text())
+    asked: dict[str, Any] = {"overrides": [f"data.sources={data}"]}
+    run(study(**asked), tmp_path / "s", train=False)
+    next(train_index(tmp_path / "s", 0))
+    before = (tmp_path / "s" / "plan.json").read_text()
+    data.write_text(text_file.read_text()[:10_000])
+    for changed in (asked, {**asked, "seeds": 7}):
+        with pytest.raises(StudyError, match="the data of arm slow have changed since the study began; put them back"):
+            run(study(**changed), tmp_path / "s")
+    with pytest.raises(StudyError, match="the data of arm slow have changed"):
+        list(train_index(tmp_path / "s", 0))
+    assert (here, (tmp_path / "s" / "plan.json").read_text()) == ([], before)
+
+
+def test_an_engine_that_is_none_is_refused_before_anything_is_written(study: MakeStudy, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"engine stackd: must be one of auto, .*; did you mean stacked"):
+        run(study(), tmp_path / "s", "stackd")
     assert not (tmp_path / "s").exists()

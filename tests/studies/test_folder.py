@@ -1,13 +1,17 @@
 """The folder of a study: a stranger's folder is not written through, and damaged parts are said in a line."""
 
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.studies.conftest import MakeStudy, run
 
 from nanogrove.errors import StudyError
+from nanogrove.studies.compare import train_index
 from nanogrove.studies.folder import FILES, FOLDERS, StudyFolder, read_part, read_plan
 
 FORMS: dict[str, Callable[[Path, Path], None]] = {
@@ -67,3 +71,38 @@ def test_a_folder_in_which_nothing_was_written_goes(tmp_path: Path) -> None:
         pass
     assert list((tmp_path / "a").iterdir()) == []
     assert read_part(tmp_path / "missing.json") is None
+
+
+STRANGERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "an arm that leads elsewhere": (lambda plan: plan["arms"][1].update(arm="../../x"), "arms.1.arm must be text of"),
+    "an arm of no study": (lambda plan: plan["arms"][1].update(arm="other"), "its arms are not those of its study"),
+    "an arm less": (lambda plan: plan["arms"].pop(), "its arms are not those of its study"),
+    "an arm twice": (lambda plan: plan["arms"].append(plan["arms"][0]), "its arms are not those of its study"),
+    "a wrong preset": (lambda plan: plan["arms"][0]["preset"].update(seed="x"), "damaged, arm slow: seed: must be"),
+    "work of none": (lambda plan: plan["arms"][0].update(flops=0), "arms.0.flops must be above 0"),
+    "no measure": (lambda plan: plan.update(measure="x"), "damaged, measure: not the name of one"),
+    "no trial": (lambda plan: plan.update(chosen={"slow": 7}), "damaged, chosen: not among the trials of arms"),
+}
+
+
+@pytest.mark.parametrize("case", STRANGERS)
+def test_the_plan_of_a_stranger_trains_nothing_else(finished: Path, case: str) -> None:
+    change, message = STRANGERS[case]
+    plan = json.loads((finished / "plan.json").read_text())
+    change(plan)
+    (finished / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(StudyError, match=message):
+        list(train_index(finished, 1))
+    assert not (finished.parent / "x").exists()
+
+
+def test_runs_are_not_trained_through_a_link(study: MakeStudy, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (finished / "results.jsonl").unlink()
+    shutil.rmtree(finished / "runs" / "fast")
+    (finished / "runs" / "fast").symlink_to(tmp_path / "outside")
+    with pytest.raises(StudyError, match="fast: is a link, and is not written through"):
+        run(study(seeds=7), finished)
+    with pytest.raises(StudyError, match="fast: is a link, and is not written through"):
+        list(train_index(finished, 1))
+    assert not any((tmp_path / "outside").iterdir())

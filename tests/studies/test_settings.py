@@ -66,6 +66,8 @@ def test_leave_one_out_makes_an_arm_of_all_and_one_without_each() -> None:
         ({"margin": float("nan")}, "margin must be a finite number"),
         ({"until_decided": True, "seeds": 30}, "cap 24 is less than the 30 seeds"),
         ({"tune": {"optimizer.lr": []}}, "a setting without values"),
+        ({"tune": {"optimizer.lr": [1, 2]}}, "tune sets optimizer.lr, and so does optimizer.lr=0.1"),
+        ({"tune": {"a": list(range(100)), "b": list(range(6))}}, "make 1,200 ways to train, and 1,000 is the most"),
         ({"seed": 5}, "unknown key seed; a study has name, preset"),
     ],
 )

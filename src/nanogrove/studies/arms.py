@@ -4,6 +4,7 @@ An arm has one candidate, or one for each trial. What a preset leaves to `auto` 
 same bits whatever trains it: one thread, no compilation, the micro-batches of the run alone, float32 on a CPU.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from nanogrove.methods.contract import Trained
 from nanogrove.model.gpt import GPT
 from nanogrove.record.measures import Measure, measured
 from nanogrove.runs.setup import Setup, build
-from nanogrove.studies.plan import Plan
+from nanogrove.studies.plan import Plan, PlannedArm
 from nanogrove.studies.settings import ArmSettings, StudySettings
 from nanogrove.train.precision import pick_device
 
@@ -94,6 +95,28 @@ def refuse_other_presets(study: StudySettings, plan: Plan, where: Path) -> None:
                     f"{where}: arm {arm.name} began with {key} {shown(before)}, and its preset now has {shown(after)}; "
                     "put that back, or choose another --out"
                 )
+
+
+def refuse_other_data(arms: Sequence[PlannedArm], where: Path, allow_code: bool = False) -> None:
+    """Raises StudyError where the data of an arm are not what they were when the study began, so that runs of both
+    would be compared.
+    """
+    seen: set[str] = set()
+    for arm in arms:
+        preset = resolve(arm.preset)
+        data = json.dumps(arm.preset["data"])
+        if arm.data and data not in seen:
+            seen.add(data)
+            if fingerprint(build(preset, allow_code=allow_code)) != arm.data:
+                raise StudyError(
+                    f"{where}: the data of arm {arm.arm} have changed since the study began; put them back, or choose "
+                    "another --out"
+                )
+
+
+def fingerprint(setup: Setup) -> str:
+    """The digest of the data of a run."""
+    return str(setup.corpus.describe()["fingerprint"])
 
 
 def pinned(preset: Preset) -> Preset:

@@ -105,8 +105,9 @@ def _at_equal_time(
     steps = []
     for each in entries:
         time = by_kind[_kind(each)]
-        short, long = (_steps(each, time.cost, target / end, "time", time) for end in (time.high, time.low))
-        steps.append(Steps(_steps(each, time.cost, target, "time", time), short, long))
+        middle = _steps(each, time.cost, target, "time", time)
+        short, long = (_steps(each, time.cost, target / end, "time") if middle else 0 for end in (time.high, time.low))
+        steps.append(Steps(middle, short, long))
     return steps
 
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanogrove.errors import StudyError
-from nanogrove.studies.arms import refuse_other_presets
-from nanogrove.studies.engines import ENGINES
+from nanogrove.studies.arms import refuse_other_data, refuse_other_presets
+from nanogrove.studies.engines import ENGINES, check_engine
 from nanogrove.studies.engines.contract import Place
-from nanogrove.studies.folder import StudyFolder, read_plan, refuse_changed
+from nanogrove.studies.folder import StudyFolder, check_run_folders, read_plan, refuse_changed
 from nanogrove.studies.judge import Findings, check_study_seeds, choose_trials, judge
-from nanogrove.studies.packing import auto
 from nanogrove.studies.plan import TUNING_SEED, Plan, Run, runs_of
 from nanogrove.studies.prepare import make_plan
 from nanogrove.studies.report import write_report
+from nanogrove.studies.results import FILE as RESULTS
 from nanogrove.studies.results import FINISHED, Key, Result, key_of, read_results, result_of, write_results
 from nanogrove.studies.settings import StudySettings, read_settings
 from nanogrove.studies.work import run_job
@@ -40,7 +40,7 @@ class Options:
     """How a study is trained, none of which changes its results.
 
     Args:
-        engine: its name, or auto.
+        engine: its name in `ENGINES`.
         workers: jobs at a time; 0 for one per core.
         address: of a Ray cluster.
         allow_code: whether functions that presets name may be imported and run.
@@ -63,6 +63,7 @@ def compare(
     Raises StudyError for a study that cannot be, and for one that has changed since it began.
     """
     check_study_seeds(study)
+    check_engine(options.engine, options.address)
     with StudyFolder(out) as folder:
         plan = _planned(study, folder, options)
         results = collected(study, plan, out)
@@ -70,13 +71,13 @@ def compare(
             if not plan.tuned:
                 runs = trial_runs(study, plan)
                 if train:
-                    yield from _train(runs, results, out, options)
+                    yield from _train(runs, plan, results, out, options)
                 if all(key_of(run) in results for run in runs):
                     plan = plan.model_copy(update={"chosen": choose_trials(study, plan, results) | plan.chosen})
                     folder.write("plan.json", plan.model_dump(mode="json"))
             seeds = study.seeds
             while train and plan.tuned:
-                yield from _train(_compared(plan, seeds), results, out, options)
+                yield from _train(_compared(plan, seeds), plan, results, out, options)
                 if not study.until_decided or judge(study, plan, results, seeds).decided or seeds >= study.cap:
                     break
                 seeds = min(seeds + SEEDS_AT_A_TIME, study.cap)
@@ -107,6 +108,9 @@ def _planned(study: StudySettings, folder: StudyFolder, options: Options) -> Pla
         refuse_other_presets(study, before, folder.path)
         if before.study == study.model_dump(mode="json"):
             return before
+        refuse_other_data(before.arms, folder.path, options.allow_code)
+    elif (folder.path / RESULTS).exists():
+        raise StudyError(f"{folder.path}: has {RESULTS} and no plan.json; put that back, or choose another --out")
     plan = make_plan(study, before, options.allow_code)
     folder.write("study.json", study.model_dump(mode="json", exclude_defaults=True))
     folder.write("plan.json", plan.model_dump(mode="json"))
@@ -136,7 +140,7 @@ def collected(study: StudySettings, plan: Plan, out: Path) -> dict[Key, Result]:
     runs = trial_runs(study, plan) + _compared(plan, most)
     results = read_results(out, runs, plan.measure)
     for run in runs:
-        if key_of(run) not in results and (result := result_of(run, out)) is not None:
+        if key_of(run) not in results and (result := result_of(run, out, plan.measure)) is not None:
             results[key_of(run)] = result
     return results
 
@@ -160,6 +164,8 @@ def train_index(out: Path, index: int, allow_code: bool = False) -> Generator[Up
     if not 0 <= index < len(runs):
         raise StudyError(f"--index {index}: this study has runs 0 to {len(runs) - 1} to train")
     run = runs[index]
+    check_run_folders(out, [run.folder])
+    refuse_other_data([run.way.planned], out, allow_code)
     steps = max(run.way.planned.all_steps, 1)
     for _, event in run_job([(run.preset, out / run.folder)], allow_code):
         text = event.values["text"] if event.kind == "note" else ""
@@ -168,29 +174,34 @@ def train_index(out: Path, index: int, allow_code: bool = False) -> Generator[Up
             raise SystemExit(128 + int(event.values["signal"]))
 
 
-def _train(runs: Sequence[Run], results: dict[Key, Result], out: Path, options: Options) -> Iterator[Update]:
+def _train(
+    runs: Sequence[Run], plan: Plan, results: dict[Key, Result], out: Path, options: Options
+) -> Iterator[Update]:
     """Trains the runs that have no result yet, and adds theirs as they end."""
     missing = [run for run in runs if key_of(run) not in results]
     if not missing:
         return
+    check_run_folders(out, [run.folder for run in missing])
+    refuse_other_data([run.way.planned for run in missing], out, options.allow_code)
     work = {key_of(run): run.way.planned.flops for run in runs}
     done = {key: (work[key] if key in results else 0.0) for key in work}
     workers = options.workers or cores()
-    name = auto(missing) if options.engine == "auto" else options.engine
-    engine = ENGINES[name]
+    engine = ENGINES[options.engine]
     jobs = engine.pack(missing, workers)
     yield Update(
         sum(done.values()) / sum(work.values()),
-        f"{len(missing)} runs to train, engine {name}: {len(jobs)} jobs, {min(workers, len(jobs))} at a time",
+        f"{len(missing)} runs to train, as {len(jobs)} jobs, {min(workers, len(jobs))} at a time",
     )
     place = Place(out, workers, options.allow_code, options.address)
     for run, kind, step, text in engine.train(jobs, place):
         key = key_of(run)
         done[key] = work[key] * min(step / max(run.way.planned.all_steps, 1), 1.0)
-        if kind in FINISHED and (result := result_of(run, out)) is not None:
+        if kind in FINISHED and (result := result_of(run, out, plan.measure)) is not None:
             results[key], done[key] = result, work[key]
             text = f"{run.label}: diverged, {result.diverged}" if result.diverged else text
         yield Update(sum(done.values()) / sum(work.values()), f"{run.label}: {text}" if kind == "note" else text)
     lost = [run for run in missing if key_of(run) not in results]
     if lost:
-        raise StudyError(f"{out / lost[0].folder}: this run ended without a result; compare again, and it goes on")
+        raise StudyError(
+            f"{out / lost[0].folder}: ended without a result; delete it and compare again, and it is trained anew"
+        )

@@ -12,6 +12,7 @@ index, hold the locks of their run folders alone.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,12 +20,13 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from nanogrove.atomic import make_folder, not_plain, read_file, refusal, write_file
-from nanogrove.errors import StudyError
+from nanogrove.config.overrides import resolve
+from nanogrove.errors import NanogroveError, StudyError
 from nanogrove.json_difference import differences, shown
 from nanogrove.json_reading import BadJsonError, parse_json
 from nanogrove.settings import cut, reason
 from nanogrove.studies.plan import Plan
-from nanogrove.studies.settings import StudySettings
+from nanogrove.studies.settings import StudySettings, read_settings
 
 FILES = ("study.json", "plan.json", "results.jsonl", "report.html", ".lock")
 FOLDERS = ("runs", "tune")
@@ -83,6 +85,13 @@ def check_plain(path: Path) -> None:
             raise StudyError(f"{path / name}: {why}, and is not written through; move it away")
 
 
+def check_run_folders(path: Path, runs: Iterable[Path]) -> None:
+    """Raises StudyError where a folder that leads to the run folders of a study, or one of these, is a link."""
+    for folder in dict.fromkeys(path / each for run in runs for each in (run, *run.parents) if each.name):
+        if folder.is_symlink():
+            raise StudyError(f"{folder}: is a link, and is not written through; put the folder itself in its place")
+
+
 def read_part(path: Path) -> Any:
     """The JSON object of `study.json` or `plan.json`; None where it is missing. Raises StudyError for a damaged one."""
     try:
@@ -99,16 +108,35 @@ def read_part(path: Path) -> Any:
 
 
 def read_plan(path: Path) -> Plan | None:
-    """The plan of the study in a folder; None where none was made. Raises StudyError for a damaged one."""
+    """The plan of the study in a folder; None where none was made.
+
+    Raises StudyError for a damaged one, and for one that is not of its own study: its arms name folders.
+    """
     values = read_part(path / "plan.json")
+    if values is None:
+        return None
+    where, cure = f"{path / 'plan.json'}", "put back what the study wrote there"
     try:
-        return None if values is None else Plan.model_validate(values)
+        plan = Plan.model_validate(values)
     except ValidationError as error:
         problems = error.errors()
         key = cut(".".join(map(str, problems[0]["loc"])))
-        raise StudyError(
-            f"{path / 'plan.json'}: damaged, {key} {reason(problems)}; put back what the study wrote there"
-        ) from None
+        raise StudyError(f"{where}: damaged, {f'{key} ' if key else ''}{reason(problems)}; {cure}") from None
+    study = read_settings(plan.study, where)
+    known = {(each.arm, each.trial if len(study.trials) > 1 else None): tuple(each.overrides) for each in plan.arms}
+    asked = {
+        (arm.name, number if len(study.trials) > 1 else None): overrides
+        for arm in study.arms
+        for number, overrides in enumerate(study.trials)
+    }
+    if known != asked or len(plan.arms) != len(asked):
+        raise StudyError(f"{where}: damaged, its arms are not those of its study; {cure}")
+    for each in plan.arms:
+        try:
+            resolve(each.preset)
+        except NanogroveError as error:
+            raise StudyError(f"{where}: damaged, arm {each.arm}: {error}; {cure}") from None
+    return plan
 
 
 def refuse_changed(stored: StudySettings, asked: StudySettings, where: Path) -> None:

@@ -11,14 +11,16 @@ arm takes.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nanogrove.config.overrides import resolve
 from nanogrove.config.preset import Preset
 from nanogrove.data.splits import Split
+from nanogrove.record.measures import MEASURES
 from nanogrove.settings import Count, Settings
+from nanogrove.studies.settings import NAME
 
 End = Literal["", "short", "long"]  # of an arm whose steps at equal time lie between two numbers
 TUNING_SEED = 1 << 40  # the first seed of trials, far from those of comparisons
@@ -28,11 +30,12 @@ class PlannedArm(Settings):
     """An arm, or a trial of it, with its steps; `steps` 0 where its method counts them all.
 
     `requested` is the preset as it was asked for, and `preset` what it became, with all that was left open pinned.
-    `short` and `long` are the ends of what equal time leaves open; `all_steps` and `flops` are those of a run.
+    `short` and `long` are the ends of what equal time leaves open; `all_steps` and `flops` are those of a run. `data`
+    is the fingerprint of what it is trained on, empty where that is not known.
     """
 
-    arm: str
-    trial: int | None = None
+    arm: str = Field(pattern=NAME)
+    trial: Count | None = None
     overrides: list[str] = Field([])
     requested: dict[str, Any]
     preset: dict[str, Any]
@@ -40,7 +43,8 @@ class PlannedArm(Settings):
     short: Count
     long: Count
     all_steps: Count
-    flops: float
+    flops: float = Field(gt=0, le=1e60)
+    data: str = ""
 
     def way(self, end: End = "", split: Split | None = None, trial: int | None = None) -> "Way":
         """The arm as it is trained, of the steps of an end, scored at last on a split; None for its method's."""
@@ -67,6 +71,15 @@ class Plan(Settings):
     arms: list[PlannedArm]
     chosen: dict[str, int] = Field({})
     looks: list[tuple[Count, Count]] = Field([])
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.measure not in {measure.name for measure in MEASURES}:
+            raise ValueError("measure: not the name of one")
+        trials = {(each.arm, each.trial) for each in self.arms if each.trial is not None}
+        if not self.chosen.items() <= trials:
+            raise ValueError("chosen: not among the trials of arms")
+        return self
 
     @property
     def tuned(self) -> bool:

@@ -1,7 +1,7 @@
 """A study before its first run: its plan, which says for each arm what is trained, and for how many steps."""
 
 from nanogrove.runs.circumstances import circumstances
-from nanogrove.studies.arms import Candidate, candidates, common_measure
+from nanogrove.studies.arms import Candidate, candidates, common_measure, fingerprint
 from nanogrove.studies.budget import Steps, equal_steps, flops_of_step
 from nanogrove.studies.plan import Plan, PlannedArm
 from nanogrove.studies.settings import StudySettings
@@ -46,4 +46,5 @@ def _planned(candidate: Candidate, steps: Steps) -> PlannedArm:
         long=steps.long,
         all_steps=total,
         flops=total * flops_of_step(candidate).main,
+        data=fingerprint(setup),
     )

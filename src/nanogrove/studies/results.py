@@ -9,18 +9,24 @@ where it holds what no run of the study could have left, it is refused.
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from nanogrove.atomic import open_to_read, write_file
-from nanogrove.errors import StudyError
+from nanogrove.config.overrides import resolve
+from nanogrove.config.preset import difference
+from nanogrove.errors import NanogroveError, StudyError
 from nanogrove.json_reading import BadJsonError, parse_json
+from nanogrove.paths import with_absolute_paths
 from nanogrove.record.events import Event, event_of
+from nanogrove.record.folder import read_preset
 from nanogrove.settings import Count, Settings
 from nanogrove.studies.plan import End, Run
 
 Key = tuple[str, int, str, int | None]  # arm, seed, end, trial
 MOST_BYTES = 1 << 28
+Figure = Annotated[float, Field(ge=-1e100, le=1e100)]  # whose square is a number too
 TAIL_BYTES = 1 << 20  # of a record, in which its last event lies
 FILE = "results.jsonl"
 FINISHED = ("end", "diverged")  # kinds of the last event of a run that is finished
@@ -34,9 +40,9 @@ class Result(Settings):
     end: End = ""
     trial: int | None = None
     steps: Count
-    figures: dict[str, float]
+    figures: dict[str, Figure]
     diverged: str | None = None
-    seconds: float
+    seconds: float = Field(ge=0, le=1e12)
     folder: str
 
     @property
@@ -50,23 +56,48 @@ def key_of(run: Run) -> Key:
     return run.way.arm, run.seed, run.way.end, run.way.trial
 
 
-def result_of(run: Run, study: Path) -> Result | None:
-    """What a run came to, from its folder; None where it is not finished."""
-    event = last_event(study / run.folder / "events.jsonl")
+def result_of(run: Run, study: Path, measure: str) -> Result | None:
+    """What a run came to, from its folder; None where it is not finished.
+
+    Raises StudyError for a folder that holds a run of another preset, and for an end without a figure of the `measure`.
+    """
+    folder = study / run.folder
+    event = last_event(folder / "events.jsonl")
     if event is None or event.kind not in FINISHED:
         return None
+    _refuse_other_run(run, folder)
     numbers = {name: value for name, value in event.values.items() if isinstance(value, (int, float))}
-    return Result(
-        arm=run.way.arm,
-        seed=run.seed,
-        end=run.way.end,
-        trial=run.way.trial,
-        steps=event.step,
-        figures=numbers if event.kind == "end" else {},
-        diverged=event.values.get("reason") if event.kind == "diverged" else None,
-        seconds=event.time.get("seconds", 0.0),
-        folder=run.folder.as_posix(),
+    with suppress(ValidationError):
+        result = Result(
+            arm=run.way.arm,
+            seed=run.seed,
+            end=run.way.end,
+            trial=run.way.trial,
+            steps=event.step,
+            figures=numbers if event.kind == "end" else {},
+            diverged=event.values.get("reason") if event.kind == "diverged" else None,
+            seconds=event.time.get("seconds", 0.0),
+            folder=run.folder.as_posix(),
+        )
+        if (result.diverged is None) == (event.kind == "end") and (result.diverged or measure in result.figures):
+            return result
+    raise StudyError(
+        f"{folder / 'events.jsonl'}: damaged, its end has no {measure}; delete {folder}, and it is trained anew"
     )
+
+
+def _refuse_other_run(run: Run, folder: Path) -> None:
+    """Raises StudyError where a folder holds another run than the one that belongs there."""
+    anew = f"delete {folder}, and the run is trained anew, or choose another --out"
+    try:
+        stored = read_preset(folder)
+        other = stored is not None and difference(
+            resolve(stored).model_dump(mode="json"), with_absolute_paths(run.preset).model_dump(mode="json")
+        )
+    except NanogroveError as error:
+        raise StudyError(f"{error}; or {anew}") from None
+    if other:
+        raise StudyError(f"{folder}: holds another run than that of {run.label}, {other}; {anew}")
 
 
 def last_event(record: Path) -> Event | None:
@@ -109,6 +140,8 @@ def read_results(study: Path, runs: Iterable[Run], measure: str) -> dict[Key, Re
             raise StudyError(f"{path}: line {number} is of no run of this study; {anew}")
         if result.diverged is None and measure not in result.figures:
             raise StudyError(f"{path}: line {number} has no {measure}; {anew}")
+        if result.key in results:
+            raise StudyError(f"{path}: line {number} is of the same run as one before it; {anew}")
         results[result.key] = result
     return results
 

@@ -6,6 +6,7 @@ arm are a preset's name, the path of a file, or a preset's JSON.
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from nanogrove.settings import Settings, cut, reason
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"  # of a study and of an arm, which name folders
 Equal = Literal["tokens", "flops", "time"]
+MOST_WAYS = 1_000  # arms × trials of a study
 _SEPARATOR = re.compile(r",(?=\s*[A-Za-z_][\w.]*=)")  # between two overrides, and not inside a list of values
 
 
@@ -55,6 +57,13 @@ class StudySettings(Settings):
             raise ValueError(f"two arms are called {twice}; give each a name of its own")
         if any(not values for values in self.tune.values()):
             raise ValueError("tune: a setting without values; leave it out, or list what to try")
+        ways = len(self.arms) * math.prod(map(len, self.tune.values()))
+        if ways > MOST_WAYS:
+            raise ValueError(f"arms × values to try make {ways:,} ways to train, and {MOST_WAYS:,} is the most")
+        for override in itertools.chain(self.overrides, *(arm.overrides for arm in self.arms)):
+            key = override.partition("=")[0].strip()
+            if key in self.tune:
+                raise ValueError(f"tune sets {key}, and so does {cut(override)}; leave one of them out")
         if self.until_decided and self.cap < self.seeds:
             raise ValueError(f"cap {self.cap} is less than the {self.seeds} seeds that it begins with; raise it")
         return self

@@ -29,9 +29,9 @@ def compare(
     leave_one_out: Annotated[
         list[str] | None, typer.Option(help="A switch, KEY=VALUE: arms are all switches, and all but each.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Paired seeds of all arms.  [default: 8]")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Paired seeds of all arms; 8 when left out.")] = None,
     equal: Annotated[
-        str | None, typer.Option(help="What all arms have the same of: tokens, flops or time.  [default: tokens]")
+        str | None, typer.Option(help="What all arms have the same of: tokens, flops or time; tokens when left out.")
     ] = None,
     tune: Annotated[
         list[str] | None, typer.Option(help="What each arm tries first: KEY=VALUE,VALUE; several make a grid.")
@@ -41,9 +41,9 @@ def compare(
     ] = None,
     margin: Annotated[float | None, typer.Option(help="A difference that does not matter.")] = None,
     until_decided: Annotated[bool, typer.Option("--until-decided", help="Add seeds until all is decided.")] = False,
-    cap: Annotated[int | None, typer.Option(help="Most seeds of --until-decided.  [default: 24]")] = None,
+    cap: Annotated[int | None, typer.Option(help="Most seeds of --until-decided; 24 when left out.")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder; studies/NAME when left out.")] = None,
-    engine: Annotated[str, typer.Option(help="stacked, processes or ray.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, stacked, processes or ray.")] = "auto",
     workers: Annotated[int, typer.Option(help="Jobs at a time; 0 for one per core.", min=0)] = 0,
     address: Annotated[str, typer.Option(help="Of a Ray cluster.")] = "",
     prepare: Annotated[bool, typer.Option("--prepare", help="Plan and collect; train nothing.")] = False,
@@ -78,7 +78,6 @@ def compare(
         if index is not None:
             show(train_index(out, index, allow_code), console)
             return
-        _check_engine(engine, address)
         findings = show(run(settings, out, Options(engine, workers, address, allow_code), train=not prepare), console)
     except KeyboardInterrupt:
         print("stopped, and all runs are saved; the same command goes on", file=sys.stderr)
@@ -92,8 +91,10 @@ def _read(study: str) -> tuple[dict[str, Any], Path | None]:
     from nanogrove.studies.folder import read_part
 
     path = Path(study)
-    if path.is_dir() and (path / "study.json").exists():
+    if path.is_dir() and any((path / part).exists() for part in ("study.json", "plan.json")):
         path = path / "study.json"
+        if not path.is_file():
+            raise StudyError(f"{path}: missing, or not a file; put back what the study wrote there")
     if packaged_text(study) is None and path.suffix == ".json" and path.is_file():
         values = read_part(path)
         if values is not None and "arms" in values:
@@ -124,6 +125,8 @@ def _merged(values: dict[str, Any], given: dict[str, Any], where: str) -> "Study
     from nanogrove.studies.settings import read_settings
 
     given = {key: value for key, value in given.items() if value is not None and value != []}
+    if not isinstance(values["arms"], list):
+        return read_settings(values, where)
     if values["arms"]:  # of a file: arms of the command line are added to those that it has
         given["arms"] = [*values["arms"], *given.get("arms", [])]
     merged = {**values, **given}
@@ -131,16 +134,7 @@ def _merged(values: dict[str, Any], given: dict[str, Any], where: str) -> "Study
         raise StudyError(
             f"{where}: a comparison needs two arms or more, as in --arm muon --arm adamw:optimizer.name=adamw"
         )
-    return read_settings(merged, where)
-
-
-def _check_engine(engine: str, address: str) -> None:
-    from nanogrove.errors import nearest
-    from nanogrove.studies.engines import ENGINES
-
-    names = ["auto", *ENGINES]
-    if engine not in names:
-        near = nearest(engine, names)
-        raise StudyError(f"--engine {engine}: must be one of {', '.join(names)}" + (f"; {near}" if near else ""))
-    if address and engine != "ray":
-        raise StudyError("--address is of a Ray cluster; add --engine ray")
+    settings = read_settings(merged, where)
+    if "cap" in given and not settings.until_decided:
+        raise StudyError("--cap is the most seeds of --until-decided; add that, or give --seeds")
+    return settings

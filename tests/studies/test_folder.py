@@ -45,6 +45,11 @@ def test_a_study_is_not_written_through_a_link(study: MakeStudy, tmp_path: Path)
         run(study(), tmp_path / "here")
 
 
+def test_a_run_folder_is_no_folder_of_a_study(study: MakeStudy, finished: Path) -> None:
+    with pytest.raises(StudyError, match=r"holds events\.jsonl and checkpoints of a run; choose another --out"):
+        run(study(), finished / "runs" / "fast" / "seed-0")
+
+
 def test_a_study_is_one_process_at_a_time(study: MakeStudy, tmp_path: Path) -> None:
     with StudyFolder(tmp_path), pytest.raises(StudyError, match="another process compares here"):
         run(study(), tmp_path)

@@ -24,6 +24,7 @@ from nanogrove.config.overrides import resolve
 from nanogrove.errors import NanogroveError, StudyError
 from nanogrove.json_difference import differences, shown
 from nanogrove.json_reading import BadJsonError, parse_json
+from nanogrove.record.folder import parts_of_run
 from nanogrove.settings import cut, reason
 from nanogrove.studies.plan import Plan
 from nanogrove.studies.settings import StudySettings, read_settings
@@ -80,6 +81,8 @@ def check_plain(path: Path) -> None:
     """Raises StudyError where a part of a study's folder is a link, or leads elsewhere in another way."""
     if path.is_symlink():
         raise StudyError(f"{path}: is a link; give the folder that it leads to, {path.resolve()}")
+    if parts := parts_of_run(path):
+        raise StudyError(f"{path}: holds {' and '.join(parts)} of a run; choose another --out")
     for name in (*FILES, *FOLDERS):
         if why := not_plain(path / name, folder=name in FOLDERS):
             raise StudyError(f"{path / name}: {why}, and is not written through; move it away")

@@ -20,7 +20,7 @@ from nanogrove.paths import expanded
 SMALL_TOKENS, LARGE_TOKENS = 1_000_000, 20_000_000  # where the sizes of models change
 TRAIN_SHARE = 0.9  # of the text
 MIN_TOKENS = 300  # of which splits can be made
-TIMED_STEPS, TIMED_SECONDS = 4, 0.25  # after a first one: as many steps at most as begin within these seconds
+TIMED_STEPS, TIMED_SECONDS = 4, 0.1  # after a first one: as many steps at most as begin within these seconds
 
 
 @dataclass(frozen=True)
@@ -81,26 +81,28 @@ def seconds(proposal: Proposal, vocabulary: int) -> float:
     # Only this function needs torch: what `explore` shows of a file is on the screen before torch has been imported.
     import torch
 
-    from nanogrove.config.overrides import resolve
     from nanogrove.data.batch import Batch
-    from nanogrove.model.gpt import GPT
+    from nanogrove.model.gpt import GPT, ModelConfig
     from nanogrove.train.autotune import Work, resolve_auto
-    from nanogrove.train.loop import fit
+    from nanogrove.train.loop import TrainConfig, fit
     from nanogrove.train.objective import next_token
-    from nanogrove.train.optim.optimizer import make_optimizer
+    from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
     from nanogrove.train.plan import Plan
     from nanogrove.train.precision import pick_device
     from nanogrove.train.state import TrainState
 
-    preset = resolve({"name": "proposal", **proposal.values})
-    device, train = pick_device(preset.train.device), preset.train
-    config = preset.model.model_copy(update={"vocab_size": vocabulary})
+    # A whole preset would import every method and every reader, which takes longer than the steps.
+    train = TrainConfig.model_validate(proposal.values["train"])
+    config = ModelConfig.model_validate({**proposal.values["model"], "vocab_size": vocabulary})
+    device = pick_device(train.device)
     shape = train.batch_size, config.block_size
     steps = -(-(train.tokens or 0) // math.prod(shape))
     runtime = resolve_auto(Work(config, 1, train.batch_size), steps, device)
     model = GPT(config).initialize(0).to(device)
     precision = torch.bfloat16 if runtime.precision == "bfloat16" else torch.float32
-    state = TrainState(model, make_optimizer(model, preset.optimizer, precision))
+    state = TrainState(
+        model, make_optimizer(model, OptimizerConfig.model_validate(proposal.values["optimizer"]), precision)
+    )
     draw, everywhere = torch.Generator().manual_seed(0), torch.ones(shape, dtype=torch.bool)
 
     def batches(step: int) -> Batch:
@@ -120,7 +122,8 @@ def seconds(proposal: Proposal, vocabulary: int) -> float:
             began = time.perf_counter()
     finally:
         torch.set_num_threads(before)
-    scored = steps / preset.evaluate.every * (preset.evaluate.tokens or 0) / 3  # a forward pass is a third of a step
+    evaluated = proposal.values["evaluate"]
+    scored: float = steps / evaluated["every"] * evaluated["tokens"] / 3  # a forward pass is a third of a step
     return (steps + scored / math.prod(shape)) * min(times[1:])
 
 

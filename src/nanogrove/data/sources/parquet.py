@@ -43,10 +43,12 @@ def parquet_rows(path: Path, select: SelectColumns, on_bad: OnBadRow) -> Iterato
                 chunks = partial(_chunks, path, file, frozenset(names))
                 groups = range(file.num_row_groups)
                 size = size_of(path)
-                for group in groups:
-                    _refuse_if_huge(chunks(group), size)
+                first: Sequence[_Chunk] = ()  # kept, since a look at a wide file takes as long as to read it
+                for group in reversed(groups):
+                    first = chunks(group)
+                    _refuse_if_huge(first, size)
             for group in groups:
-                rows = _rows_per_batch(path, file, group, chunks(group))
+                rows = _rows_per_batch(path, file, group, chunks(group) if group else first)
                 for batch in file.iter_batches(rows, row_groups=[group], columns=names, use_threads=False):
                     for row in _python(batch):
                         number += 1

@@ -13,6 +13,7 @@ from nanogrove.data.sources.rows import prefix_errors
 from nanogrove.errors import DataError
 
 MAX_ROWS_PER_BATCH, BATCH_BYTES = 64, 1 << 25  # in memory at a time
+COLUMN_BYTES = 1 << 13  # of each column in a batch of a wide file, whose every batch takes a fixed time for each column
 MAX_DICTIONARY_BYTES = 1 << 24  # of the different values of a column, which a page of their own holds
 # Of columns of a row group that unpack to more than MAX_RATIO times their size: MAX_RATIO times the file, within
 PAGES_BYTES = 1 << 22, 1 << 25  # of pages, since a page is unpacked at once
@@ -108,13 +109,14 @@ def _refuse_if_huge(chunks: Sequence[_Chunk], size: int) -> None:
 
 
 def _rows_per_batch(path: Path, file: Any, group: int, chunks: Sequence[_Chunk]) -> int:
-    """As many rows of a row group as BATCH_BYTES hold for sure."""
+    """As many rows of a row group as BATCH_BYTES, or COLUMN_BYTES of each column, hold for sure."""
     count = file.metadata.row_group(group).num_rows
     pages = sum(chunk.unpacked for chunk in chunks) / max(count, 1)
+    room = max(BATCH_BYTES, COLUMN_BYTES * len(chunks))
 
     def most(longest: int) -> int:
         """The rows, where the values that a row may name take so many bytes."""
-        return max(min(int(BATCH_BYTES / max(pages + longest, 1)), MAX_ROWS_PER_BATCH), 1)
+        return max(min(int(room / max(pages + longest, 1)), MAX_ROWS_PER_BATCH), 1)
 
     rows = most(sum(chunk.longest for chunk in chunks))
     if rows == MAX_ROWS_PER_BATCH or count <= BATCHES_WORTH_A_LOOK * rows:

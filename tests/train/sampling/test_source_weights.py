@@ -249,7 +249,7 @@ def test_what_is_hard_is_shown_more_and_the_record_says_so(preset: dict, tmp_pat
 
 
 @pytest.mark.parametrize("strategy", ["loss", "learning_progress", "odm"])
-def test_a_kill_behind_any_step_and_a_resume_end_alike(
+def test_a_kill_after_any_step_and_a_resume_end_alike(
     strategy: str, preset: dict, tmp_path: Path, resumes_exactly: Any
 ) -> None:
     preset["method"]["adaptive"]["strategy"] = strategy

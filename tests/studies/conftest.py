@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from nanogrove.record.reading import last_event
 from nanogrove.studies import engines
 from nanogrove.studies.compare import Options, Update, compare
 from nanogrove.studies.engines import Choice
 from nanogrove.studies.engines.contract import Happened, Job, Place
 from nanogrove.studies.judge import Findings
 from nanogrove.studies.packing import alone
-from nanogrove.studies.results import last_event
 from nanogrove.studies.settings import StudySettings, read_settings
 from nanogrove.studies.work import run_job
 

@@ -60,6 +60,15 @@ def test_more_seeds_and_arms_train_only_what_is_missing(study: MakeStudy, finish
     assert after.arms[:2] == before.arms
 
 
+def test_a_figure_that_is_true_is_none(study: MakeStudy, finished: Path) -> None:
+    record = finished / "runs" / "fast" / "seed-3" / "events.jsonl"
+    *lines, end = record.read_text().splitlines()
+    record.write_text("\n".join([*lines, json.dumps({**json.loads(end), "loss": True})]) + "\n")
+    (finished / "results.jsonl").unlink()
+    with pytest.raises(StudyError, match=r"seed-3/events\.jsonl: damaged, its end has no loss"):
+        run(study(seeds=7), finished)
+
+
 def test_arms_that_are_added_are_tuned_too(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
     arms = [{"name": "plain"}, {"name": "momentum", "overrides": ["optimizer.momentum=0.5"]}]
     settings = {"overrides": ["optimizer.name=sgd"], "tune": {"optimizer.lr": [1e-6, 0.5]}, "seeds": 6}

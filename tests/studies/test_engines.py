@@ -14,9 +14,9 @@ import pytest
 from tests.studies.conftest import MakeStudy, begin, in_training, lasting, left, outcome, run, wait_for
 
 from nanogrove.record.events import read_events
+from nanogrove.record.reading import last_event
 from nanogrove.studies.compare import Options, compare, train_index
 from nanogrove.studies.engines import local
-from nanogrove.studies.results import last_event
 
 pytestmark = pytest.mark.slow
 STEPS = 240  # of runs of about a second each

@@ -1,17 +1,19 @@
 """What a run folder says, read back: `Run`, from which every section of the report is drawn."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from nanogrove.atomic import read_file
+from nanogrove.atomic import open_to_read, read_file
 from nanogrove.errors import RunError
 from nanogrove.json_reading import parse_json
-from nanogrove.record.events import Event, Values, read_events
+from nanogrove.record.events import Event, Values, event_of, read_events
 from nanogrove.record.folder import parts_of_run, read_preset
 
 CALIBRATION_BYTES = 1 << 28  # of calibration.json and state.json, at most
+TAIL_BYTES = 1 << 20  # of a record, in which its last event lies
 STALE = "stale"  # in place of a calibration that is damaged or belongs to other weights
 
 
@@ -83,3 +85,13 @@ def read_calibration(run: Path) -> object:
         return calibration if same else STALE
     except (OSError, ValueError, KeyError, TypeError):
         return STALE
+
+
+def last_event(record: Path) -> Event | None:
+    """The last event of a record, without reading all of it; None where there is none, or it is cut short."""
+    with suppress(OSError, ValueError), open_to_read(record) as file:
+        file.seek(0, 2)
+        file.seek(max(file.tell() - TAIL_BYTES, 0))
+        *lines, rest = file.read().split(b"\n")
+        return event_of(lines[-1].decode()) if lines and not rest else None
+    return None

@@ -19,15 +19,14 @@ from nanogrove.config.preset import difference
 from nanogrove.errors import NanogroveError, StudyError
 from nanogrove.json_reading import BadJsonError, parse_json
 from nanogrove.paths import with_absolute_paths
-from nanogrove.record.events import Event, event_of
 from nanogrove.record.folder import read_preset
+from nanogrove.record.reading import last_event
 from nanogrove.settings import Count, Settings
 from nanogrove.studies.plan import End, Run
 
 Key = tuple[str, int, str, int | None]  # arm, seed, end, trial
 MOST_BYTES = 1 << 28
 Figure = Annotated[float, Field(ge=-1e100, le=1e100)]  # whose square is a number too
-TAIL_BYTES = 1 << 20  # of a record, in which its last event lies
 FILE = "results.jsonl"
 FINISHED = ("end", "diverged")  # kinds of the last event of a run that is finished
 
@@ -66,7 +65,11 @@ def result_of(run: Run, study: Path, measure: str) -> Result | None:
     if event is None or event.kind not in FINISHED:
         return None
     _refuse_other_run(run, folder)
-    numbers = {name: value for name, value in event.values.items() if isinstance(value, (int, float))}
+    numbers = {
+        name: value
+        for name, value in event.values.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
     with suppress(ValidationError):
         result = Result(
             arm=run.way.arm,
@@ -98,16 +101,6 @@ def _refuse_other_run(run: Run, folder: Path) -> None:
         raise StudyError(f"{error}; or {anew}") from None
     if other:
         raise StudyError(f"{folder}: holds another run than that of {run.label}, {other}; {anew}")
-
-
-def last_event(record: Path) -> Event | None:
-    """The last event of a record, without reading all of it; None where there is none, or it is cut short."""
-    with suppress(OSError, ValueError), open_to_read(record) as file:
-        file.seek(0, 2)
-        file.seek(max(file.tell() - TAIL_BYTES, 0))
-        *lines, rest = file.read().split(b"\n")
-        return event_of(lines[-1].decode()) if lines and not rest else None
-    return None
 
 
 def read_results(study: Path, runs: Iterable[Run], measure: str) -> dict[Key, Result]:

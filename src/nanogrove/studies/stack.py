@@ -126,11 +126,12 @@ def train_together(runs: Sequence[tuple[Preset, Path]]) -> Iterator[Numbered]:
                 yield from ((number, event) for event in show_finished(_folder(run), report=False))
             else:
                 by_step.setdefault(run.state.step, []).append((number, run))
-        for step in sorted(by_step):
-            for number, event in _train_group(by_step[step]):
-                yield number, event
-            if event.kind == "stop":
-                return
+        with stop_signals() as stopped:  # of a signal in the last step of a group too
+            for step in sorted(by_step):
+                if stopped:
+                    yield from ((number, Event("stop", step, {"signal": stopped[0]})) for number, _ in by_step[step])
+                    continue
+                yield from _train_group(by_step[step])
 
 
 def _numbered(number: int, events: Generator[Event, None, R]) -> Generator[Numbered, None, R]:

@@ -5,15 +5,18 @@ another process holds is waited for: a worker that was cut off may hold it for a
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from nanogrove.config.overrides import resolve
 from nanogrove.config.preset import Preset
 from nanogrove.errors import DivergedError, RunError
 from nanogrove.record.events import Event, note
 from nanogrove.record.folder import RunFolder
+from nanogrove.record.reading import last_event
 from nanogrove.runs.train import train
-from nanogrove.studies.results import FINISHED, last_event
+from nanogrove.studies.results import FINISHED
 from nanogrove.studies.stack import train_together
 
 PATIENCE = 60.0  # seconds that a folder is waited for
@@ -43,6 +46,11 @@ def run_job(runs: Sequence[tuple[Preset, Path]], allow_code: bool = False) -> It
         with RunFolder(runs[number][1]) as held:
             held.append(ended)
         yield number, ended
+
+
+def run_described(runs: Sequence[Mapping[str, Any]], allow_code: bool) -> Iterator[tuple[int, Event]]:
+    """`run_job` of runs that `Job.described` gave as JSON to this process."""
+    return run_job([(resolve(run["preset"]), Path(run["folder"])) for run in runs], allow_code)
 
 
 def _train(runs: Sequence[tuple[Preset, Path]], allow_code: bool) -> Iterator[tuple[int, Event]]:

@@ -10,23 +10,20 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
 from typing import TextIO
 
-from nanogrove.config.overrides import resolve
 from nanogrove.errors import NanogroveError
 from nanogrove.studies.engines.contract import LEAST_SECONDS
-from nanogrove.studies.work import run_job
+from nanogrove.studies.work import run_described
 
 
 def serve(jobs: TextIO, answers: TextIO) -> None:
     """Trains jobs until there are no more."""
     for line in jobs:
         job = json.loads(line)
-        runs = [(resolve(run["preset"]), Path(run["folder"])) for run in job["runs"]]
         answered = 0.0
         try:
-            for number, event in run_job(runs, job["allow_code"]):
+            for number, event in run_described(job["runs"], job["allow_code"]):
                 if event.kind == "step" and time.monotonic() - answered < LEAST_SECONDS:
                     continue
                 answered = time.monotonic()

@@ -11,8 +11,8 @@ import psutil
 import pytest
 from tests.studies.conftest import MakeStudy, begin, in_training, lasting, left, outcome, run, wait_for
 
+from nanogrove.record.reading import last_event
 from nanogrove.studies.compare import Options, compare
-from nanogrove.studies.results import last_event
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow

@@ -5,7 +5,6 @@ nothing of checkpoints. A worker that was cut off and lives on holds the locks o
 after it waits; whether a lock holds between nodes is up to the file system (see the guide).
 """
 
-import json
 import logging
 import os
 import secrets
@@ -16,8 +15,8 @@ from typing import Any
 
 from nanogrove.atomic import write_file
 from nanogrove.errors import NanogroveError, StudyError
+from nanogrove.record.reading import last_event
 from nanogrove.studies.engines.contract import Happened, Job, Place
-from nanogrove.studies.results import last_event
 from nanogrove.train.signals import end_as_signalled, stop_signals
 from nanogrove.waits import waiting
 
@@ -43,7 +42,7 @@ def train_on_ray(jobs: Sequence[Job], place: Place) -> Iterator[Happened]:
 
 def _train_all(ray: Any, jobs: Sequence[Job], place: Place, stopped: Sequence[int]) -> Iterator[Happened]:
     task = ray.remote(num_cpus=1, max_retries=-1)(_train)
-    tasks = {task.remote(_described(job, place), place.allow_code): job for job in jobs}
+    tasks = {task.remote(job.described(place.study.absolute()), place.allow_code): job for job in jobs}
     try:
         while tasks and not stopped:
             ended, _ = ray.wait(list(tasks), timeout=POLL_SECONDS)
@@ -120,24 +119,14 @@ def _check_shared(ray: Any, study: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
-def _described(job: Job, place: Place) -> str:
-    """A job as JSON."""
-    folder = place.study.absolute()
-    return json.dumps(
-        [{"preset": run.preset.model_dump(mode="json"), "folder": str(folder / run.folder)} for run in job.runs]
-    )
-
-
-def _train(runs: str, allow_code: bool) -> str | None:
+def _train(runs: list[dict[str, Any]], allow_code: bool) -> str | None:
     """The task: trains a job; returns the error of a run that cannot be trained. A stopped process counts as one that
     died, so that the task is tried again.
     """
-    from nanogrove.config.overrides import resolve
-    from nanogrove.studies.work import run_job
+    from nanogrove.studies.work import run_described
 
-    pairs = [(resolve(run["preset"]), Path(run["folder"])) for run in json.loads(runs)]
     try:
-        for _, event in run_job(pairs, allow_code):
+        for _, event in run_described(runs, allow_code):
             if event.kind == "stop":
                 os._exit(1)
     except NanogroveError as error:

@@ -7,7 +7,7 @@ processes as it likes, and again where one of them dies: all that a run has reac
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nanogrove.studies.plan import Run
 
@@ -25,6 +25,10 @@ class Job:
         """The job in words, for a message."""
         further = f" and {len(self.runs) - 1} more" if len(self.runs) > 1 else ""
         return self.runs[0].label + further
+
+    def described(self, study: Path) -> list[dict[str, Any]]:
+        """Its runs as JSON, for `work.run_described` in another process; their folders lie in that of the study."""
+        return [{"preset": run.preset.model_dump(mode="json"), "folder": str(study / run.folder)} for run in self.runs]
 
 
 class Happened(NamedTuple):

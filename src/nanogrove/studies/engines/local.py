@@ -117,10 +117,7 @@ class _Worker:
     def give(self, attempt: _Attempt, place: Place) -> None:
         """Gives it a job; where it is gone, that is said as an answer."""
         self.attempt = attempt
-        runs = [
-            {"preset": run.preset.model_dump(mode="json"), "folder": str(place.study / run.folder)}
-            for run in attempt.job.runs
-        ]
+        runs = attempt.job.described(place.study)
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps({"allow_code": place.allow_code, "runs": runs}) + "\n")

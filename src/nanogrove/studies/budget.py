@@ -1,7 +1,7 @@
 """The steps of each candidate, so that all have the same compute as the first: its tokens, its FLOPs or its CPU time.
 
 A step's tokens are members × sequences × context. Its FLOPs are counted, 3 × the products of a forward pass
-(`GPT.flops_per_token`); what a method generates or scores beside its steps is not counted. Its time is processor time,
+(`GPT.flops_per_token`); what a method generates or scores beside its steps is not counted. Its time is CPU time,
 measured (`timing.py`). A method may add steps of its own, such as rounds, which keep their number.
 
 With C the cost of the first candidate, f the further steps of a method and c the costs of a step of each kind,
@@ -31,7 +31,7 @@ class Cost(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Seconds of processor time of a step, and the interval of its ratio to that of the first, as factors of it."""
+    """Seconds of CPU time of a step, and the interval of its ratio to that of the first, as factors of it."""
 
     cost: Cost
     low: float

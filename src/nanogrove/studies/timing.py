@@ -1,4 +1,4 @@
-"""The processor time of a step of each candidate, measured alone on one thread, all candidates in turn.
+"""The CPU time of a step of each candidate, measured alone on one thread, all candidates in turn.
 
 Each round takes some steps of every candidate, so that what else the machine does meets all alike. The ratio of a
 candidate's time to the first one's is taken round by round, and its interval is the t interval of the mean of the
@@ -65,7 +65,7 @@ def _rounds(steps: Sequence[Iterator[Event]]) -> list[np.ndarray]:
 
 
 def _seconds(events: Iterator[Event], count: int) -> float:
-    """Processor seconds of `count` steps."""
+    """CPU seconds of `count` steps."""
     began, left = time.process_time(), count
     while left:
         left -= next(events).kind == "step"

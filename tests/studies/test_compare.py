@@ -196,6 +196,18 @@ def test_runs_are_trained_by_index_once_the_study_is_planned(study: MakeStudy, t
     assert here == []
 
 
+def test_a_study_until_decided_goes_on_by_index(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
+    asked = study(seeds=4, until_decided=True, cap=12)
+    first, _ = outcome(compare(asked, tmp_path, Options("here"), train=False))
+    assert first[-1].text == "8 of 8 runs are to be trained: --index 0 to 7"
+    for index in range(8):
+        list(train_index(tmp_path, index))
+    further, findings = outcome(compare(asked, tmp_path, Options("here"), train=False))
+    assert further[-1].text == "4 of 12 runs are to be trained: --index 8 to 11"
+    assert not findings.decided
+    assert here == []
+
+
 def test_too_few_seeds_are_refused_before_anything_runs(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
     with pytest.raises(StudyError, match="1 seed could show no difference"):
         run(study(seeds=1), tmp_path / "s")

@@ -76,15 +76,19 @@ def compare(
                     plan = plan.model_copy(update={"chosen": choose_trials(study, plan, results) | plan.chosen})
                     folder.write("plan.json", plan.model_dump(mode="json"))
             seeds = study.seeds
-            while train and plan.tuned:
-                yield from _train(_compared(plan, seeds), plan, results, out, options)
+            while plan.tuned:
+                runs = _compared(plan, seeds)
+                if train:
+                    yield from _train(runs, plan, results, out, options)
+                elif any(key_of(run) not in results for run in runs):
+                    break
                 if not study.until_decided or judge(study, plan, results, seeds).decided or seeds >= study.cap:
                     break
                 seeds = min(seeds + SEEDS_AT_A_TIME, study.cap)
         finally:
             write_results(out, [results[key] for key in sorted(results, key=_order)])
         if not train:
-            yield _left(runs_to_train(study, plan), results)
+            yield _left(_compared(plan, seeds) if plan.tuned else trial_runs(study, plan), results)
         look = (seeds, len(study.arms))
         if look not in plan.looks and all(key_of(run) in results for run in _compared(plan, seeds)):
             plan = plan.model_copy(update={"looks": [*plan.looks, look]})
@@ -127,17 +131,14 @@ def _compared(plan: Plan, seeds: int) -> list[Run]:
     return runs_of(list(plan.ways()), range(seeds))
 
 
-def runs_to_train(study: StudySettings, plan: Plan) -> list[Run]:
-    """The runs of the stage that a study stands at: trials until each arm has chosen one, then the comparison."""
-    if not plan.tuned:
-        return trial_runs(study, plan)
-    return _compared(plan, study.seeds)
+def _most_seeds(study: StudySettings) -> int:
+    """The seeds that a study may come to."""
+    return max(study.seeds, study.cap if study.until_decided else 0)
 
 
 def collected(study: StudySettings, plan: Plan, out: Path) -> dict[Key, Result]:
     """The results of all finished runs of a study, from its `results.jsonl` and its run folders."""
-    most = max(study.seeds, study.cap if study.until_decided else 0)
-    runs = trial_runs(study, plan) + _compared(plan, most)
+    runs = trial_runs(study, plan) + _compared(plan, _most_seeds(study))
     results = read_results(out, runs, plan.measure)
     for run in runs:
         if key_of(run) not in results and (result := result_of(run, out, plan.measure)) is not None:
@@ -147,20 +148,23 @@ def collected(study: StudySettings, plan: Plan, out: Path) -> dict[Key, Result]:
 
 def _left(runs: Sequence[Run], results: Mapping[Key, Result]) -> Update:
     """How many runs of this stage are to be trained, and by which numbers."""
-    left = sum(key_of(run) not in results for run in runs)
-    numbers = f": --index 0 to {len(runs) - 1}" if left else ""
-    return Update(1 - left / len(runs), f"{left} of {len(runs)} runs are to be trained{numbers}")
+    left = [number for number, run in enumerate(runs) if key_of(run) not in results]
+    numbers = f": --index {left[0]} to {left[-1]}" if left else ""
+    return Update(1 - len(left) / len(runs), f"{len(left)} of {len(runs)} runs are to be trained{numbers}")
 
 
 def train_index(out: Path, index: int, allow_code: bool = False) -> Generator[Update, None, None]:
     """Trains one run of a study by its number, in this process; the study was planned before.
+
+    Until each arm has chosen its trial these are the trials, and then the comparison, seed by seed.
 
     Raises StudyError for a study that was not planned and for a number that it does not have.
     """
     plan = read_plan(out)
     if plan is None:
         raise StudyError(f"{out}: no study was planned here; plan it first, with --prepare in place of --index")
-    runs = runs_to_train(read_settings(plan.study, str(out / "plan.json")), plan)
+    study = read_settings(plan.study, str(out / "plan.json"))
+    runs = _compared(plan, _most_seeds(study)) if plan.tuned else trial_runs(study, plan)
     if not 0 <= index < len(runs):
         raise StudyError(f"--index {index}: this study has runs 0 to {len(runs) - 1} to train")
     run = runs[index]

@@ -15,7 +15,7 @@ test: .venv/.installed-test
 
 # What computes, again, with the instructions of a laptop alone.
 test-avx2: .venv/.installed-test
-	$(AVX2) $(TEST) tests/model tests/train tests/methods tests/evaluate
+	$(AVX2) $(TEST) tests/model tests/train tests/methods tests/evaluate tests/studies/test_stack.py
 
 docs: .venv/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -1,18 +1,24 @@
-"""Claims of the docs about methods, decided by `nanogrove compare`: paired seeds, equal compute, each arm tuned alike.
+"""Claims of the docs about methods, decided by `nanogrove compare`: paired seeds, equal compute.
 
-    python benchmarks/claims.py NAME ... --out FOLDER [--seeds 8]      # a study in FOLDER/NAME; NAMES when left out
+    python benchmarks/claims.py NAME ... --out FOLDER [--seeds 8]      # a study in FOLDER/NAME; all when left out
     python benchmarks/claims.py --list
 
 Each study takes up to about 20 minutes of two cores. One that was stopped goes on, and one that is there is only read.
+
+- `optimizers`: Muon and AdamW, with the same trials of rates.
+- `token-shift`, `curriculum`, `heads` (at equal tokens), `heads-time`, `reconstruction` (of a memory, on text).
+- `breeding`: population based training whose 16 members begin with rates from all that is allowed; random search over
+  the same, with and without decay; and one model, at the two rates that were the best of 0.001, 0.002, 0.004, 0.008 and
+  0.016 on a seed that the study does not have.
+- `low-rates`: the same where all rates begin too low.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-CODE = {"sources": ["python-stdlib"], "tokenizer": "bpe", "vocab_size": 512}
 BASE: dict[str, Any] = {
-    "data": CODE,
+    "data": {"sources": ["python-stdlib"], "tokenizer": "bpe", "vocab_size": 512},
     "model": {"family": "nanochat", "n_layer": 2, "n_head": 2, "n_embd": 64, "block_size": 64},
     "train": {"steps": 600, "batch_size": 16},
     "optimizer": {"name": "muon", "lr": 0.04, "adamw_lr": 0.01, "weight_decay": 0.0},
@@ -20,22 +26,32 @@ BASE: dict[str, Any] = {
     "evaluate": {"every": 100, "tokens": 20_000},
     "save": {"every": 300},
 }
-HEADS = ["policy", "value", "dynamics", "span_contrastive", "multi_token"]
-EVOLVE = {key: BASE[key] for key in ("data", "model", "evaluate", "save")} | {
-    "train": {"batch_size": 8},
+ONE_MODEL: dict[str, Any] = {
+    "data": {"sources": ["python-stdlib"], "tokenizer": "char"},
+    "model": {"family": "nanochat", "n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 32},
+    "train": {"steps": 1000, "batch_size": 8},
     "optimizer": {"name": "adamw", "weight_decay": 0.0},
-    "schedule": {"name": "constant"},
+    "schedule": BASE["schedule"],
+    "evaluate": {"every": 500, "tokens": 8192},
+    "save": {"every": 500},
 }
-SINGLE = {**EVOLVE, "train": {"steps": 1000, "batch_size": 8}, "schedule": BASE["schedule"]}
 RATES = {"low": 1e-6, "high": 1.0, "factor": 2.0}
-SEARCH = ["method.selection=none"]
-DECAY = ["schedule.name=wsd", "schedule.decay=0.7", "schedule.final=0"]
-
-
-def evolution(**changes: Any) -> dict[str, Any]:
-    """A preset of 16 members whose rates are drawn from all that is allowed, unless `changes` say otherwise."""
-    method = {"name": "evolve", "population_size": 16, "generations": 20, "steps_per_generation": 30}
-    return {**EVOLVE, "method": {**method, "vary": {"lr": RATES}, **changes}}
+BRED: dict[str, Any] = {
+    **ONE_MODEL,
+    "method": {
+        "name": "evolve",
+        "population_size": 16,
+        "generations": 20,
+        "steps_per_generation": 20,
+        "vary": {"lr": RATES},
+    },
+    "train": {"batch_size": 8},
+    "schedule": {"name": "constant"},
+    "evaluate": {"every": 100, "tokens": 8192},
+}
+SEARCH = "method.selection=none"
+DECAY = ("schedule.name=wsd", "schedule.warmup=10", "schedule.decay=0.7", "schedule.final=0")
+HEADS = ("policy", "value", "dynamics", "span_contrastive", "multi_token")
 
 
 def arm(name: str, *overrides: str, **settings: Any) -> dict[str, Any]:
@@ -43,6 +59,22 @@ def arm(name: str, *overrides: str, **settings: Any) -> dict[str, Any]:
     return {"name": name, "overrides": list(overrides), **settings}
 
 
+def heads(name: str, *enabled: str) -> dict[str, Any]:
+    """An arm with auxiliary heads."""
+    return arm(name, *(f"auxiliary.enable_{head}=true" for head in enabled))
+
+
+WITH_HEADS = {
+    "preset": BASE,
+    "arms": [
+        arm("plain"),
+        heads("value", "value"),
+        heads("dynamics", "dynamics"),
+        heads("contrast", "span_contrastive"),
+        heads("token-2", "multi_token"),
+        heads("all", *HEADS),
+    ],
+}
 STUDIES: dict[str, dict[str, Any]] = {
     "optimizers": {
         "preset": BASE,
@@ -60,36 +92,36 @@ STUDIES: dict[str, dict[str, Any]] = {
         "equal": "time",
         "arms": [
             arm("plain"),
-            arm("easy-first", "method.curriculum.start=0.5", "method.curriculum.until=0.5"),
+            arm("half-first", "method.curriculum.start=0.5", "method.curriculum.until=0.5"),
+            arm("quarter-first", "method.curriculum.start=0.25", "method.curriculum.until=0.5"),
         ],
     },
-    "heads": {
-        "preset": BASE,
-        "equal": "tokens",
-        "arms": [arm("plain"), arm("heads", *(f"auxiliary.enable_{head}=true" for head in HEADS))],
-    },
-    "heads-time": {
-        "preset": BASE,
-        "equal": "time",
-        "arms": [arm("plain"), arm("heads", *(f"auxiliary.enable_{head}=true" for head in HEADS))],
-    },
+    "heads": {**WITH_HEADS, "equal": "tokens"},
+    "heads-time": {**WITH_HEADS, "equal": "time"},
     "reconstruction": {
         "preset": {**BASE, "model": {**BASE["model"], "block_size": 128, "memory_tokens": 8, "memory_segment": 32}},
         "equal": "time",
-        "arms": [arm("memory"), arm("reconstruction", "auxiliary.enable_memory=true")],
+        "arms": [
+            arm("memory"),
+            arm("reconstruction", "auxiliary.enable_memory=true"),
+            arm("full-attention", preset={**BASE, "model": {**BASE["model"], "block_size": 128}}),
+        ],
     },
     "breeding": {
-        "preset": evolution(),
+        "preset": BRED,
         "equal": "time",
         "arms": [
             arm("pbt"),
-            arm("search", *SEARCH),
-            arm("search-with-decay", *SEARCH, *DECAY),
-            arm("pbt-from-low-rates", preset=evolution(vary={"lr": {**RATES, "start": [1e-6, 1e-3]}})),
-            arm(
-                "one-model", preset={**EVOLVE, "train": {"steps": 1000, "batch_size": 8}, "schedule": BASE["schedule"]}
-            ),
+            arm("search", SEARCH),
+            arm("search-with-decay", SEARCH, *DECAY),
+            arm("one-model-at-0.004", "optimizer.lr=0.004", preset=ONE_MODEL),
+            arm("one-model-at-0.008", "optimizer.lr=0.008", preset=ONE_MODEL),
         ],
+    },
+    "low-rates": {
+        "preset": {**BRED, "method": {**BRED["method"], "vary": {"lr": {**RATES, "start": [1e-6, 1e-3]}}}},
+        "equal": "time",
+        "arms": [arm("pbt"), arm("search", SEARCH), arm("search-with-decay", SEARCH, *DECAY)],
     },
 }
 

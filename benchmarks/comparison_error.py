@@ -31,7 +31,7 @@ SEEDS, STEPS, TOGETHER = 8, 40, 4  # of a comparison; of a run; comparisons in a
 MODEL = {"n_layer": 2, "n_embd": 32, "n_head": 2, "block_size": 32}
 DATA: dict[str, dict[str, Any]] = {
     "text": {"tokenizer": "char"},
-    "grammar": {"type": "rlm", "L": 5, "v": 8},
+    "grammar": {"type": "rlm", "L": 5, "v": 8, "held_out": 500},
     "task": {"type": "task", "task": "reverse", "base": [1, 4], "held_out": 20},
 }
 

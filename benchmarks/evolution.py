@@ -1,12 +1,8 @@
-"""What evolution gains at equal compute, how good an estimated gradient is, and what breeding costs.
+"""How far evolution strategies come, and what breeding costs. What breeding gains is a study of `claims.py`.
 
-    python benchmarks/evolution.py compare --data text --seeds 0 1 2 3 4 --out FOLDER [KEY=VALUE …]
     python benchmarks/evolution.py strategies --out FOLDER
     python benchmarks/evolution.py breeding --out FOLDER
 
-`compare` trains the preset evolve-pbt from badly spread learning rates; beside it, with as many members and steps,
-random search over the same rates and over all that the bounds allow, and clones with noise; and one model at a tuned
-rate for as many steps as all members took together. It prints losses on the test split, read once a run.
 `strategies` runs the preset evolve-es, each seed from a base that is right in half of its answers. `breeding` times a
 generation's parts at 16 members of 2 × 64, and the memory of 32. Runs lie in FOLDER; one that is there goes on, or is
 only read.
@@ -21,27 +17,8 @@ from typing import Any
 
 from nanogrove.config.catalog import read_preset_file
 from nanogrove.config.overrides import resolve
-from nanogrove.methods import evolve
 from nanogrove.record.events import Event, read_events
 from nanogrove.runs.train import train
-
-WAYS: dict[str, dict[str, Any]] = {
-    "population based training": {},
-    "random search, same rates": {"method.selection": "none"},
-    "clones with noise": {
-        "method.replaced": 0.9375,
-        "method.parents": 0.0625,
-        "method.significance": None,
-        "method.noise": 0.02,
-        "method.vary.lr.factor": 1.0,
-    },
-    "random search, all rates": {"method.selection": "none", "method.vary.lr.start": None},
-}
-DATA: dict[str, dict[str, Any]] = {
-    "text": {},
-    "rlm-deep": {"data": read_preset_file("rlm-deep")["data"], "model.block_size": 8, "train.batch_size": 32},
-}
-RATES = (0.002, 0.005, 0.0125)  # among which the one model's is tuned, on seed 0's validation loss
 
 
 def changed(preset: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -64,49 +41,9 @@ def record(preset: dict[str, Any], out: Path, overrides: list[str]) -> list[Even
     return read_events(out / "events.jsonl")
 
 
-def end_loss(events: list[Event]) -> float:
-    return float(next(event for event in events if event.kind == "end").values["loss"])
-
-
 def interval(values: list[float]) -> str:
     """The median and the range, which of five values holds the true median 15 times in 16."""
     return f"{statistics.median(values):.4f} ({min(values):.4f} to {max(values):.4f})"
-
-
-def compare(data: str, seeds: list[int], out: Path, overrides: list[str]) -> None:
-    base = changed(read_preset_file("evolve-pbt"), DATA[data])
-    losses: dict[str, list[float]] = {}
-    for name, changes in WAYS.items():
-        losses[name] = []
-        for seed in seeds:
-            run = out / f"{data}-{name.replace(' ', '-').replace(',', '')}-{seed}"
-            events = record(changed(base, changes), run, [f"seed={seed}", *overrides])
-            losses[name].append(end_loss(events))
-        print(f"{name:<28} {interval(losses[name])}", flush=True)
-    method = resolve(base, overrides).method
-    assert isinstance(method, evolve.Config)
-    steps = method.generations * method.steps_per_generation * method.population_size
-    decayed = {"name": "wsd", "warmup": 20, "decay": 0.5, "final": 0.0}
-    single = changed(
-        base, {"method": "pretrain", "schedule": decayed, "train.steps": steps, "evaluate.every": max(steps // 20, 1)}
-    )
-    common = [override for override in overrides if not override.startswith("method.")]
-    tuned = {}
-    for rate in RATES:
-        events = record(single, out / f"{data}-one-model-rate-{rate}", [f"optimizer.lr={rate}", "seed=0", *common])
-        tuned[rate] = min(event.values["loss"] for event in events if event.kind == "eval")
-    best = min(tuned, key=tuned.__getitem__)
-    name = "one tuned model"
-    losses[name] = []
-    for seed in seeds:
-        run = out / (f"{data}-one-model-{seed}" if seed else f"{data}-one-model-rate-{best}")
-        losses[name].append(end_loss(record(single, run, [f"optimizer.lr={best}", f"seed={seed}", *common])))
-    print(f"{name:<28} {interval(losses[name])}   rate {best} of {RATES}", flush=True)
-    ours = losses["population based training"]
-    for name, theirs in list(losses.items())[1:]:
-        better = sum(a < b for a, b in zip(ours, theirs, strict=True))
-        gap = [b - a for a, b in zip(ours, theirs, strict=True)]
-        print(f"population based training against {name}: lower on {better} of {len(seeds)} seeds, by {interval(gap)}")
 
 
 def half_way(preset: dict[str, Any], seed: int, out: Path, overrides: list[str]) -> int:
@@ -149,18 +86,14 @@ def breeding(out: Path, overrides: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("compare", "strategies", "breeding"):
+    for verb in ("strategies", "breeding"):
         chosen = verbs.add_parser(verb)
         chosen.add_argument("overrides", nargs="*")
         chosen.add_argument("--out", type=Path, required=True)
         if verb != "breeding":
             chosen.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-        if verb == "compare":
-            chosen.add_argument("--data", choices=DATA, default="text")
     options = parser.parse_args()
-    if options.verb == "compare":
-        compare(options.data, options.seeds, options.out, options.overrides)
-    elif options.verb == "strategies":
+    if options.verb == "strategies":
         strategies(options.seeds, options.out, options.overrides)
     else:
         breeding(options.out, options.overrides)

@@ -1,32 +1,28 @@
-"""What a rolling memory brings: recall across segments, and the loss on Python's own library; and what it costs.
+"""What a rolling memory recalls across segments, with and without reconstruction, and what it costs.
 
-    python benchmarks/memory.py --out FOLDER [--seeds 0 1 2] [--steps 750] [--segments 3]
+    python benchmarks/memory.py [--seeds 8] [--steps 750] [--segments 3]
 
-1. Recall: a text names 4 of 16 values in its first segment of 16 tokens, then comes noise, and in the last segment the
-   values are asked for in another order. Chance is 1/4 for who knows which four there were, 1/16 for who does not.
-   Models of 2 x 64 with full attention, with attention within segments only, and with a memory of 8 vectors, with and
-   without reconstruction; the accuracy on fresh texts, each seed.
-2. The loss on held-out text of the default corpus, `muzero-quick` without heads, 300 steps: full attention to 128
-   tokens, segments of 32 alone, with a memory of 8, and with reconstruction. Means over seeds, and the extremes.
-3. A step over one with full attention, processor time, in turn.
-
-Runs of 2 lie in FOLDER; one that is there is only read.
+A text names 4 of 16 values in its first segment of 16 tokens, then comes noise, and in the last segment the values are
+asked for in another order. Chance is 1/4 for who knows which four there were, 1/16 for who does not. Models of 2 x 64
+with full attention, with attention within segments only, and with a memory of 8 vectors, with and without
+reconstruction; the accuracy on fresh texts. Seeds are paired, and the model with reconstruction trains for as many
+fewer steps as its step takes longer than that of the memory alone, in CPU time, in turn; the verdict is that of
+`nanogrove compare`. What a memory brings on text is the study `reconstruction` of `claims.py`.
 """
 
 import argparse
 import statistics
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ablation import preset, trained
 from auxiliary import processor_time
 from nanogrove.data.batch import Batch
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig, Heads
+from nanogrove.record.measures import Measure
+from nanogrove.studies.verdict import Rule, decide
 from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
@@ -116,50 +112,40 @@ def recall(name: str, seed: int, steps: int, segments: int) -> float:
     return accuracy(state.model, seen(name, texts(10**9 + seed, segments, 1024)))
 
 
-def corpus_values(name: str, seed: int) -> dict[str, Any]:
-    settings, weight = MODELS[name]
-    values = preset("python", 300, seed, ["memory"] if weight else [])
-    values["model"] = {**values["model"], "memory_segment": 32, **settings}
-    if name == "segments alone":
-        values["model"] |= {"block_size": 32}
-        values["train"] |= {"batch_size": 4 * values["train"]["batch_size"]}
-    if weight:
-        values["auxiliary"] |= {"memory_weight": 0.1}
-    return values
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=750)
-    parser.add_argument("--segments", type=int, default=3)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    states = {name: recall_state(name, 0, options.segments) for name in MODELS}
+def costs(segments: int) -> dict[str, float]:
+    """CPU time of a step of each model over that of full attention, all in turn."""
     works = {}
-    for name, state in states.items():
-        plan = Plan(seed=0, steps=1 << 40, lr_factor=lambda step: 1.0)
-        works[name] = fit(
-            state, lambda step, name=name: seen(name, texts(step, options.segments)), objective_of(state, plan), plan
-        )  # type: ignore[misc]
+    for name in MODELS:
+        state, plan = recall_state(name, 0, segments), Plan(seed=0, steps=1 << 40, lr_factor=lambda step: 1.0)
+        batches = lambda step, name=name: seen(name, texts(step, segments))  # noqa: E731
+        works[name] = fit(state, batches, objective_of(state, plan), plan)
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(20):
         for name, work in works.items():
             times[name].append(processor_time(lambda work=work: next(work)))  # type: ignore[misc]
     full = statistics.median(times["full attention"])
-    print(f"{'recall':<26}{'cost':>6}   accuracy", flush=True)
+    return {name: statistics.median(each) / full for name, each in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=750)
+    parser.add_argument("--segments", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cost = costs(options.segments)
+    steps = dict.fromkeys(MODELS, options.steps)
+    steps["memory, reconstruction"] = round(options.steps * cost["memory"] / cost["memory, reconstruction"])
+    print(f"{'recall':<26}{'cost':>6}{'steps':>7}   accuracy", flush=True)
+    figures: dict[str, dict[int, float | None]] = {}
     for name in MODELS:
-        shares = [recall(name, seed, options.steps, options.segments) for seed in options.seeds]
-        cost = statistics.median(times[name]) / full
-        print(f"{name:<26}{cost:>6.2f}   {', '.join(f'{share:.3f}' for share in shares)}", flush=True)
-    print("loss on the default corpus")
-    for name in MODELS:
-        losses = [
-            trained(corpus_values(name, seed), options.out / f"memory-{name.replace(', ', '-')}-{seed}")
-            for seed in options.seeds
-        ]
-        print(f"{name:<26}{statistics.mean(losses):.4f} ({min(losses):.4f} to {max(losses):.4f})", flush=True)
+        shares = {seed: recall(name, seed, steps[name], options.segments) for seed in range(options.seeds)}
+        figures[name] = dict(shares)
+        listed = ", ".join(f"{share:.3f}" for share in shares.values())
+        print(f"{name:<26}{cost[name]:>6.2f}{steps[name]:>7}   {listed}", flush=True)
+    pair = {name: figures[name] for name in ("memory", "memory, reconstruction")}
+    print(decide([pair], Rule(Measure("accuracy", "accuracy", better="higher")))[0].sentence)
 
 
 if __name__ == "__main__":

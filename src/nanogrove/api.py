@@ -3,14 +3,13 @@
 `run` and `score` are the verbs `train` and `evaluate`, whose names are taken by packages.
 """
 
-import json
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nanogrove.config.catalog import read_preset_file
-from nanogrove.config.overrides import resolve
+from nanogrove.config.overrides import as_overrides, resolve
 from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanogrove.errors import CheckpointError
 from nanogrove.evaluate.reward import load_reward
@@ -50,7 +49,7 @@ def run(
     True
     """
     values = read_preset_file(preset) if isinstance(preset, str) else preset
-    changes = [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()]
+    changes = as_overrides(overrides or {})
     for event in train(resolve(values, changes), Path(out), resume, allow_code):
         if event.kind == "stop":
             message = f"{out}: stopped at step {event.step} and saved; resume=True goes on"
@@ -93,10 +92,7 @@ def compare(
     >>> [verdict.outcome for verdict in nanogrove.compare(preset, arms, "studies/rates", seeds=6).verdicts]
     ['better']
     """
-    named = [
-        {"name": name, "overrides": [f"{key}={json.dumps(value)}" for key, value in overrides.items()]}
-        for name, overrides in arms.items()
-    ]
+    named = [{"name": name, "overrides": as_overrides(overrides)} for name, overrides in arms.items()]
     values = {**settings, "preset": preset, "arms": named, "seeds": seeds, "equal": equal, "tune": dict(tune or {})}
     updates = run_study(read_settings(values, str(out)), Path(out), Options(engine, allow_code=allow_code))
     while True:

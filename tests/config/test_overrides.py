@@ -3,10 +3,11 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nanogrove.config.catalog import read_preset_file
-from nanogrove.config.overrides import replaced, resolve
+from nanogrove.config.overrides import as_overrides, replaced, resolve
 from nanogrove.errors import PresetError
 from nanogrove.methods import load_method
 
@@ -174,3 +175,10 @@ def test_of_two_that_the_command_line_gives_none_gives_way() -> None:
     assert replaced(BASE, both) == []
     with pytest.raises(PresetError, match="memory_tokens and token_shift do not go together"):
         resolve(BASE, both)
+
+
+def test_values_from_python_are_overrides() -> None:
+    values = {"train.steps": np.int64(5), "optimizer.lr": np.float32(0.5), "model.bias": False, "name": "x"}
+    assert as_overrides(values) == ["train.steps=5", "optimizer.lr=0.5", "model.bias=false", 'name="x"']
+    with pytest.raises(PresetError, match="a setting is a number"):
+        as_overrides({"optimizer.lr": object()})

@@ -12,7 +12,7 @@ from nanogrove.config.overrides import resolve
 from nanogrove.errors import StudyError
 from nanogrove.record.events import read_events
 from nanogrove.runs.train import train
-from nanogrove.studies.compare import Options, compare, train_index
+from nanogrove.studies.compare import Options, Update, compare, train_index
 from nanogrove.studies.folder import read_plan
 from nanogrove.studies.judge import lines
 
@@ -190,6 +190,7 @@ def test_runs_are_trained_by_index_once_the_study_is_planned(study: MakeStudy, t
     for index in range(12):
         updates = list(train_index(tmp_path, index))
         assert updates[-1].share == 1.0
+    assert list(train_index(tmp_path, 3)) == [Update(1.0, "arm fast, seed 1: trained already, in runs/fast/seed-1")]
     with pytest.raises(StudyError, match="runs 0 to 11"):
         next(train_index(tmp_path, 12))
     assert run(study(), tmp_path, train=False).verdicts[0].outcome == "better"

@@ -57,6 +57,7 @@ def test_leave_one_out_makes_an_arm_of_all_and_one_without_each() -> None:
     ("changed", "message"),
     [
         ({"arms": ARMS[:1]}, "arms must be 2 or more entries long"),
+        ({"preset": 5}, "preset must be text or a JSON object, and 5 was given"),
         ({"arms": [ARMS[0], ARMS[0]]}, "two arms are called a"),
         ({"arms": [{"name": "../x"}, ARMS[0]]}, r"arms\.0\.name must be text of the pattern"),
         ({"arms": [{"name": "x", "seed": 3}, ARMS[0]]}, r"unknown key arms\.0\.seed"),

@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -40,6 +41,24 @@ def resolve(values: Mapping[str, object], overrides: Sequence[str] = ()) -> Pres
         return Preset.model_validate(raw)
     except ValidationError as error:
         raise PresetError(explain(error, raw, (key for key, _ in _fields(raw)))) from None
+
+
+def as_overrides(settings: Mapping[str, object]) -> list[str]:
+    """Overrides from values by dotted key, numbers of numpy among them. Raises PresetError for what is no JSON.
+
+    >>> as_overrides({"train.steps": 500, "model.bias": False})
+    ['train.steps=500', 'model.bias=false']
+    """
+    overrides = []
+    for key, value in settings.items():
+        plain = value.item() if isinstance(value, np.generic) else value
+        try:
+            overrides.append(f"{key}={json.dumps(plain)}")
+        except (TypeError, ValueError):
+            raise PresetError(
+                f"{key}: a setting is a number, a text, a list or a dict of these, not {cut(repr(value))}"
+            ) from None
+    return overrides
 
 
 def replaced(values: Mapping[str, object], overrides: Sequence[str]) -> list[Replaced]:

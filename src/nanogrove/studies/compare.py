@@ -171,6 +171,9 @@ def train_index(out: Path, index: int, allow_code: bool = False) -> Generator[Up
     check_run_folders(out, [run.folder])
     refuse_other_data([run.way.planned], out, allow_code)
     steps = max(run.way.planned.all_steps, 1)
+    if result_of(run, out, plan.measure) is not None:
+        yield Update(1.0, f"{run.label}: trained already, in {run.folder}")
+        return
     for _, event in run_job([(run.preset, out / run.folder)], allow_code):
         text = event.values["text"] if event.kind == "note" else ""
         yield Update(min(event.step / steps, 1.0), text)

@@ -15,7 +15,7 @@ from nanogrove.studies.statistics import EXACT
 from nanogrove.studies.verdict import Figures, Rule, Verdict, check_seeds, decide
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Findings:
     """A study and what it shows.
 
@@ -34,6 +34,10 @@ class Findings:
     results: Mapping[Key, Result]
     verdicts: tuple[Verdict, ...]
     seeds: int
+
+    def __repr__(self) -> str:
+        """The findings in words."""
+        return "\n".join(lines(self))
 
     @property
     def decided(self) -> bool:

@@ -20,6 +20,7 @@ from nanogrove.settings import Settings, cut, reason
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"  # of a study and of an arm, which name folders
 Equal = Literal["tokens", "flops", "time"]
+PRESET_TYPES = ("str", "dict[str,any]")  # as pydantic names them in the place of an error
 MOST_WAYS = 1_000  # arms × trials of a study
 _SEPARATOR = re.compile(r",(?=\s*[A-Za-z_][\w.]*=)")  # between two overrides, and not inside a list of values
 
@@ -87,7 +88,7 @@ def read_settings(values: object, where: str) -> StudySettings:
         return StudySettings.model_validate(_with_absolute_presets(values))
     except ValidationError as error:
         problems = error.errors()
-        key = ".".join(map(str, problems[0]["loc"]))
+        key = ".".join(str(part) for part in problems[0]["loc"] if part not in PRESET_TYPES)
         named = f"{cut(key)} " if key else ""
         if problems[0]["type"] == "extra_forbidden":
             known = ", ".join(StudySettings.model_fields)

@@ -230,8 +230,13 @@ def _verdict(
         sentence="",
     )
     deviation = float(np.std(least_clear.differences, ddof=1)) if verdict.pairs > 1 else math.nan
-    parts = [_claim(verdict, rule, level, tests)]
-    parts += _power(verdict.pairs, deviation, rule, tests) if outcome == "not shown" else []
+    unlike = any(difference for each in comparisons for difference in each.differences)
+    if unlike or any(verdict.diverged) or outcome != "not shown":
+        parts = [_claim(verdict, rule, level, tests)]
+        parts += _power(verdict.pairs, deviation, rule, tests) if outcome == "not shown" else []
+    else:
+        same = f"{arms[0]} and {arms[1]} have the same figures on each seed"
+        parts = [f"not shown: {same}: what they differ in changes nothing"]
     return replace(verdict, sentence="; ".join([*parts, *_remarks(verdict, len(comparisons))]))
 
 

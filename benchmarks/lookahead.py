@@ -1,6 +1,6 @@
 """Value head and lookahead against the truth, on random grammars where both are computed exactly.
 
-    python benchmarks/lookahead.py --out FOLDER [--seeds 0 1 2 3 4 5] [--steps 2000]
+    python benchmarks/lookahead.py --out FOLDER [--seeds 0 1 2 3 4 5 6 7] [--steps 2000]
 
 Random Language Models of 8 symbols and 16 tokens a sequence, each seed another grammar; a model of 3 x 96 with value,
 dynamics and policy heads.
@@ -14,7 +14,8 @@ dynamics and policy heads.
    the model. Beside them greedy decoding, by the model and by the grammar, and the grammar's own beam of 512.
 
 Figures are means over grammars with the smallest and the largest; grammars differ by nats, so that ways to write are
-compared within each: beside a figure stands by how much it is above greedy's. Runs lie in FOLDER; one that is there is
+compared within each: beside a figure stands by how much it is above greedy's, with
+Student's interval and the p value of the exact sign-flip test over grammars. Runs lie in FOLDER; one that is there is
 only read.
 """
 
@@ -37,6 +38,7 @@ from nanogrove.language_model import load
 from nanogrove.model.gpt import GPT
 from nanogrove.runs.setup import build
 from nanogrove.runs.train import train
+from nanogrove.studies.statistics import sign_flip, t_interval
 from nanogrove.synthetic.tree import TreeGrammar
 
 V, HORIZON, PROMPT, NEW = 8, 4, 2, 10
@@ -153,7 +155,7 @@ def shown(figures: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5, 6, 7])
     parser.add_argument("--steps", type=int, default=2000)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -185,10 +187,11 @@ def main() -> None:
     print("correlation of the value with the exact expected loss of the next 4 tokens")
     for name, figures in figures_by_name.items():
         print(f"  {name:<36}{shown(figures)}")
-    print(f"exact log-probability of {NEW} tokens, nats, and what that is above greedy's")
+    print(f"exact log-probability of {NEW} tokens, nats; what that is above greedy's, its 95 % interval, exact p")
     for name, figures in scored.items():
         above = [figure - plain for figure, plain in zip(figures, scored["greedy"], strict=True)]
-        print(f"  {name:<36}{shown(figures):<32}{shown(above)}")
+        low, high = t_interval(above, 0.05)
+        print(f"  {name:<36}{shown(figures):<32}{shown(above):<32}{low:.3f} to {high:.3f}, p = {sign_flip(above):.3f}")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,10 @@ def test_a_run_folder_is_no_folder_of_a_study(study: MakeStudy, finished: Path) 
 
 
 def test_a_study_is_one_process_at_a_time(study: MakeStudy, tmp_path: Path) -> None:
-    with StudyFolder(tmp_path), pytest.raises(StudyError, match="another process compares here"):
+    with (
+        StudyFolder(tmp_path),
+        pytest.raises(StudyError, match=rf"process {os.getpid()} compares here; wait for it, stop it"),
+    ):
         run(study(), tmp_path)
 
 
@@ -76,6 +79,13 @@ def test_a_folder_in_which_nothing_was_written_goes(tmp_path: Path) -> None:
         pass
     assert list((tmp_path / "a").iterdir()) == []
     assert read_part(tmp_path / "missing.json") is None
+
+
+def test_a_folder_that_was_deleted_meanwhile_is_given_back(tmp_path: Path) -> None:
+    with StudyFolder(tmp_path / "a"):
+        shutil.rmtree(tmp_path / "a")
+    with StudyFolder(tmp_path / "a"):
+        pass
 
 
 STRANGERS: dict[str, tuple[Callable[[Any], Any], str]] = {

@@ -11,12 +11,11 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Self, TypeVar
 
-from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from nanogrove.atomic import (
@@ -32,6 +31,7 @@ from nanogrove.atomic import (
 from nanogrove.errors import DataError, RunError
 from nanogrove.json_reading import BadJsonError, parse_json
 from nanogrove.record.events import Event, Values, event_of, lines_that_fit
+from nanogrove.record.lock import FolderLock
 from nanogrove.settings import cut, reason
 
 Row = TypeVar("Row")
@@ -58,28 +58,15 @@ class RunFolder:
             if reason := not_plain(path / name, folder=name in FOLDERS):
                 kind = "folder" if name in FOLDERS else "file"
                 raise RunError(f"{path / name}: {reason}, and is not written through; put a {kind} in its place")
-        self._lock = FileLock(path / ".lock", thread_local=False)
         try:
-            make_folder(path)
-            self._lock.acquire(timeout=0)
-            self._events = FileIO(path / "events.jsonl", "a", opener=no_links)
-            flush_folder(path)
-        except Timeout:
-            raise RunError(
-                f"{path}: in use by {self._owner()}; wait for it, stop it, or choose another --out"
-            ) from None
+            with ExitStack() as held:
+                self._lock = FolderLock(path)
+                held.callback(self._lock.release)
+                self._events = FileIO(path / "events.jsonl", "a", opener=no_links)
+                flush_folder(path)
+                held.pop_all()
         except OSError as error:
-            self._lock.release()
             raise RunError(f"{path}: no run folder can be made here {refusal(error)} or choose another --out") from None
-        with suppress(OSError), FileIO(path / ".lock", "w", opener=no_links) as lock:
-            lock.write(f"process {os.getpid()}".encode())  # on a full disk it is held all the same
-
-    def _owner(self) -> str:
-        """What the lock says of the process that holds it; Windows lets nobody read it meanwhile."""
-        try:
-            return read_file(self.path / ".lock", most=100).decode(errors="replace").strip() or "another process"
-        except OSError:
-            return "another process"
 
     @property
     def checkpoints(self) -> Path:
@@ -206,11 +193,7 @@ class RunFolder:
         return os.fstat(self._events.fileno()).st_size == 0
 
     def close(self) -> None:
-        """Gives the folder back, and takes away one in which nothing has begun.
-
-        The lock's file goes while the lock is held: a process that has opened it sees that it is gone, and
-        tries again.
-        """
+        """Gives the folder back, and takes away one in which nothing has begun."""
         self._events.close()
         begun = (self.path / "preset.json").exists()
         if not begun:
@@ -219,13 +202,9 @@ class RunFolder:
                     (self.path / "events.jsonl").unlink()
                 for aside in leftovers(self.path / "preset.json"):
                     aside.unlink()
-                (self.path / ".lock").unlink()
             with suppress(OSError):  # it holds something
                 self.checkpoints.rmdir()
-        self._lock.release()
-        if not begun:
-            with suppress(OSError):  # it holds something that is not ours
-                self.path.rmdir()
+        self._lock.release(remove=not begun)
 
     def __enter__(self) -> Self:
         return self

@@ -16,15 +16,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from nanogrove.atomic import make_folder, not_plain, read_file, refusal, write_file
+from nanogrove.atomic import not_plain, read_file, refusal, write_file
 from nanogrove.config.overrides import resolve
 from nanogrove.errors import NanogroveError, StudyError
 from nanogrove.json_difference import differences, shown
 from nanogrove.json_reading import BadJsonError, parse_json
 from nanogrove.record.folder import parts_of_run
+from nanogrove.record.lock import FolderLock, InUseError
 from nanogrove.settings import cut, reason
 from nanogrove.studies.plan import Plan
 from nanogrove.studies.settings import StudySettings, read_settings
@@ -45,12 +45,12 @@ class StudyFolder:
         """
         self.path = path
         check_plain(path)
-        self._lock = FileLock(path / ".lock", thread_local=False)
         try:
-            make_folder(path)
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise StudyError(f"{path}: another process compares here; wait for it, or choose another --out") from None
+            self._lock = FolderLock(path)
+        except InUseError as error:
+            raise StudyError(
+                f"{path}: {error.owner} compares here; wait for it, stop it, or choose another --out"
+            ) from None
         except OSError as error:
             raise StudyError(
                 f"{path}: no study folder can be made here {refusal(error)} or choose another --out"
@@ -65,10 +65,7 @@ class StudyFolder:
 
     def close(self) -> None:
         """Gives the folder back; one in which nothing was written goes."""
-        (self.path / ".lock").unlink(missing_ok=True)
-        self._lock.release()
-        if not any(self.path.iterdir()):
-            self.path.rmdir()
+        self._lock.release(remove=True)
 
     def __enter__(self) -> Self:
         return self

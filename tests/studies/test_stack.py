@@ -125,6 +125,33 @@ def test_a_signal_saves_all(make: Make, tmp_path: Path) -> None:
     check(presets, tmp_path, interrupted)
 
 
+@pytest.mark.parametrize(("kind", "stops"), [("start", [(1, 1), (2, 1), (0, 2)]), ("end", [(0, 2)])])
+def test_a_signal_before_a_group_is_trained_saves_all(
+    kind: str, stops: list[tuple[int, int]], make: Make, tmp_path: Path
+) -> None:
+    """While the first of two groups is set up, and between the two."""
+    presets = [make(seed=seed) for seed in range(3)]
+
+    def interrupted(runs: list[tuple[Preset, Path]]) -> Iterator[Numbered]:
+        for _, event in train_together(runs[:1]):
+            if event.kind == "step" and event.step == 3:
+                break
+        events, late = [], list[int]()
+        before = signal.signal(signal.SIGTERM, lambda number, frame: late.append(number))
+        try:
+            for number, event in train_together(runs):
+                events.append((number, event))
+                if (number, event.kind) == (2, kind):
+                    os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert not late
+        assert [(number, event.step) for number, event in events if event.kind == "stop"] == stops
+        yield from (pair for pair in train_together(runs) if pair[1].kind != "note")
+
+    check(presets, tmp_path, interrupted)
+
+
 def test_products_that_are_rounded_otherwise_are_computed_alone(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

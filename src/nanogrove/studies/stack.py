@@ -126,12 +126,12 @@ def train_together(runs: Sequence[tuple[Preset, Path]]) -> Iterator[Numbered]:
                 yield from ((number, event) for event in show_finished(_folder(run), report=False))
             else:
                 by_step.setdefault(run.state.step, []).append((number, run))
-        with stop_signals() as stopped:  # of a signal in the last step of a group too
+        with stop_signals() as stopped:  # of a signal while a group is set up, or in its last step, too
             for step in sorted(by_step):
                 if stopped:
                     yield from ((number, Event("stop", step, {"signal": stopped[0]})) for number, _ in by_step[step])
                     continue
-                yield from _train_group(by_step[step])
+                yield from _train_group(by_step[step], stopped)
 
 
 def _numbered(number: int, events: Generator[Event, None, R]) -> Generator[Numbered, None, R]:
@@ -149,8 +149,8 @@ def _folder(run: OpenRun) -> RunFolder:
     return run.folder
 
 
-def _train_group(runs: Sequence[tuple[int, OpenRun]]) -> Iterator[Numbered]:
-    """Trains runs that stand at one step."""
+def _train_group(runs: Sequence[tuple[int, OpenRun]], stopped: list[int]) -> Iterator[Numbered]:
+    """Trains runs that stand at one step, until a signal is in `stopped`."""
     with ExitStack() as records:
         members = []
         for number, run in runs:
@@ -160,8 +160,7 @@ def _train_group(runs: Sequence[tuple[int, OpenRun]]) -> Iterator[Numbered]:
             members.append(Member(number, run, Written(run.setup, run.state, recorder, checkpointer), checkpointer))
             yield from members[-1].events(begin(_folder(run), run, recorder, changed))
         scoring = Scoring()
-        with stop_signals() as stopped:
-            trained = yield from _drive_all(members, scoring, stopped)
+        trained = yield from _drive_all(members, scoring, stopped)
         if trained:
             yield from _finish_all(trained, scoring)
 

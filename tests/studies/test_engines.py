@@ -143,7 +143,7 @@ def test_ctrl_c_saves_all_runs(name: str, mixed: MakeStudy, undisturbed: dict[st
     process.send_signal(signal.SIGINT)
     text = process.communicate()[0]
     assert process.returncode == 130, text
-    assert "stopped, and all runs are saved" in text
+    assert "stopped; what runs have saved stays" in text
     stopped = in_training(out)
     for folder in stopped:
         state = json.loads((folder / "checkpoints" / "current" / "state.json").read_text())

@@ -97,7 +97,7 @@ def test_ctrl_c_saves_all_runs(cluster: Any, mixed: MakeStudy, undisturbed: dict
     process.send_signal(signal.SIGINT)
     text = process.communicate()[0]
     assert process.returncode == 130, text
-    assert "stopped, and all runs are saved" in text
+    assert "stopped; what runs have saved stays" in text
     stopped = in_training(out)
     assert stopped
     for folder in stopped:

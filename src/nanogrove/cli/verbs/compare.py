@@ -79,9 +79,9 @@ def compare(
             show(train_index(out, index, allow_code), console)
             return
         findings = show(run(settings, out, Options(engine, workers, address, allow_code), train=not prepare), console)
-    except KeyboardInterrupt:
-        print("stopped, and all runs are saved; the same command goes on", file=sys.stderr)
-        raise typer.Exit(130) from None
+    except (KeyboardInterrupt, SystemExit) as stop:
+        print("stopped; what runs have saved stays, and the same command goes on", file=sys.stderr)
+        raise typer.Exit(int(stop.code or 0) if isinstance(stop, SystemExit) else 130) from None
     finish(findings, out, console)
 
 

@@ -31,7 +31,7 @@ SEEDS, STEPS, TOGETHER = 8, 40, 4  # of a comparison; of a run; comparisons in a
 MODEL = {"n_layer": 2, "n_embd": 32, "n_head": 2, "block_size": 32}
 DATA: dict[str, dict[str, Any]] = {
     "text": {"tokenizer": "char"},
-    "grammar": {"type": "rlm", "L": 5, "v": 8, "held_out": 500},
+    "grammar": {"type": "rlm", "L": 5, "v": 8, "held_out": 500, "training_set": 2000},
     "task": {"type": "task", "task": "reverse", "base": [1, 4], "held_out": 20},
 }
 
@@ -178,12 +178,13 @@ def main() -> None:
 
 
 def report(outcomes: list[Outcome], equal: str) -> None:
-    """Prints a line for each setting, and one for all."""
+    """Prints a line for each setting, and one for all. Ends where the batches of both arms were the same."""
     from comparison_replay import clopper_pearson
 
     for setting in (*DATA, "all"):
         some = [each for each in outcomes if setting in (each.setting, "all")]
         if some:
+            assert all(any(each.differences) for each in some), "both arms trained on the same batches"
             wrong = sum(each.outcome != "not shown" for each in some)
             low, high = clopper_pearson(wrong, len(some))
             share = f"{wrong / len(some):.3f} ({low:.3f} to {high:.3f})"

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.studies.conftest import MakeStudy
 
 from nanogrove.errors import StudyError
+from nanogrove.studies.judge import check_study_seeds
 from nanogrove.studies.settings import leave_one_out, parse_arm, parse_tune, read_settings
 
 ARMS = [{"name": "a"}, {"name": "b", "overrides": ["optimizer.lr=0.1"]}]
@@ -51,6 +53,13 @@ def test_leave_one_out_makes_an_arm_of_all_and_one_without_each() -> None:
     ]
     with pytest.raises(StudyError, match="KEY=VALUE"):
         leave_one_out(["model.bias"])
+    with pytest.raises(StudyError, match=r"--leave-one-out a\.b is given twice; give each setting once"):
+        leave_one_out(["a.b=1", "a.b=2"])
+
+
+def test_a_cap_beyond_the_test_is_named(study: MakeStudy) -> None:
+    with pytest.raises(StudyError, match="cap: 41 seeds: the exact test takes up to 40"):
+        check_study_seeds(study(until_decided=True, cap=41))
 
 
 @pytest.mark.parametrize(

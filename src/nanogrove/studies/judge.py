@@ -47,7 +47,10 @@ class Findings:
 
 def check_study_seeds(study: StudySettings) -> None:
     """Raises StudyError where the seeds of a study could show no difference, however large."""
-    check_seeds(study.cap if study.until_decided else study.seeds, len(study.arms) - 1, study.level)
+    try:
+        check_seeds(study.cap if study.until_decided else study.seeds, len(study.arms) - 1, study.level)
+    except StudyError as error:
+        raise StudyError(f"cap: {error}" if study.until_decided else str(error)) from None
 
 
 def measure_named(name: str, figures: Mapping[str, object]) -> Measure:

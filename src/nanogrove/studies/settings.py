@@ -156,8 +156,12 @@ def leave_one_out(switches: Sequence[str]) -> list[dict[str, Any]]:
     for switch in switches:
         if "=" not in switch:
             raise StudyError(f"--leave-one-out {cut(switch)}: give what switches it on, as KEY=VALUE")
+    keys = [switch.partition("=")[0].strip() for switch in switches]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise StudyError(f"--leave-one-out {cut(key)} is given twice; give each setting once")
     arms: list[dict[str, Any]] = [{"name": "all", "overrides": list(switches)}]
-    for left in switches:
+    for key, left in zip(keys, switches, strict=True):
         others = [switch for switch in switches if switch != left]
-        arms.append({"name": f"without-{left.partition('=')[0].strip()}", "overrides": others})
+        arms.append({"name": f"without-{key}", "overrides": others})
     return arms

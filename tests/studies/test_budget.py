@@ -54,6 +54,15 @@ def test_other_computations_are_told_apart(study: MakeStudy, override: str) -> N
     assert computation(base.setup.preset) != computation(other.setup.preset)
 
 
+def test_what_happens_between_steps_is_no_computation(study: MakeStudy) -> None:
+    preset = {**study().preset, "train": {"batch_size": 4, "device": "cpu"}}  # type: ignore[dict-item]
+    evolve = ["method.name=evolve", "method.significance=null", "method.generations=2"]
+    overrides = {"bred": [], "searched": ["method.selection=none"], "fewer": ["method.population_size=4"]}
+    asked = [{"name": name, "preset": preset, "overrides": [*evolve, *own]} for name, own in overrides.items()]
+    bred, searched, fewer = (computation(each.setup.preset) for each in candidates(study(arms=asked)))
+    assert bred == searched != fewer
+
+
 def test_equal_time_leaves_an_interval_of_steps(study: MakeStudy) -> None:
     def clock(entries: Sequence[Candidate]) -> list[Measured]:
         assert [each.arm for each in entries] == ["base", "arm0"]

@@ -110,6 +110,8 @@ class Method(Generic[C, D]):
     """All steps of a run, from those that `train` names, or 0 where it names none."""
     counted_by: tuple[str, ...] = ()
     """The settings that add steps to those of `train`, such as `generations`."""
+    between_steps: tuple[str, ...] = ()
+    """The settings of what happens between steps, which change nothing that a step computes."""
     rehearse: Callable[[TrainState, D, Plan, C, bool], Iterator[Event]] | None = None
     """Steps that a budget in minutes times: those that `train.steps` names or, where the last argument is true, those
     that the method adds. None where the first steps of `run` will do."""

@@ -139,6 +139,11 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     yield from _Evolution(state, corpus, plan, config, fitness).events()
 
 
+def rehearse(state: TrainState, corpus: Corpus, plan: Plan, config: Config, further: bool) -> Iterator[Event]:
+    """Yields `step` events of a generation that does not end, so that nothing is scored or bred."""
+    return run(state, corpus, plan, config.model_copy(update={"steps_per_generation": plan.steps}))
+
+
 def check_scored(config: Config, corpus: Corpus, limit: int | None) -> None:
     """Raises PresetError where so few documents are scored that no difference could pass the test of significance."""
     if config.significance is None or config.selection == "none":
@@ -385,6 +390,8 @@ METHOD = Method[Config, Corpus](
     needs_budget=False,
     num_steps=lambda config, budget: config.generations * config.steps_per_generation,
     counted_by=("generations", "steps_per_generation"),
+    between_steps=tuple(sorted({*Config.model_fields} - {"name", "population_size", "vary"})),
+    rehearse=rehearse,
     check=check,
     evaluate=lambda trained, corpus, split, limit: evaluate_fitness(
         trained.model, corpus, trained.config, split, limit, trained.seed, trained.allow_code

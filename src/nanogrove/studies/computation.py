@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from nanogrove.config.preset import Preset
+from nanogrove.methods import load_method
 from nanogrove.train.loop import BUDGETS
 
 FREE = {  # settings that members of one program may differ in, by section
@@ -32,4 +33,5 @@ def computation(preset: Preset) -> str:
     """The settings of a preset that say what a step computes, as a text; equal ones compute the same."""
     whole = preset.model_dump(mode="json", exclude={*FREE_SECTIONS, *BESIDE})
     used = {".".join(key): bool(whole[key[0]].get(key[1])) for key in ON_OR_OFF}
-    return json.dumps({**without(without(whole, FREE), NUMBERS), **used}, sort_keys=True)
+    between = {"method": load_method(preset.method.name).between_steps}
+    return json.dumps({**without(without(without(whole, FREE), NUMBERS), between), **used}, sort_keys=True)

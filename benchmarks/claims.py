@@ -36,6 +36,7 @@ ONE_MODEL: dict[str, Any] = {
     "save": {"every": 500},
 }
 RATES = {"low": 1e-6, "high": 1.0, "factor": 2.0}
+LOW_RATES = {**RATES, "start": [1e-6, 1e-3]}
 BRED: dict[str, Any] = {
     **ONE_MODEL,
     "method": {
@@ -106,7 +107,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         ],
     },
     "low-rates": {
-        "preset": {**BRED, "method": {**BRED["method"], "vary": {"lr": {**RATES, "start": [1e-6, 1e-3]}}}},
+        "preset": {**BRED, "method": {**BRED["method"], "generations": 20, "vary": {"lr": LOW_RATES}}},
         "equal": "time",
         "arms": [arm("pbt"), arm("search", SEARCH), arm("search-with-decay", SEARCH, *DECAY)],
     },

@@ -78,13 +78,9 @@ STUDIES: dict[str, dict[str, Any]] = {
         "arms": [arm("plain", "model.token_shift=false"), arm("shift", "model.token_shift=true")],
     },
     "curriculum": {
-        "preset": BASE,
+        "preset": SHORT,
         "equal": "time",
-        "arms": [
-            arm("plain"),
-            arm("half-first", "method.curriculum.start=0.5", "method.curriculum.until=0.5"),
-            arm("quarter-first", "method.curriculum.start=0.25", "method.curriculum.until=0.5"),
-        ],
+        "arms": [arm("plain"), arm("easy-first", "method.curriculum.start=0.5", "method.curriculum.until=0.5")],
     },
     "heads": {**WITH_HEADS, "equal": "tokens"},
     "heads-time": {**WITH_HEADS, "equal": "time"},

@@ -129,6 +129,13 @@ def test_curves_are_titled_apart_and_have_the_best_possible_loss(tmp_path: Path)
     assert (best["name"], best["style"], best["y"]) == ("best possible", "reference", [2.5, 2.5])
 
 
+def test_at_equal_time_curves_end_at_one_time(tmp_path: Path) -> None:
+    study = findings(figures({"base": 3.0, "good": 2.8}), equal="time")
+    slower = {key: each.model_copy(update={"seconds": 90.0}) for key, each in study.results.items() if key[0] != "base"}
+    over_time = drawn(tmp_path, judge(study.study, study.plan, {**study.results, **slower}, 8)).figures()[4]
+    assert [line["x"][-1] for line in over_time["lines"]] == [30, 30]
+
+
 def test_what_was_tuned_is_shown_with_the_trial_that_each_arm_takes(tmp_path: Path) -> None:
     study = findings(figures({"base": 3.0, "good": 2.8}), tune={"optimizer.lr": [0.1, 0.2]})
     trials: dict[Key, Result] = {

@@ -9,11 +9,11 @@ from nanogrove.reports.lines import Line, line
 from nanogrove.reports.values import finite, spread
 from nanogrove.studies.sections.shown import Shown, ShownArm
 
-Axis = Callable[[ShownArm, Event], float | None]
+Axis = Callable[[Shown, ShownArm, Event], float | None]
 AXES: dict[str, Axis] = {
-    "tokens": lambda arm, event: finite(event.values.get("seen")),
-    "FLOPs": lambda arm, event: arm.planned.flops * event.step / max(arm.planned.all_steps, 1),
-    "seconds": lambda arm, event: _seconds_per_step(arm) * event.step,
+    "tokens": lambda shown, arm, event: finite(event.values.get("seen")),
+    "FLOPs": lambda shown, arm, event: arm.planned.flops * event.step / max(arm.planned.all_steps, 1),
+    "seconds": lambda shown, arm, event: _seconds_per_step(shown, arm) * event.step,
 }
 TITLES = {"tokens": "over tokens", "FLOPs": "over FLOPs", "seconds": "over time of training"}
 
@@ -35,7 +35,7 @@ def _lines(shown: Shown, axis: Axis) -> list[Line]:
         by_step: dict[int, list[Event]] = {}
         for event in (event for events in arm.evaluations for event in events):
             by_step.setdefault(event.step, []).append(event)
-        x = [axis(arm, by_step[step][0]) for step in sorted(by_step)]
+        x = [axis(shown, arm, by_step[step][0]) for step in sorted(by_step)]
         y = [[spread(event.values.get(shown.name))[1] for event in by_step[step]] for step in sorted(by_step)]
         drawn += line(arm.name, x, y)
     floor = _best_possible(shown)
@@ -53,5 +53,11 @@ def _best_possible(shown: Shown) -> float | None:
     return floors.pop() if reference and len(floors) == 1 else None
 
 
-def _seconds_per_step(arm: ShownArm) -> float:
-    return median((finite(each.seconds) or 0.0) / max(each.steps, 1) for each in arm.results)
+def _seconds_per_step(shown: Shown, arm: ShownArm) -> float:
+    """Seconds of a step of an arm's runs.
+
+    At equal time all arms have the time of the first by plan, whatever trained beside them and made runs take longer.
+    """
+    timed = shown.arms[0] if shown.findings.study.equal == "time" else arm
+    seconds = median(finite(each.seconds) or 0.0 for each in timed.results)
+    return seconds / max(median(each.steps for each in arm.results), 1)

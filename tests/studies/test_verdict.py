@@ -178,6 +178,13 @@ def test_at_equal_time_a_verdict_holds_at_both_ends() -> None:
     assert (opposite.outcome, opposite.p) == ("not shown", 1)
 
 
+def test_an_arm_that_is_the_same_at_both_ends_has_no_ends() -> None:
+    ends = [{"one": arm(0, 0), "same": arm(-0.041), "open": arm(shift)} for shift in (0.03, 0.04)]
+    same, opened = decide(ends, Rule(LOSS))
+    assert "end of the ratio" not in same.sentence
+    assert "end of the ratio" in opened.sentence
+
+
 def test_a_study_until_decided() -> None:
     figures = {"one": arm(0, 0), "other": arm(-0.05)}
     verdict = only(figures, Rule(LOSS, test=until_decided(24)))

@@ -237,7 +237,8 @@ def _verdict(
     else:
         same = f"{arms[0]} and {arms[1]} have the same figures on each seed"
         parts = [f"not shown: {same}: what they differ in changes nothing"]
-    return replace(verdict, sentence="; ".join([*parts, *_remarks(verdict, len(comparisons))]))
+    ends = len({tuple(each.differences) for each in comparisons})  # one, where the steps of neither arm are open
+    return replace(verdict, sentence="; ".join([*parts, *_remarks(verdict, ends)]))
 
 
 def _interval(comparisons: Sequence[Comparison], rule: Rule, level: float) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from nanogrove.runs.train import train
 from nanogrove.studies.results import FINISHED
 from nanogrove.studies.stack import train_together
 
-PATIENCE = 60.0  # seconds that a folder is waited for while its record does not grow
+PATIENCE = 600.0  # seconds that a folder is waited for while its record does not grow, as while a large model is scored
 
 
 def run_job(runs: Sequence[tuple[Preset, Path]], allow_code: bool = False) -> Iterator[tuple[int, Event]]:

@@ -114,6 +114,7 @@ PICTURES = {
     "report": Picture("quickstart", 1240),
     "evolve": Picture("evolve-pbt", 1240),
     "self-improve": Picture("self-improve-quick", 1240),
+    "compare": Picture("compare", 730),
 }
 
 

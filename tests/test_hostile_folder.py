@@ -48,6 +48,7 @@ WRITERS = {
     "model/huggingface.py: export_model": NEW,
     "record/folder.py: RunFolder": RUN,
     "record/folder.py: _write": RUN,
+    "record/lock.py: FolderLock": f"{RUN}; {STUDY}",
     "record/trackers.py: Trackio": RUN,
     "record/trackers.py: Wandb": RUN,
     "reports/report.py: write_report": RUN,

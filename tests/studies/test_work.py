@@ -49,8 +49,8 @@ def test_a_folder_is_waited_for_while_its_record_grows(
 def test_a_folder_whose_record_stands_still_is_given_up(
     preset: Preset, sleeps: list[Callable[[], object]], tmp_path: Path
 ) -> None:
-    sleeps += [lambda: None] * 9
-    with RunFolder(tmp_path), pytest.raises(StudyError, match="added nothing to its record for 60 s; stop that, and"):
+    sleeps += [lambda: None] * 40
+    with RunFolder(tmp_path), pytest.raises(StudyError, match="added nothing to its record for 600 s; stop that, and"):
         list(run_job([(preset, tmp_path)]))
     assert sleeps
 

@@ -74,7 +74,7 @@ def test_processes_killed_at_random_moments_are_replaced(
             finished |= ended(out)
             killed = random.choice(alive)
             killed.kill()
-            kills, due = kills + 1, time.monotonic() + random.uniform(0, 6)
+            kills, due = kills + 1, time.monotonic() + random.uniform(0, 2)
             print(f"killed {killed.pid} at {update.share:.1%}, {len(finished)} runs at their end")
     assert kills == KILLS
     assert lasting(out) == undisturbed

@@ -84,8 +84,8 @@ def test_a_folder_in_which_nothing_was_written_goes(tmp_path: Path) -> None:
 def test_a_folder_that_was_deleted_meanwhile_is_given_back(tmp_path: Path) -> None:
     with StudyFolder(tmp_path / "a"):
         shutil.rmtree(tmp_path / "a")
-    with StudyFolder(tmp_path / "a"):
-        pass
+    with StudyFolder(tmp_path / "a") as folder:
+        assert [path.name for path in folder.path.iterdir()] == [".lock"]
 
 
 STRANGERS: dict[str, tuple[Callable[[Any], Any], str]] = {

@@ -230,13 +230,12 @@ def _verdict(
         sentence="",
     )
     deviation = float(np.std(least_clear.differences, ddof=1)) if verdict.pairs > 1 else math.nan
-    unlike = any(difference for each in comparisons for difference in each.differences)
-    if unlike or any(verdict.diverged) or outcome != "not shown":
-        parts = [_claim(verdict, rule, level, tests)]
-        parts += _power(verdict.pairs, deviation, rule, tests) if outcome == "not shown" else []
-    else:
-        same = f"{arms[0]} and {arms[1]} have the same figures on each seed"
-        parts = [f"not shown: {same}: what they differ in changes nothing"]
+    differ = any(difference for each in comparisons for difference in each.differences)
+    parts = [_claim(verdict, rule, level, tests)]
+    if outcome == "not shown" and not differ and not any(verdict.diverged):
+        parts = [f"not shown: {arms[0]} and {arms[1]} have the same figures on each seed"]
+    elif outcome == "not shown":
+        parts += _power(verdict.pairs, deviation, rule, tests)
     ends = len({tuple(each.differences) for each in comparisons})  # one, where the steps of neither arm are open
     return replace(verdict, sentence="; ".join([*parts, *_remarks(verdict, ends)]))
 

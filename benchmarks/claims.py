@@ -6,8 +6,8 @@
 Each study takes up to about 20 minutes of two cores. One that was stopped goes on, and one that is there is only read.
 
 - `optimizers`: Muon and AdamW, with the same trials of rates.
-- `token-shift`, `curriculum`, `heads` and `each-head` (at equal tokens), `heads-time`, `reconstruction` (of a memory, on
-  text).
+- `token-shift`, `curriculum`, `heads` and `each-head` (at equal tokens), `heads-time`.
+- `reconstruction`, of a memory, on text.
 - `breeding`: population based training whose 16 members begin with rates from all that is allowed; random search over
   the same, with and without decay; and one model, at the rate that was the best of 0.001, 0.002, 0.004, 0.008 and 0.016
   on a seed that the study does not have.

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from nanogrove.model.elementwise import MIN_ELEMENTS_PER_THREAD, Dropout, gelu, silu
 from nanogrove.model.packing import Packable, Packed, packed_product
 from nanogrove.model.products import transposed_product
+from nanogrove.native import operators as native
 
 NormKind = Literal["layernorm", "rmsnorm", "rmsnorm-unscaled"]
 MLPKind = Literal["gelu", "swiglu", "relu2"]
@@ -135,6 +136,8 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises the last axis of `[*P, …, size]`."""
+        if native.usable(x):
+            return native.norm(x, self.weight, self.bias, self.eps, self.centred)
         normalise = F.layer_norm if self.centred else F.rms_norm
         y = normalise(x, (self.size,), eps=self.eps)
         if self.weight is None:

@@ -1,0 +1,77 @@
+"""The C library, where `pip install` found a compiler to build it with and this CPU has the instructions it takes.
+
+It is plain C called through `ctypes`, without Python's or torch's headers, so that one build serves every version of
+both. Its threads are those of the OpenMP library that torch has loaded: a second one's would take the cores from them.
+"""
+
+import ctypes
+import platform
+from ctypes import POINTER, c_float, c_int, c_long, c_void_p
+from functools import cache
+from pathlib import Path
+
+import torch
+
+FILE = Path(__file__).with_name("kernels.abi3.so")
+
+
+class Norm(ctypes.Structure):
+    """`Norm` of elementwise.c."""
+
+    _fields_ = [
+        ("members", c_long),
+        ("rows", c_long),
+        ("size", c_long),
+        ("eps", c_float),
+        ("centred", c_int),
+        ("threads", c_int),
+    ]
+
+
+class Heads(ctypes.Structure):
+    """`Heads` of attention.c."""
+
+    _fields_ = [
+        ("rows", c_long),
+        ("tokens", c_long),
+        ("queries", c_long),
+        ("keys", c_long),
+        ("size", c_long),
+        ("rotation", c_void_p),
+        ("threads", c_int),
+    ]
+
+
+SIGNATURES = {  # of functions, which return nothing unless said
+    "gelu": [c_void_p, c_void_p, c_void_p, c_long, c_int],
+    "norm": [POINTER(Norm), *[c_void_p] * 5],
+    "norm_backward": [POINTER(Norm), *[c_void_p] * 6],
+    "attention_room": [POINTER(Heads)],
+    "attend": [POINTER(Heads), *[c_void_p] * 4],
+    "attend_backward": [POINTER(Heads), *[c_void_p] * 6],
+}
+RESULTS = {"attention_room": c_long}
+
+
+@cache
+def missing() -> str | None:
+    """Why the library is not used, None where it is."""
+    if not FILE.exists():
+        return "the C kernels were not built when nanogrove was installed"
+    if platform.machine() in ("x86_64", "AMD64") and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        return "this CPU has no AVX2, which the C kernels take"
+    try:
+        ctypes.CDLL(str(FILE))
+    except OSError as error:
+        return f"the C kernels cannot be loaded ({error})"
+    return None
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The library, where it is not `missing`."""
+    loaded = ctypes.CDLL(str(FILE))
+    for name, arguments in SIGNATURES.items():
+        function = getattr(loaded, name)
+        function.argtypes, function.restype = arguments, RESULTS.get(name)
+    return loaded

@@ -1,0 +1,124 @@
+"""Differentiable operators of torch tensors, computed by the C library; see `usable`. Shapes are named in `layers.py`."""
+
+from ctypes import byref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from nanogrove.native.library import Heads, Norm, library, missing
+
+WIDE = 8  # numbers that the kernels take at a time; the last axis of what they are given is a multiple of it
+SMALL = 1 << 15  # numbers below which one thread is faster than several
+CHUNK = 64  # rows whose gradients of a norm's scale are added up apart; as in elementwise.c
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the kernels can compute from `x`: whole vectors of float32 on a CPU, outside autocast and compilation."""
+    return (
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and not x.shape[-1] % WIDE
+        and missing() is None
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _threads(x: Tensor) -> int:
+    return torch.get_num_threads() if x.numel() >= SMALL else 1
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    """Where `x` lies; the caller keeps it alive, for as long as a kernel uses it."""
+    return None if x is None else x.data_ptr()
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU in its tanh form, of any shape."""
+    return _Gelu.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Gelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        slope = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        library().gelu(x.data_ptr(), y.data_ptr(), _pointer(slope), x.numel(), _threads(x))
+        ctx.save_for_backward(*([] if slope is None else [slope]))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (slope,) = ctx.saved_tensors
+        return gradient * slope
+
+
+def norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool) -> Tensor:
+    """LayerNorm, or RMSNorm if not `centred`, of `x [*P, …, C]` with `weight` and `bias [*P, C]`."""
+    return _Norm.apply(x, weight, bias, eps, centred)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool
+    ) -> Tensor:
+        x = x.contiguous()
+        weight, bias = (vector if vector is None else vector.contiguous() for vector in (weight, bias))
+        members = 1 if weight is None else weight.numel() // weight.shape[-1]
+        rows = x.numel() // x.shape[-1]
+        y, kept = torch.empty_like(x), x.new_empty(rows, 2) if any(ctx.needs_input_grad) else None
+        ctx.shape = Norm(members, rows // members, x.shape[-1], eps, centred, _threads(x))
+        library().norm(byref(ctx.shape), *map(_pointer, (x, weight, bias, y, kept)))
+        ctx.save_for_backward(x, weight, kept)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, kept = ctx.saved_tensors
+        shape, dx, gradient = ctx.shape, torch.empty_like(x), gradient.contiguous()
+        sums = x.new_empty(shape.members, 1 - (-shape.rows // CHUNK), 2, shape.size)
+        library().norm_backward(byref(shape), *map(_pointer, (x, weight, kept, gradient, dx, sums)))
+        vectors = [] if weight is None else [sums[:, 0, n].view_as(weight) for n in (0, 1)]
+        dw, db = (vectors[n] if vectors and ctx.needs_input_grad[1 + n] else None for n in (0, 1))
+        return dx, dw, db, None, None
+
+
+def attention(qkv: Tensor, keys: int, rotation: Tensor | None) -> Tensor:
+    """Causal attention: `[R, T, H, D]` of `qkv [R, T, H + 2G, D]`, G being `keys`.
+
+    Queries and keys are rotated by `rotation [2, T, D]`, as `rotate` of `attention.py` does.
+    """
+    return _Attention.apply(qkv, keys, rotation)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, keys: int, rotation: Tensor | None) -> Tensor:
+        qkv, rotation = qkv.contiguous(), rotation if rotation is None else rotation.contiguous()
+        rows, tokens, heads, size = qkv.shape
+        queries = heads - 2 * keys
+        y, logs = qkv.new_empty(rows, tokens, queries, size), qkv.new_empty(rows, queries, tokens)
+        ctx.shape = Heads(rows, tokens, queries, keys, size, _pointer(rotation), _threads(qkv))
+        room = _room(ctx.shape)
+        library().attend(byref(ctx.shape), *map(_pointer, (qkv, y, logs, room)))
+        ctx.save_for_backward(qkv, y, logs, rotation)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, y, logs, _ = ctx.saved_tensors
+        dqkv, room, gradient = torch.empty_like(qkv), _room(ctx.shape), gradient.contiguous()
+        library().attend_backward(byref(ctx.shape), *map(_pointer, (qkv, y, logs, gradient, dqkv, room)))
+        return dqkv, None, None
+
+
+def _room(shape: Heads) -> Tensor:
+    """Memory that the threads of a call need."""
+    return torch.zeros(shape.threads * library().attention_room(byref(shape)))

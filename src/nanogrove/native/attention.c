@@ -1,8 +1,8 @@
 /* Causal self-attention and its gradient, for contexts whose keys and values stay in a core's cache.
 
-   y_t = sum over s <= t of p_ts v_s, with p_t the softmax of q_t . k_s / sqrt(D). The scores of 16 queries at a time are
-   computed, used and forgotten; what is kept is the logarithm of each softmax's divisor, from which the backward pass
-   computes them again (Rabe & Staats 2021; Dao 2022). No score after its query's block of 16 is computed, and nothing
+   y_t = sum over s <= t of p_ts v_s, with p_t the softmax of q_t . k_s / sqrt(D). The scores of 16 queries at a time
+   are computed, used and forgotten; what is kept is the logarithm of each softmax's divisor, from which the backward
+   pass computes them again (Rabe & Staats 2021; Dao 2022). No score after its query's block of 16 is computed, and nothing
    is copied outside: heads are read from, and their gradients written to, the product that made them.
 
    A thread has all query heads of one row that share a key, and sums are in one order, so that bits depend on neither
@@ -22,27 +22,14 @@ typedef struct {
     int threads;
 } Heads;
 
-/* `scale` times the vector x of token t, each pair (i, i + D/2) of it rotated by its position's angle (Su 2021), or by
-   minus it, unless `rotation` is null. */
-static void turn(const Heads *h, const float *rotation, long t, float sign, float scale, const float *x, float *y) {
-    long half = h->size / 2;
-    const float *cosine = rotation + t * h->size, *sine = cosine + h->tokens * h->size;
-    if (!rotation) eight(i, h->size) set(y + i, at(x + i) * scale);
-    else each(i, half) {
-        float first = x[i], second = x[i + half], s = sign * sine[i];
-        y[i] = (first * cosine[i] + second * s) * scale;
-        y[i + half] = (second * cosine[i] - first * s) * scale;
-    }
-}
-
 /* Vectors of one head, `step` apart, turned and scaled to rows of `to` [tokens, D]. */
 static void load(const Heads *h, const float *rotation, float scale, const float *from, long step, float *to) {
-    each(t, h->tokens) turn(h, rotation, t, 1, scale, from + t * step, to + t * h->size);
+    each(t, h->tokens) turn(rotation, h->tokens, h->size, t, 1, scale, from + t * step, to + t * h->size);
 }
 
 /* The opposite, for gradients. */
 static void store(const Heads *h, const float *rotation, float scale, const float *from, float *to, long step) {
-    each(t, h->tokens) turn(h, rotation, t, -1, scale, from + t * h->size, to + t * step);
+    each(t, h->tokens) turn(rotation, h->tokens, h->size, t, -1, scale, from + t * h->size, to + t * step);
 }
 
 /* Rows [tokens, D] as columns [D, width]. */
@@ -50,8 +37,8 @@ static void flip(const Heads *h, const float *from, float *to, long width) {
     each(i, h->size) each(t, h->tokens) to[i * width + t] = from[t * h->size + i];
 }
 
-/* Numbers in a row of scores: the tokens, up to a whole block of queries, and some more, since rows a power of two apart
-   would fall on the same lines of the cache. */
+/* Numbers in a row of scores: the tokens, up to a whole block of queries, and some more, since rows a power of two
+   apart would fall on the same lines of the cache. */
 static long width_of(const Heads *h) { return (h->tokens + QUERIES - 1) / QUERIES * QUERIES + WIDE; }
 
 /* Softmax in place of the first `seen` of n scores, the others 0; the logarithm of its divisor. */
@@ -116,7 +103,8 @@ typedef struct {
 } Buffers;
 
 /* Of 16 queries: dq is set, dk and dv are added to. */
-static void block_backward(const Heads *h, const Buffers *b, const float *logs, const float *y, long y_step, long first) {
+static void block_backward(const Heads *h, const Buffers *b, const float *logs, const float *y, long y_step,
+                           long first) {
     long D = h->size, width = width_of(h), n = first + QUERIES;
     product(QUERIES, n, D, b->q + first * D, D, 1, b->k_flipped, width, b->scores, width, 0);
     product(QUERIES, n, D, b->g + first * D, D, 1, b->v_flipped, width, b->slopes, width, 0);

@@ -3,22 +3,18 @@
    Every number, or row, is computed in one order, whichever thread has it, so that bits depend on nothing else. */
 #include "lanes.h"
 
-#include <math.h>
 #include <string.h>
 
 enum { PIECE = 1 << 13, CHUNK = 64 }; /* numbers of a piece of work; rows whose gradients are added up together */
 
-/* GELU (Hendrycks 2016) in its tanh form, x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + .044715 x^3), computed as the
-   same x s with s = 1 / (1 + e), e = exp(-2u). Its slope is s (1 + x (1 - s) du), du the slope of 2u, and 1 - s = e s.
-   `count` is a multiple of 8; `slope` may be null. */
+/* y = GELU of x and, unless null, its `slope` there; `count` is a multiple of 8. */
 void gelu(const float *x, float *y, float *slope, long count, int threads) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (long first = 0; first < count; first += PIECE)
         for (long i = first; i < first + PIECE && i < count; i += WIDE) {
-            lanes v = at(x + i), square = v * v, rate = square * 0.07135481627f + 1.59576912161f;
-            lanes e = exponential(-v * rate), share = 1.0f / (1.0f + e), result = v * share;
-            set(y + i, result);
-            if (slope) set(slope + i, share + result * (e * share) * (square * 0.14270963254f + rate));
+            lanes rise;
+            set(y + i, gelu_of(at(x + i), &rise));
+            if (slope) set(slope + i, rise);
         }
 }
 
@@ -35,21 +31,9 @@ typedef struct {
 void norm(const Norm *n, const float *x, const float *weight, const float *bias, float *y, float *kept) {
 #pragma omp parallel for num_threads(n->threads) if (n->threads > 1)
     for (long row = 0; row < n->members * n->rows; row++) {
-        const float *from = x + row * n->size, *w = weight, *b = bias;
-        if (w) w += row / n->rows * n->size;
-        if (b) b += row / n->rows * n->size;
-        lanes total = all(0), squares = all(0);
-        if (n->centred) eight(i, n->size) total += at(from + i);
-        float mean = sum(total) / n->size;
-        eight(i, n->size) squares += (at(from + i) - mean) * (at(from + i) - mean);
-        float scale = 1 / sqrtf(sum(squares) / n->size + n->eps);
-        eight(i, n->size) {
-            lanes value = (at(from + i) - mean) * scale;
-            if (w) value *= at(w + i);
-            if (b) value += at(b + i);
-            set(y + row * n->size + i, value);
-        }
-        if (kept) kept[2 * row] = mean, kept[2 * row + 1] = scale;
+        long start = row * n->size, vector = row / n->rows * n->size;
+        norm_of(x + start, weight ? weight + vector : 0, bias ? bias + vector : 0, n->size, n->eps, n->centred,
+                y + start, kept ? kept + 2 * row : 0);
     }
 }
 

@@ -14,8 +14,10 @@
 #ifdef _OPENMP
 #include <omp.h>
 #define THREAD omp_get_thread_num()
+#define THREADS omp_get_num_threads()
 #else
 #define THREAD 0
+#define THREADS 1
 #endif
 
 enum { WIDE = 8 };
@@ -58,6 +60,46 @@ static inline lanes exponential(lanes x) {
     p = p * r + 0.5f;
     p = p * r * r + r + 1.0f;
     return choose(x < -87.0f, all(0), (lanes)((flags)p + ((flags)shifted << 23)));
+}
+
+/* GELU (Hendrycks 2016) in its tanh form, x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + .044715 x^3), computed as the
+   same x s with s = 1 / (1 + e), e = exp(-2u). Its slope is s (1 + x (1 - s) du), du the slope of 2u, and 1 - s = e s. */
+static inline lanes gelu_of(lanes x, lanes *slope) {
+    lanes square = x * x, rate = square * 0.07135481627f + 1.59576912161f;
+    lanes e = exponential(-x * rate), share = 1.0f / (1.0f + e), y = x * share;
+    *slope = share + y * (e * share) * (square * 0.14270963254f + rate);
+    return y;
+}
+
+/* `scale` times the vector x [size] of a head, each pair (i, i + size / 2) of it rotated by the angle of position t, or
+   by minus it for a `sign` of -1 (Su 2021). `rotation` [2, positions, size] has cosines and signed sines, or is null. */
+static inline void turn(const float *rotation, long positions, long size, long t, float sign, float scale, const float *x,
+                        float *y) {
+    long half = size / 2;
+    const float *cosine = rotation + t * size, *sine = cosine + positions * size;
+    if (!rotation) eight(i, size) set(y + i, at(x + i) * scale);
+    else each(i, half) {
+        float first = x[i], second = x[i + half], s = sign * sine[i];
+        y[i] = (first * cosine[i] + second * s) * scale;
+        y[i + half] = (second * cosine[i] - first * s) * scale;
+    }
+}
+
+/* One row of a norm; see `norm` of elementwise.c. `kept` may be null, as may weight and bias. */
+static inline void norm_of(const float *x, const float *weight, const float *bias, long size, float eps, int centred,
+                           float *y, float *kept) {
+    lanes total = all(0), squares = all(0);
+    if (centred) eight(i, size) total += at(x + i);
+    float mean = sum(total) / size;
+    eight(i, size) squares += (at(x + i) - mean) * (at(x + i) - mean);
+    float scale = 1 / __builtin_sqrtf(sum(squares) / size + eps);
+    eight(i, size) {
+        lanes value = (at(x + i) - mean) * scale;
+        if (weight) value *= at(weight + i);
+        if (bias) value += at(bias + i);
+        set(y + i, value);
+    }
+    if (kept) kept[0] = mean, kept[1] = scale;
 }
 
 #endif

@@ -42,6 +42,37 @@ class Heads(ctypes.Structure):
     ]
 
 
+class Step(ctypes.Structure):
+    """`Step` of decoding.c."""
+
+    _fields_ = [
+        *((name, c_int) for name in ("kind", "format", "activation", "add")),
+        ("from_", c_void_p),
+        ("to", c_void_p),
+        ("in_", c_long),
+        ("out", c_long),
+        ("weight", c_void_p),
+        ("stride", c_long),
+        ("scale", c_void_p),
+        ("bias", c_void_p),
+        *((name, c_long) for name in ("inner", "first", "count", "size")),
+        ("centred", c_int),
+        ("eps", c_float),
+        *((name, c_long) for name in ("queries", "keys", "layer", "positions")),
+        ("rotation", c_void_p),
+    ]
+
+
+class Rows(ctypes.Structure):
+    """`Rows` of decoding.c."""
+
+    _fields_ = [
+        *((name, c_long) for name in ("members", "rows", "room")),
+        *((name, c_void_p) for name in ("token", "previous", "lengths", "k", "v")),
+        ("threads", c_int),
+    ]
+
+
 SIGNATURES = {  # of functions, which return nothing unless said
     "gelu": [c_void_p, c_void_p, c_void_p, c_long, c_int],
     "norm": [POINTER(Norm), *[c_void_p] * 5],
@@ -49,6 +80,7 @@ SIGNATURES = {  # of functions, which return nothing unless said
     "attention_room": [POINTER(Heads)],
     "attend": [POINTER(Heads), *[c_void_p] * 4],
     "attend_backward": [POINTER(Heads), *[c_void_p] * 6],
+    "decode": [POINTER(Step), c_long, POINTER(Rows)],
 }
 RESULTS = {"attention_room": c_long}
 

@@ -22,8 +22,8 @@ static inline __attribute__((always_inline)) void tile(int w, long k, const floa
 }
 
 /* The same for c [m, n], with m a multiple of 4 and n of 8. */
-static inline void product(long m, long n, long k, const float *a, long row, long column, const float *b, long b_row, float *c,
-                    long c_row, int add) {
+static inline void product(long m, long n, long k, const float *a, long row, long column, const float *b, long b_row,
+                           float *c, long c_row, int add) {
     for (long j = 0; j < n; j += 2 * WIDE)
         for (long i = 0; i < m; i += ROWS) {
             if (j + WIDE < n) tile(2, k, a + i * row, row, column, b + j, b_row, c + i * c_row + j, c_row, add);

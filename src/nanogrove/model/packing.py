@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogrove.model.processor import packing_missing
-from nanogrove.native.library import missing
+from nanogrove.native import library
 from nanogrove.native.program import Activation, Panels, panels
 
 
@@ -62,7 +62,7 @@ def packed_weights(model: nn.Module, rows: int, dtype: torch.dtype = torch.float
             weight = module.weight.detach()
             if (weight.device.type, weight.dtype) != ("cpu", torch.float32):
                 continue
-            if missing() is None:
+            if library.missing() is None:
                 module.panels = panels(weight, dtype)
             elif weight.dim() == 2:
                 module.reordered = _reordered(weight, rows, dtype)

@@ -100,7 +100,7 @@ def missing() -> str | None:
 
 
 @cache
-def library() -> ctypes.CDLL:
+def kernels() -> ctypes.CDLL:
     """The library, where it is not `missing`."""
     loaded = ctypes.CDLL(str(FILE))
     for name, arguments in SIGNATURES.items():

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from nanogrove.native.library import Heads, Norm, library, missing
+from nanogrove.native import library
+from nanogrove.native.library import Heads, Norm, kernels
 
 WIDE = 8  # numbers that the kernels take at a time; the last axis of what they are given is a multiple of it
 SMALL = 1 << 15  # numbers below which one thread is faster than several
@@ -20,7 +21,7 @@ def usable(x: Tensor) -> bool:
         x.dtype == torch.float32
         and x.device.type == "cpu"
         and not x.shape[-1] % WIDE
-        and missing() is None
+        and library.missing() is None
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
     )
@@ -46,7 +47,7 @@ class _Gelu(torch.autograd.Function):
         x = x.contiguous()
         y = torch.empty_like(x)
         slope = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        library().gelu(x.data_ptr(), y.data_ptr(), _pointer(slope), x.numel(), _threads(x))
+        kernels().gelu(x.data_ptr(), y.data_ptr(), _pointer(slope), x.numel(), _threads(x))
         ctx.save_for_backward(*([] if slope is None else [slope]))
         return y
 
@@ -64,16 +65,14 @@ def norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, cent
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool) -> Tensor:
         x = x.contiguous()
         weight, bias = (vector if vector is None else vector.contiguous() for vector in (weight, bias))
         members = 1 if weight is None else weight.numel() // weight.shape[-1]
         rows = x.numel() // x.shape[-1]
         y, kept = torch.empty_like(x), x.new_empty(rows, 2) if any(ctx.needs_input_grad) else None
         ctx.shape = Norm(members, rows // members, x.shape[-1], eps, centred, _threads(x))
-        library().norm(byref(ctx.shape), *map(_pointer, (x, weight, bias, y, kept)))
+        kernels().norm(byref(ctx.shape), *map(_pointer, (x, weight, bias, y, kept)))
         ctx.save_for_backward(x, weight, kept)
         return y
 
@@ -83,7 +82,7 @@ class _Norm(torch.autograd.Function):
         x, weight, kept = ctx.saved_tensors
         shape, dx, gradient = ctx.shape, torch.empty_like(x), gradient.contiguous()
         sums = x.new_empty(shape.members, 1 - (-shape.rows // CHUNK), 2, shape.size)
-        library().norm_backward(byref(shape), *map(_pointer, (x, weight, kept, gradient, dx, sums)))
+        kernels().norm_backward(byref(shape), *map(_pointer, (x, weight, kept, gradient, dx, sums)))
         vectors = [] if weight is None else [sums[:, 0, n].view_as(weight) for n in (0, 1)]
         dw, db = (vectors[n] if vectors and ctx.needs_input_grad[1 + n] else None for n in (0, 1))
         return dx, dw, db, None, None
@@ -106,7 +105,7 @@ class _Attention(torch.autograd.Function):
         y, logs = qkv.new_empty(rows, tokens, queries, size), qkv.new_empty(rows, queries, tokens)
         ctx.shape = Heads(rows, tokens, queries, keys, size, _pointer(rotation), _threads(qkv))
         room = _room(ctx.shape)
-        library().attend(byref(ctx.shape), *map(_pointer, (qkv, y, logs, room)))
+        kernels().attend(byref(ctx.shape), *map(_pointer, (qkv, y, logs, room)))
         ctx.save_for_backward(qkv, y, logs, rotation)
         return y
 
@@ -115,10 +114,10 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         qkv, y, logs, _ = ctx.saved_tensors
         dqkv, room, gradient = torch.empty_like(qkv), _room(ctx.shape), gradient.contiguous()
-        library().attend_backward(byref(ctx.shape), *map(_pointer, (qkv, y, logs, gradient, dqkv, room)))
+        kernels().attend_backward(byref(ctx.shape), *map(_pointer, (qkv, y, logs, gradient, dqkv, room)))
         return dqkv, None, None
 
 
 def _room(shape: Heads) -> Tensor:
     """Memory that the threads of a call need."""
-    return torch.zeros(shape.threads * library().attention_room(byref(shape)))
+    return torch.zeros(shape.threads * kernels().attention_room(byref(shape)))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogrove.native.library import Rows, Step, library
+from nanogrove.native.library import Rows, Step, kernels
 
 Activation = Literal["linear", "gelu", "relu2"]
 PANEL = 16  # outputs side by side
@@ -99,11 +99,18 @@ class Program:
         """LayerNorm, or RMSNorm if not `centred`, of a row's first `size` numbers, or in place of some `parts` of it."""
         y, parts = (self.buffer(size), range(1)) if parts is None else (x, parts)
         first, count = parts.start * size, len(parts)
-        self._add("norm", x, y, weight, bias, stride=size, size=size, eps=eps, centred=centred, first=first, count=count)
+        self._add(
+            "norm", x, y, weight, bias, stride=size, size=size, eps=eps, centred=centred, first=first, count=count
+        )
         return y
 
     def product(
-        self, x: Tensor, weight: Panels, bias: Tensor | None, activation: Activation = "linear", onto: Tensor | None = None
+        self,
+        x: Tensor,
+        weight: Panels,
+        bias: Tensor | None,
+        activation: Activation = "linear",
+        onto: Tensor | None = None,
     ) -> Tensor:
         """The product with `weight`, plus `bias`, the activation applied, and added to `onto` where given."""
         _, count, inner, _ = weight.numbers.shape
@@ -137,7 +144,9 @@ class Program:
         positions = 0 if rotation is None else rotation.shape[1]
         table = None if rotation is None else rotation.data_ptr()
         self._kept.append(rotation)
-        self._add("attend", heads, y, queries=queries, keys=keys, size=size, layer=layer, positions=positions, rotation=table)
+        self._add(
+            "attend", heads, y, queries=queries, keys=keys, size=size, layer=layer, positions=positions, rotation=table
+        )
         return y
 
     def _add(
@@ -173,10 +182,14 @@ class Program:
             **{
                 name: each.data_ptr()
                 for name, each in (
-                    ("token", token), ("previous", previous), ("lengths", lengths), ("k", keys), ("v", values)
+                    ("token", token),
+                    ("previous", previous),
+                    ("lengths", lengths),
+                    ("k", keys),
+                    ("v", values),
                 )
                 if each is not None
             },
             threads=torch.get_num_threads() if self.weights >= SMALL else 1,
         )
-        library().decode((Step * len(self._steps))(*self._steps), len(self._steps), byref(rows))
+        kernels().decode((Step * len(self._steps))(*self._steps), len(self._steps), byref(rows))

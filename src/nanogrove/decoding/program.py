@@ -15,21 +15,21 @@ class OneToken:
     def __init__(self, model: GPT, rows: int) -> None:
         config = model.config
         self.program = Program(model.population or 1, rows // (model.population or 1))
-        self.shape = (*leading(model.population), -1, 1)
         x = self.program.embed(model.embed.weight, None if model.shift is None else model.shift.weight)
         if model.position is not None:
             self.program.place(x, model.position.weight)
         if model.embed_norm is not None:
             x = _norm(self.program, model.embed_norm, x)
         for layer, block in enumerate(model.blocks):
-            _block(self.program, block, x, layer, model.rotary)
-        self.states = _norm(self.program, model.norm, x)[:, : config.n_embd]
+            _block(self.program, block, x, layer, model.rotary)  # type: ignore[arg-type]
+        states = _norm(self.program, model.norm, x)[:, : config.n_embd]
+        self.states = states.view(*leading(model.population), -1, 1, config.n_embd)
 
     def read(self, token: Tensor, cache: Cache) -> Tensor:
         """The states `[*P, B, 1, C]` after `token [R]`, which follows what the cache holds and is added to it."""
         self.program.run(token, cache.last, cache.lengths, (cache.keys, cache.values))
         cache.advance(token[:, None])
-        return self.states.unflatten(0, self.shape)
+        return self.states
 
 
 def one_token(model: GPT, rows: int) -> OneToken | None:

@@ -136,7 +136,7 @@ class Attention(nn.Module):
         """`[R, H, T, D]` by torch's operators, of `qk [R, H + G, T, D]` and `v [R, G, T, D]`; a member has `rows`."""
         if rotary is not None:
             qk = rotate(qk, rotary)
-        q, k = qk.split((self.n_head, self.n_kv_head), 1)
+        q, k = torch.split(qk, [self.n_head, self.n_kv_head], 1)
         grouped = self.n_kv_head != self.n_head
         if cache is not None and cache.longest:
             k, v = cache.write(layer, k, v)

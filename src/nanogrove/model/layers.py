@@ -23,9 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogrove.model.elementwise import MIN_ELEMENTS_PER_THREAD, Dropout, gelu, silu
-from nanogrove.model.packing import Packable, Panels, Reordered
+from nanogrove.model.packing import Packable, Reordered
 from nanogrove.model.products import transposed_product
 from nanogrove.native import operators as native
+from nanogrove.native.program import Panels
 
 NormKind = Literal["layernorm", "rmsnorm", "rmsnorm-unscaled"]
 MLPKind = Literal["gelu", "swiglu", "relu2"]

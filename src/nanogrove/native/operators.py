@@ -1,11 +1,11 @@
-"""Differentiable operators of torch tensors, computed by the C library; see `usable`. Shapes are named in `layers.py`."""
+"""Differentiable operators of torch tensors, computed by the C library; see `usable`, and `layers.py` for shapes."""
 
 from ctypes import byref
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from nanogrove.native import library
 from nanogrove.native.library import Heads, Norm, kernels
@@ -16,7 +16,10 @@ CHUNK = 64  # rows whose gradients of a norm's scale are added up apart; as in e
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the kernels can compute from `x`: whole vectors of float32 on a CPU, outside autocast and compilation."""
+    """Whether the kernels compute from `x`: whole vectors of float32 on a CPU, outside autocast and compilation.
+
+    What depends on an operator's own gradient, as a second derivative does, is for torch's.
+    """
     return (
         x.dtype == torch.float32
         and x.device.type == "cpu"
@@ -43,7 +46,7 @@ def gelu(x: Tensor) -> Tensor:
 
 class _Gelu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.contiguous()
         y = torch.empty_like(x)
         slope = torch.empty_like(x) if ctx.needs_input_grad[0] else None
@@ -54,7 +57,7 @@ class _Gelu(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (slope,) = ctx.saved_tensors
+        slope: Tensor = ctx.saved_tensors[0]
         return gradient * slope
 
 

@@ -54,7 +54,8 @@ def panels(weight: Tensor, dtype: torch.dtype) -> Panels:
     scale = None
     if dtype == torch.int8:
         scale = (filled.abs().amax(-1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-        filled = (filled / scale[..., None]).round().unflatten(1, (-1, 2, PANEL // 2)).transpose(2, 3).flatten(1, 3)
+        filled = (filled / scale[..., None]).round().view(members, -1, 2, PANEL // 2, inner)
+        filled = filled.transpose(2, 3).flatten(1, 3)
     numbers = filled.to(dtype).view(members, -1, PANEL, inner).mT.contiguous()
     return Panels(numbers, scale, outputs)
 
@@ -96,7 +97,7 @@ class Program:
         centred: bool,
         parts: range | None = None,
     ) -> Tensor:
-        """LayerNorm, or RMSNorm if not `centred`, of a row's first `size` numbers, or in place of some `parts` of it."""
+        """LayerNorm, or RMSNorm if not `centred`, of a row's first `size` numbers, or in place of `parts` of it."""
         y, parts = (self.buffer(size), range(1)) if parts is None else (x, parts)
         first, count = parts.start * size, len(parts)
         self._add(

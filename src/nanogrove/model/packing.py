@@ -1,7 +1,8 @@
-"""Weights in the order that oneDNN's kernels want them, for as long as something is decoded.
+"""Weights in the order that kernels want them, for as long as something is decoded.
 
-Decoding reads every weight for a handful of rows, so it runs at the speed of memory; this order is read twice as fast,
-and in bfloat16 there is half as much to read.
+Decoding reads every weight for a handful of rows, so it runs at the speed of memory; these orders are read in one
+stream, and in bfloat16 and int8 there is half or a quarter as much to read. The kernels are those of the C library,
+which multiply in float32 whatever the weights' format, or oneDNN's where there is none.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from nanogrove.model.processor import packing_missing
 from nanogrove.native import library
-from nanogrove.native.program import Activation, Panels, panels
+from nanogrove.native.program import Activation, Panels, in_int8, panels
 
 
 class Reordered(NamedTuple):
@@ -72,14 +73,17 @@ def packed_weights(model: nn.Module, rows: int, dtype: torch.dtype = torch.float
             module.panels = module.reordered = None
 
 
-def _reordered(weight: Tensor, rows: int, dtype: torch.dtype) -> Reordered | None:
-    """A float32 weight for products in `dtype`; None where the weight itself is as good.
+def _reordered(weight: Tensor, rows: int, dtype: torch.dtype) -> Reordered:
+    """A float32 weight for products in `dtype`.
 
-    Where oneDNN refuses bfloat16 the rounded weight stays in float32: equal operands, and sums in float32 as in its
-    kernels, so that the format asked for is the one that is had.
+    Where oneDNN refuses bfloat16, and in int8, the rounded weight stays in float32: equal operands, and sums in float32
+    as in the kernels, so that the format asked for is the one that is had.
     """
+    if dtype == torch.int8:
+        whole, scale = in_int8(weight)
+        weight, dtype = whole * scale[:, None], torch.float32
     held = torch.float32 if packing_missing(dtype) else dtype
     rounded = weight.to(dtype).to(held)
     if not packing_missing(held):
         return Reordered(torch.ops.mkldnn._reorder_linear_weight(rounded, rows), dtype)
-    return None if dtype == torch.float32 else Reordered(rounded, dtype)
+    return Reordered(rounded, dtype)

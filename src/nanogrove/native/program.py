@@ -47,17 +47,20 @@ class Panels(NamedTuple):
 
 
 def panels(weight: Tensor, dtype: torch.dtype) -> Panels:
-    """Float32 weights `[*P, n, k]` in panels. In int8 a weight is the nearest of 255 multiples of 1/127 of the largest
-    of its output."""
+    """Float32 weights `[*P, n, k]` in panels, rounded to `dtype`."""
     members, (outputs, inner) = weight.shape[0] if weight.dim() == 3 else 1, weight.shape[-2:]
-    filled = F.pad(weight.view(members, outputs, inner), (0, 0, 0, -outputs % PANEL))
-    scale = None
+    filled, scale = F.pad(weight.view(members, outputs, inner), (0, 0, 0, -outputs % PANEL)), None
     if dtype == torch.int8:
-        scale = (filled.abs().amax(-1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-        filled = (filled / scale[..., None]).round().view(members, -1, 2, PANEL // 2, inner)
-        filled = filled.transpose(2, 3).flatten(1, 3)
-    numbers = filled.to(dtype).view(members, -1, PANEL, inner).mT.contiguous()
-    return Panels(numbers, scale, outputs)
+        filled, scale = in_int8(filled)
+        filled = filled.view(members, -1, 2, PANEL // 2, inner).transpose(2, 3).flatten(1, 3)
+    return Panels(filled.to(dtype).view(members, -1, PANEL, inner).mT.contiguous(), scale, outputs)
+
+
+def in_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers from −127 to 127 for `weight [*P, n, k]`, in its own format, and what they are to be multiplied by,
+    `[*P, n]`: 1/127 of the largest weight of each output."""
+    scale = (weight.abs().amax(-1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    return (weight / scale[..., None]).round(), scale
 
 
 class Program:

@@ -1,0 +1,187 @@
+"""What a step with Muon costs, and whether its polynomials train as well as the five steps of Jordan 2024.
+
+    python benchmarks/muon.py                                       # coefficients; a step, by one thread and by two
+    python benchmarks/muon.py --text tinyshakespeare.txt            # singular values in training, and paired runs too
+    python benchmarks/muon.py --text tinyshakespeare.txt --against three-polynomials
+
+The coefficients of `nanogrove.train.optim.muon` are computed anew by Remez's algorithm: each polynomial is the odd one
+of degree five whose greatest distance from 1 is least on the interval on which the one before leaves the singular
+values, the first on [.003, 1]. All but the last are stretched by 1 %, so that rounding in bfloat16 leads to no value
+beyond that interval, where they are steep.
+
+A step of 4 x 128 with 24 x 64 tokens in float32: Muon over AdamW, in turn, by CPU time with one thread and by wall time
+with two. Singular values: those of momenta after 20, 60, 140 and 300 steps. Paired runs: 2 x 128, 24 x 64 tokens, by
+seed; the loss over the whole validation split of the other minus that of nanogrove.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanogrove.model.gpt import ModelConfig
+from nanogrove.studies.statistics import sign_flip, t_interval
+from nanogrove.train.optim import muon
+from side_by_side import stepper, tokens
+from time_to_loss import CONTEXT, our_steps, read_text, whole_loss
+
+Orthogonalise = Callable[[Tensor, torch.dtype], Tensor]
+Coefficients = tuple[float, float, float]
+POWERS = np.array([1, 3, 5])
+LOW, STRETCH = 0.003, 1.01
+
+
+def best_quintic(low: float, high: float) -> tuple[np.ndarray, float]:
+    """The odd polynomial of degree 5 that is nearest to 1 on [low, high], by Remez's algorithm, and its distance."""
+    x = np.geomspace(low, high, 20_001)
+    chosen = np.searchsorted(x, [low, 0.35 * high, 0.8 * high, high])
+    signs = np.array([1.0, -1.0, 1.0, -1.0])
+    for _ in range(50):
+        solution = np.linalg.solve(np.column_stack([x[chosen, None] ** POWERS, signs]), np.ones(4))
+        error = x[:, None] ** POWERS @ solution[:3] - 1
+        extrema = 1 + np.flatnonzero(np.diff(error)[:-1] * np.diff(error)[1:] <= 0)
+        following = np.array([0, *extrema, len(x) - 1])
+        if len(following) != 4 or (following == chosen).all():
+            break
+        chosen = following
+    return solution[:3], float(np.abs(error).max())
+
+
+def best_polynomials(count: int, low: float = LOW) -> list[Coefficients]:
+    """Coefficients of x, x³ and x⁵ of so many polynomials, one after the other."""
+    high, polynomials = 1.0, []
+    for n in range(count):
+        best, distance = best_quintic(low, high)
+        best = best / STRETCH**POWERS if n < count - 1 else best
+        low, high = float(low**POWERS @ best), 1 + distance
+        polynomials.append((float(best[0]), float(best[1]), float(best[2])))
+    return polynomials
+
+
+def jordan(matrices: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
+    """Five equal steps on each matrix divided by its Frobenius norm, as published."""
+    x = matrices.to(precision)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=-1).norm(dim=-1)[:, None, None] + 1e-7)
+    for _ in range(5):
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+@contextmanager
+def three_polynomials() -> Iterator[None]:
+    """Within, Muon stops a polynomial earlier, at values of .0127 and more."""
+    with patch.object(muon, "POLYNOMIALS", best_polynomials(3, 0.0127)):
+        yield
+
+
+OTHERS = {"jordan": lambda: patch.object(muon, "orthogonalise", jordan), "three-polynomials": three_polynomials}
+
+
+def step_times(threads: int, rounds: int) -> None:
+    """Prints the time of a step with Muon, now and with Jordan's steps, over that with AdamW."""
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    config = ModelConfig(family="nanochat", vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128)
+    batch = tokens(24, 64, 65)
+    adamw, with_muon = (stepper(config, batch, name=name) for name in ("adamw", "muon"))
+    seconds: dict[str, list[float]] = {"adamw": [], "muon": [], "jordan": []}
+
+    def with_jordan() -> None:
+        with OTHERS["jordan"]():
+            with_muon()
+
+    for number in range(rounds + 3):
+        for name, work in zip(seconds, (adamw, with_muon, with_jordan), strict=True):
+            began = clock()
+            work()
+            if number >= 3:
+                seconds[name].append(clock() - began)
+    for name in ("muon", "jordan"):
+        ratios = [one / other for one, other in zip(seconds[name], seconds["adamw"], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(
+            f"{threads} threads, {name:<7} {1000 * statistics.median(seconds[name]):6.1f} ms, AdamW "
+            f"{1000 * statistics.median(seconds['adamw']):6.1f} ms, ratio {middle:.3f} ({low:.3f} to {high:.3f})"
+        )
+
+
+def singular_values(path: Path) -> None:
+    """Prints how far from 1 each way leaves the singular values of momenta, over 300 steps of training."""
+    momenta: list[Tensor] = []
+    _, steps = our_steps(path, 0, 300, "float32", {})
+    orthogonalise = muon.orthogonalise
+
+    def watch(matrices: Tensor, precision: torch.dtype) -> Tensor:
+        momenta.append(matrices.clone())
+        return orthogonalise(matrices, precision)
+
+    for number in range(1, 301):
+        momenta.clear()
+        with patch.object(muon, "orthogonalise", watch):
+            next(steps)
+        if number in (20, 60, 140, 300):
+            for matrices in momenta:
+                report = [f"step {number:3}  {matrices.shape[1]:3} x {matrices.shape[2]:<3}"]
+                for name, way in (("muon", orthogonalise), ("jordan", jordan)):
+                    values = torch.linalg.svdvals(way(matrices, torch.float32).double())
+                    near = ((values > 0.68) & (values < 1.25)).double().mean()
+                    report.append(
+                        f"{name}: rms distance from 1 {(values - 1).square().mean().sqrt():.3f}, {near:4.0%} near"
+                    )
+                print("   ".join(report), flush=True)
+
+
+def final_loss(path: Path, windows: Tensor, seed: int, steps: int) -> float:
+    """The loss over the whole validation split after so many steps."""
+    model, events = our_steps(path, seed, steps, "float32", {"n_layer": 2})
+    for _ in events:
+        pass
+    model.eval()
+    return whole_loss(lambda x, y: model(x, y).mean(), windows)
+
+
+def paired_runs(path: Path, seeds: Sequence[int], steps: int, against: str) -> None:
+    """Prints the mean difference of the losses, by seed, with its 95 % interval."""
+    _, windows = read_text(path, CONTEXT)
+    differences = []
+    for seed in seeds:
+        ours = final_loss(path, windows, seed, steps)
+        with OTHERS[against]():
+            theirs = final_loss(path, windows, seed, steps)
+        differences.append(theirs - ours)
+        print(f"seed {seed}: muon {ours:.4f}, {against} {theirs:.4f}", flush=True)
+    low, high = t_interval(differences, 0.05)
+    mean = statistics.mean(differences)
+    print(f"{against} minus muon {mean:+.4f} (95 % interval {low:+.4f} to {high:+.4f}), p {sign_flip(differences):.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, help="tinyshakespeare.txt")
+    parser.add_argument("--against", choices=OTHERS, default="jordan", help="what the paired runs compare with")
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=200, help="steps of each paired run")
+    parser.add_argument("--rounds", type=int, default=40, help="timed steps of each")
+    options = parser.parse_args()
+    for polynomial in best_polynomials(4):
+        print("coefficients", *(f"{c:9.4f}" for c in polynomial))
+    for threads in (1, 2):
+        step_times(threads, options.rounds)
+    if options.text is not None:
+        torch.set_num_threads(1)
+        singular_values(options.text)
+        paired_runs(options.text, range(options.seeds), options.steps, options.against)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@
 
 Four odd polynomials of degree five, one after the other, bring singular values of .003 to 1 to between .8 and 1.2. Each
 is the best there is for the interval on which the one before leaves the values (Polar Express, Amsel et al. 2025), and
-`benchmarks/muon.py` computes their coefficients. Lower values grow 290-fold, and zeros stay.
+`benchmarks/muon_polynomials.py` computes their coefficients. Lower values grow 290-fold, and zeros stay.
 
 All matrices of one shape, of all layers and all members of a population, are orthogonalised as one batched product, and
 fused maps (q, k and v; gate and value) part by part. Embeddings, head, norms and biases are left to AdamW. It differs

@@ -1,23 +1,22 @@
-"""What a step with Muon costs, and whether its polynomials train as well as the five steps of Jordan 2024.
+"""Muon's polynomials: their coefficients, and whether they train as well as the five steps of Jordan 2024.
 
-    python benchmarks/muon.py                                       # coefficients; a step, by one thread and by two
-    python benchmarks/muon.py --text tinyshakespeare.txt            # singular values in training, and paired runs too
-    python benchmarks/muon.py --text tinyshakespeare.txt --against three-polynomials
+    python benchmarks/muon_polynomials.py                                   # the coefficients
+    python benchmarks/muon_polynomials.py --text tinyshakespeare.txt        # singular values, and paired runs too
+    python benchmarks/muon_polynomials.py --text tinyshakespeare.txt --against three-polynomials
 
 The coefficients of `nanogrove.train.optim.muon` are computed anew by Remez's algorithm: each polynomial is the odd one
 of degree five whose greatest distance from 1 is least on the interval on which the one before leaves the singular
 values, the first on [.003, 1]. All but the last are stretched by 1 %, so that rounding in bfloat16 leads to no value
 beyond that interval, where they are steep.
 
-A step of 4 x 128 with 24 x 64 tokens in float32: Muon over AdamW, in turn, by CPU time with one thread and by wall time
-with two. Singular values: those of momenta after 20, 60, 140 and 300 steps. Paired runs: 2 x 128, 24 x 64 tokens, by
-seed; the loss over the whole validation split of the other minus that of nanogrove.
+Singular values: those of momenta after 20, 60, 140 and 300 steps of 4 x 128, 24 x 64 tokens. Paired runs: 2 x 128, by
+seed, one thread; the loss over the whole validation split, the other's minus that of nanogrove. `--width` takes another
+size. What a step takes is measured by `muon_step.py`.
 """
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
@@ -26,13 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogrove.model.gpt import ModelConfig
 from nanogrove.studies.statistics import sign_flip, t_interval
 from nanogrove.train.optim import muon
-from side_by_side import stepper, tokens
 from time_to_loss import CONTEXT, our_steps, read_text, whole_loss
 
-Orthogonalise = Callable[[Tensor, torch.dtype], Tensor]
 Coefficients = tuple[float, float, float]
 POWERS = np.array([1, 3, 5])
 LOW, STRETCH = 0.003, 1.01
@@ -87,34 +83,6 @@ def three_polynomials() -> Iterator[None]:
 OTHERS = {"jordan": lambda: patch.object(muon, "orthogonalise", jordan), "three-polynomials": three_polynomials}
 
 
-def step_times(threads: int, rounds: int) -> None:
-    """Prints the time of a step with Muon, now and with Jordan's steps, over that with AdamW."""
-    torch.set_num_threads(threads)
-    clock = time.process_time if threads == 1 else time.perf_counter
-    config = ModelConfig(family="nanochat", vocab_size=65, block_size=64, n_layer=4, n_head=4, n_embd=128)
-    batch = tokens(24, 64, 65)
-    adamw, with_muon = (stepper(config, batch, name=name) for name in ("adamw", "muon"))
-    seconds: dict[str, list[float]] = {"adamw": [], "muon": [], "jordan": []}
-
-    def with_jordan() -> None:
-        with OTHERS["jordan"]():
-            with_muon()
-
-    for number in range(rounds + 3):
-        for name, work in zip(seconds, (adamw, with_muon, with_jordan), strict=True):
-            began = clock()
-            work()
-            if number >= 3:
-                seconds[name].append(clock() - began)
-    for name in ("muon", "jordan"):
-        ratios = [one / other for one, other in zip(seconds[name], seconds["adamw"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        print(
-            f"{threads} threads, {name:<7} {1000 * statistics.median(seconds[name]):6.1f} ms, AdamW "
-            f"{1000 * statistics.median(seconds['adamw']):6.1f} ms, ratio {middle:.3f} ({low:.3f} to {high:.3f})"
-        )
-
-
 def singular_values(path: Path) -> None:
     """Prints how far from 1 each way leaves the singular values of momenta, over 300 steps of training."""
     momenta: list[Tensor] = []
@@ -141,28 +109,28 @@ def singular_values(path: Path) -> None:
                 print("   ".join(report), flush=True)
 
 
-def final_loss(path: Path, windows: Tensor, seed: int, steps: int) -> float:
-    """The loss over the whole validation split after so many steps."""
-    model, events = our_steps(path, seed, steps, "float32", {"n_layer": 2})
-    for _ in events:
+def final_loss(options: argparse.Namespace, windows: Tensor, seed: int) -> float:
+    """The loss over the whole validation split after the last step."""
+    model, steps = our_steps(options.text, seed, options.steps, "float32", {"n_layer": 2, "n_embd": options.width})
+    for _ in steps:
         pass
     model.eval()
     return whole_loss(lambda x, y: model(x, y).mean(), windows)
 
 
-def paired_runs(path: Path, seeds: Sequence[int], steps: int, against: str) -> None:
+def paired_runs(options: argparse.Namespace) -> None:
     """Prints the mean difference of the losses, by seed, with its 95 % interval."""
-    _, windows = read_text(path, CONTEXT)
+    _, windows = read_text(options.text, CONTEXT)
     differences = []
-    for seed in seeds:
-        ours = final_loss(path, windows, seed, steps)
-        with OTHERS[against]():
-            theirs = final_loss(path, windows, seed, steps)
+    for seed in range(options.seeds):
+        ours = final_loss(options, windows, seed)
+        with OTHERS[options.against]():
+            theirs = final_loss(options, windows, seed)
         differences.append(theirs - ours)
-        print(f"seed {seed}: muon {ours:.4f}, {against} {theirs:.4f}", flush=True)
+        print(f"seed {seed}: muon {ours:.4f}, {options.against} {theirs:.4f}", flush=True)
     low, high = t_interval(differences, 0.05)
-    mean = statistics.mean(differences)
-    print(f"{against} minus muon {mean:+.4f} (95 % interval {low:+.4f} to {high:+.4f}), p {sign_flip(differences):.3f}")
+    mean, p = statistics.mean(differences), sign_flip(differences)
+    print(f"{options.against} minus muon {mean:+.4f} (95 % interval {low:+.4f} to {high:+.4f}), p {p:.3f}")
 
 
 def main() -> None:
@@ -171,16 +139,14 @@ def main() -> None:
     parser.add_argument("--against", choices=OTHERS, default="jordan", help="what the paired runs compare with")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=200, help="steps of each paired run")
-    parser.add_argument("--rounds", type=int, default=40, help="timed steps of each")
+    parser.add_argument("--width", type=int, default=128, help="of the model of the paired runs")
     options = parser.parse_args()
     for polynomial in best_polynomials(4):
         print("coefficients", *(f"{c:9.4f}" for c in polynomial))
-    for threads in (1, 2):
-        step_times(threads, options.rounds)
     if options.text is not None:
         torch.set_num_threads(1)
         singular_values(options.text)
-        paired_runs(options.text, range(options.seeds), options.steps, options.against)
+        paired_runs(options)
 
 
 if __name__ == "__main__":

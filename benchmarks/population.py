@@ -1,22 +1,35 @@
-"""A population trained as one tensor program, against a loop over its members and against `torch.func.vmap`.
+"""A population trained as one tensor program, against a loop over its members, processes, and `torch.func.vmap`.
 
     python benchmarks/population.py
 
 One step is forward, backward, clipping by member and AdamW. The loop trains single models one after another with the
-same loop; vmap maps a functional call of the single model over stacked weights and batches. The last column is the
-stacked step with a learning rate and a weight decay of each member's own.
+same training loop, on all threads; two processes of one thread train half of the members each, one member after
+another; vmap maps a functional call of the single model over stacked weights and batches. Ours takes the threads that
+`auto` chooses for it. The last line of a size is the stacked step with a learning rate and a weight decay of each
+member's own. `--tiny` tries the logic at a size for tests.
 """
 
 import argparse
+import contextlib
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 
 import torch
 
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.members import stack
+from nanogrove.train.autotune import Work as StepWork
+from nanogrove.train.autotune import resolve_auto
 from nanogrove.train.loop import clip_gradients
 from side_by_side import Work, in_turn, stepper, tokens
 
-SIZES = ((2, 32, 4, 16, 4.0), (2, 64, 8, 32, 2.0), (4, 128, 12, 64, 1.0))  # layers, width, rows, tokens, asked
+# layers, width, rows, tokens; asked: loop / stacked, member-steps a second, and these over the best other way
+SIZES = ((2, 32, 4, 16, 4.0, 1300, 3.5), (2, 64, 8, 32, 2.0, 270, 1.3), (4, 128, 12, 64, 1.0, 20, 1.0))
+TINY = ((1, 16, 2, 8, 4.0, 1300, 3.5),)
+PROCESSES = 2
 
 
 def vmapped(config: ModelConfig, members: int, batch) -> Work:
@@ -41,30 +54,107 @@ def vmapped(config: ModelConfig, members: int, batch) -> Work:
     return step
 
 
+def train_half(settings: dict, rows: int, members: int, barrier: Barrier, pipe: Connection) -> None:
+    """In a process: for each number of seconds received, trains its members that long and sends member-steps a second.
+
+    It ends when the other end of the pipe is closed.
+    """
+    torch.set_num_threads(1)
+    config = ModelConfig(**settings)
+    singles = [stepper(config, tokens(rows, config.block_size, 65)) for _ in range(members)]
+    for single in singles:
+        single()
+        single()
+    with contextlib.suppress(EOFError):
+        while True:
+            seconds = pipe.recv()
+            barrier.wait()
+            began, steps = time.perf_counter(), 0
+            for number, single in enumerate(singles, 1):
+                until = began + seconds * number / members
+                while time.perf_counter() < until:
+                    single()
+                    steps += 1
+            pipe.send(steps / (time.perf_counter() - began))
+
+
+@contextlib.contextmanager
+def side_by_side_processes(config: ModelConfig, rows: int, members: int) -> Iterator[Callable[[float], float]]:
+    """Processes of one thread that share the members: member-steps a second of all, measured for some seconds.
+
+    They wait without CPU time between measurements, and start each at a barrier.
+    """
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(PROCESSES)
+    pipes, processes = [], []
+    for _ in range(PROCESSES):
+        ours, theirs = context.Pipe()
+        arguments = (config.model_dump(), rows, members // PROCESSES, barrier, theirs)
+        process = context.Process(target=train_half, args=arguments, daemon=True)
+        process.start()
+        theirs.close()
+        pipes.append(ours)
+        processes.append(process)
+
+    def rate(seconds: float) -> float:
+        for pipe in pipes:
+            pipe.send(seconds)
+        return sum(pipe.recv() for pipe in pipes)
+
+    try:
+        yield rate
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def on_threads(threads: int, work: Work) -> Work:
+    """`work` on so many threads."""
+
+    def call() -> None:
+        torch.set_num_threads(threads)
+        work()
+
+    return call
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=3.0, help="how long processes train, at each of two times")
+    parser.add_argument("--tiny", action="store_true", help="a size for tests")
     options = parser.parse_args()
-    members = options.members
-    print(f"{members} members, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(
-        "layers x width, tokens    stacked                        loop/stacked  vmap/stacked  asked   own rates/stacked"
-    )
-    for layers, width, rows, length, asked in SIZES:
+    if options.members % PROCESSES:
+        parser.exit(2, f"error: --members {options.members} is not a multiple of the {PROCESSES} processes\n")
+    members, threads = options.members, torch.get_num_threads()
+    print(f"{members} members, {threads} threads, torch {torch.__version__}; processes: {PROCESSES} of one thread")
+    for layers, width, rows, length, asked_loop, asked_rate, asked_best in TINY if options.tiny else SIZES:
         config = ModelConfig(vocab_size=65, block_size=length, n_layer=layers, n_head=4, n_embd=width, bias=False)
         batch = tokens(rows, length, 65, members)
         singles = [stepper(config, tokens(rows, length, 65)) for _ in range(members)]
+        auto = min(resolve_auto(StepWork(config, members, rows), 1, torch.device("cpu")).threads, threads)
         contenders: dict[str, Work] = {
-            "stacked": stepper(config, batch, members),
-            "loop": lambda singles=singles: [single() for single in singles],  # type: ignore[misc]
-            "vmap": vmapped(config, members, batch),
-            "own rates": stepper(config, batch, members, by_member=True),
+            "stacked": on_threads(auto, stepper(config, batch, members)),
+            "loop": on_threads(threads, lambda singles=singles: [single() for single in singles]),  # type: ignore[misc]
+            "vmap": on_threads(threads, vmapped(config, members, batch)),
+            "own rates": on_threads(auto, stepper(config, batch, members, by_member=True)),
         }
-        t = in_turn(contenders, options.rounds)
-        loop, vmap, own_rates = (t[name].median / t["stacked"].median for name in ("loop", "vmap", "own rates"))
-        ratios = f"{loop:6.2f}  {vmap:6.2f}   >= {asked}   {own_rates:.2f}"
-        print(f"{layers} x {width:<4} {rows} x {length:<4}  {t['stacked']}   {ratios}")
+        with side_by_side_processes(config, rows, members) as rate_of_processes:
+            rates = [rate_of_processes(options.seconds)]
+            t = in_turn(contenders, options.rounds)
+            rates.append(rate_of_processes(options.seconds))
+        processes, loop = max(rates), members / t["loop"].median
+        stacked = members / t["stacked"].median
+        ratio = {name: timing.median / t["stacked"].median for name, timing in t.items()}
+        print(f"{layers} x {width}, {rows} x {length} tokens: stacked {t['stacked']}, {auto} of {threads} threads")
+        print(f"  member-steps a second: {stacked:.0f}, asked {asked_rate}; loop {loop:.0f}, processes {processes:.0f}")
+        print(f"  stacked over the best of these two: {stacked / max(loop, processes):.2f}, asked {asked_best}")
+        print(f"  loop / stacked {ratio['loop']:.2f}, asked {asked_loop}; vmap / stacked {ratio['vmap']:.2f}")
+        print(f"  own rates / stacked {ratio['own rates']:.2f}")
 
 
 if __name__ == "__main__":

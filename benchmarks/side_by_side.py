@@ -10,7 +10,7 @@ import io
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -53,7 +53,12 @@ def in_turn(contenders: dict[str, Work], rounds: int = 15, warmup: int = 2) -> d
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - began)
-    return {name: Timing(statistics.median(s), *statistics.quantiles(s, n=4)[::2]) for name, s in seconds.items()}
+    return {name: timing_of(spent) for name, spent in seconds.items()}
+
+
+def timing_of(seconds: Sequence[float]) -> Timing:
+    """The median and the quartiles of two rounds or more."""
+    return Timing(statistics.median(seconds), *statistics.quantiles(seconds, n=4)[::2])
 
 
 def matmul_rate(size: int = 1024, dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:

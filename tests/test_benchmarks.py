@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +46,9 @@ class GPT(nn.Module):
     def forward(self, tokens, targets):
         logits = self.head(self.embed(tokens))
         return logits, nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def generate(self, tokens, new_tokens):
+        return tokens
 
     def configure_optimizers(self, weight_decay, rate, betas, device):
         return torch.optim.AdamW(self.parameters(), lr=rate, betas=betas, weight_decay=weight_decay)
@@ -88,6 +92,82 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
         return module
 
     return read
+
+
+Script = Callable[[str], ModuleType]
+TinyRun = Callable[..., list[str]]
+
+
+@pytest.fixture
+def tiny_run(script: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> TinyRun:
+    """Runs a benchmark in this process at its tiny size, two rounds of it: the lines it prints."""
+
+    def run(module: ModuleType, *options: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", [module.__name__, "--tiny", "--rounds", "2", *options])
+        module.main()
+        return capsys.readouterr().out.splitlines()
+
+    script("side_by_side")
+    script("llama_cpp")
+    return run
+
+
+def ratio_in(line: str) -> float:
+    """The number that follows the last colon of a line, before what is asked of it."""
+    return float(line.rpartition(": ")[2].partition(",")[0])
+
+
+def test_generation_is_timed_against_its_peers(script: Script, tiny_run: TinyRun, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(STAND_IN)
+    lines = tiny_run(script("generation"), "--nanogpt", str(tmp_path))
+    ratios = {line.rpartition(": ")[0]: ratio_in(line) for line in lines if " over " in line}
+    peers = {name.partition(" over ")[2] for name in ratios}
+    assert peers == {f"{peer}, batch {batch}" for peer in ("nanoGPT", "transformers") for batch in (16, 1)}
+    assert min(ratio for name, ratio in ratios.items() if "transformers" in name) > 0
+
+
+def test_without_llama_cpp_its_benchmark_says_what_to_install(
+    script: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    llama_cpp = script("llama_cpp")
+    monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as end:
+        llama_cpp.require()
+    assert end.value.code == 2
+    assert "pip install 'nanogrove[bench]'" in capsys.readouterr().err
+
+
+def test_a_step_with_muon_is_timed_against_one_with_adamw(script: Script, tiny_run: TinyRun) -> None:
+    lines = tiny_run(script("muon_step"))
+    assert lines[-1].startswith("Muon over AdamW, ")
+    assert ratio_in(lines[-1]) > 0
+
+
+def test_members_that_decode_at_once_write_what_each_writes(script: Script, tiny_run: TinyRun) -> None:
+    lines = tiny_run(script("decoding_members"))
+    assert "of their likeliest tokens 100.0% are equal" in lines
+    assert ratio_in(lines[-1]) > 0
+
+
+def test_a_population_is_held_against_the_better_of_a_loop_and_processes(
+    script: Script, tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    population = script("population")
+    for processes, better in ((0.0, "loop"), (1e9, "processes")):
+        monkeypatch.setattr(
+            population, "side_by_side_processes", lambda *_, r=processes: nullcontext(lambda seconds: r)
+        )
+        lines = tiny_run(population, "--members", "2")
+        ratio = ratio_in(next(line for line in lines if "over the best" in line))
+        assert (ratio > 0.01) == (better == "loop")
+
+
+@pytest.mark.slow
+def test_processes_that_train_members_side_by_side_say_their_rate() -> None:
+    command = [sys.executable, str(BENCHMARKS / "population.py"), "--tiny", "--members", "2", "--rounds", "2"]
+    done = subprocess.run([*command, "--seconds", "0.2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.partition("processes ")[2].partition("processes ")[2].split()[0]) > 1
 
 
 def write_run(folder: Path, loss: float, weight: float, seconds: float) -> None:

@@ -1,0 +1,179 @@
+"""llama.cpp as a peer: the weights of a `GPT` as a GGUF file, and a process that generates from it.
+
+Needs `pip install 'nanogrove[bench]'`: the `gguf` package of llama.cpp and `xllamacpp`, a wheel of llama.cpp itself.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanogrove.model.gpt import GPT, Block
+
+Format = Literal["f32", "q8_0"]
+FORMATS: tuple[Format, ...] = ("f32", "q8_0")
+
+
+def require() -> None:
+    """Ends the program in one line where llama.cpp is not installed."""
+    missing = [name for name in ("xllamacpp", "gguf") if find_spec(name) is None]
+    if missing:
+        print(
+            f"error: no {' and '.join(missing)} here; pip install 'nanogrove[bench]', or leave out --llama-cpp",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+def write_gguf(model: GPT, path: Path, weights: Format = "f32") -> None:
+    """Writes a model of GPT-2's shape as a GGUF file, its matrices in `weights` and all else in float32.
+
+    The token table is one of the matrices, since the output map shares it. Tokens are named `t0`, `t1`, …: prompts
+    are given by number. Biases that the model does not have are written as zeros, which llama.cpp asks for.
+    """
+    import gguf
+
+    config, arch = model.config, gguf.MODEL_ARCH.GPT2
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
+    writer.add_block_count(config.n_layer)
+    writer.add_embedding_length(config.n_embd)
+    writer.add_head_count(config.n_head)
+    writer.add_context_length(config.block_size)
+    writer.add_feed_forward_length(config.inner_size)
+    writer.add_layer_norm_eps(config.norm_eps)
+    vocabulary = config.vocab_size or 0
+    writer.add_vocab_size(vocabulary)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([f"t{n}" for n in range(vocabulary)])
+    writer.add_token_types([gguf.TokenType.NORMAL] * vocabulary)
+    writer.add_token_merges(["t 0"])
+    writer.add_add_bos_token(False)
+    for name, tensor in tensors(model).items():
+        values = np.ascontiguousarray(tensor.detach().float().numpy())
+        if weights == "q8_0" and values.ndim == 2 and name != "position_embd.weight":
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def tensors(model: GPT) -> dict[str, Tensor]:
+    """The weights of a model of GPT-2's shape under llama.cpp's names, matrices `[out, in]`."""
+    assert model.position is not None
+    parts: dict[str, Any] = {"token_embd": model.embed, "position_embd": model.position, "output_norm": model.norm}
+    for number, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
+        parts |= {
+            f"blk.{number}.attn_norm": block.attention_norm,
+            f"blk.{number}.attn_qkv": block.attention.qkv,
+            f"blk.{number}.attn_output": block.attention.out,
+            f"blk.{number}.ffn_norm": block.mlp_norm,
+            f"blk.{number}.ffn_up": block.mlp.up,
+            f"blk.{number}.ffn_down": block.mlp.down,
+        }
+    weights = {}
+    for name, part in parts.items():
+        weights[f"{name}.weight"] = part.weight
+        if not name.endswith("_embd"):
+            weights[f"{name}.bias"] = part.bias if part.bias is not None else torch.zeros(len(part.weight))
+    return weights
+
+
+class LlamaCpp:
+    """llama.cpp with a GGUF file, in a process of its own while the `with` block lasts.
+
+    It generates with as many threads as torch has, without flash attention, with keys and values in float32. A process
+    of its own since in one with torch both share a pool of more threads than there are cores, which then sleep where
+    they would spin, and ours take 1.8 times as long. Between its turns the process waits and takes no CPU time.
+    In its turn threads spin while they wait for each other: where another program takes a core, it becomes many times
+    slower.
+    """
+
+    def __init__(self, path: Path, rows: int, context: int) -> None:
+        self._settings = {"path": str(path), "rows": rows, "context": context, "threads": torch.get_num_threads()}
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, json.dumps(self._settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def log_probs(self, prompt: Tensor) -> Tensor:
+        """Log-probabilities `[V]` of the token that follows a prompt `[T]`."""
+        choice = self._complete(prompt[None], 1, logprobs=1 << 20)["choices"][0]  # it gives as many as there are
+        top = choice["logprobs"]["content"][0]["top_logprobs"]
+        return torch.tensor([entry["logprob"] for entry in sorted(top, key=lambda entry: entry["id"])])
+
+    def generate(self, prompts: Tensor, new_tokens: int) -> float:
+        """Samples `new_tokens` tokens after each prompt `[B, T]`; seconds, the lesser of wall time and its own clock.
+
+        Its own clock begins when a row's prompt has been read, so it leaves out a little that the others count.
+        """
+        answer = self._complete(prompts, new_tokens, ignore_eos=True)
+        assert answer["usage"]["completion_tokens"] == new_tokens, "a row stopped early"
+        return min(answer["wall"], answer["timings"]["predicted_ms"] / 1000)
+
+    def _complete(self, prompts: Tensor, new_tokens: int, **options: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        rows = prompts.tolist()
+        sampling = {"temperature": 1.0, "samplers": ["temperature"], "cache_prompt": False}
+        request = {"prompt": rows if len(rows) > 1 else rows[0], "max_tokens": new_tokens, **sampling, **options}
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"llama.cpp ended with code {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "choices" not in answer:
+            raise RuntimeError(f"llama.cpp answers {answer}")
+        return answer
+
+
+def serve(path: str, rows: int, context: int, threads: int) -> None:
+    """Answers requests, one a line of standard input as JSON, until the input ends."""
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = path
+    parameters.n_ctx, parameters.n_parallel = rows * context, rows
+    parameters.n_gpu_layers = 0
+    parameters.fit_params = False  # it would choose other sizes
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+    parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    parameters.warmup = True
+    parameters.verbosity = -1  # standard output is for answers
+    server = xllamacpp.Server(parameters)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        answer = server.handle_completions(json.loads(line))
+        print(json.dumps({**answer, "wall": time.perf_counter() - began}), flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or not sys.argv[1].startswith("{"):
+        sys.exit(f"usage: {Path(__file__).name} is read by generation.py, which starts it with settings as JSON")
+    serve(**json.loads(sys.argv[1]))

@@ -11,7 +11,7 @@ from nanogrove.train.optim.muon import MARGIN, POLYNOMIALS, orthogonalise
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 
 POWERS = np.array([1, 3, 5])
-LOW, STRETCH = 0.003, 1.01  # where the polynomials begin, and by what all but the last are stretched
+LOW, STRETCH, LENGTH = 0.0025, 1.01, 0.9  # where they begin, by what all but the last are stretched, where they lead
 SHAPES = [(16, 16), (128, 128), (20, 20), (8, 40), (40, 8), (7, 33), (33, 7), (20, 30), (32, 128), (1, 5), (5, 1)]
 
 
@@ -43,20 +43,20 @@ def test_each_polynomial_is_the_best_of_its_kind_where_the_one_before_leaves_the
     low, high = LOW, 1.0
     for number, coefficients in enumerate(POLYNOMIALS):
         polynomial = np.array(coefficients)
-        unstretched = polynomial * STRETCH**POWERS if number < len(POLYNOMIALS) - 1 else polynomial
+        last = number == len(POLYNOMIALS) - 1
         x = np.geomspace(low, high, 20_001)
-        error = x[:, None] ** POWERS @ unstretched - 1
+        error = x[:, None] ** POWERS @ (polynomial / LENGTH if last else polynomial * STRETCH**POWERS) - 1
         turns = 1 + np.flatnonzero(np.diff(error)[:-1] * np.diff(error)[1:] <= 0)
         extrema = error[[0, *turns, -1]]
         distance = np.abs(error).max()
         assert extrema == pytest.approx(distance * np.array([-1, 1, -1, 1]), abs=3e-3)
         low, high = low**POWERS @ polynomial, 1 + distance
     values = torch.logspace(np.log10(LOW), 0, 10_000, dtype=torch.float64)
-    assert all_polynomials(values).min() > 0.79
-    assert all_polynomials(values).max() < 1.21
+    assert all_polynomials(values).min() > 0.66
+    assert all_polynomials(values).max() < 1.14
     small = torch.linspace(0, LOW, 1000, dtype=torch.float64)
     assert (all_polynomials(small).diff() > 0).all()
-    assert (all_polynomials(small) <= 300 * small).all()
+    assert (all_polynomials(small) <= 290 * small).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -69,7 +69,7 @@ def test_matrices_have_the_singular_vectors_of_their_decomposition_and_the_polyn
     for matrices in (momenta(shape), momenta(shape, rank=2), torch.randn(3, *shape) * 1e3):
         result = orthogonalise(matrices.to(torch.promote_types(precision, torch.float32)), precision)
         assert torch.linalg.matrix_norm(result - by_svd(matrices), 2).max() < tolerance
-        assert torch.linalg.svdvals(result.double()).max() < 1.25
+        assert torch.linalg.svdvals(result.double()).max() < 1.2
 
 
 @pytest.mark.parametrize("precision", [torch.float64, torch.float32, torch.bfloat16])

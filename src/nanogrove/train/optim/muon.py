@@ -1,19 +1,16 @@
-"""Muon (Jordan 2024): a matrix moves along the nearest orthogonal matrix of its momentum, all its singular values 1.
+"""Muon (Jordan 2024): a matrix moves along the nearest orthogonal matrix of its momentum, roughly.
 
-Four odd polynomials of degree five, one after the other, bring singular values of .003 to 1 to between .8 and 1.2. Each
-is the best there is for the interval on which the one before leaves the values (Polar Express, Amsel et al. 2025), and
-`benchmarks/muon_polynomials.py` computes their coefficients. Lower values grow 290-fold, and zeros stay.
-
-All matrices of one shape, of all layers and all members of a population, are orthogonalised as one batched product, and
-fused maps (q, k and v; gate and value) part by part. Embeddings, head, norms and biases are left to AdamW. It differs
-from `torch.optim.Muon` in that
+Four odd polynomials of degree five, one after the other, take singular values in [.0025, 1] to [.67, 1.13]. Each is the
+best there is where the one before leaves the values (Polar Express, Amsel et al. 2025), the last times .9, the mean to
+which Jordan's five steps lead (`benchmarks/muon_polynomials.py`). All matrices of one shape, of all layers and members,
+are one batched product; fused maps (q, k and v) are treated part by part. AdamW updates the rest. It differs from
+`torch.optim.Muon` in that
 
 - it works in the precision asked for: bfloat16 is a hundred times slower than float32 on CPUs that lack it;
 - a matrix is divided by (Σσ⁸)^⅛, in training at most 13 % above its largest singular value, and free, as the first
   polynomial needs (XXᵀ)²; the Frobenius norm is up to three times that value, which takes one more polynomial;
-- a matrix such as 128 x 512 is multiplied at the beginning and at the end alone: in between, XXᵀ is enough (Gram
-  Newton-Schulz, Zhang, Amsel, Chen & Dao 2026). Products of 8 or 11 bits, bfloat16 and TF32, would make eigenvalues of
-  XXᵀ negative, which then grow; so XXᵀ is computed anew for each polynomial there.
+- of a matrix such as 128 x 512, only XXᵀ goes through the polynomials (Gram Newton-Schulz, Zhang, Amsel, Chen & Dao
+  2026), unless products are of 8 or 11 bits, in bfloat16 and TF32: eigenvalues that rounding makes negative would grow.
 """
 
 from collections import defaultdict
@@ -27,10 +24,10 @@ from nanogrove.model.members import equal_runs
 from nanogrove.train.optim.update_rule import PerMember, Update, UpdateRule, UpdateSettings
 
 POLYNOMIALS = (  # a, b, c of x → ax + bx³ + cx⁵
-    (8.300667, -24.037546, 17.466135),
-    (4.005857, -2.925287, 0.542360),
-    (3.484015, -2.561413, 0.502365),
-    (2.515337, -1.861526, 0.442535),
+    (8.321958, -24.119950, 17.530392),
+    (4.038903, -2.947852, 0.544847),
+    (3.581888, -2.630861, 0.509978),
+    (2.379370, -1.771425, 0.408610),
 )
 MARGIN = 1.02  # of squares: singular values may be rounded up by 1 %, and the first polynomial is steep beyond 1
 
@@ -73,18 +70,13 @@ def apply_update_(weight: Tensor, direction: Tensor, length: PerMember, decay: P
 
 
 def orthogonalise(matrices: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
-    """The orthogonal factors of `matrices [N, rows, columns]`, roughly: singular values land in .8 to 1.2.
-
-    Products are computed in `precision`. Values below .003 of the largest land lower, zeros stay zero.
-    """
-    x = matrices.to(precision)
-    tall = x.shape[-2] > x.shape[-1]
-    if tall:
-        x = x.mT
+    """The orthogonal factors of `matrices [N, rows, columns]`, roughly, computed in `precision`."""
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = (matrices.mT if tall else matrices).to(precision)
     rows, columns = x.shape[-2:]
     x = F.pad(x, (0, -columns % 4, 0, -rows % 4))  # so that each product fills lines of the cache; zeros change nothing
-    in_gram_space = columns > 1.5 * rows and x.device.type == "cpu" and precision != torch.bfloat16
-    x = (_by_gram_matrix(x) if in_gram_space else _by_matrix(x))[:, :rows, :columns]
+    exact = x.device.type == "cpu" and precision != torch.bfloat16
+    x = (_by_gram_matrix(x) if exact and columns > 1.5 * rows else _by_matrix(x))[:, :rows, :columns]
     return (x.mT if tall else x).to(matrices.dtype)
 
 
@@ -97,7 +89,7 @@ def _by_matrix(x: Tensor) -> Tensor:
 
 
 def _by_gram_matrix(x: Tensor) -> Tensor:
-    """Multiplies the factors of all polynomials, which commute, and then `x [N, rows, columns]` by their product."""
+    """Multiplies `x [N, rows, columns]` by the product of all polynomials' factors, which commute."""
     gram = torch.bmm(x, x.mT)
     product = factor = _first_factor(gram)
     for coefficients in POLYNOMIALS[1:]:
@@ -116,16 +108,12 @@ def _factor(gram: Tensor, coefficients: tuple[float, float, float]) -> Tensor:
 
 
 def _first_factor(gram: Tensor) -> Tensor:
-    """The first polynomial's factor for X over its size, divided by that size, so that it multiplies X itself.
-
-    Matrices of a Frobenius norm far below 1e-7 are divided by about 1e-7, so that they fade.
-    """
+    """The first polynomial's factor for X over its size (if tiny, over about 1e-7), divided by it, to multiply X."""
     a, b, c = POLYNOMIALS[0]
     exact = gram.to(torch.promote_types(gram.dtype, torch.float32))  # terms of bfloat16 would cancel to a wrong sum
     norm = _norm(exact) + 1e-14
     exact = exact / norm  # before it is squared, as numbers of 1e-20 cannot be
-    rounded = exact.to(gram.dtype)
-    squared = torch.bmm(rounded, rounded).to(exact.dtype)
+    squared = torch.bmm(exact.to(gram.dtype), exact.to(gram.dtype)).to(exact.dtype)
     top = MARGIN * _norm(squared).sqrt().clamp_min(1 / 16)
     size = (norm * top).sqrt()
     factor = (exact * (b / (top * size))).addcmul_(squared, c / (top**2 * size))
@@ -134,8 +122,8 @@ def _first_factor(gram: Tensor) -> Tensor:
 
 
 def _norm(matrices: Tensor) -> Tensor:
-    """Frobenius norms `[N, 1, 1]` of `[N, rows, columns]`, by row first, so that a matrix has the bits it has alone."""
-    norms: Tensor = torch.linalg.vector_norm(torch.linalg.vector_norm(matrices, dim=-1), dim=-1)
+    """Frobenius norms `[N, 1, 1]`, by row first, so that a matrix has the bits that it has alone."""
+    norms: Tensor = matrices.norm(dim=-1).norm(dim=-1)
     return norms[:, None, None]
 
 

@@ -2,12 +2,12 @@
 
     python benchmarks/muon_polynomials.py                                   # the coefficients
     python benchmarks/muon_polynomials.py --text tinyshakespeare.txt        # singular values, and paired runs too
-    python benchmarks/muon_polynomials.py --text tinyshakespeare.txt --against three-polynomials
+    python benchmarks/muon_polynomials.py --text tinyshakespeare.txt --against two-polynomials
 
 The coefficients of `nanogrove.train.optim.muon` are computed anew by Remez's algorithm: each polynomial is the odd one
-of degree five whose greatest distance from 1 is least on the interval on which the one before leaves the singular
-values, the first on [.0025, 1]. All but the last are stretched by 1 %, so that rounding in bfloat16 leads to no value
-beyond that interval, where they are steep. The last is multiplied by .9, about the mean to which the five steps lead,
+of degree nine whose greatest distance from 1 is least on the interval on which the one before leaves the singular
+values, the first on [.0022, 1]. All but the last are stretched by .1 %, so that rounding leads to no value beyond that
+interval, where they are steep. The last is multiplied by .9, about the mean to which the five steps lead,
 so that a learning rate means what it means with them.
 
 Singular values: those of momenta after 20, 60, 140 and 300 steps of 4 x 128, 24 x 64 tokens. Paired runs: 2 x 128, by
@@ -30,35 +30,36 @@ from nanogrove.studies.statistics import sign_flip, t_interval
 from nanogrove.train.optim import muon
 from time_to_loss import CONTEXT, our_steps, read_text, whole_loss
 
-Coefficients = tuple[float, float, float]
-POWERS = np.array([1, 3, 5])
-LOW, STRETCH, LENGTH = 0.0025, 1.01, 0.9
+Coefficients = tuple[float, ...]
+POWERS = np.array([1, 3, 5, 7, 9])
+LOW, STRETCH, LENGTH = 0.0022, 1.001, 0.9
 
 
-def best_quintic(low: float, high: float) -> tuple[np.ndarray, float]:
-    """The odd polynomial of degree 5 that is nearest to 1 on [low, high], by Remez's algorithm, and its distance."""
+def best_polynomial(low: float, high: float) -> tuple[np.ndarray, float]:
+    """The odd polynomial of degree 9 that is nearest to 1 on [low, high], by Remez's algorithm, and its distance."""
     x = np.geomspace(low, high, 20_001)
-    chosen = np.searchsorted(x, [low, 0.35 * high, 0.8 * high, high])
-    signs = np.array([1.0, -1.0, 1.0, -1.0])
+    signs = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+    extrema = high * np.cos(np.arange(4, -1, -1) * np.pi / 9)  # those of the Chebyshev polynomial, and the lower end
+    chosen = np.searchsorted(x, [low, *extrema])
     for _ in range(50):
-        solution = np.linalg.solve(np.column_stack([x[chosen, None] ** POWERS, signs]), np.ones(4))
-        error = x[:, None] ** POWERS @ solution[:3] - 1
-        extrema = 1 + np.flatnonzero(np.diff(error)[:-1] * np.diff(error)[1:] <= 0)
-        following = np.array([0, *extrema, len(x) - 1])
-        if len(following) != 4 or (following == chosen).all():
+        solution = np.linalg.solve(np.column_stack([x[chosen, None] ** POWERS, signs]), np.ones(6))
+        error = x[:, None] ** POWERS @ solution[:-1] - 1
+        turns = 1 + np.flatnonzero(np.diff(error)[:-1] * np.diff(error)[1:] <= 0)
+        following = np.array([0, *turns, len(x) - 1])
+        if len(following) != 6 or (following == chosen).all():
             break
         chosen = following
-    return solution[:3], float(np.abs(error).max())
+    return solution[:-1], float(np.abs(error).max())
 
 
 def best_polynomials(count: int, low: float = LOW) -> list[Coefficients]:
     """Coefficients of x, x³ and x⁵ of so many polynomials, one after the other."""
     high, polynomials = 1.0, []
     for n in range(count):
-        best, distance = best_quintic(low, high)
+        best, distance = best_polynomial(low, high)
         best = best / STRETCH**POWERS if n < count - 1 else best * LENGTH
         low, high = float(low**POWERS @ best), 1 + distance
-        polynomials.append((float(best[0]), float(best[1]), float(best[2])))
+        polynomials.append(tuple(best.tolist()))
     return polynomials
 
 
@@ -75,13 +76,13 @@ def jordan(matrices: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
 
 
 @contextmanager
-def three_polynomials() -> Iterator[None]:
-    """Within, Muon stops a polynomial earlier, at values of .0127 and more."""
-    with patch.object(muon, "POLYNOMIALS", best_polynomials(3, 0.0127)):
+def two_polynomials() -> Iterator[None]:
+    """Within, Muon stops a polynomial earlier, at values of .0167 and more."""
+    with patch.object(muon, "POLYNOMIALS", best_polynomials(2, 0.0167)):
         yield
 
 
-OTHERS = {"jordan": lambda: patch.object(muon, "orthogonalise", jordan), "three-polynomials": three_polynomials}
+OTHERS = {"jordan": lambda: patch.object(muon, "orthogonalise", jordan), "two-polynomials": two_polynomials}
 
 
 def singular_values(path: Path) -> None:
@@ -142,8 +143,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="steps of each paired run")
     parser.add_argument("--width", type=int, default=128, help="of the model of the paired runs")
     options = parser.parse_args()
-    for polynomial in best_polynomials(4):
-        print("coefficients", *(f"{c:9.4f}" for c in polynomial))
+    for polynomial in best_polynomials(3):
+        print("coefficients", *(f"{c:11.6f}" for c in polynomial))
     if options.text is not None:
         torch.set_num_threads(1)
         singular_values(options.text)

@@ -1,5 +1,7 @@
 """Muon against singular value decompositions in float64, and its polynomials against Chebyshev's theorem."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -10,22 +12,25 @@ from nanogrove.train.optim import muon
 from nanogrove.train.optim.muon import MARGIN, POLYNOMIALS, orthogonalise
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 
-POWERS = np.array([1, 3, 5])
-LOW, STRETCH, LENGTH = 0.0025, 1.01, 0.9  # where they begin, by what all but the last are stretched, where they lead
+POWERS = np.array([1, 3, 5, 7, 9])
+JORDAN = ((3.4445, -4.7750, 2.0315),) * 5
+LOW, STRETCH, LENGTH = 0.0022, 1.001, 0.9  # where they begin, by what all but the last are stretched, where they lead
 SHAPES = [(16, 16), (128, 128), (20, 20), (8, 40), (40, 8), (7, 33), (33, 7), (20, 30), (32, 128), (1, 5), (5, 1)]
 
 
-def all_polynomials(values: Tensor) -> Tensor:
+def all_polynomials(values: Tensor, polynomials: Sequence[Sequence[float]] = POLYNOMIALS) -> Tensor:
     """What the polynomials make of singular values."""
-    for a, b, c in POLYNOMIALS:
-        values = a * values + b * values**3 + c * values**5
+    for polynomial in polynomials:
+        values = sum((c * values ** (2 * n + 1) for n, c in enumerate(polynomial)), torch.zeros_like(values))
     return values
 
 
-def by_svd(matrices: Tensor) -> Tensor:
+def by_svd(matrices: Tensor, few_bits: bool = False) -> Tensor:
     """The polynomials of `matrices [N, rows, columns]`, by their singular values in float64."""
     left, values, right = torch.linalg.svd(matrices.double(), full_matrices=False)
     size = MARGIN**0.5 * (values**8).sum(-1, keepdim=True) ** 0.125
+    if few_bits:
+        return left @ (all_polynomials(values / values.norm(dim=-1, keepdim=True), JORDAN)[..., None] * right)
     return left @ (all_polynomials(values / size)[..., None] * right)
 
 
@@ -39,7 +44,7 @@ def momenta(shape: tuple[int, int], rank: int | None = None) -> Tensor:
 
 
 def test_each_polynomial_is_the_best_of_its_kind_where_the_one_before_leaves_the_values() -> None:
-    """An odd one of degree 5 is, if its distance from 1 is greatest four times, on alternate sides (Chebyshev)."""
+    """An odd one of degree 9 is, if its distance from 1 is greatest six times, on alternate sides (Chebyshev)."""
     low, high = LOW, 1.0
     for number, coefficients in enumerate(POLYNOMIALS):
         polynomial = np.array(coefficients)
@@ -49,27 +54,27 @@ def test_each_polynomial_is_the_best_of_its_kind_where_the_one_before_leaves_the
         turns = 1 + np.flatnonzero(np.diff(error)[:-1] * np.diff(error)[1:] <= 0)
         extrema = error[[0, *turns, -1]]
         distance = np.abs(error).max()
-        assert extrema == pytest.approx(distance * np.array([-1, 1, -1, 1]), abs=3e-3)
+        assert extrema == pytest.approx(distance * np.array([-1, 1, -1, 1, -1, 1]), abs=3e-3)
         low, high = low**POWERS @ polynomial, 1 + distance
     values = torch.logspace(np.log10(LOW), 0, 10_000, dtype=torch.float64)
-    assert all_polynomials(values).min() > 0.66
-    assert all_polynomials(values).max() < 1.14
+    assert all_polynomials(values).min() > 0.71
+    assert all_polynomials(values).max() < 1.09
     small = torch.linspace(0, LOW, 1000, dtype=torch.float64)
     assert (all_polynomials(small).diff() > 0).all()
-    assert (all_polynomials(small) <= 290 * small).all()
+    assert (all_polynomials(small) <= 370 * small).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
-    ("precision", "tolerance"), [(torch.float64, 1e-7), (torch.float32, 2e-3), (torch.bfloat16, 0.4)]
+    ("precision", "tolerance"), [(torch.float64, 1e-7), (torch.float32, 2e-3), (torch.bfloat16, 0.8)]
 )
 def test_matrices_have_the_singular_vectors_of_their_decomposition_and_the_polynomials_values(
     shape: tuple[int, int], precision: torch.dtype, tolerance: float
 ) -> None:
     for matrices in (momenta(shape), momenta(shape, rank=2), torch.randn(3, *shape) * 1e3):
         result = orthogonalise(matrices.to(torch.promote_types(precision, torch.float32)), precision)
-        assert torch.linalg.matrix_norm(result - by_svd(matrices), 2).max() < tolerance
-        assert torch.linalg.svdvals(result.double()).max() < 1.2
+        assert torch.linalg.matrix_norm(result - by_svd(matrices, precision == torch.bfloat16), 2).max() < tolerance
+        assert torch.linalg.svdvals(result.double()).max() < (1.25 if precision == torch.bfloat16 else 1.1)
 
 
 @pytest.mark.parametrize("precision", [torch.float64, torch.float32, torch.bfloat16])

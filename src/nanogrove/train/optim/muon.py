@@ -1,16 +1,11 @@
 """Muon (Jordan 2024): a matrix moves along the nearest orthogonal matrix of its momentum, roughly.
 
-Four odd polynomials of degree five, one after the other, take singular values in [.0025, 1] to [.67, 1.13]. Each is the
-best there is where the one before leaves the values (Polar Express, Amsel et al. 2025), the last times .9, the mean to
-which Jordan's five steps lead (`benchmarks/muon_polynomials.py`). All matrices of one shape, of all layers and members,
-are one batched product; fused maps (q, k and v) are treated part by part. AdamW updates the rest. It differs from
-`torch.optim.Muon` in that
-
-- it works in the precision asked for: bfloat16 is a hundred times slower than float32 on CPUs that lack it;
-- a matrix is divided by (Σσ⁸)^⅛, in training at most 13 % above its largest singular value, and free, as the first
-  polynomial needs (XXᵀ)²; the Frobenius norm is up to three times that value, which takes one more polynomial;
-- of a matrix such as 128 x 512, only XXᵀ goes through the polynomials (Gram Newton-Schulz, Zhang, Amsel, Chen & Dao
-  2026), unless products are of 8 or 11 bits, in bfloat16 and TF32: eigenvalues that rounding makes negative would grow.
+Three odd polynomials of degree nine, one after the other, take singular values in [.0022, 1] to [.72, 1.08]; each is
+the best where the one before leaves the values (Polar Express, Amsel et al. 2025), the last times .9, the mean to which
+Jordan's steps lead (`benchmarks/muon_polynomials.py`). A matrix is divided by (Σσ⁸)^⅛, at most 13 % above its largest
+value in training. Of a matrix such as 128 x 512 only XXᵀ goes through the polynomials (Gram Newton-Schulz, Zhang et al.
+2026). All that needs float32: bfloat16, and TF32 on GPUs, take Jordan's five steps as published. Matrices of one shape,
+of all layers and members, are one product; fused maps (q, k and v) are treated part by part.
 """
 
 from collections import defaultdict
@@ -23,13 +18,12 @@ from torch import Tensor
 from nanogrove.model.members import equal_runs
 from nanogrove.train.optim.update_rule import PerMember, Update, UpdateRule, UpdateSettings
 
-POLYNOMIALS = (  # a, b, c of x → ax + bx³ + cx⁵
-    (8.321958, -24.119950, 17.530392),
-    (4.038903, -2.947852, 0.544847),
-    (3.581888, -2.630861, 0.509978),
-    (2.379370, -1.771425, 0.408610),
+POLYNOMIALS = (  # coefficients of x, x³, x⁵, x⁷ and x⁹
+    (14.894910, -145.452019, 482.952251, -619.468504, 268.961812),
+    (6.680502, -16.095999, 13.620387, -4.484336, 0.501135),
+    (3.647460, -7.522816, 6.840589, -2.576570, 0.338057),
 )
-MARGIN = 1.02  # of squares: singular values may be rounded up by 1 %, and the first polynomial is steep beyond 1
+MARGIN = 1.001  # of squares, for rounding: the first polynomial is steep beyond 1
 
 
 def update(updates: Sequence[Update], settings: Sequence[UpdateSettings], precision: torch.dtype) -> None:
@@ -75,16 +69,27 @@ def orthogonalise(matrices: Tensor, precision: torch.dtype = torch.float32) -> T
     x = (matrices.mT if tall else matrices).to(precision)
     rows, columns = x.shape[-2:]
     x = F.pad(x, (0, -columns % 4, 0, -rows % 4))  # so that each product fills lines of the cache; zeros change nothing
-    exact = x.device.type == "cpu" and precision != torch.bfloat16
-    x = (_by_gram_matrix(x) if exact and columns > 1.5 * rows else _by_matrix(x))[:, :rows, :columns]
+    few_bits = precision == torch.bfloat16 or x.device.type != "cpu"
+    way = _by_jordans_steps if few_bits else _by_gram_matrix if columns > 1.5 * rows else _by_matrix
+    x = way(x)[:, :rows, :columns]
     return (x.mT if tall else x).to(matrices.dtype)
+
+
+def _by_jordans_steps(x: Tensor) -> Tensor:
+    """Five steps of X ← aX + (bA + cA²)X with A = XXᵀ, which rounding to few bits does not harm."""
+    x = x / (_norm(x) + 1e-7)
+    for _ in range(5):
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x
 
 
 def _by_matrix(x: Tensor) -> Tensor:
     """Applies each polynomial to `x [N, rows, columns]` itself."""
     x = torch.bmm(_first_factor(torch.bmm(x, x.mT)), x)
     for coefficients in POLYNOMIALS[1:]:
-        x = torch.bmm(_factor(torch.bmm(x, x.mT), coefficients), x)
+        gram = torch.bmm(x, x.mT)
+        x = torch.bmm(_factor(gram, torch.bmm(gram, gram), coefficients), x)
     return x
 
 
@@ -94,31 +99,28 @@ def _by_gram_matrix(x: Tensor) -> Tensor:
     product = factor = _first_factor(gram)
     for coefficients in POLYNOMIALS[1:]:
         gram = torch.bmm(torch.bmm(gram, factor), factor)
-        factor = _factor(gram, coefficients)
+        factor = _factor(gram, torch.bmm(gram, gram), coefficients)
         product = torch.bmm(factor, product)
     return torch.bmm(product, x)
 
 
-def _factor(gram: Tensor, coefficients: tuple[float, float, float]) -> Tensor:
-    """aI + bA + cA² of A = XXᵀ, `[N, rows, rows]`, by which a polynomial multiplies X."""
-    a, b, c = coefficients
-    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+def _factor(gram: Tensor, squared: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    """aI + bA + cA² + dA³ + eA⁴ of A = XXᵀ and A², `[N, rows, rows]`, by which a polynomial multiplies X."""
+    a, b, c, d, e = coefficients
+    factor = torch.add(squared, gram, alpha=d / e)
+    factor.diagonal(dim1=-2, dim2=-1).add_(c / e)
+    factor = torch.baddbmm(gram, factor, squared, beta=b, alpha=e)
     factor.diagonal(dim1=-2, dim2=-1).add_(a)
     return factor
 
 
 def _first_factor(gram: Tensor) -> Tensor:
     """The first polynomial's factor for X over its size (if tiny, over about 1e-7), divided by it, to multiply X."""
-    a, b, c = POLYNOMIALS[0]
-    exact = gram.to(torch.promote_types(gram.dtype, torch.float32))  # terms of bfloat16 would cancel to a wrong sum
-    norm = _norm(exact) + 1e-14
-    exact = exact / norm  # before it is squared, as numbers of 1e-20 cannot be
-    squared = torch.bmm(exact.to(gram.dtype), exact.to(gram.dtype)).to(exact.dtype)
+    norm = _norm(gram) + 1e-14
+    gram = gram / norm  # before it is squared, as numbers of 1e-20 cannot be
+    squared = torch.bmm(gram, gram)
     top = MARGIN * _norm(squared).sqrt().clamp_min(1 / 16)
-    size = (norm * top).sqrt()
-    factor = (exact * (b / (top * size))).addcmul_(squared, c / (top**2 * size))
-    factor.diagonal(dim1=-2, dim2=-1).add_(a / size[..., 0])
-    return factor.to(gram.dtype)
+    return _factor(gram.div_(top), squared.div_(top**2), POLYNOMIALS[0]).div_((norm * top).sqrt())
 
 
 def _norm(matrices: Tensor) -> Tensor:

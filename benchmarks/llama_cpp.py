@@ -174,6 +174,7 @@ def serve(path: str, rows: int, context: int, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not sys.argv[1].startswith("{"):
-        sys.exit(f"usage: {Path(__file__).name} is read by generation.py, which starts it with settings as JSON")
-    serve(**json.loads(sys.argv[1]))
+    if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
+        serve(**json.loads(sys.argv[1]))
+    else:
+        print(f"{__doc__}\nusage: none by hand; generation.py --llama-cpp starts it with settings as JSON")

@@ -42,6 +42,16 @@ class Heads(ctypes.Structure):
     ]
 
 
+class Symmetric(ctypes.Structure):
+    """`Symmetric` of symmetric.c."""
+
+    _fields_ = [
+        *((name, c_long) for name in ("count", "n", "k")),
+        *((name, c_float) for name in ("scale", "share", "diagonal")),
+        ("threads", c_int),
+    ]
+
+
 class Step(ctypes.Structure):
     """`Step` of decoding.c."""
 
@@ -80,6 +90,7 @@ SIGNATURES = {  # of functions, which return nothing unless said
     "attention_room": [POINTER(Heads)],
     "attend": [POINTER(Heads), *[c_void_p] * 4],
     "attend_backward": [POINTER(Heads), *[c_void_p] * 6],
+    "symmetric": [POINTER(Symmetric), *[c_void_p] * 5],
     "decode": [POINTER(Step), c_long, POINTER(Rows)],
 }
 RESULTS = {"attention_room": c_long}

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nanogrove.native import library
-from nanogrove.native.library import Heads, Norm, kernels
+from nanogrove.native.library import Heads, Norm, Symmetric, kernels
 
 WIDE = 8  # numbers that the kernels take at a time; the last axis of what they are given is a multiple of it
 SMALL = 1 << 15  # numbers below which one thread is faster than several
@@ -124,3 +124,19 @@ class _Attention(torch.autograd.Function):
 def _room(shape: Heads) -> Tensor:
     """Memory that the threads of a call need."""
     return torch.zeros(shape.threads * kernels().attention_room(byref(shape)))
+
+
+def symmetric(
+    a: Tensor, b: Tensor, added: Tensor | None = None, *, scale: float = 1.0, share: float = 0.0, diagonal: float = 0.0
+) -> Tensor:
+    """`scale·abᵀ + share·added + diagonal·I` of `a` and `b [N, n, k]`, where that is symmetric; without a gradient.
+
+    n is even and 4 or more.
+    """
+    a, b = a.contiguous(), b.contiguous()
+    added = None if added is None else added.contiguous()
+    count, n, k = a.shape
+    shape = Symmetric(count, n, k, scale, share, diagonal, _threads(a))
+    c, room = a.new_empty(count, n, n), a.new_empty(shape.threads * (k + n) * 2 * WIDE)
+    kernels().symmetric(byref(shape), *map(_pointer, (a, b, added, c, room)))
+    return c

@@ -95,13 +95,16 @@ def _by_matrix(x: Tensor) -> Tensor:
 
 
 def _by_gram_matrix(x: Tensor) -> Tensor:
-    """Multiplies `x [N, rows, columns]` by the product of all polynomials' factors, which commute."""
+    """Multiplies `x [N, rows, columns]` by the product of all polynomials' factors.
+
+    What is squared next is F·XXᵀ·Fᵀ, that of FX, also where rounding leaves F and XXᵀ not quite commuting.
+    """
     gram = _symmetric(x, x)
     product = factor = _first_factor(gram)
     for coefficients in POLYNOMIALS[1:]:
-        gram = _symmetric(_symmetric(gram, factor), factor)
+        gram = _symmetric(torch.bmm(factor, gram), factor)
         factor = _factor(gram, _symmetric(gram, gram), coefficients)
-        product = _symmetric(factor, product)
+        product = torch.bmm(factor, product)
     return torch.bmm(product, x)
 
 

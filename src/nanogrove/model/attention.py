@@ -115,7 +115,7 @@ class Attention(nn.Module):
             else:
                 q, k = qk.split((self.n_head, self.n_kv_head), -2)
                 qk = torch.cat((self.q_norm(q), self.k_norm(k)), -2)
-        if cache is None and mask is None and not self.dropout.active and native.usable(heads):
+        if cache is None and mask is None and not self.dropout.active and native.usable(heads, rotary):
             heads = heads if self.q_norm is None else torch.cat((qk, v), -2)
             y = native.attention(heads.flatten(0, -4), self.n_kv_head, rotary)
         else:

@@ -150,3 +150,5 @@ void attend_backward(const Heads *h, const float *qkv, const float *y, const flo
         store(h, 0, 1, b.dv, dqkv + p.v, p.step);
     }
 }
+
+END_OF_LANES

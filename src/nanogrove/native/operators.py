@@ -15,18 +15,20 @@ SMALL = 1 << 15  # numbers below which one thread is faster than several
 CHUNK = 64  # rows whose gradients of a norm's scale are added up apart; as in elementwise.c
 
 
-def usable(x: Tensor) -> bool:
-    """Whether the kernels compute from `x`: whole vectors of float32 on a CPU, outside autocast and compilation.
+def usable(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether the kernels compute from `x`: whole vectors of float32 on a CPU, outside autocast, compilation and vmap.
+
+    `others` are those that it is computed with.
 
     What depends on an operator's own gradient, as a second derivative does, is for torch's.
     """
     return (
-        x.dtype == torch.float32
-        and x.device.type == "cpu"
+        all(each is None or (each.dtype, each.device.type) == (torch.float32, "cpu") for each in (x, *others))
         and not x.shape[-1] % WIDE
         and library.missing() is None
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
     )
 
 
@@ -86,8 +88,8 @@ class _Norm(torch.autograd.Function):
         shape, dx, gradient = ctx.shape, torch.empty_like(x), gradient.contiguous()
         sums = x.new_empty(shape.members, 1 - (-shape.rows // CHUNK), 2, shape.size)
         kernels().norm_backward(byref(shape), *map(_pointer, (x, weight, kept, gradient, dx, sums)))
-        vectors = [] if weight is None else [sums[:, 0, n].view_as(weight) for n in (0, 1)]
-        dw, db = (vectors[n] if vectors and ctx.needs_input_grad[1 + n] else None for n in (0, 1))
+        wanted = ctx.needs_input_grad[1:3]  # copied, since a view would keep the sums of all chunks alive
+        dw, db = (sums[:, 0, n].reshape(weight.shape).clone() if wanted[n] else None for n in (0, 1))
         return dx, dw, db, None, None
 
 
@@ -103,24 +105,29 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, keys: int, rotation: Tensor | None) -> Tensor:
         qkv, rotation = qkv.contiguous(), rotation if rotation is None else rotation.contiguous()
-        rows, tokens, heads, size = qkv.shape
-        queries = heads - 2 * keys
-        y, logs = qkv.new_empty(rows, tokens, queries, size), qkv.new_empty(rows, queries, tokens)
-        ctx.shape = Heads(rows, tokens, queries, keys, size, _pointer(rotation), _threads(qkv))
-        room = _room(ctx.shape)
-        kernels().attend(byref(ctx.shape), *map(_pointer, (qkv, y, logs, room)))
+        shape = _heads(qkv, keys, rotation)
+        y = qkv.new_empty(shape.rows, shape.tokens, shape.queries, shape.size)
+        logs, room = qkv.new_empty(shape.rows, shape.queries, shape.tokens), _room(shape)
+        kernels().attend(byref(shape), *map(_pointer, (qkv, y, logs, room)))
+        ctx.keys = keys
         ctx.save_for_backward(qkv, y, logs, rotation)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, y, logs, _ = ctx.saved_tensors
-        dqkv, room, gradient = torch.empty_like(qkv), _room(ctx.shape), gradient.contiguous()
-        kernels().attend_backward(byref(ctx.shape), *map(_pointer, (qkv, y, logs, gradient, dqkv, room)))
+        qkv, y, logs, rotation = ctx.saved_tensors  # under checkpointing other tensors than those of `forward`
+        shape = _heads(qkv, ctx.keys, rotation)
+        dqkv, room, gradient = torch.empty_like(qkv), _room(shape), gradient.contiguous()
+        kernels().attend_backward(byref(shape), *map(_pointer, (qkv, y, logs, gradient, dqkv, room)))
         return dqkv, None, None
+
+
+def _heads(qkv: Tensor, keys: int, rotation: Tensor | None) -> Heads:
+    rows, tokens, heads, size = qkv.shape
+    return Heads(rows, tokens, heads - 2 * keys, keys, size, _pointer(rotation), _threads(qkv))
 
 
 def _room(shape: Heads) -> Tensor:
     """Memory that the threads of a call need."""
-    return torch.zeros(shape.threads * kernels().attention_room(byref(shape)))
+    return torch.zeros(shape.threads * kernels().attention_room(byref(shape)), dtype=torch.float32, device="cpu")

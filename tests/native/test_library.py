@@ -20,14 +20,14 @@ from nanogrove.native import library, operators
 assert "AVX2" in str(library.missing()), library.missing()
 assert not operators.usable(torch.zeros(8))
 model = GPT(ModelConfig(vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=16)).initialize(0)
-optimizer = torch.optim.SGD(model.parameters(), 0.5)
 tokens = torch.arange(9)[None]
 losses = []
 for _ in range(2):
     loss = model(tokens[:, :-1], tokens[:, 1:]).mean()
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+    parameters = list(model.parameters())
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters)):
+            parameter -= 0.5 * gradient
     losses.append(loss.item())
 assert losses[1] < losses[0] < 3, losses
 """

@@ -102,10 +102,10 @@ def test_scores_are_those_of_torch_far_past_the_context(
     model = make({"family": family, **VARIANTS[variant]}, population)
     torch.set_num_threads(1 + FAMILIES.index(family) % 2)
     monkeypatch.setattr(program, "SMALL", 0)  # all threads, however few weights
-    scores = forced(model, *prompts(population), new_tokens=30)
+    scores = forced(model, *prompts(population), new_tokens=18)
     assert isinstance(programs[0], OneToken)
     switch_off(monkeypatch)
-    close(scores, forced(model, *prompts(population), new_tokens=30))
+    close(scores, forced(model, *prompts(population), new_tokens=18))
     assert programs[1] is None
 
 

@@ -66,7 +66,7 @@ def plain_attention(qkv: Tensor, keys: int, rotation: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
 
 
-def operators(seed: int, rows: int = 5) -> dict[str, list[Tensor]]:
+def operators(seed: int, rows: int) -> dict[str, list[Tensor]]:
     """Results and gradients of each operator, large enough for several threads."""
     x, qkv = normal(rows, 40, 256, seed=seed), normal(rows, 40, 8, 32, seed=seed)
     dy = normal(rows, 40, 256, seed=seed + 1)
@@ -126,19 +126,22 @@ def test_attention_takes_every_size_of_heads(size: int) -> None:
 @pytest.mark.parametrize("threads", [2, 3])
 def test_bits_do_not_depend_on_threads(threads: int) -> None:
     torch.set_num_threads(1)
-    expected = operators(seed=3)
+    expected = operators(seed=3, rows=40)
     torch.set_num_threads(threads)
-    actual = operators(seed=3)
-    assert [name for name in expected if not same(actual[name], expected[name])] == []
+    for _ in range(3):
+        actual = operators(seed=3, rows=40)
+        assert [name for name in expected if not same(actual[name], expected[name])] == []
 
 
 def test_bits_do_not_depend_on_other_rows() -> None:
-    several = operators(seed=3)
+    several = operators(seed=3, rows=5)
     x, qkv, dy = normal(5, 40, 256, seed=3), normal(5, 40, 8, 32, seed=3), normal(5, 40, 256, seed=4)
     weight, bias, table = normal(256, seed=7), normal(256, seed=8), rotary_table(40, 32, 100.0)
     for row in (0, 4):
         one = slice(row, row + 1)
-        heads = with_gradients(lambda t: native.attention(t, 2, table), qkv[one], dy=dy[one, :, :128].view(1, 40, 4, 32))
+        heads = with_gradients(
+            lambda t: native.attention(t, 2, table), qkv[one], dy=dy[one, :, :128].view(1, 40, 4, 32)
+        )
         assert same(heads, [each[one] for each in several["attention"]])
         assert same(with_gradients(native.gelu, x[one], dy=dy[one]), [each[one] for each in several["gelu"]])
         norm = with_gradients(lambda t: native.norm(t, weight, bias, 1e-5, True), x[one], dy=dy[one])
@@ -147,7 +150,9 @@ def test_bits_do_not_depend_on_other_rows() -> None:
 
 @pytest.mark.parametrize("rows", [1, 63, 130])
 def test_each_member_of_a_population_has_its_bits(rows: int) -> None:
-    x, weight, bias, dy = (normal(*shape, seed=n) for n, shape in enumerate([(3, rows, 24), (3, 24), (3, 24), (3, rows, 24)]))
+    x, weight, bias, dy = (
+        normal(*shape, seed=n) for n, shape in enumerate([(3, rows, 24), (3, 24), (3, 24), (3, rows, 24)])
+    )
     norm = lambda *xs: native.norm(*xs, 1e-5, True)  # noqa: E731
     together = with_gradients(norm, x, weight, bias, dy=dy)
     for member in range(3):
@@ -266,7 +271,20 @@ def test_backward_twice_gives_twice_the_gradient() -> None:
     assert torch.equal(qkv.grad, 2 * once)
 
 
-def test_the_default_format_and_device_are_not_those_of_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_derivative_is_refused_and_had_in_float64() -> None:
+    layer = Norm("layernorm", 16, True, 1e-5)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.fill_(0.5)
+    for function in (gelu, layer, lambda x: native.attention(x.view(1, 2, 3, 16), 1, None)):
+        x = normal(6, 16).requires_grad_()
+        with pytest.raises(RuntimeError, match=r"no second derivative; take it in float64, of `model.double\(\)`"):
+            torch.autograd.grad(function(x).sum(), x, create_graph=True)
+    for function in (gelu, layer.double()):
+        assert torch.autograd.gradgradcheck(function, normal(6, 16, dtype=torch.float64).requires_grad_())
+
+
+def test_the_default_format_and_device_are_not_those_of_the_room() -> None:
     qkv = normal(1, 40, 3, 16)
     expected = native.attention(qkv, 1, None)
     torch.set_default_dtype(torch.bfloat16)

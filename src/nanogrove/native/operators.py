@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from nanogrove.native import library
 from nanogrove.native.library import Heads, Norm, kernels
@@ -18,9 +17,7 @@ CHUNK = 64  # rows whose gradients of a norm's scale are added up apart; as in e
 def usable(x: Tensor, *others: Tensor | None) -> bool:
     """Whether the kernels compute from `x`: whole vectors of float32 on a CPU, outside autocast, compilation and vmap.
 
-    `others` are those that it is computed with.
-
-    What depends on an operator's own gradient, as a second derivative does, is for torch's.
+    `others` are those that it is computed with. The operators have no second derivative; torch's have.
     """
     return (
         all(each is None or (each.dtype, each.device.type) == (torch.float32, "cpu") for each in (x, *others))
@@ -41,6 +38,12 @@ def _pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
+def _refuse_second_derivative() -> None:
+    """Raises RuntimeError in a backward pass whose result is to be differentiated (`create_graph`)."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("the C kernels have no second derivative; take it in float64, of `model.double()`")
+
+
 def gelu(x: Tensor) -> Tensor:
     """GELU in its tanh form, of any shape."""
     return _Gelu.apply(x)  # type: ignore[no-any-return, no-untyped-call]
@@ -57,8 +60,8 @@ class _Gelu(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        _refuse_second_derivative()
         slope: Tensor = ctx.saved_tensors[0]
         return gradient * slope
 
@@ -82,8 +85,8 @@ class _Norm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
         x, weight, kept = ctx.saved_tensors
         shape, dx, gradient = ctx.shape, torch.empty_like(x), gradient.contiguous()
         sums = x.new_empty(shape.members, 1 - (-shape.rows // CHUNK), 2, shape.size)
@@ -114,8 +117,8 @@ class _Attention(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
         qkv, y, logs, rotation = ctx.saved_tensors  # under checkpointing other tensors than those of `forward`
         shape = _heads(qkv, ctx.keys, rotation)
         dqkv, room, gradient = torch.empty_like(qkv), _room(shape), gradient.contiguous()

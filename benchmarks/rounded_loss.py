@@ -9,7 +9,7 @@ window of the model's context. q8_0 is rounded by the `gguf` package and multipl
 import argparse
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -62,11 +62,10 @@ def main() -> None:
     lm.model.eval()
     exact = loss(lm.model, tokens)
     print(f"float32   {exact:.5f} nats per token, {len(tokens):,} tokens")
-    formats = {"bfloat16": packed_weights(lm.model, 16, torch.bfloat16), "int8": packed_weights(lm.model, 16, torch.int8)}
-    formats["q8_0"] = in_q8_0(lm.model) if importlib.util.find_spec("gguf") else nullcontext()
-    for name, rounded in formats.items():
-        if name == "q8_0" and not importlib.util.find_spec("gguf"):
-            continue
+    ways = {name: packed_weights(lm.model, 16, getattr(torch, name)) for name in ("bfloat16", "int8")}
+    if importlib.util.find_spec("gguf"):
+        ways["q8_0"] = in_q8_0(lm.model)
+    for name, rounded in ways.items():
         with rounded:
             print(f"{name:<9} {loss(lm.model, tokens) - exact:+.5f}")
 

@@ -115,9 +115,10 @@ class Attention(nn.Module):
             else:
                 q, k = qk.split((self.n_head, self.n_kv_head), -2)
                 qk = torch.cat((self.q_norm(q), self.k_norm(k)), -2)
-        if cache is None and mask is None and not self.dropout.active and native.usable(heads):
-            heads = heads if self.q_norm is None else torch.cat((qk, v), -2)
-            y = native.attention(heads.flatten(0, -4), self.n_kv_head, rotary)
+        if cache is None and mask is None and native.usable(heads, rotary):
+            heads = (heads if self.q_norm is None else torch.cat((qk, v), -2)).flatten(0, -4)
+            kept = self.dropout(native.scores_like(heads, self.n_kv_head)) if self.dropout.active else None
+            y = native.attention(heads, self.n_kv_head, rotary, kept)
         else:
             qk, v = (part.flatten(0, -4).transpose(1, 2) for part in (qk, v))  # [R, heads, T, D]
             y = self._attend(qk, v, rotary, cache, layer, mask, x.shape[-3]).transpose(1, 2)

@@ -135,7 +135,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises the last axis of `[*P, …, size]`."""
-        if native.usable(x):
+        if x.shape[-1] == self.size and native.usable(x, self.weight, self.bias):
             return native.norm(x, self.weight, self.bias, self.eps, self.centred)
         normalise = F.layer_norm if self.centred else F.rms_norm
         y = normalise(x, (self.size,), eps=self.eps)

@@ -15,10 +15,11 @@
 enum { QUERIES = 16 };
 
 /* `queries` heads, then `keys` heads of keys and as many of values, [rows, tokens, queries + 2 keys, size] in all; size
-   is a multiple of 8, queries one of keys. `rotation` [2, tokens, size] has cosines and signed sines, or is null. */
+   is a multiple of 8, queries one of keys. `rotation` [2, tokens, size] has cosines and signed sines, or is null.
+   `kept` [rows, queries, tokens, tokens rounded up to 16] multiplies the softmax, as dropout does, or is null. */
 typedef struct {
     long rows, tokens, queries, keys, size;
-    const float *rotation;
+    const float *rotation, *kept;
     int threads;
 } Heads;
 
@@ -56,6 +57,11 @@ static float softmax(float *scores, long seen, long n) {
     return high + logf(divisor);
 }
 
+/* The factors of the softmax of a row of `logs`; null where there are none. */
+static const float *kept_of(const Heads *h, long row) {
+    return h->kept ? h->kept + row * (width_of(h) - WIDE) : 0;
+}
+
 /* Float32 numbers of the memory that each thread needs, zeros at first. */
 long attention_room(const Heads *h) { return width_of(h) * (8 * h->size + 2 * QUERIES); }
 
@@ -88,7 +94,12 @@ void attend(const Heads *h, const float *qkv, float *y, float *logs, float *room
             for (long first = 0; first < T; first += QUERIES) {
                 long n = first + QUERIES, here = T < n ? T - first : QUERIES;
                 product(QUERIES, n, D, q + first * D, D, 1, k_flipped, width, scores, width, 0);
-                each(i, here) logs[p.logs + head * T + first + i] = softmax(scores + i * width, first + i + 1, n);
+                each(i, here) {
+                    long row = p.logs + head * T + first + i;
+                    const float *kept = kept_of(h, row);
+                    logs[row] = softmax(scores + i * width, first + i + 1, n);
+                    if (kept) eight(j, n) set(scores + i * width + j, at(scores + i * width + j) * at(kept + j));
+                }
                 product(QUERIES, D, n, scores, width, 1, v, D, out, D, 0);
                 each(i, here) memcpy(y + p.y + (first + i) * p.y_step + head * D, out + i * D, D * sizeof *y);
             }
@@ -102,8 +113,8 @@ typedef struct {
     float *q, *g, *k, *k_flipped, *v_flipped, *dq, *dk, *dv, *scores, *slopes;
 } Buffers;
 
-/* Of 16 queries: dq is set, dk and dv are added to. */
-static void block_backward(const Heads *h, const Buffers *b, const float *logs, const float *y, long y_step,
+/* Of 16 queries: dq is set, dk and dv are added to. The head's first query is number `row` in `logs`. */
+static void block_backward(const Heads *h, const Buffers *b, const float *logs, long row, const float *y, long y_step,
                            long first) {
     long D = h->size, width = width_of(h), n = first + QUERIES;
     product(QUERIES, n, D, b->q + first * D, D, 1, b->k_flipped, width, b->scores, width, 0);
@@ -111,12 +122,14 @@ static void block_backward(const Heads *h, const Buffers *b, const float *logs, 
     each(i, QUERIES) {
         float *p = b->scores + i * width, *s = b->slopes + i * width;
         long t = first + i, seen = t < h->tokens ? t + 1 : 0;
+        const float *kept = seen ? kept_of(h, row + t) : 0;
         lanes along = all(0); /* y . dy */
         if (seen) eight(j, D) along += at(y + t * y_step + j) * at(b->g + t * D + j);
         for (long j = seen; j < n; j++) p[j] = -INFINITY;
         eight(j, n) {
-            set(p + j, exponential(at(p + j) - (seen ? logs[t] : 0)));
-            set(s + j, at(p + j) * (at(s + j) - sum(along)));
+            lanes share = exponential(at(p + j) - (seen ? logs[row + t] : 0)), factor = kept ? at(kept + j) : all(1);
+            set(p + j, share * factor);
+            set(s + j, share * (at(s + j) * factor - sum(along)));
         }
     }
     product(QUERIES, D, n, b->slopes, width, 1, b->k, D, b->dq + first * D, D, 0);
@@ -143,10 +156,12 @@ void attend_backward(const Heads *h, const float *qkv, const float *y, const flo
             load(h, h->rotation, scale, qkv + p.q + head * D, p.step, b.q);
             load(h, 0, 1, dy + p.y + head * D, p.y_step, b.g);
             for (long first = 0; first < h->tokens; first += QUERIES)
-                block_backward(h, &b, logs + p.logs + head * h->tokens, y + p.y + head * D, p.y_step, first);
+                block_backward(h, &b, logs, p.logs + head * h->tokens, y + p.y + head * D, p.y_step, first);
             store(h, h->rotation, scale, b.dq, dqkv + p.q + head * D, p.step);
         }
         store(h, h->rotation, 1, b.dk, dqkv + p.k, p.step);
         store(h, 0, 1, b.dv, dqkv + p.v, p.step);
     }
 }
+
+END_OF_LANES

@@ -173,3 +173,5 @@ void decode(const Step *steps, long count, const Rows *rows) {
 #pragma omp barrier
         }
 }
+
+END_OF_LANES

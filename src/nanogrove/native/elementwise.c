@@ -7,15 +7,19 @@
 
 enum { PIECE = 1 << 13, CHUNK = 64 }; /* numbers of a piece of work; rows whose gradients are added up together */
 
+static void gelu_piece(const float *x, float *y, float *slope, long first, long end) {
+    for (long i = first; i < end; i += WIDE) {
+        lanes rise;
+        set(y + i, gelu_of(at(x + i), &rise));
+        if (slope) set(slope + i, rise);
+    }
+}
+
 /* y = GELU of x and, unless null, its `slope` there; `count` is a multiple of 8. */
 void gelu(const float *x, float *y, float *slope, long count, int threads) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (long first = 0; first < count; first += PIECE)
-        for (long i = first; i < first + PIECE && i < count; i += WIDE) {
-            lanes rise;
-            set(y + i, gelu_of(at(x + i), &rise));
-            if (slope) set(slope + i, rise);
-        }
+        gelu_piece(x, y, slope, first, first + PIECE < count ? first + PIECE : count);
 }
 
 /* Rows of `size` numbers, a multiple of 8: those of member m are number m * rows to (m + 1) * rows. */
@@ -78,3 +82,5 @@ void norm_backward(const Norm *n, const float *x, const float *weight, const flo
             eight(i, pair) set(all_rows + i, at(all_rows + i) + at(all_rows + c * pair + i));
     }
 }
+
+END_OF_LANES

@@ -7,8 +7,12 @@
 
 #if defined(__x86_64__) && defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#define END_OF_LANES _Pragma("clang attribute pop") /* the last line of each file that includes this one */
 #elif defined(__x86_64__)
 #pragma GCC target("avx2,fma")
+#define END_OF_LANES
+#else
+#define END_OF_LANES
 #endif
 
 #ifdef _OPENMP
@@ -48,7 +52,8 @@ static inline float largest(lanes x) {
 
 /* e to the x: 2 to the nearest whole number n of x / ln 2, times a Taylor polynomial of the rest, to 1e-7 of itself.
    ln 2 is taken away in two parts (Cody & Waite 1980); adding 1.5 * 2^23 rounds, and leaves n in the lowest bits. Below
-   -87 it is 0, above 88 no more than there. */
+   -87 it is 0, above 88 no more than there, and a NaN stays one, since 2^n is a factor: bits added to it could make a
+   number of it. */
 static inline lanes exponential(lanes x) {
     lanes z = choose(x > 88.0f, all(88), choose(x < -87.0f, all(-87), x));
     lanes shifted = z * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
@@ -59,7 +64,7 @@ static inline lanes exponential(lanes x) {
     p = p * r + 1.0f / 6;
     p = p * r + 0.5f;
     p = p * r * r + r + 1.0f;
-    return choose(x < -87.0f, all(0), (lanes)((flags)p + ((flags)shifted << 23)));
+    return choose(x < -87.0f, all(0), p * (lanes)(((flags)shifted << 23) + (127 << 23)));
 }
 
 /* GELU (Hendrycks 2016) in its tanh form, x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + .044715 x^3), computed as the

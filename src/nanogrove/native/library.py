@@ -38,6 +38,7 @@ class Heads(ctypes.Structure):
         ("keys", c_long),
         ("size", c_long),
         ("rotation", c_void_p),
+        ("kept", c_void_p),
         ("threads", c_int),
     ]
 

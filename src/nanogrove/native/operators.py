@@ -5,28 +5,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from nanogrove.native import library
 from nanogrove.native.library import Heads, Norm, Symmetric, kernels
 
 WIDE = 8  # numbers that the kernels take at a time; the last axis of what they are given is a multiple of it
 SMALL = 1 << 15  # numbers below which one thread is faster than several
+QUERIES = 16  # queries at a time; as in attention.c
 CHUNK = 64  # rows whose gradients of a norm's scale are added up apart; as in elementwise.c
 
 
-def usable(x: Tensor) -> bool:
-    """Whether the kernels compute from `x`: whole vectors of float32 on a CPU, outside autocast and compilation.
+def usable(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether the kernels compute from `x`: whole vectors of float32 on a CPU, outside autocast, compilation and vmap.
 
-    What depends on an operator's own gradient, as a second derivative does, is for torch's.
+    `others` are those that it is computed with. The operators have no second derivative; torch's have.
     """
     return (
-        x.dtype == torch.float32
-        and x.device.type == "cpu"
+        all(each is None or (each.dtype, each.device.type) == (torch.float32, "cpu") for each in (x, *others))
         and not x.shape[-1] % WIDE
         and library.missing() is None
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
     )
 
 
@@ -37,6 +37,12 @@ def _threads(x: Tensor) -> int:
 def _pointer(x: Tensor | None) -> int | None:
     """Where `x` lies; the caller keeps it alive, for as long as a kernel uses it."""
     return None if x is None else x.data_ptr()
+
+
+def _refuse_second_derivative() -> None:
+    """Raises RuntimeError in a backward pass whose result is to be differentiated (`create_graph`)."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("the C kernels have no second derivative; take it in float64, of `model.double()`")
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -55,8 +61,8 @@ class _Gelu(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        _refuse_second_derivative()
         slope: Tensor = ctx.saved_tensors[0]
         return gradient * slope
 
@@ -80,50 +86,63 @@ class _Norm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
         x, weight, kept = ctx.saved_tensors
         shape, dx, gradient = ctx.shape, torch.empty_like(x), gradient.contiguous()
         sums = x.new_empty(shape.members, 1 - (-shape.rows // CHUNK), 2, shape.size)
         kernels().norm_backward(byref(shape), *map(_pointer, (x, weight, kept, gradient, dx, sums)))
-        vectors = [] if weight is None else [sums[:, 0, n].view_as(weight) for n in (0, 1)]
-        dw, db = (vectors[n] if vectors and ctx.needs_input_grad[1 + n] else None for n in (0, 1))
+        wanted = ctx.needs_input_grad[1:3]  # copied, since a view would keep the sums of all chunks alive
+        dw, db = (sums[:, 0, n].reshape(weight.shape).clone() if wanted[n] else None for n in (0, 1))
         return dx, dw, db, None, None
 
 
-def attention(qkv: Tensor, keys: int, rotation: Tensor | None) -> Tensor:
+def attention(qkv: Tensor, keys: int, rotation: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
     """Causal attention: `[R, T, H, D]` of `qkv [R, T, H + 2G, D]`, G being `keys`.
 
-    Queries and keys are rotated by `rotation [2, T, D]`, as `rotate` of `attention.py` does.
+    Queries and keys are rotated by `rotation [2, T, D]`, as `rotate` of `attention.py` does. The softmax is multiplied
+    by `kept`, whose shape is that of `scores_like`.
     """
-    return _Attention.apply(qkv, keys, rotation)  # type: ignore[no-any-return, no-untyped-call]
+    return _Attention.apply(qkv, keys, rotation, kept)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def scores_like(qkv: Tensor, keys: int) -> Tensor:
+    """Ones for all scores of such a call: `[R, H, T, T rounded up to 16]`."""
+    rows, tokens, heads, _ = qkv.shape
+    return qkv.new_ones(rows, heads - 2 * keys, tokens, tokens + -tokens % QUERIES)
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, keys: int, rotation: Tensor | None) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, keys: int, rotation: Tensor | None, kept: Tensor | None) -> Tensor:
         qkv, rotation = qkv.contiguous(), rotation if rotation is None else rotation.contiguous()
-        rows, tokens, heads, size = qkv.shape
-        queries = heads - 2 * keys
-        y, logs = qkv.new_empty(rows, tokens, queries, size), qkv.new_empty(rows, queries, tokens)
-        ctx.shape = Heads(rows, tokens, queries, keys, size, _pointer(rotation), _threads(qkv))
-        room = _room(ctx.shape)
-        kernels().attend(byref(ctx.shape), *map(_pointer, (qkv, y, logs, room)))
-        ctx.save_for_backward(qkv, y, logs, rotation)
+        shape = _heads(qkv, keys, rotation, kept)
+        y = qkv.new_empty(shape.rows, shape.tokens, shape.queries, shape.size)
+        logs, room = qkv.new_empty(shape.rows, shape.queries, shape.tokens), _room(shape)
+        kernels().attend(byref(shape), *map(_pointer, (qkv, y, logs, room)))
+        ctx.keys = keys
+        ctx.save_for_backward(qkv, y, logs, rotation, kept)
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, y, logs, _ = ctx.saved_tensors
-        dqkv, room, gradient = torch.empty_like(qkv), _room(ctx.shape), gradient.contiguous()
-        kernels().attend_backward(byref(ctx.shape), *map(_pointer, (qkv, y, logs, gradient, dqkv, room)))
-        return dqkv, None, None
+        _refuse_second_derivative()
+        qkv, y, logs, rotation, kept = ctx.saved_tensors  # under checkpointing other tensors than those of `forward`
+        shape = _heads(qkv, ctx.keys, rotation, kept)
+        dqkv, room, gradient = torch.empty_like(qkv), _room(shape), gradient.contiguous()
+        kernels().attend_backward(byref(shape), *map(_pointer, (qkv, y, logs, gradient, dqkv, room)))
+        return dqkv, None, None, None
+
+
+def _heads(qkv: Tensor, keys: int, rotation: Tensor | None, kept: Tensor | None) -> Heads:
+    rows, tokens, heads, size = qkv.shape
+    tables = _pointer(rotation), _pointer(kept)
+    return Heads(rows, tokens, heads - 2 * keys, keys, size, *tables, _threads(qkv))
 
 
 def _room(shape: Heads) -> Tensor:
     """Memory that the threads of a call need."""
-    return torch.zeros(shape.threads * kernels().attention_room(byref(shape)))
+    return torch.zeros(shape.threads * kernels().attention_room(byref(shape)), dtype=torch.float32, device="cpu")
 
 
 def symmetric(

@@ -40,7 +40,7 @@ class Panels(NamedTuple):
         rows = x.numel() // (members * x.shape[-1])
         program = Program(members, rows)
         read = program.buffer(x.shape[-1])
-        read[:, : x.shape[-1]] = x.reshape(members * rows, -1)
+        read[:, : x.shape[-1]] = x.reshape(members * rows, x.shape[-1])
         y = program.product(read, self, bias, activation)
         program.run()
         return y[:, : self.outputs].reshape(*x.shape[:-1], self.outputs)
@@ -77,7 +77,7 @@ class Program:
 
     def buffer(self, width: int) -> Tensor:
         """Zeros, for what a step sets."""
-        return torch.zeros(self.members * self.rows, width + -width % PANEL)
+        return torch.zeros(self.members * self.rows, width + -width % PANEL, dtype=torch.float32, device="cpu")
 
     def embed(self, table: Tensor, shift: Tensor | None) -> Tensor:
         """Vectors of `table [*P, V, C]`, plus `shift [*P, C]` times that of the token before, if given."""
@@ -179,21 +179,13 @@ class Program:
         """Runs the steps, which read `token` and `previous [P * rows]` at positions `lengths [P * rows]` and keys and
         values `stored`, `[layers, P * rows, G, room, D]` each."""
         keys, values = stored or (None, None)
+        read = {"token": token, "previous": previous, "lengths": lengths, "k": keys, "v": values}
+        tensors = {name: each.contiguous() for name, each in read.items() if each is not None}
         rows = Rows(
             members=self.members,
             rows=self.rows,
             room=0 if keys is None else keys.shape[3],
-            **{
-                name: each.data_ptr()
-                for name, each in (
-                    ("token", token),
-                    ("previous", previous),
-                    ("lengths", lengths),
-                    ("k", keys),
-                    ("v", values),
-                )
-                if each is not None
-            },
+            **{name: each.data_ptr() for name, each in tensors.items()},
             threads=torch.get_num_threads() if self.weights >= SMALL else 1,
         )
         kernels().decode((Step * len(self._steps))(*self._steps), len(self._steps), byref(rows))

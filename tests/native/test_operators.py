@@ -1,0 +1,334 @@
+"""The C kernels against float64 of the plain formulas, their bits, and what they leave to torch."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+
+from nanogrove.model.attention import rotary_table, rotate
+from nanogrove.model.elementwise import gelu
+from nanogrove.model.layers import Norm
+from nanogrove.native import library
+from nanogrove.native import operators as native
+
+pytestmark = pytest.mark.skipif(library.missing() is not None, reason=library.missing() or "")
+NORMS = {"layernorm": True, "rmsnorm": False}
+HEADS = {"one": (1, 1), "several": (4, 4), "grouped": (6, 2), "multi-query": (3, 1)}
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def with_gradients(function: Callable[..., Tensor], *inputs: Tensor | None, dy: Tensor | None = None) -> list[Tensor]:
+    """The result and the gradients of all inputs."""
+    leaves = [None if each is None else each.detach().requires_grad_() for each in inputs]
+    y = function(*leaves)
+    y.backward(normal(*y.shape, seed=99).to(y.dtype) if dy is None else dy)
+    return [y.detach(), *(leaf.grad for leaf in leaves if leaf is not None and leaf.grad is not None)]
+
+
+def close(actual: list[Tensor], expected: list[Tensor], tolerance: float = 2e-5) -> None:
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, atol=tolerance * float(other.abs().max()), rtol=0)
+
+
+def doubled(inputs: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+    return [None if each is None else each.double() for each in inputs]
+
+
+def same(actual: list[Tensor], expected: list[Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
+
+
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    return native.norm(x, weight, bias, 1e-5, centred=True)
+
+
+def gradient(leaf: Tensor) -> Tensor:
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+def plain_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, centred: bool) -> Tensor:
+    if centred:
+        return F.layer_norm(x, x.shape[-1:], weight, bias, eps=1e-5)
+    return F.rms_norm(x, x.shape[-1:], weight, eps=1e-5)
+
+
+def plain_attention(qkv: Tensor, keys: int, rotation: Tensor | None) -> Tensor:
+    q, k, v = qkv.transpose(1, 2).split((qkv.shape[2] - 2 * keys, keys, keys), 1)
+    if rotation is not None:
+        q, k = rotate(q, rotation), rotate(k, rotation)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+
+
+def operators(seed: int, rows: int) -> dict[str, list[Tensor]]:
+    """Results and gradients of each operator, large enough for several threads."""
+    x, qkv = normal(rows, 40, 256, seed=seed), normal(rows, 40, 8, 32, seed=seed)
+    dy = normal(rows, 40, 256, seed=seed + 1)
+    weight, bias = normal(256, seed=7), normal(256, seed=8)
+    table = rotary_table(40, 32, 100.0)
+    return {
+        "gelu": with_gradients(native.gelu, x, dy=dy),
+        "norm": with_gradients(lambda x, w, b: native.norm(x, w, b, 1e-5, True), x, weight, bias, dy=dy),
+        "attention": with_gradients(
+            lambda qkv: native.attention(qkv, 2, table), qkv, dy=dy[..., :128].view(rows, 40, 4, 32)
+        ),
+    }
+
+
+@pytest.mark.parametrize("size", [8, 24, 8200])
+def test_gelu_is_that_of_float64(size: int) -> None:
+    x = torch.cat([normal(2, size) * 4, torch.tensor([-12.0, -6.0, -0.0, 0.0, 1e-8, 6.0, 40.0, -40.0]).repeat(2, 1)], 1)
+    close(with_gradients(native.gelu, x), with_gradients(lambda x: F.gelu(x, approximate="tanh"), x.double()), 1e-6)
+
+
+@pytest.mark.parametrize("affine", ["none", "scale", "scale and offset"])
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize(("rows", "size"), [(1, 8), (3, 40), (64, 64), (65, 16), (200, 24)])
+def test_norm_is_that_of_float64(rows: int, size: int, kind: str, affine: str) -> None:
+    centred = NORMS[kind]
+    weight = None if affine == "none" else normal(size, seed=1) + 1
+    bias = normal(size, seed=2) if affine == "scale and offset" and centred else None
+    inputs = normal(rows, size) * 3 + 0.5, weight, bias
+    close(
+        with_gradients(lambda x, w, b: native.norm(x, w, b, 1e-5, centred), *inputs),
+        with_gradients(lambda x, w, b: plain_norm(x, w, b, centred), *doubled(inputs)),
+    )
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 15, 16, 17, 33, 100])
+@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("heads", HEADS)
+def test_attention_is_that_of_float64(heads: str, rotary: bool, tokens: int) -> None:
+    queries, keys = HEADS[heads]
+    qkv = normal(2, tokens, queries + 2 * keys, 16)
+    rotation = rotary_table(tokens, 16, 100.0) if rotary else None
+    close(
+        with_gradients(lambda x: native.attention(x, keys, rotation), qkv),
+        with_gradients(lambda x: plain_attention(x, keys, rotation), qkv.double()),
+    )
+
+
+@pytest.mark.parametrize("size", [8, 24, 40, 64, 96, 128])
+def test_attention_takes_every_size_of_heads(size: int) -> None:
+    qkv, rotation = normal(1, 21, 4, size) * 2, rotary_table(21, size, 100.0)
+    close(
+        with_gradients(lambda x: native.attention(x, 1, rotation), qkv),
+        with_gradients(lambda x: plain_attention(x, 1, rotation), qkv.double()),
+    )
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_bits_do_not_depend_on_threads(threads: int) -> None:
+    torch.set_num_threads(1)
+    expected = operators(seed=3, rows=40)
+    torch.set_num_threads(threads)
+    for _ in range(3):
+        actual = operators(seed=3, rows=40)
+        assert [name for name in expected if not same(actual[name], expected[name])] == []
+
+
+def test_bits_do_not_depend_on_other_rows() -> None:
+    several = operators(seed=3, rows=5)
+    x, qkv, dy = normal(5, 40, 256, seed=3), normal(5, 40, 8, 32, seed=3), normal(5, 40, 256, seed=4)
+    weight, bias, table = normal(256, seed=7), normal(256, seed=8), rotary_table(40, 32, 100.0)
+    for row in (0, 4):
+        one = slice(row, row + 1)
+        heads = with_gradients(
+            lambda t: native.attention(t, 2, table), qkv[one], dy=dy[one, :, :128].view(1, 40, 4, 32)
+        )
+        assert same(heads, [each[one] for each in several["attention"]])
+        assert same(with_gradients(native.gelu, x[one], dy=dy[one]), [each[one] for each in several["gelu"]])
+        norm = with_gradients(lambda t: native.norm(t, weight, bias, 1e-5, True), x[one], dy=dy[one])
+        assert same(norm, [each[one] for each in several["norm"][:2]])
+
+
+@pytest.mark.parametrize("rows", [1, 63, 130])
+def test_each_member_of_a_population_has_its_bits(rows: int) -> None:
+    x, weight, bias, dy = (
+        normal(*shape, seed=n) for n, shape in enumerate([(3, rows, 24), (3, 24), (3, 24), (3, rows, 24)])
+    )
+    together = with_gradients(layer_norm, x, weight, bias, dy=dy)
+    for member in range(3):
+        alone = with_gradients(layer_norm, x[member], weight[member], bias[member], dy=dy[member])
+        assert same(alone, [each[member] for each in together])
+
+
+def test_inputs_and_gradients_need_not_be_contiguous() -> None:
+    wide, dy = normal(6, 2, 16, 3), normal(24, 2, 16, seed=1)[::4]
+    assert same(
+        with_gradients(native.gelu, wide[..., 0], dy=dy), with_gradients(native.gelu, wide[..., 0].contiguous(), dy=dy)
+    )
+    norm = lambda x: native.norm(x, wide[0, 0, :, 1], wide[0, 0, :, 2], 1e-5, True)  # noqa: E731
+    assert same(with_gradients(norm, wide[..., 0], dy=dy), with_gradients(norm, wide[..., 0].contiguous(), dy=dy))
+    qkv = normal(2, 3, 7, 16).transpose(1, 2)
+    table = rotary_table(7, 16, 100.0).transpose(0, 1).contiguous().transpose(0, 1)
+    every_second = normal(2, 7, 1, 32, seed=1)[..., ::2]
+    expected = with_gradients(lambda x: native.attention(x, 1, table.contiguous()), qkv.contiguous(), dy=every_second)
+    assert same(with_gradients(lambda x: native.attention(x, 1, table), qkv, dy=every_second), expected)
+    expanded = torch.ones(()).expand(2, 7, 1, 16)  # as that of a sum is
+    expected = with_gradients(lambda x: native.attention(x, 1, None), qkv, dy=expanded.contiguous())
+    assert same(with_gradients(lambda x: native.attention(x, 1, None), qkv, dy=expanded), expected)
+
+
+def test_nothing_is_computed_of_nothing() -> None:
+    weight = normal(2, 16)
+    assert [each.shape for each in with_gradients(native.gelu, torch.empty(0, 16))] == [(0, 16)] * 2
+    y, dx, dw, db = with_gradients(layer_norm, torch.empty(2, 0, 16), weight, weight)
+    assert (y.shape, dx.shape, float(dw.abs().max()), float(db.abs().max())) == ((2, 0, 16), (2, 0, 16), 0, 0)
+    for shape in ((0, 5, 3, 8), (2, 0, 3, 8)):
+        y, dqkv = with_gradients(lambda x: native.attention(x, 1, None), torch.empty(shape))
+        assert (y.shape, dqkv.shape) == ((*shape[:2], 1, 8), shape)
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7F800001, 0x7FFFFFFF, -1], ids=hex)
+def test_a_nan_stays_in_its_row_and_comes_out_of_it(bits: int) -> None:
+    nan = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+    x = normal(3, 16)
+    x[1, 3:4].copy_(nan)
+    assert native.gelu(x).isnan().nonzero().tolist() == [[1, 3]]
+    for centred in (True, False):
+        y, dx = with_gradients(lambda x, centred=centred: native.norm(x, None, None, 1e-5, centred), x)
+        assert y.isnan().all(1).tolist() == dx.isnan().all(1).tolist() == [False, True, False]
+        assert y[::2].isfinite().all()
+        assert dx[::2].isfinite().all()
+    qkv = normal(3, 20, 3, 8)
+    qkv[1, 17, 1].copy_(nan.expand(8))
+    y, dqkv = with_gradients(lambda x: native.attention(x, 1, None), qkv)
+    assert y.isnan().flatten(2).any(-1).nonzero().tolist() == [[1, 17], [1, 18], [1, 19]]
+    assert dqkv.isnan().flatten(1).any(1).tolist() == [False, True, False]
+
+
+def test_infinities_flow_as_in_torch() -> None:
+    x = torch.tensor([[torch.inf, 2.0, 1e4, -1e4, 3e38, -100.0, -20.0, 1.0]])
+    y, slope = with_gradients(native.gelu, x, dy=torch.ones(1, 8))
+    torch.testing.assert_close(y, F.gelu(x, approximate="tanh"), atol=1e-6, rtol=1e-6)
+    assert slope[0, 1:4].isfinite().all()
+    rows = normal(2, 16)
+    rows[1, 3] = torch.inf
+    expected = plain_norm(rows, None, None, centred=True)
+    torch.testing.assert_close(native.norm(rows, None, None, 1e-5, True), expected, equal_nan=True)
+    qkv = normal(1, 20, 3, 8)
+    qkv[0, :, 0], qkv[0, :, 1] = 20.0, torch.linspace(-400, 400, 20)[:, None]  # scores in the ten thousands
+    close([native.attention(qkv, 1, None)], [plain_attention(qkv.double(), 1, None)])
+
+
+def test_values_are_the_same_without_gradients() -> None:
+    x, qkv, weight = normal(4, 16), normal(2, 9, 5, 8), normal(16, seed=1).requires_grad_()
+    expected = [native.gelu(x), native.norm(x, weight, weight, 1e-5, True), native.attention(qkv, 1, None)]
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            actual = [native.gelu(x), native.norm(x, weight, weight, 1e-5, True), native.attention(qkv, 1, None)]
+        assert same(actual, expected)
+        assert not any(each.requires_grad for each in actual)
+
+
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)])
+def test_some_inputs_alone_get_a_gradient(wanted: tuple[int, ...]) -> None:
+    inputs = [normal(70, 16), normal(16, seed=1), normal(16, seed=2)]
+    _, *expected = with_gradients(layer_norm, *inputs)
+    leaves = [each.clone().requires_grad_(n in wanted) for n, each in enumerate(inputs)]
+    y = layer_norm(*leaves)
+    y.backward(normal(*y.shape, seed=99))
+    for n, leaf in enumerate(leaves):
+        assert torch.equal(gradient(leaf), expected[n]) if n in wanted else leaf.grad is None
+
+
+def test_the_gradient_of_a_scale_keeps_nothing_else_alive() -> None:
+    _, _, dw, db = with_gradients(layer_norm, normal(500, 16), normal(16), normal(16))
+    assert dw.untyped_storage().nbytes() == db.untyped_storage().nbytes() == 64
+
+
+@pytest.mark.parametrize("way", ["checkpoint", "hooks"])
+def test_a_rotation_that_is_freed_in_between_is_not_read(way: str) -> None:
+    def attention(qkv: Tensor) -> Tensor:
+        return native.attention(qkv, 1, rotary_table(200, 64, 100.0))
+
+    qkv = normal(1, 200, 3, 64)
+    expected = with_gradients(attention, qkv)
+    leaf = qkv.clone().requires_grad_()
+    if way == "checkpoint":
+        y = checkpoint(attention, leaf, use_reentrant=False)
+    else:
+        with saved_tensors_hooks(Tensor.clone, Tensor.clone):
+            y = attention(leaf)
+    taken = [torch.full((2, 200, 64), torch.nan) for _ in range(4)]  # the memory that was freed
+    y.backward(normal(*y.shape, seed=99))
+    assert same([y, gradient(leaf)], expected)
+    del taken
+
+
+def test_backward_twice_gives_twice_the_gradient() -> None:
+    qkv = normal(2, 20, 3, 8).requires_grad_()
+    y = native.attention(native.norm(native.gelu(qkv), None, None, 1e-5, True), 1, rotary_table(20, 8, 100.0)).sum()
+    y.backward(retain_graph=True)
+    once = gradient(qkv).clone()
+    y.backward()
+    assert torch.equal(gradient(qkv), 2 * once)
+
+
+def test_a_second_derivative_is_refused_and_had_in_float64() -> None:
+    layer = Norm("layernorm", 16, True, 1e-5)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.fill_(0.5)
+    for function in (gelu, layer, lambda x: native.attention(x.view(1, 2, 3, 16), 1, None)):
+        x = normal(6, 16).requires_grad_()
+        with pytest.raises(RuntimeError, match=r"no second derivative; take it in float64, of `model.double\(\)`"):
+            torch.autograd.grad(function(x).sum(), x, create_graph=True)
+    for function in (gelu, layer.double()):
+        assert torch.autograd.gradgradcheck(function, normal(6, 16, dtype=torch.float64).requires_grad_())
+
+
+def test_the_default_format_and_device_are_not_those_of_the_room() -> None:
+    qkv = normal(1, 40, 3, 16)
+    expected = native.attention(qkv, 1, None)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            assert torch.equal(native.attention(qkv, 1, None), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_what_the_kernels_do_not_take_is_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = normal(4, 16)
+    assert native.usable(x)
+    assert not native.usable(x[:, :12])
+    assert not any(native.usable(each) for each in (x.double(), x.bfloat16(), x.to("meta")))
+    assert not native.usable(x, x.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not native.usable(x)
+    torch.testing.assert_close(torch.func.vmap(gelu)(x), gelu(x))
+    norm = Norm("layernorm", 8, True, 1e-5)
+    with pytest.raises(RuntimeError, match="normalized_shape"):
+        norm(x)
+    monkeypatch.setattr(library, "missing", lambda: "off")
+    assert not native.usable(x)
+
+
+@pytest.mark.parametrize("size", [4, 12, 16])
+def test_layers_compute_the_same_in_torch_s_way(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    norm, x = Norm("layernorm", size, True, 1e-5, population=2), normal(2, 3, 5, size)
+    with torch.no_grad():
+        for n, parameter in enumerate(norm.parameters()):
+            parameter.copy_(normal(2, size, seed=n))
+    actual = [gelu(x), norm(x).detach()]
+    monkeypatch.setattr(library, "missing", lambda: "off")
+    expected = [gelu(x), norm(x).detach()]
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
+    assert size % 8 == 0 or same(actual, expected)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -25,6 +25,9 @@ from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 Work = Callable[[], object]
 
@@ -124,3 +127,13 @@ def stepper(
     plan = Plan(seed=0, steps=1 << 60, lr_factor=lambda step: factor, precision=precision)
     steps: Iterator[object] = fit(state, lambda step: batch, next_token, plan)
     return lambda: next(steps)
+
+
+def write_page(figure: "Figure", path: Path) -> None:
+    """Writes a figure as a page, and prints the command that takes a PNG file of it."""
+    figure.write_html(path, include_plotlyjs=True, config={"displayModeBar": False})
+    size = f"{figure.layout.width + 16},{figure.layout.height + 16}"  # with the page's margins
+    print(
+        f"chromium --headless --hide-scrollbars --disable-lcd-text --window-size={size} "
+        f"--screenshot={path.with_suffix('.png')} {path}"
+    )

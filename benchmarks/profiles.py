@@ -3,20 +3,19 @@
     python benchmarks/profiles.py [--pictures FOLDER]
 
 A step of 4 x 128 with 12 x 64 tokens and AdamW, and a token of 6 x 384 at batch 1 and 16, all in float32 and of
-GPT-2's shape; of each kind of work the quickest round counts, since what else the machine does only adds to it. torch's
-profiler gives the own time of operators. With the C kernels a token is one call of the library, which the profiler does
-not see: each kind of step is timed by giving a program's steps to the library one by one, in their order, less the time
-of a call without steps; GELU is part of the product before it there. The rest is what no operator and no step takes.
-`--pictures` draws two pages, and prints the commands that take PNG files of them. `--tiny` tries the logic at a size for
-tests.
+GPT-2's shape. torch's profiler gives the own time of operators. With the C kernels a token is one call of the library,
+which it does not see: a program's steps are given to the library one by one instead, each timed less a call without
+steps; GELU is part of a product there. The rest is what no operator and no step takes. Each operator counts by its
+quickest round, and the whole by its quickest in CPU time on one thread, so that a busy machine changes little.
+`--pictures` draws two pages, and prints the commands that take pictures of them. `--tiny` is a size for tests.
 """
 
 import argparse
 import copy
 import textwrap
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,10 @@ from plotly.subplots import make_subplots
 from nanogrove.decoding.loop import Sequences
 from nanogrove.decoding.plain import plain
 from nanogrove.decoding.sampling import Sampler
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.packing import packed_weights
 from nanogrove.native import library, program
-from side_by_side import Work, stepper, tokens, write_page
+from side_by_side import Work, clock, stepper, tokens, write_page
 from training_step import KINDS, REST, Kinds, config_of, operator_seconds
 
 WITH, WITHOUT, WHOLE = "with the C kernels", "without", "all"
@@ -41,26 +40,10 @@ OF_STEPS = ("embeddings", "embeddings", "norms", "matrix products", "GELU", "att
 Seconds = dict[str, float]
 
 
-@contextmanager
-def without_kernels() -> Iterator[None]:
-    """Within, all is computed as where the C library was not built."""
-    with patch.object(library, "missing", lambda: "the C kernels are left out"):
-        yield
-
-
 def in_two_ways(make: Callable[..., Work], *sizes: Any) -> dict[str, Work]:
-    """What `make` gives for `sizes`, with the C kernels and without."""
-
-    def within(way: Callable[[], Any]) -> Work:
-        work = make(*sizes)
-
-        def run() -> None:
-            with way():
-                work()
-
-        return run
-
-    return {WITH: within(nullcontext), WITHOUT: within(without_kernels)}
+    """What `make` gives for `sizes`, with the C kernels and as where they were not built."""
+    without = patch.object(library, "missing", lambda: "the C kernels are left out")
+    return {WITH: make(*sizes), WITHOUT: without(make(*sizes))}
 
 
 def training_step(layers: int, width: int, heads: int, length: int, rows: int) -> Work:
@@ -79,10 +62,9 @@ def next_token(layers: int, width: int, heads: int, rows: int, room: int) -> Wor
     return torch.inference_mode()(partial(next, decoded()))
 
 
-def step_seconds(work: Work) -> Seconds:
-    """Seconds that the library's decoding steps take, by kind."""
-    seconds = dict.fromkeys(OF_STEPS, 0.0)
-    run = program.Program.run
+def step_seconds(work: Work) -> list[tuple[str, float]]:
+    """The decoding steps that the library runs, in order: kind and seconds of each."""
+    found, run = list[tuple[str, float]](), program.Program.run
 
     def timed(whole: program.Program, steps: list[Any], given: tuple[Any, ...]) -> float:
         part = copy.copy(whole)
@@ -93,28 +75,31 @@ def step_seconds(work: Work) -> Seconds:
 
     def one_by_one(whole: program.Program, *given: Any) -> None:
         call = min(timed(whole, [], given) for _ in range(5))
-        for step in whole._steps:
-            seconds[OF_STEPS[step.kind]] += max(timed(whole, [step], given) - call, 0.0)
+        found.extend((OF_STEPS[step.kind], max(timed(whole, [step], given) - call, 0.0)) for step in whole._steps)
 
     with patch.object(program.Program, "run", one_by_one):
         work()
-    return {kind: each for kind, each in seconds.items() if each}
+    return found
 
 
 def profiles(contenders: dict[str, Work], rounds: int, kinds: Kinds = KINDS) -> dict[str, Seconds]:
     """Seconds by kind of each contender, and WHOLE, that of all; the longest first."""
-    least: dict[str, Seconds] = {name: {} for name in contenders}
-    for number in range(2 + rounds):  # two warm up
+    now = clock()
+    rows: dict[str, list[list[tuple[str, float]]]] = {name: [] for name in contenders}
+    for _ in range(2 + rounds):  # two warm up
         for name, work in contenders.items():
-            began = time.perf_counter()
+            began = now()
             work()
-            row = {WHOLE: time.perf_counter() - began}
-            for part in (operator_seconds(work, 1, kinds), step_seconds(work)):
-                row |= {kind: row.get(kind, 0.0) + seconds for kind, seconds in part.items()}
-            least[name] = row if number < 2 else {kind: min(row[kind], least[name][kind]) for kind in row}
-    for seconds in least.values():
+            whole = now() - began
+            rows[name].append([(WHOLE, whole), *operator_seconds(work, kinds), *step_seconds(work)])
+    result = {}
+    for name, row in rows.items():
+        seconds: Seconds = defaultdict(float)
+        for same in zip(*row[2:], strict=True):
+            seconds[same[0][0]] += min(each for _, each in same)
         seconds[REST] = 2 * seconds[WHOLE] - sum(seconds.values())
-    return {name: dict(sorted(seconds.items(), key=lambda item: -item[1])) for name, seconds in least.items()}
+        result[name] = dict(sorted(seconds.items(), key=lambda item: -item[1]))
+    return result
 
 
 def draw(panels: dict[str, dict[str, Seconds]], path: Path) -> None:
@@ -144,7 +129,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a size for tests")
     options = parser.parse_args()
     step, token = ((1, 32, 2, 8, 2), (1, 32, 2)) if options.tiny else ((4, 128, 4, 64, 12), (6, 384, 6))
-    threads = f"{torch.get_num_threads()} threads"
+    threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
     print(f"{threads}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}")
     title = f"Milliseconds of a step, {step[0]} x {step[1]}, {step[4]} x {step[3]} tokens, {threads}"
     pages = {"step": {title: profiles(in_two_ways(training_step, *step), options.rounds)}, "token": {}}

@@ -7,6 +7,7 @@ falls on all of them. The spread is the range of the middle half.
 import contextlib
 import importlib.util
 import io
+import json
 import statistics
 import sys
 import time
@@ -57,6 +58,11 @@ def in_turn(contenders: dict[str, Work], rounds: int = 15, warmup: int = 2) -> d
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - began)
     return {name: timing_of(spent) for name, spent in seconds.items()}
+
+
+def clock() -> Callable[[], float]:
+    """Of seconds: CPU time on one thread, which other programs hardly change, and else wall time."""
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 def timing_of(seconds: Sequence[float]) -> Timing:
@@ -129,11 +135,9 @@ def stepper(
     return lambda: next(steps)
 
 
-def write_page(figure: "Figure", path: Path) -> None:
-    """Writes a figure as a page, and prints the command that takes a PNG file of it."""
+def write_page(figure: "Figure", path: Path, picture: str = ".webp") -> None:
+    """Writes a figure as a page, and prints the command that takes a picture of it; see docs/pictures.py."""
     figure.write_html(path, include_plotlyjs=True, config={"displayModeBar": False})
-    size = f"{figure.layout.width + 16},{figure.layout.height + 16}"  # with the page's margins
-    print(
-        f"chromium --headless --hide-scrollbars --disable-lcd-text --window-size={size} "
-        f"--screenshot={path.with_suffix('.png')} {path}"
-    )
+    size = {name: figure.layout[name] + 16 for name in ("width", "height")}  # with the page's margins
+    job = {"page": str(path.resolve()), "out": str(path.resolve().with_suffix(picture)), "scheme": "light"} | size
+    print(f"echo '{json.dumps([job])}' | node docs/pictures.mjs build/pictures $(which chromium)")

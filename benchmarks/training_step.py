@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from nanogrove.model.gpt import GPT, ModelConfig
 from side_by_side import Work, in_turn, matmul_rate, nanogpt, quietly, stepper, tokens
@@ -46,6 +45,8 @@ def nanogpt_step(checkout: Path, layers: int, width: int, heads: int, length: in
 
 
 def transformers_step(layers: int, width: int, heads: int, length: int, rows: int) -> Work:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     shape: dict[str, Any] = {
         "vocab_size": 65,
         "n_positions": length,
@@ -98,6 +99,7 @@ KINDS = (  # names of operators contain the first, and belong under the second; 
     ("bmm", "attention"),
     ("aten::softmax", "attention"),
     ("aten::_softmax", "attention"),
+    ("aten::cat", "attention"),
     ("_Attention", "attention"),
     ("_Gelu", "GELU"),
     ("_Norm", "norms"),
@@ -118,16 +120,15 @@ KINDS = (  # names of operators contain the first, and belong under the second; 
 Kinds = Sequence[tuple[str, str]]
 
 
-def operator_seconds(work: Work, steps: int = 10, kinds: Kinds = KINDS) -> dict[str, float]:
-    """Seconds of a step by kind of operator; one that another calls counts under the outermost that has a kind."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
-        for _ in range(steps):
-            work()
-    seconds: dict[str, float] = defaultdict(float)
-    for event in recorded.events():
-        if kind := _kind_of(event, kinds):
-            seconds[kind] += event.self_cpu_time_total / 1e6 / steps
-    return seconds
+def operator_seconds(work: Work, kinds: Kinds = KINDS) -> list[tuple[str, float]]:
+    """The operators that `work` runs, in order: kind and own seconds of each that has a kind.
+
+    One that another calls is of the kind of the outermost that has one.
+    """
+    with torch.autograd.profiler.profile() as recorded:  # torch.profiler would import the compiler
+        work()
+    found = [(_kind_of(event, kinds), event.self_cpu_time_total / 1e6) for event in recorded.function_events]
+    return [(kind, seconds) for kind, seconds in found if kind]
 
 
 def _kind_of(event: Any, kinds: Kinds) -> str | None:
@@ -141,8 +142,11 @@ def profile_of(work: Work, steps: int = 10) -> dict[str, float]:
     began = time.perf_counter()
     for _ in range(steps):
         work()
-    whole = (time.perf_counter() - began) / steps
-    shares = {kind: seconds / whole for kind, seconds in operator_seconds(work, steps).items()}
+    whole = time.perf_counter() - began
+    shares: dict[str, float] = defaultdict(float)
+    for _ in range(steps):
+        for kind, seconds in operator_seconds(work):
+            shares[kind] += seconds / whole
     shares[REST] = 1 - sum(shares.values())
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 

@@ -27,7 +27,7 @@ AXES = {  # what grows: values; all else stays at 4 layers x 128, 12 x 64 tokens
     "batch": (4, 12, 48, 192),
     "population": (1, 4, 16, 64),
 }
-ROUNDS = 5
+STEPS, SECONDS = 6, 1.0  # of each size, at least
 
 
 def one(axis: str, value: int) -> tuple[float, float]:
@@ -40,12 +40,13 @@ def one(axis: str, value: int) -> tuple[float, float]:
         width, length, rows = ({"width": 128, "context": 64, "batch": 12} | {axis: value}).values()
         config = ModelConfig(vocab_size=65, block_size=length, n_layer=4, n_head=4, n_embd=width, bias=False)
         work = stepper(config, tokens(rows, length, 65))
-    seconds, now = [], clock()
-    for _ in range(2 + ROUNDS):  # two warm up
+    now = clock()
+    seconds: list[float] = []
+    while len(seconds) < STEPS or sum(seconds) < SECONDS:
         began = now()
         work()
         seconds.append(now() - began)
-    return 1000 * min(seconds[2:]), (peak_memory() - before) / 1e6
+    return 1000 * min(seconds), (peak_memory() - before) / 1e6
 
 
 def main() -> None:

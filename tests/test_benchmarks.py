@@ -168,7 +168,8 @@ def test_growth_is_measured_along_every_axis(script: Script, monkeypatch: pytest
     script("side_by_side")
     script("training_step")
     growth = script("growth")
-    monkeypatch.setattr(growth, "ROUNDS", 1)
+    monkeypatch.setattr(growth, "STEPS", 1)
+    monkeypatch.setattr(growth, "SECONDS", 0.0)
     for axis, values in growth.AXES.items():
         milliseconds, megabytes = growth.one(axis, 2 * values[0] if axis == "batch" else values[0])
         assert milliseconds > 0

@@ -142,6 +142,19 @@ def test_bits_do_not_depend_on_threads(threads: int) -> None:
         assert [name for name in expected if not same(actual[name], expected[name])] == []
 
 
+def test_each_thread_computes_in_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms, room = [], native._room
+
+    def kept(shape: library.Heads) -> Tensor:
+        rooms.append(room(shape))
+        return rooms[-1]
+
+    monkeypatch.setattr(native, "_room", kept)
+    torch.set_num_threads(3)
+    with_gradients(lambda x: native.attention(x, 2, None), normal(9, 40, 8, 32))
+    assert [each.view(3, -1).any(1).tolist() for each in rooms] == [[True] * 3] * 2  # forward and backward
+
+
 def test_bits_do_not_depend_on_other_rows() -> None:
     several = operators(seed=3, rows=5)
     x, qkv, dy = normal(5, 40, 256, seed=3), normal(5, 40, 8, 32, seed=3), normal(5, 40, 256, seed=4)

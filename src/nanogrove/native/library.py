@@ -43,7 +43,7 @@ class Heads(ctypes.Structure):
 
 
 class Step(ctypes.Structure):
-    """`Step` of decoding.c."""
+    """`Step` of step.h."""
 
     _fields_ = [
         *((name, c_int) for name in ("kind", "format", "activation", "add")),
@@ -64,7 +64,7 @@ class Step(ctypes.Structure):
 
 
 class Rows(ctypes.Structure):
-    """`Rows` of decoding.c."""
+    """`Rows` of step.h."""
 
     _fields_ = [
         *((name, c_long) for name in ("members", "rows", "room")),

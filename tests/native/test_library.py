@@ -71,6 +71,7 @@ def test_a_cpu_without_avx2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert "cannot be loaded" in str(library.missing())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(library.missing() is not None, reason=library.missing() or "")
 def test_a_model_trains_without_avx2() -> None:
     if platform.machine() not in ("x86_64", "AMD64"):

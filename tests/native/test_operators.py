@@ -142,6 +142,19 @@ def test_bits_do_not_depend_on_threads(threads: int) -> None:
         assert [name for name in expected if not same(actual[name], expected[name])] == []
 
 
+def test_each_thread_computes_in_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms, room = [], native._room
+
+    def kept(shape: library.Heads) -> Tensor:
+        rooms.append(room(shape))
+        return rooms[-1]
+
+    monkeypatch.setattr(native, "_room", kept)
+    torch.set_num_threads(3)
+    with_gradients(lambda x: native.attention(x, 2, None), normal(9, 40, 8, 32))
+    assert [each.view(3, -1).any(1).tolist() for each in rooms] == [[True] * 3] * 2  # forward and backward
+
+
 def test_bits_do_not_depend_on_other_rows() -> None:
     several = operators(seed=3, rows=5)
     x, qkv, dy = normal(5, 40, 256, seed=3), normal(5, 40, 8, 32, seed=3), normal(5, 40, 256, seed=4)
@@ -169,20 +182,19 @@ def test_each_member_of_a_population_has_its_bits(rows: int) -> None:
 
 
 def test_inputs_and_gradients_need_not_be_contiguous() -> None:
-    wide, dy = normal(6, 2, 16, 3), normal(24, 2, 16, seed=1)[::4]
-    assert same(
-        with_gradients(native.gelu, wide[..., 0], dy=dy), with_gradients(native.gelu, wide[..., 0].contiguous(), dy=dy)
-    )
-    norm = lambda x: native.norm(x, wide[0, 0, :, 1], wide[0, 0, :, 2], 1e-5, True)  # noqa: E731
-    assert same(with_gradients(norm, wide[..., 0], dy=dy), with_gradients(norm, wide[..., 0].contiguous(), dy=dy))
-    qkv = normal(2, 3, 7, 16).transpose(1, 2)
-    table = rotary_table(7, 16, 100.0).transpose(0, 1).contiguous().transpose(0, 1)
-    every_second = normal(2, 7, 1, 32, seed=1)[..., ::2]
-    expected = with_gradients(lambda x: native.attention(x, 1, table.contiguous()), qkv.contiguous(), dy=every_second)
-    assert same(with_gradients(lambda x: native.attention(x, 1, table), qkv, dy=every_second), expected)
-    expanded = torch.ones(()).expand(2, 7, 1, 16)  # as that of a sum is
-    expected = with_gradients(lambda x: native.attention(x, 1, None), qkv, dy=expanded.contiguous())
-    assert same(with_gradients(lambda x: native.attention(x, 1, None), qkv, dy=expanded), expected)
+    wide, table = normal(6, 2, 16, 3), rotary_table(7, 16, 100.0).transpose(0, 1).contiguous().transpose(0, 1)
+    weight, bias = wide[0, 0, :, 1], wide[0, 0, :, 2]
+    cases: list[tuple[Callable[..., Tensor], list[Tensor], Tensor]] = [
+        (native.gelu, [wide[..., 0]], normal(24, 2, 16)[::4]),
+        (layer_norm, [wide[..., 0], weight, bias], normal(6, 2, 32)[..., ::2]),
+        (layer_norm, [wide[..., 0], weight, bias], torch.ones(()).expand(6, 2, 16)),  # as that of a sum is
+        (lambda x: native.attention(x, 1, table), [normal(2, 3, 7, 16).transpose(1, 2)], normal(2, 7, 1, 32)[..., ::2]),
+    ]
+    for function, inputs, dy in cases:
+        expected = with_gradients(function, *(each.contiguous() for each in inputs), dy=dy.contiguous())
+        assert same(with_gradients(function, *inputs, dy=dy), expected)
+    rotated = native.attention(cases[-1][1][0], 1, table.contiguous())
+    assert torch.equal(native.attention(cases[-1][1][0], 1, table), rotated)
 
 
 def test_nothing_is_computed_of_nothing() -> None:
@@ -300,7 +312,9 @@ def test_the_default_format_and_device_are_not_those_of_the_room() -> None:
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device("meta"):
+            room = native._room(library.Heads(1, 40, 1, 1, 16, None, 1))
             assert torch.equal(native.attention(qkv, 1, None), expected)
+        assert (room.dtype, room.device.type) == (torch.float32, "cpu")
     finally:
         torch.set_default_dtype(torch.float32)
 

@@ -48,10 +48,7 @@ static float softmax(float *scores, long seen, long n) {
     for (long j = seen; j < n; j++) scores[j] = -INFINITY;
     eight(j, n) most = choose(most > at(scores + j), most, at(scores + j));
     float high = largest(most);
-    eight(j, n) {
-        set(scores + j, exponential(at(scores + j) - high));
-        total += at(scores + j);
-    }
+    eight(j, n) set(scores + j, exponential(at(scores + j) - high)), total += at(scores + j);
     float divisor = sum(total);
     eight(j, n) set(scores + j, at(scores + j) / divisor);
     return high + logf(divisor);
@@ -163,5 +160,4 @@ void attend_backward(const Heads *h, const float *qkv, const float *y, const flo
         store(h, 0, 1, b.dv, dqkv + p.v, p.step);
     }
 }
-
 END_OF_LANES

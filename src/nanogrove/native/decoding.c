@@ -6,44 +6,14 @@
    rows. A weight is float32, bfloat16, or int8 with a scale for each output; sums are in float32. Threads share the
    outputs of a product, the heads of attention, and rows otherwise; those of a population have its members apart. */
 #include "lanes.h"
+#include "step.h"
 
 #include <math.h>
 #include <string.h>
 
 enum { PANEL = 16, TOGETHER = 6 };
-enum { FLOAT32, BFLOAT16, INT8 };
-enum { LINEAR, GELU, RELU2 };
-enum { EMBED, PLACE, NORM, PRODUCT, GATE, ATTEND }; /* kinds of steps */
 
 typedef short shorts __attribute__((vector_size(2 * WIDE), aligned(2), may_alias));
-
-/* What a step reads and writes: rows of `from` and `to`, `in` and `out` numbers apart. The weights of member m begin
-   m * stride numbers after those of the first, and its vectors m * the numbers of one. */
-typedef struct {
-    int kind, format, activation, add; /* product: of the weights; after it; whether `to` is added to */
-    const float *from;
-    float *to;
-    long in, out;
-    const void *weight;
-    long stride;
-    const float *scale, *bias;
-    long inner;              /* product: k; gate: half of a row */
-    long first, count, size; /* norm: `count` parts of a row, of `size` numbers, the first from number `first` on */
-    int centred;             /* … */
-    float eps;               /* … */
-    long queries, keys;      /* attention: heads, of `size` numbers */
-    long layer, positions;   /* … */
-    const float *rotation;   /* … [2, positions, size], or null */
-} Step;
-
-/* `rows` of each of `members`; each row has read `lengths` tokens, of `room` that fit, [layers, all rows, keys, room, D]
-   in `k` and `v`; `token` follows, and `previous` came before. */
-typedef struct {
-    long members, rows, room;
-    const long long *token, *previous, *lengths;
-    float *k, *v;
-    int threads;
-} Rows;
 
 /* The weights of 16 outputs; int8 ones lie in pairs, of outputs n and n + 8. */
 static inline void weights(int format, const void *panel, long i, lanes pair[2]) {
@@ -173,5 +143,4 @@ void decode(const Step *steps, long count, const Rows *rows) {
 #pragma omp barrier
         }
 }
-
 END_OF_LANES

@@ -82,5 +82,4 @@ void norm_backward(const Norm *n, const float *x, const float *weight, const flo
             eight(i, pair) set(all_rows + i, at(all_rows + i) + at(all_rows + c * pair + i));
     }
 }
-
 END_OF_LANES

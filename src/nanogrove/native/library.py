@@ -54,7 +54,7 @@ class Symmetric(ctypes.Structure):
 
 
 class Step(ctypes.Structure):
-    """`Step` of decoding.c."""
+    """`Step` of step.h."""
 
     _fields_ = [
         *((name, c_int) for name in ("kind", "format", "activation", "add")),
@@ -75,7 +75,7 @@ class Step(ctypes.Structure):
 
 
 class Rows(ctypes.Structure):
-    """`Rows` of decoding.c."""
+    """`Rows` of step.h."""
 
     _fields_ = [
         *((name, c_long) for name in ("members", "rows", "room")),

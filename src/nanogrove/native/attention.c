@@ -7,21 +7,11 @@
 
    A thread has all query heads of one row that share a key, and sums are in one order, so that bits depend on neither
    threads nor other rows. */
+#include "heads.h"
 #include "products.h"
 
 #include <math.h>
 #include <string.h>
-
-enum { QUERIES = 16 };
-
-/* `queries` heads, then `keys` heads of keys and as many of values, [rows, tokens, queries + 2 keys, size] in all; size
-   is a multiple of 8, queries one of keys. `rotation` [2, tokens, size] has cosines and signed sines, or is null.
-   `kept` [rows, queries, tokens, tokens rounded up to 16] multiplies the softmax, as dropout does, or is null. */
-typedef struct {
-    long rows, tokens, queries, keys, size;
-    const float *rotation, *kept;
-    int threads;
-} Heads;
 
 /* Vectors of one head, `step` apart, turned and scaled to rows of `to` [tokens, D]. */
 static void load(const Heads *h, const float *rotation, float scale, const float *from, long step, float *to) {
@@ -38,10 +28,6 @@ static void flip(const Heads *h, const float *from, float *to, long width) {
     each(i, h->size) each(t, h->tokens) to[i * width + t] = from[t * h->size + i];
 }
 
-/* Numbers in a row of scores: the tokens, up to a whole block of queries, and some more, since rows a power of two
-   apart would fall on the same lines of the cache. */
-static long width_of(const Heads *h) { return (h->tokens + QUERIES - 1) / QUERIES * QUERIES + WIDE; }
-
 /* Softmax in place of the first `seen` of n scores, the others 0; the logarithm of its divisor. */
 static float softmax(float *scores, long seen, long n) {
     lanes most = all(-INFINITY), total = all(0);
@@ -54,26 +40,8 @@ static float softmax(float *scores, long seen, long n) {
     return high + logf(divisor);
 }
 
-/* The factors of the softmax of a row of `logs`; null where there are none. */
-static const float *kept_of(const Heads *h, long row) {
-    return h->kept ? h->kept + row * (width_of(h) - WIDE) : 0;
-}
-
 /* Float32 numbers of the memory that each thread needs, zeros at first. */
 long attention_room(const Heads *h) { return width_of(h) * (8 * h->size + 2 * QUERIES); }
-
-/* The rows and heads that a thread is given: those of one row that share keys and values, in `qkv` and in y. */
-typedef struct {
-    long step, y_step, q, k, v, y, logs, heads; /* distances of tokens; where each begins; query heads */
-} Place;
-
-static Place place_of(const Heads *h, long unit) {
-    long row = unit / h->keys, key = unit % h->keys, D = h->size, share = h->queries / h->keys;
-    long step = (h->queries + 2 * h->keys) * D, start = row * h->tokens * step, head = key * share;
-    return (Place){step, h->queries * D, start + head * D, start + (h->queries + key) * D,
-                   start + (h->queries + h->keys + key) * D, (row * h->tokens * h->queries + head) * D,
-                   (row * h->queries + head) * h->tokens, share};
-}
 
 /* y [rows, tokens, queries, D] and `logs` [rows, queries, tokens] from `qkv`; `room` is that of each thread. */
 void attend(const Heads *h, const float *qkv, float *y, float *logs, float *room) {

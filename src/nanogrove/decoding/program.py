@@ -33,13 +33,15 @@ class OneToken:
 
 
 def one_token(model: GPT, rows: int) -> OneToken | None:
-    """For `rows` rows in all; None where a model's steps cannot be a program, or its weights are not in panels."""
-    config = model.config
-    maps = [module for module in model.modules() if isinstance(module, Linear)]
-    widths = (config.n_embd, config.head_size, config.inner_size)
-    if config.mark is not None or any(width % WIDE for width in widths) or any(each.panels is None for each in maps):
-        return None
-    return OneToken(model, rows)
+    """For `rows` rows in all; None where a model's steps cannot be a program, or its weights are not in panels.
+
+    Nor is there one where a module has a hook, which is to see what passes through it.
+    """
+    config, modules = model.config, list(model.modules())
+    odd = any(width % WIDE for width in (config.n_embd, config.head_size, config.inner_size))
+    unpacked = any(module.panels is None for module in modules if isinstance(module, Linear))
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return None if config.mark is not None or odd or unpacked or hooked else OneToken(model, rows)
 
 
 def _block(program: Program, block: Block, x: Tensor, layer: int, rotary: Tensor | None) -> None:

@@ -2,8 +2,8 @@
 
    y_t = sum over s <= t of p_ts v_s, with p_t the softmax of q_t . k_s / sqrt(D). The scores of 16 queries at a time
    are computed, used and forgotten; what is kept is the logarithm of each softmax's divisor, from which the backward
-   pass computes them again (Rabe & Staats 2021; Dao 2022). No score after its query's block of 16 is computed, and nothing
-   is copied outside: heads are read from, and their gradients written to, the product that made them.
+   pass computes them again (Rabe & Staats 2021; Dao 2022). No score after its query's block of 16 is computed, and
+   nothing is copied outside: heads are read from, and their gradients written to, the product that made them.
 
    A thread has all query heads of one row that share a key, and sums are in one order, so that bits depend on neither
    threads nor other rows. */
@@ -72,8 +72,7 @@ void attend(const Heads *h, const float *qkv, float *y, float *logs, float *room
     }
 }
 
-/* What the backward pass of one head keeps in a thread's room; `logs` and `along` are of each query: the logarithm of
-   the divisor, and y . dy. */
+/* What the backward pass of one head keeps in a thread's room; g is dy. */
 typedef struct {
     float *q, *g, *k, *k_flipped, *v_flipped, *dq, *dk, *dv, *scores, *slopes;
 } Buffers;

@@ -4,7 +4,7 @@ A `Program` is a list of steps of decoding.c with the tensors that they use. Its
 those of another; letters of shapes are those of `layers.py`.
 """
 
-from ctypes import byref
+from ctypes import Array, byref
 from typing import Literal, NamedTuple
 
 import torch
@@ -73,6 +73,7 @@ class Program:
         self.members, self.rows = members, rows
         self.weights = 0
         self._steps: list[Step] = []
+        self._list: Array[Step] = (Step * 0)()  # the same, for the library
         self._kept: list[Tensor | None] = []
 
     def buffer(self, width: int) -> Tensor:
@@ -188,4 +189,6 @@ class Program:
             **{name: each.data_ptr() for name, each in tensors.items()},
             threads=torch.get_num_threads() if self.weights >= SMALL else 1,
         )
-        kernels().decode((Step * len(self._steps))(*self._steps), len(self._steps), byref(rows))
+        if len(self._list) != len(self._steps):
+            self._list = (Step * len(self._steps))(*self._steps)
+        kernels().decode(self._list, len(self._list), byref(rows))

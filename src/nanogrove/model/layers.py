@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from nanogrove.model.elementwise import MIN_ELEMENTS_PER_THREAD, Dropout, gelu, silu
 from nanogrove.model.packing import Packable, Reordered
 from nanogrove.model.products import transposed_product
-from nanogrove.native import operators as native
 from nanogrove.native.program import Panels
 
 NormKind = Literal["layernorm", "rmsnorm", "rmsnorm-unscaled"]
@@ -135,8 +134,6 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises the last axis of `[*P, …, size]`."""
-        if x.shape[-1] == self.size and native.usable(x, self.weight, self.bias):
-            return native.norm(x, self.weight, self.bias, self.eps, self.centred)
         normalise = F.layer_norm if self.centred else F.rms_norm
         y = normalise(x, (self.size,), eps=self.eps)
         if self.weight is None:

@@ -100,6 +100,22 @@ static void attend_to(const Step *s, const Rows *rows, long row, long key) {
     }
 }
 
+/* LayerNorm (Ba 2016) of one row, or RMSNorm (Zhang & Sennrich 2019) unless `centred`; weight and bias may be null. */
+static void norm_of(const float *x, const float *weight, const float *bias, long size, float eps, int centred,
+                           float *y) {
+    lanes total = all(0), squares = all(0);
+    if (centred) eight(i, size) total += at(x + i);
+    float mean = sum(total) / size;
+    eight(i, size) squares += (at(x + i) - mean) * (at(x + i) - mean);
+    float scale = 1 / sqrtf(sum(squares) / size + eps);
+    eight(i, size) {
+        lanes value = (at(x + i) - mean) * scale;
+        if (weight) value *= at(weight + i);
+        if (bias) value += at(bias + i);
+        set(y + i, value);
+    }
+}
+
 static void row_step(const Step *s, const Rows *rows, long member, long row) {
     const float *x = s->from + row * s->in, *table = (const float *)s->weight + member * s->stride;
     float *y = s->to + row * s->out;
@@ -115,7 +131,7 @@ static void row_step(const Step *s, const Rows *rows, long member, long row) {
         each(n, s->count) {
             long at_n = s->first + n * s->size;
             norm_of(x + at_n, s->weight ? table : 0, s->bias ? s->bias + member * s->stride : 0, s->size, s->eps,
-                    s->centred, y + at_n, 0);
+                    s->centred, y + at_n);
         }
     if (s->kind == GATE)
         eight(i, s->inner) set(y + i, at(x + i) / (1.0f + exponential(-at(x + i))) * at(x + s->inner + i));

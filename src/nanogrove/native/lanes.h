@@ -90,21 +90,4 @@ static inline void turn(const float *rotation, long positions, long size, long t
     }
 }
 
-/* One row of a norm; see `norm` of elementwise.c. `kept` may be null, as may weight and bias. */
-static inline void norm_of(const float *x, const float *weight, const float *bias, long size, float eps, int centred,
-                           float *y, float *kept) {
-    lanes total = all(0), squares = all(0);
-    if (centred) eight(i, size) total += at(x + i);
-    float mean = sum(total) / size;
-    eight(i, size) squares += (at(x + i) - mean) * (at(x + i) - mean);
-    float scale = 1 / __builtin_sqrtf(sum(squares) / size + eps);
-    eight(i, size) {
-        lanes value = (at(x + i) - mean) * scale;
-        if (weight) value *= at(weight + i);
-        if (bias) value += at(bias + i);
-        set(y + i, value);
-    }
-    if (kept) kept[0] = mean, kept[1] = scale;
-}
-
 #endif

@@ -15,19 +15,6 @@ import torch
 FILE = Path(__file__).with_name("kernels.abi3.so")
 
 
-class Norm(ctypes.Structure):
-    """`Norm` of elementwise.c."""
-
-    _fields_ = [
-        ("members", c_long),
-        ("rows", c_long),
-        ("size", c_long),
-        ("eps", c_float),
-        ("centred", c_int),
-        ("threads", c_int),
-    ]
-
-
 class Heads(ctypes.Structure):
     """`Heads` of attention.c."""
 
@@ -86,8 +73,6 @@ class Rows(ctypes.Structure):
 
 SIGNATURES = {  # of functions, which return nothing unless said
     "gelu": [c_void_p, c_void_p, c_void_p, c_long, c_int],
-    "norm": [POINTER(Norm), *[c_void_p] * 5],
-    "norm_backward": [POINTER(Norm), *[c_void_p] * 6],
     "attention_room": [POINTER(Heads)],
     "attend": [POINTER(Heads), *[c_void_p] * 4],
     "attend_backward": [POINTER(Heads), *[c_void_p] * 6],

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from nanogrove.native import library
-from nanogrove.native.library import Heads, Norm, Symmetric, kernels
+from nanogrove.native.library import Heads, Symmetric, kernels
 
 WIDE = 8  # numbers that the kernels take at a time; the last axis of what they are given is a multiple of it
 SMALL = 1 << 15  # numbers below which one thread is faster than several
 QUERIES = 16  # queries at a time; as in attention.c
-CHUNK = 64  # rows whose gradients of a norm's scale are added up apart; as in elementwise.c
 
 
 def usable(x: Tensor, *others: Tensor | None) -> bool:
@@ -65,36 +64,6 @@ class _Gelu(torch.autograd.Function):
         _refuse_second_derivative()
         slope: Tensor = ctx.saved_tensors[0]
         return gradient * slope
-
-
-def norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool) -> Tensor:
-    """LayerNorm, or RMSNorm if not `centred`, of `x [*P, …, C]` with `weight` and `bias [*P, C]`."""
-    return _Norm.apply(x, weight, bias, eps, centred)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _Norm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool) -> Tensor:
-        x = x.contiguous()
-        weight, bias = (vector if vector is None else vector.contiguous() for vector in (weight, bias))
-        members = 1 if weight is None else weight.numel() // weight.shape[-1]
-        rows = x.numel() // x.shape[-1]
-        y, kept = torch.empty_like(x), x.new_empty(rows, 2) if any(ctx.needs_input_grad) else None
-        ctx.shape = Norm(members, rows // members, x.shape[-1], eps, centred, _threads(x))
-        kernels().norm(byref(ctx.shape), *map(_pointer, (x, weight, bias, y, kept)))
-        ctx.save_for_backward(x, weight, kept)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative()
-        x, weight, kept = ctx.saved_tensors
-        shape, dx, gradient = ctx.shape, torch.empty_like(x), gradient.contiguous()
-        sums = x.new_empty(shape.members, 1 - (-shape.rows // CHUNK), 2, shape.size)
-        kernels().norm_backward(byref(shape), *map(_pointer, (x, weight, kept, gradient, dx, sums)))
-        wanted = ctx.needs_input_grad[1:3]  # copied, since a view would keep the sums of all chunks alive
-        dw, db = (sums[:, 0, n].reshape(weight.shape).clone() if wanted[n] else None for n in (0, 1))
-        return dx, dw, db, None, None
 
 
 def attention(qkv: Tensor, keys: int, rotation: Tensor | None = None, kept: Tensor | None = None) -> Tensor:

@@ -16,7 +16,6 @@ from nanogrove.native import library
 from nanogrove.native import operators as native
 
 pytestmark = pytest.mark.skipif(library.missing() is not None, reason=library.missing() or "")
-NORMS = {"layernorm": True, "rmsnorm": False}
 HEADS = {"one": (1, 1), "several": (4, 4), "grouped": (6, 2), "multi-query": (3, 1)}
 
 
@@ -53,19 +52,9 @@ def same(actual: list[Tensor], expected: list[Tensor]) -> bool:
     return all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
 
 
-def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    return native.norm(x, weight, bias, 1e-5, centred=True)
-
-
 def gradient(leaf: Tensor) -> Tensor:
     assert leaf.grad is not None
     return leaf.grad
-
-
-def plain_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, centred: bool) -> Tensor:
-    if centred:
-        return F.layer_norm(x, x.shape[-1:], weight, bias, eps=1e-5)
-    return F.rms_norm(x, x.shape[-1:], weight, eps=1e-5)
 
 
 def plain_attention(qkv: Tensor, keys: int, rotation: Tensor | None) -> Tensor:
@@ -79,11 +68,9 @@ def operators(seed: int, rows: int) -> dict[str, list[Tensor]]:
     """Results and gradients of each operator, large enough for several threads."""
     x, qkv = normal(rows, 40, 256, seed=seed), normal(rows, 40, 8, 32, seed=seed)
     dy = normal(rows, 40, 256, seed=seed + 1)
-    weight, bias = normal(256, seed=7), normal(256, seed=8)
     table = rotary_table(40, 32, 100.0)
     return {
         "gelu": with_gradients(native.gelu, x, dy=dy),
-        "norm": with_gradients(lambda x, w, b: native.norm(x, w, b, 1e-5, True), x, weight, bias, dy=dy),
         "attention": with_gradients(
             lambda qkv: native.attention(qkv, 2, table), qkv, dy=dy[..., :128].view(rows, 40, 4, 32)
         ),
@@ -94,20 +81,6 @@ def operators(seed: int, rows: int) -> dict[str, list[Tensor]]:
 def test_gelu_is_that_of_float64(size: int) -> None:
     x = torch.cat([normal(2, size) * 4, torch.tensor([-12.0, -6.0, -0.0, 0.0, 1e-8, 6.0, 40.0, -40.0]).repeat(2, 1)], 1)
     close(with_gradients(native.gelu, x), with_gradients(lambda x: F.gelu(x, approximate="tanh"), x.double()), 1e-6)
-
-
-@pytest.mark.parametrize("affine", ["none", "scale", "scale and offset"])
-@pytest.mark.parametrize("kind", NORMS)
-@pytest.mark.parametrize(("rows", "size"), [(1, 8), (3, 40), (64, 64), (65, 16), (200, 24)])
-def test_norm_is_that_of_float64(rows: int, size: int, kind: str, affine: str) -> None:
-    centred = NORMS[kind]
-    weight = None if affine == "none" else normal(size, seed=1) + 1
-    bias = normal(size, seed=2) if affine == "scale and offset" and centred else None
-    inputs = normal(rows, size) * 3 + 0.5, weight, bias
-    close(
-        with_gradients(lambda x, w, b: native.norm(x, w, b, 1e-5, centred), *inputs),
-        with_gradients(lambda x, w, b: plain_norm(x, w, b, centred), *doubled(inputs)),
-    )
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 15, 16, 17, 33, 100])
@@ -158,7 +131,7 @@ def test_each_thread_computes_in_memory_of_its_own(monkeypatch: pytest.MonkeyPat
 def test_bits_do_not_depend_on_other_rows() -> None:
     several = operators(seed=3, rows=5)
     x, qkv, dy = normal(5, 40, 256, seed=3), normal(5, 40, 8, 32, seed=3), normal(5, 40, 256, seed=4)
-    weight, bias, table = normal(256, seed=7), normal(256, seed=8), rotary_table(40, 32, 100.0)
+    table = rotary_table(40, 32, 100.0)
     for row in (0, 4):
         one = slice(row, row + 1)
         heads = with_gradients(
@@ -166,28 +139,13 @@ def test_bits_do_not_depend_on_other_rows() -> None:
         )
         assert same(heads, [each[one] for each in several["attention"]])
         assert same(with_gradients(native.gelu, x[one], dy=dy[one]), [each[one] for each in several["gelu"]])
-        norm = with_gradients(lambda t: native.norm(t, weight, bias, 1e-5, True), x[one], dy=dy[one])
-        assert same(norm, [each[one] for each in several["norm"][:2]])
-
-
-@pytest.mark.parametrize("rows", [1, 63, 130])
-def test_each_member_of_a_population_has_its_bits(rows: int) -> None:
-    x, weight, bias, dy = (
-        normal(*shape, seed=n) for n, shape in enumerate([(3, rows, 24), (3, 24), (3, 24), (3, rows, 24)])
-    )
-    together = with_gradients(layer_norm, x, weight, bias, dy=dy)
-    for member in range(3):
-        alone = with_gradients(layer_norm, x[member], weight[member], bias[member], dy=dy[member])
-        assert same(alone, [each[member] for each in together])
 
 
 def test_inputs_and_gradients_need_not_be_contiguous() -> None:
     wide, table = normal(6, 2, 16, 3), rotary_table(7, 16, 100.0).transpose(0, 1).contiguous().transpose(0, 1)
-    weight, bias = wide[0, 0, :, 1], wide[0, 0, :, 2]
     cases: list[tuple[Callable[..., Tensor], list[Tensor], Tensor]] = [
         (native.gelu, [wide[..., 0]], normal(24, 2, 16)[::4]),
-        (layer_norm, [wide[..., 0], weight, bias], normal(6, 2, 32)[..., ::2]),
-        (layer_norm, [wide[..., 0], weight, bias], torch.ones(()).expand(6, 2, 16)),  # as that of a sum is
+        (native.gelu, [wide[..., 0]], torch.ones(()).expand(6, 2, 16)),  # as that of a sum is
         (lambda x: native.attention(x, 1, table), [normal(2, 3, 7, 16).transpose(1, 2)], normal(2, 7, 1, 32)[..., ::2]),
     ]
     for function, inputs, dy in cases:
@@ -198,10 +156,7 @@ def test_inputs_and_gradients_need_not_be_contiguous() -> None:
 
 
 def test_nothing_is_computed_of_nothing() -> None:
-    weight = normal(2, 16)
     assert [each.shape for each in with_gradients(native.gelu, torch.empty(0, 16))] == [(0, 16)] * 2
-    y, dx, dw, db = with_gradients(layer_norm, torch.empty(2, 0, 16), weight, weight)
-    assert (y.shape, dx.shape, float(dw.abs().max()), float(db.abs().max())) == ((2, 0, 16), (2, 0, 16), 0, 0)
     for shape in ((0, 5, 3, 8), (2, 0, 3, 8)):
         y, dqkv = with_gradients(lambda x: native.attention(x, 1, None), torch.empty(shape))
         assert (y.shape, dqkv.shape) == ((*shape[:2], 1, 8), shape)
@@ -213,11 +168,6 @@ def test_a_nan_stays_in_its_row_and_comes_out_of_it(bits: int) -> None:
     x = normal(3, 16)
     x[1, 3:4].copy_(nan)
     assert native.gelu(x).isnan().nonzero().tolist() == [[1, 3]]
-    for centred in (True, False):
-        y, dx = with_gradients(lambda x, centred=centred: native.norm(x, None, None, 1e-5, centred), x)
-        assert y.isnan().all(1).tolist() == dx.isnan().all(1).tolist() == [False, True, False]
-        assert y[::2].isfinite().all()
-        assert dx[::2].isfinite().all()
     qkv = normal(3, 20, 3, 8)
     qkv[1, 17, 1].copy_(nan.expand(8))
     y, dqkv = with_gradients(lambda x: native.attention(x, 1, None), qkv)
@@ -230,34 +180,19 @@ def test_infinities_flow_as_in_torch() -> None:
     y, slope = with_gradients(native.gelu, x, dy=torch.ones(1, 8))
     torch.testing.assert_close(y, F.gelu(x, approximate="tanh"), atol=1e-6, rtol=1e-6)
     assert slope[0, 1:4].isfinite().all()
-    rows = normal(2, 16)
-    rows[1, 3] = torch.inf
-    expected = plain_norm(rows, None, None, centred=True)
-    torch.testing.assert_close(native.norm(rows, None, None, 1e-5, True), expected, equal_nan=True)
     qkv = normal(1, 20, 3, 8)
     qkv[0, :, 0], qkv[0, :, 1] = 20.0, torch.linspace(-400, 400, 20)[:, None]  # scores in the ten thousands
     close([native.attention(qkv, 1, None)], [plain_attention(qkv.double(), 1, None)])
 
 
 def test_values_are_the_same_without_gradients() -> None:
-    x, qkv, weight = normal(4, 16), normal(2, 9, 5, 8), normal(16, seed=1).requires_grad_()
-    expected = [native.gelu(x), native.norm(x, weight, weight, 1e-5, True), native.attention(qkv, 1, None)]
+    x, qkv = normal(4, 16), normal(2, 9, 5, 8)
+    expected = [native.gelu(x), native.attention(qkv, 1, None)]
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
-            actual = [native.gelu(x), native.norm(x, weight, weight, 1e-5, True), native.attention(qkv, 1, None)]
+            actual = [native.gelu(x), native.attention(qkv, 1, None)]
         assert same(actual, expected)
         assert not any(each.requires_grad for each in actual)
-
-
-@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)])
-def test_some_inputs_alone_get_a_gradient(wanted: tuple[int, ...]) -> None:
-    inputs = [normal(70, 16), normal(16, seed=1), normal(16, seed=2)]
-    _, *expected = with_gradients(layer_norm, *inputs)
-    leaves = [each.clone().requires_grad_(n in wanted) for n, each in enumerate(inputs)]
-    y = layer_norm(*leaves)
-    y.backward(normal(*y.shape, seed=99))
-    for n, leaf in enumerate(leaves):
-        assert torch.equal(gradient(leaf), expected[n]) if n in wanted else leaf.grad is None
 
 
 def test_the_gradient_of_a_scale_keeps_nothing_else_alive() -> None:
@@ -346,3 +281,34 @@ def test_layers_compute_the_same_in_torch_s_way(size: int, monkeypatch: pytest.M
     expected = [gelu(x), norm(x).detach()]
     torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
     assert size % 8 == 0 or same(actual, expected)
+
+
+@pytest.mark.parametrize(("tokens", "heads"), [(16, "several"), (33, "grouped")])
+def test_dropout_of_attention_is_that_of_the_softmax(tokens: int, heads: str) -> None:
+    queries, keys = HEADS[heads]
+    qkv = normal(2, tokens, queries + 2 * keys, 8)
+    kept = F.dropout(native.scores_like(qkv, keys), 0.3)
+
+    def plain(qkv: Tensor) -> Tensor:
+        q, k, v = qkv.transpose(1, 2).split((queries, keys, keys), 1)
+        k, v = (each.repeat_interleave(queries // keys, 1) for each in (k, v))
+        scores = (q @ k.mT) * 8**-0.5 + torch.full((tokens, tokens), -torch.inf, dtype=qkv.dtype).triu(1)
+        return ((scores.softmax(-1) * kept[..., :tokens]) @ v).transpose(1, 2)
+
+    actual = with_gradients(lambda qkv: native.attention(qkv, keys, None, kept), qkv)
+    close(actual, with_gradients(plain, qkv.double()))
+    whole = with_gradients(lambda qkv: native.attention(qkv, keys, None, torch.ones_like(kept)), qkv)
+    assert same(whole, with_gradients(lambda qkv: native.attention(qkv, keys), qkv))
+
+
+@pytest.mark.parametrize(("n", "k"), [(4, 4), (6, 9), (16, 40), (20, 20), (100, 16), (128, 300)])
+def test_a_symmetric_product_is_that_of_float64(n: int, k: int) -> None:
+    a, added = normal(3, n, k), normal(3, n, n, seed=1)
+    added = added + added.mT
+    exact = 0.5 * a.double() @ a.double().mT + 2.0 * added.double() + 3.0 * torch.eye(n, dtype=torch.float64)
+    c = native.symmetric(a, a, added, scale=0.5, share=2.0, diagonal=3.0)
+    torch.testing.assert_close(c.double(), exact, atol=2e-6 * k, rtol=1e-6)
+    assert torch.equal(c, c.mT)
+    torch.testing.assert_close(native.symmetric(a, a), a @ a.mT, atol=2e-6 * k, rtol=1e-6)
+    torch.set_num_threads(3)
+    assert torch.equal(native.symmetric(a, a, added, scale=0.5, share=2.0, diagonal=3.0), c)

@@ -1,11 +1,13 @@
 """Why the C library is not used, and that all goes on without it."""
 
+import ctypes
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -55,6 +57,16 @@ def test_a_file_that_is_not_a_library(content: bytes, monkeypatch: pytest.Monkey
     monkeypatch.setattr(library, "FILE", file)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert str(library.missing()).startswith("the C kernels cannot be loaded (")
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.skipif(library.missing() is not None, reason=library.missing() or "")
+def test_a_library_of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(library.Heads):
+        _fields_: ClassVar = [("added", ctypes.c_long)]
+
+    monkeypatch.setattr(library, "Heads", Other)
+    assert library.missing() == "the C kernels are of another version; install nanogrove again"
 
 
 @pytest.mark.usefixtures("fresh")

@@ -90,10 +90,13 @@ def missing() -> str | None:
     if platform.machine() in ("x86_64", "AMD64") and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         return "this CPU has no AVX2, which the C kernels take"
     try:
-        ctypes.CDLL(str(FILE))
-    except OSError as error:
+        layout = ctypes.CDLL(str(FILE)).layout
+    except (OSError, AttributeError) as error:
         return f"the C kernels cannot be loaded ({error})"
-    return None
+    layout.restype = c_long
+    sizes = [ctypes.sizeof(each) for each in (Heads, Symmetric, Step, Rows)]
+    same = layout() == sum(size * 1000**n for n, size in enumerate(reversed(sizes)))
+    return None if same else "the C kernels are of another version; install nanogrove again"
 
 
 @cache

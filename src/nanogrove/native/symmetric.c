@@ -1,5 +1,7 @@
 /* Products that are known to be symmetric, such as X X^T and those of matrices that commute: one half is computed. */
+#include "heads.h"
 #include "products.h"
+#include "step.h"
 
 #include <string.h>
 
@@ -13,6 +15,9 @@ typedef struct {
     float scale, share, diagonal;
     int threads;
 } Symmetric;
+
+/* Sizes of all structures, by which library.py knows that it is the library of its own version. */
+long layout(void) { return ((sizeof(Heads) * 1000 + sizeof(Symmetric)) * 1000 + sizeof(Step)) * 1000 + sizeof(Rows); }
 
 static inline __attribute__((always_inline)) void finish(const Symmetric *s, long first, long columns, float *sums,
                                                          const float *d, float *c) {
@@ -40,3 +45,5 @@ void symmetric(const Symmetric *s, const float *a, const float *b, const float *
         else finish(s, first, columns, sums, added, to);
     }
 }
+
+END_OF_LANES

@@ -102,7 +102,6 @@ KINDS = (  # names of operators contain the first, and belong under the second; 
     ("aten::cat", "attention"),
     ("_Attention", "attention"),
     ("_Gelu", "GELU"),
-    ("_Norm", "norms"),
     ("linear_pointwise", "matrix products"),
     ("mm", "matrix products"),
     ("adamw", "AdamW"),

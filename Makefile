@@ -4,6 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch
 BIN := .venv/bin
 TEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+KERNELS := $(wildcard src/nanogrove/native/*.[ch])
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
 demo: .venv/.installed
@@ -40,11 +41,11 @@ wheel: .venv/bin/python
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nanogrove needs Python 3.11 or newer; set PYTHON=/path/to/python")'
 	$(PYTHON) -m venv .venv
 
-.venv/.installed: .venv/bin/python pyproject.toml
+.venv/.installed: .venv/bin/python pyproject.toml $(KERNELS)
 	$(BIN)/pip install --quiet --editable . '$(TORCH)'
 	touch $@
 
-.venv/.installed-test: .venv/bin/python pyproject.toml
+.venv/.installed-test: .venv/bin/python pyproject.toml $(KERNELS)
 	$(BIN)/pip install --quiet --editable '.[test]' '$(TORCH)'
 	touch $@ .venv/.installed
 

@@ -13,7 +13,7 @@ import nanogrove
 SOURCES = Path(nanogrove.__file__).parent
 ROOMS = [  # from the ground up; rooms of one level do not know each other
     {"errors", "atomic", "paths", "waits", "json_difference", "json_reading", "settings"},
-    {"memory"},
+    {"memory", "native"},
     {"data", "model", "record"},
     {"synthetic", "decoding", "reports"},
     {"train"},

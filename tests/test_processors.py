@@ -19,6 +19,7 @@ from nanogrove.model import processor
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.layers import Linear
 from nanogrove.model.packing import packed_weights
+from nanogrove.native import library
 from nanogrove.train import precision as formats
 
 REFUSED = "mkldnn_reorder_linear_weight: bf16 path needs the cpu support avx512bw"
@@ -42,6 +43,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[Raising]:
         monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse(pack, 0))
         monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", refuse(multiply, 1))
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+        monkeypatch.setattr(library, "missing", lambda: "no compiler")
         forget()
 
     yield make

@@ -10,6 +10,7 @@ from nanogrove.model.cache import Cache
 from nanogrove.model.elementwise import Dropout
 from nanogrove.model.layers import Linear, Norm, NormKind
 from nanogrove.model.products import CACHE_LINE_FLOATS
+from nanogrove.native import operators as native
 
 MAX_SCORES_WRITTEN_OUT = 1 << 21  # per layer and member, on a CPU; 8 MB in float32. Larger ones take the fused kernel
 
@@ -114,25 +115,41 @@ class Attention(nn.Module):
             else:
                 q, k = qk.split((self.n_head, self.n_kv_head), -2)
                 qk = torch.cat((self.q_norm(q), self.k_norm(k)), -2)
-        qk, v = (part.flatten(0, -4).transpose(1, 2) for part in (qk, v))  # [R, heads, T, D]
+        if cache is None and mask is None and native.usable(heads, rotary):
+            heads = (heads if self.q_norm is None else torch.cat((qk, v), -2)).flatten(0, -4)
+            kept = self.dropout(native.scores_like(heads, self.n_kv_head)) if self.dropout.active else None
+            y = native.attention(heads, self.n_kv_head, rotary, kept)
+        else:
+            qk, v = (part.flatten(0, -4).transpose(1, 2) for part in (qk, v))  # [R, heads, T, D]
+            y = self._attend(qk, v, rotary, cache, layer, mask, x.shape[-3]).transpose(1, 2)
+        return self.dropout(self.out(y.reshape(x.shape)))  # type: ignore[no-any-return]
+
+    def _attend(
+        self,
+        qk: Tensor,
+        v: Tensor,
+        rotary: Tensor | None,
+        cache: Cache | None,
+        layer: int,
+        mask: Tensor | None,
+        rows: int,
+    ) -> Tensor:
+        """`[R, H, T, D]` by torch's operators, of `qk [R, H + G, T, D]` and `v [R, G, T, D]`; a member has `rows`."""
         if rotary is not None:
             qk = rotate(qk, rotary)
-        q, k = qk.split((self.n_head, self.n_kv_head), 1)
+        q, k = torch.split(qk, [self.n_head, self.n_kv_head], 1)
         grouped = self.n_kv_head != self.n_head
         if cache is not None and cache.longest:
             k, v = cache.write(layer, k, v)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
-        else:  # a first read sees its own tokens only
-            if cache is not None:
-                cache.write(layer, k, v)
-            share = self.dropout.share if self.dropout.active else 0.0
-            scores = x.shape[-3] * q.shape[1] * q.shape[-2] ** 2  # of a member
-            on_cpu = q.device.type == "cpu"
-            # The fused kernel draws from one stream for all members and drops one share; see `unfused_attention` too.
-            if isinstance(share, float) and not (on_cpu and (share or scores <= MAX_SCORES_WRITTEN_OUT)):
-                y = F.scaled_dot_product_attention(
-                    q, k, v, attn_mask=mask, dropout_p=share, is_causal=mask is None, enable_gqa=grouped
-                )
-            else:
-                y = unfused_attention(q, k, v, mask, self.dropout)
-        return self.dropout(self.out(y.transpose(1, 2).reshape(x.shape)))  # type: ignore[no-any-return]
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+        if cache is not None:  # a first read sees its own tokens only
+            cache.write(layer, k, v)
+        share = self.dropout.share if self.dropout.active else 0.0
+        scores = rows * q.shape[1] * q.shape[-2] ** 2  # of a member
+        on_cpu = q.device.type == "cpu"
+        # The fused kernel draws from one stream for all members and drops one share; see `unfused_attention` too.
+        if isinstance(share, float) and not (on_cpu and (share or scores <= MAX_SCORES_WRITTEN_OUT)):
+            return F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, dropout_p=share, is_causal=mask is None, enable_gqa=grouped
+            )
+        return unfused_attention(q, k, v, mask, self.dropout)

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogrove.native import operators as native
+
 VECTOR_LOOP_ELEMENTS = (
     32  # elements that a step of torch's widest vector loop takes, two registers of 512 bits in float32
 )
@@ -23,6 +25,8 @@ Share = float | Tensor  # a share for all members, or `[P]`
 
 def gelu(x: Tensor) -> Tensor:
     """GELU (Hendrycks 2016) in its tanh form, as GPT-2 has it."""
+    if native.usable(x):
+        return native.gelu(x)
     return _in_full_registers(lambda y: F.gelu(y, approximate="tanh"), x)
 
 

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogrove.model.elementwise import MIN_ELEMENTS_PER_THREAD, Dropout, gelu, silu
-from nanogrove.model.packing import Packable, Packed, packed_product
+from nanogrove.model.packing import Packable, Reordered
 from nanogrove.model.products import transposed_product
+from nanogrove.native.program import Panels
 
 NormKind = Literal["layernorm", "rmsnorm", "rmsnorm-unscaled"]
 MLPKind = Literal["gelu", "swiglu", "relu2"]
@@ -56,13 +57,13 @@ def total(x: Tensor) -> Tensor:
     return x.sum(-1).sum(-1)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, packed: Packed | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, packed: Panels | Reordered | None = None) -> Tensor:
     """`x [*P, …, n_in]` times `weight [*P, n_out, n_in]` transposed, plus `bias [*P, n_out]`: `[*P, …, n_out]`.
 
     `packed` is the same weight in the CPU's own layout, if `packed_weights` is in force.
     """
     if packed is not None:
-        return packed_product(x, packed, bias, "none")
+        return packed.product(x, bias, "linear")
     if weight.dim() == 2:
         product = F.linear(x, weight)
     else:
@@ -97,9 +98,7 @@ class Linear(Packable):
 
     def gelu(self, x: Tensor) -> Tensor:
         """GELU (Hendrycks 2016) of the map, in its tanh form; one kernel does both where weights are packed."""
-        if self.packed is None:
-            return gelu(self(x))
-        return packed_product(x, self.packed, self.bias, "gelu")
+        return gelu(self(x)) if self.packed is None else self.packed.product(x, self.bias, "gelu")
 
 
 class Embedding(Packable):

@@ -32,7 +32,7 @@ from nanogrove.train.parallel.layout import REPLICATED, Layout
 from nanogrove.train.parallel.members import ByMember
 from nanogrove.train.parallel.ranks import ALONE, Ranks
 from nanogrove.train.plan import Plan
-from nanogrove.train.precision import Decoding, Precision, pick_device
+from nanogrove.train.precision import Precision, Weights, pick_device
 from nanogrove.train.state import TrainState
 
 
@@ -61,7 +61,7 @@ class Setup:
         return self.preset.evaluate.final or self.method.final_split
 
     @property
-    def sample_precision(self) -> Decoding:
+    def sample_precision(self) -> Weights:
         """The format in which samples are drawn: that of training, where a model decodes in it."""
         rounded = self.plan.precision == "bfloat16" and self.whole_device.type == "cpu"
         return "bfloat16" if rounded else "float32"

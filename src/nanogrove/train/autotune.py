@@ -21,6 +21,7 @@ import torch
 
 from nanogrove.model.gpt import GPT, MAX_LOGITS_PER_CHUNK, ModelConfig
 from nanogrove.model.processor import bfloat16_missing
+from nanogrove.native import library
 from nanogrove.train.precision import Choice, Precision
 
 AUTO = ("threads", "precision", "accumulation", "compile")  # the settings of `train` that may be `auto`
@@ -75,7 +76,7 @@ def resolve_auto(work: Work, steps: int, device: torch.device) -> Settings:
     )
 
 
-def auto_precision(flops: float, device: torch.device) -> Choice:
+def auto_precision(flops: float, device: torch.device) -> Choice[Precision]:
     """The number format of training, where a step takes `flops` floating-point operations."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -89,7 +90,7 @@ def auto_precision(flops: float, device: torch.device) -> Choice:
     return Choice("bfloat16", "this CPU has bfloat16 products")
 
 
-def reason_for(precision: Precision, auto: Choice) -> str:
+def reason_for(precision: Precision, auto: Choice[Precision]) -> str:
     """Why a run trains in `precision`, a function of its arguments alone, so that a resumed run says the same."""
     if precision == auto.format:
         return auto.reason
@@ -138,8 +139,10 @@ def device_name(device: torch.device) -> str:
 
 
 def instructions() -> str:
-    """The widest instructions that torch uses of this CPU, and whether bfloat16 products are among them."""
-    return torch.backends.cpu.get_cpu_capability() + ("" if bfloat16_missing() else ", bfloat16")
+    """The widest instructions that torch uses of this CPU, whether bfloat16 products are among them, and C kernels."""
+    others = {"bfloat16": bfloat16_missing(), "C kernels": library.missing()}
+    present = [name for name, missing in others.items() if missing is None]
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *present])
 
 
 def cores() -> int:

@@ -1,23 +1,27 @@
 """Devices, and the number formats that training and decoding may run in."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import torch
 
 from nanogrove.errors import PresetError
 from nanogrove.model.gpt import GPT
 from nanogrove.model.processor import bfloat16_missing, packing_missing
+from nanogrove.native import library
 
 Precision = Literal["float32", "tf32", "bfloat16"]
-Decoding = Literal["auto", "float32", "bfloat16"]
+Weights = Literal["float32", "bfloat16", "int8"]
+Decoding = Literal["auto"] | Weights
+Format = TypeVar("Format", Precision, Weights)
+WEIGHTS: dict[Weights, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 BFLOAT16_PARAMETERS = 500_000  # of a model that decodes on a CPU; below, its weights are read fast enough in float32
 
 
-class Choice(NamedTuple):
+class Choice(NamedTuple, Generic[Format]):
     """A number format, and why it is this one."""
 
-    format: Precision
+    format: Format
     reason: str
 
 
@@ -48,16 +52,16 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return nullcontext()
 
 
-def decoding(model: GPT, requested: Decoding = "auto") -> Choice:
+def decoding(model: GPT, requested: Decoding = "auto") -> Choice[Weights]:
     """The number format in which `model` decodes where `requested` is asked for.
 
-    Raises PresetError where bfloat16 is requested of a model whose products are never rounded.
+    Raises PresetError where bfloat16 or int8 is requested of a model whose weights are never rounded.
     """
     weight = model.embed.weight
     single = weight.dim() == 2 and weight.dtype == torch.float32 and weight.device.type == "cpu"
-    if not single and requested == "bfloat16":
+    if not single and requested in ("bfloat16", "int8"):
         raise PresetError(
-            "precision bfloat16: only a single model in float32 on a CPU decodes in it; leave it out, or take cpu"
+            f"precision {requested}: only a single model in float32 on a CPU decodes in it; leave it out, or take cpu"
         )
     if not single:
         return Choice("float32", "only a single model in float32 on a CPU decodes in bfloat16")
@@ -71,10 +75,12 @@ def decoding(model: GPT, requested: Decoding = "auto") -> Choice:
     return Choice("bfloat16", "this CPU has bfloat16 products")
 
 
-def unpacked(precision: Decoding) -> str:
-    """A clause on how decoding multiplies where oneDNN packs no weights on this CPU; empty where it packs them."""
-    missing = packing_missing(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+def unpacked(precision: Weights) -> str:
+    """A clause on how decoding multiplies where no weights are packed on this CPU; empty where they are."""
+    if library.missing() is None:
+        return ""
+    missing = library.missing() if precision == "int8" else packing_missing(WEIGHTS[precision])
     if missing is None:
         return ""
-    instead = "are rounded and multiplied in float32" if precision == "bfloat16" else "are read in their plain order"
+    instead = "are read in their plain order" if precision == "float32" else "are rounded and multiplied in float32"
     return f"; {missing}, so weights {instead}"

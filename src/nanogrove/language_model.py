@@ -33,7 +33,7 @@ from nanogrove.model.heads import Heads
 from nanogrove.model.packing import packed_weights
 from nanogrove.settings import reason
 from nanogrove.train.checkpoint import Checkpoint, heads_of, model_of, read_checkpoint
-from nanogrove.train.precision import Choice, Decoding, decoding
+from nanogrove.train.precision import WEIGHTS, Choice, Decoding, Weights, decoding
 
 AnyReward = RewardModel | Callable[[Sequence[str]], Sequence[float]] | str | Path  # a path is that of a run
 MAX_NEW_TOKENS = 10_000_000  # of a text
@@ -110,7 +110,8 @@ class LanguageModel:
             tokens: New tokens per prompt, at most.
             seed: Equal seeds give equal texts in equal precision; 0 when left out.
             precision: The format of matrix products. `auto`, when left out, takes bfloat16 where the CPU has such
-                products and the model is large enough to gain, as the method `precision` says.
+                products and the model is large enough to gain, as the method `precision` says. `int8` rounds weights
+                alone, to 255 values for each output.
             calibrated: Multiply the temperature by the model's own.
             stop: A text, or several, before which a continuation ends.
             reward: Steers: of the `top_k` likeliest tokens, 20 when left out, each gets `beta` times the reward of the
@@ -217,7 +218,7 @@ class LanguageModel:
         settings = settings.model_copy(update={"temperature": settings.temperature * scale})
         device = self.model.embed.weight.device
         rows, lengths = pad([self._prompt(text) for text in prompts], device)
-        dtype = torch.bfloat16 if self.precision(precision).format == "bfloat16" else torch.float32
+        dtype = WEIGHTS[self.precision(precision).format]
         steering: list[Transform] = []
         packed: AbstractContextManager[None] = nullcontext()
         if reward is not None:
@@ -288,7 +289,7 @@ class LanguageModel:
             )
         return resolved
 
-    def precision(self, asked: Decoding = "auto") -> Choice:
+    def precision(self, asked: Decoding = "auto") -> Choice[Weights]:
         """The format that `generate` multiplies in when `asked` is given, and why. Raises PresetError as it does."""
         return decoding(self.model, asked)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nanogrove.decoding.loop import MIN_TOKENS_TO_PACK, Sequences, Strategy, decode
+from nanogrove.decoding.program import one_token
 from nanogrove.decoding.reading import Context
 from nanogrove.decoding.rolling import rolling
 from nanogrove.decoding.sampling import Sampler, Transform
@@ -22,12 +23,16 @@ def plain(model: GPT) -> Strategy:
 
 
 def _steps(model: GPT, rows: Sequences, sampler: Sampler) -> Iterator[None]:
-    context = Context(model, rows)
+    context, program = Context(model, rows), one_token(model, len(rows.tokens))
     while True:
         token = sampler.choose(sampler.scores(context.logits(), rows.tokens, rows.lengths))
         rows.append(token)
         yield
-        if not context.renew():
+        if context.renew():
+            continue
+        if program is not None:
+            context.hidden = program.read(token, context.cache)
+        else:
             context.hidden = model.hidden(token.view(*leading(model.population), -1, 1), context.cache)
 
 

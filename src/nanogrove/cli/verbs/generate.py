@@ -11,7 +11,7 @@ from nanogrove.errors import PresetError
 
 if TYPE_CHECKING:
     from nanogrove.language_model import Continuation
-    from nanogrove.train.precision import Choice
+    from nanogrove.train.precision import Choice, Weights
 
 
 Prompts = Annotated[
@@ -33,8 +33,8 @@ Stop = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1)]
 Precision = Annotated[
-    Literal["auto", "float32", "bfloat16"],
-    typer.Option(help="Of matrix products; auto takes bfloat16 where the CPU multiplies it."),
+    Literal["auto", "float32", "bfloat16", "int8"],
+    typer.Option(help="Of matrix products; auto takes bfloat16 where the CPU multiplies it; int8 rounds weights."),
 ]
 Calibrated = Annotated[
     bool, typer.Option("--calibrated", help="Multiply the temperature by that of evaluate --calibrate.")
@@ -139,7 +139,7 @@ def _with_confidence(continuation: "Continuation") -> str:
     return "\n".join([*lines, f"mean log-probability {mean:.4f} nats per token of {count} new tokens"])
 
 
-def _print_format(choice: "Choice", automatic: bool) -> None:
+def _print_format(choice: "Choice[Weights]", automatic: bool) -> None:
     """Prints the number format on standard error where it was not asked for, or is not computed as usual."""
     if automatic or ";" in choice.reason:
         print(f"decoded in {choice.format}: {choice.reason}", file=sys.stderr)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogrove.model.members import equal_runs
+from nanogrove.native import operators as native
 from nanogrove.train.optim.update_rule import PerMember, Update, UpdateRule, UpdateSettings
 
 POLYNOMIALS = (  # coefficients of x, x³, x⁵, x⁷ and x⁹
@@ -86,20 +87,23 @@ def _by_jordans_steps(x: Tensor) -> Tensor:
 
 def _by_matrix(x: Tensor) -> Tensor:
     """Applies each polynomial to `x [N, rows, columns]` itself."""
-    x = torch.bmm(_first_factor(torch.bmm(x, x.mT)), x)
+    x = torch.bmm(_first_factor(_symmetric(x, x)), x)
     for coefficients in POLYNOMIALS[1:]:
-        gram = torch.bmm(x, x.mT)
-        x = torch.bmm(_factor(gram, torch.bmm(gram, gram), coefficients), x)
+        gram = _symmetric(x, x)
+        x = torch.bmm(_factor(gram, _symmetric(gram, gram), coefficients), x)
     return x
 
 
 def _by_gram_matrix(x: Tensor) -> Tensor:
-    """Multiplies `x [N, rows, columns]` by the product of all polynomials' factors, which commute."""
-    gram = torch.bmm(x, x.mT)
+    """Multiplies `x [N, rows, columns]` by the product of all polynomials' factors.
+
+    What is squared next is F·XXᵀ·Fᵀ, that of FX, also where rounding leaves F and XXᵀ not quite commuting.
+    """
+    gram = _symmetric(x, x)
     product = factor = _first_factor(gram)
     for coefficients in POLYNOMIALS[1:]:
-        gram = torch.bmm(torch.bmm(gram, factor), factor)
-        factor = _factor(gram, torch.bmm(gram, gram), coefficients)
+        gram = _symmetric(torch.bmm(factor, gram), factor)
+        factor = _factor(gram, _symmetric(gram, gram), coefficients)
         product = torch.bmm(factor, product)
     return torch.bmm(product, x)
 
@@ -109,18 +113,29 @@ def _factor(gram: Tensor, squared: Tensor, coefficients: tuple[float, ...]) -> T
     a, b, c, d, e = coefficients
     factor = torch.add(squared, gram, alpha=d / e)
     factor.diagonal(dim1=-2, dim2=-1).add_(c / e)
-    factor = torch.baddbmm(gram, factor, squared, beta=b, alpha=e)
-    factor.diagonal(dim1=-2, dim2=-1).add_(a)
-    return factor
+    return _symmetric(factor, squared, gram, scale=e, share=b, diagonal=a)
 
 
 def _first_factor(gram: Tensor) -> Tensor:
     """The first polynomial's factor for X over its size (if tiny, over about 1e-7), divided by it, to multiply X."""
     norm = _norm(gram) + 1e-14
     gram = gram / norm  # before it is squared, as numbers of 1e-20 cannot be
-    squared = torch.bmm(gram, gram)
+    squared = _symmetric(gram, gram)
     top = MARGIN * _norm(squared).sqrt().clamp_min(1 / 16)
     return _factor(gram.div_(top), squared.div_(top**2), POLYNOMIALS[0]).div_((norm * top).sqrt())
+
+
+def _symmetric(
+    a: Tensor, b: Tensor, added: Tensor | None = None, *, scale: float = 1.0, share: float = 0.0, diagonal: float = 0.0
+) -> Tensor:
+    """`scale·abᵀ + share·added + diagonal·I`, which is symmetric; half of it is computed where there are C kernels."""
+    if native.usable(a):
+        return native.symmetric(a, b, added, scale=scale, share=share, diagonal=diagonal)
+    if added is None:
+        return torch.bmm(a, b.mT)
+    c = torch.baddbmm(added, a, b.mT, beta=share, alpha=scale)
+    c.diagonal(dim1=-2, dim2=-1).add_(diagonal)
+    return c
 
 
 def _norm(matrices: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import llama_cpp
 from nanogrove.decoding.plain import generate
+from nanogrove.decoding.program import one_token
 from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.packing import packed_weights
 from nanogrove.train.precision import decoding
 from side_by_side import Timing, Work, in_turn, nanogpt, quietly, timing_of
 
@@ -44,6 +46,7 @@ def rows(fastest: str) -> tuple[Row, ...]:
     return (
         Row("nanogrove float32", "llama.cpp f32", 1, 0.75, 0.9),
         Row("nanogrove float32", "llama.cpp f32", 16, 1.3, 1.6),
+        Row("nanogrove int8", "llama.cpp q8_0", 1, 0.5, 0.8),
         Row(f"nanogrove {fastest}", "nanoGPT", 16, 20),
         Row(f"nanogrove {fastest}", "nanoGPT", 1, 6),
         Row(f"nanogrove {fastest}", "transformers", 16, 2),
@@ -92,7 +95,7 @@ def race(ours: GPT, peers: dict[str, Work], prompts: Tensor, new_tokens: int, op
             f"nanogrove {name}": lambda name=name: generate(
                 ours, prompts, new_tokens=new_tokens, dtype=getattr(torch, name)
             )
-            for name in dict.fromkeys(("float32", fastest))
+            for name in dict.fromkeys(("float32", fastest, "int8"))
         }
         t = in_turn({**contenders, **peers, **servers}, options.rounds, warmup=1)
         return t | {name: timing_of(server.seconds[1:]) for name, server in servers.items()}  # the first warms up
@@ -100,13 +103,13 @@ def race(ours: GPT, peers: dict[str, Work], prompts: Tensor, new_tokens: int, op
 
 def early_and_late(model: GPT) -> tuple[float, float]:
     """Seconds that a token takes at 20-60 and at 208-248 of a context of 256."""
-    cache = model.cache(1)
-    with torch.inference_mode():
+    cache, token = model.cache(1), torch.zeros(1, dtype=torch.int64)
+    with torch.inference_mode(), packed_weights(model, 1):
         model.hidden(torch.zeros(1, 8, dtype=torch.int64), cache)
-        seconds = []
+        program, seconds = one_token(model, 1), []
         for _ in range(240):
             began = time.perf_counter()
-            model.logits(model.hidden(torch.zeros(1, 1, dtype=torch.int64), cache))
+            model.logits(model.hidden(token[None], cache) if program is None else program.read(token, cache))
             seconds.append(time.perf_counter() - began)
     early, late = (sorted(part)[20] for part in (seconds[10:50], seconds[-40:]))
     return early, late

@@ -7,13 +7,14 @@ falls on all of them. The spread is the range of the middle half.
 import contextlib
 import importlib.util
 import io
+import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -25,6 +26,9 @@ from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 Work = Callable[[], object]
 
@@ -54,6 +58,11 @@ def in_turn(contenders: dict[str, Work], rounds: int = 15, warmup: int = 2) -> d
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - began)
     return {name: timing_of(spent) for name, spent in seconds.items()}
+
+
+def clock() -> Callable[[], float]:
+    """Of seconds: CPU time on one thread, which other programs hardly change, and else wall time."""
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 def timing_of(seconds: Sequence[float]) -> Timing:
@@ -124,3 +133,11 @@ def stepper(
     plan = Plan(seed=0, steps=1 << 60, lr_factor=lambda step: factor, precision=precision)
     steps: Iterator[object] = fit(state, lambda step: batch, next_token, plan)
     return lambda: next(steps)
+
+
+def write_page(figure: "Figure", path: Path, picture: str = ".webp") -> None:
+    """Writes a figure as a page, and prints the command that takes a picture of it; see docs/pictures.py."""
+    figure.write_html(path, include_plotlyjs=True, config={"displayModeBar": False})
+    size = {name: figure.layout[name] + 16 for name in ("width", "height")}  # with the page's margins
+    job = {"page": str(path.resolve()), "out": str(path.resolve().with_suffix(picture)), "scheme": "light"} | size
+    print(f"echo '{json.dumps([job])}' | node docs/pictures.mjs build/pictures $(which chromium)")

@@ -143,6 +143,39 @@ def test_a_step_with_muon_is_timed_against_one_with_adamw(script: Script, tiny_r
     assert ratio_in(lines[-1]) > 0
 
 
+def test_a_step_and_a_token_are_taken_apart_with_the_c_kernels_and_without(
+    script: Script, tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    script("training_step")
+    lines = tiny_run(script("profiles"), "--pictures", str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"profile-step.html", "profile-token.html"}
+    parts: dict[str, dict[str, float]] = {}
+    for line in lines[1:]:
+        if line.startswith("Milliseconds"):
+            parts[line] = {}
+        elif line.startswith(" "):
+            value, _, kind = line.strip().partition(" ")
+            parts[next(reversed(parts))][kind] = float(value)
+    assert len(parts) == 6
+    for title, seconds in parts.items():
+        assert seconds.keys() >= {"all", "matrix products", "attention", "norms"}
+        assert ("sampling" in seconds) == ("of a token" in title)
+        assert ("AdamW" in seconds) == ("of a step" in title)
+        assert sum(seconds.values()) == pytest.approx(2 * seconds["all"], abs=0.01)
+
+
+def test_growth_is_measured_along_every_axis(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    script("side_by_side")
+    script("training_step")
+    growth = script("growth")
+    monkeypatch.setattr(growth, "STEPS", 1)
+    monkeypatch.setattr(growth, "SECONDS", 0.0)
+    for axis, values in growth.AXES.items():
+        milliseconds, megabytes = growth.one(axis, 2 * values[0] if axis == "batch" else values[0])
+        assert milliseconds > 0
+        assert megabytes >= 0
+
+
 def test_members_that_decode_at_once_write_what_each_writes(script: Script, tiny_run: TinyRun) -> None:
     lines = tiny_run(script("decoding_members"))
     assert "of their likeliest tokens 100.0% are equal" in lines

@@ -1,0 +1,74 @@
+"""What rounding weights for decoding costs in loss: bfloat16, int8, and llama.cpp's q8_0 where `gguf` is installed.
+
+    python benchmarks/rounded_loss.py RUN TEXT
+
+The mean loss in nats per token of the last 100,000 characters of a text, under a run's best checkpoint, window by
+window of the model's context. q8_0 is rounded by the `gguf` package and multiplied by us: 32 weights share a scale.
+"""
+
+import argparse
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import nanogrove
+from nanogrove.model.gpt import GPT
+from nanogrove.model.packing import Packable, packed_weights
+
+CHARACTERS = 100_000
+
+
+@contextmanager
+def in_q8_0(model: nn.Module) -> Iterator[None]:
+    """Within, the weights of all maps are those that a GGUF file of type q8_0 holds; those of embeddings too."""
+    import gguf
+
+    maps = [module for module in model.modules() if isinstance(module, Packable)]
+    kept = [module.weight.data for module in maps]
+    kind = gguf.GGMLQuantizationType.Q8_0
+    for module, weight in zip(maps, kept, strict=True):
+        rounded = gguf.quants.dequantize(gguf.quants.quantize(weight.numpy(), kind), kind)
+        module.weight.data = torch.from_numpy(rounded)
+    yield
+    for module, weight in zip(maps, kept, strict=True):
+        module.weight.data = weight
+
+
+@torch.no_grad()
+def loss(model: GPT, tokens: torch.Tensor) -> float:
+    """Mean nats per token, of windows of the model's context."""
+    length = model.config.block_size
+    windows = tokens[: len(tokens) // (length + 1) * (length + 1)].view(-1, length + 1)
+    total = 0.0
+    for rows in windows.split(16):
+        logits = model.logits(model.hidden(rows[:, :-1]))
+        total += F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum").item()
+    return total / windows[:, 1:].numel()
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("text", type=Path)
+    options = parser.parse_args()
+    lm = nanogrove.load(options.run)
+    tokens = torch.tensor(lm.tokenizer.encode(options.text.read_text(encoding="utf-8")[-CHARACTERS:]))
+    lm.model.eval()
+    exact = loss(lm.model, tokens)
+    print(f"float32   {exact:.5f} nats per token, {len(tokens):,} tokens")
+    ways = {name: packed_weights(lm.model, 16, getattr(torch, name)) for name in ("bfloat16", "int8")}
+    if importlib.util.find_spec("gguf"):
+        ways["q8_0"] = in_q8_0(lm.model)
+    for name, rounded in ways.items():
+        with rounded:
+            print(f"{name:<9} {loss(lm.model, tokens) - exact:+.5f}")
+
+
+if __name__ == "__main__":
+    main()

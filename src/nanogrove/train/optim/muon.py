@@ -28,19 +28,25 @@ MARGIN = 1.001  # of squares, for rounding: the first polynomial is steep beyond
 
 
 def update(updates: Sequence[Update], settings: Sequence[UpdateSettings], precision: torch.dtype) -> None:
-    """Orthogonalises all directions of one shape together, fused maps part by part, and applies them."""
+    """Orthogonalises all directions of one shape together, tall ones transposed, fused maps part by part."""
     by_shape: dict[torch.Size, list[tuple[Update, Tensor, Tensor]]] = defaultdict(list)
     for group in updates:
         for weight, direction in zip(group.weights, _directions(group, settings), strict=True):
             maps = (tensor.split_with_sizes(group.fused, -2) for tensor in (weight, direction))
             for matrix, towards in zip(*maps, strict=True):
-                by_shape[matrix.shape].append((group, matrix, towards))
+                wide = towards.mT if _is_tall(matrix) else towards
+                by_shape[wide.shape].append((group, matrix, wide))
     for shape, matrices in by_shape.items():
-        together = torch.stack([towards for _, _, towards in matrices])
+        together = torch.stack([wide for _, _, wide in matrices])
         together = orthogonalise(together.view(-1, *shape[-2:]), precision).view_as(together)
-        scale = max(1.0, shape[-2] / shape[-1]) ** 0.5
         for (group, matrix, _), direction in zip(matrices, together, strict=True):
+            scale = max(1.0, matrix.shape[-2] / matrix.shape[-1]) ** 0.5
+            direction = direction.mT if _is_tall(matrix) else direction
             apply_update_(matrix, direction, -scale * group.lr, group.lr * group.weight_decay)
+
+
+def _is_tall(matrix: Tensor) -> bool:
+    return matrix.shape[-2] > matrix.shape[-1]
 
 
 def _directions(update: Update, settings: Sequence[UpdateSettings]) -> list[Tensor]:
@@ -65,15 +71,13 @@ def apply_update_(weight: Tensor, direction: Tensor, length: PerMember, decay: P
 
 
 def orthogonalise(matrices: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
-    """The orthogonal factors of `matrices [N, rows, columns]`, roughly, computed in `precision`."""
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    x = (matrices.mT if tall else matrices).to(precision)
-    rows, columns = x.shape[-2:]
-    x = F.pad(x, (0, -columns % 4, 0, -rows % 4))  # so that each product fills lines of the cache; zeros change nothing
+    """The orthogonal factors of `matrices [N, rows, columns]`, none tall, roughly, computed in `precision`."""
+    rows, columns = matrices.shape[-2:]
+    # Filled up so that each product fills lines of the cache; zeros change nothing.
+    x = F.pad(matrices.to(precision), (0, -columns % 4, 0, -rows % 4))
     few_bits = precision == torch.bfloat16 or x.device.type != "cpu"
     way = _by_jordans_steps if few_bits else _by_gram_matrix if columns > 1.5 * rows else _by_matrix
-    x = way(x)[:, :rows, :columns]
-    return (x.mT if tall else x).to(matrices.dtype)
+    return way(x)[:, :rows, :columns].to(matrices.dtype)
 
 
 def _by_jordans_steps(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import random
 import statistics
 import sys
 import time
@@ -45,13 +46,17 @@ class Timing(NamedTuple):
 
 
 def in_turn(contenders: dict[str, Work], rounds: int = 15, warmup: int = 2) -> dict[str, Timing]:
-    """Times each contender once a round, all of them in every round."""
+    """Times each contender once a round, all of them in every round, in an order drawn anew for each round.
+
+    Memory and caches are as the contender before leaves them, so no contender may always follow the same one.
+    """
     for work in contenders.values():
         for _ in range(warmup):
             work()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    generator = random.Random(0)
     for _ in range(rounds):
-        for name, work in contenders.items():
+        for name, work in generator.sample(list(contenders.items()), len(contenders)):
             began = time.perf_counter()
             work()
             if torch.cuda.is_available():

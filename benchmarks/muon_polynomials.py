@@ -53,7 +53,7 @@ def best_polynomial(low: float, high: float) -> tuple[np.ndarray, float]:
 
 
 def best_polynomials(count: int, low: float = LOW) -> list[Coefficients]:
-    """Coefficients of x, x³ and x⁵ of so many polynomials, one after the other."""
+    """Coefficients of x, x³, x⁵, x⁷ and x⁹ of so many polynomials, one after the other."""
     high, polynomials = 1.0, []
     for n in range(count):
         best, distance = best_polynomial(low, high)

@@ -34,9 +34,11 @@ def in_q8_0(model: nn.Module) -> Iterator[None]:
     for module, weight in zip(maps, kept, strict=True):
         rounded = gguf.quants.dequantize(gguf.quants.quantize(weight.numpy(), kind), kind)
         module.weight.data = torch.from_numpy(rounded)
-    yield
-    for module, weight in zip(maps, kept, strict=True):
-        module.weight.data = weight
+    try:
+        yield
+    finally:
+        for module, weight in zip(maps, kept, strict=True):
+            module.weight.data = weight
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from nanogrove.model.elementwise import at_least_float32
+from nanogrove.model.elementwise import at_least_float32, gelu
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.model.layers import Embedding, Linear, Norm
 from nanogrove.settings import Settings, Width
@@ -117,7 +117,7 @@ class ResidualMLP(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """`x [*P, …, C]` to the same; `condition [*P, …, inner]` is what it depends on besides, such as an action."""
         inner = self.up(x) if condition is None else self.up(x) + condition
-        return self.norm(x + self.down(F.gelu(inner, approximate="tanh")))  # type: ignore[no-any-return]
+        return self.norm(x + self.down(gelu(inner)))  # type: ignore[no-any-return]
 
 
 class ValueHead(nn.Module):

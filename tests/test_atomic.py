@@ -144,7 +144,7 @@ def test_a_link_planted_aside_is_not_followed(path: Path, monkeypatch: pytest.Mo
     """Even where a stranger had guessed the name."""
     precious = path.with_name("precious")
     precious.write_bytes(b"precious")
-    monkeypatch.setattr(atomic.secrets, "token_hex", lambda size: "guessed")
+    monkeypatch.setattr(atomic, "_unguessable", lambda: "guessed")
     path.with_name(".file.json.guessed.part").symlink_to(precious)
     with pytest.raises(FileExistsError):
         write_file(path, NEW)

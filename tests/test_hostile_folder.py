@@ -199,7 +199,7 @@ def attacked(
     stopped: Path, home: Path, tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str, str, list[str]], None]:
     """Attacks a copy of the run."""
-    monkeypatch.setattr("nanogrove.atomic.secrets.token_hex", lambda size: "guessed")
+    monkeypatch.setattr("nanogrove.atomic._unguessable", lambda: "guessed")
     monkeypatch.setattr("nanogrove.reports.page.get_plotlyjs", lambda: "")
 
     def attacked(name: str, form: str, verbs: list[str]) -> None:
@@ -238,7 +238,7 @@ def test_a_cache_in_which_a_name_is_taken(
     tiny: Any, home: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever was there, the text is prepared, or refused in one line."""
-    monkeypatch.setattr("nanogrove.atomic.secrets.token_hex", lambda size: "guessed")
+    monkeypatch.setattr("nanogrove.atomic._unguessable", lambda: "guessed")
     config = DataConfig.model_validate(tiny()["data"])
     cache, prepared = tmp_path / "cache", tmp_path / "prepared"
     monkeypatch.setenv("NANOGROVE_CACHE", str(prepared))

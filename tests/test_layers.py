@@ -119,7 +119,8 @@ def test_the_check_tells_down_from_up(module: str, line: str, allowed: bool) -> 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["presets"], ["presets", "quickstart"], ["train", "--help"]])
 def test_the_command_line_starts_without_torch(arguments: list[str]) -> None:
     """Torch takes a second to import; help, and a mistyped command, need none of it."""
-    pydantic = ["pydantic"] if arguments in ([], ["--help"]) else []  # typer itself imports it to read arguments
+    more = ["pydantic"] if arguments in ([], ["--help"]) else []  # typer itself imports it to read arguments
+    more += ["rich"] if "--help" in arguments else []  # to draw boxes would take as long as all the rest
     script = f"""
 import sys
 import nanogrove, nanogrove.cli.main
@@ -128,7 +129,7 @@ try:
     {"nanogrove.cli.main.main()" if arguments else "pass"}
 except SystemExit as end:
     assert not end.code, end.code
-heavy = {{"torch", "numpy", "plotly", "tokenizers", *{pydantic!r}}} & set(sys.modules)
+heavy = {{"torch", "numpy", "plotly", "tokenizers", *{more!r}}} & set(sys.modules)
 assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

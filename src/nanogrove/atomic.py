@@ -12,7 +12,6 @@ Small files of a folder that may be a stranger's are read with `read_file`.
 import errno
 import os
 import re
-import secrets
 import shutil
 import stat
 import time
@@ -141,7 +140,7 @@ def write_file(path: Path, data: bytes) -> None:
 
     Raises OSError, which names `path`, when the disk refuses; the old file is whole then.
     """
-    aside = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.part")
+    aside = path.with_name(f"{_prefix(path)}{_unguessable()}.part")
     try:
         _create(aside, data)
         os.replace(aside, path)
@@ -221,6 +220,11 @@ def _not_ours(status: os.stat_result) -> str | None:
 def _prefix(path: Path) -> str:
     """What the name of each aside file of `path` begins with."""
     return f".{os.fsdecode(os.fsencode(path.name)[:KEPT_BYTES])}."
+
+
+def _unguessable() -> str:
+    """What no other process can know; `secrets` says it too, and imports all hashes to do so."""
+    return os.urandom(4).hex()
 
 
 def _create(path: Path, data: bytes) -> None:

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
-
 from nanogrove.errors import RunError
 
 UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
@@ -15,6 +13,8 @@ USED_UP = ("can't allocate memory", "out of memory", "not enough memory")  # in 
 
 def free_bytes() -> int:
     """Bytes that this process may still take: what the system calls available, within a container's and its limits."""
+    import psutil  # which takes longer than all else that `--help` needs of this file
+
     free: int = psutil.virtual_memory().available
     with suppress(OSError, ValueError):  # a container's limit, where there is one; it counts cached files as used
         limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))

@@ -109,7 +109,7 @@ def test_what_the_system_refuses_is_one_line_with_a_remedy(
     def refused() -> dict[str, str]:
         raise error
 
-    monkeypatch.setattr("nanogrove.cli.verbs.presets.list_presets", refused)
+    monkeypatch.setattr("nanogrove.config.catalog.list_presets", refused)
     assert command("presets").error().startswith(f"error: {line}")
 
 
@@ -132,7 +132,7 @@ def test_ctrl_c_ends_a_verb_in_one_line(command: Callable[..., Any], monkeypatch
     def interrupted() -> dict[str, str]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nanogrove.cli.verbs.presets.list_presets", interrupted)
+    monkeypatch.setattr("nanogrove.config.catalog.list_presets", interrupted)
     stopped = command("presets")
     assert (stopped.code, stopped.out, stopped.err) == (130, "", "stopped by Ctrl-C\n")
 

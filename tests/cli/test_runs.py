@@ -47,7 +47,7 @@ def test_all_fields_are_in_the_json(here: Path, command: Any) -> None:
 def test_a_terminal_gets_lines_of_its_width(
     here: Path, command: Any, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    monkeypatch.setattr(verb, "console", Console(force_terminal=True, width=width))
+    monkeypatch.setattr(verb, "console", lambda: Console(force_terminal=True, width=width))
     lines = command("runs").out.splitlines()
     assert len(lines) == 4
     assert max(map(len, lines)) == width

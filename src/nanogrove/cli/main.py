@@ -12,12 +12,9 @@ from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from nanogrove.atomic import FULL, described
-from nanogrove.cli.menu import ask_overrides, ask_preset, printed_groups
 from nanogrove.cli.options import Verb, check_options, known_options
 from nanogrove.cli.terminal import console, new_run_folder
 from nanogrove.cli.text import printable
@@ -50,6 +47,11 @@ class Verbs(TyperGroup):
             check_options(args, known, ctx.command_path, first_only=True)
         return super().parse_args(ctx, args)
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes each verb with its whole sentence, where typer would cut it to a line."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.commands[name].help or "") for name in self.list_commands(ctx)])
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The verb that is named first. Raises PresetError for one that there is not."""
         if args[0] not in VERBS and not ctx.resilient_parsing:
@@ -72,6 +74,7 @@ class Verbs(TyperGroup):
 
 app = typer.Typer(
     cls=Verbs,
+    rich_markup_mode=None,  # plain text: all that typer imports to draw boxes takes as long as the rest
     help="A laboratory for small language models.",
     epilog="`nanogrove` alone, on a terminal, offers the presets. --debug shows the trace of an error.",
     pretty_exceptions_enable=False,
@@ -95,9 +98,11 @@ def offer(
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print(context.get_help())
         return
+    from nanogrove.cli.menu import ask_overrides, ask_preset, printed_groups
+
     try:
-        name = ask_preset(console, printed_groups(console, numbered=True))
-        overrides = ask_overrides(console, name)
+        name = ask_preset(console(), printed_groups(console(), numbered=True))
+        overrides = ask_overrides(console(), name)
     except EOFError:
         print()
         raise typer.Exit from None
@@ -141,6 +146,9 @@ def main() -> None:
 
 def fail(error: str) -> NoReturn:
     """Shows an error in one line on standard error, and exits with code 2."""
+    from rich.console import Console
+    from rich.markup import escape
+
     line = printable(" ".join(error.split("\n")))
     Console(stderr=True).print(f"[red]error[/]: {escape(line)}", highlight=False, soft_wrap=True)
     sys.exit(2)

@@ -1,18 +1,27 @@
 """What several verbs share: the terminal, the argument that names a run, and a folder for a new one."""
 
 import sys
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from nanogrove.cli.completion import complete_runs
 from nanogrove.errors import DataError
 
-console = Console()
+if TYPE_CHECKING:
+    from rich.console import Console
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.", autocompletion=complete_runs)]
+
+
+@cache
+def console() -> "Console":
+    """The terminal that standard output shows; rich takes as long to import as all else that `--help` needs."""
+    from rich.console import Console
+
+    return Console()
 
 
 def standard_input() -> str:
@@ -27,7 +36,7 @@ def standard_input() -> str:
 
 def text_width() -> int:
     """The characters of a line of prose: those of the terminal, within what can be read."""
-    return max(min(console.width, 100), 20)
+    return max(min(console().width, 100), 20)
 
 
 def new_run_folder(preset: str) -> Path:

@@ -76,13 +76,13 @@ def compare(
     out = out or folder or Path("studies") / settings.name
     try:
         if index is not None:
-            show(train_index(out, index, allow_code), console)
+            show(train_index(out, index, allow_code), console())
             return
-        findings = show(run(settings, out, Options(engine, workers, address, allow_code), train=not prepare), console)
+        findings = show(run(settings, out, Options(engine, workers, address, allow_code), train=not prepare), console())
     except (KeyboardInterrupt, SystemExit) as stop:
         print("stopped; what runs have saved stays, and the same command goes on", file=sys.stderr)
         raise typer.Exit(int(stop.code or 0) if isinstance(stop, SystemExit) else 130) from None
-    finish(findings, out, console)
+    finish(findings, out, console())
 
 
 def _read(study: str) -> tuple[dict[str, Any], Path | None]:

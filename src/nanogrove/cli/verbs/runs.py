@@ -78,8 +78,8 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
     table = [TITLES, *(tuple(_in_one_line(cell) for cell in row) for row in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
-    if console.is_terminal:
-        excess = sum(widths) + len(GAP) * (len(widths) - 1) - console.width
+    if console().is_terminal:
+        excess = sum(widths) + len(GAP) * (len(widths) - 1) - console().width
         for column in (TITLES.index("data"), TITLES.index("run")):
             cut = min(max(excess, 0), max(widths[column] - LEAST_COLUMNS, 0))
             widths[column], excess = widths[column] - cut, excess - cut
@@ -87,7 +87,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
         line = GAP.join(
             _fitted(cell, width, title == "run") for cell, width, title in zip(row, widths, TITLES, strict=True)
         )
-        print((_fitted(line, console.width) if console.is_terminal else line).rstrip())
+        print((_fitted(line, console().width) if console().is_terminal else line).rstrip())
 
 
 def _fitted(text: str, width: int, keep_end: bool = False) -> str:

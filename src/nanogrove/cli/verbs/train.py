@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from nanogrove.cli.completion import complete_presets_and_runs, complete_settings
 from nanogrove.cli.terminal import console, standard_input
@@ -51,6 +49,9 @@ def train(
     from nanogrove.cli.waits import shown_waits
 
     with shown_waits("starting"):
+        from rich.console import Console
+        from rich.markup import escape
+
         from nanogrove.cli.render import show
         from nanogrove.config.exclusions import BUDGET_KEYS
         from nanogrove.config.overrides import replaced, resolve
@@ -63,7 +64,7 @@ def train(
         chosen, instead = resolve(values, overrides or []), replaced(values, overrides or [])
     budgets = [each for each in instead if each.key in BUDGET_KEYS]
     budget = " and ".join(f"{key}={json.dumps(value)}" for key, value, _ in budgets) or None
-    shown = console if Ranks.from_environment().first else Console(quiet=True)
+    shown = console() if Ranks.from_environment().first else Console(quiet=True)
     for each in instead:
         if each not in budgets:
             shown.print(f"[yellow]note[/]: {escape(_described_replaced(each))}", highlight=False, soft_wrap=True)

@@ -12,7 +12,6 @@ member's own. `--tiny` tries the logic at a size for tests.
 import argparse
 import contextlib
 import multiprocessing
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
@@ -24,12 +23,13 @@ from nanogrove.model.members import stack
 from nanogrove.train.autotune import Work as StepWork
 from nanogrove.train.autotune import resolve_auto
 from nanogrove.train.loop import clip_gradients
-from side_by_side import Work, in_turn, stepper, tokens
+from side_by_side import Timing, Work, in_turn, stepper, tokens
 
 # layers, width, rows, tokens; asked: loop / stacked, member-steps a second, and these over the best other way
 SIZES = ((2, 32, 4, 16, 4.0, 1300, 3.5), (2, 64, 8, 32, 2.0, 270, 1.3), (4, 128, 12, 64, 1.0, 20, 1.0))
 TINY = ((1, 16, 2, 8, 4.0, 1300, 3.5),)
 PROCESSES = 2
+SECONDS_A_ROUND = 0.2  # of the stacked program; the others take as many steps
 
 
 def vmapped(config: ModelConfig, members: int, batch) -> Work:
@@ -55,34 +55,28 @@ def vmapped(config: ModelConfig, members: int, batch) -> Work:
 
 
 def train_half(settings: dict, rows: int, members: int, barrier: Barrier, pipe: Connection) -> None:
-    """In a process: for each number of seconds received, trains its members that long and sends member-steps a second.
+    """In a process: for each number of steps received, trains all its members as many, and answers.
 
     It ends when the other end of the pipe is closed.
     """
     torch.set_num_threads(1)
     config = ModelConfig(**settings)
     singles = [stepper(config, tokens(rows, config.block_size, 65)) for _ in range(members)]
-    for single in singles:
-        single()
-        single()
     with contextlib.suppress(EOFError):
         while True:
-            seconds = pipe.recv()
+            steps = pipe.recv()
             barrier.wait()
-            began, steps = time.perf_counter(), 0
-            for number, single in enumerate(singles, 1):
-                until = began + seconds * number / members
-                while time.perf_counter() < until:
+            for single in singles:
+                for _ in range(steps):
                     single()
-                    steps += 1
-            pipe.send(steps / (time.perf_counter() - began))
+            pipe.send("done")
 
 
 @contextlib.contextmanager
-def side_by_side_processes(config: ModelConfig, rows: int, members: int) -> Iterator[Callable[[float], float]]:
-    """Processes of one thread that share the members: member-steps a second of all, measured for some seconds.
+def side_by_side_processes(config: ModelConfig, rows: int, members: int) -> Iterator[Callable[[int], None]]:
+    """Processes of one thread that share the members: what trains all of them some steps.
 
-    They wait without CPU time between measurements, and start each at a barrier.
+    They wait without CPU time in between.
     """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(PROCESSES)
@@ -96,13 +90,14 @@ def side_by_side_processes(config: ModelConfig, rows: int, members: int) -> Iter
         pipes.append(ours)
         processes.append(process)
 
-    def rate(seconds: float) -> float:
+    def train(steps: int) -> None:
         for pipe in pipes:
-            pipe.send(seconds)
-        return sum(pipe.recv() for pipe in pipes)
+            pipe.send(steps)
+        for pipe in pipes:
+            pipe.recv()
 
     try:
-        yield rate
+        yield train
     finally:
         for pipe in pipes:
             pipe.close()
@@ -111,12 +106,13 @@ def side_by_side_processes(config: ModelConfig, rows: int, members: int) -> Iter
             process.join()
 
 
-def on_threads(threads: int, work: Work) -> Work:
-    """`work` on so many threads."""
+def repeated(steps: int, threads: int, work: Work) -> Work:
+    """`work`, so many times, on so many threads."""
 
     def call() -> None:
         torch.set_num_threads(threads)
-        work()
+        for _ in range(steps):
+            work()
 
     return call
 
@@ -125,7 +121,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=3.0, help="how long processes train, at each of two times")
     parser.add_argument("--tiny", action="store_true", help="a size for tests")
     options = parser.parse_args()
     if options.members % PROCESSES:
@@ -137,22 +132,27 @@ def main() -> None:
         batch = tokens(rows, length, 65, members)
         singles = [stepper(config, tokens(rows, length, 65)) for _ in range(members)]
         auto = min(resolve_auto(StepWork(config, members, rows), 1, torch.device("cpu")).threads, threads)
-        contenders: dict[str, Work] = {
-            "stacked": on_threads(auto, stepper(config, batch, members)),
-            "loop": on_threads(threads, lambda singles=singles: [single() for single in singles]),  # type: ignore[misc]
-            "vmap": on_threads(threads, vmapped(config, members, batch)),
-            "own rates": on_threads(auto, stepper(config, batch, members, by_member=True)),
+        work: dict[str, tuple[int, Work]] = {
+            "stacked": (auto, stepper(config, batch, members)),
+            "loop": (threads, lambda singles=singles: [single() for single in singles]),  # type: ignore[misc]
+            "vmap": (threads, vmapped(config, members, batch)),
+            "own rates": (auto, stepper(config, batch, members, by_member=True)),
         }
-        with side_by_side_processes(config, rows, members) as rate_of_processes:
-            rates = [rate_of_processes(options.seconds)]
+        steps = 1 if options.tiny else max(1, round(SECONDS_A_ROUND / in_turn({"": work["stacked"][1]}, 5)[""].median))
+        with side_by_side_processes(config, rows, members) as train_in_processes:
+            contenders = {name: repeated(steps, *each) for name, each in work.items()}
+            contenders["processes"] = lambda train=train_in_processes, steps=steps: train(steps)  # type: ignore[misc]
             t = in_turn(contenders, options.rounds)
-            rates.append(rate_of_processes(options.seconds))
-        processes, loop = max(rates), members / t["loop"].median
-        stacked = members / t["stacked"].median
+        rate = {name: steps * members / timing.median for name, timing in t.items()}
         ratio = {name: timing.median / t["stacked"].median for name, timing in t.items()}
-        print(f"{layers} x {width}, {rows} x {length} tokens: stacked {t['stacked']}, {auto} of {threads} threads")
-        print(f"  member-steps a second: {stacked:.0f}, asked {asked_rate}; loop {loop:.0f}, processes {processes:.0f}")
-        print(f"  stacked over the best of these two: {stacked / max(loop, processes):.2f}, asked {asked_best}")
+        best = min(ratio["loop"], ratio["processes"])
+        step = Timing(*(seconds / steps for seconds in t["stacked"]))
+        print(f"{layers} x {width}, {rows} x {length} tokens: stacked {step}, {auto} of {threads} threads")
+        print(
+            f"  member-steps a second: {rate['stacked']:.0f}, asked {asked_rate}; loop {rate['loop']:.0f}, "
+            f"processes {rate['processes']:.0f}"
+        )
+        print(f"  stacked over the best of these two: {best:.2f}, asked {asked_best}")
         print(f"  loop / stacked {ratio['loop']:.2f}, asked {asked_loop}; vmap / stacked {ratio['vmap']:.2f}")
         print(f"  own rates / stacked {ratio['own rates']:.2f}")
 

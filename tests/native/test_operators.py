@@ -1,6 +1,8 @@
 """The C kernels against float64 of the plain formulas, their bits, and what they leave to torch."""
 
 from collections.abc import Callable, Iterator
+from typing import Literal
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -10,8 +12,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from nanogrove.model.attention import rotary_table, rotate
-from nanogrove.model.elementwise import gelu
-from nanogrove.model.layers import Norm
+from nanogrove.model.elementwise import Dropout, gelu
+from nanogrove.model.layers import MLP, MLPKind, Norm
 from nanogrove.native import library
 from nanogrove.native import operators as native
 
@@ -224,7 +226,9 @@ def test_backward_twice_gives_twice_the_gradient() -> None:
 
 
 def test_a_second_derivative_is_refused_and_had_in_float64() -> None:
-    for function in (gelu, lambda x: native.attention(x.view(1, 2, 3, 16), 1, None)):
+    weights = normal(32, 16), None, normal(16, 32)
+    kernels = gelu, lambda x: native.attention(x.view(1, 2, 3, 16), 1, None), lambda x: native.mlp(x, "gelu", *weights)
+    for function in kernels:
         x = normal(6, 16).requires_grad_()
         with pytest.raises(RuntimeError, match=r"no second derivative; take it in float64, of `model.double\(\)`"):
             torch.autograd.grad(function(x).sum(), x, create_graph=True)
@@ -288,14 +292,104 @@ def test_dropout_of_attention_is_that_of_the_softmax(tokens: int, heads: str) ->
     assert same(whole, with_gradients(lambda qkv: native.attention(qkv, keys), qkv))
 
 
-@pytest.mark.parametrize(("n", "k"), [(4, 4), (6, 9), (16, 40), (20, 20), (100, 16), (128, 300)])
-def test_a_symmetric_product_is_that_of_float64(n: int, k: int) -> None:
-    a, added = normal(3, n, k), normal(3, n, n, seed=1)
-    added = added + added.mT
-    exact = 0.5 * a.double() @ a.double().mT + 2.0 * added.double() + 3.0 * torch.eye(n, dtype=torch.float64)
-    c = native.symmetric(a, a, added, scale=0.5, share=2.0, diagonal=3.0)
-    torch.testing.assert_close(c.double(), exact, atol=2e-6 * k, rtol=1e-6)
-    assert torch.equal(c, c.mT)
-    torch.testing.assert_close(native.symmetric(a, a), a @ a.mT, atol=2e-6 * k, rtol=1e-6)
-    torch.set_num_threads(3)
-    assert torch.equal(native.symmetric(a, a, added, scale=0.5, share=2.0, diagonal=3.0), c)
+LAYERS = [  # members, rows, width, inner, activation
+    (None, 64, 16, 64, "gelu"),
+    (None, 68, 16, 16, "relu2"),
+    (2, 100, 32, 48, "gelu"),
+    (3, 200, 48, 96, "relu2"),
+]
+
+
+def layer_of(members: int | None, rows: int, width: int, inner: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x, up, bias and down."""
+    leading = () if members is None else (members,)
+    shapes = (rows // 2, 2, width), (inner, width), (inner,), (width, inner)
+    x, up, bias, down = (normal(*leading, *shape, seed=n) for n, shape in enumerate(shapes))
+    return x, up / width**0.5, bias, down / inner**0.5
+
+
+def mlp_of(activation: Literal["gelu", "relu2"]) -> Callable[..., Tensor]:
+    return lambda x, up, bias, down: native.mlp(x, activation, up, bias, down)
+
+
+def plain_mlp(activation: str) -> Callable[..., Tensor]:
+    def function(x: Tensor, up: Tensor, bias: Tensor | None, down: Tensor) -> Tensor:
+        rows = x.flatten(-3, -2)
+        inside = rows @ up.mT + (0 if bias is None else bias.unsqueeze(-2))
+        inside = F.gelu(inside, approximate="tanh") if activation == "gelu" else F.relu(inside).square()
+        return (inside @ down.mT).view_as(x)
+
+    return function
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize(("members", "rows", "width", "inner", "activation"), LAYERS)
+def test_a_feed_forward_layer_is_that_of_float64(
+    members: int | None, rows: int, width: int, inner: int, activation: Literal["gelu", "relu2"], bias: bool
+) -> None:
+    x, up, vector, down = layer_of(members, rows, width, inner)
+    inputs = (x, up, vector if bias else None, down)
+    assert native.takes_mlp(*inputs)
+    close(with_gradients(mlp_of(activation), *inputs), with_gradients(plain_mlp(activation), *doubled(inputs)))
+
+
+@pytest.mark.parametrize(("members", "rows", "width", "inner", "activation"), LAYERS)
+def test_a_feed_forward_layer_has_the_bits_of_one_thread_and_of_one_member(
+    members: int | None, rows: int, width: int, inner: int, activation: Literal["gelu", "relu2"]
+) -> None:
+    inputs, layer = layer_of(members, rows, width, inner), mlp_of(activation)
+    torch.set_num_threads(1)
+    expected = with_gradients(layer, *inputs)
+    for threads in (2, 3):
+        torch.set_num_threads(threads)
+        with patch.object(native, "SMALL", 1):
+            assert same(with_gradients(layer, *inputs), expected)
+    dy = normal(*inputs[0].shape, seed=99)
+    for n in range(members or 0):
+        alone = with_gradients(layer, *(each[n] for each in inputs), dy=dy[n])
+        assert same(alone, [each[n] for each in expected])
+    with torch.no_grad():
+        assert same([layer(*inputs)], expected[:1])
+
+
+def test_a_nan_stays_in_its_row_of_a_feed_forward_layer() -> None:
+    x, up, bias, down = layer_of(None, 100, 16, 32)
+    x[7, 1, 3] = torch.nan
+    y, dx, *_ = with_gradients(mlp_of("gelu"), x, up, bias, down)
+    for each in (y, dx):
+        assert each.isnan().any(-1).nonzero().tolist() == [[7, 1]]
+
+
+def test_gradients_of_a_feed_forward_layer_that_are_not_contiguous_and_come_twice() -> None:
+    inputs = layer_of(2, 64, 16, 32)
+    leaves = [each.clone().requires_grad_() for each in inputs]
+    y, dy = mlp_of("gelu")(*leaves), normal(2, 32, 16, 2).mT
+    y.backward(dy, retain_graph=True)
+    once = [gradient(leaf).clone() for leaf in leaves]
+    assert same(once, with_gradients(mlp_of("gelu"), *inputs, dy=dy.contiguous())[1:])
+    y.backward(dy)
+    assert same([gradient(leaf) for leaf in leaves], [2 * each for each in once])
+
+
+def test_which_feed_forward_layers_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, up, bias, down = layer_of(2, 64, 16, 32)
+    assert native.takes_mlp(x, up, bias, down)
+    assert not native.takes_mlp(x[:, :31], up, bias, down)  # too few rows
+    assert not native.takes_mlp(x.repeat(1, 2, 1, 1)[:, :33], up, bias, down)  # 66, not a multiple of 4
+    assert not native.takes_mlp(x, up[:, :24], bias, down)
+    assert not native.takes_mlp(x[..., :8], up[..., :8], bias, down)
+    assert not native.takes_mlp(x[:, :0], up, bias, down)
+    assert not native.takes_mlp(x, up, bias.double(), down)
+    monkeypatch.setattr(native, "MOST_WEIGHTS", 511)
+    assert not native.takes_mlp(x, up, bias, down)
+
+
+@pytest.mark.parametrize("kind", ["gelu", "relu2"])
+def test_an_mlp_computes_the_same_in_torch_s_way(kind: MLPKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlp, x = MLP(kind, 16, 64, True, Dropout(0.0), population=2), normal(2, 8, 9, 16)
+    with torch.no_grad():
+        for n, parameter in enumerate(mlp.parameters()):
+            parameter.copy_(normal(*parameter.shape, seed=n))
+    ours = with_gradients(mlp, x)
+    monkeypatch.setattr(library, "missing", lambda: "off")
+    torch.testing.assert_close(ours, with_gradients(mlp, x), atol=1e-4, rtol=1e-4)

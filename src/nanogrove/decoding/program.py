@@ -5,8 +5,9 @@ from torch import Tensor
 from nanogrove.model.cache import Cache
 from nanogrove.model.gpt import GPT, Block
 from nanogrove.model.layers import Linear, Norm, leading
+from nanogrove.native.library import Activation
 from nanogrove.native.operators import WIDE
-from nanogrove.native.program import Activation, Program
+from nanogrove.native.program import Program
 
 
 class OneToken:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from nanogrove.model.elementwise import MIN_ELEMENTS_PER_THREAD, Dropout, gelu, silu
 from nanogrove.model.packing import Packable, Reordered
 from nanogrove.model.products import transposed_product
+from nanogrove.native import operators as native
 from nanogrove.native.program import Panels
 
 NormKind = Literal["layernorm", "rmsnorm", "rmsnorm-unscaled"]
@@ -185,6 +186,11 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[*P, …, C]` to the same."""
+        up, down = self.up, self.down
+        packed = up.packed is not None or down.packed is not None
+        if self.kind != "swiglu" and not packed and native.takes_mlp(x, up.weight, up.bias, down.weight):
+            y = native.mlp(x, self.kind, up.weight, up.bias, down.weight)
+            return self.dropout(y if down.bias is None else y + per_member(down.bias, y))  # type: ignore[no-any-return]
         if self.kind == "gelu":
             y = self.up.gelu(x)
         elif self.kind == "relu2":

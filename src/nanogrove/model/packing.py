@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from nanogrove.model.processor import packing_missing
 from nanogrove.native import library
-from nanogrove.native.program import Activation, Panels, in_int8, panels
+from nanogrove.native.library import Activation
+from nanogrove.native.program import Panels, in_int8, panels
 
 
 class Reordered(NamedTuple):

@@ -43,8 +43,7 @@ static inline __attribute__((always_inline)) void panel(int format, long rows, c
         lanes y = sums[r][j], slope;
         if (s->scale) y *= at(s->scale + vector + j * WIDE);
         if (s->bias) y += at(s->bias + vector + j * WIDE);
-        if (s->activation == GELU) y = gelu_of(y, &slope);
-        if (s->activation == RELU2) y = choose(y > 0.0f, y * y, all(0));
+        y = activated(s->activation, y, &slope);
         set(to, s->add ? at(to) + y : y);
     }
 }

@@ -76,6 +76,15 @@ static inline lanes gelu_of(lanes x, lanes *slope) {
     return y;
 }
 
+/* An activation with its slope: none, GELU, or ReLU squared (So 2021). */
+enum { LINEAR, GELU, RELU2 };
+static inline lanes activated(int kind, lanes x, lanes *slope) {
+    if (kind == GELU) return gelu_of(x, slope);
+    lanes positive = choose(x > 0.0f, x, all(0));
+    *slope = kind == LINEAR ? all(1) : positive + positive;
+    return kind == LINEAR ? x : positive * positive;
+}
+
 /* `scale` times the vector x [size] of a head, each pair (i, i + size / 2) of it rotated by the angle of position t, or
    by minus it for a `sign` of -1 (Su 2021). `rotation` [2, positions, size] has cosines and signed sines, or is null. */
 static inline void turn(const float *rotation, long positions, long size, long t, float sign, float scale, const float *x,

@@ -9,9 +9,12 @@ import platform
 from ctypes import POINTER, c_float, c_int, c_long, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+Activation = Literal["linear", "gelu", "relu2"]
+ACTIVATIONS: dict[Activation, int] = {"linear": 0, "gelu": 1, "relu2": 2}  # in lanes.h
 FILE = Path(__file__).with_name("kernels.abi3.so")
 
 
@@ -30,14 +33,37 @@ class Heads(ctypes.Structure):
     ]
 
 
-class Symmetric(ctypes.Structure):
-    """`Symmetric` of symmetric.c."""
+class Matrices(ctypes.Structure):
+    """`Matrices` of muon.c."""
 
     _fields_ = [
-        *((name, c_long) for name in ("count", "n", "k")),
-        *((name, c_float) for name in ("scale", "share", "diagonal")),
+        *((name, c_long) for name in ("count", "n", "k", "polynomials")),
+        ("coefficients", c_void_p),
+        ("margin", c_float),
         ("threads", c_int),
     ]
+
+
+class Mlp(ctypes.Structure):
+    """`Mlp` of mlp.h."""
+
+    _fields_ = [
+        *((name, c_long) for name in ("members", "rows", "in_", "inner")),
+        *((name, c_void_p) for name in ("up", "down", "bias")),
+        *((name, c_int) for name in ("activation", "threads")),
+    ]
+
+
+class Kept(ctypes.Structure):
+    """`Kept` of mlp.h."""
+
+    _fields_ = [(name, c_void_p) for name in ("x", "inside", "slope")]
+
+
+class Gradients(ctypes.Structure):
+    """`Gradients` of mlp.h."""
+
+    _fields_ = [(name, c_void_p) for name in ("y", "x", "up", "down", "bias")]
 
 
 class Step(ctypes.Structure):
@@ -76,10 +102,14 @@ SIGNATURES = {  # of functions, which return nothing unless said
     "attention_room": [POINTER(Heads)],
     "attend": [POINTER(Heads), *[c_void_p] * 4],
     "attend_backward": [POINTER(Heads), *[c_void_p] * 6],
-    "symmetric": [POINTER(Symmetric), *[c_void_p] * 5],
+    "muon_room": [POINTER(Matrices)],
+    "orthogonalise": [POINTER(Matrices), c_void_p, c_void_p],
+    "mlp_room": [POINTER(Mlp)],
+    "mlp": [POINTER(Mlp), *[c_void_p] * 5],
+    "mlp_backward": [POINTER(Mlp), POINTER(Kept), POINTER(Gradients), c_void_p],
     "decode": [POINTER(Step), c_long, POINTER(Rows)],
 }
-RESULTS = {"attention_room": c_long}
+RESULTS = dict.fromkeys(("attention_room", "mlp_room", "muon_room"), c_long)
 
 
 @cache
@@ -94,8 +124,8 @@ def missing() -> str | None:
     except (OSError, AttributeError) as error:
         return f"the C kernels cannot be loaded ({error})"
     layout.restype = c_long
-    sizes = [ctypes.sizeof(each) for each in (Heads, Symmetric, Step, Rows)]
-    same = layout() == sum(size * 1000**n for n, size in enumerate(reversed(sizes)))
+    sizes = [ctypes.sizeof(each) for each in (Heads, Matrices, Mlp, Kept, Gradients, Step, Rows)]
+    same = layout() == sum(size * 331**n for n, size in enumerate(reversed(sizes)))
     return None if same else "the C kernels are of another version; install nanogrove again"
 
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from nanogrove.native import library
-from nanogrove.native.library import Heads, Symmetric, kernels
+from nanogrove.native.library import ACTIVATIONS, Activation, Gradients, Heads, Kept, Matrices, Mlp, kernels
 
 WIDE = 8  # numbers that the kernels take at a time; the last axis of what they are given is a multiple of it
 SMALL = 1 << 15  # numbers below which one thread is faster than several
+FEWEST_ROWS, MOST_WEIGHTS = 64, 1 << 20  # of `mlp`: outside, the products of torch are as fast
 QUERIES = 16  # queries at a time; as in attention.c
 
 
@@ -29,8 +30,8 @@ def usable(x: Tensor, *others: Tensor | None) -> bool:
     )
 
 
-def _threads(x: Tensor) -> int:
-    return torch.get_num_threads() if x.numel() >= SMALL else 1
+def _threads(numbers: int) -> int:
+    return torch.get_num_threads() if numbers >= SMALL else 1
 
 
 def _pointer(x: Tensor | None) -> int | None:
@@ -55,7 +56,7 @@ class _Gelu(torch.autograd.Function):
         x = x.contiguous()
         y = torch.empty_like(x)
         slope = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        kernels().gelu(x.data_ptr(), y.data_ptr(), _pointer(slope), x.numel(), _threads(x))
+        kernels().gelu(x.data_ptr(), y.data_ptr(), _pointer(slope), x.numel(), _threads(x.numel()))
         ctx.save_for_backward(*([] if slope is None else [slope]))
         return y
 
@@ -64,6 +65,65 @@ class _Gelu(torch.autograd.Function):
         _refuse_second_derivative()
         slope: Tensor = ctx.saved_tensors[0]
         return gradient * slope
+
+
+def takes_mlp(x: Tensor, up: Tensor, *others: Tensor | None) -> bool:
+    """Whether `mlp` computes from `x [*P, …, C]`, `up [*P, N, C]` and `others`: where it is faster than torch.
+
+    Which sizes it takes is a matter of one member's. With fewer rows than C, weights would take too long to be packed.
+    """
+    inner, width = up.shape[-2:]
+    rows = x.numel() // (up.numel() // inner)
+    whole = not (rows % 4 or inner % 16 or width % 16)
+    return whole and rows >= max(FEWEST_ROWS, width) and inner * width <= MOST_WEIGHTS and usable(x, up, *others)
+
+
+def mlp(x: Tensor, activation: Activation, up: Tensor, bias: Tensor | None, down: Tensor) -> Tensor:
+    """`down [*P, C, N]` times the activation of `up [*P, N, C]` times `x [*P, …, C]` plus `bias [*P, N]`: as `x`."""
+    weights = [each for each in (x, up, bias, down) if each is not None]
+    keep = torch.is_grad_enabled() and any(each.requires_grad for each in weights)
+    return _Mlp.apply(x, activation, up, bias, down, keep)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Mlp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, activation: Activation, up: Tensor, bias: Tensor | None, down: Tensor, keep: bool
+    ) -> Tensor:
+        x, up, down = x.contiguous(), up.contiguous(), down.contiguous()
+        bias = bias if bias is None else bias.contiguous()
+        layer = _layer(x, activation, up, bias, down)
+        y, kept = torch.empty_like(x), layer.members * layer.rows * layer.inner if keep else 0
+        inside, slope = x.new_empty(kept), x.new_empty(kept)
+        pointers = x, y, *((inside, slope) if keep else (None, None)), _memory(kernels().mlp_room(byref(layer)))
+        kernels().mlp(byref(layer), *map(_pointer, pointers))
+        ctx.activation = activation
+        ctx.save_for_backward(x, up, bias, down, inside, slope)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
+        x, up, bias, down, inside, slope = ctx.saved_tensors
+        layer, dy = _layer(x, ctx.activation, up, bias, down), gradient.contiguous()
+        dx, dup, ddown, dbias = (None if each is None else torch.empty_like(each) for each in (x, up, down, bias))
+        room = _memory(kernels().mlp_room(byref(layer)))
+        kept, gradients = (
+            Kept(*map(_pointer, (x, inside, slope))),
+            Gradients(*map(_pointer, (dy, dx, dup, ddown, dbias))),
+        )
+        kernels().mlp_backward(byref(layer), byref(kept), byref(gradients), _pointer(room))
+        return dx, None, dup, dbias, ddown, None
+
+
+def _layer(x: Tensor, activation: Activation, up: Tensor, bias: Tensor | None, down: Tensor) -> Mlp:
+    (inner, width), members = up.shape[-2:], len(up) if up.dim() == 3 else 1
+    rows, weights = x.numel() // (members * width), map(_pointer, (up, down, bias))
+    return Mlp(members, rows, width, inner, *weights, ACTIVATIONS[activation], _threads(members * rows * inner))
+
+
+def _memory(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.float32, device="cpu")
 
 
 def attention(qkv: Tensor, keys: int, rotation: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
@@ -106,7 +166,7 @@ class _Attention(torch.autograd.Function):
 def _heads(qkv: Tensor, keys: int, rotation: Tensor | None, kept: Tensor | None) -> Heads:
     rows, tokens, heads, size = qkv.shape
     tables = _pointer(rotation), _pointer(kept)
-    return Heads(rows, tokens, heads - 2 * keys, keys, size, *tables, _threads(qkv))
+    return Heads(rows, tokens, heads - 2 * keys, keys, size, *tables, _threads(qkv.numel()))
 
 
 def _room(shape: Heads) -> Tensor:
@@ -114,17 +174,14 @@ def _room(shape: Heads) -> Tensor:
     return torch.zeros(shape.threads * kernels().attention_room(byref(shape)), dtype=torch.float32, device="cpu")
 
 
-def symmetric(
-    a: Tensor, b: Tensor, added: Tensor | None = None, *, scale: float = 1.0, share: float = 0.0, diagonal: float = 0.0
-) -> Tensor:
-    """`scale·abᵀ + share·added + diagonal·I` of `a` and `b [N, n, k]`, where that is symmetric; without a gradient.
+def orthogonalise(x: Tensor, polynomials: Tensor, margin: float) -> None:
+    """Applies `polynomials [D, 5]` one after the other to the matrices `x [N, n, k]` in place, without a gradient.
 
-    n is even and 4 or more.
+    n is at most k, and both are multiples of 16; see `muon.py` for the polynomials and for `margin`.
     """
-    a, b = a.contiguous(), b.contiguous()
-    added = None if added is None else added.contiguous()
-    count, n, k = a.shape
-    shape = Symmetric(count, n, k, scale, share, diagonal, _threads(a))
-    c, room = a.new_empty(count, n, n), a.new_empty(shape.threads * (k + n) * 2 * WIDE)
-    kernels().symmetric(byref(shape), *map(_pointer, (a, b, added, c, room)))
-    return c
+    count, n, k = x.shape
+    matrices = Matrices(
+        count, n, k, len(polynomials), _pointer(polynomials), margin, min(torch.get_num_threads(), count)
+    )
+    room = _memory(kernels().muon_room(byref(matrices)))
+    kernels().orthogonalise(byref(matrices), _pointer(x), _pointer(room))

@@ -4,7 +4,7 @@
 
 #include "lanes.h"
 
-enum { ROWS = 6 };
+enum { ROWS = 6, PANEL = 2 * WIDE };
 
 /* c [rows, 8w] = a b, or c + a b if `add`, of a [rows, k] in any strides and b [k, 8w]. */
 static inline __attribute__((always_inline)) void tile(int rows, int w, long k, const float *a, long row, long column,
@@ -19,6 +19,11 @@ static inline __attribute__((always_inline)) void tile(int rows, int w, long k, 
         float *to = c + i * c_row + j * WIDE;
         set(to, add ? at(to) + sums[i][j] : sums[i][j]);
     }
+}
+
+/* `columns` rows of b [n, k], at most 16, as a panel [k, 16], filled up with zeros. */
+static inline void lay(long columns, long k, const float *b, float *panel) {
+    each(p, k) each(j, PANEL) panel[p * PANEL + j] = j < columns ? b[j * k + p] : 0;
 }
 
 /* The same for c [m, n], with m even and 4 or more, and n a multiple of 8. */

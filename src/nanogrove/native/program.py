@@ -5,18 +5,16 @@ those of another; letters of shapes are those of `layers.py`.
 """
 
 from ctypes import Array, byref
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogrove.native.library import Rows, Step, kernels
+from nanogrove.native.library import ACTIVATIONS, Activation, Rows, Step, kernels
 
-Activation = Literal["linear", "gelu", "relu2"]
 PANEL = 16  # outputs side by side
 FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
-ACTIVATIONS: dict[Activation, int] = {"linear": 0, "gelu": 1, "relu2": 2}
 KINDS = {name: number for number, name in enumerate(("embed", "place", "norm", "product", "gate", "attend"))}
 SMALL = 1 << 19  # weights below which one thread is faster than several
 

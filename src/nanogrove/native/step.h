@@ -3,7 +3,6 @@
 #define NANOGROVE_STEP
 
 enum { FLOAT32, BFLOAT16, INT8 };
-enum { LINEAR, GELU, RELU2 };
 enum { EMBED, PLACE, NORM, PRODUCT, GATE, ATTEND }; /* kinds of steps */
 
 /* What a step reads and writes: rows of `from` and `to`, `in` and `out` numbers apart. The weights of member m begin

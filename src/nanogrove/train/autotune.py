@@ -25,7 +25,8 @@ from nanogrove.native import library
 from nanogrove.train.precision import Choice, Precision
 
 AUTO = ("threads", "precision", "accumulation", "compile")  # the settings of `train` that may be `auto`
-SMALL_STEP_FLOPS = 2e8  # of a step; below, several threads and casts to bfloat16 cost a CPU more than they save
+THREADS_FLOPS = 1e8  # of a step; below, several threads cost a CPU more than they save
+BFLOAT16_FLOPS = 2e8  # of a step; below, so do casts to bfloat16
 MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.8}  # of the device's memory that a step may take
 COMPILE_FLOPS = {"cpu": 4e13, "cuda": 8e15}  # of a run, on a CPU for each thread; below, compiling costs half its gain
 
@@ -66,7 +67,7 @@ class Work:
 def resolve_auto(work: Work, steps: int, device: torch.device) -> Settings:
     """The settings for `steps` steps of such work on this machine."""
     flops = work.flops
-    threads = physical_cores() if device.type != "cpu" or flops >= SMALL_STEP_FLOPS else 1
+    threads = physical_cores() if device.type != "cpu" or flops >= THREADS_FLOPS else 1
     enough = steps * flops >= COMPILE_FLOPS.get(device.type, float("inf")) * (threads if device.type == "cpu" else 1)
     return Settings(
         threads=threads,
@@ -85,7 +86,7 @@ def auto_precision(flops: float, device: torch.device) -> Choice[Precision]:
     missing = bfloat16_missing()
     if missing is not None:
         return Choice("float32", missing)
-    if flops < SMALL_STEP_FLOPS:
+    if flops < BFLOAT16_FLOPS:
         return Choice("float32", "so small a step gains nothing from bfloat16")
     return Choice("bfloat16", "this CPU has bfloat16 products")
 

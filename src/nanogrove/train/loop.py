@@ -222,8 +222,8 @@ def clip_gradients(gradients: list[Tensor], members: torch.Size, limit: float | 
         norm = square.sqrt()
     if limit is not None:
         scale = (limit / (norm + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(scale.view(*members, *[1] * (gradient.dim() - len(members))))
+        scales = [scale.view(*members, *[1] * (gradient.dim() - len(members))) for gradient in gradients]
+        torch._foreach_mul_(gradients, scales)
     return norm
 
 

@@ -24,6 +24,8 @@ POLYNOMIALS = (  # coefficients of x, x³, x⁵, x⁷ and x⁹
     (6.680502, -16.095999, 13.620387, -4.484336, 0.501135),
     (3.647460, -7.522816, 6.840589, -2.576570, 0.338057),
 )
+LINE = 16  # float32 numbers
+MOST_NUMBERS = 1 << 18  # of a matrix that stays in a core's cache
 MARGIN = 1.001  # of squares, for rounding: the first polynomial is steep beyond 1
 
 
@@ -74,10 +76,15 @@ def orthogonalise(matrices: Tensor, precision: torch.dtype = torch.float32) -> T
     """The orthogonal factors of `matrices [N, rows, columns]`, none tall, roughly, computed in `precision`."""
     rows, columns = matrices.shape[-2:]
     # Filled up so that each product fills lines of the cache; zeros change nothing.
-    x = F.pad(matrices.to(precision), (0, -columns % 4, 0, -rows % 4))
+    x = F.pad(matrices.to(precision), (0, -columns % LINE, 0, -rows % LINE))
     few_bits = precision == torch.bfloat16 or x.device.type != "cpu"
-    way = _by_jordans_steps if few_bits else _by_gram_matrix if columns > 1.5 * rows else _by_matrix
-    return way(x)[:, :rows, :columns].to(matrices.dtype)
+    if not few_bits and x[0].numel() <= MOST_NUMBERS and native.usable(x):
+        x = x.clone() if x is matrices else x
+        native.orthogonalise(x, torch.tensor(POLYNOMIALS, dtype=torch.float32), MARGIN)
+    else:
+        way = _by_jordans_steps if few_bits else _by_gram_matrix if columns > 1.5 * rows else _by_matrix
+        x = way(x)
+    return x[:, :rows, :columns].to(matrices.dtype)
 
 
 def _by_jordans_steps(x: Tensor) -> Tensor:
@@ -91,10 +98,10 @@ def _by_jordans_steps(x: Tensor) -> Tensor:
 
 def _by_matrix(x: Tensor) -> Tensor:
     """Applies each polynomial to `x [N, rows, columns]` itself."""
-    x = torch.bmm(_first_factor(_symmetric(x, x)), x)
+    x = torch.bmm(_first_factor(torch.bmm(x, x.mT)), x)
     for coefficients in POLYNOMIALS[1:]:
-        gram = _symmetric(x, x)
-        x = torch.bmm(_factor(gram, _symmetric(gram, gram), coefficients), x)
+        gram = torch.bmm(x, x.mT)
+        x = torch.bmm(_factor(gram, torch.bmm(gram, gram), coefficients), x)
     return x
 
 
@@ -103,11 +110,11 @@ def _by_gram_matrix(x: Tensor) -> Tensor:
 
     What is squared next is F·XXᵀ·Fᵀ, that of FX, also where rounding leaves F and XXᵀ not quite commuting.
     """
-    gram = _symmetric(x, x)
+    gram = torch.bmm(x, x.mT)
     product = factor = _first_factor(gram)
     for coefficients in POLYNOMIALS[1:]:
-        gram = _symmetric(torch.bmm(factor, gram), factor)
-        factor = _factor(gram, _symmetric(gram, gram), coefficients)
+        gram = torch.bmm(torch.bmm(factor, gram), factor.mT)
+        factor = _factor(gram, torch.bmm(gram, gram), coefficients)
         product = torch.bmm(factor, product)
     return torch.bmm(product, x)
 
@@ -117,29 +124,18 @@ def _factor(gram: Tensor, squared: Tensor, coefficients: tuple[float, ...]) -> T
     a, b, c, d, e = coefficients
     factor = torch.add(squared, gram, alpha=d / e)
     factor.diagonal(dim1=-2, dim2=-1).add_(c / e)
-    return _symmetric(factor, squared, gram, scale=e, share=b, diagonal=a)
+    factor = torch.baddbmm(gram, factor, squared, beta=b, alpha=e)
+    factor.diagonal(dim1=-2, dim2=-1).add_(a)
+    return factor
 
 
 def _first_factor(gram: Tensor) -> Tensor:
     """The first polynomial's factor for X over its size (if tiny, over about 1e-7), divided by it, to multiply X."""
     norm = _norm(gram) + 1e-14
     gram = gram / norm  # before it is squared, as numbers of 1e-20 cannot be
-    squared = _symmetric(gram, gram)
+    squared = torch.bmm(gram, gram)
     top = MARGIN * _norm(squared).sqrt().clamp_min(1 / 16)
     return _factor(gram.div_(top), squared.div_(top**2), POLYNOMIALS[0]).div_((norm * top).sqrt())
-
-
-def _symmetric(
-    a: Tensor, b: Tensor, added: Tensor | None = None, *, scale: float = 1.0, share: float = 0.0, diagonal: float = 0.0
-) -> Tensor:
-    """`scale·abᵀ + share·added + diagonal·I`, which is symmetric; half of it is computed where there are C kernels."""
-    if native.usable(a):
-        return native.symmetric(a, b, added, scale=scale, share=share, diagonal=diagonal)
-    if added is None:
-        return torch.bmm(a, b.mT)
-    c = torch.baddbmm(added, a, b.mT, beta=share, alpha=scale)
-    c.diagonal(dim1=-2, dim2=-1).add_(diagonal)
-    return c
 
 
 def _norm(matrices: Tensor) -> Tensor:

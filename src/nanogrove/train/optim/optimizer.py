@@ -37,27 +37,28 @@ def make_optimizer(
 ) -> "Optimizer":
     """The optimizer of all parameters of `model` and of `heads` beside it; `precision` is that of a rule's products.
 
-    A map called `head` is an output map, which a rule for matrices leaves to its `others`.
+    A map called `head` is an output map, which a rule for whole matrices leaves to its `others`.
     """
-    matrices: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
-    tables: list[nn.Parameter] = []
+    matrices: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)  # of a rule for them
+    weights: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
+    whole_matrices = RULES[config.name].whole_matrices
     modules = [*model.named_modules(), *(() if heads is None else heads.named_modules())]
     for name, module in modules:
         for kind, parameter in module.named_parameters(recurse=False):
             if kind != "weight" or not isinstance(module, (Linear, Embedding)):
                 vectors.append(parameter)
-            elif isinstance(module, Linear) and name.rpartition(".")[2] != "head":
+            elif whole_matrices and isinstance(module, Linear) and name.rpartition(".")[2] != "head":
                 matrices[module.parts].append(parameter)
             else:
-                tables.append(parameter)
+                weights.append(parameter)
     rule = RULES[config.name].others or config.name
     rate, main_rate = base_rate(config, rule), base_rate(config, config.name)
     groups = [
         ParamGroup(parameters, config.name, main_rate, config.weight_decay, True, fused)
         for fused, parameters in matrices.items()
     ]
-    groups += [ParamGroup(tables, rule, rate, config.weight_decay, True), ParamGroup(vectors, rule, rate, 0.0, False)]
+    groups += [ParamGroup(weights, rule, rate, config.weight_decay, True), ParamGroup(vectors, rule, rate, 0.0, False)]
     return Optimizer([group for group in groups if group.parameters], config, precision, model.population)
 
 
@@ -158,8 +159,11 @@ class Optimizer:
         by_member |= any(self.state[p]["step"].dim() > 0 for p in parameters if "step" in self.state[p])
         shape = (self.population or 1,) if by_member else ()
         for p in parameters:
-            step = self.state[p].get("step", torch.zeros(shape, device=p.device))
-            self.state[p]["step"] = step if step.shape == shape else step.expand(shape).clone()
+            step = self.state[p].get("step")
+            if step is None:
+                self.state[p]["step"] = torch.zeros(shape, device=p.device)
+            elif step.shape != shape:
+                self.state[p]["step"] = step.expand(shape).clone()
         steps = [self.state[p]["step"] for p in parameters]
         torch._foreach_add_(steps, 1)
         return steps

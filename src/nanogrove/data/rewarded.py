@@ -14,9 +14,9 @@ from torch import Tensor
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.rewarded_files import Example, PreferencesConfig, RewardedConfig, RewardedOptions
-from nanogrove.data.rng import permuted, random
+from nanogrove.data.rng import shuffled_by_epoch
 from nanogrove.data.sources.pieces import Skipped
-from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split, evenly
+from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split, evenly, split_by_hash
 from nanogrove.data.text.vocabulary import learn_bpe
 from nanogrove.data.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
 from nanogrove.errors import DataError
@@ -77,7 +77,7 @@ class RewardedCorpus:
         self.rewards = np.array([example.reward for example in flat])
         self.texts = [example.text for example in flat]
         self.prompts = [example.prompt for example in flat]
-        sides = self._sides([_split_key(config, group[0]) for group in groups])
+        sides = split_by_hash([_split_key(config, group[0]) for group in groups], config.validation, config.test)
         self.groups = {
             split: np.array([n for n, side in enumerate(sides) if side == split], dtype=np.int64)
             for split in ("train", "validation", "test")
@@ -94,14 +94,6 @@ class RewardedCorpus:
             differ = f"have {prompts:,} different prompt{'' if prompts == 1 else 's'}"
             raise DataError(f"{count} {differ}, so a split by prompt leaves none for {split}; set data.split_by=text")
         raise DataError(f"{count} with {texts:,} different texts leave none for {split}; give more of them")
-
-    def _sides(self, keys: Sequence[str]) -> list[str]:
-        """The split of each key: the first shares of the different keys, in the order of their hashes, are held out."""
-        digests = {key: hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest() for key in keys}
-        order = {key: rank for rank, key in enumerate(sorted(digests, key=digests.__getitem__))}
-        test = -(-self.config.test * len(order) // 1)  # rounded up, so that a share above 0 is one key at least
-        held_out = test + -(-self.config.validation * len(order) // 1)
-        return ["test" if order[k] < test else "validation" if order[k] < held_out else "train" for k in keys]
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -126,13 +118,7 @@ class RewardedCorpus:
         groups = self.groups["train"] if rows is None else rows[:: self.size] // self.size
         count = max(self.batch_size // self.size, 1)
         numbers = np.arange(step * count, (step + 1) * count)
-        epochs, within = np.divmod(numbers, len(groups))
-        index = np.concatenate(
-            [
-                permuted(within[epochs == epoch], len(groups), random(self.seed, "rewarded", int(epoch)))
-                for epoch in np.unique(epochs)
-            ]
-        )
+        index = shuffled_by_epoch(numbers, len(groups), self.seed, "rewarded")
         chosen: np.ndarray = (groups[index][:, None] * self.size + np.arange(self.size)).ravel()
         return chosen
 

@@ -13,26 +13,20 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from nanogrove.data.rng import random
-from nanogrove.data.sources.contract import TableSource
-from nanogrove.data.sources.encodings import AUTO, ENCODING, Encoding
-from nanogrove.data.sources.formats import FORMATS
+from nanogrove.data.rows_file import RowsFile
 from nanogrove.data.sources.pieces import Skipped
-from nanogrove.data.sources.recognize import recognize
 from nanogrove.data.sources.rows import check_columns, encodes, text_lines
 from nanogrove.data.sources.tables import cell_text
 from nanogrove.data.sources.text import PythonStandardLibrary
 from nanogrove.errors import DataError
-from nanogrove.paths import OnDisk, expanded
-from nanogrove.settings import Settings
+from nanogrove.paths import OnDisk
 
 Row = Mapping[str, Any]  # the cells of a row by column
-Format = Literal["auto", "lines", "csv", "jsonl", "json", "parquet"]
 TRUTH = {"true": 1.0, "false": 0.0}  # rewards that are words, as a CSV file has them
 COLUMNS_IN_MESSAGE = 20
 
@@ -45,14 +39,12 @@ class Example(NamedTuple):
     reward: float
 
 
-class RewardedOptions(Settings):
+class RewardedOptions(RowsFile):
     """Settings of both kinds of file."""
 
     path: Annotated[str, OnDisk(("python-defs",))] = Field(
         description="file of the rows, or python-defs: lines of the standard library"
     )
-    format: Format = Field("auto", description="format of the file; auto goes by its content and its name")
-    encoding: Encoding = Field(AUTO, description=ENCODING)
     tokenizer: Annotated[str, OnDisk(("char", "byte", "bpe"))] = Field(
         "char", description="char, byte, bpe, a path to a tokenizer.json, or a hub name"
     )
@@ -76,11 +68,8 @@ class RewardedOptions(Settings):
         if self.path == "python-defs":
             yield from ((f"function {n}", row) for n, row in enumerate(_functions(columns), start=1))
             return
-        path = expanded(self.path)
-        if not path.is_file():
-            problem = "not a file" if path.exists() or path.is_symlink() else "no such file"
-            raise DataError(f"{self.path}: {problem}; check data.path")
-        table = self._table(path)
+        path = self.existing_path()
+        table = self.table(path)
         if table is None:
             if len(columns) != 2:
                 raise DataError(f"{path}: a file of lines has text|reward only; for prompts or pairs take CSV or JSONL")
@@ -95,26 +84,6 @@ class RewardedOptions(Settings):
             else:
                 known = ", ".join(map(repr, list(row)[:COLUMNS_IN_MESSAGE]))
                 skipped.bad(f"no column {missing!r}; there are {known}", location)
-
-    def _table(self, path: Path) -> TableSource | None:
-        """The reader of a table; None for a file of lines. Raises DataError for what is neither."""
-        if self.format == "lines":
-            return None
-        settings: dict[str, object] = {}
-        kind = next((kind for kind in FORMATS if kind.name == self.format), None)
-        if kind is None:
-            recognized = recognize(str(path))
-            kind, settings = recognized.kind, recognized.source
-            option = settings.pop("encoding", AUTO) if kind.table is not None or recognized.encoding else AUTO
-            if self.encoding == AUTO != option and recognized.encoding is not None and recognized.encoding.option:
-                guess = recognized.encoding
-                raise DataError(f"{path}: it seems to be {guess.name} ({guess.why}); set data.encoding={option}")
-        if kind.table is None:
-            if kind.plain_text:
-                return None
-            raise DataError(f"{path}: {kind.label}; take CSV, JSON lines, JSON, Parquet or lines of text")
-        options = {key: value for key, value in settings.items() if key not in ("type", "path")}
-        return kind.table(path=str(path), **options, **({"encoding": self.encoding} if kind.encoded else {}))
 
     def cell(self, row: Row, column: str | None, skipped: Skipped) -> str:
         """A cell as text, empty without a column; a null is empty, and counted."""

@@ -205,7 +205,7 @@ def test_a_folder_that_holds_a_run(command: Any, finished: Path, run: Path) -> N
         ("optimizer.weight_decay=0.5", "optimizer.weight_decay is 0.1 there and 0.5 here"),
         ("train.clip=null", "train.clip is 1.0 there and null here"),
         ("data.tokenizer=byte", 'data.tokenizer is "char" there and "byte" here'),
-        ("data.test=0.2", "data.test is 0.1 there and 0.2 here"),
+        ("data.test=0.2", "data.test is 0.05 there and 0.2 here"),
         ("seed=1", "seed is 0 there and 1 here"),
     ],
 )

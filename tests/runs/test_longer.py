@@ -56,16 +56,19 @@ def make(tiny: Any) -> Callable[..., Any]:
 
     def preset(**sections: Any) -> Any:
         plain = {"train": {"steps": STEPS}, "evaluate": {"every": 4}, "sample": {"tokens": 0}, "save": {"every": 4}}
+        plain["model"] = {"n_layer": 1}
         return tiny(**{**plain, **sections})
 
     return preset
 
 
-CASES = {
+CASES: dict[str, tuple[dict[str, Any], int | None]] = {
     "constant": ({"schedule": {"name": "constant"}}, None),
     "wsd before its decay": ({"schedule": {"name": "wsd", "warmup": 3, "decay": 0.3}}, 8),
-    "cosine to a step": ({"schedule": {"name": "cosine", "steps": 10}}, None),
-    "by tokens": ({"schedule": {"name": "constant"}, "train": {"steps": None, "tokens": 16 * 4 * STEPS}}, None),
+    "cosine to a step, by tokens": (
+        {"schedule": {"name": "cosine", "steps": 10}, "train": {"steps": None, "tokens": 16 * 4 * STEPS}},
+        None,
+    ),
 }
 
 
@@ -153,6 +156,7 @@ def test_other_settings_change_from_where_the_run_stands(make: Any, tmp_path: Pa
     assert stored(run)["sample"]["tokens"] == 4
 
 
+SLOW = ("offline_rl, awr", "reward_model", "pretrain, mixing")
 METHODS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "evolve": ({"method": {"generations": 2}}, ["method.generations=4"]),
     "evolution_strategies": ({"method": {"generations": 2}}, ["method.generations=5"]),
@@ -164,7 +168,7 @@ METHODS: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", METHODS)
+@pytest.mark.parametrize("case", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in METHODS])
 def test_every_method_goes_on_after_its_end_in_a_folder_that_was_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:

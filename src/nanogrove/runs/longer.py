@@ -71,8 +71,8 @@ def minutes_in_steps(preset: Preset, state: Values) -> Preset:
     if minutes is None:
         return preset
     total = int(min(60 * minutes * steps / seconds, MOST_STEPS)) if seconds > 0 else steps
-    own = max(total - load_method(preset.method.name).num_steps(preset.method, 0), 1)
-    return preset.model_copy(update={"train": preset.train.model_copy(update={"steps": own, "minutes": None})})
+    count = max(total - load_method(preset.method.name).num_steps(preset.method, 0), 1)  # less those the method adds
+    return preset.model_copy(update={"train": preset.train.model_copy(update={"steps": count, "minutes": None})})
 
 
 class Taken(NamedTuple):

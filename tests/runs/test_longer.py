@@ -12,6 +12,7 @@ from tests.golden.make import preset_of, write_data
 from nanogrove.config.overrides import resolve
 from nanogrove.errors import NanogroveError
 from nanogrove.record.events import Event, read_events
+from nanogrove.record.folder import RunFolder
 from nanogrove.runs.longer import minutes_in_steps
 from nanogrove.runs.train import train
 
@@ -262,3 +263,48 @@ def test_the_command_says_what_goes_on(command: Any, finished: Path, tmp_path: P
     assert "the run is finished, all of its 24 steps" in command("train", run, "--resume").out
     (line,) = [line for line in command("runs", tmp_path).out.splitlines() if "24 of 24" in line]
     assert "finished" in line
+
+
+@pytest.mark.parametrize("write", ["write_preset", "append"])
+def test_a_kill_between_two_writes_leaves_a_run_that_goes_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """Before preset.json is written the run is the shorter one, whose end is cut off; after it, the longer one."""
+    whole, killed = [shutil.copytree(finished, tmp_path / name) for name in ("whole", "killed")]
+    trained(stored(whole), whole, "train.steps=24", extend=True)
+
+    def kill(*given: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, write, kill)
+        with pytest.raises(InterruptedError):
+            trained(stored(killed), killed, "train.steps=24", extend=True)
+    end = trained(stored(killed), killed)[-1]
+    assert (end.kind, end.step) == ("end", 12 if write == "write_preset" else 24)
+    if write == "write_preset":
+        assert bits(killed) == bits(finished)
+        trained(stored(killed), killed, "train.steps=24", extend=True)
+    assert bits(killed) == bits(whole)
+    assert history(killed) == history(whole)
+
+
+@pytest.mark.slow
+def test_a_kill_at_every_change_of_the_file_system_until_it_is_saved(
+    forked: Any, finished: Path, tmp_path: Path
+) -> None:
+    command = ["--resume", "train.steps=24", "--schedule", "extend"]
+    whole = shutil.copytree(finished, tmp_path / "whole")
+    assert forked("train", whole, *command, count=str(tmp_path / "changes")).code == 0
+    changes = (tmp_path / "changes").read_text().splitlines()
+    saved = next(n for n, change in enumerate(changes) if ".current.part" in change and "rename" in change)
+    for at in range(1, saved + 3):
+        run = shutil.copytree(finished, tmp_path / f"kill-{at}")
+        forked("train", run, *command, mishap={"at": at, "kind": "kill"})
+        assert forked("train", run, "--resume").code == 0, at
+        if stored(run)["train"]["steps"] == 12:
+            assert bits(run) == bits(finished), at
+            assert forked("train", run, *command).code == 0, at
+        assert bits(run) == bits(whole), at
+        assert history(run) == history(whole), at
+        shutil.rmtree(run)

@@ -107,7 +107,8 @@ def test_tokens_and_masks_are_those_of_trl(template: str, tokenizer: str, tmp_pa
         train_dataset=Dataset.from_list([{"messages": talk} for talk in TALKS]),
         processing_class=their_tokenizer(corpus.tokenizer),
     )
-    theirs = trainer.data_collator(list(trainer.train_dataset))  # it leaves out what has nothing to score, too
+    rows: Any = trainer.train_dataset
+    theirs = trainer.data_collator(list(rows))  # it leaves out what has nothing to score, too
     ours = corpus.batch_of([[n] for n in range(len(corpus.rows))])
     assert corpus.cut > 0
     assert theirs["input_ids"][:, 1:].equal(ours.targets)

@@ -55,7 +55,9 @@ class ChatCorpus:
         self.cut = sum(len(row.ids) > block_size + 1 for row in self.rows)
         self.length = block_size if config.packed else max(min(longest - 1, block_size), 1)
         sides = split_by_hash(self.questions, config.validation, config.test)
-        self.windows = {split: self._windows([n for n, s in enumerate(sides) if s == split]) for split in SPLITS}
+        self.windows: dict[str, list[list[int]]] = {
+            split: self._windows([n for n, side in enumerate(sides) if side == split]) for split in SPLITS
+        }
         for split in ("train", "validation"):
             if not self.windows[split]:
                 raise DataError(

@@ -193,7 +193,7 @@ class RewardedCorpus:
     def describe(self) -> dict[str, Any]:
         """Counts, the rewards' spread, and a digest of settings and data."""
         # Settings that came later are left out at their defaults, so that earlier runs go on with the same fingerprint.
-        usual = {"split_by": "prompt", "template": None, "special_tokens": []}
+        usual: dict[str, object] = {"split_by": "prompt", "template": None, "special_tokens": []}
         later = {name for name, value in usual.items() if getattr(self.config, name) == value}
         digest = hashlib.sha256(self.config.model_dump_json(exclude=later).encode())
         digest.update(self.tokens.numpy().tobytes())

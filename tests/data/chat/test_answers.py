@@ -36,7 +36,9 @@ PAIRS = [
     for n, prompt in enumerate(PROMPTS)
 ]
 WHOLE = [{side: row["prompt"] + row[side] for side in ("chosen", "rejected")} for row in PAIRS]
-KTO = [{"prompt": prompt, "completion": answer(f"So {n}"), "label": n % 3 > 0} for n, prompt in enumerate(PROMPTS)]
+KTO: list[dict[str, Any]] = [
+    {"prompt": prompt, "completion": answer(f"So {n}"), "label": n % 3 > 0} for n, prompt in enumerate(PROMPTS)
+]
 
 
 def corpus_of(folder: Path, rows: list[Any], size: int = 64, **more: Any) -> RewardedCorpus:

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from nanogrove.waits import Progress
 
 
+Extension = Annotated[
+    Literal["extend"] | None,
+    typer.Option(help="With --resume and a larger budget: keep the past, go on with a stable phase and a decay."),
+]
+
+
 def train(
     preset: Annotated[
         str,
@@ -37,11 +43,10 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME of the preset when left out.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
-    schedule: Annotated[
-        Literal["extend"] | None,
-        typer.Option(help="With --resume and a larger budget: keep the past, go on with a stable phase and a decay."),
-    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue that run, for longer with a larger budget.")
+    ] = False,
+    schedule: Extension = None,
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run functions the preset names as module:function.")
     ] = False,
@@ -64,8 +69,7 @@ def train(
         from nanogrove.train.parallel.ranks import Ranks
         from nanogrove.waits import waiting
 
-        if schedule and not resume:
-            raise PresetError("--schedule extend goes on with a run; add --resume and a larger budget, or leave it out")
+        _check_extension(schedule, resume)
         values, folder = _read_preset(preset, resume)
         chosen, instead = resolve(values, overrides or []), replaced(values, overrides or [])
     budgets = [each for each in instead if each.key in BUDGET_KEYS]
@@ -85,6 +89,11 @@ def train(
         stopped = show(events, shown, out, budget)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
+
+
+def _check_extension(schedule: str | None, resume: bool) -> None:
+    if schedule and not resume:
+        raise PresetError("--schedule extend goes on with a run; add --resume and a larger budget, or leave it out")
 
 
 def _ends(progress: "Progress", events: "Iterable[Event]") -> "Iterator[Event]":

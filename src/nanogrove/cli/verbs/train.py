@@ -43,9 +43,7 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME of the preset when left out.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue that run, for longer with a larger budget.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue that run, or train it for longer.")] = False,
     schedule: Extension = None,
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run functions the preset names as module:function.")
@@ -59,7 +57,6 @@ def train(
 
     with shown_waits("starting"):
         from rich.console import Console
-        from rich.markup import escape
 
         from nanogrove.cli.render import show
         from nanogrove.config.exclusions import BUDGET_KEYS
@@ -77,7 +74,7 @@ def train(
     shown = console() if Ranks.from_environment().first else Console(quiet=True)
     for each in instead:
         if each not in budgets:
-            shown.print(f"[yellow]note[/]: {escape(_described_replaced(each))}", highlight=False, soft_wrap=True)
+            shown.print(_described_replaced(each), highlight=False, soft_wrap=True)
     if dry_run:
         with shown_waits("reading the data"):
             figures = estimate(chosen, allow_code)
@@ -145,6 +142,10 @@ def _described_pace(seconds: float | None) -> str:
 
 
 def _described_replaced(replaced: "Replaced") -> str:
-    """A setting of the preset that does not apply, and why."""
+    """A setting of the preset that does not apply, and why, as a note."""
+    from rich.markup import escape
+
     key, value, by = replaced
-    return printable(f"{key}={json.dumps(value)} of the preset does not apply beside {by}")
+    return (
+        f"[yellow]note[/]: {escape(printable(f'{key}={json.dumps(value)} of the preset does not apply beside {by}'))}"
+    )

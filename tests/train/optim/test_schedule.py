@@ -40,6 +40,8 @@ def test_a_joint_keeps_the_past_of_its_phase_and_goes_on_as_wsd() -> None:
     assert [phase(step) for step in range(20, 24)] == pytest.approx([low + (1 - low) / 2, 1, 1, 1])
     low = phase(32)
     assert [phase(step) for step in (33, 34, 45, 59)] == pytest.approx([low + (1 - low) / 2, 1, 1, 0.2])
+    ended = joined.model_copy(update={"steps": 50})  # as that of one model by the schedule of a population
+    assert [schedule(ended, 30, 10)(step) for step in range(10, 30)] == [phase(step) for step in range(10, 30)]
     assert [schedule(joined, 4)(step) for step in range(4)] == [schedule(plain, 4)(step) for step in range(4)]
 
 

@@ -18,8 +18,9 @@ from nanogrove.methods.contract import check_resumed
 from nanogrove.paths import with_absolute_paths
 from nanogrove.record.events import Event, note
 from nanogrove.record.folder import RunFolder
-from nanogrove.runs.setup import Setup, build
+from nanogrove.runs.setup import Setup, adopt, build
 from nanogrove.train.checkpoint import ROTATION, Checkpoint, load_best, load_checkpoint, load_latest
+from nanogrove.train.initial import described, read_initial
 from nanogrove.train.loop import BUDGETS
 from nanogrove.train.parallel.ranks import ALONE, Ranks, restarted
 from nanogrove.train.state import TrainState
@@ -83,6 +84,9 @@ def open_run(
     if preset.train.minutes is not None and ranks.first:
         yield note(f"train.minutes={preset.train.minutes:g} becomes steps: a few are timed first")
     setup = build(preset, checkpoint, allow_code, ranks, make)
+    if ranks.first:
+        for text in described(setup.initial, setup.model_on_data):
+            yield note(text)
     if folder is not None:
         budget = setup.budget if stored is None else _stored_budget(folder, checkpoint, minutes)
         setup = replace(setup, plan=replace(setup.plan, rows=folder), budget=budget)
@@ -164,6 +168,8 @@ def _changed(stored: Preset, requested: Preset, start: Event | None) -> str | No
 
     A stored budget has become steps; its minutes are in the `start` event. Without that event they count as the same.
     """
+    if requested.train.init is not None and requested.train.init == stored.train.init and requested != stored:
+        requested = adopt(requested, tuple(map(read_initial, requested.train.sources)))
     was, now = stored.model_dump(mode="json"), requested.model_dump(mode="json")
     if requested.train.minutes is not None:
         minutes = requested.train.minutes if start is None else start.time.get("minutes")

@@ -67,6 +67,7 @@ class State(BaseModel):
     files: dict[str, str]
     position: Count = 0
     best: BestState | None = None
+    stale: Count = 0
 
 
 @dataclass(frozen=True)

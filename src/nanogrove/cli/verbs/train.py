@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from nanogrove.cli.completion import complete_presets_and_runs, complete_settings
 from nanogrove.cli.terminal import console, standard_input
 from nanogrove.cli.text import printable
-from nanogrove.errors import RunError
+from nanogrove.errors import PresetError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,6 +38,10 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME of the preset when left out.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
+    schedule: Annotated[
+        Literal["extend"] | None,
+        typer.Option(help="With --resume and a larger budget: keep the past, go on with a stable phase and a decay."),
+    ] = None,
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run functions the preset names as module:function.")
     ] = False,
@@ -60,6 +64,8 @@ def train(
         from nanogrove.train.parallel.ranks import Ranks
         from nanogrove.waits import waiting
 
+        if schedule and not resume:
+            raise PresetError("--schedule extend goes on with a run; add --resume and a larger budget, or leave it out")
         values, folder = _read_preset(preset, resume)
         chosen, instead = resolve(values, overrides or []), replaced(values, overrides or [])
     budgets = [each for each in instead if each.key in BUDGET_KEYS]
@@ -75,7 +81,7 @@ def train(
         return
     out = out or folder or Path("runs") / chosen.name
     with waiting("setting up") as progress:
-        events = _ends(progress, runs.train(chosen, out, resume, allow_code))
+        events = _ends(progress, runs.train(chosen, out, resume, allow_code, extend=schedule is not None))
         stopped = show(events, shown, out, budget)
     if stopped is not None:
         raise typer.Exit(128 + stopped)

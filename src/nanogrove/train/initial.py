@@ -180,13 +180,13 @@ def take(model: GPT, initials: Sequence[Initial], noise: float, seeds: Sequence[
     parameters = dict(model.named_parameters())
     for member, seed in enumerate(seeds):
         initial, fit = fits[member % len(fits)]
-        own = parameters if model.population is None else {name: p[member] for name, p in parameters.items()}
+        weights = parameters if model.population is None else {name: p[member] for name, p in parameters.items()}
         for name in fit.taken:
-            rows = min(len(own[name]), len(initial.weights[name]))
-            own[name][:rows] = initial.weights[name][:rows]
+            rows = min(len(weights[name]), len(initial.weights[name]))
+            weights[name][:rows] = initial.weights[name][:rows]
         if noise:
             generator = torch.Generator(model.embed.weight.device).manual_seed(derived_seed(seed, "noise"))
-            for weight in own.values():
+            for weight in weights.values():
                 add_noise(weight, noise, generator)
 
 

@@ -13,6 +13,8 @@ from nanogrove.config.overrides import resolve
 from nanogrove.errors import NanogroveError
 from nanogrove.record.events import Event, read_events
 from nanogrove.record.folder import RunFolder
+from nanogrove.record.lineage import genealogy
+from nanogrove.record.reading import read_run
 from nanogrove.runs.longer import minutes_in_steps
 from nanogrove.runs.train import train
 
@@ -79,8 +81,8 @@ def test_a_longer_run_is_the_run_from_the_beginning(make: Any, tmp_path: Path, c
     preset, longer = make(**sections), f"train.steps={2 * STEPS}"
     trained(preset, tmp_path / "run", until=until)
     trained(preset, tmp_path / "whole", longer)
-    events = trained(stored(tmp_path / "run"), tmp_path / "run", longer)
-    assert next(e.values["text"] for e in events if e.kind == "note").startswith("goes on from step ")
+    notes = [e.values["text"] for e in trained(stored(tmp_path / "run"), tmp_path / "run", longer) if e.kind == "note"]
+    assert notes[0].startswith("goes on from step ")
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
     assert stored(tmp_path / "run") == {**stored(tmp_path / "whole"), "description": preset.get("description", "")}
     if case == "constant":
@@ -157,7 +159,7 @@ def test_other_settings_change_from_where_the_run_stands(make: Any, tmp_path: Pa
     assert stored(run)["sample"]["tokens"] == 4
 
 
-SLOW = ("offline_rl, awr", "reward_model", "pretrain, mixing")
+SLOW = ("offline_rl, awr", "reward_model", "pretrain, mixing", "longer generations", "difficulties")
 METHODS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "evolve": ({"method": {"generations": 2}}, ["method.generations=4"]),
     "evolution_strategies": ({"method": {"generations": 2}}, ["method.generations=5"]),
@@ -174,7 +176,7 @@ def test_every_method_goes_on_after_its_end_in_a_folder_that_was_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     sections, longer = METHODS[case]
-    preset = {**preset_of(case), "schedule": {"name": "constant"}}
+    preset = {**preset_of(case), "schedule": {"name": "cosine" if "rounds" in longer[0] else "constant"}}
     shorter = {**preset, **{name: {**preset[name], **values} for name, values in sections.items()}}
     (tmp_path / "a").mkdir()
     write_data(tmp_path / "a")
@@ -186,6 +188,8 @@ def test_every_method_goes_on_after_its_end_in_a_folder_that_was_moved(
     trained(stored(Path("moved")), Path("moved"), *longer, until="resume")
     trained(stored(Path("moved")), Path("moved"))
     assert bits(Path("moved")) == bits(Path("a/whole"))
+    lines = [genealogy(read_run(run).of("generation")) for run in (Path("moved"), Path("a/whole"))]
+    assert lines[0] == lines[1]
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
@@ -207,7 +211,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("case", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in REFUSED])
 def test_a_method_whose_past_is_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     name, method, longer, message = REFUSED[case]
     preset = {**preset_of(name), "schedule": {"name": "constant"}}

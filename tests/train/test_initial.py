@@ -149,6 +149,18 @@ def test_tokens_are_added_and_a_context_is_cut(tiny: Any, base: Path, text_file:
         setup_of(tiny, base, data={"tokenizer": str(file)})
 
 
+def test_a_chat_adds_the_tokens_of_its_template(tiny: Any, base: Path, tmp_path: Path) -> None:
+    turns = [
+        [{"role": "user", "content": f"the sun{n * ' a'}"}, {"role": "assistant", "content": "old"}] for n in range(40)
+    ]
+    (tmp_path / "chat.jsonl").write_text("\n".join(json.dumps({"messages": each}) for each in turns))
+    data = {"type": "chat", "path": str(tmp_path / "chat.jsonl")}
+    setup = build(resolve(tiny(data=None) | {"data": data, "train": {"steps": 1, "init": str(base)}}))
+    known, model = read_initial(str(base)).weights["embed.weight"], setup.new_state().model
+    assert len(model.embed.weight) == setup.corpus.tokenizer.vocab_size > len(known)
+    assert torch.equal(model.embed.weight[: len(known)], known)
+
+
 def test_a_reward_model_has_an_output_of_its_own(base: Path, tmp_path: Path) -> None:
     rows = [{"text": f"the sun {word}{' a' * n}", "reward": n / 40} for n, word in enumerate(["walks", "sings"] * 20)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))

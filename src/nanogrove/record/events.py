@@ -7,7 +7,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | kind   | values                                                     | when                              |
 |--------|------------------------------------------------------------|-----------------------------------|
 | start  | name, seed, parameters, vocabulary, data, precision, …     | once, before the first step       |
-| resume | changed; steps; ranks, versions, machine as they are now   | when a setting or such a thing changed |
+| resume | changed; steps; ranks, versions, machine as they are now   | when a setting or one of these changed |
 | phase  | name, objective, unit, held_out                            | before the first step of each phase |
 | eval   | split, loss, tokens (scored), seen, all of `measures`; score   | before the `step` event it follows |
 | step   | loss, lr, grad_norm, tokens; where heads train their losses | last of its step: a safe point    |

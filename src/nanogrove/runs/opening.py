@@ -88,6 +88,8 @@ def open_run(
         yield note(text)
     if checkpoint is not None and amended:
         setup = checked(setup, kept, asked, checkpoint, extend, out)
+        if extend and setup.preset.schedule == kept.schedule:
+            yield note("--schedule extend changes nothing: the steps taken are those of the longer run")
         setup.method.check_scored(setup.preset.method, setup.corpus, setup.preset.evaluate.tokens)
     if folder is not None:
         if stored is None or preset.train != kept.train:

@@ -12,6 +12,7 @@ import torch
 
 from nanogrove.config.preset import Preset
 from nanogrove.corpora import MakeCorpus, make_corpus
+from nanogrove.data.chat.config import ChatOptions
 from nanogrove.data.corpus import Corpus
 from nanogrove.data.rewarded_files import RewardedOptions
 from nanogrove.data.rng import derived_seed
@@ -153,7 +154,7 @@ def adopt(preset: Preset, initial: Sequence[Initial]) -> Preset:
             raise PresetError(f"train.init: {each.source} is another kind of model than {initial[0].source}")
     changes: dict[str, object] = {"model": models[0]}
     data = preset.data
-    if isinstance(data, DataConfig | RewardedOptions) and data.tokenizer in ("char", "byte", "bpe"):
+    if isinstance(data, DataConfig | RewardedOptions | ChatOptions) and data.tokenizer in ("char", "byte", "bpe"):
         changes["data"] = data.model_copy(update={"tokenizer": str(initial[0].tokenizer_file.absolute())})
     return preset.model_copy(update=changes)
 

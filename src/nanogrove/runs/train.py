@@ -30,6 +30,7 @@ from nanogrove.runs.opening import OpenRun, open_run
 from nanogrove.runs.recorder import NullRecorder, Recorder, recording
 from nanogrove.runs.sampler import samples, samples_of_state
 from nanogrove.runs.setup import Setup
+from nanogrove.settings import cut
 from nanogrove.train.autotune import keep_freed_memory
 from nanogrove.train.checkpoint import Checkpoint, load_best, model_of
 from nanogrove.train.parallel.ranks import joined
@@ -153,7 +154,7 @@ def begin(folder: RunFolder, run: OpenRun, recorder: Recorder, changed: Changes)
 
 
 def _described(changes: Changes) -> str:
-    return "; ".join(f"{name} {now}, before {before}" for name, (before, now) in changes.items())
+    return "; ".join(f"{name} {cut(str(now))}, before {cut(str(before))}" for name, (before, now) in changes.items())
 
 
 def drive(run: Written, stopped: list[int]) -> Generator[Event, None, bool]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nanogrove.data.chat.template import template_text
 from nanogrove.data.rng import derived_seed
 from nanogrove.data.sources.network import one_line, quiet
 from nanogrove.data.text.cache import cache_folder
@@ -22,7 +23,7 @@ from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.huggingface import import_model
 from nanogrove.model.members import unstack
 from nanogrove.paths import expanded
-from nanogrove.train.checkpoint import read_checkpoint, read_plain
+from nanogrove.train.checkpoint import TEMPLATE, read_checkpoint, read_plain
 from nanogrove.train.population.breeding import add_noise
 from nanogrove.waits import waiting
 
@@ -108,7 +109,9 @@ def read_transformers(folder: Path) -> Initial:
         raise CheckpointError(
             f"{file}: missing; save it there with AutoTokenizer.from_pretrained(…).save_pretrained(…)"
         )
-    tokenizer = Tokenizer.from_json(read_plain(file).decode("utf-8", "replace"), where=str(file))
+    template = folder / TEMPLATE
+    chat_template = template_text(read_plain(template), template) if template.exists() else None
+    tokenizer = Tokenizer.from_json(read_plain(file).decode("utf-8", "replace"), str(file), chat_template)
     rows = len(weights["embed.weight"])
     if tokenizer.vocab_size > rows:
         raise CheckpointError(

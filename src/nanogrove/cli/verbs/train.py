@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from nanogrove.waits import Progress
 
 
+Extension = Annotated[
+    Literal["extend"] | None,
+    typer.Option(help="With --resume and a larger budget: keep the past, go on with a stable phase and a decay."),
+]
+
+
 def train(
     preset: Annotated[
         str,
@@ -37,11 +43,8 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME of the preset when left out.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
-    schedule: Annotated[
-        Literal["extend"] | None,
-        typer.Option(help="With --resume and a larger budget: keep the past, go on with a stable phase and a decay."),
-    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue that run, or train it for longer.")] = False,
+    schedule: Extension = None,
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run functions the preset names as module:function.")
     ] = False,
@@ -54,7 +57,6 @@ def train(
 
     with shown_waits("starting"):
         from rich.console import Console
-        from rich.markup import escape
 
         from nanogrove.cli.render import show
         from nanogrove.config.exclusions import BUDGET_KEYS
@@ -64,8 +66,7 @@ def train(
         from nanogrove.train.parallel.ranks import Ranks
         from nanogrove.waits import waiting
 
-        if schedule and not resume:
-            raise PresetError("--schedule extend goes on with a run; add --resume and a larger budget, or leave it out")
+        _check_extension(schedule, resume)
         values, folder = _read_preset(preset, resume)
         chosen, instead = resolve(values, overrides or []), replaced(values, overrides or [])
     budgets = [each for each in instead if each.key in BUDGET_KEYS]
@@ -73,7 +74,7 @@ def train(
     shown = console() if Ranks.from_environment().first else Console(quiet=True)
     for each in instead:
         if each not in budgets:
-            shown.print(f"[yellow]note[/]: {escape(_described_replaced(each))}", highlight=False, soft_wrap=True)
+            shown.print(_described_replaced(each), highlight=False, soft_wrap=True)
     if dry_run:
         with shown_waits("reading the data"):
             figures = estimate(chosen, allow_code)
@@ -85,6 +86,11 @@ def train(
         stopped = show(events, shown, out, budget)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
+
+
+def _check_extension(schedule: str | None, resume: bool) -> None:
+    if schedule and not resume:
+        raise PresetError("--schedule extend goes on with a run; add --resume and a larger budget, or leave it out")
 
 
 def _ends(progress: "Progress", events: "Iterable[Event]") -> "Iterator[Event]":
@@ -136,6 +142,10 @@ def _described_pace(seconds: float | None) -> str:
 
 
 def _described_replaced(replaced: "Replaced") -> str:
-    """A setting of the preset that does not apply, and why."""
+    """A setting of the preset that does not apply, and why, as a note."""
+    from rich.markup import escape
+
     key, value, by = replaced
-    return printable(f"{key}={json.dumps(value)} of the preset does not apply beside {by}")
+    return (
+        f"[yellow]note[/]: {escape(printable(f'{key}={json.dumps(value)} of the preset does not apply beside {by}'))}"
+    )

@@ -60,7 +60,7 @@ def schedule(config: ScheduleConfig, end: int, start: int = 0) -> Factor:
     Where the warmup leaves no step to fall in, or there is one step, the factor stays at 1 after the warmup.
     """
     joints = [joint for joint in config.joints if start < joint[0] < end]
-    ends = [*(planned for _, planned in joints), end]
+    ends = [*(planned for _, planned in joints), end if config.steps is None else start + config.steps]
     begins, pieces = [start], [_planned(config, ends[0], start)]
     for (step, _), later in zip(joints, ends[1:], strict=True):
         pieces.append(_extension(config, later, step, pieces[-1](step - 1)))
@@ -70,7 +70,7 @@ def schedule(config: ScheduleConfig, end: int, start: int = 0) -> Factor:
 
 def _planned(config: ScheduleConfig, end: int, start: int) -> Factor:
     """The factors from step `start` to before step `end`, without a joint."""
-    steps = config.steps or end - start
+    steps = end - start
     peak, shape = max(config.warmup - 1, 0), SCHEDULES[config.name]
 
     def factor(step: int) -> float:
@@ -86,7 +86,7 @@ def _planned(config: ScheduleConfig, end: int, start: int) -> Factor:
 
 def _extension(config: ScheduleConfig, end: int, start: int, low: float) -> Factor:
     """The factors after a joint at step `start`, before which the factor was `low`."""
-    stable = _planned(config.model_copy(update={"name": "wsd", "steps": None}), end, start)
+    stable = _planned(config.model_copy(update={"name": "wsd"}), end, start)
 
     def factor(step: int) -> float:
         warming = step - start < config.warmup

@@ -11,6 +11,9 @@ from nanogrove.data.chat.template import Renderer
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import DataError
 
+WHERE = "the chat template"  # in messages on that of a model
+ANSWER: list[Message] = [{"role": "assistant", "content": "a"}]
+
 
 class Encoded(NamedTuple):
     """A conversation as tokens: `ids [T]` int32, and which of them the assistant writes, `scored [T]` bool."""
@@ -79,12 +82,25 @@ def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> ChatPrompt
         raise DataError(f"chat: the last message is the {checked[-1]['role']}'s; end with one of the user")
     if spelled := spelled_by(checked, tokenizer.special_tokens()):
         raise DataError(f"chat: a message spells the special token {spelled}; leave it out")
-    where = "the chat template"
-    with Renderer(tokenizer.chat_template, tokenizer.end_token, where) as renderer:
+    with Renderer(tokenizer.chat_template, tokenizer.end_token, WHERE) as renderer:
         try:
             text = renderer.prompt(checked)
-            answered = renderer.render([*checked, {"role": "assistant", "content": "a"}])
+            answered = renderer.render([*checked, *ANSWER])
         except BadConversationError as error:
             raise DataError(f"chat: {error}") from None
-    end = end_of_answer(answered, tokenizer, where)
+    end = end_of_answer(answered, tokenizer, WHERE)
     return ChatPrompt(tokenizer.encode_marked([text])[0][0].tolist(), end)
+
+
+def answer_end(tokenizer: Tokenizer) -> int:
+    """The token that ends what the assistant writes, by the tokenizer's chat template.
+
+    Raises DataError for a template that is refused, or without such a token.
+    """
+    assert tokenizer.chat_template is not None
+    with Renderer(tokenizer.chat_template, tokenizer.end_token, WHERE) as renderer:
+        try:
+            answered = renderer.render([{"role": "user", "content": "a"}, *ANSWER])
+        except BadConversationError as error:
+            raise DataError(f"{WHERE}: {error}") from None
+    return end_of_answer(answered, tokenizer, WHERE)

@@ -11,13 +11,10 @@ from typing import Any
 from nanogrove.config.catalog import read_preset_file
 from nanogrove.config.overrides import as_overrides, resolve
 from nanogrove.data.chat.encoding import answer_end
-from nanogrove.data.chat.template import template_text
-from nanogrove.data.tokenizer import Tokenizer
-from nanogrove.errors import CheckpointError
 from nanogrove.evaluate.reward import load_reward
 from nanogrove.language_model import LanguageModel, load
 from nanogrove.model.gpt import GPT
-from nanogrove.model.huggingface import export_model, import_model
+from nanogrove.model.huggingface import export_model
 from nanogrove.reports.report import write_report
 from nanogrove.runs.score import evaluate
 from nanogrove.runs.train import train
@@ -25,7 +22,8 @@ from nanogrove.studies.compare import Options
 from nanogrove.studies.compare import compare as run_study
 from nanogrove.studies.judge import Findings
 from nanogrove.studies.settings import Equal, read_settings
-from nanogrove.train.checkpoint import TEMPLATE, read_checkpoint, read_plain
+from nanogrove.train.checkpoint import read_checkpoint
+from nanogrove.train.initial import read_transformers
 from nanogrove.train.weights import load_weights
 
 
@@ -164,13 +162,7 @@ def from_transformers(folder: str | Path) -> LanguageModel:
     >>> nanogrove.from_transformers("exported/again").generate("Once upon", tokens=5).startswith("Once upon")
     True
     """
-    config, weights = import_model(Path(folder))
-    model = GPT(config)
-    load_weights(model, weights, Path(folder))
-    path = Path(folder) / "tokenizer.json"
-    template = path.with_name(TEMPLATE)
-    chat_template = template_text(read_plain(template), template) if template.exists() else None
-    tokenizer = Tokenizer.from_json(read_plain(path).decode("utf-8", "replace"), str(path), chat_template)
-    if tokenizer.vocab_size > model.embed.weight.shape[0]:
-        raise CheckpointError(f"{folder}: its tokenizer has more tokens than its model; they do not belong together")
-    return LanguageModel(model, tokenizer)
+    read = read_transformers(Path(folder))
+    model = GPT(read.config)
+    load_weights(model, read.weights, Path(folder))
+    return LanguageModel(model, read.tokenizer)

@@ -145,7 +145,8 @@ def to_transformers(run: str | Path, out: str | Path) -> str:
 def from_transformers(folder: str | Path) -> LanguageModel:
     """The model of a folder that `transformers` wrote: GPT-2, Llama, Qwen3 or NanoChat, with its tokenizer.json.
 
-    Raises CheckpointError for what nanogrove cannot express; nothing is left out silently, and no code is run.
+    Its weights, in one file or in shards, are cast to float32. Raises CheckpointError for what nanogrove cannot
+    express; nothing is left out silently, and no code is run.
 
     >>> family = nanogrove.to_transformers("runs/mine", "exported/again")
     >>> nanogrove.from_transformers("exported/again").generate("Once upon", tokens=5).startswith("Once upon")

@@ -27,10 +27,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rms": {"qk_norm": True, "embed_norm": True, "norm": "rmsnorm", "position": "none", "mlp": "swiglu", "bias": True},
     "unscaled": {"norm": "rmsnorm-unscaled", "position": "learned", "mlp": "relu2", "bias": False},
     "narrow": {"n_embd": 24, "n_head": 3, "n_inner": 24, "position": "rotary", "mlp": "gelu"},  # not whole panels
+    "head size": {"n_embd": 24, "n_head": 6, "n_kv_head": 2, "head_size": 16},
 }
 REFUSED: dict[str, dict[str, Any]] = {
     "documents": {"within_documents": True, "document_mark": 3},
-    "head size": {"n_embd": 16},
+    "head size": {"head_size": 4},
     "width": {"n_embd": 12, "n_head": 1, "n_inner": 16},
     "inner width": {"n_inner": 20},
 }

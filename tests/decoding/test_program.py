@@ -146,7 +146,7 @@ def test_few_new_tokens_are_decoded_without_a_program(programs: list[OneToken | 
 def rows_of(cache: Cache, rows: Sequence[int], model: GPT) -> Cache:
     """A cache of its own for some of the rows."""
     c = model.config
-    part = Cache(c.n_layer, len(rows), c.kv_heads, c.context, c.head_size, model.embed.weight)
+    part = Cache(c.n_layer, len(rows), c.kv_heads, c.context, c.head_width, model.embed.weight)
     part.keys[:], part.values[:] = cache.keys[:, rows], cache.values[:, rows]
     part.lengths, part.last, part.longest = cache.lengths[rows], cache.last[rows], cache.longest
     return part

@@ -101,6 +101,7 @@ KINDS = (  # names of operators contain the first, and belong under the second; 
     ("aten::_softmax", "attention"),
     ("aten::cat", "attention"),
     ("_Attention", "attention"),
+    ("_Mlp", "feed-forward layers"),
     ("_Gelu", "GELU"),
     ("linear_pointwise", "matrix products"),
     ("mm", "matrix products"),

@@ -28,11 +28,19 @@ static void flip(const Heads *h, const float *from, float *to, long width) {
     each(i, h->size) each(t, h->tokens) to[i * width + t] = from[t * h->size + i];
 }
 
+/* The first lanes of x, as many as are wanted; minus infinity in the others. */
+static inline lanes first_of(long wanted, lanes x) {
+    int most = wanted < 0 ? 0 : wanted < WIDE ? wanted : WIDE;
+    return choose((flags){0, 1, 2, 3, 4, 5, 6, 7} < most, x, all(-INFINITY));
+}
+
 /* Softmax in place of the first `seen` of n scores, the others 0; the logarithm of its divisor. */
 static float softmax(float *scores, long seen, long n) {
     lanes most = all(-INFINITY), total = all(0);
-    for (long j = seen; j < n; j++) scores[j] = -INFINITY;
-    eight(j, n) most = choose(most > at(scores + j), most, at(scores + j));
+    eight(j, n) {
+        lanes x = first_of(seen - j, at(scores + j));
+        set(scores + j, x), most = choose(most > x, most, x);
+    }
     float high = largest(most);
     eight(j, n) set(scores + j, exponential(at(scores + j) - high)), total += at(scores + j);
     float divisor = sum(total);
@@ -89,9 +97,8 @@ static void block_backward(const Heads *h, const Buffers *b, const float *logs, 
         const float *kept = seen ? kept_of(h, row + t) : 0;
         lanes along = all(0); /* y . dy */
         if (seen) eight(j, D) along += at(y + t * y_step + j) * at(b->g + t * D + j);
-        for (long j = seen; j < n; j++) p[j] = -INFINITY;
         eight(j, n) {
-            lanes share = exponential(at(p + j) - (seen ? logs[row + t] : 0)), factor = kept ? at(kept + j) : all(1);
+            lanes share = exponential(first_of(seen - j, at(p + j)) - (seen ? logs[row + t] : 0)), factor = kept ? at(kept + j) : all(1);
             set(p + j, share * factor);
             set(s + j, share * (at(s + j) * factor - sum(along)));
         }

@@ -108,10 +108,8 @@ class _Mlp(torch.autograd.Function):
         layer, dy = _layer(x, ctx.activation, up, bias, down), gradient.contiguous()
         dx, dup, ddown, dbias = (None if each is None else torch.empty_like(each) for each in (x, up, down, bias))
         room = _memory(kernels().mlp_room(byref(layer)))
-        kept, gradients = (
-            Kept(*map(_pointer, (x, inside, slope))),
-            Gradients(*map(_pointer, (dy, dx, dup, ddown, dbias))),
-        )
+        kept = Kept(*map(_pointer, (x, inside, slope)))
+        gradients = Gradients(*map(_pointer, (dy, dx, dup, ddown, dbias)))
         kernels().mlp_backward(byref(layer), byref(kept), byref(gradients), _pointer(room))
         return dx, None, dup, dbias, ddown, None
 

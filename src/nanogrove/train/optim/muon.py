@@ -75,11 +75,10 @@ def apply_update_(weight: Tensor, direction: Tensor, length: PerMember, decay: P
 def orthogonalise(matrices: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
     """The orthogonal factors of `matrices [N, rows, columns]`, none tall, roughly, computed in `precision`."""
     rows, columns = matrices.shape[-2:]
-    # Filled up so that each product fills lines of the cache; zeros change nothing.
+    # A copy, filled up so that each product fills lines of the cache; zeros change nothing.
     x = F.pad(matrices.to(precision), (0, -columns % LINE, 0, -rows % LINE))
     few_bits = precision == torch.bfloat16 or x.device.type != "cpu"
     if not few_bits and x[0].numel() <= MOST_NUMBERS and native.usable(x):
-        x = x.clone() if x is matrices else x
         native.orthogonalise(x, torch.tensor(POLYNOMIALS, dtype=torch.float32), MARGIN)
     else:
         way = _by_jordans_steps if few_bits else _by_gram_matrix if columns > 1.5 * rows else _by_matrix

@@ -230,6 +230,7 @@ def test_gpt2_as_it_was_published(tmp_path: Path) -> None:
 def test_settings_of_older_llama_folders(tmp_path: Path) -> None:
     config = random_config("llama", 1, rope_theta=321.0, bias=False, head_size=None)
     export_model(random_model(config, 1).state_dict(), config, tmp_path / "out")
+    assert import_model(tmp_path / "out")[0].head_size is None  # though head_dim stands there
     change_json(tmp_path / "out", rope_parameters=None, rope_scaling=None, head_dim=None, torch_dtype="float32")
     assert settings_that_matter(import_model(tmp_path / "out")[0]) == settings_that_matter(config)
 

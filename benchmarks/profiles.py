@@ -104,7 +104,10 @@ def profiles(contenders: dict[str, Work], rounds: int, kinds: Kinds = KINDS) -> 
 
 def draw(panels: dict[str, dict[str, Seconds]], path: Path) -> None:
     """Bars by kind, a panel below the other: a page as wide as a narrow column."""
-    orders = [[*reversed({**each[WITHOUT], **each[WITH]})] for each in panels.values()]
+    orders = [
+        sorted(each[WITHOUT] | each[WITH], key=lambda kind, each=each: max(way.get(kind, 0.0) for way in each.values()))
+        for each in panels.values()
+    ]
     heights = [1 + len(order) for order in orders]
     page = make_subplots(len(panels), 1, row_heights=heights, subplot_titles=list(panels), vertical_spacing=0.06)
     for row, (each, order) in enumerate(zip(panels.values(), orders, strict=True), start=1):

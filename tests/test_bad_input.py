@@ -202,11 +202,10 @@ def test_a_folder_that_holds_a_run(command: Any, finished: Path, run: Path) -> N
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.steps=60", "train.steps is 30 there and 60 here"),
-        ("optimizer.lr=0.5", "optimizer.lr is 0.001 there and 0.5 here"),
+        ("optimizer.weight_decay=0.5", "optimizer.weight_decay is 0.1 there and 0.5 here"),
         ("train.clip=null", "train.clip is 1.0 there and null here"),
         ("data.tokenizer=byte", 'data.tokenizer is "char" there and "byte" here'),
-        ('sample.prompts=["The"]', 'sample.prompts is [""] there and ["The"] here'),
+        ("data.test=0.2", "data.test is 0.05 there and 0.2 here"),
         ("seed=1", "seed is 0 there and 1 here"),
     ],
 )

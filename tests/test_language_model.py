@@ -1,17 +1,23 @@
 """`LanguageModel`: its options stand once, and each way to generate refuses those that are not its own by name."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.conftest import Tiny
 
+import nanogrove
+from nanogrove.data.chat.template import PLAIN
 from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.decoding.sampling import Sampling
 from nanogrove.decoding.strategies import STRATEGIES
-from nanogrove.errors import CheckpointError, DivergedError, PresetError
+from nanogrove.errors import CheckpointError, DataError, DivergedError, PresetError
 from nanogrove.language_model import GenerationOptions, LanguageModel
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig, Heads
+from nanogrove.record.events import read_events
 
 LETTERS = "abcde"
 
@@ -130,3 +136,27 @@ def test_logits_that_are_not_finite_are_said_in_place_of_texts() -> None:
     for temperature in (0.8, 0.0):
         with pytest.raises(DivergedError, match="scores of the next token are NaN or infinite, so it writes nothing"):
             broken.generate("a", 3, temperature=temperature)
+
+
+def test_a_chat_is_answered_by_the_template_that_the_run_keeps(tmp_path: Path, tiny: Tiny) -> None:
+    """The answer is what follows the prompt, up to the template's end of a message, without special tokens."""
+    user, assistant = {"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}
+    rows = [{"messages": [{**user, "content": "ab" * (1 + n % 9)}, assistant]} for n in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "chat.jinja").write_text(f"{PLAIN}\n")  # another text, which is a stranger's
+    data = {"type": "chat", "path": str(tmp_path / "rows.jsonl"), "template": str(tmp_path / "chat.jinja")}
+    preset = tiny(
+        model={"block_size": 32}, optimizer={"name": "muon", "lr": 0.05}, sample={"every": 30, "prompts": ["abab", ""]}
+    )
+    nanogrove.run({**preset, "data": {**data, "tokenizer": "char"}}, tmp_path / "run")
+    (tmp_path / "chat.jinja").unlink()
+    lm = nanogrove.load(tmp_path / "run")
+    assert (tmp_path / "run/checkpoints/best/chat_template.jinja").read_text() == f"{PLAIN}\n"
+    assert lm.chat([{"role": "user", "content": "abab"}], tokens=9, temperature=0) == "cd"
+    talk = [user, assistant, {"role": "user", "content": "abab"}]
+    assert lm.chat(talk, tokens=1, temperature=0) == "c"  # type: ignore[arg-type]
+    samples = [event.values for event in read_events(tmp_path / "run/events.jsonl") if event.kind == "sample"]
+    assert samples[-1]["prompt"] == "abab"
+    assert samples[-1]["text"].startswith("abab\n\n")
+    with pytest.raises(DataError, match="roles out of order"):
+        lm.chat([assistant])  # type: ignore[list-item]

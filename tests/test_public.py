@@ -23,7 +23,7 @@ NAMES = [
 ]
 SIGNATURES = {
     "load": ["path", "device"],
-    "run": ["preset", "out", "overrides", "resume", "allow_code"],
+    "run": ["preset", "out", "overrides", "resume", "allow_code", "extend"],
     "compare": ["preset", "arms", "out", "seeds", "equal", "tune", "engine", "allow_code", "settings"],
     "score": ["run", "split", "calibrate"],
     "report": ["run"],
@@ -31,7 +31,7 @@ SIGNATURES = {
     "from_transformers": ["folder"],
 }
 VERBS = {
-    "train": {"preset", "overrides", "out", "resume", "allow_code", "dry_run"},
+    "train": {"preset", "overrides", "out", "resume", "schedule", "allow_code", "dry_run"},
     "explore": {"path", "out", "train_it"},
     "lineage": {"run", "out"},
     "generate": {

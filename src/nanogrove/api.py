@@ -33,14 +33,17 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
     allow_code: bool = False,
+    extend: bool = False,
 ) -> Any:
     """Trains a preset, named, by path, or given as its JSON, in the folder `out`; returns its best model.
 
     That is a `LanguageModel`, or of method reward_model a `RewardModel`.
     `overrides` are by dotted key, as in `{"train.steps": 100}`. With `resume`, a run that `out` holds already goes on,
-    and one that is finished is only loaded. With `allow_code`, functions that the preset names as `module:function` are
-    run. For the events as they come, see `nanogrove.runs.train.train`. Raises NanogroveError, and KeyboardInterrupt or,
-    after SIGTERM, SystemExit where a signal stopped the run, saved, before its end.
+    and one that is finished is only loaded, unless the budget is larger: then it goes on for longer, and with `extend`
+    the schedule is extended where that of the longer run would have been another. With `allow_code`, functions that the
+    preset names as `module:function` are run. For the events as they come, see `nanogrove.runs.train.train`. Raises
+    NanogroveError, and KeyboardInterrupt or, after SIGTERM, SystemExit where a signal stopped the run, saved, before
+    its end.
 
     >>> preset = {"data": {"sources": "my.txt", "tokenizer": "char"}, "evaluate": {"tokens": 100}}
     >>> preset["model"] = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16}
@@ -50,7 +53,7 @@ def run(
     """
     values = read_preset_file(preset) if isinstance(preset, str) else preset
     changes = as_overrides(overrides or {})
-    for event in train(resolve(values, changes), Path(out), resume, allow_code):
+    for event in train(resolve(values, changes), Path(out), resume, allow_code, extend=extend):
         if event.kind == "stop":
             message = f"{out}: stopped at step {event.step} and saved; resume=True goes on"
             raise KeyboardInterrupt(message) if event.values["signal"] == signal.SIGINT else SystemExit(message)

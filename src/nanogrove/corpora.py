@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from nanogrove.data.chat.config import ChatConfig
+from nanogrove.data.chat.corpus import ChatCorpus
 from nanogrove.data.corpus import Corpus, CorpusConfig
 from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.data.rewarded_files import PreferencesConfig, RewardedConfig
 from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.corpus import TextCorpus
 from nanogrove.synthetic.corpus import GrammarCorpus, RHMConfig, RLMConfig
+from nanogrove.synthetic.dialogues import DialogueConfig
 from nanogrove.synthetic.examples import TaskConfig, TaskCorpus
 
 
@@ -34,6 +37,8 @@ CORPORA = {
     "rlm": Kind(RLMConfig, GrammarCorpus, GrammarCorpus.reseeded),
     "rhm": Kind(RHMConfig, GrammarCorpus, GrammarCorpus.reseeded),
     "task": Kind(TaskConfig, TaskCorpus),
+    "chat": Kind(ChatConfig, ChatCorpus, ChatCorpus.reseeded),
+    "dialogues": Kind(DialogueConfig, ChatCorpus, ChatCorpus.reseeded),
     "rewarded": Kind(RewardedConfig, RewardedCorpus),
     "preferences": Kind(PreferencesConfig, RewardedCorpus),
 }

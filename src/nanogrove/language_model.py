@@ -10,6 +10,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from nanogrove.data.chat.conversations import Message
+from nanogrove.data.chat.encoding import chat_prompt
 from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanogrove.decoding.loop import MIN_TOKENS_TO_PACK, Strategy, decode
 from nanogrove.decoding.plain import plain
@@ -135,14 +137,40 @@ class LanguageModel:
         2
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        strategy, reward, beta = self._strategy(options)
+        texts, _ = self._decode_texts(strategy, prompts, tokens, options, reward, beta)
+        return texts[0] if isinstance(prompt, str) else texts
+
+    def chat(self, messages: Sequence[Message], tokens: int = 100, **options: Unpack[GenerationOptions]) -> str:
+        """What the assistant answers: the next message of a conversation that ends with one of the user.
+
+        Takes the options of `generate` and raises what that does, and DataError for a model without a chat template,
+        for messages that are none, out of order or without text, and for a template that is refused.
+
+        Args:
+            messages: Objects of `role`, which is system, user or assistant, and `content`.
+            tokens: Tokens of the answer, at most.
+            options: Those of `generate`.
+
+        >>> model = nanogrove.load("runs/mine")
+        >>> model.chat([{"role": "user", "content": "Hello"}])
+        Traceback (most recent call last):
+        nanogrove.errors.DataError: this model has no chat template; train one with data.type=chat, or use generate
+        """
+        prompt = chat_prompt(self.tokenizer, messages)
+        strategy, reward, beta = self._strategy(options)
+        answers, _ = self._decode(strategy, [prompt.ids], tokens, options, reward, beta, end=prompt.end)
+        return answers[0]
+
+    def _strategy(self, options: GenerationOptions) -> tuple[Strategy, AnyReward | None, float]:
+        """Takes from the options those that choose how the next tokens are chosen: the strategy, reward and beta."""
         drafts, budget = options.pop("speculative", False), options.pop("lookahead", None)
         reward, beta = options.pop("reward", None), options.pop("beta", BETA)
         asked = {"speculative": drafts or None, "lookahead": budget}
         strategy = plain(self.model)
         if drafts or budget is not None or reward is not None:
             strategy = strategy_for(self.model, self.heads, asked, steered=reward is not None)
-        texts, _ = self._decode_texts(strategy, prompts, tokens, options, reward, beta)
-        return texts[0] if isinstance(prompt, str) else texts
+        return strategy, reward, beta
 
     def continuations(
         self, prompts: Sequence[str], tokens: int = 100, **options: Unpack[SteeredOptions]
@@ -196,16 +224,33 @@ class LanguageModel:
         beta: float = BETA,
         *recorders: Transform,
     ) -> tuple[list[str], Tensor]:
-        """Each prompt with its continuation, and the new tokens `[R, tokens]`, −1 after the end or a stop text.
+        """Each prompt with its continuation, and the new tokens; takes what `_decode` takes, and prompts as texts."""
+        ids = [self._prompt(text) for text in prompts]
+        continuations, new = self._decode(strategy, ids, tokens, options, reward, beta, *recorders)
+        return [prompt + text for prompt, text in zip(prompts, continuations, strict=True)], new
+
+    def _decode(
+        self,
+        strategy: Strategy,
+        prompts: Sequence[list[int]],
+        tokens: int,
+        options: DrawOptions,
+        reward: AnyReward | None = None,
+        beta: float = BETA,
+        *recorders: Transform,
+        end: int | None = None,
+    ) -> tuple[list[str], Tensor]:
+        """The continuation of each prompt, and the new tokens `[R, tokens]`, −1 after the end or a stop text.
 
         Args:
             strategy: How the next tokens are chosen.
-            prompts: As `generate` takes them.
+            prompts: Their tokens.
             tokens: New tokens per prompt, at most.
             options: Of `generate`, less those that chose the strategy.
             reward: As `generate` takes it.
             beta: As `generate` takes it.
             recorders: Transforms that see the logits as the model computed them, and change nothing.
+            end: A token that ends a continuation, as the end of text does.
         """
         seed, precision = options.pop("seed", 0), options.pop("precision", "auto")
         calibrated, texts = options.pop("calibrated", False), stop_texts(options.pop("stop", ()), self.tokenizer.decode)
@@ -217,7 +262,7 @@ class LanguageModel:
             return [], torch.empty(0, tokens, dtype=torch.int64)
         settings = settings.model_copy(update={"temperature": settings.temperature * scale})
         device = self.model.embed.weight.device
-        rows, lengths = pad([self._prompt(text) for text in prompts], device)
+        rows, lengths = pad(prompts, device)
         dtype = WEIGHTS[self.precision(precision).format]
         steering: list[Transform] = []
         packed: AbstractContextManager[None] = nullcontext()
@@ -237,12 +282,11 @@ class LanguageModel:
                 lengths,
                 new_tokens=tokens,
                 sampler=sampler,
-                stop=[self.tokenizer.end],
+                stop=[self.tokenizer.end] if end is None else [self.tokenizer.end, end],
                 stop_texts=texts,
                 dtype=dtype,
             )
-        continuations, new = self._continuations(new, texts)
-        return [prompt + text for prompt, text in zip(prompts, continuations, strict=True)], new
+        return self._continuations(new, texts)
 
     def _calibrated_temperature(self) -> float:
         """The temperature that calibration found. Raises CheckpointError where there was none."""

@@ -36,7 +36,10 @@ WRITE = "a setting is given as KEY=VALUE: write "
         ("--output x", "did you mean --out?"),
         ("--dry", "did you mean --dry-run?"),
         ("--resum", "did you mean --resume?"),
-        ("--xyzzy", "`nanogrove settings` lists them; options are --out, --resume, --allow-code, --dry-run, --help"),
+        (
+            "--xyzzy",
+            "`nanogrove settings` lists them; options are --out, --schedule, --resume, --allow-code, --dry-run, --help",
+        ),
     ],
 )
 def test_what_was_meant(command: Callable[..., Any], given: str, meant: str) -> None:

@@ -50,7 +50,8 @@ def at(values: Values, key: str) -> Any:
 
 def test_presets_reach_every_method_and_every_kind_of_data() -> None:
     assert {values["method"]["name"] for values in RESOLVED} == METHODS.keys()
-    assert {values["data"].get("type", "text") for values in RESOLVED} == CORPORA.keys()
+    reached = {values["data"].get("type", "text") for values in RESOLVED}
+    assert reached == CORPORA.keys() - {"chat"}, "conversations are of a file that whoever trains brings"
 
 
 @pytest.mark.parametrize("resolved", RESOLVED, ids=[values["name"] for values in RESOLVED])

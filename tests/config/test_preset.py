@@ -42,6 +42,7 @@ SMALL_DATA: dict[str, dict[str, Any]] = {
     "rlm": {"data.v": 16, "data.held_out": 64},
     "rhm": {"data.v": 8, "data.held_out": 64},
     "task": {"data.base": [1, 2], "data.held_out": 5},
+    "dialogues": {"data.count": 100, "model.block_size": 104},
     "rewarded": {"model.block_size": 104},
     "preferences": {"model.block_size": 104},
 }

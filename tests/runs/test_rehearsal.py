@@ -139,7 +139,7 @@ def test_minutes_become_steps_for_every_method_that_takes_them(case: str, of_met
 def first_steps(preset: dict[str, Any], further: bool, count: int = 2) -> list[Event]:
     """The first steps of a rehearsal."""
     built = build(resolve({**preset, "train": {**preset["train"], "minutes": None, "steps": 3}}))
-    plan = replace(built.plan, steps=1 << 40, lr_factor=lambda step: 0.0, schedule=lambda steps: lambda step: 0.0)
+    plan = replace(built.plan, steps=1 << 40, lr_factor=lambda step: 0.0, schedule=lambda end, start: lambda step: 0.0)
     plan = replace(plan, evaluate_every=1 << 40, evaluate_early=False)
     rehearse = load_method(built.preset.method.name).rehearse
     assert rehearse is not None
@@ -263,7 +263,7 @@ def test_a_run_cut_twice_before_it_saved_still_knows_its_minutes(
     assert [event.step for event in train(asked, tmp_path / "run", resume=True)][-1] == STEPS
 
 
-def test_a_resume_by_other_minutes_is_refused(tiny: Any, tmp_path: Path, measured: list[float]) -> None:
+def test_a_resume_by_other_minutes_has_another_past(tiny: Any, tmp_path: Path, measured: list[float]) -> None:
     def resumed(**budget: Any) -> None:
         for _ in train(resolve(tiny(train={"steps": None, **budget})), tmp_path / "run", resume=True):
             pass
@@ -271,17 +271,17 @@ def test_a_resume_by_other_minutes_is_refused(tiny: Any, tmp_path: Path, measure
     resumed(minutes=3)
     resumed(minutes=3)
     resumed(steps=STEPS)
-    with pytest.raises(RunError, match=r"train\.minutes is 3\.0 there and 4\.0 here"):
+    with pytest.raises(RunError, match=r"with train\.minutes=4\.0 the learning rate of step 2 would have been"):
         resumed(minutes=4)
     (tmp_path / "run/events.jsonl").rename(tmp_path / "lost")
     resumed(minutes=3)  # nothing is left that says otherwise
 
 
-def test_a_resume_by_minutes_of_a_run_by_steps_is_refused(tiny: Any, tmp_path: Path) -> None:
+def test_a_resume_by_minutes_of_a_run_by_steps_has_another_past(tiny: Any, tmp_path: Path) -> None:
     for _ in train(resolve(tiny(train={"steps": 3})), tmp_path / "run"):
         pass
     asked = resolve(tiny(), ["train.minutes=3"])
-    with pytest.raises(RunError, match=r"train\.minutes is null there and 3\.0 here"):
+    with pytest.raises(RunError, match=r"with train\.minutes=3\.0 the learning rate of step 2 would have been"):
         next(iter(train(asked, tmp_path / "run", resume=True)))
 
 

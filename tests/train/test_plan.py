@@ -1,5 +1,7 @@
 """A phase of a plan has a schedule of its own, or goes on with the plan's."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ CONFIG = ScheduleConfig(name="cosine", warmup=2, final=0.1)
 
 
 def plan(steps: int = 20) -> Plan:
-    return Plan(seed=0, steps=steps, lr_factor=schedule(CONFIG, steps), schedule=lambda n: schedule(CONFIG, n))
+    return Plan(seed=0, steps=steps, lr_factor=schedule(CONFIG, steps), schedule=partial(schedule, CONFIG))
 
 
 def test_a_phase_begins_its_schedule_anew_and_scales_it() -> None:

@@ -46,8 +46,8 @@ def show(events: Iterable[Event], console: Console, out: Path, replaced: str | N
             if event.kind == "step":
                 live.step(event, view.steps)
                 continue
-            if event.kind == "start":
-                view.steps = event.values["steps"]
+            if event.kind in ("start", "resume"):
+                view.steps = event.values.get("steps", view.steps)
             if event.kind == "stop":
                 stopped = int(event.values["signal"])
             if event.kind in LINES:

@@ -41,6 +41,7 @@ GROUPS = (  # in the order of the menu, whose default comes last
     Group("Text from the Hugging Face hub; needs a network and a GPU", ("general", "muzero-general", "qa")),
     Group("A table from Kaggle; needs a network", ("games-csv",)),
     Group("Compare with the best loss there is", ("rhm", "rlm", "rlm-deep")),
+    Group("Learn from conversations", ("chat-quick",)),
     Group("Learn from scores and preferences", ("align-terms", "dpo", "offline-rl", "reward-model")),
     Group("Evolve a population", ("evolve", "evolve-es", "evolve-pbt")),
     Group("Learn from its own answers, or more than the next token", ("muzero-quick", "self-improve-quick")),

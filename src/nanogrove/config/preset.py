@@ -43,6 +43,9 @@ class EvaluateConfig(Settings):
     tokens: int | None = Field(
         100_000, ge=1, description="evenly spread tokens that are scored; null for the whole split"
     )
+    patience: int | None = Field(
+        None, ge=1, description="evaluations without a better score after which the run ends; null: none"
+    )
     final: Split | None = Field(None, description="the split that is scored when the run ends; null: the method's")
 
 

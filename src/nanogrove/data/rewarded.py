@@ -1,7 +1,8 @@
 """Texts with rewards, and pairs of texts of which one is preferred, as batches; prompts are not scored.
 
-An example is `prompt text <|endoftext|>`, filled up on the right; text and end mark are scored. Splits are by prompt,
-or by text where there is none, in the order of a hash, so equal prompts fall on one side.
+An example is `prompt text <|endoftext|>`, filled up on the right; text and end mark are scored. Conversations end as
+their chat template ends them. Splits are by prompt, or by text where there is none, in the order of a hash, so equal
+prompts fall on one side.
 """
 
 import hashlib
@@ -13,10 +14,13 @@ import torch
 from torch import Tensor
 
 from nanogrove.data.batch import Batch
+from nanogrove.data.chat.answers import encode_answers
+from nanogrove.data.chat.encoding import end_of_answer
+from nanogrove.data.chat.rendering import Rendered
 from nanogrove.data.rewarded_files import Example, PreferencesConfig, RewardedConfig, RewardedOptions
-from nanogrove.data.rng import permuted, random
+from nanogrove.data.rng import shuffled_by_epoch
 from nanogrove.data.sources.pieces import Skipped
-from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split, evenly
+from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split, evenly, split_by_hash
 from nanogrove.data.text.vocabulary import learn_bpe
 from nanogrove.data.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer
 from nanogrove.errors import DataError
@@ -46,11 +50,9 @@ class RewardedCorpus:
             raise DataError(f"{config.path}: no row can be used ({reasons or 'it has none'})")
         self.size = len(groups[0])
         flat = [example for group in groups for example in group]
-        self.tokenizer = _tokenizer(config, flat)
-        prompts = self.tokenizer.encode_batch([example.prompt for example in flat])
-        texts = self.tokenizer.encode_batch([example.text for example in flat])
+        self.tokenizer, self.stops = _tokenizer(config, flat)
         end = self.tokenizer.end
-        prompts = [p if len(p) else np.array([end]) for p in prompts]
+        prompts, texts = _encoded(self.tokenizer, flat, self.size)
         fits = [
             all(len(prompts[n + m]) <= block_size for m in range(self.size)) for n in range(0, len(flat), self.size)
         ]
@@ -64,8 +66,8 @@ class RewardedCorpus:
             prompts, texts = [prompts[n] for n in fitting], [texts[n] for n in fitting]
         if not groups:
             raise DataError(f"{config.path}: no prompt leaves room for a text in {block_size} tokens of context")
-        self.ended = [torch.tensor([*text, end]) for text in texts]  # uncut texts with their end marks
-        whole = [np.concatenate([p, text]).astype(np.int64) for p, text in zip(prompts, self.ended, strict=True)]
+        self.ended = [torch.from_numpy(text) for text in texts]  # uncut, with their end marks
+        whole = [np.concatenate([p, text]) for p, text in zip(prompts, texts, strict=True)]
         self.cut = sum(len(row) > block_size + 1 for row in whole)
         self.length = min(max(map(len, whole)) - 1, block_size)
         table = np.full((len(whole), self.length + 1), end, dtype=np.int64)
@@ -77,7 +79,7 @@ class RewardedCorpus:
         self.rewards = np.array([example.reward for example in flat])
         self.texts = [example.text for example in flat]
         self.prompts = [example.prompt for example in flat]
-        sides = self._sides([_split_key(config, group[0]) for group in groups])
+        sides = split_by_hash([_split_key(config, group[0]) for group in groups], config.validation, config.test)
         self.groups = {
             split: np.array([n for n, side in enumerate(sides) if side == split], dtype=np.int64)
             for split in ("train", "validation", "test")
@@ -94,14 +96,6 @@ class RewardedCorpus:
             differ = f"have {prompts:,} different prompt{'' if prompts == 1 else 's'}"
             raise DataError(f"{count} {differ}, so a split by prompt leaves none for {split}; set data.split_by=text")
         raise DataError(f"{count} with {texts:,} different texts leave none for {split}; give more of them")
-
-    def _sides(self, keys: Sequence[str]) -> list[str]:
-        """The split of each key: the first shares of the different keys, in the order of their hashes, are held out."""
-        digests = {key: hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest() for key in keys}
-        order = {key: rank for rank, key in enumerate(sorted(digests, key=digests.__getitem__))}
-        test = -(-self.config.test * len(order) // 1)  # rounded up, so that a share above 0 is one key at least
-        held_out = test + -(-self.config.validation * len(order) // 1)
-        return ["test" if order[k] < test else "validation" if order[k] < held_out else "train" for k in keys]
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -126,13 +120,7 @@ class RewardedCorpus:
         groups = self.groups["train"] if rows is None else rows[:: self.size] // self.size
         count = max(self.batch_size // self.size, 1)
         numbers = np.arange(step * count, (step + 1) * count)
-        epochs, within = np.divmod(numbers, len(groups))
-        index = np.concatenate(
-            [
-                permuted(within[epochs == epoch], len(groups), random(self.seed, "rewarded", int(epoch)))
-                for epoch in np.unique(epochs)
-            ]
-        )
+        index = shuffled_by_epoch(numbers, len(groups), self.seed, "rewarded")
         chosen: np.ndarray = (groups[index][:, None] * self.size + np.arange(self.size)).ravel()
         return chosen
 
@@ -204,8 +192,9 @@ class RewardedCorpus:
 
     def describe(self) -> dict[str, Any]:
         """Counts, the rewards' spread, and a digest of settings and data."""
-        # A setting that came later is left out at its default, so that earlier runs go on with the same fingerprint.
-        later = {"split_by"} if self.config.split_by == "prompt" else None
+        # Settings that came later are left out at their defaults, so that earlier runs go on with the same fingerprint.
+        usual: dict[str, object] = {"split_by": "prompt", "template": None, "special_tokens": []}
+        later = {name for name, value in usual.items() if getattr(self.config, name) == value}
         digest = hashlib.sha256(self.config.model_dump_json(exclude=later).encode())
         digest.update(self.tokens.numpy().tobytes())
         digest.update(self.rewards.tobytes())
@@ -230,12 +219,30 @@ def _split_key(config: RewardedOptions, example: Example) -> str:
     return example.text if config.split_by == "text" else example.prompt or example.text
 
 
-def _tokenizer(config: RewardedOptions, examples: Sequence[Example]) -> Tokenizer:
+def _tokenizer(config: RewardedOptions, examples: Sequence[Example]) -> tuple[Tokenizer, list[int]]:
+    """The tokenizer, and the tokens that end a text."""
     texts = [part for example in examples for part in (example.prompt, example.text)]
+    vocabulary = config.vocabulary()
+    if vocabulary is not None:
+        tokenizer, answer = vocabulary.tokenizer(config.tokenizer, config.vocab_size, texts), examples[0].text
+        ended = end_of_answer(Rendered(answer, [(0, len(answer))]), tokenizer, vocabulary.name)
+        return tokenizer, [tokenizer.end, ended]
     if config.tokenizer == "char":
-        return character_tokenizer(texts)
-    if config.tokenizer == "byte":
-        return byte_tokenizer()
-    if config.tokenizer == "bpe":
-        return learn_bpe(texts, config.vocab_size)
-    return load_tokenizer(config.tokenizer)
+        tokenizer = character_tokenizer(texts)
+    elif config.tokenizer == "byte":
+        tokenizer = byte_tokenizer()
+    elif config.tokenizer == "bpe":
+        tokenizer = learn_bpe(texts, config.vocab_size)
+    else:
+        tokenizer = load_tokenizer(config.tokenizer)
+    return tokenizer, [tokenizer.end]
+
+
+def _encoded(tokenizer: Tokenizer, examples: Sequence[Example], size: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The tokens of prompts, of which none is empty, and of texts with their end marks, in groups of `size`."""
+    if tokenizer.chat_template is not None:
+        return encode_answers(tokenizer, [(example.prompt, example.text) for example in examples], size)
+    end = np.array([tokenizer.end])
+    prompts = tokenizer.encode_batch([example.prompt for example in examples])
+    texts = tokenizer.encode_batch([example.text for example in examples])
+    return [p if len(p) else end for p in prompts], [np.concatenate([text, end]) for text in texts]

@@ -1,8 +1,8 @@
 """Files of texts with rewards, and of pairs of texts of which one is preferred: settings, and the examples they yield.
 
 A file is `text|reward` lines (the last bar that is not escaped separates, `\\|` is a bar of the text), or a table with
-named columns, in any format that `data.sources` reads. Messages of a chat are joined by their roles. Rows that cannot
-be used are counted.
+named columns, in any format that `data.sources` reads. Messages of a chat become text by a chat template, or are joined
+by their roles. Rows that cannot be used are counted.
 
 The path `python-defs` stands for the first lines of functions in Python's own library, each with minus its length as
 the reward, or in pairs of which the shorter is preferred: data that every installation has. With `prompt` each line is
@@ -12,27 +12,26 @@ divided after `def NAME(`, which is the prompt.
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from nanogrove.data.chat.answers import prompts_and_texts, whole_conversations
+from nanogrove.data.chat.conversations import BadConversationError
+from nanogrove.data.chat.template import Renderer
+from nanogrove.data.chat.vocabulary import ChatVocabulary
 from nanogrove.data.rng import random
-from nanogrove.data.sources.contract import TableSource
-from nanogrove.data.sources.encodings import AUTO, ENCODING, Encoding
-from nanogrove.data.sources.formats import FORMATS
+from nanogrove.data.rows_file import RowsFile
 from nanogrove.data.sources.pieces import Skipped
-from nanogrove.data.sources.recognize import recognize
 from nanogrove.data.sources.rows import check_columns, encodes, text_lines
 from nanogrove.data.sources.tables import cell_text
 from nanogrove.data.sources.text import PythonStandardLibrary
 from nanogrove.errors import DataError
-from nanogrove.paths import OnDisk, expanded
-from nanogrove.settings import Settings
+from nanogrove.paths import OnDisk
 
 Row = Mapping[str, Any]  # the cells of a row by column
-Format = Literal["auto", "lines", "csv", "jsonl", "json", "parquet"]
 TRUTH = {"true": 1.0, "false": 0.0}  # rewards that are words, as a CSV file has them
 COLUMNS_IN_MESSAGE = 20
 
@@ -45,14 +44,19 @@ class Example(NamedTuple):
     reward: float
 
 
-class RewardedOptions(Settings):
+class Chat(NamedTuple):
+    """What makes texts of messages, and the special tokens that no message may spell."""
+
+    renderer: Renderer
+    forbidden: list[str]
+
+
+class RewardedOptions(RowsFile):
     """Settings of both kinds of file."""
 
     path: Annotated[str, OnDisk(("python-defs",))] = Field(
         description="file of the rows, or python-defs: lines of the standard library"
     )
-    format: Format = Field("auto", description="format of the file; auto goes by its content and its name")
-    encoding: Encoding = Field(AUTO, description=ENCODING)
     tokenizer: Annotated[str, OnDisk(("char", "byte", "bpe"))] = Field(
         "char", description="char, byte, bpe, a path to a tokenizer.json, or a hub name"
     )
@@ -62,6 +66,18 @@ class RewardedOptions(Settings):
     split_by: Literal["prompt", "text"] = Field(
         "prompt", description="what is held out: all rows of a prompt, or rows by their texts, where prompts are few"
     )
+    template: Annotated[str | None, OnDisk(("plain",))] = Field(
+        None, description="chat template of messages: plain, or a file of Jinja; they are joined when left out"
+    )
+    special_tokens: list[str] = Field(
+        [], description="special tokens that the template writes, besides those that it spells as <|name|>"
+    )
+
+    def vocabulary(self) -> ChatVocabulary | None:
+        """The vocabulary of conversations; None where rows are texts. Raises DataError for one that cannot be read."""
+        if self.template is None:
+            return None
+        return ChatVocabulary.of(self.template, self.special_tokens, self.tokenizer)
 
     @property
     def known_reward(self) -> Callable[[str], float] | None:
@@ -76,11 +92,8 @@ class RewardedOptions(Settings):
         if self.path == "python-defs":
             yield from ((f"function {n}", row) for n, row in enumerate(_functions(columns), start=1))
             return
-        path = expanded(self.path)
-        if not path.is_file():
-            problem = "not a file" if path.exists() or path.is_symlink() else "no such file"
-            raise DataError(f"{self.path}: {problem}; check data.path")
-        table = self._table(path)
+        path = self.existing_path()
+        table = self.table(path)
         if table is None:
             if len(columns) != 2:
                 raise DataError(f"{path}: a file of lines has text|reward only; for prompts or pairs take CSV or JSONL")
@@ -96,25 +109,59 @@ class RewardedOptions(Settings):
                 known = ", ".join(map(repr, list(row)[:COLUMNS_IN_MESSAGE]))
                 skipped.bad(f"no column {missing!r}; there are {known}", location)
 
-    def _table(self, path: Path) -> TableSource | None:
-        """The reader of a table; None for a file of lines. Raises DataError for what is neither."""
-        if self.format == "lines":
-            return None
-        settings: dict[str, object] = {}
-        kind = next((kind for kind in FORMATS if kind.name == self.format), None)
-        if kind is None:
-            recognized = recognize(str(path))
-            kind, settings = recognized.kind, recognized.source
-            option = settings.pop("encoding", AUTO) if kind.table is not None or recognized.encoding else AUTO
-            if self.encoding == AUTO != option and recognized.encoding is not None and recognized.encoding.option:
-                guess = recognized.encoding
-                raise DataError(f"{path}: it seems to be {guess.name} ({guess.why}); set data.encoding={option}")
-        if kind.table is None:
-            if kind.plain_text:
-                return None
-            raise DataError(f"{path}: {kind.label}; take CSV, JSON lines, JSON, Parquet or lines of text")
-        options = {key: value for key, value in settings.items() if key not in ("type", "path")}
-        return kind.table(path=str(path), **options, **({"encoding": self.encoding} if kind.encoded else {}))
+    @contextmanager
+    def chat(self) -> Iterator[Chat | None]:
+        """What makes texts of messages; None where messages are joined."""
+        vocabulary = self.vocabulary()
+        if vocabulary is None:
+            yield None
+            return
+        with vocabulary.renderer() as renderer:
+            yield Chat(renderer, vocabulary.forbidden)
+
+    def add(
+        self,
+        groups: list[list[Example]],
+        prompt: str | None,
+        answers: Mapping[str, float],
+        chat: Chat | None,
+        located: tuple[str, Row],
+        skipped: Skipped,
+    ) -> None:
+        """Appends the group of examples that a row is, or counts why it is none.
+
+        Args:
+            groups: what is appended to.
+            prompt: column of the prompt, where there is one.
+            answers: columns of answers, and the reward of each.
+            chat: what makes texts of messages.
+            located: the row and where it is.
+            skipped: what counts.
+        """
+        location, row = located
+        try:
+            sides = self.sides(row, prompt, list(answers), chat, skipped)
+        except BadConversationError as error:
+            skipped.bad(str(error), location)
+            return
+        if all(encodes(text) for side in sides for text in side):
+            groups.append([Example(*side, reward) for side, reward in zip(sides, answers.values(), strict=True)])
+        else:
+            skipped.bad("not utf-8", location)
+
+    def sides(
+        self, row: Row, prompt: str | None, answers: Sequence[str], chat: Chat | None, skipped: Skipped
+    ) -> list[tuple[str, str]]:
+        """The texts of the prompt and of each answer, which stand in these columns.
+
+        Raises BadConversationError for cells that are no messages, where there is a chat template.
+        """
+        if chat is not None:
+            asked = row[prompt] if prompt else None
+            conversations = whole_conversations(asked, [row[name] for name in answers])
+            return prompts_and_texts(*chat, conversations, len(asked) if isinstance(asked, list) else None)
+        text = self.cell(row, prompt, skipped)
+        return [(text, cell_text(row[name])) for name in answers]
 
     def cell(self, row: Row, column: str | None, skipped: Skipped) -> str:
         """A cell as text, empty without a column; a null is empty, and counted."""
@@ -136,18 +183,16 @@ class RewardedConfig(RewardedOptions):
     def examples(self, skipped: Skipped) -> list[list[Example]]:
         """Groups of one example each; rows that cannot be used are counted."""
         groups: list[list[Example]] = []
-        for location, row in self.rows([c for c in (self.prompt, self.text, self.reward) if c], skipped):
-            reward = _number(row.get(self.reward))
-            if reward is None:
-                skipped.bad(f"no finite number in {self.reward!r}", location)
-            elif is_null(row[self.text]):
-                skipped.bad(f"null in {self.text!r}", location)
-            else:
-                example = Example(self.cell(row, self.prompt, skipped), cell_text(row[self.text]), reward)
-                if encodes(example.prompt) and encodes(example.text):
-                    groups.append([example])
+        with self.chat() as chat:
+            for location, row in self.rows([c for c in (self.prompt, self.text, self.reward) if c], skipped):
+                reward = _number(row.get(self.reward))
+                if reward is None:
+                    skipped.bad(f"no finite number in {self.reward!r}", location)
+                elif is_null(row[self.text]):
+                    skipped.bad(f"null in {self.text!r}", location)
                 else:
-                    skipped.bad("not utf-8", location)
+                    answers = {self.text: reward}
+                    self.add(groups, self.prompt, answers, chat, (location, row), skipped)
         return groups
 
 
@@ -162,16 +207,13 @@ class PreferencesConfig(RewardedOptions):
     def examples(self, skipped: Skipped) -> list[list[Example]]:
         """Groups of two, the chosen one first, with rewards 1 and 0; rows that cannot be used are counted."""
         groups: list[list[Example]] = []
-        for location, row in self.rows([c for c in (self.prompt, self.chosen, self.rejected) if c], skipped):
-            if is_null(row[self.chosen]) or is_null(row[self.rejected]) or row[self.chosen] == row[self.rejected]:
-                skipped.bad("needs two different texts", location)
-                continue
-            prompt = self.cell(row, self.prompt, skipped)
-            chosen, rejected = cell_text(row[self.chosen]), cell_text(row[self.rejected])
-            if all(map(encodes, (prompt, chosen, rejected))):
-                groups.append([Example(prompt, chosen, 1.0), Example(prompt, rejected, 0.0)])
-            else:
-                skipped.bad("not utf-8", location)
+        with self.chat() as chat:
+            for location, row in self.rows([c for c in (self.prompt, self.chosen, self.rejected) if c], skipped):
+                if is_null(row[self.chosen]) or is_null(row[self.rejected]) or row[self.chosen] == row[self.rejected]:
+                    skipped.bad("needs two different texts", location)
+                else:
+                    answers = {self.chosen: 1.0, self.rejected: 0.0}
+                    self.add(groups, self.prompt, answers, chat, (location, row), skipped)
         return groups
 
 

@@ -33,3 +33,14 @@ def permuted(index: np.ndarray, size: int, key: np.random.Generator) -> np.ndarr
         image[outside] = (left << np.uint64(bits)) | right
         outside = image >= size
     return image.astype(np.int64)
+
+
+def shuffled_by_epoch(numbers: np.ndarray, size: int, seed: int, purpose: str) -> np.ndarray:
+    """Draw number n of an endless stream in which each epoch is a random order of range(size), for each of `numbers`.
+
+    Each order is a function of (seed, purpose, epoch).
+    """
+    epochs, within = np.divmod(numbers, size)
+    return np.concatenate(
+        [permuted(within[epochs == epoch], size, random(seed, purpose, int(epoch))) for epoch in np.unique(epochs)]
+    )

@@ -27,24 +27,26 @@ LONGEST_WORD_BYTES = 256  # that a vocabulary is learned from: the time grows wi
 class Tokenizer:
     """A `tokenizers.Tokenizer` with what training needs: arrays of ids, and an id that ends a document.
 
-    `vocab_size` is one more than the largest id, since ids may have gaps. Raises DataError when the vocabulary has no
-    token that ends a document.
+    `vocab_size` is one more than the largest id, since ids may have gaps. `chat_template` is the text of the template
+    by which conversations become tokens, where there is one. Raises DataError when the vocabulary has no token that
+    ends a document.
     """
 
-    def __init__(self, backend: Backend, where: str = "tokenizer") -> None:
+    def __init__(self, backend: Backend, where: str = "tokenizer", chat_template: str | None = None) -> None:
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = True  # a corpus that spells an end of text does not write one
-        self.backend = backend
+        self.backend, self.chat_template = backend, chat_template
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=0) + 1
         ends = [i for i in map(backend.token_to_id, _END_NAMES) if i is not None]
         if not ends:
             raise DataError(f"{where}: no token ends a text; add {END_OF_TEXT} to it as a special token")
         self.end: int = ends[0]
+        self.end_token: str = backend.id_to_token(self.end) or END_OF_TEXT
         self._table = self._character_table()
 
     @classmethod
-    def from_json(cls, text: str, where: str = "tokenizer.json") -> "Tokenizer":
+    def from_json(cls, text: str, where: str = "tokenizer.json", chat_template: str | None = None) -> "Tokenizer":
         """From the text of a `tokenizer.json`. Raises DataError, naming `where`, for what is none or not safe."""
         try:
             check_tokenizer_json(text)
@@ -54,7 +56,17 @@ class Tokenizer:
             raise DataError(f"{where}: this tokenizer.json is refused ({error})") from None
         except Exception as error:  # the library raises bare Exception
             raise DataError(f"{where}: not a tokenizer.json of the tokenizers library ({error})") from None
-        return cls(backend, where)
+        return cls(backend, where, chat_template)
+
+    def for_chat(self, template: str, special_tokens: Sequence[str]) -> "Tokenizer":
+        """The same vocabulary with a chat template and its special tokens; those that it lacks are added at its end."""
+        backend = Backend.from_str(self.to_json())
+        backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
+        return Tokenizer(backend, chat_template=template)
+
+    def special_tokens(self) -> dict[str, int]:
+        """The ids of the special tokens."""
+        return {str(token.content): i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
 
     def to_json(self) -> str:
         """The text of a `tokenizer.json`."""
@@ -78,6 +90,21 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exception
             raise DataError(self._encoding_problem(texts, error)) from None
         return [np.array(e.ids, dtype=np.int64) for e in encoded]
+
+    def encode_marked(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Ids `[T]` of texts in which special tokens are spelled out, and the span of characters of each `[T, 2]`.
+
+        Raises DataError as `encode_batch` does.
+        """
+        self.backend.encode_special_tokens = False
+        try:
+            with _panics_as_errors():
+                encoded = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(self._encoding_problem(texts, error)) from None
+        finally:
+            self.backend.encode_special_tokens = True
+        return [(np.array(e.ids, dtype=np.int64), np.array(e.offsets, dtype=np.int64).reshape(-1, 2)) for e in encoded]
 
     def _encoding_problem(self, texts: Sequence[str], error: Exception) -> str:
         """What is wrong with texts that the library does not encode."""

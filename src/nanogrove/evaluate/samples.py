@@ -1,5 +1,6 @@
 """Samples of a model: texts that it generates after prompts, for a reward to score."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ def sample(
     new_tokens: int,
     temperature: float = 1.0,
     seed: int,
+    stop: Sequence[int] = (),
 ) -> list[Sample]:
     """A text after each of `prompts [N, T]`, padded on the right to T where they have `lengths [N]`.
 
@@ -49,8 +51,9 @@ def sample(
         new_tokens: how many tokens are generated after a prompt, at most.
         temperature: of sampling.
         seed: of the random numbers.
+        stop: tokens that end a text; the end mark alone when left out.
     """
-    device, end = model.embed.weight.device, tokenizer.end
+    device, ends = model.embed.weight.device, set(stop or [tokenizer.end])
     with torch.inference_mode():
         new = generate(
             model,
@@ -58,13 +61,17 @@ def sample(
             None if lengths is None else lengths.to(device),
             new_tokens=new_tokens,
             transforms=[] if temperature == 1 else [by_temperature(temperature)],
-            stop=[end],
+            stop=sorted(ends),
             generator=torch.Generator(device).manual_seed(seed),
         )
     rows = prompts.tolist()
     begins = rows if lengths is None else [row[:n] for row, n in zip(rows, lengths.tolist(), strict=True)]
     return [
-        Sample(tokenizer.decode(prompt), tokenizer.decode([t for t in text if t not in (-1, end)]), end in text)
+        Sample(
+            tokenizer.decode(prompt),
+            tokenizer.decode([t for t in text if t >= 0 and t not in ends]),
+            not ends.isdisjoint(text),
+        )
         for prompt, text in zip(begins, new.tolist(), strict=True)
     ]
 
@@ -108,6 +115,7 @@ def reward_of_samples(
         lengths,
         new_tokens=longest,
         seed=derived_seed(seed, "samples", *split.encode()),
+        stop=corpus.stops,
     )
     if reward is not None:
         scores = reward.find(allow_code)([each.text for each in samples])

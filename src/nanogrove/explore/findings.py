@@ -66,6 +66,7 @@ class Findings:
     why: str  # it is recommended
     example: str  # a document
     notes: list[str]
+    question: str | None  # of one file whose rows are conversations: what the user says first in the first of them
 
     @property
     def chosen_tokens(self) -> Tokens:
@@ -87,6 +88,12 @@ def explore(path: str) -> Findings:
     alphabet = Counter("".join(texts))
     tokens = count_tokens(texts, sample.characters, sample.documents, len(alphabet))
     tokenizer, why = recommend(tokens)
+    question = sample.question if len(chosen.files) == 1 else None
+    notes = chosen.notes + sample.notes + (sample.choice.notes if sample.choice is not None else [])
+    if question is not None:
+        notes = [*chosen.notes, "rows are conversations, of which the assistant's answers are learned (data.type=chat)"]
+    elif sample.question is not None:
+        notes.append("rows are conversations; in one file, data.type=chat learns the assistant's answers alone")
     return Findings(
         path=path,
         kind=chosen.kind.name,
@@ -116,7 +123,8 @@ def explore(path: str) -> Findings:
         tokenizer=tokenizer,
         why=why,
         example=texts[0],
-        notes=chosen.notes + sample.notes + (sample.choice.notes if sample.choice is not None else []),
+        notes=notes,
+        question=question,
     )
 
 

@@ -20,6 +20,7 @@ from nanogrove.paths import expanded
 SMALL_TOKENS, LARGE_TOKENS = 1_000_000, 20_000_000  # where the sizes of models change
 TRAIN_SHARE = 0.9  # of the text
 MIN_TOKENS = 300  # of which splits can be made
+MAX_CHAT_BLOCK = 512  # tokens of context that a longer conversation is given
 TIMED_STEPS, TIMED_SECONDS = 4, 0.1  # after a first one: as many steps at most as begin within these seconds
 
 
@@ -46,15 +47,14 @@ def propose(findings: Findings) -> Proposal | None:
         why, width, block, batch, budget = "20 million tokens or more", 256, 256, 32, 2e7
     while block > 8 and 16 * block > train_tokens:  # some windows at least
         block //= 2
+    if findings.question is not None:
+        block = max(block, min(MAX_CHAT_BLOCK, _power_of_two(findings.longest * tokens / findings.characters)))
     budget = _round(max(budget, 20 * batch * block))
     steps = -(-budget // (batch * block))
-    data: dict[str, Any] = {"sources": [findings.source], "tokenizer": findings.tokenizer}
-    if findings.tokenizer == "bpe":
-        data["vocab_size"] = VOCABULARY_SIZE
     name = Path(findings.path).name or findings.path
-    values = {
+    values: dict[str, Any] = {
         "description": f"Made by nanogrove explore, of {findings.kind} in {name}.",
-        "data": data,
+        "data": _data(findings),
         "model": {"family": "nanochat", "n_layer": 4, "n_head": 4, "n_embd": width, "block_size": block},
         "train": {"tokens": budget, "batch_size": batch},
         "optimizer": {"name": "muon", "lr": 0.02, "adamw_lr": 0.005, "weight_decay": 0.0},
@@ -63,7 +63,24 @@ def propose(findings: Findings) -> Proposal | None:
         "sample": {"every": _every(steps, 5), "tokens": 100 if findings.tokenizer == "bpe" else 200, "top_p": 0.9},
         "save": {"every": _every(steps, 10)},
     }
+    if findings.question is not None:
+        values["sample"]["prompts"] = [findings.question]
     return Proposal(values, why, budget / train_tokens)
+
+
+def _data(findings: Findings) -> dict[str, Any]:
+    """The section `data` of a preset."""
+    data: dict[str, Any] = {"sources": [findings.source]}
+    if findings.question is not None:
+        data = {"type": "chat", "path": findings.path}
+        data |= {key: findings.source[key] for key in ("encoding",) if key in findings.source}
+    data["tokenizer"] = findings.tokenizer
+    return data | ({"vocab_size": VOCABULARY_SIZE} if findings.tokenizer == "bpe" else {})
+
+
+def _power_of_two(value: float) -> int:
+    """The least power of two that is not below a value."""
+    return 1 << max(math.ceil(value) - 1, 0).bit_length()
 
 
 def _round(value: float) -> int:

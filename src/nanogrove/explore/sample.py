@@ -8,12 +8,13 @@ training. The rest is estimated by bytes.
 import io
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from statistics import median
 
+from nanogrove.data.chat.conversations import BadConversationError, conversation_of
 from nanogrove.data.sources import recognize as limits
 from nanogrove.data.sources.contract import Row, SourceKind
 from nanogrove.data.sources.files import io_errors_as_data_errors, size_of
@@ -29,6 +30,7 @@ from nanogrove.waits import waiting
 MAX_ROWS, MAX_CELLS = 50_000, 1 << 20  # of a table
 MAX_SLOW_FILES, SLOW_SECONDS = 12, 5.0  # of documents that are neither text nor rows, such as PDF
 DENSITY_SAMPLES, DENSITY_BYTES = 23, 1 << 17  # parts of a file whose lines are counted, and the size of each
+CHECKED_ROWS = 100  # after which a table without conversations is no longer searched for them
 SEPARATORS = ("\n---\n", "\n***\n", "\n===\n", "\n\n\n", "\n\n")
 
 
@@ -47,6 +49,7 @@ class Sample:
     choice: Choice | None = None
     rows: int = 0  # of a table, in the sample
     all_rows: float = 0  # of a table, in all files
+    question: str | None = None  # where most rows are conversations: what the user says first in the first one
     notes: list[str] = field(default_factory=list)
 
 
@@ -244,8 +247,22 @@ def _table(chosen: Recognized, files: list[Path], sizes: Mapping[Path, int], ski
     sample = Sample(texts, [True] * len(texts), lengths, len(texts) * scale * taken.shorter, whole, len(files))
     sample.characters = sum(lengths) * scale
     sample.columns, sample.choice, sample.notes = columns, choice, notes
+    sample.question = first_question(taken.rows)
     sample.rows, sample.all_rows = len(taken.rows), len(taken.rows) * scale * taken.shorter
     return sample
+
+
+def first_question(rows: Sequence[Mapping[str, object]]) -> str | None:
+    """What the user says first in the first conversation, where most rows are conversations; else None."""
+    conversations = []
+    for number, row in enumerate(rows, start=1):
+        with suppress(BadConversationError):
+            conversations.append(conversation_of(row))
+        if 2 * len(conversations) <= number and number >= CHECKED_ROWS:
+            return None
+    if 2 * len(conversations) <= len(rows):
+        return None
+    return next(message["content"] for message in conversations[0] if message["role"] == "user")
 
 
 def _columns(rows: Sequence[Mapping[str, object]], header: Sequence[str]) -> list[Column]:

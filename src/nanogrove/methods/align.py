@@ -32,14 +32,21 @@ from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig
 from nanogrove.evaluate.samples import Sample, sample
 from nanogrove.methods.contract import Method, MethodConfig, Trained
-from nanogrove.methods.warm_start import Kept, beside_reference, pretrained, reference_model, saved_weights
+from nanogrove.methods.warm_start import (
+    Kept,
+    beside_reference,
+    check_not_ended,
+    pretrained,
+    reference_model,
+    saved_weights,
+)
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, Values, phase
 from nanogrove.record.measures import REWARD
 from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of
-from nanogrove.train.plan import Plan
+from nanogrove.train.plan import Plan, Span
 from nanogrove.train.state import TrainState
 
 RECORDED_TEXTS = 6  # fresh texts of each round
@@ -86,6 +93,18 @@ def num_steps(config: Config, budget: int) -> int:
     return (0 if config.base is not None else budget) + config.rounds * config.steps_per_round
 
 
+def round_span(config: Config, steps: int, number: int) -> Span:
+    """The steps of a round, counted from 0, of a run of so many steps."""
+    start = steps - (config.rounds - number) * config.steps_per_round
+    return Span(f"round {number + 1}", start, start + config.steps_per_round, config.rate)
+
+
+def phases(config: Config, steps: int) -> Iterator[Span]:
+    """The base, of no steps after a saved one, and each round."""
+    yield Span("base", 0, round_span(config, steps, 0).start)
+    yield from (round_span(config, steps, number) for number in range(config.rounds))
+
+
 def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
     """Raises PresetError or CheckpointError for a reward or a base that cannot be loaded, and for texts too long."""
     config.reward.find(allow_code)
@@ -101,7 +120,7 @@ def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) 
 def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterator[Event]:
     """Yields `step` events; `data` before the first of a round, `reward` and `eval` before the last."""
     reward = config.reward.find(plan.allow_code)
-    begin = plan.steps - config.rounds * config.steps_per_round
+    begin = round_span(config, plan.steps, 0).start
     yield from pretrained(state, corpus, plan, config.base, begin)
     reference = reference_model(state)
     if state.step == begin:
@@ -111,7 +130,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
         yield before
     while state.step < plan.steps and not state.method_state.get("ended"):
         number, past = divmod(state.step - begin, config.steps_per_round)
-        start, name = state.step - past, f"round-{number + 1}"
+        name = f"round-{number + 1}"
         if not past:
             samples = generate_texts(state.model, corpus, config, plan.seed, name)
             scores = reward([sample.text for sample in samples])
@@ -125,7 +144,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
             for row in rows:  # rows of older runs lack the key; an end mark takes one of the `tokens`
                 row.setdefault("ended", len(corpus.tokenizer.encode(row["text"])) < config.tokens)
         mixed = Mixed(corpus, rows, config.replay, plan.seed, number)
-        this_round = plan.phase(start, start + config.steps_per_round, config.rate)
+        this_round = plan.phase(*round_span(config, plan.steps, number)[1:])
         for event in fit(state, mixed.batch, objective_of(state, plan), this_round):
             if event.step == this_round.steps:
                 yield from _evaluation(state, corpus, plan, config, reference, name)
@@ -267,6 +286,8 @@ METHOD = Method[Config, Corpus](
     trains_heads=lambda config: True,
     num_steps=num_steps,
     counted_by=("rounds", "steps_per_round"),
+    phases=phases,
+    check_longer=check_not_ended,
     check=check,
     Kept=Kept,
     evaluate=evaluate,

@@ -8,7 +8,7 @@ after a resume.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -24,7 +24,7 @@ from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event, Values
 from nanogrove.settings import Settings, cut, reason
-from nanogrove.train.plan import Plan
+from nanogrove.train.plan import Plan, Span
 from nanogrove.train.state import TrainState
 
 
@@ -77,6 +77,18 @@ def _accept_kept(state: TrainState, corpus: Corpus, plan: Plan, config: MethodCo
     """Accepts what is of the right types."""
 
 
+def _one_phase(config: MethodConfig, steps: int) -> Iterable[Span]:
+    return [Span("training", 0, steps)]
+
+
+def _nothing_else(config: MethodConfig, steps: int, step: int) -> Mapping[str, object]:
+    return {}
+
+
+def _accept_longer(state: TrainState, config: MethodConfig, steps: int) -> None:
+    """Accepts every state."""
+
+
 def _accept_scored(config: MethodConfig, corpus: Corpus, limit: int | None) -> None:
     """Accepts every number of tokens."""
 
@@ -110,6 +122,13 @@ class Method(Generic[C, D]):
     """All steps of a run, from those that `train` names, or 0 where it names none."""
     counted_by: tuple[str, ...] = ()
     """The settings that add steps to those of `train`, such as `generations`."""
+    phases: Callable[[C, int], Iterable[Span]] = _one_phase
+    """The phases of a run of so many steps, in order, each under a learning-rate schedule of its own."""
+    step_depends_on: Callable[[C, int, int], Mapping[str, object]] = _nothing_else
+    """What else follows from the number of all steps, the second argument, in the step of this number, counted from 0:
+    by setting, such as the share of a curriculum."""
+    check_longer: Callable[[TrainState, C, int], None] = _accept_longer
+    """Raises ValueError, a clause, where a run of more steps would not pass through the state, of a run of so many."""
     between_steps: tuple[str, ...] = ()
     """The settings of what happens between steps, which change nothing that a step computes."""
     rehearse: Callable[[TrainState, D, Plan, C, bool], Iterator[Event]] | None = None

@@ -39,7 +39,7 @@ from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, phase
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import Loss, Objective, next_token
-from nanogrove.train.plan import Plan
+from nanogrove.train.plan import Plan, Span
 from nanogrove.train.state import TrainState
 
 Shaping = Literal["zscore", "rank", "sign", "none"]
@@ -73,6 +73,12 @@ def num_steps(config: Config, budget: int) -> int:
     return (0 if config.base is not None else budget) + config.generations
 
 
+def phases(config: Config, steps: int) -> list[Span]:
+    """The base, of no steps after a saved one, and the generations."""
+    begin = steps - config.generations
+    return [Span("base", 0, begin), Span("generations", begin, steps, config.rate)]
+
+
 def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
     """Raises PresetError or CheckpointError for a fitness or a base that cannot be loaded."""
     config.find_fitness(corpus, model.block_size, allow_code)
@@ -84,7 +90,8 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     """Yields a `step` event per step or generation, and an `eval` event before those that `plan.evaluates` names."""
     model = state.model
     fitness = config.find_fitness(corpus, model.config.block_size, plan.allow_code)
-    begin = plan.steps - config.generations
+    base, generations = phases(config, plan.steps)
+    begin = base.end
     if config.base is not None and state.step == 0:
         model.load_state_dict(saved_weights(config.base, corpus, model.config))
 
@@ -101,7 +108,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     if state.step == begin:
         yield phase("generations", begin, *config.objective, "score")
         state.optimizer.state.clear()  # moments of true gradients say nothing about estimates
-    for event in _generations(state, corpus, plan.phase(begin, plan.steps, config.rate), config, fitness):
+    for event in _generations(state, corpus, plan.phase(*generations[1:]), config, fitness):
         yield from scored(event)
 
 
@@ -234,6 +241,7 @@ METHOD = Method[Config, Corpus](
     num_steps=num_steps,
     copies=lambda config: min(config.at_once, config.population_size),
     counted_by=("generations",),
+    phases=phases,
     rehearse=rehearse,
     check=check,
     evaluate=lambda trained, corpus, split, limit: evaluate_fitness(

@@ -21,7 +21,7 @@ significance is an addition: in the paper a member is replaced whatever the nois
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Self, cast
+from typing import Literal, NamedTuple, NotRequired, Self, cast
 
 import numpy as np
 import torch
@@ -167,6 +167,12 @@ def check_scored(config: Config, corpus: Corpus, limit: int | None) -> None:
     )
 
 
+def check_longer(state: TrainState, config: Config, steps: int) -> None:
+    """Raises ValueError after the last generation of an earlier version, which did not note that it bred nothing."""
+    if state.step == steps and "unbred" not in state.method_state:
+        raise ValueError("nothing was bred after its last generation, and its checkpoint does not say so")
+
+
 class Choice(NamedTuple):
     """Which parent replaces which member, the possible second parents of each child, and members that were not replaced
     because their difference was not significant."""
@@ -221,11 +227,13 @@ class Progress(TypedDict):
         members: the number of the member in each slot, `[P]`.
         born: how many members there have been.
         values: each varied hyperparameter, `[P]`.
+        unbred: there after the last generation, which a longer run goes on to breed from.
     """
 
     members: list[Count]
     born: Count
     values: dict[str, list[float]]
+    unbred: NotRequired[Literal[True]]
 
 
 def check_kept(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> None:
@@ -262,6 +270,8 @@ class _Evolution:
     def events(self) -> Iterator[Event]:
         state, every = self.state, self.config.steps_per_generation
         while state.step < self.plan.steps:
+            if "unbred" in self.progress:
+                yield from self.generation(0.0, again=True)
             end = (state.step // every + 1) * every
             # By member even where all are equal, so that the step counts of their moments are by member.
             factor = set_hyperparameters(state, self.progress["values"]) * torch.ones(
@@ -293,16 +303,21 @@ class _Evolution:
             events += auxiliary.evaluate_heads(state, self.corpus, self.corpus.batch, plan)
         return events, samples
 
-    def generation(self, trained: float) -> Iterator[Event]:
-        """Scores all members and, unless it is the last generation, breeds the next."""
+    def generation(self, trained: float, again: bool = False) -> Iterator[Event]:
+        """Scores all members and, unless it is the last generation, breeds the next; `again` where it was the last."""
         state, progress = self.state, self.progress
         clock = [time.perf_counter()]
         events, samples = self.assess()
-        yield from events  # the best is kept as it was scored
+        if not again:
+            state.round += 1
+            yield from events  # the best is kept as it was scored
         clock.append(time.perf_counter())
         distance = diversity(self.state, self.corpus) if self.plan.ranks.first else {}
         clock.append(time.perf_counter())
-        state.round += 1
+        if state.step == self.plan.steps:
+            progress["unbred"] = True
+        else:
+            progress.pop("unbred", None)
         values = {
             "generation": state.round,
             "members": list(progress["members"]),
@@ -390,6 +405,8 @@ METHOD = Method[Config, Corpus](
     needs_budget=False,
     num_steps=lambda config, budget: config.generations * config.steps_per_generation,
     counted_by=("generations", "steps_per_generation"),
+    step_depends_on=lambda config, steps, step: {"method.steps_per_generation": step // config.steps_per_generation},
+    check_longer=check_longer,
     between_steps=tuple(sorted({*Config.model_fields} - {"name", "population_size", "vary"})),
     rehearse=rehearse,
     check=check,

@@ -31,7 +31,14 @@ from nanogrove.evaluate.pairs import held_out_pairs
 from nanogrove.evaluate.reward import RewardConfig, distribution
 from nanogrove.evaluate.samples import FINAL_SAMPLES, reward_of_samples
 from nanogrove.methods.contract import Method, MethodConfig, Trained
-from nanogrove.methods.warm_start import Kept, beside_reference, pretrained, reference_model, saved_weights
+from nanogrove.methods.warm_start import (
+    Kept,
+    beside_reference,
+    check_not_ended,
+    pretrained,
+    reference_model,
+    saved_weights,
+)
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.mode import evaluating
 from nanogrove.paths import OnDisk
@@ -50,7 +57,7 @@ from nanogrove.train.objectives.weighting import (
     scaled,
     wanted_above,
 )
-from nanogrove.train.plan import Plan
+from nanogrove.train.plan import Plan, Span
 from nanogrove.train.state import TrainState
 
 OBJECTIVES = {  # what each algorithm minimises, and its unit
@@ -106,6 +113,12 @@ def num_steps(config: Config, budget: int) -> int:
     return (0 if config.base is not None else config.base_steps) + budget
 
 
+def phases(config: Config, steps: int) -> list[Span]:
+    """The base, of no steps after a saved one, and the algorithm."""
+    begin = num_steps(config, 0)
+    return [Span("base", 0, begin), Span(config.algorithm, begin, steps)]
+
+
 def check(config: Config, corpus: RewardedCorpus, model: ModelConfig, allow_code: bool) -> None:
     """Raises PresetError or CheckpointError for data or a base that do not fit the algorithm."""
     pairs = corpus.size == 2
@@ -145,7 +158,8 @@ def _check_sides(config: Config, corpus: RewardedCorpus) -> None:
 
 def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -> Iterator[Event]:
     """Yields `step` events, `eval` before those that `plan.evaluates` names, and `rewards` once."""
-    begin = num_steps(config, 0)
+    base, algorithm = phases(config, plan.steps)
+    begin = base.end
     yield from pretrained(state, corpus, plan, config.base, begin)
     reference = reference_model(state)
     learner = _Learner(state, corpus, plan, config, reference)
@@ -154,7 +168,7 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
         if config.algorithm != "dpo" and config.reward is None and corpus.config.known_reward is None:
             yield note("the reward of samples is not measured; method.reward says what scores a text")
         yield learner.described()
-    rest = replace(plan.phase(begin, plan.steps), accumulation=1, max_loss=torch.inf)
+    rest = replace(plan.phase(*algorithm[1:]), accumulation=1, max_loss=torch.inf)
     if state.method_state.get("ended"):
         return
     objective = learner.objective if state.heads is None else objective_of(state, rest)
@@ -327,6 +341,8 @@ METHOD = Method[Config, RewardedCorpus](
     trains_heads=lambda config: config.algorithm not in ("dpo", "kto"),  # not where texts are compared, pair by pair
     num_steps=num_steps,
     counted_by=("base_steps",),
+    phases=phases,
+    check_longer=check_not_ended,
     rehearse=rehearse,
     corpora=(RewardedCorpus,),
     needs="learns from scored texts; set data.type to rewarded or preferences",

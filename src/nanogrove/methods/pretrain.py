@@ -106,6 +106,12 @@ def _reference(saved: str, corpus: MixedCorpus) -> list[float]:
     return losses
 
 
+def step_depends_on(config: Config, steps: int, step: int) -> dict[str, float]:
+    """The share of a batch that a curriculum trains on."""
+    curriculum = config.curriculum
+    return {} if curriculum is None else {"method.curriculum": curriculum.share(step, steps)}
+
+
 class Kept(TypedDict):
     """`TrainState.method_state` of a run."""
 
@@ -176,6 +182,7 @@ METHOD = Method[Config, Corpus](
     trains_heads=lambda config: config.label_smoothing == 0,
     memory=True,
     sharding=True,
+    step_depends_on=step_depends_on,
     rehearse=rehearse,
     check=check,
     Kept=Kept,

@@ -12,7 +12,7 @@ from nanogrove.data.corpus import Corpus
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
-from nanogrove.methods.contract import C, D, Trained
+from nanogrove.methods.contract import C, D, MethodConfig, Trained
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event, Values, phase
 from nanogrove.train.checkpoint import load_population
@@ -29,6 +29,12 @@ class Kept(TypedDict):
     reward_before: NotRequired[float | None]
     reward_before_error: NotRequired[float | None]
     ended: NotRequired[str]
+
+
+def check_not_ended(state: TrainState, config: MethodConfig, steps: int) -> None:
+    """Raises ValueError where training ended before its last step, as that of a longer run would have."""
+    if ended := state.method_state.get("ended"):
+        raise ValueError(f"it ended by itself: {ended}")
 
 
 def saved_weights(saved: str, corpus: Corpus, config: ModelConfig) -> dict[str, Tensor]:

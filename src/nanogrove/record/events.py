@@ -7,7 +7,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | kind   | values                                                     | when                              |
 |--------|------------------------------------------------------------|-----------------------------------|
 | start  | name, seed, parameters, vocabulary, data, precision, …     | once, before the first step       |
-| resume | changed; ranks, versions, machine as they are now          | when what bits depend on changed  |
+| resume | changed; steps; ranks, versions, machine as they are now   | when a setting or one of these changed |
 | phase  | name, objective, unit, held_out                            | before the first step of each phase |
 | eval   | split, loss, tokens (scored), seen, all of `measures`; score   | before the `step` event it follows |
 | step   | loss, lr, grad_norm, tokens; where heads train their losses | last of its step: a safe point    |
@@ -21,7 +21,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | reward | round, mean, error, texts, of fresh texts                  | before and after each alignment round |
 | rewards | mean, deviation, histogram, effective_sample_size, reward_before | before learning from them begins |
 | alarm  | round, difficulties, reason, retry                         | when a round is undone            |
-| end    | split, loss, bits_per_byte, scored, tokens, best_step      | once, when the budget is spent    |
+| end    | split, loss, bits_per_byte, scored, tokens, best_step; ended | once, when training is over    |
 
 What an `eval` event may hold is in `measures.MEASURES`; its score, where it has one, is what the best checkpoint is
 chosen by, and the lower is the better. At a `step` event the training state is whole and may be saved; no other event

@@ -30,22 +30,25 @@ def genealogy(generations: Sequence[Event]) -> Genealogy:
     """Who lived in each generation. Raises RunError where an event is not one that an evolution writes."""
     lived: Genealogy = []
     parents: dict[int, int] = {}  # of those just born
+    number = None  # of the generation before
     try:
         for event in generations:
             values = event.values
-            lived.append(
-                {
-                    int(member): Life(
-                        int(values["generation"]),
-                        event.step,
-                        int(member),
-                        parents.get(member, member),
-                        None if values["score"][slot] is None else float(values["score"][slot]),
-                        {name: float(settings[slot]) for name, settings in values["values"].items()},
-                    )
-                    for slot, member in enumerate(values["members"])
-                }
-            )
+            members = {
+                int(member): Life(
+                    int(values["generation"]),
+                    event.step,
+                    int(member),
+                    parents.get(member, member),
+                    None if values["score"][slot] is None else float(values["score"][slot]),
+                    {name: float(settings[slot]) for name, settings in values["values"].items()},
+                )
+                for slot, member in enumerate(values["members"])
+            }
+            # A longer run breeds from what was the last generation, whose event comes again with its births.
+            if number != values["generation"]:
+                lived.append(members)
+            number = values["generation"]
             parents = {birth["member"]: birth["parents"][0] for birth in values.get("births", [])}
             if len(lived) > 1 and any(life.parent not in lived[-2] for life in lived[-1].values()):
                 raise KeyError

@@ -120,7 +120,7 @@ def listed(run: Path, root: Path) -> Listed:
         return Listed(**known, damage="may not be read")
     last = ends.last.kind if ends.last else ""
     state: State = ENDS.get(last) or ("running" if is_held(run) else "stopped")
-    known |= _progress(ends)
+    known |= _progress(ends, preset)
     return Listed(**known, state=state)
 
 
@@ -182,14 +182,19 @@ def _short_name(source: object) -> str:
     return name.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
-def _progress(ends: Ends) -> Values:
-    """How far a run came, and how good it is."""
-    steps = ends.first.values.get("steps") if ends.first else None
+def _progress(ends: Ends, preset: Values) -> Values:
+    """How far a run came, and how good it is; one that went on for longer has more steps than its record began with."""
+    train, step = preset.get("train"), ends.last.step if ends.last else 0
+    began, now = (
+        ends.first.values.get("steps") if ends.first else None,
+        train.get("steps") if isinstance(train, dict) else 0,
+    )
+    steps = max(began, now if isinstance(now, int) else 0) if isinstance(began, int) and began > 0 else 0
     figures = ends.scored.values if ends.scored else {}
     measure, figure = _measure(figures)
     return {
-        "step": ends.last.step if ends.last else 0,
-        "steps": steps if isinstance(steps, int) and steps > 0 else None,
+        "step": step,
+        "steps": steps if steps and steps >= step else None,
         "measure": measure.name if measure else None,
         "figure": figure,
     }

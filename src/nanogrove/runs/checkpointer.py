@@ -3,6 +3,7 @@
 Rank 0 holds a `Checkpointer`; every other rank a `NullCheckpointer`, which saves nothing.
 """
 
+import math
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TypedDict
@@ -11,6 +12,7 @@ from nanogrove.config.preset import Preset
 from nanogrove.record.events import Event
 from nanogrove.record.folder import RunFolder
 from nanogrove.record.measures import costs
+from nanogrove.runs.longer import settings_of
 from nanogrove.runs.setup import Setup
 from nanogrove.train.checkpoint import Checkpoint, save_checkpoint
 from nanogrove.train.state import TrainState
@@ -54,17 +56,21 @@ class Checkpointer:
     state: TrainState
     best: Best | None = None
     saved: int = -1  # the step of the newest `current`
+    stale: int = 0  # evaluations since the best one
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Takes over what a checkpoint, to which the state was restored, knows of the run."""
         self.best, self.saved = checkpoint.state.get("best"), self.state.step
+        self.stale = checkpoint.state.get("stale", 0)
 
     def save(self, name: str, member: int = 0) -> None:
         """Saves the state under `name`; best and snapshots hold the weights of one model only."""
         extra = {
             **self.folder.mark(),
             "best": self.best,
+            "stale": self.stale,
             "budget": self.setup.budget,
+            "settings": settings_of(self.setup.preset),
             "data": self.setup.corpus.describe()["fingerprint"],
             "nanogrove": metadata.version("nanogrove"),
         }
@@ -89,9 +95,17 @@ class Checkpointer:
         scores = costs(event.values)
         member = min(range(len(scores)), key=scores.__getitem__)
         if self.best is None or scores[member] < self.best["score"]:
-            self.best = {"step": event.step, "score": scores[member], "member": member}
+            self.best, self.stale = {"step": event.step, "score": scores[member], "member": member}, 0
             self.save("best", member)
+        elif math.isfinite(self.best["score"]):  # else nothing was scored yet
+            self.stale += 1
         self.best["member"] = member
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether `evaluate.patience` evaluations passed without a better one."""
+        patience = self.setup.preset.evaluate.patience
+        return patience is not None and self.stale >= patience
 
     @property
     def best_member(self) -> int:
@@ -120,6 +134,7 @@ class NullCheckpointer:
     """The checkpointer of a rank that saves nothing."""
 
     best_member = 0
+    out_of_patience = False
 
     def save_current(self) -> None:
         """Saves nothing."""

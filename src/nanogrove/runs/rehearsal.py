@@ -106,7 +106,7 @@ def rehearsed(
         plan,
         steps=ENDLESS,
         lr_factor=lambda step: 0.0,
-        schedule=lambda steps: lambda step: 0.0,
+        schedule=lambda end, start: lambda step: 0.0,
         evaluate_every=ENDLESS,
         evaluate_early=False,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from nanogrove.data.chat.conversations import Message
 from nanogrove.data.rng import derived_seed
 from nanogrove.language_model import LanguageModel
 from nanogrove.model.gpt import GPT
@@ -21,10 +22,22 @@ def samples_of_state(setup: Setup, state: TrainState, member: int, step: int) ->
 
 
 def samples(setup: Setup, lm: LanguageModel, step: int) -> Iterator[Event]:
-    """A `sample` event for each prompt of the preset; its randomness is a function of (seed, step)."""
+    """A `sample` event for each prompt of the preset; its randomness is a function of (seed, step).
+
+    A model with a chat template answers each prompt as a message of the user; there, nothing answers an empty one.
+    """
     settings = setup.preset.sample
     sampling = settings.model_dump(exclude={"every", "prompts", "tokens"})
+    prompts = settings.prompts
     seed, precision = derived_seed(setup.preset.seed, "sample", step), setup.sample_precision
-    texts = lm.generate(settings.prompts, settings.tokens, seed=seed, precision=precision, **sampling)
-    for prompt, text in zip(settings.prompts, texts, strict=True):
+    if lm.tokenizer.chat_template is None:
+        texts = lm.generate(prompts, settings.tokens, seed=seed, precision=precision, **sampling)
+    else:
+        prompts = [prompt for prompt in prompts if prompt.strip()]
+        asked: list[Message] = [{"role": "user", "content": prompt} for prompt in prompts]
+        texts = [
+            f"{message['content']}\n\n{lm.chat([message], settings.tokens, seed=seed, precision=precision, **sampling)}"
+            for message in asked
+        ]
+    for prompt, text in zip(prompts, texts, strict=True):
         yield Event("sample", step, {"prompt": prompt, "text": text})

@@ -290,6 +290,14 @@ def resolve_runtime(
     )
 
 
+def with_budget(setup: Setup, preset: Preset) -> Setup:
+    """The setup of the same run under another preset of it, of which only the budget and the schedule differ."""
+    steps = setup.method.num_steps(preset.method, resolve_steps(preset.train, setup.corpus))
+    factor = partial(schedule, preset.schedule)
+    plan = replace(setup.plan, steps=steps, lr_factor=factor(steps), schedule=factor)
+    return replace(setup, preset=preset, plan=plan)
+
+
 def resolve_train(train: TrainConfig, work: Work, steps: int, device: torch.device, ranks: Ranks) -> TrainConfig:
     """The settings of `train`, with what is left to `auto` chosen for `steps` steps of `work`, alike on all ranks."""
     open_keys = [key for key in AUTO if getattr(train, key) == "auto"]

@@ -30,6 +30,7 @@ from nanogrove.runs.opening import OpenRun, open_run
 from nanogrove.runs.recorder import NullRecorder, Recorder, recording
 from nanogrove.runs.sampler import samples, samples_of_state
 from nanogrove.runs.setup import Setup
+from nanogrove.settings import cut
 from nanogrove.train.autotune import keep_freed_memory
 from nanogrove.train.checkpoint import Checkpoint, load_best, model_of
 from nanogrove.train.parallel.ranks import joined
@@ -45,6 +46,7 @@ def train(
     resume: bool = False,
     allow_code: bool = False,
     report: bool = True,
+    extend: bool = False,
 ) -> Iterator[Event]:
     """Runs a preset in the folder `out`, yielding every event.
 
@@ -58,14 +60,15 @@ def train(
     Args:
         preset: everything about the run.
         out: its folder.
-        resume: whether a run that the folder holds goes on.
+        resume: whether a run that the folder holds goes on, with the budget of the preset and what else may change.
         allow_code: whether functions that the preset names are run.
         report: whether `report.html` is drawn when the run ends.
+        extend: whether the schedule is extended where that of a longer run would have been another until now.
     """
     keep_freed_memory()
     with joined(preset.train.device) as ranks, ExitStack() as held:
         with ranks.fail_together():
-            run = yield from open_run(preset, out, held, resume, allow_code, ranks)
+            run = yield from open_run(preset, out, held, resume, allow_code, ranks, extend=extend)
         # CPUs of two kinds may round the first weights in different ways.
         ranks.broadcast([p.data for _, p in run.state.named_parameters()])
         if run.folder is None:
@@ -132,17 +135,26 @@ def rewind(folder: RunFolder, run: OpenRun, checkpointer: Checkpointer) -> Gener
 def begin(folder: RunFolder, run: OpenRun, recorder: Recorder, changed: Changes) -> Iterator[Event]:
     """Writes what comes before the first step: the preset and the `start` event, or what changed before a resume."""
     setup, state = run.setup, run.state
-    if run.checkpoint is None:
+    if run.checkpoint is None or run.amended:  # once the record no longer ends, or the run would count as finished
         folder.write_preset(setup.preset.model_dump(mode="json"))
     if folder.is_empty():
         start = start_event(setup, state)
         yield from recorder.write(start)
         if reason := start.values.get("members_differ"):
             yield note(f"members are not the same models trained alone, bit for bit: {reason}")
+    if changed or run.changed:
+        steps = {"steps": setup.plan.steps} if run.changed else {}
+        values = {"changed": {**run.changed, **changed}, **steps, **circumstances(setup)}
+        yield from recorder.write(Event("resume", state.step, values, setup.budget if run.changed else {}))
+    if run.changed:
+        yield note(f"goes on from step {state.step:,} with {_described(run.changed)}")
     if changed:
-        yield from recorder.write(Event("resume", state.step, {"changed": changed, **circumstances(setup)}))
-        differences = "; ".join(f"{name} {now}, before {before}" for name, (before, now) in changed.items())
-        yield note(f"resumed with {differences}: from here on it may round otherwise than an uninterrupted run")
+        rounding = "from here on it may round otherwise than an uninterrupted run"
+        yield note(f"resumed with {_described(changed)}: {rounding}")
+
+
+def _described(changes: Changes) -> str:
+    return "; ".join(f"{name} {cut(str(now))}, before {cut(str(before))}" for name, (before, now) in changes.items())
 
 
 def drive(run: Written, stopped: list[int]) -> Generator[Event, None, bool]:
@@ -151,6 +163,8 @@ def drive(run: Written, stopped: list[int]) -> Generator[Event, None, bool]:
     Returns whether training came to its end; False where a signal in `stopped` ended it.
     """
     setup, checkpointer, plan, event = run.setup, run.checkpointer, run.setup.plan, None
+    if out_of_patience(run):  # as a run that was killed before it wrote its end
+        return True
     try:
         for event in setup.method.run(run.state, setup.corpus, plan, setup.preset.method):
             yield from record(run, event)
@@ -162,6 +176,9 @@ def drive(run: Written, stopped: list[int]) -> Generator[Event, None, bool]:
                 checkpointer.save_current()
                 yield Event("stop", event.step, {"signal": signal})
                 return False
+            if out_of_patience(run):
+                plan.layout.gather()
+                break
     except DivergedError as error:
         run.recorder.write_report()
         raise DivergedError(f"{error}{checkpointer.last_good()}") from None
@@ -169,6 +186,13 @@ def drive(run: Written, stopped: list[int]) -> Generator[Event, None, bool]:
         raise DataError(f"{error}{checkpointer.rescue(event)}") from None
     checkpointer.save_current()
     return True
+
+
+def out_of_patience(run: Written) -> bool:
+    """Whether a run ends before its last step, since its evaluations found nothing better; the same on all ranks."""
+    if run.setup.preset.evaluate.patience is None:
+        return False
+    return bool(run.setup.plan.ranks.all_reduce_max(int(run.checkpointer.out_of_patience)))
 
 
 def record(run: Written, event: Event) -> Iterator[Event]:
@@ -214,6 +238,9 @@ def finish(run: Written, checkpointer: Checkpointer, best: Checkpoint, model: GP
     best_step = None if checkpointer.best is None else checkpointer.best["step"]
     values = {**score, "scored": score["tokens"], "tokens": state.tokens, "best_step": best_step}
     time = {"seconds": state.seconds}
+    if checkpointer.out_of_patience and state.step < setup.plan.steps:
+        values["ended"] = f"{checkpointer.stale} evaluations brought no better score than that of step {best_step}"
+        yield note(f"training ended at step {state.step:,}: {values['ended']} (evaluate.patience)")
     if setup.corpus.describe().get("streams"):  # what was read depends on the clock
         counts, locations = setup.corpus.left_out()
         time |= {f"left out, {kind}": count for kind, count in counts.items()}

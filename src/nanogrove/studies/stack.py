@@ -73,6 +73,7 @@ def why_alone(preset: Preset) -> str | None:
         "trackers follow one run of a process": bool(preset.track.trackers),
         "train.minutes have not become steps yet": train.minutes is not None,
         "train.compile is set": train.compile is True,
+        "evaluate.patience may end it before others": preset.evaluate.patience is not None,
         "train.precision is bfloat16": train.precision == "bfloat16",
         "it trains on a GPU": pick_device(train.device).type != "cpu",
         "train.shard is set": train.shard,

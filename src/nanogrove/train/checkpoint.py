@@ -1,11 +1,12 @@
 """Checkpoints: folders of safetensors and JSON that a kill, a full disk or a stranger cannot turn against the user.
 
     model.safetensors  heads.safetensors  optimizer.safetensors  kept.safetensors  config.json  tokenizer.json
-    state.json
+    chat_template.jinja  state.json
 
 `heads.safetensors` exists where auxiliary heads train beside the model, which is complete without them;
-`kept.safetensors` where the method keeps tensors, such as the weights it may fall back to. `state.json` holds the step,
-the method's state (`notes`), the position in the record and a checksum of every other file and of itself.
+`kept.safetensors` where the method keeps tensors, such as the weights it may fall back to; `chat_template.jinja` where
+the data are conversations. `state.json` holds the step, the method's state (`notes`), the position in the record and a
+checksum of every other file and of itself.
 
 A folder is written under another name, flushed to disk and renamed, so that the old one or the new one is always
 complete; before that, `current` moves to `prev` and `prev` to `prev2`. Loading refuses links, unknown formats and files
@@ -43,7 +44,8 @@ from nanogrove.train.weights import check_weights, load_weights, shapes_of
 
 FORMAT = 1
 ROTATION = ("current", "prev", "prev2")
-MAX_BYTES = {"state.json": 16_000_000, "config.json": 1_000_000, "calibration.json": 16_000_000}
+TEMPLATE = "chat_template.jinja"
+MAX_BYTES = {"state.json": 16_000_000, "config.json": 1_000_000, "calibration.json": 16_000_000, TEMPLATE: 1 << 18}
 MAX_HEADER_BYTES = 16_000_000  # of safetensors: the names and shapes of its tensors, in JSON
 FILES = ("model.safetensors", "heads.safetensors", "optimizer.safetensors", "kept.safetensors")
 
@@ -67,6 +69,7 @@ class State(BaseModel):
     files: dict[str, str]
     position: Count = 0
     best: BestState | None = None
+    stale: Count = 0
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ def save_checkpoint(
         "config.json": state.model.config.model_dump_json(indent=1).encode(),
         "tokenizer.json": tokenizer.to_json().encode(),
     }
+    if tokenizer.chat_template is not None:
+        files[TEMPLATE] = tokenizer.chat_template.encode()
     if heads:
         files["heads.safetensors"] = safetensors.torch.save({k: v.contiguous() for k, v in heads.items()})
     if name == "current":
@@ -220,14 +225,15 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{folder / 'state.json'}: damaged, not the state of a checkpoint") from None
     files = {}
-    for name in (*FILES, "config.json", "tokenizer.json"):
+    for name in (*FILES, "config.json", "tokenizer.json", TEMPLATE):
         if name in checksums:
             files[name] = read_plain(folder / name)
             if hashlib.sha256(files[name]).hexdigest() != checksums[name]:
                 raise CheckpointError(f"{folder / name}: damaged, its checksum differs")
     try:
         config = ModelConfig.model_validate_json(files["config.json"])
-        tokenizer = Tokenizer.from_json(files["tokenizer.json"].decode(), where=str(folder / "tokenizer.json"))
+        template = files[TEMPLATE].decode() if TEMPLATE in files else None
+        tokenizer = Tokenizer.from_json(files["tokenizer.json"].decode(), str(folder / "tokenizer.json"), template)
         model = _tensors(files["model.safetensors"])
         moments = files.get("optimizer.safetensors")
         optimizer = None if moments is None else _tensors(moments)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, TypeVar
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 import torch
 
@@ -32,6 +32,15 @@ class _NoRows:
 NO_ROWS = _NoRows()
 
 
+class Span(NamedTuple):
+    """The steps of a phase: from `start` to before `end`, at the rates of a schedule of their own times `scale`."""
+
+    name: str
+    start: int
+    end: int
+    scale: float = 1.0
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that is resolved of a run, or of a phase of it, besides state, data and the method's settings."""
@@ -39,7 +48,7 @@ class Plan:
     seed: int
     steps: int
     lr_factor: Callable[[int], PerMember]  # step -> factor of every base learning rate, for all members or `[P]`
-    schedule: Callable[[int], Callable[[int], float]] = lambda steps: lambda step: 1.0  # the factors of n steps
+    schedule: Callable[[int, int], Callable[[int], float]] = lambda end, start: lambda step: 1.0  # of start to end
     rows: RowReader = NO_ROWS
     accumulation: int = 1
     clip: float | None = 1.0
@@ -65,8 +74,8 @@ class Plan:
 
     def phase(self, start: int, end: int, scale: float = 1.0) -> Self:
         """The steps from `start` to `end` under a schedule of their own, multiplied by `scale`."""
-        factor = self.schedule(max(end - start, 1))
-        return replace(self, steps=end, lr_factor=lambda step: scale * factor(step - start))
+        factor = self.schedule(max(end, start + 1), start)
+        return replace(self, steps=end, lr_factor=lambda step: scale * factor(step))
 
     def until(self, end: int, scale: PerMember = 1.0) -> Self:
         """The steps to `end` under the plan's own schedule, multiplied by `scale`, for all members or `[P]`."""

@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from nanogrove.cli.completion import complete_presets_and_runs, complete_settings
 from nanogrove.cli.terminal import console, standard_input
 from nanogrove.cli.text import printable
-from nanogrove.errors import RunError
+from nanogrove.errors import PresetError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from nanogrove.record.events import Event
     from nanogrove.runs.estimate import Estimate
     from nanogrove.waits import Progress
+
+
+Extension = Annotated[
+    Literal["extend"] | None,
+    typer.Option(help="With --resume and a larger budget: keep the past, go on with a stable phase and a decay."),
+]
 
 
 def train(
@@ -37,7 +43,8 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME of the preset when left out.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue that run, or train it for longer.")] = False,
+    schedule: Extension = None,
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run functions the preset names as module:function.")
     ] = False,
@@ -50,7 +57,6 @@ def train(
 
     with shown_waits("starting"):
         from rich.console import Console
-        from rich.markup import escape
 
         from nanogrove.cli.render import show
         from nanogrove.config.exclusions import BUDGET_KEYS
@@ -60,6 +66,7 @@ def train(
         from nanogrove.train.parallel.ranks import Ranks
         from nanogrove.waits import waiting
 
+        _check_extension(schedule, resume)
         values, folder = _read_preset(preset, resume)
         chosen, instead = resolve(values, overrides or []), replaced(values, overrides or [])
     budgets = [each for each in instead if each.key in BUDGET_KEYS]
@@ -67,7 +74,7 @@ def train(
     shown = console() if Ranks.from_environment().first else Console(quiet=True)
     for each in instead:
         if each not in budgets:
-            shown.print(f"[yellow]note[/]: {escape(_described_replaced(each))}", highlight=False, soft_wrap=True)
+            shown.print(_described_replaced(each), highlight=False, soft_wrap=True)
     if dry_run:
         with shown_waits("reading the data"):
             figures = estimate(chosen, allow_code)
@@ -75,10 +82,15 @@ def train(
         return
     out = out or folder or Path("runs") / chosen.name
     with waiting("setting up") as progress:
-        events = _ends(progress, runs.train(chosen, out, resume, allow_code))
+        events = _ends(progress, runs.train(chosen, out, resume, allow_code, extend=schedule is not None))
         stopped = show(events, shown, out, budget)
     if stopped is not None:
         raise typer.Exit(128 + stopped)
+
+
+def _check_extension(schedule: str | None, resume: bool) -> None:
+    if schedule and not resume:
+        raise PresetError("--schedule extend goes on with a run; add --resume and a larger budget, or leave it out")
 
 
 def _ends(progress: "Progress", events: "Iterable[Event]") -> "Iterator[Event]":
@@ -130,6 +142,10 @@ def _described_pace(seconds: float | None) -> str:
 
 
 def _described_replaced(replaced: "Replaced") -> str:
-    """A setting of the preset that does not apply, and why."""
+    """A setting of the preset that does not apply, and why, as a note."""
+    from rich.markup import escape
+
     key, value, by = replaced
-    return printable(f"{key}={json.dumps(value)} of the preset does not apply beside {by}")
+    return (
+        f"[yellow]note[/]: {escape(printable(f'{key}={json.dumps(value)} of the preset does not apply beside {by}'))}"
+    )

@@ -1,29 +1,37 @@
-"""Messages of a chat as one text: until chats have tokens of their own, the role stands before each message."""
+"""The messages of a chat in a cell, as the formats of OpenAI and ShareGPT write them; and as one text."""
 
 from collections.abc import Mapping
 
+KEYS = (("role", "content"), ("from", "value"))  # of a message: who, and what
 
-def joined_messages(value: object) -> str | None:
-    """`User: …`, a blank line, `Assistant: …`, for a list of messages; None for anything else.
+
+def messages_of(value: object) -> list[tuple[str, str]] | None:
+    """The role and the text of each message of a list; None for anything that is not a list of messages.
 
     A message is an object of `role` and `content`, or of `from` and `value`; content in parts is joined.
     """
     if not isinstance(value, list) or not value:
         return None
-    texts = [_message(one) for one in value]
-    if None in texts:
+    messages = [message for message in map(_message, value) if message is not None]
+    return messages if len(messages) == len(value) else None
+
+
+def joined_messages(value: object) -> str | None:
+    """`User: …`, a blank line, `Assistant: …`, for a list of messages; None for anything else."""
+    messages = messages_of(value)
+    if messages is None:
         return None
-    return "\n\n".join(text for text in texts if text)
+    return "\n\n".join(f"{role[:1].upper()}{role[1:]}: {text}" for role, text in messages if text)
 
 
-def _message(value: object) -> str | None:
+def _message(value: object) -> tuple[str, str] | None:
     if not isinstance(value, Mapping):
         return None
-    for role_key, content_key in (("role", "content"), ("from", "value")):
+    for role_key, content_key in KEYS:
         role = value.get(role_key)
         if isinstance(role, str) and content_key in value:
             content = _content(value[content_key])
-            return None if content is None else f"{role[:1].upper()}{role[1:]}: {content}" if content else ""
+            return None if content is None else (role, content)
     return None
 
 

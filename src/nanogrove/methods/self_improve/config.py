@@ -1,10 +1,14 @@
 """The settings of self-improvement."""
 
+from collections.abc import Iterator
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from nanogrove.methods.contract import MethodConfig
+from nanogrove.train.plan import Span
+
+DIFFICULTIES_AHEAD = 2  # past the hardest opened one, that are measured too
 
 
 class Config(MethodConfig):
@@ -71,6 +75,31 @@ class Config(MethodConfig):
         """The hardest difficulty that may be opened."""
         per_round = self.lengths if self.gate == "agreement" else 1
         return hardest_base + self.si_rounds * per_round if self.to is None else self.to
+
+
+def base_span(config: Config, steps: int) -> Span:
+    """The steps of the base, of a run of so many steps; of the control, which has no rounds, all of them."""
+    return Span("base", 0, steps if config.labels == "none" else round_span(config, steps, 0).start)
+
+
+def round_span(config: Config, steps: int, number: int) -> Span:
+    """The steps of a round, counted from 0, of a run of so many steps."""
+    start = steps - (config.si_rounds - number) * config.si_iter
+    return Span(f"round {number + 1}", start, start + config.si_iter, config.si_rate)
+
+
+def phases(config: Config, steps: int) -> Iterator[Span]:
+    """The base and each round, if there are any."""
+    yield base_span(config, steps)
+    if config.labels != "none":
+        yield from (round_span(config, steps, number) for number in range(config.si_rounds))
+
+
+def step_depends_on(config: Config, steps: int, step: int) -> dict[str, object]:
+    """After the base, how many difficulties past its own the committee was asked at its end, where `to` is left out."""
+    if config.to is not None or step < round_span(config, steps, 0).start - 1:
+        return {}
+    return {"method.to": max(config.target(0), DIFFICULTIES_AHEAD, config.lengths)}
 
 
 def num_steps(config: Config, budget: int) -> int:

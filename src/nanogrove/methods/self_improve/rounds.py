@@ -16,7 +16,15 @@ from nanogrove.errors import PresetError
 from nanogrove.evaluate import auxiliary, committee
 from nanogrove.evaluate.loss import evaluate_split, mean_nll
 from nanogrove.methods.contract import Method
-from nanogrove.methods.self_improve.config import Config, num_steps
+from nanogrove.methods.self_improve.config import (
+    DIFFICULTIES_AHEAD,
+    Config,
+    base_span,
+    num_steps,
+    phases,
+    round_span,
+    step_depends_on,
+)
 from nanogrove.methods.self_improve.guard import (
     AcceptedRound,
     CurrentRound,
@@ -28,6 +36,7 @@ from nanogrove.methods.self_improve.guard import (
     commit_round,
 )
 from nanogrove.methods.self_improve.labels import Labelled, LabelRow, check_row, label, label_tokens
+from nanogrove.methods.warm_start import check_not_ended
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event, Values, phase
 from nanogrove.synthetic.examples import Mixture, Rows, TaskCorpus
@@ -36,7 +45,6 @@ from nanogrove.train.parallel.members import fit_members
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
 
-DIFFICULTIES_AHEAD = 2  # past the hardest opened one, that are measured too
 LABELS_REPLAYED = 200  # of each round, at most, on which the guard watches the loss
 
 
@@ -103,7 +111,7 @@ class _Rounds:
         for key, value in fresh.items():
             self.state.method_state.setdefault(key, value)
         self.progress = cast(Progress, self.state.method_state)
-        self.begin = self.plan.steps - self.config.si_rounds * self.config.si_iter
+        self.begin = round_span(self.config, self.plan.steps, 0).start
 
     def events(self) -> Iterator[Event]:
         state, config = self.state, self.config
@@ -112,16 +120,17 @@ class _Rounds:
             yield from self.commit(*self.survey(self.progress["frontier"], 0), self.losses([]))
         if state.step == 0 < self.begin:
             yield phase("base", 0, "NLL")
-        yield from self.train_base(self.plan.steps if config.labels == "none" else self.begin)
+        yield from self.train_base()
         if state.step == self.begin < self.plan.steps:
             yield phase("rounds", self.begin, "NLL of labels and of base data")
         while state.step < self.plan.steps and "ended" not in self.progress:
             yield from self.train_round()
 
-    def train_base(self, end: int) -> Iterator[Event]:
+    def train_base(self) -> Iterator[Event]:
         """Trains on true answers of base difficulties; the control does so to the end of the run."""
         base = Mixture(self.corpus, self.config.voters, self.corpus.length, [], None, 0.0)
-        for event in fit_members(self.state, base.batch, self.plan.phase(0, end)):
+        base_phase = self.plan.phase(*base_span(self.config, self.plan.steps)[1:])
+        for event in fit_members(self.state, base.batch, base_phase):
             past = event.step - self.begin
             if past >= 0 and past % self.config.si_iter == 0:
                 hardest = self.config.target(self.corpus.base[1]) if past else self.corpus.base[1]
@@ -138,7 +147,7 @@ class _Rounds:
         """One round, from wherever in it the state stands."""
         state, config, progress = self.state, self.config, self.progress
         slot, past = divmod(state.step - self.begin, config.si_iter)
-        start = state.step - past
+        this_round = self.plan.phase(*round_span(config, self.plan.steps, slot)[1:])
         if not past:
             yield from self.begin_round(slot)
             if "ended" in progress:
@@ -149,9 +158,8 @@ class _Rounds:
         older = [self.read_labels(accepted) for accepted in progress["accepted"]]
         newest = self.read_labels(current) if current["rows"] else None
         mixture = Mixture(self.corpus, config.voters, width, older, newest, config.newest)
-        end = start + config.si_iter
-        for event in fit_members(state, mixture.batch, self.plan.phase(start, end, config.si_rate)):
-            if event.step == end:
+        for event in fit_members(state, mixture.batch, this_round):
+            if event.step == this_round.steps:
                 yield from self.evaluate_heads(mixture)
                 yield from self.end_round([*older, newest] if newest else older)
             yield event
@@ -325,6 +333,9 @@ METHOD = Method[Config, TaskCorpus](
     trains_heads=lambda config: True,
     num_steps=num_steps,
     counted_by=("si_rounds", "si_iter"),
+    phases=phases,
+    step_depends_on=step_depends_on,
+    check_longer=check_not_ended,
     rehearse=rehearse,
     corpora=(TaskCorpus,),
     needs="asks questions and reads answers; set data.type=task and data.task",

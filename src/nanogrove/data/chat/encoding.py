@@ -1,0 +1,90 @@
+"""Conversations as tokens: the vocabulary with its special tokens, which tokens are scored, and prompts for answers."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from nanogrove.data.chat.conversations import BadConversationError, Message, checked_messages
+from nanogrove.data.chat.rendering import Rendered
+from nanogrove.data.chat.template import Renderer
+from nanogrove.data.tokenizer import Tokenizer
+from nanogrove.errors import DataError
+
+
+class Encoded(NamedTuple):
+    """A conversation as tokens: `ids [T]` int32, and which of them the assistant writes, `scored [T]` bool."""
+
+    ids: np.ndarray
+    scored: np.ndarray
+
+
+def encode(tokenizer: Tokenizer, conversations: Sequence[Rendered]) -> list[Encoded]:
+    """Conversations as tokens; a token is the assistant's where it shares a character with a span of the assistant's.
+
+    Raises DataError for a text that the vocabulary cannot express.
+    """
+    encoded = []
+    for (ids, offsets), rendered in zip(
+        tokenizer.encode_marked([each.text for each in conversations]), conversations, strict=True
+    ):
+        scored = np.zeros(len(ids), dtype=bool)
+        for begin, end in rendered.spans:
+            scored |= (offsets[:, 0] < end) & (offsets[:, 1] > begin)
+        encoded.append(Encoded(ids.astype(np.int32), scored))
+    return encoded
+
+
+def spelled_by(messages: Iterable[Message], special_tokens: Iterable[str]) -> str | None:
+    """A special token that the text of a message spells, which would end or begin a message; None without one."""
+    texts = [message["content"] for message in messages]
+    return next((token for token in special_tokens if any(token in text for text in texts)), None)
+
+
+def end_of_answer(rendered: Rendered, tokenizer: Tokenizer, where: str) -> int:
+    """The special token that ends what the assistant writes, as it does in this conversation.
+
+    Raises DataError, naming `where`, for a template without one, as a model would not learn where to stop.
+    """
+    written = rendered.text[slice(*rendered.spans[-1])] if rendered.spans else ""
+    ids = tokenizer.special_tokens()
+    last = max(ids, key=written.rfind, default=None)
+    if last is None or last not in written:
+        raise DataError(
+            f"{where}: no special token ends what the assistant writes; put one within the template's generation "
+            "block, and name it in data.special_tokens, unless it is spelled as <|end|>"
+        )
+    return ids[last]
+
+
+class ChatPrompt(NamedTuple):
+    """The tokens after which the assistant writes, and the token that ends what it writes."""
+
+    ids: list[int]
+    end: int
+
+
+def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> ChatPrompt:
+    """The prompt for the assistant's answer to a conversation.
+
+    Raises DataError for messages that are none or end with the assistant's, and without a chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise DataError("this model has no chat template; train one with data.type=chat, or use generate")
+    try:
+        checked = checked_messages(list(messages), answered=False)
+    except BadConversationError as error:
+        raise DataError(f"chat: {error}") from None
+    if checked[-1]["role"] != "user":
+        raise DataError(f"chat: the last message is the {checked[-1]['role']}'s; end with one of the user")
+    if spelled := spelled_by(checked, tokenizer.special_tokens()):
+        raise DataError(f"chat: a message spells the special token {spelled}; leave it out")
+    where = "the chat template"
+    with Renderer(tokenizer.chat_template, tokenizer.end_token, where) as renderer:
+        try:
+            text = renderer.prompt(checked)
+            answered = renderer.render([*checked, {"role": "assistant", "content": "a"}])
+        except BadConversationError as error:
+            raise DataError(f"chat: {error}") from None
+    end = end_of_answer(answered, tokenizer, where)
+    return ChatPrompt(tokenizer.encode_marked([text])[0][0].tolist(), end)

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from nanogrove.evaluate.selection import ranked
-from nanogrove.methods.evolve import Config, choose
+from nanogrove.methods.evolve.choice import choose
+from nanogrove.methods.evolve.config import Config
 
 Kind = Literal["windows", "documents"]
 

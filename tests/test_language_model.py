@@ -138,7 +138,7 @@ def test_logits_that_are_not_finite_are_said_in_place_of_texts() -> None:
             broken.generate("a", 3, temperature=temperature)
 
 
-def test_a_chat_is_answered_by_the_template_that_the_run_keeps(tmp_path: Path, tiny: Tiny) -> None:
+def test_a_chat_is_answered_by_the_template_that_the_run_keeps(tmp_path: Path, tiny: Tiny, command: Any) -> None:
     """The answer is what follows the prompt, up to the template's end of a message, without special tokens."""
     user, assistant = {"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}
     rows = [{"messages": [{**user, "content": "ab" * (1 + n % 9)}, assistant]} for n in range(60)]
@@ -158,5 +158,14 @@ def test_a_chat_is_answered_by_the_template_that_the_run_keeps(tmp_path: Path, t
     samples = [event.values for event in read_events(tmp_path / "run/events.jsonl") if event.kind == "sample"]
     assert samples[-1]["prompt"] == "abab"
     assert samples[-1]["text"].startswith("abab\n\n")
+    assert command("generate", tmp_path / "run", "abab", "--chat", "--temperature", 0, "--tokens", 9).out == "cd\n"
+    assert (
+        "--chat goes without --best-of" in command("generate", "x", "a", "--chat", "--best-of", 2, "--reward", "r").err
+    )
+    exported = tmp_path / "exported"
+    nanogrove.to_transformers(tmp_path / "run", exported)
+    assert nanogrove.from_transformers(exported).chat(talk, tokens=1, temperature=0) == "c"  # type: ignore[arg-type]
+    ids = json.loads((exported / "generation_config.json").read_text())["eos_token_id"]
+    assert [lm.tokenizer.backend.id_to_token(token) for token in ids] == ["<|endoftext|>", "<|end|>"]
     with pytest.raises(DataError, match="roles out of order"):
         lm.chat([assistant])  # type: ignore[list-item]

@@ -10,12 +10,11 @@ from typing import Any
 
 from nanogrove.config.catalog import read_preset_file
 from nanogrove.config.overrides import as_overrides, resolve
-from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
-from nanogrove.errors import CheckpointError
+from nanogrove.data.chat.encoding import answer_end
 from nanogrove.evaluate.reward import load_reward
 from nanogrove.language_model import LanguageModel, load
 from nanogrove.model.gpt import GPT
-from nanogrove.model.huggingface import export_model, import_model
+from nanogrove.model.huggingface import export_model
 from nanogrove.reports.report import write_report
 from nanogrove.runs.score import evaluate
 from nanogrove.runs.train import train
@@ -23,7 +22,8 @@ from nanogrove.studies.compare import Options
 from nanogrove.studies.compare import compare as run_study
 from nanogrove.studies.judge import Findings
 from nanogrove.studies.settings import Equal, read_settings
-from nanogrove.train.checkpoint import read_checkpoint, read_plain
+from nanogrove.train.checkpoint import read_checkpoint
+from nanogrove.train.initial import read_transformers
 from nanogrove.train.weights import load_weights
 
 
@@ -132,34 +132,37 @@ def report(run: str | Path) -> Path:
 def to_transformers(run: str | Path, out: str | Path) -> str:
     """Writes a run's best model as a folder that `transformers` loads; returns its family there, as in `llama`.
 
+    Its tokenizer and its chat template, where it has one, go with it.
     Raises PresetError for a combination of settings that no family of `transformers` has.
 
     >>> nanogrove.to_transformers("runs/mine", "exported/mine")
     'llama'
     """
     checkpoint = read_checkpoint(Path(run))
-    end = checkpoint.tokenizer.end
-    token = checkpoint.tokenizer.backend.id_to_token(end) or END_OF_TEXT
+    tokenizer = checkpoint.tokenizer
+    template = tokenizer.chat_template
     return export_model(
-        checkpoint.model, checkpoint.config, Path(out), checkpoint.tokenizer.to_json(), end_of_text=(token, end)
+        checkpoint.model,
+        checkpoint.config,
+        Path(out),
+        tokenizer.to_json(),
+        end_of_text=(tokenizer.end_token, tokenizer.end),
+        chat=None if template is None else (template, answer_end(tokenizer)),
     )
 
 
 def from_transformers(folder: str | Path) -> LanguageModel:
     """The model of a folder that `transformers` wrote: GPT-2, Llama, Qwen3 or NanoChat, with its tokenizer.json.
 
-    Its weights, in one file or in shards, are cast to float32. Raises CheckpointError for what nanogrove cannot
-    express; nothing is left out silently, and no code is run.
+    Its weights, in one file or in shards, are cast to float32. A `chat_template.jinja` in it is what `chat` answers by.
+
+    Raises CheckpointError for what nanogrove cannot express; nothing is left out silently, and no code is run.
 
     >>> family = nanogrove.to_transformers("runs/mine", "exported/again")
     >>> nanogrove.from_transformers("exported/again").generate("Once upon", tokens=5).startswith("Once upon")
     True
     """
-    config, weights = import_model(Path(folder))
-    model = GPT(config)
-    load_weights(model, weights, Path(folder))
-    path = Path(folder) / "tokenizer.json"
-    tokenizer = Tokenizer.from_json(read_plain(path).decode("utf-8", "replace"), where=str(path))
-    if tokenizer.vocab_size > model.embed.weight.shape[0]:
-        raise CheckpointError(f"{folder}: its tokenizer has more tokens than its model; they do not belong together")
-    return LanguageModel(model, tokenizer)
+    read = read_transformers(Path(folder))
+    model = GPT(read.config)
+    load_weights(model, read.weights, Path(folder))
+    return LanguageModel(model, read.tokenizer)

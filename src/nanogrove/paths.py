@@ -21,6 +21,8 @@ class OnDisk:
 
     def absolute(self, value: object) -> object:
         """The absolute path of what is there; any other value, such as the name of a data set, as it is."""
+        if isinstance(value, list):
+            return [self.absolute(each) for each in value]
         if not isinstance(value, str) or not value or value in self.names:
             return value
         path = Path(value)

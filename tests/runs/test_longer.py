@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -312,3 +314,25 @@ def test_a_kill_at_every_change_of_the_file_system_until_it_is_saved(
         assert bits(run) == bits(whole), at
         assert history(run) == history(whole), at
         shutil.rmtree(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "longer"), [("pretrain", "train.steps=16"), ("evolve", "method.generations=6")])
+def test_ranks_go_on_for_longer_together(tmp_path: Path, case: str, longer: str) -> None:
+    write_data(tmp_path)
+    preset = {**preset_of(case), "schedule": {"name": "constant"}}
+    preset["evaluate"] |= {"patience": 100}
+    (tmp_path / "preset.json").write_text(json.dumps(preset))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command = [*torchrun, "--nproc_per_node=2", "-m", "nanogrove", "train"]
+    for arguments in (["--out", "whole", longer], ["--out", "run"], ["--out", "run", "--resume", longer]):
+        ended = subprocess.run(
+            [*command, "preset.json", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")

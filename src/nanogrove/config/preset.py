@@ -168,6 +168,12 @@ class Preset(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_init(self) -> Self:
+        if self.train.init and self.method.model_dump().get("base"):
+            raise ValueError("train.init and method.base both name weights to begin with; give one of them")
+        return self
+
+    @model_validator(mode="after")
     def _check_auxiliary(self) -> Self:
         method = load_method(self.method.name)
         if self.auxiliary.enabled and not method.trains_heads(self.method):

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from nanogrove.data.corpus import Corpus
+from nanogrove.errors import CheckpointError
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
@@ -16,6 +17,7 @@ from nanogrove.methods.contract import C, D, MethodConfig, Trained
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event, Values, phase
 from nanogrove.train.checkpoint import load_population
+from nanogrove.train.initial import check_vocabulary, fit_of, is_for_transformers, read_transformers
 from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.plan import Plan
@@ -38,10 +40,17 @@ def check_not_ended(state: TrainState, config: MethodConfig, steps: int) -> None
 
 
 def saved_weights(saved: str, corpus: Corpus, config: ModelConfig) -> dict[str, Tensor]:
-    """The weights of the one model in a run or checkpoint.
+    """The weights of the one model in a run or checkpoint, or in a folder for `transformers`.
 
-    Raises CheckpointError where there is none, or one of another vocabulary or configuration.
+    Raises CheckpointError where there is none, or one of another configuration, CheckpointError or PresetError for
+    another vocabulary.
     """
+    if is_for_transformers(Path(saved)):
+        initial = read_transformers(Path(saved))
+        check_vocabulary(initial, corpus.tokenizer)
+        for other in fit_of(initial, config).others:
+            raise CheckpointError(f"{saved}: is another model, {other}")
+        return initial.weights
     weights = load_population([Path(saved)], corpus.tokenizer, config, 1)
     return {name: tensor[0] for name, tensor in weights.items()}
 

@@ -136,11 +136,13 @@ def export_model(
     out: Path,
     tokenizer_json: str | None = None,
     end_of_text: tuple[str, int] | None = None,
+    chat: tuple[str, int] | None = None,
 ) -> str:
     """Writes one model as a folder for `transformers`, and returns the family it became.
 
     `tokenizer_json` is the text of a `tokenizer.json`; `end_of_text` is the token between documents and its id:
-    generation without a prompt starts from it, and all generation stops at it. `out` is made if need be.
+    generation without a prompt starts from it, and all generation stops at it. `chat` is the text of a chat template
+    and the token that ends an answer, at which generation stops too. `out` is made if need be.
     Raises PresetError when no family expresses `config`, DataError when the tokenizer does not fit,
     CheckpointError when `model_state` does not fit `config`, or `out` is not empty or cannot be written.
     """
@@ -153,7 +155,8 @@ def export_model(
         "config.json": _to_json(config, kind, end, model_state["embed.weight"].dtype)
     }
     if end is not None:  # padding is named here alone: in config.json it would freeze that token's embedding
-        files["generation_config.json"] = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+        stops = end if chat is None else [end, chat[1]]
+        files["generation_config.json"] = {"bos_token_id": end, "eos_token_id": stops, "pad_token_id": end}
     if tokenizer_json is not None:
         _check_tokenizer(tokenizer_json, token, end, config.vocab_size)
         files["tokenizer_config.json"] = {
@@ -171,6 +174,8 @@ def export_model(
             write_file(out / name, (json.dumps(content, indent=2) + "\n").encode())
         if tokenizer_json is not None:
             write_file(out / "tokenizer.json", tokenizer_json.encode())
+        if chat is not None:
+            write_file(out / "chat_template.jinja", chat[0].encode())
         write_file(out / "model.safetensors", save(tensors, metadata={"format": "pt"}))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{out}: cannot export here ({error})") from None

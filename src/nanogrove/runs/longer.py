@@ -20,6 +20,7 @@ from nanogrove.runs.circumstances import Changes
 from nanogrove.runs.setup import Setup, with_budget
 from nanogrove.train.checkpoint import Checkpoint
 from nanogrove.train.loop import BUDGETS
+from nanogrove.waits import waiting
 
 SECTIONS = ("evaluate", "save", "sample", "track")  # whose settings may change
 RATES = ("lr", "adamw_lr")  # of the optimizer, which may change too
@@ -121,8 +122,13 @@ class Mismatch(NamedTuple):
 
 def first_mismatch(before: Setup, after: Setup, steps: int) -> Mismatch | None:
     """The first of so many steps that is not the same under two budgets; None where all are."""
-    pairs = enumerate(zip(islice(taken(before), steps), islice(taken(after), steps), strict=False))
-    return next((Mismatch(step, *pair) for step, pair in pairs if pair[0] != pair[1]), None)
+    pairs = zip(islice(taken(before), steps), islice(taken(after), steps), strict=False)
+    with waiting("comparing the steps taken with those of the longer run", steps) as wait:
+        for step, (was, now) in enumerate(pairs):
+            if was != now:
+                return Mismatch(step, was, now)
+            wait.done = step + 1
+    return None
 
 
 def _described_budget(kept: Preset, asked: Preset) -> str:

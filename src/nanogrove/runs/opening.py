@@ -20,8 +20,9 @@ from nanogrove.record.events import Event, note
 from nanogrove.record.folder import RunFolder
 from nanogrove.runs.circumstances import Changes
 from nanogrove.runs.longer import adjusted, changed_settings, checked, minutes_in_steps
-from nanogrove.runs.setup import Setup, build, with_budget
+from nanogrove.runs.setup import Setup, adopt, build, with_budget
 from nanogrove.train.checkpoint import ROTATION, Checkpoint, load_best, load_checkpoint, load_latest
+from nanogrove.train.initial import described, read_initial
 from nanogrove.train.parallel.ranks import ALONE, Ranks, restarted
 from nanogrove.train.state import TrainState
 
@@ -83,6 +84,8 @@ def open_run(
     if preset.train.minutes is not None and ranks.first:
         yield note(f"train.minutes={preset.train.minutes:g} becomes steps: a few are timed first")
     setup = build(preset, checkpoint, allow_code, ranks, make)
+    for text in described(setup.initial, setup.model_on_data) if ranks.first else ():
+        yield note(text)
     if checkpoint is not None and amended:
         setup = checked(setup, kept, asked, checkpoint, extend, out)
         if extend and setup.preset.schedule == kept.schedule:
@@ -239,8 +242,11 @@ def _out_of_patience(preset: Preset, stale: int) -> bool:
 def _refused_change(kept: Preset, asked: Preset) -> str | None:
     """The first setting in which a preset differs from that of the run and may not, as a clause; None where none does.
 
-    The joints of the schedule are the run's, which a preset from elsewhere does not name.
+    The joints of the schedule are the run's, which a preset from elsewhere does not name. What a run began with has
+    given it its model and its tokenizer.
     """
+    if asked.train.init is not None and asked.train.init == kept.train.init and asked.model != kept.model:
+        asked = adopt(asked, tuple(map(read_initial, asked.train.sources)))
     now = asked.model_dump(mode="json")
     now["schedule"]["joints"] = now["schedule"]["joints"] or kept.schedule.model_dump(mode="json")["joints"]
     return difference(adjusted(kept, asked).model_dump(mode="json"), now)

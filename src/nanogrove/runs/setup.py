@@ -3,7 +3,7 @@
 `build` is a list of steps: functions that each check or resolve one thing, from their arguments alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import cast
@@ -12,9 +12,12 @@ import torch
 
 from nanogrove.config.preset import Preset
 from nanogrove.corpora import MakeCorpus, make_corpus
+from nanogrove.data.chat.config import ChatOptions
 from nanogrove.data.corpus import Corpus
+from nanogrove.data.rewarded_files import RewardedOptions
 from nanogrove.data.rng import derived_seed
 from nanogrove.data.splits import Split
+from nanogrove.data.text.config import DataConfig
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.methods import METHODS, AnyMethod, load_method
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -24,6 +27,7 @@ from nanogrove.runs.memory import check_memory
 from nanogrove.runs.rehearsal import rehearse
 from nanogrove.train.autotune import AUTO, Work, auto_precision, reason_for, resolve_auto
 from nanogrove.train.checkpoint import Checkpoint
+from nanogrove.train.initial import Initial, adopted, check_vocabulary, read_initial, take
 from nanogrove.train.loop import TrainConfig
 from nanogrove.train.optim.optimizer import make_optimizer
 from nanogrove.train.optim.rules import RULES
@@ -49,6 +53,7 @@ class Setup:
     whole_device: torch.device  # holds, scores and samples the whole state: `device`, or the CPU where that is sharded
     precision_reason: str
     budget: dict[str, float] = field(default_factory=dict)  # minutes that became steps, and the times of a step
+    initial: tuple[Initial, ...] = ()  # what a new run begins with: one for all members, or one for each
 
     @property
     def population(self) -> int | None:
@@ -71,6 +76,8 @@ class Setup:
         preset, population = self.preset, self.population
         seeds = [derived_seed(preset.seed, "member", member) for member in range(population or 1)]
         model = GPT(self.model_on_data, population).initialize(*seeds)
+        if self.initial:
+            take(model, self.initial, preset.train.init_noise, seeds)
         heads = None
         if preset.auxiliary.enabled:
             heads = Heads(preset.auxiliary, self.model_on_data, population)
@@ -100,8 +107,11 @@ def build(
         ranks: the processes that train together.
         make: makes the corpus.
     """
+    initial: tuple[Initial, ...] = ()
     if checkpoint is None:
         preset = with_absolute_paths(preset)
+        initial = tuple(map(read_initial, preset.train.sources))
+        preset = adopt(preset, initial)
     method, train = load_method(preset.method.name), preset.train
     check_parallel(preset, method, ranks)
     device = pick_device(train.device)
@@ -109,8 +119,11 @@ def build(
     check_memory(preset, method, preset.model, 1, device, ranks)
     corpus = ranks.local_rank0_first(lambda: make(preset.data, preset.model.block_size, train.batch_size, preset.seed))
     check_same_data(checkpoint, corpus)
+    for each in initial:
+        check_vocabulary(each, corpus.tokenizer)
     check_model(preset, method, corpus)
-    model = resolve_vocabulary(preset.model, corpus)
+    rows = max((each.config.vocab_size or 0 for each in initial), default=0)
+    model = resolve_vocabulary(preset.model, corpus, rows)
     steps = resolve_steps(train, corpus)
     model_on_data = resolve_document_mark(model, corpus)
     check_memory(preset, method, model, corpus.length, device, ranks)
@@ -119,9 +132,31 @@ def build(
 
     def runtime(preset: Preset, steps: int) -> Setup:
         total = method.num_steps(preset.method, steps)
-        return resolve_runtime(preset, method, corpus, model_on_data, device, total, allow_code, ranks)
+        setup = resolve_runtime(preset, method, corpus, model_on_data, device, total, allow_code, ranks)
+        return replace(setup, initial=initial)
 
     return runtime(resolved, steps) if train.minutes is None else fill_minutes(train.minutes, resolved, runtime)
+
+
+def adopt(preset: Preset, initial: Sequence[Initial]) -> Preset:
+    """The preset with the model and the tokenizer of the weights that it begins with.
+
+    Raises PresetError where they are of several kinds of models, or not as many as members.
+    """
+    if not initial:
+        return preset
+    members = load_method(preset.method.name).num_members(preset.method) or 1
+    if len(initial) not in (1, members):
+        raise PresetError(f"train.init: {len(initial)} sources for {members} models; give one for all, or one for each")
+    models = [adopted(preset.model, each) for each in initial]
+    for each, model in zip(initial, models, strict=True):
+        if model != models[0]:
+            raise PresetError(f"train.init: {each.source} is another kind of model than {initial[0].source}")
+    changes: dict[str, object] = {"model": models[0]}
+    data = preset.data
+    if isinstance(data, DataConfig | RewardedOptions | ChatOptions) and data.tokenizer in ("char", "byte", "bpe"):
+        changes["data"] = data.model_copy(update={"tokenizer": str(initial[0].tokenizer_file.absolute())})
+    return preset.model_copy(update=changes)
 
 
 def check_parallel(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
@@ -180,10 +215,13 @@ def check_model(preset: Preset, method: AnyMethod, corpus: Corpus) -> None:
         raise PresetError(f"{error}, of which this data has no longer ones") from None
 
 
-def resolve_vocabulary(model: ModelConfig, corpus: Corpus) -> ModelConfig:
-    """The model with as many tokens as the data needs. Raises PresetError where it is given fewer."""
+def resolve_vocabulary(model: ModelConfig, corpus: Corpus, rows: int = 0) -> ModelConfig:
+    """The model with as many tokens as the data needs, and `rows` at least.
+
+    Raises PresetError where it is given fewer than the data needs.
+    """
     needed = corpus.tokenizer.vocab_size
-    vocabulary = model.vocab_size or needed
+    vocabulary = model.vocab_size or max(needed, rows)
     if vocabulary < needed:
         raise PresetError(f"model.vocab_size={vocabulary} is smaller than the tokenizer's {needed}; leave it out")
     return model.model_copy(update={"vocab_size": vocabulary})

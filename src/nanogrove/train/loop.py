@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from nanogrove.data.batch import Batch, Batches
 from nanogrove.data.rng import derived_seed
 from nanogrove.errors import DivergedError
+from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event
 from nanogrove.settings import Settings
 from nanogrove.train.objective import Objective, count_scored
@@ -52,6 +53,14 @@ class TrainConfig(Settings):
     batch_size: int = Field(16, ge=1, description="sequences per step, all micro-batches together")
     accumulation: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description="micro-batches per step")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm, per member")
+    init: Annotated[str | list[str] | None, OnDisk()] = Field(
+        None,
+        description="what training begins with: a run, a checkpoint, or a model of transformers in a folder or by its "
+        "hub name; for a population one, or one for each member",
+    )
+    init_noise: float = Field(
+        0.0, ge=0, description="noise added to each member's first weights, over their root mean square"
+    )
     precision: Literal["auto"] | Precision = Field(
         "auto", description="number format of matrix products; auto takes the fastest that is sound on this device"
     )
@@ -67,7 +76,14 @@ class TrainConfig(Settings):
     def _check_sizes(self) -> Self:
         if self.accumulation != "auto" and self.accumulation > self.batch_size:
             raise ValueError(f"accumulation {self.accumulation} is more than batch_size {self.batch_size}")
+        if self.init_noise and not self.sources:
+            raise ValueError("init_noise is added to the weights of init; set that too")
         return self
+
+    @property
+    def sources(self) -> list[str]:
+        """What training begins with: nothing, one for all members, or one for each."""
+        return self.init if isinstance(self.init, list) else [self.init] if self.init else []
 
     @property
     def budgets(self) -> list[str]:

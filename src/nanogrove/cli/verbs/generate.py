@@ -42,6 +42,9 @@ Calibrated = Annotated[
 Confidence = Annotated[
     bool, typer.Option("--confidence", help="Print the probability of each new token, and the mean log-probability.")
 ]
+Chat = Annotated[
+    bool, typer.Option("--chat", help="Each prompt is a message of the user; print what the assistant answers.")
+]
 Reward = Annotated[
     Path | None, typer.Option(help="The run of a reward model, which steers the text or chooses a sample.")
 ]
@@ -72,6 +75,7 @@ def generate(
     precision: Precision = "auto",
     calibrated: Calibrated = False,
     confidence: Confidence = False,
+    chat: Chat = False,
     reward: Reward = None,
     beta: Beta = None,
     best_of: BestOf = None,
@@ -81,12 +85,14 @@ def generate(
     """Continue prompts with a run's best model."""
     _check_reward_options(reward, beta, best_of, confidence)
     _check_strategy_options(speculative, lookahead, best_of, confidence)
+    if chat and (confidence or best_of is not None):
+        raise PresetError(f"--chat goes without --{'confidence' if confidence else 'best-of'}; leave one out")
     from nanogrove.cli.text import printable
     from nanogrove.cli.waits import shown_waits
 
     prompts = _prompts(prompt or [""])
     with shown_waits("starting"):
-        from nanogrove.language_model import BETA, DrawOptions, SteeredOptions, load
+        from nanogrove.language_model import BETA, DrawOptions, GenerationOptions, SteeredOptions, load
 
         lm = load(run)
     draw = DrawOptions(seed=seed, precision=precision, calibrated=calibrated, temperature=temperature, top_k=top_k)
@@ -99,6 +105,9 @@ def generate(
             texts = lm.best_of(best_of, prompts, tokens, reward=reward, **draw)
         elif confidence:
             texts = [_with_confidence(each) for each in lm.continuations(prompts, tokens, **steered)]
+        elif chat:
+            options: GenerationOptions = {**steered, "speculative": speculative, "lookahead": lookahead}
+            texts = [lm.chat([{"role": "user", "content": text}], tokens, **options) for text in prompts]
         else:
             texts = lm.generate(prompts, tokens, speculative=speculative, lookahead=lookahead, **steered)
     for number, text in enumerate(texts, start=1):

@@ -10,6 +10,11 @@ from nanogrove.data.chat.rendering import Rendered
 from nanogrove.data.chat.template import Renderer
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import DataError
+from nanogrove.waits import waiting
+
+CONVERSATIONS_AT_ONCE = 1000  # that are made tokens in one call, which nothing interrupts
+WHERE = "the chat template"  # in messages on that of a model
+ANSWER: list[Message] = [{"role": "assistant", "content": "a"}]
 
 
 class Encoded(NamedTuple):
@@ -24,15 +29,21 @@ def encode(tokenizer: Tokenizer, conversations: Sequence[Rendered]) -> list[Enco
 
     Raises DataError for a text that the vocabulary cannot express.
     """
-    encoded = []
-    for (ids, offsets), rendered in zip(
-        tokenizer.encode_marked([each.text for each in conversations]), conversations, strict=True
-    ):
-        scored = np.zeros(len(ids), dtype=bool)
-        for begin, end in rendered.spans:
-            scored |= (offsets[:, 0] < end) & (offsets[:, 1] > begin)
-        encoded.append(Encoded(ids.astype(np.int32), scored))
+    encoded: list[Encoded] = []
+    with waiting("making tokens of conversations", len(conversations)) as wait:
+        while len(encoded) < len(conversations):
+            part = conversations[len(encoded) : len(encoded) + CONVERSATIONS_AT_ONCE]
+            tokens = tokenizer.encode_marked([rendered.text for rendered in part])
+            encoded += [_encoded(*each, rendered) for each, rendered in zip(tokens, part, strict=True)]
+            wait.done = len(encoded)
     return encoded
+
+
+def _encoded(ids: np.ndarray, offsets: np.ndarray, rendered: Rendered) -> Encoded:
+    scored = np.zeros(len(ids), dtype=bool)
+    for begin, end in rendered.spans:
+        scored |= (offsets[:, 0] < end) & (offsets[:, 1] > begin)
+    return Encoded(ids.astype(np.int32), scored)
 
 
 def spelled_by(messages: Iterable[Message], special_tokens: Iterable[str]) -> str | None:
@@ -79,12 +90,25 @@ def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> ChatPrompt
         raise DataError(f"chat: the last message is the {checked[-1]['role']}'s; end with one of the user")
     if spelled := spelled_by(checked, tokenizer.special_tokens()):
         raise DataError(f"chat: a message spells the special token {spelled}; leave it out")
-    where = "the chat template"
-    with Renderer(tokenizer.chat_template, tokenizer.end_token, where) as renderer:
+    with Renderer(tokenizer.chat_template, tokenizer.end_token, WHERE) as renderer:
         try:
             text = renderer.prompt(checked)
-            answered = renderer.render([*checked, {"role": "assistant", "content": "a"}])
+            answered = renderer.render([*checked, *ANSWER])
         except BadConversationError as error:
             raise DataError(f"chat: {error}") from None
-    end = end_of_answer(answered, tokenizer, where)
+    end = end_of_answer(answered, tokenizer, WHERE)
     return ChatPrompt(tokenizer.encode_marked([text])[0][0].tolist(), end)
+
+
+def answer_end(tokenizer: Tokenizer) -> int:
+    """The token that ends what the assistant writes, by the tokenizer's chat template.
+
+    Raises DataError for a template that is refused, or without such a token.
+    """
+    assert tokenizer.chat_template is not None
+    with Renderer(tokenizer.chat_template, tokenizer.end_token, WHERE) as renderer:
+        try:
+            answered = renderer.render([{"role": "user", "content": "a"}, *ANSWER])
+        except BadConversationError as error:
+            raise DataError(f"{WHERE}: {error}") from None
+    return end_of_answer(answered, tokenizer, WHERE)

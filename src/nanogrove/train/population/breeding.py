@@ -87,9 +87,13 @@ def mutate(state: TrainState, child: int, size: float, seed: int) -> None:
     device = state.model.embed.weight.device
     generator = torch.Generator(device).manual_seed(seed)
     for _, parameter in state.named_parameters():
-        weight = parameter[child]
-        noise = torch.randn(weight.shape, generator=generator, device=device, dtype=weight.dtype)
-        weight.add_(noise * (size * weight.square().mean().sqrt()))
+        add_noise(parameter[child], size, generator)
+
+
+def add_noise(weight: Tensor, size: float, generator: torch.Generator) -> None:
+    """Adds normal noise of `size` times its root mean square to a tensor, in place."""
+    noise = torch.randn(weight.shape, generator=generator, device=weight.device, dtype=weight.dtype)
+    weight.add_(noise * (size * weight.square().mean().sqrt()))
 
 
 @torch.no_grad()

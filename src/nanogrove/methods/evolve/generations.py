@@ -1,31 +1,12 @@
-"""Evolution: a population trains and is scored, and better members replace worse ones, generation by generation.
-
-1. All members take `steps_per_generation` gradient steps on the same batches, each with its own hyperparameters.
-2. Each is scored on the same sequences of the validation split (`fitness`). The test split is read once, at the end.
-3. Members are replaced by better ones, by truncation or tournament: they are ranked on one half of the documents that
-   were scored, and replaced where the difference exceeds its noise on the other half (`evaluate/selection.py`). A child
-   copies its parent's weights and moments, may be crossed with a second parent, is mutated by noise scaled to each
-   tensor, and explores its parent's hyperparameters.
-
-Each member keeps its slot on the population axis, and each birth gets a number, so the record holds a genealogy. Each
-of `islands` selects among its members only; every `migrate_every` generations the best of each goes to the next one,
-where it replaces the worst. Draws are functions of (seed, generation, island), and islands exchange nothing but
-members: the migrants, and a copy of the best of all where a whole island has diverged. With `selection` none diverged
-members stay.
-
-With `replaced` 1 − 1/P, `parents` 1/P and noise this is clone-and-mutate, the preset `evolve`; with small fractions,
-no noise and varied hyperparameters it is population based training (Jaderberg et al. 2017), `evolve-pbt`. The test of
-significance is an addition: in the paper a member is replaced whatever the noise.
-"""
+"""The generations: what is trained, scored and bred when, and what is remembered of it."""
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, NotRequired, Self, cast
+from typing import Literal, NotRequired, cast
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import TypedDict
 
@@ -33,98 +14,24 @@ from nanogrove.data.corpus import Corpus
 from nanogrove.data.rng import derived_seed, random
 from nanogrove.errors import DivergedError, PresetError
 from nanogrove.evaluate import auxiliary, selection
-from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, evaluate_fitness
-from nanogrove.methods.contract import Method, MethodConfig
+from nanogrove.evaluate.fitness import Fitness, assess, evaluate_fitness
+from nanogrove.methods.contract import Method
+from nanogrove.methods.evolve.choice import choose
+from nanogrove.methods.evolve.config import Config
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event, Values
 from nanogrove.settings import Count
 from nanogrove.train.parallel.members import fit_members
 from nanogrove.train.plan import Plan
 from nanogrove.train.population.breeding import (
-    Crossover,
     copy_members,
     crossover,
     diversity,
     mutate,
     reset_moments,
 )
-from nanogrove.train.population.hyperparameters import Name, Range, set_hyperparameters
+from nanogrove.train.population.hyperparameters import set_hyperparameters
 from nanogrove.train.state import TrainState
-
-
-class Config(FitnessConfig, MethodConfig):
-    """`generations` × `steps_per_generation` steps are the run's, so `train` names no budget."""
-
-    name: Literal["evolve"] = "evolve"
-    population_size: int = Field(8, ge=2, le=10_000, description="members, of all islands together")
-    generations: int = Field(10, ge=1, description="how often members are scored and replaced")
-    steps_per_generation: int = Field(100, ge=1, description="optimizer steps of each member between two selections")
-    selection: Literal["truncation", "tournament", "none"] = Field(
-        "truncation", description="how members are replaced; none replaces no member"
-    )
-    elites: int = Field(1, ge=0, description="best members of an island that nothing replaces")
-    replaced: float = Field(
-        0.25, gt=0, lt=1, description="truncation: share of an island that is replaced, its worst members"
-    )
-    parents: float = Field(
-        0.25, gt=0, lt=1, description="truncation: share of an island that replaces them, its best members"
-    )
-    tournament_size: int = Field(2, ge=2, description="tournament: members that compete to be a parent")
-    significance: float | None = Field(
-        0.05,
-        ge=0.001,
-        lt=0.5,
-        description="largest chance per generation to replace a member that is not worse; null: no test",
-    )
-    noise: float = Field(0.0, ge=0, description="size of the noise on a child's weights, over their RMS")
-    crossover: Crossover | None = Field(None, description="how a child is mixed with a second parent")
-    crossover_rate: float = Field(0.5, ge=0, le=1, description="share of the children that are mixed")
-    moments: Literal["copy", "reset"] = Field(
-        "copy", description="whether a child copies its parent's optimizer moments"
-    )
-    vary: dict[Name, Range] = Field({}, description="hyperparameters that differ, by name")
-    islands: int = Field(1, ge=1, description="groups that breed among themselves")
-    migrate_every: int = Field(5, ge=1, description="generations between two migrations")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        size, rest = divmod(self.population_size, self.islands)
-        if rest or size < 2:
-            raise ValueError(
-                f"{self.population_size} members do not make {self.islands} islands of two or more, equally large"
-            )
-        if self.elites >= size:
-            raise ValueError(f"elites {self.elites} of {size} members leave nobody to replace; take fewer")
-        if self.selection == "truncation":
-            replaced, parents = self.counts
-            for name, count in (("replaced", replaced), ("parents", parents)):
-                if not count:
-                    raise ValueError(f"{name}={getattr(self, name):g} of {size} members rounds down to 0; take more")
-            if replaced + parents > size:
-                raise ValueError(f"replaced and parents, {replaced} + {parents}, are more than the {size} members")
-            if replaced > size - self.elites:
-                raise ValueError(f"replaced and elites, {replaced} + {self.elites}, are more than the {size} members")
-            if self.crossover and parents < 2:
-                raise ValueError(f"crossover {self.crossover} takes two parents, and parents {self.parents:g} is one")
-        if self.noise and "noise" in self.vary:
-            raise ValueError("noise is given and vary.noise too; leave one out")
-        if self.vary.get("dropout") and self.vary["dropout"].most >= 1:
-            raise ValueError("vary.dropout reaches 1, and drops everything; stay below")
-        if "lr" in self.vary and (self.vary["lr"].values and min(self.vary["lr"].values) <= 0):
-            raise ValueError("vary.lr must stay above 0")
-        return self
-
-    @property
-    def replacements(self) -> int:
-        """The most replacements that selection tests in one generation."""
-        size = self.population_size // self.islands
-        return self.islands * (self.counts[0] if self.selection == "truncation" else size - self.elites)
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """How many members of an island truncation replaces, and by how many."""
-        size = self.population_size // self.islands
-        return int(self.replaced * size + 1e-9), int(self.parents * size + 1e-9)
 
 
 def check(config: Config, corpus: Corpus, model: ModelConfig, allow_code: bool) -> None:
@@ -171,53 +78,6 @@ def check_longer(state: TrainState, config: Config, steps: int) -> None:
     """Raises ValueError after the last generation of an earlier version, which did not note that it bred nothing."""
     if state.step == steps and "unbred" not in state.method_state:
         raise ValueError("nothing was bred after its last generation, and its checkpoint does not say so")
-
-
-class Choice(NamedTuple):
-    """Which parent replaces which member, the possible second parents of each child, and members that were not replaced
-    because their difference was not significant."""
-
-    parents: selection.Replacements
-    pools: dict[int, list[int]]
-    not_significant: list[int]
-
-
-def choose(config: Config, samples: Tensor, documents: Tensor, seed: int, generation: int) -> Choice:
-    """Selection by scores `samples [P, N]` of sequences from `documents [N]`; draws depend on (seed, generation).
-
-    Members without a finite score are replaced without a test, by the best of their island or, where the whole island
-    has diverged, by the best of all.
-    """
-    finite = samples.isfinite().all(1)
-    ranking, tests = torch.ones_like(documents, dtype=torch.bool), None
-    if config.significance is not None:
-        ranking, tests = selection.halves(documents, random(seed, "halves", generation))
-    scores = samples[:, ranking].mean(1).where(finite, torch.inf)
-    size = config.population_size // config.islands
-    orders = [selection.ranked(range(first, first + size), scores) for first in range(0, config.population_size, size)]
-    best = selection.ranked([order[0] for order in orders], scores)[0]
-    replaced, parents = config.counts
-    tested, diverged, pools = selection.Replacements(), selection.Replacements(), dict[int, list[int]]()
-    for number, order in enumerate(orders):
-        alive = [member for member in order if finite[member]]
-        diverged |= {member: (alive or [best])[0] for member in order[len(alive) :]}
-        generator = random(seed, "select", generation, number)
-        if config.selection == "truncation":
-            pool = alive[:parents]
-            chosen = selection.truncation(order, replaced, len(pool), generator) if alive else {}
-        else:
-            pool = alive
-            chosen = selection.tournament(order, config.elites, config.tournament_size, generator) if alive else {}
-        diverged |= {member: parent for member, parent in chosen.items() if not finite[member] and finite[parent]}
-        tested |= {member: parent for member, parent in chosen.items() if finite[member] and finite[parent]}
-        pools |= dict.fromkeys(order, pool)
-    not_significant: list[int] = []
-    if tests is not None and config.significance is not None:
-        generator = random(seed, "significance", generation)
-        tested, not_significant = selection.significant(
-            tested, samples[:, tests], documents[tests], config.significance, generator
-        )
-    return Choice(diverged | tested, pools, not_significant)
 
 
 class Progress(TypedDict):

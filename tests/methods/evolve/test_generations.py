@@ -14,7 +14,7 @@ from nanogrove.config.overrides import resolve
 from nanogrove.data.rng import derived_seed
 from nanogrove.errors import PresetError
 from nanogrove.language_model import load
-from nanogrove.methods import evolve
+from nanogrove.methods.evolve import generations
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import Event, read_events
 from nanogrove.record.lineage import genealogy, replay, schedule, winning_line
@@ -168,7 +168,7 @@ def test_the_winner_s_schedule_replayed_on_one_model_is_the_winner(preset: dict,
 
 def poison(monkeypatch: pytest.MonkeyPatch, members: list[int]) -> None:
     """Spoils members' weights after step 2."""
-    original = evolve.fit_members
+    original = generations.fit_members
 
     def fit(state: Any, *rest: Any) -> Any:
         for event in original(state, *rest):
@@ -178,7 +178,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, members: list[int]) -> None:
                         state.model.embed.weight[member, 0, 0] = math.nan
             yield event
 
-    monkeypatch.setattr(evolve, "fit_members", fit)
+    monkeypatch.setattr(generations, "fit_members", fit)
 
 
 def test_a_member_that_is_no_number_is_replaced_by_a_survivor_and_the_run_goes_on(

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from nanogrove.methods.evolve import Config, choose
+from nanogrove.methods.evolve.choice import choose
+from nanogrove.methods.evolve.config import Config
 
 
 @pytest.fixture(scope="module")
 def simulated() -> ModuleType:
     """`benchmarks/selection.py`, which prints the same figures for more generations."""
-    path = Path(__file__).parents[2] / "benchmarks" / "selection.py"
+    path = Path(__file__).parents[3] / "benchmarks" / "selection.py"
     spec = importlib.util.spec_from_file_location("selection", path)
     assert spec is not None
     assert spec.loader is not None

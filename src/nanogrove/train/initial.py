@@ -1,0 +1,203 @@
+"""Weights that training begins with: those of a run, of a checkpoint, of `transformers` in a folder or on the hub.
+
+A model takes every weight whose name and shape are its own. Tables of tokens and positions may have more rows or fewer:
+the rows that both have are taken, so that tokens can be added and a context cut. What a source lacks, such as the
+output of a reward model, stays as it was drawn.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nanogrove.data.chat.template import template_text
+from nanogrove.data.rng import derived_seed
+from nanogrove.data.sources.network import one_line, quiet
+from nanogrove.data.text.cache import cache_folder
+from nanogrove.data.tokenizer import Tokenizer
+from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.huggingface import import_model
+from nanogrove.model.members import unstack
+from nanogrove.paths import expanded
+from nanogrove.train.checkpoint import TEMPLATE, read_checkpoint, read_plain
+from nanogrove.train.population.breeding import add_noise
+from nanogrove.waits import waiting
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+DOWNLOADED = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
+TABLES = ("embed.weight", "position.weight", "head.weight")  # a row for each token, or for each position
+FREE = ("block_size", "dropout", "scalar", "within_documents", "document_mark", "vocab_size", "init_scale", "zero_init")
+
+
+@dataclass(frozen=True)
+class Initial:
+    """One model to begin from.
+
+    Args:
+        source: as it was named.
+        config: its settings.
+        tokenizer: its vocabulary.
+        tokenizer_file: where that lies.
+        weights: by the names of a `GPT`, in float32.
+    """
+
+    source: str
+    config: ModelConfig
+    tokenizer: Tokenizer
+    tokenizer_file: Path
+    weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a model takes of weights: the names of what is taken, whole or in part, and in words what is new or cut."""
+
+    taken: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+def read_initial(source: str) -> Initial:
+    """The best model of a run, a checkpoint, or a model of `transformers`, in a folder or by its name on the hub.
+
+    To name one of the hub is to allow its download; no code runs. Raises CheckpointError where there is none, or one
+    that nanogrove cannot express.
+    """
+    folder = expanded(source)
+    if HUB_NAME.fullmatch(source) and not folder.exists() and not folder.parent.exists():
+        folder = _downloaded(source)
+    if is_for_transformers(folder):
+        return read_transformers(folder)
+    checkpoint = read_checkpoint(folder)
+    weights = checkpoint.model
+    if weights["embed.weight"].dim() == 3:  # a population that was never scored
+        weights = unstack(weights, 0)
+    file = checkpoint.folder / "tokenizer.json"
+    return Initial(source, checkpoint.config, checkpoint.tokenizer, file, weights)
+
+
+def _downloaded(name: str) -> Path:
+    """The folder of a model of the hub, weights as safetensors alone. Raises CheckpointError where it cannot be had."""
+    import huggingface_hub  # which takes time to import
+
+    folder = (
+        cache_folder() / "models" / name.replace("/", "--")
+    )  # where files are no links, as they are in its own cache
+    try:
+        with waiting(f"downloading {name}"), quiet(huggingface_hub):
+            huggingface_hub.snapshot_download(name, allow_patterns=list(DOWNLOADED), local_dir=folder)
+    except Exception as error:  # of the hub, of the network, or of the name
+        raise CheckpointError(
+            f"{name}: neither a folder here nor to be had from the hub ({one_line(error)}); give a folder"
+        ) from None
+    return folder
+
+
+def is_for_transformers(folder: Path) -> bool:
+    """Whether a folder has what `transformers` writes; a checkpoint's `config.json` lies beside its `state.json`."""
+    return (folder / "config.json").is_file() and not (folder / "state.json").exists()
+
+
+def read_transformers(folder: Path) -> Initial:
+    """The model of a folder for `transformers`, with its tokenizer. Raises CheckpointError as `import_model` does."""
+    config, weights = import_model(folder)
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        raise CheckpointError(
+            f"{file}: missing; save it there with AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+        )
+    template = folder / TEMPLATE
+    chat_template = template_text(read_plain(template), template) if template.exists() else None
+    tokenizer = Tokenizer.from_json(read_plain(file).decode("utf-8", "replace"), str(file), chat_template)
+    rows = len(weights["embed.weight"])
+    if tokenizer.vocab_size > rows:
+        raise CheckpointError(
+            f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its model {rows}; they do not belong "
+            "together"
+        )
+    return Initial(str(folder), config, tokenizer, file, {name: tensor.float() for name, tensor in weights.items()})
+
+
+def adopted(model: ModelConfig, initial: Initial) -> ModelConfig:
+    """The settings of a model that begins with `initial`: its own, but for those that change no weight.
+
+    The context is that of `model` where it is not the default.
+    """
+    kept = {name: getattr(model, name) for name in FREE}
+    if model.block_size == ModelConfig.model_fields["block_size"].default:
+        kept["block_size"] = initial.config.block_size
+    kept["within_documents"] |= initial.config.within_documents
+    config = initial.config.model_copy(update=kept)
+    if config.position == "learned" and config.block_size > initial.config.block_size:
+        raise PresetError(
+            f"model.block_size={config.block_size}: {initial.source} has {initial.config.block_size} positions; set no "
+            "more"
+        )
+    return config
+
+
+def check_vocabulary(initial: Initial, tokenizer: Tokenizer) -> None:
+    """Raises PresetError where a token of the data is not the same token of the weights; tokens may be added."""
+    ids = tokenizer.backend.get_vocab(with_added_tokens=True)
+    for token, number in initial.tokenizer.backend.get_vocab(with_added_tokens=True).items():
+        if ids.get(token) != number:
+            raise PresetError(
+                f"{initial.source} has another vocabulary than the data, in which the number of {token!r} is "
+                f"{ids.get(token)}, not {number}; set data.tokenizer={initial.tokenizer_file}"
+            )
+
+
+def fit_of(initial: Initial, config: ModelConfig) -> Fit:
+    """What a model of `config` takes. Raises CheckpointError for a weight that it has no room for."""
+    with torch.device("meta"):
+        shapes = {name: tuple(parameter.shape) for name, parameter in GPT(config).named_parameters()}
+    taken, others = [], []
+    for name, shape in shapes.items():
+        weight = initial.weights.get(name)
+        if weight is None or (config.scalar and name.startswith("head.")):
+            others.append(f"{name} is new")
+        elif weight.shape == shape or (name in TABLES and weight.shape[1:] == shape[1:]):
+            taken.append(name)
+            if len(weight) < shape[0]:
+                others.append(f"rows {len(weight)} to {shape[0] - 1} of {name} are new")
+            elif len(weight) > shape[0]:
+                others.append(f"the first {shape[0]} of {len(weight)} rows of {name} are taken")
+        else:
+            raise CheckpointError(f"{initial.source}: {name} is {tuple(weight.shape)}, and the model asks for {shape}")
+    unused = [name for name in initial.weights if name not in shapes and not name.startswith("head.")]
+    if unused:
+        raise CheckpointError(f"{initial.source}: the model has no {unused[0]}")
+    return Fit(tuple(taken), tuple(others))
+
+
+@torch.no_grad()
+def take(model: GPT, initials: Sequence[Initial], noise: float, seeds: Sequence[int]) -> None:
+    """Sets the weights of a model, or of each member of a population, to those of `initials`: one for all, or one each.
+
+    Each is disturbed by normal noise of `noise` times the root mean square of each weight, drawn from its seed.
+    """
+    fits = [(initial, fit_of(initial, model.config)) for initial in initials]
+    parameters = dict(model.named_parameters())
+    for member, seed in enumerate(seeds):
+        initial, fit = fits[member % len(fits)]
+        weights = parameters if model.population is None else {name: p[member] for name, p in parameters.items()}
+        for name in fit.taken:
+            rows = min(len(weights[name]), len(initial.weights[name]))
+            weights[name][:rows] = initial.weights[name][:rows]
+        if noise:
+            generator = torch.Generator(model.embed.weight.device).manual_seed(derived_seed(seed, "noise"))
+            for weight in weights.values():
+                add_noise(weight, noise, generator)
+
+
+def described(initials: Sequence[Initial], config: ModelConfig) -> Iterator[str]:
+    """Lines for a person: what is taken of each source, and what is new."""
+    for initial in initials:
+        fit = fit_of(initial, config)
+        count = sum(initial.weights[name].numel() for name in fit.taken)
+        others = f"; {', '.join(fit.others)}" if fit.others else ""
+        tokens = initial.tokenizer.vocab_size
+        yield f"begins with {count:,} weights of {initial.source} and its {tokens:,} tokens{others}"

@@ -70,6 +70,7 @@ class Attention(nn.Module):
         n_embd: C, the width of the residual stream.
         n_head: Query heads.
         n_kv_head: Heads of keys and values; each serves `n_head / n_kv_head` query heads.
+        head_size: D, the width of a head.
         bias: Whether maps and norms have biases.
         dropout: Applied to attention weights and to the output.
         qk_norm: Kind and epsilon of the norms of q and k; None for none.
@@ -81,22 +82,23 @@ class Attention(nn.Module):
         n_embd: int,
         n_head: int,
         n_kv_head: int,
+        head_size: int,
         bias: bool,
         dropout: Dropout,
         qk_norm: tuple[NormKind, float] | None,
         population: int | None = None,
     ) -> None:
         super().__init__()
-        self.n_head, self.n_kv_head, self.head_size = n_head, n_kv_head, n_embd // n_head
+        self.n_head, self.n_kv_head, self.head_size = n_head, n_kv_head, head_size
         self.dropout = dropout
-        parts = tuple(heads * self.head_size for heads in (n_head, n_kv_head, n_kv_head))
+        parts = tuple(heads * head_size for heads in (n_head, n_kv_head, n_kv_head))
         self.qkv = Linear(n_embd, parts, bias, population)
-        self.out = Linear(n_embd, (n_embd,), bias, population, residual=True)
+        self.out = Linear(parts[0], (n_embd,), bias, population, residual=True)
         self.q_norm = self.k_norm = None
         if qk_norm:
             kind, eps = qk_norm
-            self.q_norm = Norm(kind, self.head_size, bias, eps, population)
-            self.k_norm = Norm(kind, self.head_size, bias, eps, population)
+            self.q_norm = Norm(kind, head_size, bias, eps, population)
+            self.k_norm = Norm(kind, head_size, bias, eps, population)
 
     def forward(
         self,
@@ -122,7 +124,7 @@ class Attention(nn.Module):
         else:
             qk, v = (part.flatten(0, -4).transpose(1, 2) for part in (qk, v))  # [R, heads, T, D]
             y = self._attend(qk, v, rotary, cache, layer, mask, x.shape[-3]).transpose(1, 2)
-        return self.dropout(self.out(y.reshape(x.shape)))  # type: ignore[no-any-return]
+        return self.dropout(self.out(y.reshape(*x.shape[:-1], self.n_head * self.head_size)))  # type: ignore[no-any-return]
 
     def _attend(
         self,

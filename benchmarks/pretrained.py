@@ -30,7 +30,7 @@ def base_preset(tiny: bool) -> dict[str, Any]:
     return {
         "data": {"sources": "python-stdlib", "tokenizer": "bpe", "vocab_size": 300 if tiny else 1024},
         "model": TINY if tiny else MODEL,
-        "train": {"steps": 5 if tiny else 1500, "batch_size": 8},
+        "train": {"steps": 5 if tiny else 1000, "batch_size": 8, "threads": 1},
         "optimizer": {"name": "muon", "lr": 0.03, "adamw_lr": 0.01},
         "schedule": {"name": "wsd", "warmup": 20, "decay": 0.5, "final": 0.0},
         "evaluate": {"every": 250, "tokens": 20_000},

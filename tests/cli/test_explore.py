@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from nanogrove.cli.exploration import described
+from nanogrove.cli.exploration import described, proposed
 from nanogrove.config.catalog import read_preset_file
 from nanogrove.config.overrides import resolve
 from nanogrove.explore import proposal, sample
@@ -165,12 +165,12 @@ def test_the_size_follows_the_tokens(games: Path, tokens: int, width: int, budge
     findings = explore(str(games))
     for each in findings.tokens:
         object.__setattr__(each, "count", tokens)
-    proposed = propose(findings)
-    assert proposed is not None
-    model, train = proposed.values["model"], proposed.values["train"]
+    preset = propose(findings)
+    assert preset is not None
+    model, train = preset.values["model"], preset.values["train"]
     assert (model["n_embd"], train["tokens"]) == (width, budget)
     assert 16 * model["block_size"] <= 0.9 * tokens or model["block_size"] == 16
-    resolve({"name": "x", **proposed.values})
+    resolve({"name": "x", **preset.values})
 
 
 def test_the_time_is_measured(games: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,3 +251,13 @@ def test_a_file_whose_name_is_not_utf8_goes_through_a_whole_run(
     assert command("evaluate", "run").code == 0
     (start,) = [event for event in read_events(Path("run/events.jsonl")) if event.kind == "start"]
     assert "\udcff" in json.dumps(start.values["data"]["for_example"], ensure_ascii=False)
+
+
+@pytest.mark.parametrize(("tokens", "advised"), [(19_999, True), (20_000, False)])
+def test_pretrained_weights_are_proposed_for_a_short_text(games: Path, tokens: int, advised: bool) -> None:
+    findings = explore(str(games))
+    for each in findings.tokens:
+        object.__setattr__(each, "count", tokens)
+    preset = propose(findings)
+    assert preset is not None
+    assert ("train.init=FOLDER" in "\n".join(proposed(preset, 1.0, "games.json"))) == advised

@@ -118,6 +118,9 @@ def proposed(proposal: Proposal, took: float, name: str, width: int = 80) -> Ite
     yield from _wrapped("training", f"{train['tokens']:,} tokens, {_passes(proposal.passes)}", width)
     yield from _wrapped("time", f"about {_duration(took)} on this machine, as measured just now", width)
     yield from _wrapped("preset", name, width)
+    if proposal.too_short:
+        advice = "so short a text teaches a model little from nothing; train.init=FOLDER begins with pretrained weights"
+        yield from _wrapped("better", f"{advice}, of a run or a model of transformers", width)
 
 
 def _passes(passes: float) -> str:

@@ -20,17 +20,19 @@ from nanogrove.paths import expanded
 SMALL_TOKENS, LARGE_TOKENS = 1_000_000, 20_000_000  # where the sizes of models change
 TRAIN_SHARE = 0.9  # of the text
 MIN_TOKENS = 300  # of which splits can be made
+FROM_NOTHING_TOKENS = 20_000  # below, pretrained weights are proposed too: see docs/findings/pretrained.md
 MAX_CHAT_BLOCK = 512  # tokens of context that a longer conversation is given
 TIMED_STEPS, TIMED_SECONDS = 4, 0.1  # after a first one: as many steps at most as begin within these seconds
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A preset as JSON, why its model has this size, and how often the text is seen."""
+    """A preset as JSON, why its model has this size, how often the text is seen, and whether it is too short alone."""
 
     values: dict[str, Any]
     why: str
     passes: float
+    too_short: bool
 
 
 def propose(findings: Findings) -> Proposal | None:
@@ -65,7 +67,7 @@ def propose(findings: Findings) -> Proposal | None:
     }
     if findings.question is not None:
         values["sample"]["prompts"] = [findings.question]
-    return Proposal(values, why, budget / train_tokens)
+    return Proposal(values, why, budget / train_tokens, tokens < FROM_NOTHING_TOKENS)
 
 
 def _data(findings: Findings) -> dict[str, Any]:

@@ -11,7 +11,8 @@ SHOWN_CHARACTERS = 60  # of a value in a message, at most
 
 
 # Sizes of any model there is, whose products are far below 2^63, so that a model can be laid out to be counted.
-Width = Annotated[int, Field(ge=1, le=1_000_000)]
+MAX_WIDTH = 1_000_000
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 Length = Annotated[int, Field(ge=1, le=100_000_000)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]  # of what a run has done
 

@@ -20,6 +20,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "nanochat": {"zero_init": False},
     "llama-none": {"family": "llama", "position": "none"},
     "llama-shift": {"family": "llama", "token_shift": True},
+    "llama-wide-heads": {"family": "llama", "n_kv_head": 2, "head_size": 12},
 }
 
 

@@ -27,10 +27,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rms": {"qk_norm": True, "embed_norm": True, "norm": "rmsnorm", "position": "none", "mlp": "swiglu", "bias": True},
     "unscaled": {"norm": "rmsnorm-unscaled", "position": "learned", "mlp": "relu2", "bias": False},
     "narrow": {"n_embd": 24, "n_head": 3, "n_inner": 24, "position": "rotary", "mlp": "gelu"},  # not whole panels
+    "head size": {"n_embd": 24, "n_head": 6, "n_kv_head": 2, "head_size": 16},
 }
 REFUSED: dict[str, dict[str, Any]] = {
     "documents": {"within_documents": True, "document_mark": 3},
-    "head size": {"n_embd": 16},
+    "head size": {"head_size": 4},
     "width": {"n_embd": 12, "n_head": 1, "n_inner": 16},
     "inner width": {"n_inner": 20},
 }
@@ -145,7 +146,7 @@ def test_few_new_tokens_are_decoded_without_a_program(programs: list[OneToken | 
 def rows_of(cache: Cache, rows: Sequence[int], model: GPT) -> Cache:
     """A cache of its own for some of the rows."""
     c = model.config
-    part = Cache(c.n_layer, len(rows), c.kv_heads, c.context, c.head_size, model.embed.weight)
+    part = Cache(c.n_layer, len(rows), c.kv_heads, c.context, c.head_width, model.embed.weight)
     part.keys[:], part.values[:] = cache.keys[:, rows], cache.values[:, rows]
     part.lengths, part.last, part.longest = cache.lengths[rows], cache.last[rows], cache.longest
     return part

@@ -47,6 +47,20 @@ def test_rows_of_conversations(row: Any, tmp_path: Path) -> None:
     assert any("in one file, data.type=chat" in note for note in several.notes)
 
 
+@pytest.mark.parametrize(("prompt", "settings"), [(True, ""), (False, " data.prompt=null")])
+def test_pairs_of_conversations_are_named_with_all_that_training_needs(
+    prompt: bool, settings: str, tmp_path: Path
+) -> None:
+    rows = []
+    for number in range(30):
+        asked = [{"role": "user", "content": f"Ask {number}"}]
+        sides = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+        rows.append({"prompt": asked, **sides} if prompt else {name: asked + side for name, side in sides.items()})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = f"nanogrove train dpo data.path=FILE{settings} data.template=plain"
+    assert any(command in note for note in explore(str(tmp_path / "pairs.jsonl")).notes)
+
+
 def test_rows_of_which_few_are_conversations_are_a_table(tmp_path: Path) -> None:
     rows = [openai(n) if n % 3 == 0 else {"id": n, "text": "a text of some words, and of more"} for n in range(60)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -59,6 +59,7 @@ def random_config(kind: str, seed: int, **changes: Any) -> ModelConfig:
         "tie_embeddings": rng.random() < 0.5,
         "bias": rng.random() < 0.5 and kind in ("gpt2", "llama"),
         "dropout": rng.choice((0.0, 0.2)),
+        "head_size": rng.choice((4, 6, 20)) if kind != "gpt2" and seed % 2 else None,
     }
     if kind == "qwen3":
         drawn["qk_norm"] = True
@@ -90,7 +91,7 @@ def random_tokens(config: ModelConfig, seed: int, length: int = 24) -> Tensor:
 
 
 def settings_that_matter(config: ModelConfig) -> dict[str, Any]:
-    computed = {"n_inner": config.inner_size, "n_kv_head": config.kv_heads}
+    computed = {"n_inner": config.inner_size, "n_kv_head": config.kv_heads, "head_size": config.head_width}
     idle = {"rope_theta": None} if config.position != "rotary" else {}
     return config.model_dump(exclude={"family", "zero_init"}) | computed | idle
 
@@ -154,6 +155,11 @@ THEIR_CONFIGS = {
     "llama, biases": LlamaConfig(**BASE, **WIDTHS, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**BASE, **WIDTHS, num_key_value_heads=2, head_dim=6, rms_norm_eps=1e-3),
     "nanochat": NanoChatConfig(**BASE, **WIDTHS, num_key_value_heads=2, rope_theta=77.0),  # type: ignore[call-arg]
+    "llama, wide heads": LlamaConfig(**BASE, **WIDTHS, num_key_value_heads=2, head_dim=10),
+    "qwen3, tied, 4 heads in 26": Qwen3Config(
+        **BASE, **WIDTHS | {"hidden_size": 26}, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True
+    ),
+    "nanochat, narrow heads": NanoChatConfig(**BASE, **WIDTHS, head_dim=4),  # type: ignore[call-arg]
 }
 
 
@@ -167,6 +173,39 @@ def test_models_that_transformers_made_compute_the_same_here(name: str, tmp_path
     model.load_state_dict(state)
     tokens = random_tokens(config, 4)
     torch.testing.assert_close(model(tokens), theirs(tokens).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama, wide heads", "qwen3, tied, 4 heads in 26", "nanochat, narrow heads"])
+def test_shards_in_bfloat16_are_read_as_they_are_and_computed_in_float32(name: str, tmp_path: Path) -> None:
+    made = AutoModelForCausalLM.from_config(THEIR_CONFIGS[name])
+    randomise(made, 5)
+    made.bfloat16().save_pretrained(tmp_path / "shards", max_shard_size="6KB")
+    assert len([*(tmp_path / "shards").glob("model-*-of-*.safetensors")]) > 2
+    config, state = import_model(tmp_path / "shards")
+    assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
+    model = GPT(config).eval()
+    model.load_state_dict(state)
+    tokens, targets = random_tokens(config, 4), random_tokens(config, 5)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "shards", dtype=torch.float32)
+    torch.testing.assert_close(model(tokens), theirs(tokens).logits, atol=1e-5, rtol=0)
+    model(tokens, targets).mean().backward()
+    assert all(p.grad is not None and p.grad.dtype == p.dtype == torch.float32 for p in model.parameters())
+
+    export_model(state, config, tmp_path / "out")
+    ours, stored = load_file(tmp_path / "out" / "model.safetensors"), made.state_dict()
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in ours.items())
+    again = import_model(tmp_path / "out")
+    assert settings_that_matter(again[0]) == settings_that_matter(config)
+    assert all(torch.equal(again[1][name], tensor) for name, tensor in state.items())
+
+
+def test_keys_that_published_models_have_besides(tmp_path: Path) -> None:
+    config = random_config("llama", 0)
+    export_model(random_model(config, 0).state_dict(), config, tmp_path / "smollm")
+    change_json(tmp_path / "smollm", is_llama_config=True, rope_interleaved=False)
+    assert settings_that_matter(import_model(tmp_path / "smollm")[0]) == settings_that_matter(config)
+    change_json(tmp_path / "smollm", rope_interleaved=True)
+    refused(tmp_path / "smollm", "rope_interleaved=true is not supported; only false is")
 
 
 def test_gpt2_as_it_was_published(tmp_path: Path) -> None:
@@ -189,8 +228,9 @@ def test_gpt2_as_it_was_published(tmp_path: Path) -> None:
 
 
 def test_settings_of_older_llama_folders(tmp_path: Path) -> None:
-    config = random_config("llama", 1, rope_theta=321.0, bias=False)
+    config = random_config("llama", 1, rope_theta=321.0, bias=False, head_size=None)
     export_model(random_model(config, 1).state_dict(), config, tmp_path / "out")
+    assert import_model(tmp_path / "out")[0].head_size is None  # though head_dim stands there
     change_json(tmp_path / "out", rope_parameters=None, rope_scaling=None, head_dim=None, torch_dtype="float32")
     assert settings_that_matter(import_model(tmp_path / "out")[0]) == settings_that_matter(config)
 
@@ -315,6 +355,14 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path) -> None:
             "has norm=rmsnorm with logit_softcap=15.0; the nearest, llama, needs logit_softcap=null",
         ),
         (
+            {"family": "gpt2", "head_size": 16},
+            "has norm=layernorm with head_size=16; the nearest, gpt2, needs head_size=null",
+        ),
+        (
+            {"family": "llama", "n_head": 5, "head_size": 16},
+            "has qk_norm=false with n_embd=128; the nearest, llama, needs n_embd=130",
+        ),
+        (
             {"family": "nanochat", "bias": True, "mlp": "gelu"},
             "has norm=rmsnorm-unscaled with mlp=gelu; the nearest, nanochat, needs mlp=relu2, bias=false",
         ),
@@ -389,7 +437,11 @@ def refused(folder: Path, message: str) -> None:
         ("llama", {"model_type": ["llama"]}, 'model_type=["llama"] is not supported'),
         ("llama", {"hidden_act": "gelu"}, "hidden_act=gelu is not supported; only silu or swish is"),
         ("llama", {"mlp_bias": True}, "attention_bias=false and mlp_bias=true must agree"),
-        ("llama", {"head_dim": 4}, "head_dim=4 is not supported; only hidden_size / num_attention_heads, 8, is"),
+        ("llama", {"head_dim": 4}, "and the settings make it ["),
+        ("llama", {"head_dim": 7}, "rotary positions need an even head size, and head_size is 7"),
+        ("llama", {"head_dim": 0}, "head_dim: must be 1 or more, and 0 was given"),
+        ("llama", {"head_dim": 10**6}, "n_head 6 times head_size 1000000 is more than 1,000,000"),
+        ("llama", {"head_dim": [8]}, "head_dim: must be a whole number"),
         ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "only plain ones are"),
         ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "only plain ones are"),
         ("llama", {"rope_parameters": {"rope_type": ["default"]}}, "only plain ones are"),
@@ -400,7 +452,7 @@ def refused(folder: Path, message: str) -> None:
         ("llama", {"is_causal": False}, "is_causal=false is not supported"),
         ("llama", {"vocab_size": None}, "vocab_size is missing"),
         ("llama", {"vocab_size": "many"}, "vocab_size: must be a whole number"),
-        ("llama", {"num_attention_heads": 5}, "n_embd 48 is not divisible by n_head 5"),
+        ("llama", {"num_attention_heads": 5, "head_dim": None}, "n_embd 48 is not divisible by n_head 5"),
         ("llama", {"num_hidden_layers": 1000}, "tensors are too few for 1000 layers"),
         ("llama", {"num_hidden_layers": 10**12}, "num_hidden_layers: must be 2000 or less"),
         ("llama", {"vocab_size": 10**30}, "vocab_size: must be 100000000 or less"),
@@ -461,7 +513,7 @@ def link(path: Path) -> None:
         (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "weights are safetensors only"),
         (
             lambda f: (f / "model.safetensors").rename(f / "model.safetensors.index.json"),
-            "weights in several files; save with a larger max_shard_size",
+            "model.safetensors.index.json: cannot be read",
         ),
         (lambda f: change_tensors(f, lambda t: t.pop("model.norm.weight")), "lacks model.norm.weight, unlike"),
         (lambda f: change_tensors(f, lambda t: t.update(x=torch.ones(1))), "has x, unlike its settings"),
@@ -472,6 +524,12 @@ def link(path: Path) -> None:
         (
             lambda f: change_tensors(f, lambda t: t.update({"model.norm.weight": torch.ones(48).to(torch.int8)})),
             "model.norm.weight holds torch.int8; quantised weights are not supported",
+        ),
+        (
+            lambda f: change_tensors(
+                f, lambda t: t.update({"model.norm.weight": torch.ones(48).to(torch.float8_e5m2)})
+            ),
+            "model.norm.weight holds torch.float8_e5m2; quantised weights are not supported",
         ),
     ],
 )

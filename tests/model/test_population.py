@@ -20,6 +20,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama, grouped heads": {"family": "llama", "n_head": 6, "n_kv_head": 2},
     "llama with biases": {"family": "llama", "n_head": 4, "n_kv_head": 1, "bias": True, "tie_embeddings": True},
     "qwen3": {"family": "llama", "n_head": 4, "n_kv_head": 2, "qk_norm": True},
+    "qwen3, wide heads": {"family": "llama", "n_head": 2, "n_kv_head": 1, "head_size": 32, "qk_norm": True},
     "nanochat": {"family": "nanochat", "n_head": 2},
     "nanochat, token shift": {"family": "nanochat", "n_head": 2, "token_shift": True, "zero_init": False},
     "nanochat, grouped heads": {"family": "nanochat", "n_head": 6, "n_kv_head": 3, "zero_init": False},

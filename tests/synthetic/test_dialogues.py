@@ -1,10 +1,13 @@
 """Dialogues whose answers are known."""
 
+import re
+
 import pytest
 
+from nanogrove.corpora import make_corpus
 from nanogrove.data.chat.conversations import checked_messages
 from nanogrove.data.rng import random
-from nanogrove.synthetic.dialogues import DialogueConfig, answer, dialogue
+from nanogrove.synthetic.dialogues import COLOURS, THINGS, DialogueConfig, answer, dialogue
 
 
 def test_every_answer_is_the_true_one() -> None:
@@ -34,3 +37,15 @@ def test_dialogues_are_functions_of_their_numbers(number: int) -> None:
     drawn = list(DialogueConfig(type="dialogues", count=100).conversations(Skipped()))
     assert drawn[number].messages == dialogue(random(0, "dialogues", number), (2, 4))
     assert len(drawn) == 100
+
+
+def test_answers_are_counted_where_a_row_is_a_dialogue() -> None:
+    alone, packed = (
+        make_corpus(DialogueConfig(type="dialogues", count=100, packed=packed), 128, 4, 0) for packed in (False, True)
+    )
+    assert alone.has_answers
+    assert not alone.answers_end_rows, "so that a calibration does not write all turns at once"
+    assert not packed.has_answers
+    assert packed.length == 128 > alone.length
+    text = "".join(alone.tokenizer.decode(batch.targets[batch.mask].tolist()) for batch in alone.eval_batches("test"))
+    assert set(re.findall(r"[a-z]+", text)) <= {"he", "is", *THINGS, *COLOURS}

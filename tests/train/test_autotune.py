@@ -61,6 +61,25 @@ def test_compiling_waits_for_a_run_that_pays_it_back(missing: str | None, monkey
     assert not auto.resolve_auto(work, enough, CPU).compile
 
 
+@pytest.mark.parametrize("head_size", [None, 128])
+@pytest.mark.parametrize("options", [{"family": "gpt2"}, {"family": "llama"}, {"family": "llama", "qk_norm": True}])
+def test_activations_are_estimated_whatever_the_width_of_heads(options: dict[str, Any], head_size: int | None) -> None:
+    sizes = {"vocab_size": 64, "block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 128}
+    config = ModelConfig(**sizes, **options, head_size=head_size)
+    model, kept = GPT(config).initialize(0), dict[int, int]()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(*torch.zeros(2, 4, 64, dtype=torch.int64))
+    activations = sum(kept.values()) - sum(kept.get(p.data_ptr(), 0) for p in model.parameters())
+    assert loss.requires_grad
+    assert 0.65 < auto.activation_bytes(config, 4) / activations < 1.5
+
+
 def test_little_memory_takes_more_micro_batches(missing: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     work = Work(LARGE, 2, 32)
     fixed = 2 * 16 * GPT(LARGE).parameter_count()

@@ -39,7 +39,11 @@ class Corpus(Protocol):
 
     @property
     def has_answers(self) -> bool:
-        """Whether the scored tokens of a sequence are an answer, which is right or wrong as a whole."""
+        """Whether the scored tokens of a sequence are right or wrong as a whole: an answer, or those of a dialogue."""
+
+    @property
+    def answers_end_rows(self) -> bool:
+        """Whether what is scored is all that follows a prompt, up to the end mark, so that a model can write it."""
 
     def left_out(self) -> tuple[dict[str, int], dict[str, str]]:
         """What sources left out, as far as they have been read: counts by reason, and the first location of each."""

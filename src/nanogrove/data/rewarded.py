@@ -39,7 +39,7 @@ class RewardedCorpus:
     """
 
     default_split: Split = "test"
-    has_answers = False
+    has_answers = answers_end_rows = False
 
     def __init__(self, config: RewardedConfig | PreferencesConfig, block_size: int, batch_size: int, seed: int) -> None:
         self.config, self.block_size, self.batch_size, self.seed = config, block_size, batch_size, seed

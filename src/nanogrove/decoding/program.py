@@ -39,7 +39,7 @@ def one_token(model: GPT, rows: int) -> OneToken | None:
     Nor is there one where a module has a hook, which is to see what passes through it.
     """
     config, modules = model.config, list(model.modules())
-    odd = any(width % WIDE for width in (config.n_embd, config.head_size, config.inner_size))
+    odd = any(width % WIDE for width in (config.n_embd, config.head_width, config.inner_size))
     unpacked = any(module.panels is None for module in modules if isinstance(module, Linear))
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
     return None if config.mark is not None or odd or unpacked or hooked else OneToken(model, rows)

@@ -203,7 +203,7 @@ def measure(model: GPT, corpus: Corpus, split: str, temperature: float, limit: i
     its Brier score (confidence − correct)². `blocks` is how many the intervals resample. Raises PresetError where no
     token is scored.
     """
-    has_answers = corpus.has_answers
+    has_answers = corpus.has_answers and corpus.answers_end_rows
     temperatures = (1.0, temperature)
     tokens: list[list[Tensor]] = [[], []]
     sequences: list[list[Tensor]] = [[], []]

@@ -13,6 +13,7 @@ from nanogrove.data.sources.tables import Columns, cell_text
 TEXT_CHARACTERS, TEXT_WORDS = 60, 10  # mean of a cell, from which on a column is text
 FIRST_WIDE = "\u2e80"  # from here on scripts without spaces between words, whose characters count for more
 MAX_FORMAT_COLUMNS = 20
+MESSAGES = "messages of a chat, joined by their roles"
 NUMBER = re.compile(r"[-+]?[$€£]? ?(\d{1,3}([, ]\d{3})+|\d+)?([.,]\d+)?([eE][-+]?\d+)? ?%?")
 DATE = re.compile(
     r"\d{4}[-/.]\d{1,2}([-/.]\d{1,2}([T ].{,30})?)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}( .{,20})?"
@@ -118,7 +119,7 @@ def _verdict(
     shown = f"{share:.0%} distinct" if distinct > 20 else f"{distinct} distinct"
     nested = [value for value, _ in full if isinstance(value, (list, dict))]
     if sum(joined_messages(value) is not None for value in nested) > count / 2:
-        return "text", f"messages of a chat, joined by their roles; {size}"
+        return "text", f"{MESSAGES}; {size}"
     if len(nested) > count / 2:
         return "nested", f"lists or objects, which become JSON; {size}"
     if (NAMED_ID.fullmatch(name) or CAMEL_ID.fullmatch(name)) and words < 2:
@@ -178,8 +179,13 @@ def choose(columns: Sequence[Column]) -> Choice:
     candidates = [c for c in columns if c.usable and c.verdict != "empty" and c.present >= 0.5]
     if not candidates:
         candidates = [c for c in columns if c.usable]
-    if {"chosen", "rejected"} <= {column.name for column in columns}:
-        notes.append("pairs of a chosen and a rejected text are what `nanogrove train dpo data.path=FILE` learns from")
+    named = {column.name: column for column in columns}
+    if {"chosen", "rejected"} <= named.keys():
+        settings = "" if "prompt" in named else " data.prompt=null"
+        settings += " data.template=plain" if named["chosen"].why.startswith(MESSAGES) else ""
+        notes.append(
+            f"pairs of a chosen and a rejected text are what `nanogrove train dpo data.path=FILE{settings}` learns from"
+        )
         candidates = [column for column in candidates if column.name != "rejected"] or candidates
     options, why = _options(candidates, notes)
     names = set(Columns(**options).names)

@@ -4,11 +4,10 @@ Blocks are pre-norm: x + attention(norm(x)), then x + mlp(norm(x)). The families
 settings of well-known models; any single setting can be changed beside them. Shapes are named in `layers.py`.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
-from pydantic_core import PydanticKnownError
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,23 +15,12 @@ from nanogrove.model.attention import Attention, rotary_table
 from nanogrove.model.cache import Cache, Placement, first_placement
 from nanogrove.model.cross_entropy import Smoothing, cross_entropy, smoothing_of
 from nanogrove.model.elementwise import Dropout, at_least_float32
-from nanogrove.model.families.table import SETTINGS
+from nanogrove.model.families.table import SETTINGS, FamilyName
 from nanogrove.model.layers import MLP, Embedding, Linear, MLPKind, Norm, NormKind, TokenShift, leading, linear
 from nanogrove.model.memory import Memory
-from nanogrove.settings import Length, Settings, Width
+from nanogrove.settings import MAX_WIDTH, Length, Settings, Width
 
 MAX_LOGITS_PER_CHUNK = 1 << 25  # 128 MB in float32
-
-
-def _known_family(name: object) -> object:
-    """The name of a family. Raises pydantic's error for a value that is not one of a few."""
-    if name not in tuple(SETTINGS):
-        *others, last = map(repr, SETTINGS)
-        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
-    return name
-
-
-FamilyName = Annotated[str, BeforeValidator(_known_family)]
 
 
 class ModelConfig(Settings):
@@ -51,8 +39,9 @@ class ModelConfig(Settings):
     vocab_size: Length | None = Field(None, description="taken from the tokenizer when left out")
     block_size: Length = Field(256, description="longest context, in tokens")
     n_layer: int = Field(4, ge=1, le=2000, description="transformer blocks")
-    n_head: Width = Field(4, description="attention heads of each block; divides n_embd")
+    n_head: Width = Field(4, description="attention heads of each block; divides n_embd, or set head_size")
     n_kv_head: Width | None = Field(None, description="key/value heads; n_head when left out")
+    head_size: Width | None = Field(None, description="width of an attention head; n_embd / n_head when left out")
     n_embd: Width = Field(128, description="width of the residual stream")
     n_inner: Width | None = Field(None, description="width inside the MLP; 4 n_embd, or 8/3 of it for swiglu")
     norm: NormKind = Field("layernorm", description="normalization before each attention and MLP")
@@ -85,12 +74,15 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
-        if self.n_embd % self.n_head:
+        if self.head_size is None and self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}")
         if self.n_head % self.kv_heads:
             raise ValueError(f"n_head {self.n_head} is not divisible by n_kv_head {self.kv_heads}")
-        if self.position == "rotary" and self.head_size % 2:
-            raise ValueError(f"rotary positions need an even head size, and n_embd / n_head is {self.head_size}")
+        if self.attention_width > MAX_WIDTH:
+            raise ValueError(f"n_head {self.n_head} times head_size {self.head_size} is more than {MAX_WIDTH:,}")
+        if self.position == "rotary" and self.head_width % 2:
+            size = "n_embd / n_head" if self.head_size is None else "head_size"
+            raise ValueError(f"rotary positions need an even head size, and {size} is {self.head_width}")
         if self.memory_tokens:
             if self.block_size % self.memory_segment:
                 raise ValueError(
@@ -102,9 +94,14 @@ class ModelConfig(Settings):
         return self
 
     @property
-    def head_size(self) -> int:
-        """Width of one attention head."""
-        return self.n_embd // self.n_head
+    def head_width(self) -> int:
+        """Width of one attention head; n_embd / n_head unless `head_size` says otherwise."""
+        return self.head_size or self.n_embd // self.n_head
+
+    @property
+    def attention_width(self) -> int:
+        """Width of all query heads together; that of the residual stream unless `head_size` says otherwise."""
+        return self.n_head * self.head_width
 
     @property
     def kv_heads(self) -> int:
@@ -140,6 +137,7 @@ class Block(nn.Module):
             c.n_embd,
             c.n_head,
             c.kv_heads,
+            c.head_width,
             c.bias,
             dropout,
             (c.norm, c.norm_eps) if c.qk_norm else None,
@@ -176,7 +174,7 @@ class GPT(nn.Module):
         if config.position == "learned":
             self.position = Embedding(config.context, config.n_embd, population)
         c, rotates = config, config.position == "rotary"
-        rotary = rotary_table(c.context, c.head_size, c.rope_theta) if rotates else None
+        rotary = rotary_table(c.context, c.head_width, c.rope_theta) if rotates else None
         self.register_buffer("rotary", rotary, persistent=False)
         self.shift = TokenShift(config.n_embd, population) if config.token_shift else None
         self.memory = Memory(config.memory_tokens, config.n_embd, population) if config.memory_tokens else None
@@ -345,7 +343,7 @@ class GPT(nn.Module):
         """An empty cache for `batch` sequences of `size` tokens per member; all that attention reaches if left out."""
         c = self.config
         rows = batch * (self.population or 1)
-        return Cache(c.n_layer, rows, c.kv_heads, size or c.context, c.head_size, self.embed.weight, c.mark)
+        return Cache(c.n_layer, rows, c.kv_heads, size or c.context, c.head_width, self.embed.weight, c.mark)
 
     @torch.no_grad()
     def initialize(self, *seeds: int) -> Self:
@@ -384,12 +382,12 @@ class GPT(nn.Module):
     def flops_per_token(self, tokens: int) -> int:
         """Floating-point operations a trained token costs one member, forward and backward, at context `tokens`.
 
-        6 for each weight of a matrix product and 12·n_layer·n_embd·tokens for attention (Chowdhery 2022, app. B). With
-        a memory attention reaches through one segment, and what is read and written is computed beside its tokens.
+        6 for each weight of a matrix product and 12·n_layer·H·D·tokens for attention (Chowdhery 2022, app. B). With a
+        memory attention reaches through one segment, and what is read and written is computed beside its tokens.
         """
         c = self.config
         matrices = sum(m.weight.numel() for m in self.modules() if isinstance(m, Linear))
         if self.head is None:
             matrices += self.embed.weight.numel()
-        each = 6 * matrices // (self.population or 1) + 12 * c.n_layer * c.n_embd * min(tokens, c.context)
+        each = 6 * matrices // (self.population or 1) + 12 * c.n_layer * c.attention_width * min(tokens, c.context)
         return each * c.context // c.memory_segment if c.memory_tokens else each

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -35,13 +35,15 @@ from nanogrove.model.families.family import Exchange
 from nanogrove.model.families.table import EXCHANGES, FAMILIES
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.layers import Linear
+from nanogrove.model.weight_files import plain_file, read_weights
 from nanogrove.settings import reason
 
 # Bookkeeping, outputs and initial values, in any family: no logits depend on these.
 _IGNORED = """architectures model_type transformers_version _name_or_path name_or_path dtype torch_dtype use_cache
     initializer_range bos_token_id eos_token_id pad_token_id return_dict output_attentions output_hidden_states
     tie_last_hidden_states chunk_size_feed_forward id2label label2id num_labels problem_type task_specific_params
-    tokenizer_class"""
+    tokenizer_class is_llama_config"""
+_FORMATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _DERIVED_TENSORS = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")  # buffers in older files
 
 
@@ -64,6 +66,10 @@ def family_of(config: ModelConfig) -> str:
     wanted = {name: getattr(config, name) for name in asked_for}
     if config.kv_heads != config.n_head:
         wanted["n_kv_head"] = config.kv_heads
+    if config.attention_width != config.n_embd:
+        wanted["head_size"] = config.head_size
+    if config.n_embd % config.n_head:
+        wanted["n_embd"] = config.n_embd
     lacks = {
         kind: {name for name, value in wanted.items() if value not in family.has.get(name, (value,))}
         for kind, family in EXCHANGES.items()
@@ -74,7 +80,8 @@ def family_of(config: ModelConfig) -> str:
     subsets = (set(subset) for size in range(1, 5) for subset in combinations(wanted, size))
     culprits = next(subset for subset in subsets if all(subset & lacking for lacking in lacks.values()))
     asked = " with ".join(f"{name}={_shown(wanted[name])}" for name in wanted if name in culprits)
-    has = EXCHANGES[nearest].has | {"n_kv_head": (config.n_head,)}
+    multiple = -(-config.n_embd // config.n_head) * config.n_head
+    has = EXCHANGES[nearest].has | {"n_kv_head": (config.n_head,), "n_embd": (multiple,)}
     needed = ", ".join(f"{name}={_shown(has[name][0])}" for name in wanted if name in lacks[nearest])
     raise PresetError(f"no transformers family has {asked}; the nearest, {nearest}, needs {needed}")
 
@@ -110,7 +117,7 @@ def to_transformers(state: Mapping[str, Tensor], config: ModelConfig) -> dict[st
         added = ours.endswith(".bias") and not config.bias
         tensor = state["embed.weight"].new_zeros(shape) if added else state[ours]
         for name, part in zip(names, torch.split(tensor, rows), strict=True):
-            theirs[name] = exchange.layout(name, part, config.head_size).clone(memory_format=torch.contiguous_format)
+            theirs[name] = exchange.layout(name, part, config.head_width).clone(memory_format=torch.contiguous_format)
     return theirs
 
 
@@ -118,7 +125,7 @@ def from_transformers(tensors: Mapping[str, Tensor], config: ModelConfig) -> dic
     """What `to_transformers` returned, as a state dict of `GPT(config)`. Copies, and raises, as that does."""
     exchange = EXCHANGES[family_of(config)]
     return {
-        ours: torch.cat([exchange.layout(name, tensors[name], config.head_size) for name in names])
+        ours: torch.cat([exchange.layout(name, tensors[name], config.head_width) for name in names])
         for ours, _, names, _ in _links(config, exchange)
     }
 
@@ -179,8 +186,8 @@ def _to_json(config: ModelConfig, kind: str, end: int | None, dtype: torch.dtype
     """The content of config.json."""
     family = EXCHANGES[kind]
     content: dict[str, object] = {"architectures": [family.architecture], "model_type": kind}
-    settings = {name: getattr(config, name) for name in (*ModelConfig.model_fields, "head_size")}
-    settings |= {"n_inner": config.inner_size, "n_kv_head": config.kv_heads}
+    settings = {name: getattr(config, name) for name in ModelConfig.model_fields}
+    settings |= {"n_inner": config.inner_size, "n_kv_head": config.kv_heads, "head_size": config.head_width}
     content |= {key: settings[row[0]] for key, row in family.keys.items()}
     content |= {key: values[0] for key, values in family.fixed.items()}
     if family.rotary:  # version 5 reads the first, older readers the second
@@ -212,7 +219,7 @@ def import_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """
     where = folder / "config.json"
     try:
-        raw = read_json(_plain_file(where))
+        raw = read_json(plain_file(where))
     except (OSError, BadJsonError) as error:
         raise CheckpointError(f"{where}: cannot be read ({error})") from None
     raw = raw if isinstance(raw, dict) else {}
@@ -236,26 +243,9 @@ def import_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     return config, from_transformers(tensors, config)
 
 
-def _plain_file(path: Path) -> Path:
-    if path.is_symlink():
-        raise CheckpointError(f"{path} is a symbolic link; put the file itself there (hf download --local-dir)")
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; export and save_pretrained write it")
-    return path
-
-
 def _read_weights(folder: Path, prefix: str) -> dict[str, Tensor]:
-    """The tensors of `model.safetensors`, by the names of the model with a head, without derived buffers."""
-    path = folder / "model.safetensors"
-    if not path.exists():
-        if (folder / "model.safetensors.index.json").exists():
-            raise CheckpointError(f"{folder}: weights in several files; save with a larger max_shard_size")
-        if any(folder.glob("*.bin")):
-            raise CheckpointError(f"{folder}: weights are safetensors only; opening a pickle may run code")
-    try:
-        tensors = load_file(_plain_file(path))
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    """The tensors of a folder, by the names of the model with a head, without derived buffers."""
+    tensors = read_weights(folder)
     if not any(name.startswith(prefix) for name in tensors):  # saved without a head, as GPT-2 was published
         tensors = {name if name == "lm_head.weight" else prefix + name: t for name, t in tensors.items()}
     return {name: tensor for name, tensor in tensors.items() if not _DERIVED_TENSORS.search(name)}
@@ -270,7 +260,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
         shape, wanted = list(tensor.shape), list(expected[name].shape)
         if shape != wanted:
             raise CheckpointError(f"{where}: {name} has the shape {shape}, and the settings make it {wanted}")
-        if not tensor.is_floating_point():
+        if tensor.dtype not in _FORMATS:
             raise CheckpointError(f"{where}: {name} holds {tensor.dtype}; quantised weights are not supported")
 
 
@@ -292,7 +282,7 @@ def _from_json(raw: Mapping[str, object], kind: str, where: Path) -> ModelConfig
     if family.full_attention and isinstance(layer_types, list):
         fixed["layer_types"] = (["full_attention"] * len(layer_types),)
     if family.rotary:
-        settings["rope_theta"] = _rope_theta(raw, where)
+        settings["rope_theta"], fixed["rope_interleaved"] = _rope_theta(raw, where), (False,)
         known |= {"rope_scaling", "rope_parameters", "rope_theta"}
     for key, value in raw.items():
         if value not in fixed.get(key, (value,)):
@@ -301,15 +291,13 @@ def _from_json(raw: Mapping[str, object], kind: str, where: Path) -> ModelConfig
         if key not in known and key not in fixed and value is not None:
             advice = "take it out if the model is the same without it"
             raise CheckpointError(f"{where}: {key}={_shown(value)} is not supported; {advice}")
-    head_size = settings.pop("head_size", None)
     try:
         config = ModelConfig.model_validate(settings)
     except ValidationError as error:
         name = ".".join(map(str, error.errors()[0]["loc"]))
         raise CheckpointError(f"{where}: {sources.get(name, name or 'sizes')}: {reason(error.errors())}") from None
-    if head_size not in (None, config.head_size):
-        only = f"hidden_size / num_attention_heads, {config.head_size}"
-        raise CheckpointError(f"{where}: head_dim={_shown(head_size)} is not supported; only {only}, is")
+    if config.attention_width == config.n_embd:
+        return config.model_copy(update={"head_size": None})  # what it has here where it follows from the other sizes
     return config
 
 

@@ -4,7 +4,7 @@ Letters used in shapes, here and in the rest of nanogrove:
 
     *P  population axes: none for a single model, one axis (P,) for P models trained as one tensor program
     B   sequences in a batch          T   tokens in a sequence        C   width of the residual stream (n_embd)
-    H   query heads                   G   key/value heads             D   size of one head, C / H
+    H   query heads                   G   key/value heads             D   size of one head; C / H unless set
     V   vocabulary                    R   rows, P * B: attention folds the population into the batch
 
 Layers do the arithmetic of the axis; `GPT` draws weights and the loop clips gradients member by member. A stacked

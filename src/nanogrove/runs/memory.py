@@ -39,8 +39,9 @@ def check_memory(
     micro = 1 if train.accumulation == "auto" else -(-train.batch_size // (train.accumulation * ranks.world))
     seen = model if model.memory_tokens else model.model_copy(update={"block_size": min(length, model.block_size)})
     activations = activation_bytes(seen, micro) * (method.num_members(preset.method) or 1) // (2 * ranks.world)
+    widths = "model.n_embd, model.n_layer, model.n_inner, model.head_size or model.vocab_size"
     parts = {
-        "the models; lower model.n_embd, model.n_layer, model.n_inner or model.vocab_size": weights + others,
+        f"the models; lower {widths}": weights + others,
         "activations; lower model.block_size, or train.batch_size over train.accumulation": activations,
         "the batch; lower train.batch_size": BATCH_BYTES * train.batch_size * length // ranks.world,
     }

@@ -96,7 +96,7 @@ class GrammarCorpus:
 
     splits = SPLITS
     default_split: Split = "test"
-    has_answers = False
+    has_answers = answers_end_rows = False
 
     def __init__(self, config: RLMConfig | RHMConfig, block_size: int, batch_size: int, seed: int) -> None:
         grammar = config.grammar()

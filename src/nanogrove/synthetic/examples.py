@@ -109,7 +109,7 @@ class TaskCorpus:
 
     splits = SPLITS
     default_split: Split = "test"
-    has_answers = True
+    has_answers = answers_end_rows = True
     windows_per_epoch = None
 
     def __init__(self, config: TaskConfig, block_size: int, batch_size: int, seed: int) -> None:

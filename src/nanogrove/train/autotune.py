@@ -100,8 +100,7 @@ def reason_for(precision: Precision, auto: Choice[Precision]) -> str:
 
 def activation_bytes(config: ModelConfig, rows: int) -> int:
     """Bytes that `rows` sequences of the whole context keep for the backward pass, roughly, in float32."""
-    per_token = config.n_layer * (14 * config.n_embd + 3 * config.inner_size)
-
+    per_token = config.n_layer * (8 * config.n_embd + 6 * config.attention_width + 3 * config.inner_size)
     logits = min(
         3 * (config.vocab_size or 0) * config.block_size * rows, 3 * MAX_LOGITS_PER_CHUNK
     )  # computed in chunks

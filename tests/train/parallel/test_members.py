@@ -27,7 +27,7 @@ FAMILIES: list[dict[str, Any]] = [
     {"family": "gpt2"},
     {"family": "gpt2", "tie_embeddings": False},
     {"family": "llama"},
-    {"family": "llama", "qk_norm": True, "tie_embeddings": True},
+    {"family": "llama", "qk_norm": True, "tie_embeddings": True, "head_size": 16},
     {"family": "llama", "position": "none", "norm": "layernorm", "bias": True},
     {"family": "nanochat"},
     {"family": "nanochat", "token_shift": True, "zero_init": False},

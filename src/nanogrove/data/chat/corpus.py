@@ -38,6 +38,7 @@ class ChatCorpus:
     """
 
     default_split: Split = "test"
+    answers_end_rows = False  # the user's messages stand between them
 
     def __init__(self, config: ChatOptions, block_size: int, batch_size: int, seed: int) -> None:
         self.config, self.batch_size, self.seed = config, batch_size, seed

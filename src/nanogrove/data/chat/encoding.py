@@ -10,7 +10,9 @@ from nanogrove.data.chat.rendering import Rendered
 from nanogrove.data.chat.template import Renderer
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import DataError
+from nanogrove.waits import waiting
 
+CONVERSATIONS_AT_ONCE = 1000  # that are made tokens in one call, which nothing interrupts
 WHERE = "the chat template"  # in messages on that of a model
 ANSWER: list[Message] = [{"role": "assistant", "content": "a"}]
 
@@ -27,15 +29,21 @@ def encode(tokenizer: Tokenizer, conversations: Sequence[Rendered]) -> list[Enco
 
     Raises DataError for a text that the vocabulary cannot express.
     """
-    encoded = []
-    for (ids, offsets), rendered in zip(
-        tokenizer.encode_marked([each.text for each in conversations]), conversations, strict=True
-    ):
-        scored = np.zeros(len(ids), dtype=bool)
-        for begin, end in rendered.spans:
-            scored |= (offsets[:, 0] < end) & (offsets[:, 1] > begin)
-        encoded.append(Encoded(ids.astype(np.int32), scored))
+    encoded: list[Encoded] = []
+    with waiting("making tokens of conversations", len(conversations)) as wait:
+        while len(encoded) < len(conversations):
+            part = conversations[len(encoded) : len(encoded) + CONVERSATIONS_AT_ONCE]
+            tokens = tokenizer.encode_marked([rendered.text for rendered in part])
+            encoded += [_encoded(*each, rendered) for each, rendered in zip(tokens, part, strict=True)]
+            wait.done = len(encoded)
     return encoded
+
+
+def _encoded(ids: np.ndarray, offsets: np.ndarray, rendered: Rendered) -> Encoded:
+    scored = np.zeros(len(ids), dtype=bool)
+    for begin, end in rendered.spans:
+        scored |= (offsets[:, 0] < end) & (offsets[:, 1] > begin)
+    return Encoded(ids.astype(np.int32), scored)
 
 
 def spelled_by(messages: Iterable[Message], special_tokens: Iterable[str]) -> str | None:

@@ -33,7 +33,7 @@ class TextCorpus:
     """
 
     default_split: Split = "validation"
-    has_answers = False
+    has_answers = answers_end_rows = False
 
     def __init__(self, config: DataConfig, block_size: int, batch_size: int, seed: int) -> None:
         config = pin_versions(config)

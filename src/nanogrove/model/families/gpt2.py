@@ -14,8 +14,8 @@ def _transposed(name: str, tensor: Tensor, head_size: int) -> Tensor:
 
 _EXCHANGE = Exchange(
     architecture="GPT2LMHeadModel",
-    has=table("""norm=layernorm mlp=gelu position=learned n_kv_head= qk_norm=false embed_norm=false
-        logit_softcap=null token_shift=false"""),
+    has=table("""norm=layernorm mlp=gelu position=learned n_kv_head= n_embd= head_size=null qk_norm=false
+        embed_norm=false logit_softcap=null token_shift=false"""),
     keys=keys("""
         vocab_size=vocab_size n_positions=block_size n_layer=n_layer n_head=n_head n_embd=n_embd n_inner=n_inner|null
         layer_norm_epsilon=norm_eps|1e-5 tie_word_embeddings=tie_embeddings|true

@@ -1,13 +1,15 @@
-"""Llama (Touvron 2023): rmsnorm, swiglu, rotary positions; in `transformers` q, k, v apart, and gate and up apart."""
+"""Llama (Touvron 2023): rmsnorm, swiglu, rotary positions; in `transformers` q, k, v apart, and gate and up apart.
+
+There a hidden size that is not a multiple of the heads is refused, whatever the size of a head; in Qwen3 it is not.
+"""
 
 from nanogrove.model.families.family import Exchange, Family, keys, names, table
 
 LAYER = "model.layers.*"
 LLAMA_EXCHANGE = Exchange(
     architecture="LlamaForCausalLM",
-    has=table(
-        "norm=rmsnorm mlp=swiglu position=rotary qk_norm=false embed_norm=false logit_softcap=null token_shift=false"
-    ),
+    has=table("""norm=rmsnorm mlp=swiglu position=rotary n_embd= qk_norm=false embed_norm=false
+        logit_softcap=null token_shift=false"""),
     keys=keys("""
         vocab_size=vocab_size max_position_embeddings=block_size num_hidden_layers=n_layer hidden_size=n_embd
         intermediate_size=n_inner num_attention_heads=n_head num_key_value_heads=n_kv_head|null

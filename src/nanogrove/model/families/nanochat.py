@@ -3,7 +3,7 @@
 In `transformers` it turns a pair (x1, x2) by minus the angle that `attention.rotate` turns it by. To turn (x2, x1)
 backwards is to turn (x1, x2) forwards and swap, and one swap in both q and k leaves their products alone. So the two
 halves of each head's rows of q and k change places. It normalises after turning and we before: without a scale that is
-the same.
+the same. Its settings do not name `head_dim`, which its attention reads all the same.
 """
 
 import re
@@ -29,7 +29,7 @@ _EXCHANGE = replace(
     has=table(
         "norm=rmsnorm-unscaled mlp=relu2 position=rotary qk_norm=true embed_norm=true bias=false token_shift=false"
     ),
-    keys={key: row for key, row in LLAMA_EXCHANGE.keys.items() if row[0] not in ("bias", "head_size")}
+    keys={key: row for key, row in LLAMA_EXCHANGE.keys.items() if row[0] != "bias"}
     | keys("final_logit_softcapping=logit_softcap|15.0"),
     fixed=table("hidden_act=relu2 attention_bias=false is_encoder_decoder=false"),
     modules=LLAMA_EXCHANGE.modules | names(f"blocks.*.mlp.up={LAYER}.mlp.fc1 blocks.*.mlp.down={LAYER}.mlp.fc2"),

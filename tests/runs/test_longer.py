@@ -17,6 +17,7 @@ from nanogrove.record.events import Event, read_events
 from nanogrove.record.folder import RunFolder
 from nanogrove.record.lineage import genealogy
 from nanogrove.record.reading import read_run
+from nanogrove.reports.report import write_report
 from nanogrove.runs.longer import minutes_in_steps
 from nanogrove.runs.train import train
 
@@ -192,6 +193,7 @@ def test_every_method_goes_on_after_its_end_in_a_folder_that_was_moved(
     assert bits(Path("moved")) == bits(Path("a/whole"))
     lines = [genealogy(read_run(run).of("generation")) for run in (Path("moved"), Path("a/whole"))]
     assert lines[0] == lines[1]
+    assert write_report(Path("moved")).exists()
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
@@ -303,8 +305,8 @@ def test_a_kill_at_every_change_of_the_file_system_until_it_is_saved(
     whole = shutil.copytree(finished, tmp_path / "whole")
     assert forked("train", whole, *command, count=str(tmp_path / "changes")).code == 0
     changes = (tmp_path / "changes").read_text().splitlines()
-    saved = next(n for n, change in enumerate(changes) if ".current.part" in change and "rename" in change)
-    for at in range(1, saved + 3):
+    saved = next(n for n, change in enumerate(changes) if "mkdir" in change)  # of the first checkpoint
+    for at in range(1, saved + 2):
         run = shutil.copytree(finished, tmp_path / f"kill-{at}")
         forked("train", run, *command, mishap={"at": at, "kind": "kill"})
         assert forked("train", run, "--resume").code == 0, at

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nanogrove.errors import RunError
 from nanogrove.model import attention
 from nanogrove.model.elementwise import Dropout
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -55,3 +56,16 @@ def test_on_the_meta_device_the_rotary_table_is_not_computed(monkeypatch: pytest
     with torch.device("meta"):
         table = attention.rotary_table(8, 4, 10_000.0)
     assert (table.shape, table.device.type, table.dtype) == (shape, "meta", torch.float32)
+
+
+def test_a_context_that_no_memory_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of some bytes may claim any context, and its table would take all memory before anything is read."""
+    monkeypatch.setattr(attention, "FEW_BYTES", 0)
+    monkeypatch.setattr(attention, "free_bytes", lambda: 24 * 1000 * 8)
+    assert attention.rotary_table(1000, 8, 10_000.0).shape == (2, 1000, 8)
+    with pytest.raises(
+        RunError, match=r"^rotary positions of a context of 1,001 tokens take 192 kB, and 192 kB are free"
+    ):
+        attention.rotary_table(1001, 8, 10_000.0)
+    with torch.device("meta"):
+        assert attention.rotary_table(1001, 8, 10_000.0).device.type == "meta"

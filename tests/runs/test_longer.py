@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,24 @@ from nanogrove.record.events import Event, read_events
 from nanogrove.record.folder import RunFolder
 from nanogrove.record.lineage import genealogy
 from nanogrove.record.reading import read_run
+from nanogrove.reports.report import write_report
 from nanogrove.runs.longer import minutes_in_steps
 from nanogrove.runs.train import train
 
 STEPS = 12  # of a run, which goes on to twice as many
+SLOW = (
+    "cosine to a step, by tokens",
+    "offline_rl, awr",
+    "reward_model",
+    "pretrain, mixing",
+    "longer generations",
+    "difficulties",
+)
+
+
+def cases(names: Iterable[str]) -> list[Any]:
+    """The names of cases, of which some are slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in names]
 
 
 def trained(values: Any, out: Path, *overrides: str, until: str | int | None = None, **options: Any) -> list[Event]:
@@ -77,7 +91,7 @@ CASES: dict[str, tuple[dict[str, Any], int | None]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", cases(CASES))
 def test_a_longer_run_is_the_run_from_the_beginning(make: Any, tmp_path: Path, case: str) -> None:
     sections, until = CASES[case]
     preset, longer = make(**sections), f"train.steps={2 * STEPS}"
@@ -161,7 +175,6 @@ def test_other_settings_change_from_where_the_run_stands(make: Any, tmp_path: Pa
     assert stored(run)["sample"]["tokens"] == 4
 
 
-SLOW = ("offline_rl, awr", "reward_model", "pretrain, mixing", "longer generations", "difficulties")
 METHODS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "evolve": ({"method": {"generations": 2}}, ["method.generations=4"]),
     "evolution_strategies": ({"method": {"generations": 2}}, ["method.generations=5"]),
@@ -173,7 +186,7 @@ METHODS: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in METHODS])
+@pytest.mark.parametrize("case", cases(METHODS))
 def test_every_method_goes_on_after_its_end_in_a_folder_that_was_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
@@ -192,6 +205,8 @@ def test_every_method_goes_on_after_its_end_in_a_folder_that_was_moved(
     assert bits(Path("moved")) == bits(Path("a/whole"))
     lines = [genealogy(read_run(run).of("generation")) for run in (Path("moved"), Path("a/whole"))]
     assert lines[0] == lines[1]
+    if case == "evolve":
+        assert write_report(Path("moved")).exists()
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
@@ -213,7 +228,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in REFUSED])
+@pytest.mark.parametrize("case", cases(REFUSED))
 def test_a_method_whose_past_is_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     name, method, longer, message = REFUSED[case]
     preset = {**preset_of(name), "schedule": {"name": "constant"}}
@@ -230,7 +245,7 @@ def test_a_method_whose_past_is_another_is_refused(tmp_path: Path, monkeypatch: 
 
 def test_patience_ends_a_run_and_is_resumed_exactly(make: Any, tmp_path: Path) -> None:
     preset = make(
-        train={"steps": 40, "divergence": 1e6},
+        train={"steps": 24, "divergence": 1e6},
         evaluate={"every": 2, "patience": 3},
         optimizer={"lr": 0.5},
         schedule={"name": "constant"},
@@ -238,17 +253,17 @@ def test_patience_ends_a_run_and_is_resumed_exactly(make: Any, tmp_path: Path) -
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     end = trained(preset, whole)[-1]
     assert end.kind == "end"
-    assert end.step < 40
+    assert end.step < 24
     assert end.values["ended"].startswith("3 evaluations brought no better score than that of step ")
     trained(preset, killed, until=end.step - 3)
     trained(preset, killed, until=end.step)
     assert trained(preset, killed)[-1].values == end.values
     assert bits(killed) == bits(whole)
     assert history(killed) == history(whole)
-    for override in ("train.steps=80", "evaluate.patience=2"):
+    for override in ("train.steps=48", "evaluate.patience=2"):
         with pytest.raises(NanogroveError, match=r"set evaluate\.patience=4 or more too, or null"):
             trained(stored(whole), whole, override)
-    assert trained(stored(whole), whole, "evaluate.patience=null")[-1].step == 40
+    assert trained(stored(whole), whole, "evaluate.patience=null")[-1].step == 24
 
 
 def test_minutes_are_those_of_training_in_all(make: Any) -> None:
@@ -303,8 +318,8 @@ def test_a_kill_at_every_change_of_the_file_system_until_it_is_saved(
     whole = shutil.copytree(finished, tmp_path / "whole")
     assert forked("train", whole, *command, count=str(tmp_path / "changes")).code == 0
     changes = (tmp_path / "changes").read_text().splitlines()
-    saved = next(n for n, change in enumerate(changes) if ".current.part" in change and "rename" in change)
-    for at in range(1, saved + 3):
+    saved = next(n for n, change in enumerate(changes) if "mkdir" in change)  # of the first checkpoint
+    for at in range(1, saved + 2):
         run = shutil.copytree(finished, tmp_path / f"kill-{at}")
         forked("train", run, *command, mishap={"at": at, "kind": "kill"})
         assert forked("train", run, "--resume").code == 0, at

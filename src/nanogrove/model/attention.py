@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogrove.errors import RunError
+from nanogrove.memory import free_bytes, shown_bytes
 from nanogrove.model.cache import Cache
 from nanogrove.model.elementwise import Dropout
 from nanogrove.model.layers import Linear, Norm, NormKind
@@ -13,16 +15,25 @@ from nanogrove.model.products import CACHE_LINE_FLOATS
 from nanogrove.native import operators as native
 
 MAX_SCORES_WRITTEN_OUT = 1 << 21  # per layer and member, on a CPU; 8 MB in float32. Larger ones take the fused kernel
+ROTARY_BYTES = 24  # of each position and number of a head, while the table is computed; 8 of them stay
+FEW_BYTES = 1 << 28  # of a table, for which nobody asks whether they are free
 
 
 def rotary_table(block_size: int, head_size: int, theta: float) -> Tensor:
     """Cosines and signed sines of rotary positions (Su 2021), `[2, block_size, D]`, float32: see `rotate`.
 
     Where the default device is `meta`, whose tensors hold nothing, the table has its shape alone: arithmetic on that
-    device would first import sympy and the compiler of torch, which takes a second.
+    device would first import sympy and the compiler of torch, which takes a second. Raises RunError for a table larger
+    than the memory that is free, since a context is a number that a stranger's file may claim.
     """
     if torch.get_default_device().type == "meta":
         return torch.empty(2, block_size, head_size)
+    needed = ROTARY_BYTES * block_size * head_size
+    if needed > FEW_BYTES and needed > (free := free_bytes()):
+        raise RunError(
+            f"rotary positions of a context of {block_size:,} tokens take {shown_bytes(needed)}, and "
+            f"{shown_bytes(free)} are free; choose a shorter context"
+        )
     frequency = theta ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
     angle = torch.outer(torch.arange(block_size, dtype=torch.float32), frequency)
     cosine, sine = angle.cos(), angle.sin()

@@ -1,7 +1,7 @@
 """The pictures of an evolution: scores, genealogy, hyperparameters along the winning line, diversity."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from nanogrove.errors import RunError
 from nanogrove.record.events import Event
@@ -20,7 +20,7 @@ def evolution(run: Run) -> str:
     except RunError as error:
         return f"<h2>Evolution</h2><p>{escaped(error)}</p>"
     winner = winning_line(lived)
-    numbers = [event.values["generation"] for event in generations]
+    numbers = [number for number, _ in groupby(event.values["generation"] for event in generations)]
     scores = [[life.score for life in members.values()] for members in lived]
     unit = str(generations[-1].values.get("unit") or "score")
     best = [min((score for score in these if score is not None), default=None) for these in scores]
@@ -41,10 +41,8 @@ def evolution(run: Run) -> str:
         ],
         [_hyperparameter(name, lived, winner) for name in _names(lived)],
         [
-            plot(
-                "Distance of members in weights", "generation", "distance", _distance(generations, numbers, "weights")
-            ),
-            plot("Distance in predictions", "generation", "distance", _distance(generations, numbers, "predictions")),
+            plot("Distance of members in weights", "generation", "distance", _distance(generations, "weights")),
+            plot("Distance in predictions", "generation", "distance", _distance(generations, "predictions")),
         ],
     ]
     body = rows(pictures)
@@ -83,7 +81,8 @@ def _hyperparameter(name: str, lived: Genealogy, winner: Sequence[Life]) -> str:
     )
 
 
-def _distance(generations: list[Event], numbers: list[object], kind: str) -> list[Line]:
+def _distance(generations: list[Event], kind: str) -> list[Line]:
+    numbers = [event.values["generation"] for event in generations]
     distances = [event.values.get("distance") for event in generations]
     return line(kind, numbers, [each.get(kind) if isinstance(each, dict) else None for each in distances])
 

@@ -52,6 +52,7 @@ VERBS = {
         "reward",
         "beta",
         "best_of",
+        "chat",
         "speculative",
         "lookahead",
     },

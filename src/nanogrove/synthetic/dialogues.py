@@ -1,11 +1,12 @@
-"""Small dialogues made here, whose answers are known: the user says which things have which colours, and asks.
+"""Small dialogues made here, whose answers are known: opposites of four words, and of the last answer.
 
-    user        The kettle is red. The cloud is blue. What colour is the cloud?
-    assistant   The cloud is blue.
-    user        And the kettle?
-    assistant   The kettle is red.
+    user        What is the opposite of hot, up, wet and new?
+    assistant   It is cold, down, dry and old.
+    user        And the opposite of that?
+    assistant   It is hot, up, wet and new.
 
-No answer can be known without the first message, so a model has to look it up there, however many turns ago.
+The second kind of question needs the last answer. There are 331,776 questions of the first kind, of which 20,000
+dialogues ask fewer than a tenth.
 """
 
 import re
@@ -20,31 +21,21 @@ from nanogrove.data.chat.conversations import Conversation, Message
 from nanogrove.data.rng import random
 from nanogrove.data.sources.pieces import Skipped
 
-THINGS = (
-    "basket",
-    "bridge",
-    "cloud",
-    "garden",
-    "kettle",
-    "ladder",
-    "lantern",
-    "otter",
-    "piano",
-    "ship",
-    "stone",
-    "violin",
+PAIRS = (
+    *(("hot", "cold"), ("up", "down"), ("new", "old"), ("big", "small"), ("fast", "slow"), ("light", "dark")),
+    *(("wet", "dry"), ("near", "far"), ("rich", "poor"), ("high", "low"), ("early", "late"), ("open", "closed")),
 )
-COLOURS = ("black", "blue", "brown", "green", "grey", "orange", "pink", "red", "white", "yellow")
-FACT = re.compile(r"The (\w+) is (\w+)\.")
-QUESTION = re.compile(r"(?:What colour is|And) the (\w+)\?$")
+OPPOSITES = {word: other for pair in PAIRS for word, other in (pair, pair[::-1])}
+AGAIN = "And the opposite of that?"
+WORDS = re.compile(r"(?:opposite of|It is) (\w+), (\w+), (\w+) and (\w+)[?.]$")
 
 
 class DialogueConfig(ChatOptions):
-    """Dialogues about the colours of things."""
+    """Dialogues about opposites."""
 
     type: Literal["dialogues"]
     count: int = Field(20_000, ge=100, le=1_000_000, description="dialogues, all splits together")
-    things: tuple[int, int] = Field((2, 4), description="the fewest and the most things of a dialogue")
+    turns: int = Field(3, ge=1, le=100, description="the most questions of a dialogue")
     packed: bool = Field(False, description="several whole dialogues in a window; false: one each, filled up")
     vocab_size: int = Field(512, ge=1, le=10_000_000, description="tokens of a bpe tokenizer trained here")
 
@@ -57,26 +48,31 @@ class DialogueConfig(ChatOptions):
     def conversations(self, skipped: Skipped) -> Iterator[Located]:
         """The dialogues by their numbers."""
         for number in range(self.count):
-            yield Located(f"dialogue {number + 1}", dialogue(random(0, "dialogues", number), self.things))
+            yield Located(f"dialogue {number + 1}", dialogue(random(0, "dialogues", number), self.turns))
 
 
-def dialogue(generator: np.random.Generator, things: tuple[int, int]) -> Conversation:
-    """A random dialogue on at least `things[0]` and at most `things[1]` things, of which one or more are asked for."""
-    count = int(generator.integers(things[0], things[1] + 1))
-    chosen = [THINGS[n] for n in generator.permutation(len(THINGS))[:count]]
-    colours = [COLOURS[n] for n in generator.integers(len(COLOURS), size=count)]
-    facts = " ".join(f"The {thing} is {colour}." for thing, colour in zip(chosen, colours, strict=True))
-    asked = generator.permutation(count)[: generator.integers(1, count + 1)].tolist()
-    messages: Conversation = []
-    for turn, number in enumerate(asked):
-        question = f"And the {chosen[number]}?" if turn else f"{facts} What colour is the {chosen[number]}?"
+def dialogue(generator: np.random.Generator, turns: int) -> Conversation:
+    """A random dialogue of one to `turns` questions; half of those after the first are on the last answer."""
+    words, messages = list(OPPOSITES), Conversation()
+    for turn in range(int(generator.integers(1, turns + 1))):
+        asked = _listed([words[n] for n in generator.integers(len(words), size=4)])
+        again = turn and generator.integers(2)
+        question = AGAIN if again else f"What is the opposite of {asked}?"
         messages.append({"role": "user", "content": question})
-        messages.append({"role": "assistant", "content": f"The {chosen[number]} is {colours[number]}."})
+        messages.append({"role": "assistant", "content": answer(messages) or ""})
     return messages
 
 
 def answer(messages: Sequence[Message]) -> str | None:
-    """The true answer to the last message of a dialogue; None where nothing says it."""
-    colours = dict(FACT.findall(messages[0]["content"]))
-    asked = QUESTION.search(messages[-1]["content"])
-    return f"The {asked[1]} is {colours[asked[1]]}." if asked and asked[1] in colours else None
+    """The true answer to the last message of a dialogue; None where it is not a question about known words."""
+    asked = messages[-1]["content"]
+    if asked == AGAIN and len(messages) > 1:
+        asked = messages[-2]["content"]
+    match = WORDS.search(asked)
+    if match is None or not OPPOSITES.keys() >= set(match.groups()):
+        return None
+    return f"It is {_listed([OPPOSITES[word] for word in match.groups()])}."
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"

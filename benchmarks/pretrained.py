@@ -4,8 +4,8 @@
 
 First a model of 4 layers x 128 trains on the standard library, once. Then `nanogrove compare` trains on the first 60 %
 of 4,096 characters of a file of nanogrove, from nothing and from those weights, at equal tokens, each at the best of
-the same trials of learning rates, which the next 20 % decide, and scores the loss on the last 20 %. Minutes on two cores;
-one that was stopped goes on. `--tiny` tries the logic at a size for tests.
+the same trials of learning rates, which the next 20 % decide, and scores the loss on the last 20 %. Minutes on two
+cores; one that was stopped goes on. `--tiny` tries the logic at a size for tests.
 """
 
 import argparse

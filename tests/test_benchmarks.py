@@ -193,7 +193,7 @@ def test_a_population_is_held_against_the_better_of_a_loop_and_processes(
         )
         lines = tiny_run(population, "--members", "2")
         ratio = ratio_in(next(line for line in lines if "over the best" in line))
-        assert (ratio > 0.01) == (better == "loop")
+        assert (ratio > 0.2) == (better == "loop")
 
 
 @pytest.mark.slow

@@ -41,6 +41,7 @@ TINY_DATA: dict[str, dict[str, Any]] = {
     "task": {"data.base": [1, 1], "data.held_out": 2, "sample.tokens": 20},
     "rewarded": {"data.prompt": "prompt", "sample.prompts": ["1"], "sample.tokens": 20},
     "preferences": {"sample.prompts": ["1"], "sample.tokens": 20},
+    "dialogues": {"data.count": 200, "data.vocab_size": 300, "sample.tokens": 20, "model.block_size": 128},
 }
 TINY_METHOD: dict[str, dict[str, Any]] = {
     "self_improve": {"method.si_rounds": 1, "method.si_iter": 2, "method.examples": 4, "method.to": 2},

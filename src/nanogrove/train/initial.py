@@ -91,7 +91,7 @@ def _downloaded(name: str) -> Path:
             huggingface_hub.snapshot_download(name, allow_patterns=list(DOWNLOADED), local_dir=folder)
     except Exception as error:  # of the hub, of the network, or of the name
         raise CheckpointError(
-            f"{name}: neither a folder here nor to be had from the hub ({one_line(error)}); give a folder"
+            f"{name}: neither a folder here nor to be had from the hub ({one_line(error)[:120]}); give a folder"
         ) from None
     return folder
 
@@ -146,7 +146,7 @@ def check_vocabulary(initial: Initial, tokenizer: Tokenizer) -> None:
         if ids.get(token) != number:
             raise PresetError(
                 f"{initial.source} has another vocabulary than the data, in which the number of {token!r} is "
-                f"{ids.get(token)}, not {number}; set data.tokenizer={initial.tokenizer_file}"
+                f"{ids.get(token)}, not {number}; leave data.tokenizer out, if it is set, or begin with other weights"
             )
 
 

@@ -144,6 +144,15 @@ def test_a_preset_that_changed_after_a_study_began_is_refused(study: MakeStudy, 
         run(asked, tmp_path / "s")
 
 
+def test_a_study_goes_on_where_presets_have_settings_that_it_did_not_know(study: MakeStudy, tmp_path: Path) -> None:
+    run(study(), tmp_path, train=False)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    for arm in plan["arms"]:
+        del arm["requested"]["model"]["head_size"], arm["requested"]["train"]["init"]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    run(study(), tmp_path, train=False)
+
+
 def test_each_arm_takes_its_best_trial(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
     arms = [{"name": "plain"}, {"name": "momentum", "overrides": ["optimizer.momentum=0.5"]}]
     asked = study(arms=arms, overrides=["optimizer.name=sgd"], tune={"optimizer.lr": [1e-6, 0.5]}, seeds=6)

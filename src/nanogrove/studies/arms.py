@@ -89,8 +89,10 @@ def refuse_other_presets(study: StudySettings, plan: Plan, where: Path) -> None:
     known = {(each.arm, tuple(each.overrides)): each.requested for each in plan.arms}
     for arm in study.arms:
         for overrides in study.trials:
-            was, now = known.get((arm.name, overrides)), arm_preset(study, arm, overrides).model_dump(mode="json")
-            for key, before, after in differences(now if was is None else was, now):
+            now = arm_preset(study, arm, overrides).model_dump(mode="json")
+            stored = known.get((arm.name, overrides), now)
+            was = resolve(stored).model_dump(mode="json")  # settings that are new since then have their defaults
+            for key, before, after in differences(was, now):
                 raise StudyError(
                     f"{where}: arm {arm.name} began with {key} {shown(before)}, and its preset now has {shown(after)}; "
                     "put that back, or choose another --out"

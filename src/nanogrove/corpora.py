@@ -4,6 +4,7 @@ A new kind of data is a line here.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -25,25 +26,28 @@ class Kind(NamedTuple):
 
     `corpus` takes the settings, the tokens per window, the sequences per batch, and a seed.
     `reseeded` takes a corpus and gives that of another seed; None where held-out data, too, depend on the seed.
+    `names_tokenizer` says whether the setting `tokenizer` names its vocabulary, which else follows from the data.
     """
 
     Config: type[BaseModel]
     corpus: Callable[[Any, int, int, int], Corpus]
     reseeded: Callable[[Any, int], Corpus] | None = None
+    names_tokenizer: bool = False
 
 
 CORPORA = {
-    "text": Kind(DataConfig, TextCorpus, TextCorpus.reseeded),
+    "text": Kind(DataConfig, TextCorpus, TextCorpus.reseeded, names_tokenizer=True),
     "rlm": Kind(RLMConfig, GrammarCorpus, GrammarCorpus.reseeded),
     "rhm": Kind(RHMConfig, GrammarCorpus, GrammarCorpus.reseeded),
     "task": Kind(TaskConfig, TaskCorpus),
-    "chat": Kind(ChatConfig, ChatCorpus, ChatCorpus.reseeded),
-    "dialogues": Kind(DialogueConfig, ChatCorpus, ChatCorpus.reseeded),
-    "rewarded": Kind(RewardedConfig, RewardedCorpus),
-    "preferences": Kind(PreferencesConfig, RewardedCorpus),
+    "chat": Kind(ChatConfig, ChatCorpus, ChatCorpus.reseeded, names_tokenizer=True),
+    "dialogues": Kind(DialogueConfig, ChatCorpus, ChatCorpus.reseeded, names_tokenizer=True),
+    "rewarded": Kind(RewardedConfig, RewardedCorpus, names_tokenizer=True),
+    "preferences": Kind(PreferencesConfig, RewardedCorpus, names_tokenizer=True),
 }
 
 
+LEARNED = ("char", "byte", "bpe")  # tokenizers that are no files
 MakeCorpus = Callable[[CorpusConfig, int, int, int], Corpus]
 
 
@@ -53,6 +57,13 @@ def make_corpus(config: CorpusConfig, block_size: int, batch_size: int, seed: in
     Raises DataError where the data cannot be read or is too short.
     """
     return CORPORA[config.type].corpus(config, block_size, batch_size, seed)
+
+
+def with_tokenizer(config: Any, file: Path) -> Any:
+    """The settings of a kind with the tokenizer in `file` in place of one that would be learned from the data."""
+    if not CORPORA[config.type].names_tokenizer or config.tokenizer not in LEARNED:
+        return config
+    return config.model_copy(update={"tokenizer": str(file.absolute())})
 
 
 class SharedCorpora:

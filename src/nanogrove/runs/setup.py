@@ -11,13 +11,10 @@ from typing import cast
 import torch
 
 from nanogrove.config.preset import Preset
-from nanogrove.corpora import MakeCorpus, make_corpus
-from nanogrove.data.chat.config import ChatOptions
+from nanogrove.corpora import MakeCorpus, make_corpus, with_tokenizer
 from nanogrove.data.corpus import Corpus
-from nanogrove.data.rewarded_files import RewardedOptions
 from nanogrove.data.rng import derived_seed
 from nanogrove.data.splits import Split
-from nanogrove.data.text.config import DataConfig
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.methods import METHODS, AnyMethod, load_method
 from nanogrove.model.gpt import GPT, ModelConfig
@@ -152,11 +149,8 @@ def adopt(preset: Preset, initial: Sequence[Initial]) -> Preset:
     for each, model in zip(initial, models, strict=True):
         if model != models[0]:
             raise PresetError(f"train.init: {each.source} is another kind of model than {initial[0].source}")
-    changes: dict[str, object] = {"model": models[0]}
-    data = preset.data
-    if isinstance(data, DataConfig | RewardedOptions | ChatOptions) and data.tokenizer in ("char", "byte", "bpe"):
-        changes["data"] = data.model_copy(update={"tokenizer": str(initial[0].tokenizer_file.absolute())})
-    return preset.model_copy(update=changes)
+    data = with_tokenizer(preset.data, initial[0].tokenizer_file)
+    return preset.model_copy(update={"model": models[0], "data": data})
 
 
 def check_parallel(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from nanogrove.data.chat.conversations import Message
 from nanogrove.data.chat.rendering import CPU_SECONDS, RefusedConversationError, Rendered, Template
+from nanogrove.data.processes import ended
 from nanogrove.data.sources.files import io_errors_as_data_errors
 from nanogrove.errors import DataError
 from nanogrove.paths import expanded
@@ -172,12 +173,7 @@ class Renderer:
         """Waits for the process to end and returns its status."""
         assert self.process is not None
         process, self.process = self.process, None
-        status = process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            with suppress(BrokenPipeError):
-                pipe.close()
-        return status
+        return ended(process)
 
 
 def one_line(text: str) -> str:

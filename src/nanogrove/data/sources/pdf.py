@@ -20,6 +20,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
+from nanogrove.data.processes import ended
 from nanogrove.data.sources.contract import SourceKind
 from nanogrove.data.sources.files import FileSource
 from nanogrove.data.sources.pieces import Piece, Skipped, split_long_document
@@ -147,12 +148,7 @@ class Reader:
         """Waits for the process to end and returns its status."""
         assert self.process is not None
         process, self.process = self.process, None
-        status = process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            with suppress(BrokenPipeError):
-                pipe.close()
-        return status
+        return ended(process)
 
 
 def extract(path: str) -> Iterator[tuple[str, str]]:

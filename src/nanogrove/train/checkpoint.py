@@ -372,7 +372,9 @@ def load_population(
             raise CheckpointError(f"{path}: neither a run nor a checkpoint; give a folder such as runs/NAME")
         if checkpoint.tokenizer.to_json() != tokenizer.to_json():
             raise CheckpointError(f"{path}: has another vocabulary than the data; give a run on the same task")
-        settings, expected = checkpoint.config.model_dump(), config.model_dump()
+        settings, expected = (
+            {**each.model_dump(), "head_size": each.head_width} for each in (checkpoint.config, config)
+        )
         free = {"dropout", "init_scale"}  # no weight's shape or use depends on them
         free |= set() if config.position == "learned" else {"block_size"}
         for key in settings.keys() - free:

@@ -204,6 +204,14 @@ def test_processes_that_train_members_side_by_side_say_their_rate() -> None:
     assert int(done.stdout.partition("processes ")[2].split()[0]) > 1
 
 
+@pytest.mark.slow
+def test_pretrained_weights_are_compared_with_none(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "pretrained.py"), "--tiny", "--out", str(tmp_path), "--seeds", "6"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "pretrained" in done.stdout.splitlines()[-2]
+
+
 def write_run(folder: Path, loss: float, weight: float, seconds: float) -> None:
     """What a run leaves, in short."""
     saves = folder / "checkpoints" / "best"

@@ -150,7 +150,7 @@ def test_a_study_goes_on_where_presets_have_settings_that_it_did_not_know(study:
     for arm in plan["arms"]:
         del arm["requested"]["model"]["head_size"], arm["requested"]["train"]["init"]
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    run(study(), tmp_path, train=False)
+    assert run(study(), tmp_path, train=False).plan.arms[0].requested == plan["arms"][0]["requested"]
 
 
 def test_each_arm_takes_its_best_trial(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:

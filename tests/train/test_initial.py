@@ -109,7 +109,9 @@ def test_a_run_begins_with_the_best_model_of_another_and_says_so(tiny: Any, base
     events = run(preset, tmp_path / "run")
     best = load(base)
     notes = [event.values["text"] for event in events if event.kind == "note"]
-    weights = f"{best.model.parameter_count():,} weights of {base} and its {best.tokenizer.vocab_size} tokens"
+    weights = (
+        f"{best.model.parameter_count():,} weights of {base}: 2 layers x 16, its {best.tokenizer.vocab_size} tokens"
+    )
     assert notes == [f"begins with {weights}"]
     stored = json.loads((tmp_path / "run/preset.json").read_text())
     assert (stored["model"]["n_layer"], stored["train"]["init"]) == (2, str(base.absolute()))

@@ -200,4 +200,5 @@ def described(initials: Sequence[Initial], config: ModelConfig) -> Iterator[str]
         count = sum(initial.weights[name].numel() for name in fit.taken)
         others = f"; {', '.join(fit.others)}" if fit.others else ""
         tokens = initial.tokenizer.vocab_size
-        yield f"begins with {count:,} weights of {initial.source} and its {tokens:,} tokens{others}"
+        shape = f"{config.n_layer} layers x {config.n_embd}"
+        yield f"begins with {count:,} weights of {initial.source}: {shape}, its {tokens:,} tokens{others}"

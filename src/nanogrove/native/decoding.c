@@ -70,7 +70,7 @@ static void multiply(const Step *s, long member, long rows, long part, long part
 static void attend_to(const Step *s, const Rows *rows, long row, long key) {
     long D = s->size, length = rows->lengths[row], share = s->queries / s->keys;
     const float *x = s->from + row * s->in;
-    float *k = rows->k + ((s->layer * rows->members * rows->rows + row) * s->keys + key) * rows->room * D;
+    float *k = rows->k + ((s->layer * rows->held + row) * s->keys + key) * rows->room * D;
     float *v = rows->v + (k - rows->k), q[D];
     turn(s->rotation, s->positions, D, length, 1, 1, x + (s->queries + key) * D, k + length * D);
     memcpy(v + length * D, x + (s->queries + s->keys + key) * D, D * sizeof *v);

@@ -176,13 +176,14 @@ class Program:
         stored: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """Runs the steps, which read `token` and `previous [P * rows]` at positions `lengths [P * rows]` and keys and
-        values `stored`, `[layers, P * rows, G, room, D]` each."""
+        values `stored`, `[layers, held, G, room, D]` each, whose first P * rows rows are theirs."""
         keys, values = stored or (None, None)
         read = {"token": token, "previous": previous, "lengths": lengths, "k": keys, "v": values}
         tensors = {name: each.contiguous() for name, each in read.items() if each is not None}
         rows = Rows(
             members=self.members,
             rows=self.rows,
+            held=0 if keys is None else keys.shape[1],
             room=0 if keys is None else keys.shape[3],
             **{name: each.data_ptr() for name, each in tensors.items()},
             threads=torch.get_num_threads() if self.weights >= SMALL else 1,

@@ -36,7 +36,7 @@ REFUSED = {
     "files of others": ("RUN --to transformers --out TMP/full --overwrite", "TMP/full/notes.txt: is not of such an"),
     "a file": ("RUN --to transformers --out TMP/full/notes.txt", "TMP/full/notes.txt: is not a folder; name another"),
     "a link": ("RUN --to transformers --out TMP/link --overwrite", "TMP/link: is a link; name another folder"),
-    "below a file": ("RUN --to transformers --out TMP/full/notes.txt/a", "cannot be written (File exists); move away what is there or"),
+    "below a file": ("RUN --to transformers --out TMP/full/notes.txt/a", "cannot be written (File exists); move"),
     "no format": ("RUN", "--to is missing"),
 }
 

@@ -6,9 +6,11 @@ tokens, stop tokens, evaluation mode, packed weights, and the end. A `Strategy` 
 Letters in shapes: R rows, of a population P * B; T tokens that a row has room for; n tokens of one step.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from nanogrove.decoding.sampling import Sampler
 from nanogrove.decoding.stopping import StopTexts
 from nanogrove.model.mode import evaluating
-from nanogrove.model.packing import packed_weights
+from nanogrove.model.packing import Packing
 from nanogrove.waits import waiting
 
 MIN_TOKENS_TO_PACK = 16  # new tokens from which on decoding is the faster for a packed copy of the weights
@@ -130,7 +132,88 @@ class Strategy:
     one_length: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be written.
+
+    Args:
+        prompts: Token ids `[*P, B, T]`, padded on the right.
+        lengths: The true lengths `[*P, B]` of the prompts; all T where None.
+        new_tokens: How many tokens each row gets at most.
+        sampler: How a token is chosen from scores.
+        stop: Tokens that end their row, and are kept.
+        stop_texts: Texts that end their row; what is written after one within a step is the caller's to cut.
+        dtype: With bfloat16 a single float32 model's matrix products are rounded to 8 bits where weights are packed;
+            elsewhere nothing is.
+        judges: Further modules that the sampler asks, each with the rows that it reads in one call.
+    """
+
+    prompts: Tensor
+    lengths: Tensor | None = None
+    new_tokens: int
+    sampler: Sampler = field(default_factory=Sampler)
+    stop: Sequence[int] = ()
+    stop_texts: StopTexts | None = None
+    dtype: torch.dtype = torch.float32
+    judges: Sequence[tuple[nn.Module, int]] = ()
+
+    def packings(self, strategy: Strategy) -> list[Packing]:
+        """Packed weights of all that computes; none where so few tokens are written that packing would take longer."""
+        if self.new_tokens < strategy.pack_from:
+            return []
+        rows = self.prompts.shape[-2]
+        modules = [*((module, rows * strategy.tokens_per_call) for module in strategy.modules), *self.judges]
+        return [Packing(module, count, self.dtype) for module, count in modules]
+
+
+class Growth(NamedTuple):
+    """Rows after a step: their numbers among all rows, and themselves."""
+
+    numbers: Tensor
+    rows: Sequences
+
+
+def growing(strategy: Strategy, request: Request) -> Iterator[Growth]:
+    """Writes a step each time it is asked, within inference mode, until all rows have ended."""
+    prompts, lengths = request.prompts.flatten(0, -2), request.lengths
+    lengths = torch.full(prompts.shape[:1], prompts.shape[1], device=prompts.device) if lengths is None else lengths
+    lengths = lengths.flatten()
+    for numbers in _groups(lengths, strategy.one_length):
+        width = int(lengths[numbers].max()) if strategy.one_length else prompts.shape[1]
+        rows = Sequences(
+            prompts[numbers, :width],
+            lengths[numbers],
+            request.new_tokens,
+            request.stop,
+            strategy.spare,
+            request.stop_texts,
+        )
+        steps = strategy.steps(rows, request.sampler)
+        while rows.most_left:
+            next(steps)
+            yield Growth(numbers, rows)
+
+
 @torch.inference_mode()
+def write(strategy: Strategy, request: Request) -> Tensor:
+    """The new tokens `[*P, B, new_tokens]`, −1 after a stop token or a stop text."""
+    *shape, _ = request.prompts.shape
+    count, new = math.prod(shape), request.new_tokens
+    written = request.prompts.new_full((count, new), -1)
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(*strategy.modules))
+        for packing in request.packings(strategy):
+            stack.enter_context(packing.installed())
+        wait = stack.enter_context(waiting("writing", count * new))
+        ended = 0
+        for numbers, rows in growing(strategy, request):
+            wait.done = ended + len(numbers) * (new - rows.most_left)
+            if not rows.most_left:
+                written[numbers] = rows.written()
+                ended += len(numbers) * new
+    return written.view(*shape, new)
+
+
 def decode(
     strategy: Strategy,
     prompts: Tensor,
@@ -144,38 +227,22 @@ def decode(
 ) -> Tensor:
     """Continues `prompts [*P, B, T]`: the new tokens `[*P, B, new_tokens]`, −1 after a token of `stop`, which is kept.
 
-    Args:
-        strategy: How the next tokens are found.
-        prompts: Token ids, padded on the right.
-        lengths: The true lengths `[*P, B]` of the prompts; all T when left out.
-        new_tokens: How many tokens each row gets at most.
-        sampler: How a token is chosen from scores; drawn from the softmax of the logits when left out.
-        stop: Tokens that end their row.
-        stop_texts: Texts that end their row; what is written after one within a step is the caller's to cut.
-        dtype: With bfloat16 a single float32 model's matrix products are rounded to 8 bits where `packed_weights`
-            applies; elsewhere nothing is.
+    The arguments are those of `Request`; without a sampler tokens are drawn from the softmax of the logits.
     """
-    flat = prompts.flatten(0, -2)
-    lengths = torch.full(flat.shape[:1], flat.shape[1], device=flat.device) if lengths is None else lengths.flatten()
-    written = flat.new_full((len(flat), new_tokens), -1)
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(*strategy.modules))
-        if new_tokens >= strategy.pack_from:
-            for module in strategy.modules:
-                stack.enter_context(packed_weights(module, prompts.shape[-2] * strategy.tokens_per_call, dtype))
-        groups: Sequence[Tensor | slice] = _groups(lengths) if strategy.one_length else [slice(None)]
-        wait = stack.enter_context(waiting("writing", len(groups) * new_tokens))
-        for number, group in enumerate(groups, start=1):
-            width = int(lengths[group].max()) if strategy.one_length else flat.shape[1]
-            rows = Sequences(flat[group, :width], lengths[group], new_tokens, stop, strategy.spare, stop_texts)
-            steps = strategy.steps(rows, sampler or Sampler())
-            while rows.most_left:
-                next(steps)
-                wait.done = number * new_tokens - rows.most_left
-            written[group] = rows.written()
-    return written.view(*prompts.shape[:-1], new_tokens)
+    request = Request(
+        prompts=prompts,
+        lengths=lengths,
+        new_tokens=new_tokens,
+        sampler=sampler or Sampler(),
+        stop=stop,
+        stop_texts=stop_texts,
+        dtype=dtype,
+    )
+    return write(strategy, request)
 
 
-def _groups(lengths: Tensor) -> list[Tensor]:
-    """The rows of each length, the shortest first."""
+def _groups(lengths: Tensor, one_length: bool) -> list[Tensor]:
+    """The numbers of all rows; of one length each where they must be, the shortest first."""
+    if not one_length:
+        return [torch.arange(len(lengths), device=lengths.device)] if len(lengths) else []
     return [(lengths == length).nonzero()[:, 0] for length in sorted(set(lengths.tolist()))]

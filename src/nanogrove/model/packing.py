@@ -5,7 +5,7 @@ stream, and in bfloat16 and int8 there is half or a quarter as much to read. The
 which multiply in float32 whatever the weights' format, or oneDNN's where there is none.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -51,27 +51,48 @@ class Packable(nn.Module):
         return self.panels or self.reordered
 
 
-@contextmanager
-def packed_weights(model: nn.Module, rows: int, dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Within, products of about `rows` rows read the weights of `model` from a packed copy.
+class Packing:
+    """Packed copies of a model's weights, which its products of about `rows` rows read while these are `installed`.
 
-    It is made for weights in float32 on a CPU; elsewhere nothing changes, nor for a population where there are no C
-    kernels. The weights must not change within.
+    They are made of weights in float32 on a CPU; elsewhere there are none, nor for a population where there are no C
+    kernels.
     """
-    maps = [module for module in model.modules() if isinstance(module, Packable)]
-    try:
-        for module in maps:
+
+    def __init__(self, model: nn.Module, rows: int, dtype: torch.dtype = torch.float32) -> None:
+        self._copies: list[tuple[Packable, Panels | None, Reordered | None]] = []
+        for module in model.modules():
+            if not isinstance(module, Packable):
+                continue
             weight = module.weight.detach()
             if (weight.device.type, weight.dtype) != ("cpu", torch.float32):
                 continue
             if library.missing() is None:
-                module.panels = panels(weight, dtype)
+                self._copies.append((module, panels(weight, dtype), None))
             elif weight.dim() == 2:
-                module.reordered = _reordered(weight, rows, dtype)
+                self._copies.append((module, None, _reordered(weight, rows, dtype)))
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Within, products read the copies; afterwards what they read before. The weights must not change within."""
+        before = [(module, module.panels, module.reordered) for module, _, _ in self._copies]
+        try:
+            _install(self._copies)
+            yield
+        finally:
+            _install(before)
+
+
+def _install(copies: Sequence[tuple[Packable, Panels | None, Reordered | None]]) -> None:
+    """Sets what modules read; by their dictionaries, since to set an attribute of an `nn.Module` takes long."""
+    for module, of_kernels, of_onednn in copies:
+        vars(module).update(panels=of_kernels, reordered=of_onednn)
+
+
+@contextmanager
+def packed_weights(model: nn.Module, rows: int, dtype: torch.dtype = torch.float32) -> Iterator[None]:
+    """Within, products of about `rows` rows read the weights of `model` from a packed copy, as `Packing` makes it."""
+    with Packing(model, rows, dtype).installed():
         yield
-    finally:
-        for module in maps:
-            module.panels = module.reordered = None
 
 
 def _reordered(weight: Tensor, rows: int, dtype: torch.dtype) -> Reordered:

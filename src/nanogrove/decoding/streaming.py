@@ -1,0 +1,100 @@
+"""Rows as their tokens come: what `write` of the loop gives at the end, step by step.
+
+Between two steps the caller may do anything, also with the model: weights are packed only while a step computes. To
+close the generator ends the work at once.
+"""
+
+from collections.abc import Generator
+from contextlib import ExitStack, closing
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nanogrove.data.tokenizer import Tokenizer
+from nanogrove.decoding.loop import Growth, Request, Strategy, growing
+from nanogrove.decoding.pieces import TextPieces
+from nanogrove.model.mode import evaluating
+
+NewTokens = tuple[int, list[int]]  # the number of a row, and what it got in a step
+
+
+class End(NamedTuple):
+    """How a row ended: at a stop token or a stop text, or with all the tokens that it may get; and how many it has."""
+
+    reason: Literal["stop", "length"]
+    prompt_tokens: int
+    new_tokens: int
+
+
+class Piece(NamedTuple):
+    """A piece of the text of a row, and how the row ended where this is its last one."""
+
+    row: int
+    text: str
+    end: End | None
+
+
+def stream(strategy: Strategy, request: Request) -> Generator[list[NewTokens], None, None]:
+    """Yields after each step the rows that got tokens, with these, an end of text included."""
+    with evaluating(*strategy.modules):
+        with torch.inference_mode():
+            packings = request.packings(strategy)
+        steps, before = growing(strategy, request), None
+        while True:
+            with torch.inference_mode(), ExitStack() as stack:
+                for packing in packings:
+                    stack.enter_context(packing.installed())
+                growth = next(steps, None)
+                if growth is None:
+                    return
+                new = _new_tokens(growth, before)
+            before = growth.rows, growth.rows.lengths
+            yield new
+
+
+def _new_tokens(growth: Growth, before: tuple[object, Tensor] | None) -> list[NewTokens]:
+    """What rows got since `before`, these rows and their lengths then; all of it where the rows then were others."""
+    rows = growth.rows
+    start = before[1] if before is not None and before[0] is rows else rows.start
+    longest = int((rows.lengths - start).max())
+    tokens = rows.tokens.gather(1, start[:, None] + rows.positions[:longest]).tolist()  # −1 where a row got less
+    got = ([token for token in row if token >= 0] for row in tokens)
+    return [(number, ids) for number, ids in zip(growth.numbers.tolist(), got, strict=True) if ids]
+
+
+def text_pieces(strategy: Strategy, request: Request, tokenizer: Tokenizer) -> Generator[Piece, None, None]:
+    """The texts of all rows as they come; those of a row joined are its text up to a stop text."""
+    prompts = request.prompts.flatten(0, -2)
+    lengths = [prompts.shape[1]] * len(prompts) if request.lengths is None else request.lengths.flatten().tolist()
+    texts = {row: TextPieces(tokenizer, request.stop_texts) for row in range(len(prompts))}  # of rows that go on
+    counts = [0] * len(prompts)
+    with closing(stream(strategy, request)) as steps:
+        for row, ids in (new for step in steps for new in step):
+            if row not in texts:
+                continue  # it has written a stop text with tokens of which some are none, and goes on for a while
+            counts[row] += len(ids)
+            text = texts[row].take(ids)
+            stopped = texts[row].stopped or ids[-1] in request.stop
+            if stopped or counts[row] >= request.new_tokens:
+                text += texts.pop(row).rest()
+                yield Piece(row, text, End("stop" if stopped else "length", lengths[row], counts[row]))
+            elif text:
+                yield Piece(row, text, None)
+            if not texts:
+                return
+    for row in texts:  # where no tokens were asked for
+        yield Piece(row, "", End("length", lengths[row], 0))
+
+
+def joined(prompt: str, pieces: Generator[Piece, None, None]) -> Generator[str, None, End | None]:
+    """The text of a single row as it comes, its prompt first; returns how it ended."""
+    end = None
+    with closing(pieces):
+        if prompt:
+            yield prompt
+        for piece in pieces:
+            if piece.text:
+                yield piece.text
+            end = piece.end
+    return end

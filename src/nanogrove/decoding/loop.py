@@ -8,7 +8,6 @@ Letters in shapes: R rows, of a population P * B; T tokens that a row has room f
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -120,7 +119,8 @@ class Strategy:
         modules: What computes; it does so in evaluation mode and, where that pays, with packed weights.
         tokens_per_call: Tokens that one call of the model reads for each row.
         pack_from: New tokens from which on weights are packed.
-        spare: Positions after the last token that it writes drafts to.
+        spare: Positions after the last token that it writes drafts to, of which a step appends no more; it appends one
+            token where there are none.
         one_length: Whether prompts must have one length; the loop then takes rows length by length, the shortest first.
     """
 
@@ -157,13 +157,25 @@ class Request:
     dtype: torch.dtype = torch.float32
     judges: Sequence[tuple[nn.Module, int]] = ()
 
-    def packings(self, strategy: Strategy) -> list[Packing]:
+    def packing(self, strategy: Strategy) -> Packing:
         """Packed weights of all that computes; none where so few tokens are written that packing would take longer."""
-        if self.new_tokens < strategy.pack_from:
-            return []
         rows = self.prompts.shape[-2]
         modules = [*((module, rows * strategy.tokens_per_call) for module in strategy.modules), *self.judges]
-        return [Packing(module, count, self.dtype) for module, count in modules]
+        return Packing(modules if self.new_tokens >= strategy.pack_from else (), self.dtype)
+
+    def groups(self, strategy: Strategy) -> list[Tensor]:
+        """The numbers of rows that grow together: all, or where they must those of one length, the shortest first."""
+        count = math.prod(self.prompts.shape[:-1])
+        if not strategy.one_length:
+            return [torch.arange(count, device=self.prompts.device)] if count else []
+        lengths = self.row_lengths()
+        return [(lengths == length).nonzero()[:, 0] for length in sorted(set(lengths.tolist()))]
+
+    def row_lengths(self) -> Tensor:
+        """The lengths `[P * B]` of the prompts."""
+        *shape, width = self.prompts.shape
+        all_of_it = torch.full((math.prod(shape),), width, device=self.prompts.device)
+        return all_of_it if self.lengths is None else self.lengths.flatten()
 
 
 class Growth(NamedTuple):
@@ -175,10 +187,8 @@ class Growth(NamedTuple):
 
 def growing(strategy: Strategy, request: Request) -> Iterator[Growth]:
     """Writes a step each time it is asked, within inference mode, until all rows have ended."""
-    prompts, lengths = request.prompts.flatten(0, -2), request.lengths
-    lengths = torch.full(prompts.shape[:1], prompts.shape[1], device=prompts.device) if lengths is None else lengths
-    lengths = lengths.flatten()
-    for numbers in _groups(lengths, strategy.one_length):
+    prompts, lengths = request.prompts.flatten(0, -2), request.row_lengths()
+    for numbers in request.groups(strategy):
         width = int(lengths[numbers].max()) if strategy.one_length else prompts.shape[1]
         rows = Sequences(
             prompts[numbers, :width],
@@ -188,29 +198,28 @@ def growing(strategy: Strategy, request: Request) -> Iterator[Growth]:
             strategy.spare,
             request.stop_texts,
         )
-        steps = strategy.steps(rows, request.sampler)
+        steps, growth = strategy.steps(rows, request.sampler), Growth(numbers, rows)
         while rows.most_left:
             next(steps)
-            yield Growth(numbers, rows)
+            yield growth
 
 
 @torch.inference_mode()
 def write(strategy: Strategy, request: Request) -> Tensor:
     """The new tokens `[*P, B, new_tokens]`, −1 after a stop token or a stop text."""
     *shape, _ = request.prompts.shape
-    count, new = math.prod(shape), request.new_tokens
-    written = request.prompts.new_full((count, new), -1)
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(*strategy.modules))
-        for packing in request.packings(strategy):
-            stack.enter_context(packing.installed())
-        wait = stack.enter_context(waiting("writing", count * new))
-        ended = 0
+    new, ended = request.new_tokens, 0
+    written = request.prompts.new_full((math.prod(shape), new), -1)
+    with (
+        evaluating(*strategy.modules),
+        request.packing(strategy).installed(),
+        waiting("writing", len(request.groups(strategy)) * new) as wait,
+    ):
         for numbers, rows in growing(strategy, request):
-            wait.done = ended + len(numbers) * (new - rows.most_left)
+            wait.done = ended + new - rows.most_left
             if not rows.most_left:
                 written[numbers] = rows.written()
-                ended += len(numbers) * new
+                ended += new
     return written.view(*shape, new)
 
 
@@ -239,10 +248,3 @@ def decode(
         dtype=dtype,
     )
     return write(strategy, request)
-
-
-def _groups(lengths: Tensor, one_length: bool) -> list[Tensor]:
-    """The numbers of all rows; of one length each where they must be, the shortest first."""
-    if not one_length:
-        return [torch.arange(len(lengths), device=lengths.device)] if len(lengths) else []
-    return [(lengths == length).nonzero()[:, 0] for length in sorted(set(lengths.tolist()))]

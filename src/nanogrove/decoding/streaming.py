@@ -5,14 +5,13 @@ close the generator ends the work at once.
 """
 
 from collections.abc import Generator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
 from nanogrove.data.tokenizer import Tokenizer
-from nanogrove.decoding.loop import Growth, Request, Strategy, growing
+from nanogrove.decoding.loop import Request, Sequences, Strategy, growing
 from nanogrove.decoding.pieces import TextPieces
 from nanogrove.model.mode import evaluating
 
@@ -39,36 +38,27 @@ def stream(strategy: Strategy, request: Request) -> Generator[list[NewTokens], N
     """Yields after each step the rows that got tokens, with these, an end of text included."""
     with evaluating(*strategy.modules):
         with torch.inference_mode():
-            packings = request.packings(strategy)
-        steps, before = growing(strategy, request), None
+            packing = request.packing(strategy)
+        steps, width = growing(strategy, request), max(strategy.spare, 1)
+        rows: Sequences | None = None
         while True:
-            with torch.inference_mode(), ExitStack() as stack:
-                for packing in packings:
-                    stack.enter_context(packing.installed())
+            with torch.inference_mode(), packing.installed():
                 growth = next(steps, None)
                 if growth is None:
                     return
-                new = _new_tokens(growth, before)
-            before = growth.rows, growth.rows.lengths
-            yield new
-
-
-def _new_tokens(growth: Growth, before: tuple[object, Tensor] | None) -> list[NewTokens]:
-    """What rows got since `before`, these rows and their lengths then; all of it where the rows then were others."""
-    rows = growth.rows
-    start = before[1] if before is not None and before[0] is rows else rows.start
-    longest = int((rows.lengths - start).max())
-    tokens = rows.tokens.gather(1, start[:, None] + rows.positions[:longest]).tolist()  # −1 where a row got less
-    got = ([token for token in row if token >= 0] for row in tokens)
-    return [(number, ids) for number, ids in zip(growth.numbers.tolist(), got, strict=True) if ids]
+                if growth.rows is not rows:
+                    rows, numbers, before = growth.rows, growth.numbers.tolist(), growth.rows.start
+                tokens = rows.tokens.gather(1, before[:, None] + rows.positions[:width]).tolist()  # −1 past its length
+                before = rows.lengths
+            ids = ([token for token in row if token >= 0] for row in tokens)
+            yield [new for new in zip(numbers, ids, strict=True) if new[1]]
 
 
 def text_pieces(strategy: Strategy, request: Request, tokenizer: Tokenizer) -> Generator[Piece, None, None]:
     """The texts of all rows as they come; those of a row joined are its text up to a stop text."""
-    prompts = request.prompts.flatten(0, -2)
-    lengths = [prompts.shape[1]] * len(prompts) if request.lengths is None else request.lengths.flatten().tolist()
-    texts = {row: TextPieces(tokenizer, request.stop_texts) for row in range(len(prompts))}  # of rows that go on
-    counts = [0] * len(prompts)
+    lengths = request.row_lengths().tolist()
+    texts = {row: TextPieces(tokenizer, request.stop_texts) for row in range(len(lengths))}  # of rows that go on
+    counts = [0] * len(lengths)
     with closing(stream(strategy, request)) as steps:
         for row, ids in (new for step in steps for new in step):
             if row not in texts:

@@ -52,47 +52,51 @@ class Packable(nn.Module):
 
 
 class Packing:
-    """Packed copies of a model's weights, which its products of about `rows` rows read while these are `installed`.
+    """Packed copies of the weights of modules, which their products read while these are `installed`.
 
     They are made of weights in float32 on a CPU; elsewhere there are none, nor for a population where there are no C
     kernels.
+
+    Args:
+        modules: each with about how many rows its products have.
+        dtype: what weights are rounded to.
     """
 
-    def __init__(self, model: nn.Module, rows: int, dtype: torch.dtype = torch.float32) -> None:
-        self._copies: list[tuple[Packable, Panels | None, Reordered | None]] = []
-        for module in model.modules():
-            if not isinstance(module, Packable):
-                continue
-            weight = module.weight.detach()
-            if (weight.device.type, weight.dtype) != ("cpu", torch.float32):
-                continue
-            if library.missing() is None:
-                self._copies.append((module, panels(weight, dtype), None))
-            elif weight.dim() == 2:
-                self._copies.append((module, None, _reordered(weight, rows, dtype)))
+    def __init__(self, modules: Sequence[tuple[nn.Module, int]], dtype: torch.dtype = torch.float32) -> None:
+        # Attributes are set by their dictionaries: `nn.Module` takes long to find out that these are no parameters.
+        self._copies: list[tuple[dict[str, object], dict[str, object]]] = []
+        for model, rows in modules:
+            for module in model.modules():
+                if isinstance(module, Packable) and (copy := _copy(module.weight.detach(), rows, dtype)) is not None:
+                    self._copies.append((vars(module), copy))
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Within, products read the copies; afterwards what they read before. The weights must not change within."""
-        before = [(module, module.panels, module.reordered) for module, _, _ in self._copies]
+        before = [(values.get("panels"), values.get("reordered")) for values, _ in self._copies]
         try:
-            _install(self._copies)
+            for values, copy in self._copies:
+                values.update(copy)
             yield
         finally:
-            _install(before)
-
-
-def _install(copies: Sequence[tuple[Packable, Panels | None, Reordered | None]]) -> None:
-    """Sets what modules read; by their dictionaries, since to set an attribute of an `nn.Module` takes long."""
-    for module, of_kernels, of_onednn in copies:
-        vars(module).update(panels=of_kernels, reordered=of_onednn)
+            for (values, _), (of_kernels, of_onednn) in zip(self._copies, before, strict=True):
+                values["panels"], values["reordered"] = of_kernels, of_onednn
 
 
 @contextmanager
 def packed_weights(model: nn.Module, rows: int, dtype: torch.dtype = torch.float32) -> Iterator[None]:
     """Within, products of about `rows` rows read the weights of `model` from a packed copy, as `Packing` makes it."""
-    with Packing(model, rows, dtype).installed():
+    with Packing([(model, rows)], dtype).installed():
         yield
+
+
+def _copy(weight: Tensor, rows: int, dtype: torch.dtype) -> dict[str, object] | None:
+    """What a `Packable` of this weight is to read, by the names of its attributes; None where nothing can be packed."""
+    if (weight.device.type, weight.dtype) != ("cpu", torch.float32):
+        return None
+    if library.missing() is None:
+        return {"panels": panels(weight, dtype), "reordered": None}
+    return {"panels": None, "reordered": _reordered(weight, rows, dtype)} if weight.dim() == 2 else None
 
 
 def _reordered(weight: Tensor, rows: int, dtype: torch.dtype) -> Reordered:

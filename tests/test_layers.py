@@ -20,7 +20,7 @@ ROOMS = [  # from the ground up; rooms of one level do not know each other
     {"evaluate"},
     {"generation"},
     {"methods", "language_model", "corpora"},
-    {"config"},
+    {"config", "exports", "serve"},
     {"runs"},
     {"studies"},
     {"explore"},

@@ -1,4 +1,4 @@
-"""The server, driven by the client that it is for: texts of `generate`, streams, errors as the client's own exceptions."""
+"""The server, driven by the client that it is for: texts of `generate`, streams, errors as the client's exceptions."""
 
 import json
 import socket
@@ -18,9 +18,9 @@ from nanogrove.data.chat.template import PLAIN, spelled_tokens
 from nanogrove.language_model import LanguageModel
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.serve import app as apps
-from nanogrove.serve.app import Rules, Served, application
+from nanogrove.serve.app import Desk, Rules, Served, application
 from nanogrove.serve.engine import Engine, opened
-from nanogrove.serve.listening import listen, server
+from nanogrove.serve.listening import Server, listen
 
 
 class Running(NamedTuple):
@@ -42,7 +42,8 @@ def running(
         served = {name: Served(lm, engines[name], 0) for name, lm in models.items()}
         address = listen("127.0.0.1", 0, key)
         stack.callback(address.socket.close)
-        serving = server(application(served, Rules(address.hosts, key, most)))
+        desk = Desk(served, Rules(address.hosts, key, most))
+        serving = Server(application(desk), desk.worker.stop)
         thread = threading.Thread(target=serving.run, kwargs={"sockets": [address.socket]})
         thread.start()
         client = openai.OpenAI(base_url=f"{address.url}/v1", api_key=key or "none", max_retries=0, timeout=20)
@@ -244,6 +245,20 @@ def until(true: Any, seconds: float = 10) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def test_a_server_that_ends_leaves_no_trace_and_ends_streams(
+    lm: LanguageModel, capfd: pytest.CaptureFixture[str]
+) -> None:
+    slow = make()
+    slow.tokenizer.end = -1
+    with running({"mine": slow}, most=1_000_000) as here:
+        stream = iter(here.client.completions.create(model="mine", prompt="a", max_tokens=1_000_000, stream=True))
+        next(stream)
+        waiting = ThreadPoolExecutor(1).submit(list, stream)
+    with pytest.raises(openai.APIError, match="the server is ending; send this request again later"):
+        waiting.result(10)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_figures_count_what_was_done(lm: LanguageModel) -> None:

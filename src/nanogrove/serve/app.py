@@ -71,9 +71,8 @@ class Wanted(NamedTuple):
     alternatives: int | None
 
 
-def application(models: Mapping[str, Served], rules: Rules) -> Starlette:
-    """The server of some models, by their names."""
-    desk = Desk(models, rules)
+def application(desk: "Desk") -> Starlette:
+    """The pages of a desk, within its door."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -88,14 +87,14 @@ def application(models: Mapping[str, Served], rules: Rules) -> Starlette:
             Route("/v1/chat/completions", desk.chat, methods=["POST"]),
             Route("/metrics", desk.figures),
         ],
-        middleware=[Middleware(Door, hosts=rules.hosts, key=rules.key)],
+        middleware=[Middleware(Door, hosts=desk.rules.hosts, key=desk.rules.key)],
         exception_handlers={HTTPException: _no_such_page, BadRequestError: _bad_request},
         lifespan=lifespan,
     )
 
 
 class Desk:
-    """Answers requests."""
+    """Answers requests to some models, by their names."""
 
     def __init__(self, models: Mapping[str, Served], rules: Rules) -> None:
         self.models, self.rules, self.metrics = models, rules, Metrics()

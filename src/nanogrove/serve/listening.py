@@ -4,6 +4,7 @@ import errno
 import ipaddress
 import socket
 from asyncio import BaseTransport, TimerHandle, Transport
+from collections.abc import Callable
 from typing import NamedTuple
 
 import uvicorn
@@ -93,20 +94,28 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
 
-def server(app: ASGIApp) -> uvicorn.Server:
-    """The server of an application; `run(sockets=[…])` serves until Ctrl-C or SIGTERM."""
-    config = uvicorn.Config(
-        app,
-        http=Connection,
-        loop="asyncio",
-        ws="none",
-        lifespan="on",
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=ENDING_SECONDS,
-    )
-    return uvicorn.Server(config)
+class Server(uvicorn.Server):
+    """Serves until Ctrl-C or SIGTERM, with `run(sockets=[…])`; then `stop` ends what is under way."""
+
+    def __init__(self, app: ASGIApp, stop: Callable[[], None]) -> None:
+        config = uvicorn.Config(
+            app,
+            http=Connection,
+            loop="asyncio",
+            ws="none",
+            lifespan="on",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_keep_alive=IDLE_SECONDS,
+            timeout_graceful_shutdown=ENDING_SECONDS,
+        )
+        super().__init__(config)
+        self._stop = stop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends requests, connections and the application."""
+        self._stop()
+        await super().shutdown(sockets)

@@ -9,9 +9,10 @@ import time
 from collections.abc import Sequence
 
 from nanogrove.errors import NanogroveError
-from nanogrove.serve.engine import Engine, Request, Ticket, Update
+from nanogrove.serve.engine import BusyError, Engine, Request, Ticket, Update
 from nanogrove.serve.metrics import Metrics
 
+ENDING = "the server is ending; send this request again later"
 FAILED = "the model failed within a step, and all requests of it with it; send this one again"
 
 
@@ -58,12 +59,18 @@ class Worker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._closing = True
-        self._wake.set()
+        self.stop()
         await asyncio.to_thread(self._thread.join)
 
+    def stop(self) -> None:
+        """Ends all requests as failed, and the thread; none is taken any more."""
+        self._closing = True
+        self._wake.set()
+
     def submit(self, name: str, request: Request) -> Mailbox:
-        """Hands a request to an engine. Raises BusyError where too many wait."""
+        """Hands a request to an engine. Raises BusyError where too many wait, and where the server is ending."""
+        if self._closing:
+            raise BusyError(ENDING)
         ticket = self.engines[name].submit(request)
         mailbox = self._mailboxes[ticket] = Mailbox(self.engines[name], ticket, name)
         self.metrics.add("nanogrove_prompt_tokens", len(request.prompt), model=name)
@@ -85,6 +92,8 @@ class Worker:
                 began = time.perf_counter()
                 updates = self._stepped(self.engines[name])
                 self._loop.call_soon_threadsafe(self._deliver, name, updates, time.perf_counter() - began)
+        for name, engine in self.engines.items():
+            self._loop.call_soon_threadsafe(self._deliver, name, engine.abandon(ENDING), 0.0)
 
     def _stepped(self, engine: Engine) -> list[Update]:
         """The updates of a step; an error ends the requests of its engine, and not the server."""

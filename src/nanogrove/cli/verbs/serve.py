@@ -49,9 +49,9 @@ def serve(
     with ExitStack() as stack:
         with shown_waits("starting"):
             from nanogrove.language_model import load
-            from nanogrove.serve.app import Rules, Served, application
+            from nanogrove.serve.app import Desk, Rules, Served, application
             from nanogrove.serve.engine import opened
-            from nanogrove.serve.listening import KEY_VARIABLE, listen, server
+            from nanogrove.serve.listening import KEY_VARIABLE, Server, listen
 
             key = os.environ.get(KEY_VARIABLE)
             address = listen(host, port, key)
@@ -61,6 +61,6 @@ def serve(
                 lm = load(run)
                 engine = stack.enter_context(opened(lm, rows, queue, precision, str(run)))
                 models[name] = Served(lm, engine, int(run.stat().st_mtime))
-        app = application(models, Rules(address.hosts, key, max_tokens))
+        desk = Desk(models, Rules(address.hosts, key, max_tokens))
         print(f"{address.url}/v1 serves {printable(', '.join(names))}; Ctrl-C ends it", flush=True)
-        server(app).run(sockets=[address.socket])
+        Server(application(desk), desk.worker.stop).run(sockets=[address.socket])

@@ -19,7 +19,7 @@ ROOMS = [  # from the ground up; rooms of one level do not know each other
     {"train"},
     {"evaluate"},
     {"methods", "language_model", "corpora"},
-    {"config"},
+    {"config", "exports", "serve"},
     {"runs"},
     {"studies"},
     {"explore"},

@@ -180,7 +180,7 @@ def test_adapters_that_do_not_fit_are_refused(tiny: Any, base: Path, tmp_path: P
     other = refused("a", base_model_name_or_path=str(tmp_path / "other"))
     assert f"is an adapter of another model than {tmp_path / 'other'}: it adapts other weights" in other
     assert "are not (4, 24) and (72, 4)" in refused("b", base_model_name_or_path=str(tmp_path / "wider"))
-    assert "'no-one/nothing' is no model here; download it (hf" in refused("c", base_model_name_or_path="no-one/nothing")
+    assert "'no/thing' is no model here; download it (hf" in refused("c", base_model_name_or_path="no/thing")
     assert "use_dora=true is not supported; merge" in refused("d", use_dora=True)
     assert "r=0 and lora_alpha=8.0 are no rank and scale" in refused("e", r=0)
     assert "is no model here" in refused("f", base_model_name_or_path=str(tmp_path / "a"))

@@ -14,6 +14,7 @@ NAMES = [
     "LanguageModel",
     "NanogroveError",
     "compare",
+    "export",
     "from_transformers",
     "load",
     "report",
@@ -27,6 +28,7 @@ SIGNATURES = {
     "compare": ["preset", "arms", "out", "seeds", "equal", "tune", "engine", "allow_code", "settings"],
     "score": ["run", "split", "calibrate"],
     "report": ["run"],
+    "export": ["run", "to", "out", "dtype", "license", "overwrite"],
     "to_transformers": ["run", "out"],
     "from_transformers": ["folder"],
 }
@@ -57,6 +59,7 @@ VERBS = {
         "lookahead",
     },
     "evaluate": {"run", "split", "calibrate", "allow_code"},
+    "export": {"run", "to", "dtype", "out", "license_name", "overwrite"},
     "report": {"run"},
     "runs": {"folder", "as_json"},
     "compare": {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nanogrove.errors import NanogroveError
 
 if TYPE_CHECKING:
-    from nanogrove.api import compare, from_transformers, report, run, score, to_transformers
+    from nanogrove.api import compare, export, from_transformers, report, run, score, to_transformers
     from nanogrove.language_model import LanguageModel, load
 
 _HOME = {
@@ -20,6 +20,7 @@ _HOME = {
     "load": "nanogrove.language_model",
     "run": "nanogrove.api",
     "compare": "nanogrove.api",
+    "export": "nanogrove.api",
     "score": "nanogrove.api",
     "report": "nanogrove.api",
     "to_transformers": "nanogrove.api",
@@ -30,6 +31,7 @@ __all__ = [
     "LanguageModel",
     "NanogroveError",
     "compare",
+    "export",
     "from_transformers",
     "load",
     "report",

@@ -10,11 +10,12 @@ from typing import Any
 
 from nanogrove.config.catalog import read_preset_file
 from nanogrove.config.overrides import as_overrides, resolve
-from nanogrove.data.chat.encoding import answer_end
 from nanogrove.evaluate.reward import load_reward
+from nanogrove.exports.card import UNKNOWN_LICENSE
+from nanogrove.exports.write import export as write_export
 from nanogrove.language_model import LanguageModel, load
 from nanogrove.model.gpt import GPT
-from nanogrove.model.huggingface import export_model
+from nanogrove.model.huggingface import family_of, import_model
 from nanogrove.reports.report import write_report
 from nanogrove.runs.score import evaluate
 from nanogrove.runs.train import train
@@ -22,7 +23,6 @@ from nanogrove.studies.compare import Options
 from nanogrove.studies.compare import compare as run_study
 from nanogrove.studies.judge import Findings
 from nanogrove.studies.settings import Equal, read_settings
-from nanogrove.train.checkpoint import read_checkpoint
 from nanogrove.train.initial import read_transformers
 from nanogrove.train.weights import load_weights
 
@@ -129,26 +129,42 @@ def report(run: str | Path) -> Path:
     return write_report(Path(run))
 
 
+def export(
+    run: str | Path,
+    to: str,
+    out: str | Path | None = None,
+    dtype: str | None = None,
+    license: str = UNKNOWN_LICENSE,
+    overwrite: bool = False,
+) -> Path:
+    """Exports a run's best model, a checkpoint or a folder for transformers; returns the folder that it wrote.
+
+    Raises NanogroveError, in one line, for a model that the format cannot hold, and where `out` holds something.
+
+    Args:
+        run: the folder of the model.
+        to: `transformers`, `gguf` for llama.cpp, or `onnx` for onnxruntime and transformers.js.
+        out: the folder that is written; `exports/NAME-FORMAT-DTYPE` when left out.
+        dtype: what weights are stored as: `f32`, when left out, `f16`, or for gguf `q8_0`.
+        license: what the model card says, such as `mit`.
+        overwrite: whether an earlier export in `out` is replaced.
+
+    >>> nanogrove.export("runs/mine", "transformers", "exported/with-a-card").name
+    'with-a-card'
+    """
+    return write_export(Path(run), to, None if out is None else Path(out), dtype, license, overwrite)
+
+
 def to_transformers(run: str | Path, out: str | Path) -> str:
     """Writes a run's best model as a folder that `transformers` loads; returns its family there, as in `llama`.
 
-    Its tokenizer and its chat template, where it has one, go with it.
+    Its tokenizer and its chat template, where it has one, go with it, and a model card.
     Raises PresetError for a combination of settings that no family of `transformers` has.
 
     >>> nanogrove.to_transformers("runs/mine", "exported/mine")
     'llama'
     """
-    checkpoint = read_checkpoint(Path(run))
-    tokenizer = checkpoint.tokenizer
-    template = tokenizer.chat_template
-    return export_model(
-        checkpoint.model,
-        checkpoint.config,
-        Path(out),
-        tokenizer.to_json(),
-        end_of_text=(tokenizer.end_token, tokenizer.end),
-        chat=None if template is None else (template, answer_end(tokenizer)),
-    )
+    return family_of(import_model(export(run, "transformers", out))[0])
 
 
 def from_transformers(folder: str | Path) -> LanguageModel:

@@ -3,7 +3,8 @@
 A file is written aside in the same folder, under a name that no other process can know, created exclusively; it is
 flushed to the disk, renamed into place, and the folder is flushed. So a kill, a power cut, a full disk, or a second
 process that writes the same file costs the new content at most, and a link that a stranger put in the way is replaced,
-never followed. `write_folder` does the same for a folder that its caller then renames.
+never followed. `write_folder` does the same for a folder that its caller then renames, and `new_folder` for one that
+others fill.
 
 Logs that grow in place, `events.jsonl` and shards of tokens, are opened with `open(path, "ab", opener=no_links)`.
 Small files of a folder that may be a stranger's are read with `read_file`.
@@ -16,7 +17,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def read_file(path: Path, most: int) -> bytes:
 
 def refusal(error: OSError) -> str:
     """Why a write failed and what to do about it, as the end of a message: `(No space left …); free some space`."""
-    return f"({error.strerror}); {REMEDIES.get(error.errno or 0, 'see whether the disk is well')}"
+    return f"({error.strerror or error}); {REMEDIES.get(error.errno or 0, 'see whether the disk is well')}"
 
 
 def described(error: OSError, where: str | None = None) -> str:
@@ -181,6 +182,47 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         with suppress(OSError):
             remove(path)
         raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """An empty folder aside, for the block to fill, that becomes `path` once all in it is on disk.
+
+    A folder at `path` is moved away and removed after that. Where the block fails, or the disk refuses, which raises
+    OSError, nothing is left of the new folder and the old one is as it was.
+    """
+    make_folder(path.parent)
+    aside, old = (path.with_name(f"{_prefix(path)}{_unguessable()}.{ending}") for ending in ("part", "old"))
+    aside.mkdir()
+    try:
+        yield aside
+        _flush_tree(aside)
+        with suppress(FileNotFoundError):
+            path.rename(old)
+        try:
+            aside.rename(path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                old.rename(path)
+            raise
+    except BaseException:
+        with suppress(OSError):
+            remove(aside)
+        raise
+    flush_folder(path.parent)
+    with suppress(OSError):  # the new folder is in its place
+        remove(old)
+
+
+def _flush_tree(folder: Path) -> None:
+    """Makes durable all that a folder holds."""
+    for entry in folder.rglob("*"):
+        if entry.is_dir():
+            flush_folder(entry)
+        else:
+            with open(entry, "rb+", opener=no_links) as file:
+                os.fsync(file.fileno())
+    flush_folder(folder)
 
 
 def remove(path: Path) -> None:

@@ -92,11 +92,26 @@ class Lists:
             self.rows[row].append((int(tokens[row, n]), int(numbers[row, n])))
         self.check()
 
+    def drop(self, row: int) -> None:
+        """Forgets a row; the last one takes its number."""
+        self.cache.drop(row)
+        last = self.rows.pop()
+        if row < len(self.rows):
+            self.rows[row] = last
+        self.check()
+
+    def put(self, row: int, prompt: list[int]) -> None:
+        """Takes over a row that was read alone."""
+        other = Lists([prompt], self.mark, room=len(prompt))
+        self.cache.put(row, other.cache)
+        self.rows[row : row + 1] = other.rows
+        self.check()
+
     def check(self) -> None:
         """The cache holds what the lists hold."""
         lengths = [len(row) for row in self.rows]
         assert self.cache.lengths.tolist() == lengths
-        assert self.cache.longest == max(lengths)
+        assert self.cache.longest == max(lengths, default=0)
         assert self.cache.ragged == (len(set(lengths)) > 1)
         assert self.cache.last.tolist() == [row[-1][0] for row in self.rows]
         if self.mark is not None:
@@ -130,9 +145,16 @@ def drawn(data: st.DataObject, rows: int, count: int) -> Tensor:
 def test_a_cache_equals_lists_of_tokens(data: st.DataObject, mark: int | None) -> None:
     prompt = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=5)
     prompts = data.draw(st.lists(prompt, min_size=1, max_size=3))
-    operations = data.draw(st.lists(st.sampled_from(["read", "keep", "take"]), max_size=6))
+    operations = data.draw(st.lists(st.sampled_from(["read", "keep", "take", "drop and put", "replace"]), max_size=6))
     lists = Lists(prompts, mark, room=5 + 4 * len(operations) + 4)
     for operation in operations:
+        if operation in ("drop and put", "replace"):
+            row, new = data.draw(st.integers(0, len(prompts) - 1)), data.draw(prompt)
+            if operation == "drop and put":
+                lists.drop(row)
+                row = len(lists.rows)
+            lists.put(row, new)
+            continue
         tokens = drawn(data, len(prompts), data.draw(st.integers(1, 4)))
         if operation == "take":
             last = tokens.shape[1] - 1

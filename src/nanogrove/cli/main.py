@@ -31,6 +31,7 @@ VERBS = (
     "explore",
     "generate",
     "evaluate",
+    "export",
     "report",
     "runs",
     "lineage",
@@ -150,5 +151,5 @@ def fail(error: str) -> NoReturn:
     from rich.markup import escape
 
     line = printable(" ".join(error.split("\n")))
-    Console(stderr=True).print(f"[red]error[/]: {escape(line)}", highlight=False, soft_wrap=True)
+    Console(stderr=True, emoji=False).print(f"[red]error[/]: {escape(line)}", highlight=False, soft_wrap=True)
     sys.exit(2)

@@ -9,6 +9,7 @@ Every vocabulary that nanogrove makes ends with `<|endoftext|>`, which stands be
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ class Tokenizer:
         backend = Backend.from_str(self.to_json())
         backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
         return Tokenizer(backend, chat_template=template)
+
+    @property
+    def is_characters(self) -> bool:
+        """Whether each token but special ones is a single character."""
+        return self._table is not None
 
     def special_tokens(self) -> dict[str, int]:
         """The ids of the special tokens."""
@@ -128,6 +134,17 @@ class Tokenizer:
                 return self.backend.decode(list(ids), skip_special_tokens=True)
         except Exception as error:  # the library raises bare Exception
             raise DataError(f"this tokenizer fails on the ids {list(ids[:8])} ({error}); choose another one") from None
+
+    @cached_property
+    def run_tokens(self) -> frozenset[int]:
+        """Tokens such as `<0xE2>`, by which a vocabulary of words spells the bytes of rare characters, if it does so.
+
+        A run of them is decoded as a whole. Special tokens are among them: they are left out, so none ends a run.
+        """
+        names = (f"<0x{byte:02X}>" for byte in range(256))
+        ids = {name: self.backend.token_to_id(name) for name in names}
+        of_bytes = {i for name, i in ids.items() if i is not None and self.decode([i]) != name}
+        return frozenset(of_bytes | {*self.special_tokens().values()} if of_bytes else ())
 
     def _character_table(self) -> np.ndarray | None:
         """Ids by code point for a vocabulary of single characters, −1 where it has none."""

@@ -29,6 +29,11 @@ class Sampling(Settings):
     repetition_penalty: float = Field(1.0, gt=0, description="above 1 makes tokens already seen less likely")
     no_repeat_ngram: int | None = Field(None, ge=1, description="never write an n-gram twice")
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether the next token depends on those before it by more than the model's scores."""
+        return self.repetition_penalty != 1.0 or self.no_repeat_ngram is not None
+
     def transforms(self, steering: Sequence[Transform] = ()) -> list[Transform]:
         """The transforms these settings ask for: penalties, then what steers, then the temperature, then the cuts."""
         chosen: list[Transform] = []
@@ -142,8 +147,14 @@ def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
     One random number per row, where `torch.multinomial` draws one for every token of the vocabulary.
     """
+    return token_at(
+        logits, torch.rand(logits.shape[0], 1, dtype=torch.float64, device=logits.device, generator=generator)
+    )
+
+
+def token_at(logits: Tensor, at: Tensor) -> Tensor:
+    """The token `[R]` of each row of `logits [R, V]` at which the running sum of its softmax passes `at [R, 1]`."""
     reached = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
-    at = torch.rand(logits.shape[0], 1, dtype=torch.float64, device=logits.device, generator=generator)
     return torch.searchsorted(reached, at * reached[:, -1:], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 

@@ -32,12 +32,12 @@ class StopTexts:
 
     def within(self, ids: Sequence[int]) -> bool:
         """Whether tokens wrote a stop text."""
-        return self._first(self.decode(ids)) is not None
+        return self.first(self.decode(ids)) is not None
 
     def cut(self, ids: Sequence[int]) -> tuple[int, str]:
         """How many of the tokens it took to write the first stop text, and the text before it; all where none is."""
         text = self.decode(ids)
-        end = self._first(text)
+        end = self.first(text)
         if end is None:
             return len(ids), text
         low, high = 1, len(ids)  # tokens that are too few at `low - 1`, and enough at `high`
@@ -46,9 +46,15 @@ class StopTexts:
             low, high = (low, middle) if self.within(ids[:middle]) else (middle + 1, high)
         return low, text[:end]
 
-    def _first(self, text: str) -> int | None:
+    def first(self, text: str) -> int | None:
         """Where the first stop text in `text` begins."""
         return min((at for at in map(text.find, self.texts) if at >= 0), default=None)
+
+    def begun(self, text: str) -> int:
+        """How many of the last characters of `text` a stop text may begin with; 0 where none does."""
+        longest = min(len(text), max(map(len, self.texts)) - 1)
+        ends = (count for count in range(longest, 0, -1) if any(t[:count] == text[-count:] for t in self.texts))
+        return next(ends, 0)
 
 
 def stop_texts(texts: str | Sequence[str], decode: Callable[[Sequence[int]], str]) -> StopTexts | None:

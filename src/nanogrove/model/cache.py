@@ -3,6 +3,7 @@
 Letters of shapes are those of `layers.py`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,9 +41,12 @@ class Cache:
     left and its positions are those of a prompt decoded alone. Attention never sees what lies past a row's length nor,
     where a `mark` begins each document, what lies before the latest one.
 
+    Rows may come and go: after `clear` none is held, `put` takes over one that was read elsewhere, and `drop` forgets
+    one. Those that are held are the first of the rows that there is room for.
+
     Args:
         layers: How many layers write to it.
-        rows: R, of a population P * B.
+        rows: R, of a population P * B; the rows that there is room for.
         heads: G, heads of keys and values.
         size: Tokens that each row has room for.
         head_size: D.
@@ -106,16 +110,16 @@ class Cache:
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Stores `[R, G, T, D]` after each row's tokens; returns all keys and values up to the longest row."""
-        new, end = keys.shape[2], self.longest + keys.shape[2]
+        count, new, end = keys.shape[0], keys.shape[2], self.longest + keys.shape[2]
         if self.ragged:
-            rows = torch.arange(keys.shape[0], device=keys.device)[:, None]
+            rows = torch.arange(count, device=keys.device)[:, None]
             at = self.lengths[:, None] + torch.arange(new, device=keys.device)
             self.keys[layer][rows, :, at] = keys.transpose(1, 2)
             self.values[layer][rows, :, at] = values.transpose(1, 2)
         else:
-            self.keys[layer][:, :, self.longest : end] = keys
-            self.values[layer][:, :, self.longest : end] = values
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+            self.keys[layer][:count, :, self.longest : end] = keys
+            self.values[layer][:count, :, self.longest : end] = values
+        return self.keys[layer][:count, :, :end], self.values[layer][:count, :, :end]
 
     def take(self, index: Tensor, tokens: Tensor) -> None:
         """Counts the candidate `index [R]` of each row, which is the token `tokens [R]`, as read; the others are void.
@@ -126,6 +130,42 @@ class Cache:
         for stored in (self.keys, self.values):
             stored[:, rows, :, self.lengths] = stored[:, rows, :, at]
         self.advance(tokens[:, None])
+
+    def clear(self) -> None:
+        """Forgets all rows; none is held then."""
+        self._hold(self.lengths[:0], self.last[:0], self.start[:0])
+
+    def put(self, row: int, other: "Cache") -> None:
+        """Makes the one row of `other` the row of number `row`, which is a new one where so many are held already."""
+        self._copy_row(row, other, 0, other.longest)
+        pairs = zip((self.lengths, self.last, self.start), (other.lengths, other.last, other.start), strict=True)
+        self._hold(*(torch.cat([held[:row], new, held[row + 1 :]]) for held, new in pairs))
+
+    def drop(self, row: int) -> None:
+        """Forgets a row; the last one takes its number."""
+        end = len(self.lengths) - 1
+        if row < end:
+            self._copy_row(row, self, end, int(self.lengths[end]))
+        parts = (
+            torch.cat([held[:row], held[end:], held[row + 1 : end]]) for held in (self.lengths, self.last, self.start)
+        )
+        self._hold(*(part[:end] for part in parts))
+
+    def restart(self, rows: Sequence[int]) -> None:
+        """Forgets what `rows` hold; they stay, without a token."""
+        lengths = self.lengths.clone()
+        lengths[list(rows)] = 0
+        self._hold(lengths, self.last, self.start)
+
+    def _hold(self, lengths: Tensor, last: Tensor, start: Tensor) -> None:
+        self.lengths, self.last, self.start = lengths, last, start
+        self.before_latest = last, start
+        self.longest = int(lengths.max()) if len(lengths) else 0
+        self.ragged = bool((lengths != self.longest).any())
+
+    def _copy_row(self, row: int, other: "Cache", source: int, length: int) -> None:
+        self.keys[:, row, :, :length] = other.keys[:, source, :, :length]
+        self.values[:, row, :, :length] = other.values[:, source, :, :length]
 
     def _positions(self, count: int, candidates: bool = False) -> Tensor:
         """`[R, count]`: the positions of the next tokens of each row; of `candidates` the one position that is next."""

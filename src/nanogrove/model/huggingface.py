@@ -17,7 +17,7 @@ attention alone, where it is written and read. `zero_init` is not exchanged.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -51,17 +51,17 @@ def _shown(value: object) -> str:
     return (value if isinstance(value, str) else json.dumps(value))[:80]
 
 
-def family_of(config: ModelConfig) -> str:
-    """The family of `transformers` that expresses `config`.
+def family_of(config: ModelConfig, kinds: Collection[str] = tuple(EXCHANGES), program: str = "transformers") -> str:
+    """The family among `kinds`, which are those that `program` has, that expresses `config`.
 
     Raises PresetError when there is none, naming the fewest settings that together rule out all of them.
     """
     if config.scalar:
-        raise PresetError("this is a reward model (scalar=true): it gives numbers, and transformers' families logits")
+        raise PresetError(f"this is a reward model (scalar=true): it gives numbers, and {program}'s families logits")
     if config.memory_tokens:
-        raise PresetError(f"no transformers family has memory_tokens={config.memory_tokens}; theirs carry nothing on")
+        raise PresetError(f"no {program} family has memory_tokens={config.memory_tokens}; theirs carry nothing on")
     if config.within_documents:
-        raise PresetError("no transformers family has within_documents=true; theirs attend to all that came before")
+        raise PresetError(f"no {program} family has within_documents=true; theirs attend to all that came before")
     asked_for = ("norm", "mlp", "position", "qk_norm", "embed_norm", "logit_softcap", "token_shift", "bias")
     wanted = {name: getattr(config, name) for name in asked_for}
     if config.kv_heads != config.n_head:
@@ -73,6 +73,7 @@ def family_of(config: ModelConfig) -> str:
     lacks = {
         kind: {name for name, value in wanted.items() if value not in family.has.get(name, (value,))}
         for kind, family in EXCHANGES.items()
+        if kind in kinds
     }
     nearest = min(lacks, key=lambda kind: len(lacks[kind]))
     if not lacks[nearest]:
@@ -83,7 +84,7 @@ def family_of(config: ModelConfig) -> str:
     multiple = -(-config.n_embd // config.n_head) * config.n_head
     has = EXCHANGES[nearest].has | {"n_kv_head": (config.n_head,), "n_embd": (multiple,)}
     needed = ", ".join(f"{name}={_shown(has[name][0])}" for name in wanted if name in lacks[nearest])
-    raise PresetError(f"no transformers family has {asked}; the nearest, {nearest}, needs {needed}")
+    raise PresetError(f"no {program} family has {asked}; the nearest, {nearest}, needs {needed}")
 
 
 def _blank(config: ModelConfig) -> GPT:
@@ -146,40 +147,56 @@ def export_model(
     Raises PresetError when no family expresses `config`, DataError when the tokenizer does not fit,
     CheckpointError when `model_state` does not fit `config`, or `out` is not empty or cannot be written.
     """
-    kind = family_of(config)
-    if config.vocab_size is None:
-        raise PresetError("vocab_size is not set; it usually comes from the tokenizer")
+    files = described_model(config, model_state["embed.weight"].dtype, tokenizer_json, end_of_text, chat)
     _check_tensors(model_state, _blank(config).state_dict(), "the model to export")
-    token, end = end_of_text or (None, None)
-    files: dict[str, Mapping[str, object]] = {
-        "config.json": _to_json(config, kind, end, model_state["embed.weight"].dtype)
-    }
-    if end is not None:  # padding is named here alone: in config.json it would freeze that token's embedding
-        stops = end if chat is None else [end, chat[1]]
-        files["generation_config.json"] = {"bos_token_id": end, "eos_token_id": stops, "pad_token_id": end}
-    if tokenizer_json is not None:
-        _check_tokenizer(tokenizer_json, token, end, config.vocab_size)
-        files["tokenizer_config.json"] = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": config.block_size,
-            "clean_up_tokenization_spaces": False,
-            "eos_token": token,
-        }
     tensors = {name: tensor.cpu() for name, tensor in to_transformers(model_state, config).items()}
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
             raise CheckpointError(f"{out} is not empty; export into a new folder")
         for name, content in files.items():
-            write_file(out / name, (json.dumps(content, indent=2) + "\n").encode())
-        if tokenizer_json is not None:
-            write_file(out / "tokenizer.json", tokenizer_json.encode())
-        if chat is not None:
-            write_file(out / "chat_template.jinja", chat[0].encode())
+            write_file(out / name, content)
         write_file(out / "model.safetensors", save(tensors, metadata={"format": "pt"}))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{out}: cannot export here ({error})") from None
-    return kind
+    return family_of(config)
+
+
+def described_model(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    tokenizer_json: str | None = None,
+    end_of_text: tuple[str, int] | None = None,
+    chat: tuple[str, int] | None = None,
+) -> dict[str, bytes]:
+    """The files of a folder for `transformers` but for the weights, which are stored as `dtype`, by their names.
+
+    The other arguments are those of `export_model`, and it raises PresetError and DataError as that does.
+    """
+    kind = family_of(config)
+    if config.vocab_size is None:
+        raise PresetError("vocab_size is not set; it usually comes from the tokenizer")
+    token, end = end_of_text or (None, None)
+    contents: dict[str, Mapping[str, object]] = {"config.json": _to_json(config, kind, end, dtype)}
+    if end is not None:  # padding is not named in config.json: it would freeze that token's embedding there
+        stops = end if chat is None else [end, chat[1]]
+        contents["generation_config.json"] = {"bos_token_id": end, "eos_token_id": stops, "pad_token_id": end}
+    if tokenizer_json is not None:
+        _check_tokenizer(tokenizer_json, token, end, config.vocab_size)
+        contents["tokenizer_config.json"] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": config.block_size,
+            "clean_up_tokenization_spaces": False,
+            "padding_side": "left",  # as texts are continued on the right
+            "eos_token": token,
+            "pad_token": token,
+        }
+    files = {name: (json.dumps(content, indent=2) + "\n").encode() for name, content in contents.items()}
+    if tokenizer_json is not None:
+        files["tokenizer.json"] = tokenizer_json.encode()
+    if chat is not None:
+        files["chat_template.jinja"] = chat[0].encode()
+    return files
 
 
 def _to_json(config: ModelConfig, kind: str, end: int | None, dtype: torch.dtype) -> dict[str, object]:
@@ -190,6 +207,7 @@ def _to_json(config: ModelConfig, kind: str, end: int | None, dtype: torch.dtype
     settings |= {"n_inner": config.inner_size, "n_kv_head": config.kv_heads, "head_size": config.head_width}
     content |= {key: settings[row[0]] for key, row in family.keys.items()}
     content |= {key: values[0] for key, values in family.fixed.items()}
+    content |= {key: settings[ours] for key, ours in family.repeated}
     if family.rotary:  # version 5 reads the first, older readers the second
         content["rope_parameters"] = {"rope_type": "default", "rope_theta": config.rope_theta}
         content["rope_theta"] = config.rope_theta

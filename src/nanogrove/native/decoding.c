@@ -27,14 +27,18 @@ static inline void weights(int format, const void *panel, long i, lanes pair[2])
     }
 }
 
-/* Outputs `first` to `first` + 16 of `rows` rows, at most 6, from number `row` on. */
+/* Outputs `first` to `first` + 16 of `rows` rows, at most 6, from number `row` on. The first rows of a panel fetch the
+   next one into the cache, so that memory is read while sums are computed. */
 static inline __attribute__((always_inline)) void panel(int format, long rows, const Step *s, long member, long row,
-                                                        long first) {
+                                                        long first, int fetch) {
     long start = member * s->stride + first * s->inner, vector = member * s->out + first;
     const float *x = s->from + row * s->in;
     lanes sums[TOGETHER][2] = {{{0}}};
+    long bytes = PANEL * (format == FLOAT32 ? 4 : format == BFLOAT16 ? 2 : 1);
+    const char *next = (const char *)s->weight + (start / PANEL + s->inner) * bytes;
     each(k, s->inner) {
         lanes pair[2];
+        if (fetch) __builtin_prefetch(next + k * bytes);
         weights(format, s->weight, start + k * PANEL, pair);
         each(r, rows) each(j, 2) sums[r][j] += x[r * s->in + k] * pair[j];
     }
@@ -53,9 +57,10 @@ static inline __attribute__((always_inline)) void panels(int format, const Step 
     long count = s->out / PANEL, end = (part + 1) * count / parts * PANEL;
     for (long first = part * count / parts * PANEL; first < end; first += PANEL) {
         long row = member * rows, stop = row + rows;
-        for (; row + TOGETHER <= stop; row += TOGETHER) panel(format, TOGETHER, s, member, row, first);
-        if (row + 4 <= stop) panel(format, 4, s, member, row, first), row += 4;
-        for (; row < stop; row++) panel(format, 1, s, member, row, first);
+        if (rows >= TOGETHER) panel(format, TOGETHER, s, member, row, first, 1), row += TOGETHER;
+        for (; row + TOGETHER <= stop; row += TOGETHER) panel(format, TOGETHER, s, member, row, first, 0);
+        if (row + 4 <= stop) panel(format, 4, s, member, row, first, rows == 4 || rows == 5), row += 4;
+        for (; row < stop; row++) panel(format, 1, s, member, row, first, 0);
     }
 }
 
@@ -70,7 +75,7 @@ static void multiply(const Step *s, long member, long rows, long part, long part
 static void attend_to(const Step *s, const Rows *rows, long row, long key) {
     long D = s->size, length = rows->lengths[row], share = s->queries / s->keys;
     const float *x = s->from + row * s->in;
-    float *k = rows->k + ((s->layer * rows->members * rows->rows + row) * s->keys + key) * rows->room * D;
+    float *k = rows->k + ((s->layer * rows->held + row) * s->keys + key) * rows->room * D;
     float *v = rows->v + (k - rows->k), q[D];
     turn(s->rotation, s->positions, D, length, 1, 1, x + (s->queries + key) * D, k + length * D);
     memcpy(v + length * D, x + (s->queries + s->keys + key) * D, D * sizeof *v);

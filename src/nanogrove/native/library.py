@@ -91,7 +91,7 @@ class Rows(ctypes.Structure):
     """`Rows` of step.h."""
 
     _fields_ = [
-        *((name, c_long) for name in ("members", "rows", "room")),
+        *((name, c_long) for name in ("members", "rows", "held", "room")),
         *((name, c_void_p) for name in ("token", "previous", "lengths", "k", "v")),
         ("threads", c_int),
     ]

@@ -16,7 +16,8 @@ from nanogrove.native.library import ACTIVATIONS, Activation, Rows, Step, kernel
 PANEL = 16  # outputs side by side
 FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 KINDS = {name: number for number, name in enumerate(("embed", "place", "norm", "product", "gate", "attend"))}
-SMALL = 1 << 19  # weights below which one thread is faster than several
+SMALL = 1 << 19  # weights below which one thread is faster than several; fewer where they serve many rows
+ROWS_PER_READING = 8  # that are multiplied in the time in which memory gives the weights
 
 
 class Panels(NamedTuple):
@@ -176,16 +177,18 @@ class Program:
         stored: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """Runs the steps, which read `token` and `previous [P * rows]` at positions `lengths [P * rows]` and keys and
-        values `stored`, `[layers, P * rows, G, room, D]` each."""
+        values `stored`, `[layers, held, G, room, D]` each, whose first P * rows rows are theirs."""
         keys, values = stored or (None, None)
         read = {"token": token, "previous": previous, "lengths": lengths, "k": keys, "v": values}
         tensors = {name: each.contiguous() for name, each in read.items() if each is not None}
+        work = self.weights * max(self.rows // ROWS_PER_READING, 1)
         rows = Rows(
             members=self.members,
             rows=self.rows,
+            held=0 if keys is None else keys.shape[1],
             room=0 if keys is None else keys.shape[3],
             **{name: each.data_ptr() for name, each in tensors.items()},
-            threads=torch.get_num_threads() if self.weights >= SMALL else 1,
+            threads=torch.get_num_threads() if work >= SMALL else 1,
         )
         if len(self._list) != len(self._steps):
             self._list = (Step * len(self._steps))(*self._steps)

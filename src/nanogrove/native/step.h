@@ -24,10 +24,10 @@ typedef struct {
     const float *rotation;   /* … [2, positions, size], or null */
 } Step;
 
-/* `rows` of each of `members`; each row has read `lengths` tokens, of `room` that fit, [layers, all rows, keys, room, D]
-   in `k` and `v`; `token` follows, and `previous` came before. */
+/* `rows` of each of `members`; each row has read `lengths` tokens, of `room` that fit, [layers, held, keys, room, D] in
+   `k` and `v`, whose first rows they are; `token` follows, and `previous` came before. */
 typedef struct {
-    long members, rows, room;
+    long members, rows, held, room;
     const long long *token, *previous, *lengths;
     float *k, *v;
     int threads;

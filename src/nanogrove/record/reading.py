@@ -37,6 +37,13 @@ class Run:
         """All `eval` events of the validation split, oldest first."""
         return [event for event in self.of("eval") if event.values.get("split", "validation") == "validation"]
 
+    def result(self) -> Values:
+        """The figures of its best model: those of the evaluation that chose it, or of the last one, then of its end."""
+        end = self.last("end").values
+        evaluations = self.evaluations()
+        chosen = [event for event in evaluations if event.step == end.get("best_step")] or evaluations
+        return {**(chosen[-1].values if chosen else {}), **end}
+
     def parts(self) -> set[str]:
         """What there is to show: kinds of events; `calibration`; `bayes_loss` where the best possible loss is known."""
         known = {"calibration": self.calibration is not None}

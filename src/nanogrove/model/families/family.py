@@ -51,6 +51,7 @@ class Exchange:
         keys: Its keys in config.json, and our setting; then what a key left out means, if it may be left out.
         fixed: Its further keys, and the values that mean what we do; its default first.
         ignored: Keys of its own that change no logits.
+        repeated: Such keys that are written all the same, as other readers ask for them, each with our setting.
         modules: Our modules, and what they are called there; a fused one has several names.
         layout: From (its name of a tensor, the tensor, head size) to the tensor in its layout, and back: one step.
         biased: Whether every map and norm has a bias there; a model without gets zeros.
@@ -63,6 +64,7 @@ class Exchange:
     fixed: Table
     modules: dict[str, tuple[str, ...]]
     ignored: str = ""
+    repeated: tuple[tuple[str, str], ...] = ()
     layout: Callable[[str, Tensor, int], Tensor] = as_it_is
     biased: bool = False
     full_attention: bool = False

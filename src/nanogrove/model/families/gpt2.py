@@ -25,6 +25,7 @@ _EXCHANGE = Exchange(
         reorder_and_upcast_attn=false add_cross_attention=false is_encoder_decoder=false"""),
     ignored="""n_ctx nanogrove_bias summary_type summary_use_proj summary_activation summary_proj_to_labels
         summary_first_dropout""",
+    repeated=(("n_ctx", "block_size"),),
     modules=names("""
         embed=transformer.wte
         position=transformer.wpe

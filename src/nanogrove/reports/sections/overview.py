@@ -11,9 +11,9 @@ def overview(run: Run) -> str:
     """Title, how the run was made, and one line of key figures, of which those that are not known are left out."""
     start, step, end = (run.last(kind) for kind in ("start", "step", "end"))
     finished = bool(run.of("end"))
-    result = {**_best(run), **end.values}
+    result = run.result()
     figures = [
-        *(_figure(measure, result, finished) for measure in measured(result) if measure.headline and not measure.by),
+        *(key_figure(measure, result, finished) for measure in measured(result) if measure.headline and not measure.by),
         ("training tokens", short(finite({**step.values, **end.values}.get("tokens"))), ""),
         ("training time", duration(finite({**times(step), **times(end)}.get("seconds"))), ""),
         ("parameters", short(finite(start.values.get("parameters"))), ""),
@@ -26,15 +26,7 @@ def overview(run: Run) -> str:
     return head + key_figures(figure for figure in figures if figure[1] != UNKNOWN)
 
 
-def _best(run: Run) -> Values:
-    """The figures of the evaluation that chose the best model, or of the last one."""
-    best = run.last("end").values.get("best_step")
-    evaluations = run.evaluations()
-    chosen = [event for event in evaluations if event.step == best] or evaluations
-    return chosen[-1].values if chosen else {}
-
-
-def _figure(measure: Measure, result: Values, finished: bool) -> tuple[str, str, str]:
+def key_figure(measure: Measure, result: Values, finished: bool) -> tuple[str, str, str]:
     """A label, a figure with its standard error, and its unit, direction and the best there is."""
     label = measure.label or measure.name
     if measure.name == "loss":

@@ -71,9 +71,8 @@ def llama_cpps(model: GPT, prompts: Tensor, new_tokens: int) -> Iterator[dict[st
     expected = model(prompts[:1])[0, -1].log_softmax(-1)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as processes:
         contenders = {}
-        for weights in llama_cpp.FORMATS:
-            path = Path(folder) / f"{weights}.gguf"
-            llama_cpp.write_gguf(model, path, weights)
+        for weights in llama_cpp.DTYPES:
+            path = llama_cpp.write_gguf(model, Path(folder), weights)
             process = processes.enter_context(llama_cpp.LlamaCpp(path, len(prompts), model.config.block_size))
             log_probs = process.log_probs(prompts[0])
             difference = (log_probs - expected).abs().max().item()

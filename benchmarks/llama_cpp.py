@@ -1,4 +1,4 @@
-"""llama.cpp as a peer: the weights of a `GPT` as a GGUF file, and a process that generates from it.
+"""llama.cpp as a peer: a `GPT` exported as a GGUF file, and a process that generates from it.
 
 Needs `pip install 'nanogrove[bench]'`: the `gguf` package of llama.cpp and `xllamacpp`, a wheel of llama.cpp itself.
 """
@@ -10,16 +10,18 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nanogrove.model.gpt import GPT, Block
+from nanogrove.data.tokenizer import character_tokenizer
+from nanogrove.exports import gguf
+from nanogrove.exports.contract import Dtype
+from nanogrove.exports.source import Source
+from nanogrove.model.gpt import GPT
 
-Format = Literal["f32", "q8_0"]
-FORMATS: tuple[Format, ...] = ("f32", "q8_0")
+DTYPES: tuple[Dtype, ...] = ("f32", "q8_0")
 
 
 def require() -> None:
@@ -33,63 +35,12 @@ def require() -> None:
         sys.exit(2)
 
 
-def write_gguf(model: GPT, path: Path, weights: Format = "f32") -> None:
-    """Writes a model of GPT-2's shape as a GGUF file, its matrices in `weights` and all else in float32.
-
-    The token table is one of the matrices, since the output map shares it. Tokens are named `t0`, `t1`, …: prompts
-    are given by number. Biases that the model does not have are written as zeros, which llama.cpp asks for.
-    """
-    import gguf
-
-    config, arch = model.config, gguf.MODEL_ARCH.GPT2
-    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
-    writer.add_block_count(config.n_layer)
-    writer.add_embedding_length(config.n_embd)
-    writer.add_head_count(config.n_head)
-    writer.add_context_length(config.block_size)
-    writer.add_feed_forward_length(config.inner_size)
-    writer.add_layer_norm_eps(config.norm_eps)
-    vocabulary = config.vocab_size or 0
-    writer.add_vocab_size(vocabulary)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([f"t{n}" for n in range(vocabulary)])
-    writer.add_token_types([gguf.TokenType.NORMAL] * vocabulary)
-    writer.add_token_merges(["t 0"])
-    writer.add_add_bos_token(False)
-    for name, tensor in tensors(model).items():
-        values = np.ascontiguousarray(tensor.detach().float().numpy())
-        if weights == "q8_0" and values.ndim == 2 and name != "position_embd.weight":
-            kind = gguf.GGMLQuantizationType.Q8_0
-            writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def tensors(model: GPT) -> dict[str, Tensor]:
-    """The weights of a model of GPT-2's shape under llama.cpp's names, matrices `[out, in]`."""
-    assert model.position is not None
-    parts: dict[str, Any] = {"token_embd": model.embed, "position_embd": model.position, "output_norm": model.norm}
-    for number, block in enumerate(model.blocks):
-        assert isinstance(block, Block)
-        parts |= {
-            f"blk.{number}.attn_norm": block.attention_norm,
-            f"blk.{number}.attn_qkv": block.attention.qkv,
-            f"blk.{number}.attn_output": block.attention.out,
-            f"blk.{number}.ffn_norm": block.mlp_norm,
-            f"blk.{number}.ffn_up": block.mlp.up,
-            f"blk.{number}.ffn_down": block.mlp.down,
-        }
-    weights = {}
-    for name, part in parts.items():
-        weights[f"{name}.weight"] = part.weight
-        if not name.endswith("_embd"):
-            weights[f"{name}.bias"] = part.bias if part.bias is not None else torch.zeros(len(part.weight))
-    return weights
+def write_gguf(model: GPT, folder: Path, weights: Dtype) -> Path:
+    """Exports a model, whose tokens are characters that do not matter, since prompts are numbers; returns the file."""
+    characters = map(chr, range(0x4E00, 0x4E00 + (model.config.vocab_size or 0) - 1))  # and the end of a text
+    source = Source("model", model.config, model.state_dict(), character_tokenizer(characters), None, None, {})
+    gguf.write(source, weights, folder)
+    return folder / gguf.file_name(source, weights)
 
 
 class LlamaCpp:

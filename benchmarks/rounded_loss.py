@@ -1,9 +1,10 @@
-"""What rounding weights for decoding costs in loss: bfloat16, int8, and llama.cpp's q8_0 where `gguf` is installed.
+"""What rounding weights costs in loss: bfloat16 and int8 of decoding, and where `gguf` is installed exports to it.
 
     python benchmarks/rounded_loss.py RUN TEXT
 
 The mean loss in nats per token of the last 100,000 characters of a text, under a run's best checkpoint, window by
-window of the model's context. q8_0 is rounded by the `gguf` package and multiplied by us: 32 weights share a scale.
+window of the model's context. Weights of exports, in f16 and q8_0, are rounded by the `gguf` package and multiplied by
+us; 32 weights of q8_0 share a scale.
 """
 
 import argparse
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 import nanogrove
+from nanogrove.exports.contract import Dtype
+from nanogrove.exports.gguf import FORMAT, stored_as
 from nanogrove.model.gpt import GPT
 from nanogrove.model.packing import Packable, packed_weights
 
@@ -24,14 +26,14 @@ CHARACTERS = 100_000
 
 
 @contextmanager
-def in_q8_0(model: nn.Module) -> Iterator[None]:
-    """Within, the weights of all maps are those that a GGUF file of type q8_0 holds; those of embeddings too."""
+def as_exported(model: GPT, dtype: Dtype) -> Iterator[None]:
+    """Within, the weights of all maps and of the token table are those that a GGUF file of this dtype holds."""
     import gguf
 
-    maps = [module for module in model.modules() if isinstance(module, Packable)]
+    maps = [module for module in model.modules() if isinstance(module, Packable) and module is not model.position]
     kept = [module.weight.data for module in maps]
-    kind = gguf.GGMLQuantizationType.Q8_0
     for module, weight in zip(maps, kept, strict=True):
+        kind = gguf.GGMLQuantizationType[stored_as("", tuple(weight.shape), dtype).upper()]
         rounded = gguf.quants.dequantize(gguf.quants.quantize(weight.numpy(), kind), kind)
         module.weight.data = torch.from_numpy(rounded)
     try:
@@ -63,13 +65,13 @@ def main() -> None:
     tokens = torch.tensor(lm.tokenizer.encode(options.text.read_text(encoding="utf-8")[-CHARACTERS:]))
     lm.model.eval()
     exact = loss(lm.model, tokens)
-    print(f"float32   {exact:.5f} nats per token, {len(tokens):,} tokens")
+    print(f"float32      {exact:.5f} nats per token, {len(tokens):,} tokens")
     ways = {name: packed_weights(lm.model, 16, getattr(torch, name)) for name in ("bfloat16", "int8")}
     if importlib.util.find_spec("gguf"):
-        ways["q8_0"] = in_q8_0(lm.model)
+        ways |= {f"export {dtype}": as_exported(lm.model, dtype) for dtype in FORMAT.dtypes[1:]}
     for name, rounded in ways.items():
         with rounded:
-            print(f"{name:<9} {loss(lm.model, tokens) - exact:+.5f}")
+            print(f"{name:<12} {loss(lm.model, tokens) - exact:+.5f}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ EXAMPLES = {
     )
     if test.examples
 }
-SHOWN = {*nanogrove.__all__, "LanguageModel.generate", "LanguageModel.chat"} - {"LanguageModel"}
+SHOWN = {*nanogrove.__all__, "LanguageModel.generate", "LanguageModel.chat", "LanguageModel.stream"} - {"LanguageModel"}
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.decoding.sampling import Sampling
 from nanogrove.decoding.strategies import STRATEGIES
 from nanogrove.errors import CheckpointError, DataError, DivergedError, PresetError
-from nanogrove.language_model import GenerationOptions, LanguageModel
+from nanogrove.generation import GenerationOptions
+from nanogrove.language_model import LanguageModel
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.record.events import read_events

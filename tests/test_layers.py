@@ -18,6 +18,7 @@ ROOMS = [  # from the ground up; rooms of one level do not know each other
     {"synthetic", "decoding", "reports"},
     {"train"},
     {"evaluate"},
+    {"generation"},
     {"methods", "language_model", "corpora"},
     {"config", "exports", "serve"},
     {"runs"},

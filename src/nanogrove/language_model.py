@@ -1,68 +1,40 @@
 """A trained model with its tokenizer, ready to generate text: what `nanogrove.load` returns."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Unpack, overload
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from nanogrove.data.chat.conversations import Message
 from nanogrove.data.chat.encoding import chat_prompt
 from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
-from nanogrove.decoding.loop import MIN_TOKENS_TO_PACK, Strategy, decode
+from nanogrove.decoding.loop import Request, Strategy, write
 from nanogrove.decoding.plain import plain
 from nanogrove.decoding.reading import pad
-from nanogrove.decoding.sampling import (
-    Sampler,
-    Sampling,
-    SamplingOptions,
-    Transform,
-    record_log_probs,
-    refuse_not_finite,
-)
+from nanogrove.decoding.sampling import Sampler, Transform, record_log_probs, refuse_not_finite
 from nanogrove.decoding.steering import TOP_K, model_score, reward_augmented, sequence_score
 from nanogrove.decoding.stopping import StopTexts, stop_texts
 from nanogrove.decoding.strategies import strategy_for
+from nanogrove.decoding.streaming import End, Piece, joined, text_pieces
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration import load_calibration
 from nanogrove.evaluate.reward import Reward, RewardModel, checked_reward, load_reward
+from nanogrove.generation import (
+    BETA,
+    MAX_NEW_TOKENS,
+    AnyReward,
+    DrawOptions,
+    GenerationOptions,
+    SteeredOptions,
+    checked_sampling,
+)
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
-from nanogrove.model.packing import packed_weights
-from nanogrove.settings import reason
 from nanogrove.train.checkpoint import Checkpoint, heads_of, model_of, read_checkpoint
 from nanogrove.train.precision import WEIGHTS, Choice, Decoding, Weights, decoding
-
-AnyReward = RewardModel | Callable[[Sequence[str]], Sequence[float]] | str | Path  # a path is that of a run
-MAX_NEW_TOKENS = 10_000_000  # of a text
-BETA = 5.0  # what a reward counts, in nats, when left out
-
-
-class DrawOptions(SamplingOptions, total=False):
-    """What every way to generate takes: the settings of `Sampling`, and what else decides the draw."""
-
-    seed: int
-    precision: Decoding
-    calibrated: bool
-    stop: str | Sequence[str]
-
-
-class SteeredOptions(DrawOptions, total=False):
-    """What plain decoding takes: a reward steers it too."""
-
-    reward: AnyReward | None
-    beta: float
-
-
-class GenerationOptions(SteeredOptions, total=False):
-    """What `LanguageModel.generate` takes; its docstring says what each option does."""
-
-    speculative: bool
-    lookahead: int | None
 
 
 class Continuation(NamedTuple):
@@ -162,6 +134,38 @@ class LanguageModel:
         answers, _ = self._decode(strategy, [prompt.ids], tokens, options, reward, beta, end=prompt.end)
         return answers[0]
 
+    def stream(
+        self, prompt: str | Sequence[Message] = "", tokens: int = 100, **options: Unpack[GenerationOptions]
+    ) -> Generator[str, None, End | None]:
+        """The text that `generate` gives for a prompt, or `chat` for messages, in pieces as they are certain.
+
+        The pieces joined are that text, with every option. To leave the loop, or to close the generator, ends the work
+        at once. What may still change waits: half a character, and what a stop text may begin with. Takes and raises
+        what `generate` and `chat` do; arguments are checked before the first piece is asked for.
+
+        >>> model = nanogrove.load("runs/mine")
+        >>> for piece in model.stream("Once upon", tokens=5):
+        ...     print(piece, end="", flush=True)  # doctest: +ELLIPSIS
+        Once upon...
+        """
+        if isinstance(prompt, str):
+            return joined(prompt, self.pieces([prompt], tokens, **options))
+        asked = chat_prompt(self.tokenizer, prompt)
+        return joined("", self._pieces([asked.ids], tokens, options, asked.end))
+
+    def pieces(
+        self, prompts: Sequence[str], tokens: int = 100, **options: Unpack[GenerationOptions]
+    ) -> Generator[Piece, None, None]:
+        """The continuations that `generate` gives for prompts, decoded as one batch, in pieces; see `stream`."""
+        return self._pieces([self._prompt(text) for text in prompts], tokens, options)
+
+    def _pieces(
+        self, prompts: Sequence[list[int]], tokens: int, options: GenerationOptions, end: int | None = None
+    ) -> Generator[Piece, None, None]:
+        strategy, reward, beta = self._strategy(options)
+        request = self._request(prompts, tokens, options, reward, beta, end=end)
+        return text_pieces(strategy, request, self.tokenizer)
+
     def _strategy(self, options: GenerationOptions) -> tuple[Strategy, AnyReward | None, float]:
         """Takes from the options those that choose how the next tokens are chosen: the strategy, reward and beta."""
         drafts, budget = options.pop("speculative", False), options.pop("lookahead", None)
@@ -242,8 +246,24 @@ class LanguageModel:
     ) -> tuple[list[str], Tensor]:
         """The continuation of each prompt, and the new tokens `[R, tokens]`, −1 after the end or a stop text.
 
+        Takes a strategy, and what `_request` takes.
+        """
+        request = self._request(prompts, tokens, options, reward, beta, *recorders, end=end)
+        return self._continuations(write(strategy, request), request.stop_texts)
+
+    def _request(
+        self,
+        prompts: Sequence[list[int]],
+        tokens: int,
+        options: DrawOptions,
+        reward: AnyReward | None = None,
+        beta: float = BETA,
+        *recorders: Transform,
+        end: int | None = None,
+    ) -> Request:
+        """What is to be written, all of it checked.
+
         Args:
-            strategy: How the next tokens are chosen.
             prompts: Their tokens.
             tokens: New tokens per prompt, at most.
             options: Of `generate`, less those that chose the strategy.
@@ -254,39 +274,32 @@ class LanguageModel:
         """
         seed, precision = options.pop("seed", 0), options.pop("precision", "auto")
         calibrated, texts = options.pop("calibrated", False), stop_texts(options.pop("stop", ()), self.tokenizer.decode)
-        settings = _checked_sampling(options)
+        settings = checked_sampling(options)
         if not 0 <= tokens <= MAX_NEW_TOKENS:
             raise PresetError(f"tokens: must be {MAX_NEW_TOKENS:,} or less, and at least 0; {tokens} were asked for")
         scale = self._calibrated_temperature() if calibrated else 1.0
-        if not prompts:
-            return [], torch.empty(0, tokens, dtype=torch.int64)
         settings = settings.model_copy(update={"temperature": settings.temperature * scale})
         device = self.model.embed.weight.device
         rows, lengths = pad(prompts, device)
-        dtype = WEIGHTS[self.precision(precision).format]
         steering: list[Transform] = []
-        packed: AbstractContextManager[None] = nullcontext()
+        judges: list[tuple[GPT, int]] = []
         if reward is not None:
             k = settings.top_k or TOP_K
             settings = settings.model_copy(update={"top_k": None})  # the cut is part of steering
             transform, judge = self._steering(reward, beta, k)
             steering.append(transform)
-            if judge is not None and tokens >= MIN_TOKENS_TO_PACK:
-                packed = packed_weights(judge, k * len(rows), dtype)
+            judges = [] if judge is None else [(judge, k * len(rows))]
         transforms = [refuse_not_finite, *recorders, *settings.transforms(steering)]
-        sampler = Sampler(transforms, settings.temperature, torch.Generator(device).manual_seed(seed))
-        with packed:
-            new = decode(
-                strategy,
-                rows,
-                lengths,
-                new_tokens=tokens,
-                sampler=sampler,
-                stop=[self.tokenizer.end] if end is None else [self.tokenizer.end, end],
-                stop_texts=texts,
-                dtype=dtype,
-            )
-        return self._continuations(new, texts)
+        return Request(
+            prompts=rows,
+            lengths=lengths,
+            new_tokens=tokens,
+            sampler=Sampler(transforms, settings.temperature, torch.Generator(device).manual_seed(seed)),
+            stop=[self.tokenizer.end] if end is None else [self.tokenizer.end, end],
+            stop_texts=texts,
+            dtype=WEIGHTS[self.precision(precision).format],
+            judges=judges,
+        )
 
     def _calibrated_temperature(self) -> float:
         """The temperature that calibration found. Raises CheckpointError where there was none."""
@@ -336,18 +349,6 @@ class LanguageModel:
     def precision(self, asked: Decoding = "auto") -> Choice[Weights]:
         """The format that `generate` multiplies in when `asked` is given, and why. Raises PresetError as it does."""
         return decoding(self.model, asked)
-
-
-def _checked_sampling(settings: Mapping[str, object]) -> Sampling:
-    """The settings as `Sampling`. Raises PresetError, with its name and the reason, for one out of range or unknown."""
-    try:
-        return Sampling.model_validate(dict(settings))
-    except ValidationError as error:
-        problems = error.errors()
-        if problems[0]["type"] == "extra_forbidden":
-            known = ", ".join(Sampling.model_fields)
-            raise PresetError(f"{problems[0]['loc'][0]}: not a setting of sampling; these are: {known}") from None
-        raise PresetError(f"{problems[0]['loc'][0]}: {reason(problems)}") from None
 
 
 def from_checkpoint(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> LanguageModel:

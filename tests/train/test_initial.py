@@ -200,14 +200,20 @@ def test_a_model_of_the_hub_is_downloaded_where_it_is_named(
     ):
         read_initial("no/one")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="theirs/nothing: neither a run nor a checkpoint"):  # not asked of the hub
+    with pytest.raises(
+        CheckpointError, match="theirs/nothing: neither a run, a checkpoint nor a"
+    ):  # not asked of the hub
         read_initial("theirs/nothing")
 
 
 def test_what_cannot_be_begun_with(tiny: Any, base: Path, text_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
-    with pytest.raises(CheckpointError, match="neither a run nor a checkpoint"):
+    with pytest.raises(
+        CheckpointError, match="neither a run, a checkpoint nor a model of transformers; give the folder"
+    ):
         setup_of(tiny, tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"state\.json: is a file; give the folder that it is in"):
+        setup_of(tiny, base / "checkpoints/best/state.json")
     transformers_folder("gpt2", letters(text_file), folder)
     tokenizer = folder / "tokenizer.json"
     tokenizer.write_text(letters(text_file, "™®").to_json(), encoding="utf-8")
@@ -216,7 +222,25 @@ def test_what_cannot_be_begun_with(tiny: Any, base: Path, text_file: Path, tmp_p
     tokenizer.unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer.json: missing; save it there with AutoTokenizer"):
         setup_of(tiny, folder)
-    with pytest.raises(PresetError, match=r"model.block_size=64: .* has 16 positions; set no more"):
+    with pytest.raises(PresetError, match=r"model.block_size=64: .* has 16 positions; set model.block_size=16 or less"):
         setup_of(tiny, base, model={"block_size": 64})
     with pytest.raises(PresetError, match="init_noise is added to the weights of init; set that too"):
         resolve(tiny(train={"init_noise": 0.1}))
+    for nothing in ("", [], [""]):  # as an empty variable of a shell gives
+        with pytest.raises(
+            PresetError, match="init names nothing; give a folder or a name on the hub, or leave init out"
+        ):
+            resolve(tiny(train={"init": nothing}))
+
+
+def test_weights_that_are_not_numbers_are_refused_before_training(
+    tiny: Any, base: Path, text_file: Path, tmp_path: Path
+) -> None:
+    theirs = transformers_folder("llama", letters(text_file), tmp_path / "folder")
+    with torch.no_grad():
+        theirs.lm_head.weight[0, 0] = torch.inf
+    theirs.save_pretrained(tmp_path / "folder")
+    with pytest.raises(
+        CheckpointError, match=r"folder: weight head\.weight is NaN or infinite; begin with other weights"
+    ):
+        setup_of(tiny, tmp_path / "folder")

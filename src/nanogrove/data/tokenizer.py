@@ -65,6 +65,11 @@ class Tokenizer:
         backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
         return Tokenizer(backend, chat_template=template)
 
+    @property
+    def is_characters(self) -> bool:
+        """Whether each token but special ones is a single character."""
+        return self._table is not None
+
     def special_tokens(self) -> dict[str, int]:
         """The ids of the special tokens."""
         return {str(token.content): i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}

@@ -6,9 +6,10 @@ tokens, stop tokens, evaluation mode, packed weights, and the end. A `Strategy` 
 Letters in shapes: R rows, of a population P * B; T tokens that a row has room for; n tokens of one step.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from nanogrove.decoding.sampling import Sampler
 from nanogrove.decoding.stopping import StopTexts
 from nanogrove.model.mode import evaluating
-from nanogrove.model.packing import packed_weights
+from nanogrove.model.packing import Packing
 from nanogrove.waits import waiting
 
 MIN_TOKENS_TO_PACK = 16  # new tokens from which on decoding is the faster for a packed copy of the weights
@@ -118,7 +119,8 @@ class Strategy:
         modules: What computes; it does so in evaluation mode and, where that pays, with packed weights.
         tokens_per_call: Tokens that one call of the model reads for each row.
         pack_from: New tokens from which on weights are packed.
-        spare: Positions after the last token that it writes drafts to.
+        spare: Positions after the last token that it writes drafts to, of which a step appends no more; it appends one
+            token where there are none.
         one_length: Whether prompts must have one length; the loop then takes rows length by length, the shortest first.
     """
 
@@ -130,7 +132,97 @@ class Strategy:
     one_length: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be written.
+
+    Args:
+        prompts: Token ids `[*P, B, T]`, padded on the right.
+        lengths: The true lengths `[*P, B]` of the prompts; all T where None.
+        new_tokens: How many tokens each row gets at most.
+        sampler: How a token is chosen from scores.
+        stop: Tokens that end their row, and are kept.
+        stop_texts: Texts that end their row; what is written after one within a step is the caller's to cut.
+        dtype: With bfloat16 a single float32 model's matrix products are rounded to 8 bits where weights are packed;
+            elsewhere nothing is.
+        judges: Further modules that the sampler asks, each with the rows that it reads in one call.
+    """
+
+    prompts: Tensor
+    lengths: Tensor | None = None
+    new_tokens: int
+    sampler: Sampler = field(default_factory=Sampler)
+    stop: Sequence[int] = ()
+    stop_texts: StopTexts | None = None
+    dtype: torch.dtype = torch.float32
+    judges: Sequence[tuple[nn.Module, int]] = ()
+
+    def packing(self, strategy: Strategy) -> Packing:
+        """Packed weights of all that computes; none where so few tokens are written that packing would take longer."""
+        rows = self.prompts.shape[-2]
+        modules = [*((module, rows * strategy.tokens_per_call) for module in strategy.modules), *self.judges]
+        return Packing(modules if self.new_tokens >= strategy.pack_from else (), self.dtype)
+
+    def groups(self, strategy: Strategy) -> list[Tensor]:
+        """The numbers of rows that grow together: all, or where they must those of one length, the shortest first."""
+        count = math.prod(self.prompts.shape[:-1])
+        if not strategy.one_length:
+            return [torch.arange(count, device=self.prompts.device)] if count else []
+        lengths = self.row_lengths()
+        return [(lengths == length).nonzero()[:, 0] for length in sorted(set(lengths.tolist()))]
+
+    def row_lengths(self) -> Tensor:
+        """The lengths `[P * B]` of the prompts."""
+        *shape, width = self.prompts.shape
+        all_of_it = torch.full((math.prod(shape),), width, device=self.prompts.device)
+        return all_of_it if self.lengths is None else self.lengths.flatten()
+
+
+class Growth(NamedTuple):
+    """Rows after a step: their numbers among all rows, and themselves."""
+
+    numbers: Tensor
+    rows: Sequences
+
+
+def growing(strategy: Strategy, request: Request) -> Iterator[Growth]:
+    """Writes a step each time it is asked, within inference mode, until all rows have ended."""
+    prompts, lengths = request.prompts.flatten(0, -2), request.row_lengths()
+    for numbers in request.groups(strategy):
+        width = int(lengths[numbers].max()) if strategy.one_length else prompts.shape[1]
+        rows = Sequences(
+            prompts[numbers, :width],
+            lengths[numbers],
+            request.new_tokens,
+            request.stop,
+            strategy.spare,
+            request.stop_texts,
+        )
+        steps, growth = strategy.steps(rows, request.sampler), Growth(numbers, rows)
+        while rows.most_left:
+            next(steps)
+            yield growth
+
+
 @torch.inference_mode()
+def write(strategy: Strategy, request: Request) -> Tensor:
+    """The new tokens `[*P, B, new_tokens]`, −1 after a stop token or a stop text."""
+    *shape, _ = request.prompts.shape
+    new, ended = request.new_tokens, 0
+    written = request.prompts.new_full((math.prod(shape), new), -1)
+    with (
+        evaluating(*strategy.modules),
+        request.packing(strategy).installed(),
+        waiting("writing", len(request.groups(strategy)) * new) as wait,
+    ):
+        for numbers, rows in growing(strategy, request):
+            wait.done = ended + new - rows.most_left
+            if not rows.most_left:
+                written[numbers] = rows.written()
+                ended += new
+    return written.view(*shape, new)
+
+
 def decode(
     strategy: Strategy,
     prompts: Tensor,
@@ -144,38 +236,15 @@ def decode(
 ) -> Tensor:
     """Continues `prompts [*P, B, T]`: the new tokens `[*P, B, new_tokens]`, −1 after a token of `stop`, which is kept.
 
-    Args:
-        strategy: How the next tokens are found.
-        prompts: Token ids, padded on the right.
-        lengths: The true lengths `[*P, B]` of the prompts; all T when left out.
-        new_tokens: How many tokens each row gets at most.
-        sampler: How a token is chosen from scores; drawn from the softmax of the logits when left out.
-        stop: Tokens that end their row.
-        stop_texts: Texts that end their row; what is written after one within a step is the caller's to cut.
-        dtype: With bfloat16 a single float32 model's matrix products are rounded to 8 bits where `packed_weights`
-            applies; elsewhere nothing is.
+    The arguments are those of `Request`; without a sampler tokens are drawn from the softmax of the logits.
     """
-    flat = prompts.flatten(0, -2)
-    lengths = torch.full(flat.shape[:1], flat.shape[1], device=flat.device) if lengths is None else lengths.flatten()
-    written = flat.new_full((len(flat), new_tokens), -1)
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(*strategy.modules))
-        if new_tokens >= strategy.pack_from:
-            for module in strategy.modules:
-                stack.enter_context(packed_weights(module, prompts.shape[-2] * strategy.tokens_per_call, dtype))
-        groups: Sequence[Tensor | slice] = _groups(lengths) if strategy.one_length else [slice(None)]
-        wait = stack.enter_context(waiting("writing", len(groups) * new_tokens))
-        for number, group in enumerate(groups, start=1):
-            width = int(lengths[group].max()) if strategy.one_length else flat.shape[1]
-            rows = Sequences(flat[group, :width], lengths[group], new_tokens, stop, strategy.spare, stop_texts)
-            steps = strategy.steps(rows, sampler or Sampler())
-            while rows.most_left:
-                next(steps)
-                wait.done = number * new_tokens - rows.most_left
-            written[group] = rows.written()
-    return written.view(*prompts.shape[:-1], new_tokens)
-
-
-def _groups(lengths: Tensor) -> list[Tensor]:
-    """The rows of each length, the shortest first."""
-    return [(lengths == length).nonzero()[:, 0] for length in sorted(set(lengths.tolist()))]
+    request = Request(
+        prompts=prompts,
+        lengths=lengths,
+        new_tokens=new_tokens,
+        sampler=sampler or Sampler(),
+        stop=stop,
+        stop_texts=stop_texts,
+        dtype=dtype,
+    )
+    return write(strategy, request)

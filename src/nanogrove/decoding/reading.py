@@ -16,14 +16,14 @@ from nanogrove.model.layers import leading
 
 
 def pad(prompts: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Token lists as `tokens [B, T]`, padded on the right with 0, and their `lengths [B]`.
+    """Token lists, none or more, as `tokens [B, T]`, padded on the right with 0, and their `lengths [B]`.
 
     Raises ValueError for an empty prompt: a model needs a first token.
     """
-    if not prompts or not all(prompts):
+    if not all(prompts):
         raise ValueError("a prompt needs at least one token")
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    tokens = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int64)
+    tokens = torch.zeros(len(prompts), max(map(len, prompts), default=1), dtype=torch.int64)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = torch.tensor(prompt)
     return tokens.to(device), lengths.to(device)

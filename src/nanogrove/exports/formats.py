@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # it imports torch, which --help does without
 
 FORMATS = {
     "transformers": "nanogrove.exports.transformers",
+    "gguf": "nanogrove.exports.gguf",
 }
 
 

@@ -5,7 +5,7 @@ stream, and in bfloat16 and int8 there is half or a quarter as much to read. The
 which multiply in float32 whatever the weights' format, or oneDNN's where there is none.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -51,27 +51,52 @@ class Packable(nn.Module):
         return self.panels or self.reordered
 
 
+class Packing:
+    """Packed copies of the weights of modules, which their products read while these are `installed`.
+
+    They are made of weights in float32 on a CPU; elsewhere there are none, nor for a population where there are no C
+    kernels.
+
+    Args:
+        modules: each with about how many rows its products have.
+        dtype: what weights are rounded to.
+    """
+
+    def __init__(self, modules: Sequence[tuple[nn.Module, int]], dtype: torch.dtype = torch.float32) -> None:
+        # Attributes are set by their dictionaries: `nn.Module` takes long to find out that these are no parameters.
+        self._copies: list[tuple[dict[str, object], dict[str, object]]] = []
+        for model, rows in modules:
+            for module in model.modules():
+                if isinstance(module, Packable) and (copy := _copy(module.weight.detach(), rows, dtype)) is not None:
+                    self._copies.append((vars(module), copy))
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Within, products read the copies; afterwards what they read before. The weights must not change within."""
+        before = [(values.get("panels"), values.get("reordered")) for values, _ in self._copies]
+        try:
+            for values, copy in self._copies:
+                values.update(copy)
+            yield
+        finally:
+            for (values, _), (of_kernels, of_onednn) in zip(self._copies, before, strict=True):
+                values["panels"], values["reordered"] = of_kernels, of_onednn
+
+
 @contextmanager
 def packed_weights(model: nn.Module, rows: int, dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Within, products of about `rows` rows read the weights of `model` from a packed copy.
-
-    It is made for weights in float32 on a CPU; elsewhere nothing changes, nor for a population where there are no C
-    kernels. The weights must not change within.
-    """
-    maps = [module for module in model.modules() if isinstance(module, Packable)]
-    try:
-        for module in maps:
-            weight = module.weight.detach()
-            if (weight.device.type, weight.dtype) != ("cpu", torch.float32):
-                continue
-            if library.missing() is None:
-                module.panels = panels(weight, dtype)
-            elif weight.dim() == 2:
-                module.reordered = _reordered(weight, rows, dtype)
+    """Within, products of about `rows` rows read the weights of `model` from a packed copy, as `Packing` makes it."""
+    with Packing([(model, rows)], dtype).installed():
         yield
-    finally:
-        for module in maps:
-            module.panels = module.reordered = None
+
+
+def _copy(weight: Tensor, rows: int, dtype: torch.dtype) -> dict[str, object] | None:
+    """What a `Packable` of this weight is to read, by the names of its attributes; None where nothing can be packed."""
+    if (weight.device.type, weight.dtype) != ("cpu", torch.float32):
+        return None
+    if library.missing() is None:
+        return {"panels": panels(weight, dtype), "reordered": None}
+    return {"panels": None, "reordered": _reordered(weight, rows, dtype)} if weight.dim() == 2 else None
 
 
 def _reordered(weight: Tensor, rows: int, dtype: torch.dtype) -> Reordered:

@@ -53,6 +53,12 @@ class Initial:
     tokenizer_file: Path
     weights: dict[str, Tensor]
 
+    def __post_init__(self) -> None:
+        """Raises CheckpointError for weights that no training recovers from."""
+        broken = next((name for name, tensor in self.weights.items() if not tensor.isfinite().all()), None)
+        if broken is not None:
+            raise CheckpointError(f"{self.source}: weight {broken} is NaN or infinite; begin with other weights")
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -82,6 +88,13 @@ def read_initial(source: str) -> Initial:
         return _read_adapter(folder)
     if is_for_transformers(folder):
         return read_transformers(folder)
+    if folder.is_file():
+        raise CheckpointError(f"{folder}: is a file; give the folder that it is in")
+    if not any((folder / name).exists() for name in ("state.json", "checkpoints")):
+        raise CheckpointError(
+            f"{source}: neither a run, a checkpoint nor a model of transformers; give the folder of one, or a name on "
+            "the hub such as HuggingFaceTB/SmolLM2-135M"
+        )
     checkpoint = read_checkpoint(folder)
     weights = checkpoint.model
     if weights["embed.weight"].dim() == 3:  # a population that was never scored
@@ -174,8 +187,8 @@ def adopted(model: ModelConfig, initial: Initial) -> ModelConfig:
     config = initial.config.model_copy(update=kept)
     if config.position == "learned" and config.block_size > initial.config.block_size:
         raise PresetError(
-            f"model.block_size={config.block_size}: {initial.source} has {initial.config.block_size} positions; set no "
-            "more"
+            f"model.block_size={config.block_size}: {initial.source} has {initial.config.block_size} positions; set "
+            f"model.block_size={initial.config.block_size} or less"
         )
     return config
 

@@ -78,6 +78,8 @@ class TrainConfig(Settings):
     def _check_sizes(self) -> Self:
         if self.accumulation != "auto" and self.accumulation > self.batch_size:
             raise ValueError(f"accumulation {self.accumulation} is more than batch_size {self.batch_size}")
+        if self.init is not None and not all(self.sources or [""]):
+            raise ValueError("init names nothing; give a folder or a name on the hub, or leave init out")
         if self.init_noise and not self.sources:
             raise ValueError("init_noise is added to the weights of init; set that too")
         if self.lora.rank and (len(self.sources) != 1 or self.init_noise):

@@ -92,7 +92,8 @@ def generate(
 
     prompts = _prompts(prompt or [""])
     with shown_waits("starting"):
-        from nanogrove.language_model import BETA, DrawOptions, GenerationOptions, SteeredOptions, load
+        from nanogrove.generation import BETA, DrawOptions, GenerationOptions, SteeredOptions
+        from nanogrove.language_model import load
 
         lm = load(run)
     draw = DrawOptions(seed=seed, precision=precision, calibrated=calibrated, temperature=temperature, top_k=top_k)

@@ -13,7 +13,7 @@ from torch import Tensor
 from nanogrove.api import to_transformers
 from nanogrove.config.overrides import resolve
 from nanogrove.data.tokenizer import Tokenizer, character_tokenizer
-from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.errors import CheckpointError, DataError, PresetError
 from nanogrove.language_model import load
 from nanogrove.methods.warm_start import saved_weights
 from nanogrove.record.events import Event
@@ -278,3 +278,28 @@ def test_weights_that_are_not_numbers_are_refused_before_training(
         CheckpointError, match=r"folder: weight head\.weight is NaN or infinite; begin with other weights"
     ):
         setup_of(tiny, tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("files", "template"),
+    [
+        ({"tokenizer_config.json": {"chat_template": "one", "auto_map": {"AutoTokenizer": "evil.Code"}}}, "one"),
+        ({"tokenizer_config.json": {"chat_template": "one"}, "chat_template.jinja": "two"}, "two"),
+        ({"tokenizer_config.json": {"chat_template": [
+            {"name": ["tool_use"], "template": "a"}, {"name": "default", "template": "b"}]}}, "b"),
+        ({"tokenizer_config.json": {"model_max_length": 8}}, None),
+        ({"tokenizer_config.json": {"chat_template": [{"name": "rag", "template": "a"}]}}, "is named default; put one"),
+        ({"tokenizer_config.json": {"chat_template": {"a": "b"}}}, "chat_template is not text; put the template"),
+        ({"tokenizer_config.json": "{"}, "not JSON"),
+    ],
+)  # fmt: skip
+def test_the_chat_template_of_a_folder(base: Path, tmp_path: Path, files: Any, template: str | None) -> None:
+    to_transformers(base, tmp_path / "folder")
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / "folder" / name).write_text(text)
+    if (template is not None and " " in template) or template == "not JSON":
+        with pytest.raises(DataError, match=template):
+            read_initial(str(tmp_path / "folder"))
+    else:
+        assert read_initial(str(tmp_path / "folder")).tokenizer.chat_template == template

@@ -45,7 +45,9 @@ from nanogrove.train.weights import check_weights, load_weights, shapes_of
 FORMAT = 1
 ROTATION = ("current", "prev", "prev2")
 TEMPLATE = "chat_template.jinja"
+TOKENIZER_CONFIG = "tokenizer_config.json"  # of a folder for `transformers`
 MAX_BYTES = {"state.json": 16_000_000, "config.json": 1_000_000, "calibration.json": 16_000_000, TEMPLATE: 1 << 18}
+MAX_BYTES[TOKENIZER_CONFIG] = 16_000_000
 MAX_HEADER_BYTES = 16_000_000  # of safetensors: the names and shapes of its tensors, in JSON
 FILES = ("model.safetensors", "heads.safetensors", "optimizer.safetensors", "kept.safetensors")
 

@@ -16,7 +16,7 @@ from nanogrove.config.overrides import resolve
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import CheckpointError, DataError, PresetError
 from nanogrove.language_model import load
-from nanogrove.methods.warm_start import saved_weights
+from nanogrove.methods.warm_start import saved_members, saved_weights
 from nanogrove.runs.setup import Setup, build
 from nanogrove.runs.train import train
 from nanogrove.train.initial import read_initial
@@ -173,6 +173,11 @@ def test_a_base_may_be_a_folder_for_transformers(tiny: Any, base: Path, tmp_path
     setup = build(resolve(tiny()))
     weights = saved_weights(str(tmp_path / "folder"), setup.corpus, read_initial(str(base)).config)
     assert all(torch.equal(weights[name], known) for name, known in read_initial(str(base)).weights.items())
+    mixed = saved_members([str(tmp_path / "folder"), str(base)], setup.corpus, read_initial(str(base)).config, 2)
+    assert torch.equal(mixed["embed.weight"][0], weights["embed.weight"])
+    other = read_initial(str(base)).config.model_copy(update={"norm_eps": 0.1})  # the same shapes
+    with pytest.raises(CheckpointError, match=r"folder: is another model, its norm_eps is 1e-05 and here 0\.1"):
+        saved_weights(str(tmp_path / "folder"), setup.corpus, other)
     with pytest.raises(PresetError, match=r"train.init and method.base both name weights to begin with; give one"):
         resolve(
             tiny(method={"name": "align", "reward": {"terms": {"a": 1.0}}, "base": "runs/a"}, train={"init": str(base)})

@@ -39,6 +39,7 @@ from nanogrove.model.size import parameter_shapes
 from nanogrove.settings import Count, reason
 from nanogrove.train.state import TrainState, load_optimizer_tensors
 from nanogrove.train.weights import check_weights, load_weights, shapes_of
+from nanogrove.waits import waiting
 
 FORMAT = 1
 ROTATION = ("current", "prev", "prev2")
@@ -149,11 +150,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{folder / 'state.json'}: damaged, not the state of a checkpoint") from None
     files = {}
-    for name in (*FILES, "config.json", "tokenizer.json", TEMPLATE):
-        if name in checksums:
+    names = [name for name in (*FILES, "config.json", "tokenizer.json", TEMPLATE) if name in checksums]
+    size = sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
+    with waiting(f"reading {folder}", size) as wait:
+        for name in names:
             files[name] = read_plain(folder / name)
             if hashlib.sha256(files[name]).hexdigest() != checksums[name]:
                 raise CheckpointError(f"{folder / name}: damaged, its checksum differs")
+            wait.done += len(files[name])
     try:
         config = ModelConfig.model_validate_json(files["config.json"])
         template = files[TEMPLATE].decode() if TEMPLATE in files else None

@@ -59,8 +59,8 @@ WRITERS = {
     "studies/report.py: write_report": STUDY,
     "studies/results.py: write_results": STUDY,
     "studies/worker.py: the module": "no file: standard output, which is a pipe",
-    "train/checkpoint.py: _place": RUN,
-    "train/checkpoint.py: save_checkpoint": RUN,
+    "train/saving.py: _place": RUN,
+    "train/saving.py: save_checkpoint": RUN,
 }
 OURS = {"write_file", "write_folder", "make_folder", "remove", "FileIO", "FileLock"}
 METHODS = {"mkdir", "rename", "rmdir", "unlink", "write_text", "write_bytes", "touch", "symlink_to", "hardlink_to"}

@@ -236,6 +236,7 @@ class _Rounds:
         with torch.no_grad():
             for name, parameter in state.named_parameters():
                 parameter.copy_(tensors[f"weights/{name}"])
+        state.apply_adapter()
         moments = {k.removeprefix("moments/"): v for k, v in tensors.items() if k.startswith("moments/")}
         load_optimizer_tensors(state, moments)
 

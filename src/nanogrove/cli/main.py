@@ -30,6 +30,7 @@ VERBS = (
     "compare",
     "explore",
     "generate",
+    "serve",
     "evaluate",
     "export",
     "report",

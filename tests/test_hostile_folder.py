@@ -45,6 +45,7 @@ WRITERS = {
     "data/text/vocabulary.py: tokenizer_of": CACHE,
     "evaluate/calibration.py: save_calibration": RUN,
     "explore/proposal.py: write_preset": NEW,
+    "exports/onnx.py: write": NEW,
     "exports/write.py: export": NEW,
     "model/huggingface.py: export_model": NEW,
     "record/folder.py: RunFolder": RUN,

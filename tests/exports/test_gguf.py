@@ -112,8 +112,10 @@ def llama_cpp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
             assert not [answer for answer in answers if "error" in answer]
             return answers
 
-        yield ask
-        process.stdin.close()
+        try:
+            yield ask
+        finally:
+            process.kill()
 
 
 def tokenize(text: str) -> tuple[str, dict[str, Any]]:

@@ -72,7 +72,7 @@ class Initial:
         with waiting("computing the digest of weights", len(self.weights)) as wait:
             for name, tensor in sorted(self.weights.items()):
                 digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
                 wait.done += 1
         return digest.hexdigest()[:32]
 

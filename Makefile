@@ -18,6 +18,10 @@ test: .venv/.installed-test
 test-avx2: .venv/.installed-test
 	$(AVX2) $(TEST) tests/model tests/train tests/methods tests/evaluate tests/studies/test_stack.py
 
+# transformers.js, by which a slow test reads exports; its scripts, which would fetch more, are not run.
+npm:
+	npm install --prefix .venv/npm --ignore-scripts --no-audit --no-fund @huggingface/transformers@4
+
 docs: .venv/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
@@ -53,4 +57,4 @@ wheel: .venv/bin/python
 	$(BIN)/pip install --quiet --editable '.[docs]'
 	touch $@
 
-.PHONY: demo test test-avx2 check docs wheel
+.PHONY: demo test test-avx2 npm check docs wheel

@@ -128,8 +128,9 @@ def advance(values: dict[str, Any], run: Path) -> dict[str, float]:
     from nanogrove.config.overrides import resolve
     from nanogrove.model.gpt import GPT
     from nanogrove.runs.train import train
-    from nanogrove.train.checkpoint import load_latest, save_checkpoint
+    from nanogrove.train.checkpoint import load_latest
     from nanogrove.train.optim.optimizer import make_optimizer
+    from nanogrove.train.saving import save_checkpoint
     from nanogrove.train.state import TrainState
 
     chosen = resolve({**values, "train": {**values["train"], "steps": LATE + 100}, "save": {"every": 2}})

@@ -18,8 +18,9 @@ from nanogrove.data.text.prepare import PreparationProcess
 from nanogrove.data.tokenizer import byte_tokenizer, character_tokenizer
 from nanogrove.errors import CheckpointError, DataError
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.train.checkpoint import load_best, load_checkpoint, load_latest, save_checkpoint
+from nanogrove.train.checkpoint import load_best, load_checkpoint, load_latest
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+from nanogrove.train.saving import save_checkpoint
 from nanogrove.train.state import TrainState
 
 

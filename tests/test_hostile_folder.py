@@ -45,6 +45,7 @@ WRITERS = {
     "data/text/vocabulary.py: tokenizer_of": CACHE,
     "evaluate/calibration.py: save_calibration": RUN,
     "explore/proposal.py: write_preset": NEW,
+    "exports/onnx.py: write": NEW,
     "exports/write.py: export": NEW,
     "model/huggingface.py: export_model": NEW,
     "record/folder.py: RunFolder": RUN,
@@ -58,8 +59,8 @@ WRITERS = {
     "studies/report.py: write_report": STUDY,
     "studies/results.py: write_results": STUDY,
     "studies/worker.py: the module": "no file: standard output, which is a pipe",
-    "train/checkpoint.py: _place": RUN,
-    "train/checkpoint.py: save_checkpoint": RUN,
+    "train/saving.py: _place": RUN,
+    "train/saving.py: save_checkpoint": RUN,
 }
 OURS = {"write_file", "write_folder", "make_folder", "remove", "FileIO", "FileLock"}
 METHODS = {"mkdir", "rename", "rmdir", "unlink", "write_text", "write_bytes", "touch", "symlink_to", "hardlink_to"}

@@ -417,8 +417,8 @@ def test_the_scores_in_python(run: Path) -> None:
 def test_a_new_best_model_takes_the_temperature_away(forked: Any, tiny: Tiny, file: Path, run: Path) -> None:
     """The folder of a checkpoint is replaced whole."""
     from nanogrove.data.tokenizer import Tokenizer
-    from nanogrove.train.checkpoint import save_checkpoint
     from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
+    from nanogrove.train.saving import save_checkpoint
     from nanogrove.train.state import TrainState
 
     best = load_best(run / "checkpoints")

@@ -17,7 +17,6 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
-from nanogrove.data.chat.encoding import answer_end
 from nanogrove.data.chat.template import PLAIN, spelled_tokens
 from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer
 from nanogrove.errors import PresetError
@@ -65,19 +64,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def source(shape: str, tokenizer: Tokenizer, **changes: Any) -> Source:
-    """A random model, whose biases and scales are random too, and which never ends a text."""
-    config = ModelConfig(**{"vocab_size": tokenizer.vocab_size, **SIZES, **SHAPES[shape], **changes})
-    model, draw = GPT(config).initialize(0), torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn(parameter.shape, generator=draw), alpha=0.1)
-            if "q_norm" in name:
-                parameter.mul_(4)  # so that attention is sharp
-        (model.embed if model.head is None else model.head).weight[tokenizer.end] = 0  # which never comes first then
-    end = None if tokenizer.chat_template is None else answer_end(tokenizer)
-    return Source("random", config, model.state_dict(), tokenizer, end, None, {})
+@pytest.fixture
+def source(random_source: Callable[..., Source]) -> Callable[..., Source]:
+    """Makes a random model of a shape of `SHAPES`."""
+
+    def make(shape: str, tokenizer: Tokenizer, **changes: Any) -> Source:
+        return random_source(tokenizer, **{**SIZES, **SHAPES[shape], **changes})
+
+    return make
 
 
 def model_of(source: Source) -> GPT:
@@ -154,7 +148,7 @@ def prompt_for(model: GPT, tokenizer: Tokenizer) -> list[int]:
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_llama_cpp_computes_the_same(shape: str, kind: str, llama_cpp: Ask, their_gelu: None) -> None:
+def test_llama_cpp_computes_the_same(source: Any, shape: str, kind: str, llama_cpp: Ask, their_gelu: None) -> None:
     exported = source(shape, TOKENIZERS[kind]())
     tokenizer, model, size = exported.tokenizer, model_of(exported), exported.config.vocab_size or 0
     prompt = prompt_for(model, tokenizer)
@@ -170,7 +164,7 @@ def test_llama_cpp_computes_the_same(shape: str, kind: str, llama_cpp: Ask, thei
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("f16", 0.02), ("q8_0", 0.2)])
-def test_rounded_weights_lose_little(dtype: Dtype, most: float, llama_cpp: Ask) -> None:
+def test_rounded_weights_lose_little(source: Any, dtype: Dtype, most: float, llama_cpp: Ask) -> None:
     exported = source("llama", byte_tokenizer(), n_embd=64, n_inner=80, init_scale=4.0)
     prompt = prompt_for(model_of(exported), exported.tokenizer)
     (answer,) = llama_cpp(exported, dtype, [complete(prompt, 1, 257)])
@@ -179,7 +173,7 @@ def test_rounded_weights_lose_little(dtype: Dtype, most: float, llama_cpp: Ask) 
     assert 1e-6 < (log_probs(answer) - expected).abs().max() < most
 
 
-def test_the_chat_template_goes_in_and_ends_an_answer(llama_cpp: Ask) -> None:
+def test_the_chat_template_goes_in_and_ends_an_answer(source: Any, llama_cpp: Ask) -> None:
     tokenizer = byte_tokenizer().for_chat(PLAIN, spelled_tokens(PLAIN))
     exported = source("llama", tokenizer)
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi <b>"}]
@@ -188,7 +182,7 @@ def test_the_chat_template_goes_in_and_ends_an_answer(llama_cpp: Ask) -> None:
     assert props["tokens"] == tokenizer.encode("<|end|>"), "what a user spells is text"
 
 
-def test_tokens_without_a_name_and_digits_apart(llama_cpp: Ask) -> None:
+def test_tokens_without_a_name_and_digits_apart(source: Any, llama_cpp: Ask) -> None:
     """A model with more tokens than its tokenizer, and the splitting rule of SmolLM."""
     backend = Backend(models.BPE())
     words = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -239,7 +233,7 @@ OTHERS: dict[str, tuple[Callable[[], Backend], str]] = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_a_vocabulary_that_llama_cpp_would_read_otherwise_is_refused(case: str, tmp_path: Path) -> None:
+def test_a_vocabulary_that_llama_cpp_would_read_otherwise_is_refused(source: Any, case: str, tmp_path: Path) -> None:
     make, why = OTHERS[case]
     backend = make()
     backend.add_special_tokens([AddedToken("<|endoftext|>", special=True, normalized=False)])

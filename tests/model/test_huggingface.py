@@ -453,6 +453,11 @@ def refused(folder: Path, message: str) -> None:
         ("llama", {"vocab_size": None}, "vocab_size is missing"),
         ("llama", {"vocab_size": "many"}, "vocab_size: must be a whole number"),
         ("llama", {"num_attention_heads": 5, "head_dim": None}, "n_embd 48 is not divisible by n_head 5"),
+        (
+            "llama",
+            {"num_attention_heads": 10, "head_dim": 8},
+            "hidden_size=48 is not a multiple of num_attention_heads=10",
+        ),
         ("llama", {"num_hidden_layers": 1000}, "tensors are too few for 1000 layers"),
         ("llama", {"num_hidden_layers": 10**12}, "num_hidden_layers: must be 2000 or less"),
         ("llama", {"vocab_size": 10**30}, "vocab_size: must be 100000000 or less"),

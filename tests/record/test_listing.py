@@ -127,6 +127,23 @@ def test_a_folder_that_may_not_be_read_is_listed(tmp_path: Path) -> None:
     assert only(tmp_path).damage == "may not be read"
 
 
+@pytest.mark.parametrize(
+    ("events", "preset_steps", "shown"),
+    [
+        ([START, EVAL, Event("resume", 10, {"steps": 60, "changed": {}}), *STEPS], None, (14, 60)),
+        ([START, EVAL, Event("resume", 10, {"steps": 60}), Event("resume", 10, {"changed": {}}), *STEPS], 60, (14, 60)),
+        ([START, EVAL, Event("resume", 10, {"steps": 14}), *STEPS], 14, (14, 14)),  # fewer than it began with
+        ([START, EVAL, Event("resume", 10, {"changed": {}}), *STEPS], None, (14, 20)),
+        ([START, EVAL, Event("resume", 10, {"steps": "many"}), *STEPS], None, (14, None)),
+    ],
+)
+def test_a_run_that_goes_on_has_the_steps_of_its_newest_budget(
+    tmp_path: Path, events: list[Event], preset_steps: object, shown: tuple[int, object]
+) -> None:
+    make(tmp_path / "one", events, {**PRESET, "train": {"steps": preset_steps}})
+    assert (only(tmp_path).step, only(tmp_path).steps) == shown
+
+
 def test_grammars_and_tasks_have_names(tmp_path: Path) -> None:
     make(tmp_path / "a", [], {"method": {"name": "pretrain"}, "data": {"type": "rlm"}})
     make(tmp_path / "b", [], {"method": {"name": "self_improve"}, "data": {"type": "task", "task": "copy"}})

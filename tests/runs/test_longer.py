@@ -275,6 +275,8 @@ def test_the_command_says_what_goes_on(command: Any, finished: Path, tmp_path: P
     run = shutil.copytree(finished, tmp_path / "run")
     assert "--schedule extend goes on" in command("train", run, "train.steps=24", "--schedule", "extend").error()
     assert "; add --schedule extend, " in command("train", run, "--resume", "train.steps=24").error()
+    other = command("train", run, "--resume", "train.steps=24", "--schedule", "cosine").error()
+    assert "takes extend alone; the schedule of a new run is a setting, such as schedule.name=cosine" in other
     extended = command("train", run, "--resume", "train.steps=24", "--schedule", "extend")
     assert extended.code == 0
     assert (

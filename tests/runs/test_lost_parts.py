@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from nanogrove.cli.render import described_minutes
 from nanogrove.config.overrides import resolve
 from nanogrove.errors import NanogroveError
 from nanogrove.record.events import Event, read_events
@@ -226,6 +227,7 @@ def test_the_minutes_of_a_lost_record_are_known(tiny: Any, tmp_path: Path, saved
     start = read_events(tmp_path / "run" / "events.jsonl")[0]
     assert start.time["minutes"] == 0.005
     assert ("step_ms" in start.time) == saved
+    assert "for 0.005 minutes" in described_minutes(start.time)
     refused(
         resolve(tiny(train={**budget, "minutes": 1}, evaluate={"every": 1, "tokens": 50}, sample={"tokens": 0})),
         tmp_path / "run",

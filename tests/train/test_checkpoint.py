@@ -19,7 +19,8 @@ from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.errors import CheckpointError
 from nanogrove.language_model import load
 from nanogrove.runs.setup import build
-from nanogrove.train.checkpoint import checksum_of, heads_of, load_checkpoint, model_of, save_checkpoint
+from nanogrove.train.checkpoint import checksum_of, heads_of, load_checkpoint, model_of
+from nanogrove.train.saving import save_checkpoint
 
 Change = Callable[[Path], object]
 

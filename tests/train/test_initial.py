@@ -8,60 +8,26 @@ from typing import Any
 
 import pytest
 import torch
+from tests.train.conftest import FAMILIES, letters, run, transformers_folder
 from torch import Tensor
 
 from nanogrove.api import to_transformers
 from nanogrove.config.overrides import resolve
-from nanogrove.data.tokenizer import Tokenizer, character_tokenizer
-from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.data.tokenizer import Tokenizer
+from nanogrove.errors import CheckpointError, DataError, PresetError
 from nanogrove.language_model import load
-from nanogrove.methods.warm_start import saved_weights
-from nanogrove.record.events import Event
+from nanogrove.methods.warm_start import saved_members, saved_weights
 from nanogrove.runs.setup import Setup, build
 from nanogrove.runs.train import train
 from nanogrove.train.initial import read_initial
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 
-FAMILIES: dict[str, dict[str, Any]] = {  # of `transformers`: settings of a tiny model
-    "gpt2": {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 32,
-             "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0},
-    "llama": {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 16,
-              "intermediate_size": 24, "max_position_embeddings": 32},
-    "qwen3": {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "hidden_size": 16,
-              "head_dim": 8, "intermediate_size": 24, "max_position_embeddings": 32, "tie_word_embeddings": True},
-    "nanochat": {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 16,
-                 "intermediate_size": 64, "max_position_embeddings": 32, "pad_token_id": None},
-}  # fmt: skip
-
-
-def letters(text_file: Path, more: str = "") -> Tokenizer:
-    return character_tokenizer([text_file.read_text(encoding="utf-8") + more])
-
-
-def transformers_folder(family: str, tokenizer: Tokenizer, folder: Path, seed: int = 0) -> Any:
-    """A tiny model of random weights, saved by `transformers` with a tokenizer beside it; the model."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(seed)
-    config = transformers.AutoConfig.for_model(family, vocab_size=tokenizer.vocab_size, **FAMILIES[family])
-    config.bos_token_id = config.eos_token_id = None
-    theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in theirs.parameters():  # some of which begin at 0 or 1
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    theirs.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
-    return theirs
-
 
 def setup_of(tiny: Any, init: object, **sections: Any) -> Setup:
     section = {"init": init if isinstance(init, list) else str(init), **sections.pop("train", {})}
     model = {"dropout": 0.0, **sections.pop("model", {})}
     return build(resolve(tiny(train=section, model=model, **sections)))
-
-
-def run(preset: dict[str, Any], out: Path, resume: bool = False) -> list[Event]:
-    return list(train(resolve(preset), out, resume, report=False))
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +173,11 @@ def test_a_base_may_be_a_folder_for_transformers(tiny: Any, base: Path, tmp_path
     setup = build(resolve(tiny()))
     weights = saved_weights(str(tmp_path / "folder"), setup.corpus, read_initial(str(base)).config)
     assert all(torch.equal(weights[name], known) for name, known in read_initial(str(base)).weights.items())
+    mixed = saved_members([str(tmp_path / "folder"), str(base)], setup.corpus, read_initial(str(base)).config, 2)
+    assert torch.equal(mixed["embed.weight"][0], weights["embed.weight"])
+    other = read_initial(str(base)).config.model_copy(update={"norm_eps": 0.1})  # the same shapes
+    with pytest.raises(CheckpointError, match=r"folder: is another model, its norm_eps is 1e-05 and here 0\.1"):
+        saved_weights(str(tmp_path / "folder"), setup.corpus, other)
     with pytest.raises(PresetError, match=r"train.init and method.base both name weights to begin with; give one"):
         resolve(
             tiny(method={"name": "align", "reward": {"terms": {"a": 1.0}}, "base": "runs/a"}, train={"init": str(base)})
@@ -234,14 +205,20 @@ def test_a_model_of_the_hub_is_downloaded_where_it_is_named(
     ):
         read_initial("no/one")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="theirs/nothing: neither a run nor a checkpoint"):  # not asked of the hub
+    with pytest.raises(
+        CheckpointError, match="theirs/nothing: neither a run, a checkpoint nor a"
+    ):  # not asked of the hub
         read_initial("theirs/nothing")
 
 
 def test_what_cannot_be_begun_with(tiny: Any, base: Path, text_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
-    with pytest.raises(CheckpointError, match="neither a run nor a checkpoint"):
+    with pytest.raises(
+        CheckpointError, match="neither a run, a checkpoint nor a model of transformers; give the folder"
+    ):
         setup_of(tiny, tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"state\.json: is a file; give the folder that it is in"):
+        setup_of(tiny, base / "checkpoints/best/state.json")
     transformers_folder("gpt2", letters(text_file), folder)
     tokenizer = folder / "tokenizer.json"
     tokenizer.write_text(letters(text_file, "™®").to_json(), encoding="utf-8")
@@ -250,7 +227,50 @@ def test_what_cannot_be_begun_with(tiny: Any, base: Path, text_file: Path, tmp_p
     tokenizer.unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer.json: missing; save it there with AutoTokenizer"):
         setup_of(tiny, folder)
-    with pytest.raises(PresetError, match=r"model.block_size=64: .* has 16 positions; set no more"):
+    with pytest.raises(PresetError, match=r"model.block_size=64: .* has 16 positions; set model.block_size=16 or less"):
         setup_of(tiny, base, model={"block_size": 64})
     with pytest.raises(PresetError, match="init_noise is added to the weights of init; set that too"):
         resolve(tiny(train={"init_noise": 0.1}))
+    for nothing in ("", [], [""]):  # as an empty variable of a shell gives
+        with pytest.raises(
+            PresetError, match="init names nothing; give a folder or a name on the hub, or leave init out"
+        ):
+            resolve(tiny(train={"init": nothing}))
+
+
+def test_weights_that_are_not_numbers_are_refused_before_training(
+    tiny: Any, base: Path, text_file: Path, tmp_path: Path
+) -> None:
+    theirs = transformers_folder("llama", letters(text_file), tmp_path / "folder")
+    with torch.no_grad():
+        theirs.lm_head.weight[0, 0] = torch.inf
+    theirs.save_pretrained(tmp_path / "folder")
+    with pytest.raises(
+        CheckpointError, match=r"folder: weight head\.weight is NaN or infinite; begin with other weights"
+    ):
+        setup_of(tiny, tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("files", "template"),
+    [
+        ({"tokenizer_config.json": {"chat_template": "one", "auto_map": {"AutoTokenizer": "evil.Code"}}}, "one"),
+        ({"tokenizer_config.json": {"chat_template": "one"}, "chat_template.jinja": "two"}, "two"),
+        ({"tokenizer_config.json": {"chat_template": [
+            {"name": ["tool_use"], "template": "a"}, {"name": "default", "template": "b"}]}}, "b"),
+        ({"tokenizer_config.json": {"model_max_length": 8}}, None),
+        ({"tokenizer_config.json": {"chat_template": [{"name": "rag", "template": "a"}]}}, "is named default; put one"),
+        ({"tokenizer_config.json": {"chat_template": {"a": "b"}}}, "chat_template is not text; put the template"),
+        ({"tokenizer_config.json": "{"}, "not JSON"),
+    ],
+)  # fmt: skip
+def test_the_chat_template_of_a_folder(base: Path, tmp_path: Path, files: Any, template: str | None) -> None:
+    to_transformers(base, tmp_path / "folder")
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / "folder" / name).write_text(text)
+    if (template is not None and " " in template) or template == "not JSON":
+        with pytest.raises(DataError, match=template):
+            read_initial(str(tmp_path / "folder"))
+    else:
+        assert read_initial(str(tmp_path / "folder")).tokenizer.chat_template == template

@@ -31,6 +31,7 @@ VERBS = (
     "explore",
     "generate",
     "chat",
+    "serve",
     "evaluate",
     "export",
     "report",

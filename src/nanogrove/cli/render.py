@@ -141,7 +141,8 @@ def described_minutes(times: dict[str, float]) -> str:
     if "further_steps" in times:
         further = f", of which the method adds {times['further_steps']:,} at {_milliseconds(times['further_step_ms'])}"
     unit = "minute" if times["minutes"] == 1 else "minutes"
-    return f"for {times['minutes']:g} {unit} at {_milliseconds(times['step_ms'])} per step{further}"
+    pace = f" at {_milliseconds(times['step_ms'])} per step" if "step_ms" in times else ""  # lost with a record
+    return f"for {times['minutes']:g} {unit}{pace}{further}"
 
 
 def _milliseconds(value: float) -> str:

@@ -95,7 +95,9 @@ class RewardedCorpus:
         if self.config.split_by == "prompt" and prompts < len(groups) and groups[0][0].prompt:
             differ = f"have {prompts:,} different prompt{'' if prompts == 1 else 's'}"
             raise DataError(f"{count} {differ}, so a split by prompt leaves none for {split}; set data.split_by=text")
-        raise DataError(f"{count} with {texts:,} different texts leave none for {split}; give more of them")
+        reasons = self.skipped.most_common(examples=True)
+        left_out = f" (left out: {reasons})" if reasons else ""
+        raise DataError(f"{count} with {texts:,} different texts leave none for {split}{left_out}; give more of them")
 
     @property
     def splits(self) -> tuple[Split, ...]:

@@ -83,7 +83,8 @@ def evaluate_heads(state: TrainState, corpus: Corpus, batches: Batches, plan: Pl
 
 def gradient_shares(model: GPT, heads: Heads, batch: Batch, start: int) -> dict[str, Tensor]:
     """For each part the norm of its weighted gradient in the trunk over the main loss's, `[*P]`, without dropout."""
-    trunk = [parameter for name, parameter in model.named_parameters() if not name.startswith("head.")]
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    trunk = [parameter for name, parameter in trained if not name.startswith("head.")]
     with evaluating(model):
         hidden, memories = states_and_memories(model, heads, batch.tokens)
         nll = model.nll(hidden, batch.targets)

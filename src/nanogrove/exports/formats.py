@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # it imports torch, which --help does without
 FORMATS = {
     "transformers": "nanogrove.exports.transformers",
     "gguf": "nanogrove.exports.gguf",
+    "onnx": "nanogrove.exports.onnx",
 }
 
 

@@ -314,6 +314,9 @@ def _from_json(raw: Mapping[str, object], kind: str, where: Path) -> ModelConfig
     except ValidationError as error:
         name = ".".join(map(str, error.errors()[0]["loc"]))
         raise CheckpointError(f"{where}: {sources.get(name, name or 'sizes')}: {reason(error.errors())}") from None
+    if "n_embd" in family.has and config.n_embd % config.n_head:
+        sizes = f"hidden_size={config.n_embd} is not a multiple of num_attention_heads={config.n_head}"
+        raise CheckpointError(f"{where}: {sizes}, which transformers refuses in {kind} too")
     if config.attention_width == config.n_embd:
         return config.model_copy(update={"head_size": None})  # what it has here where it follows from the other sizes
     return config

@@ -1,7 +1,7 @@
 """All runs below a folder, each in one line: what it trains, how far it came, how good it is.
 
-Only the preset and the beginning and the end of a record are read, so that a thousand runs take a second. Folders may
-be a stranger's: no link is followed, no pipe is waited for, and a run that is damaged is listed as such.
+Of most runs the preset and the ends of the record are all that is read, so that a thousand runs take a second. Folders
+may be a stranger's: no link is followed, no pipe is waited for, and a run that is damaged is listed as such.
 """
 
 import os
@@ -21,8 +21,10 @@ from nanogrove.record.measures import Measure, measured
 
 State = Literal["finished", "running", "stopped", "diverged", "damaged"]
 HEAD_BYTES = 1 << 22  # of the first event of a record, at most
+RESUMED = Event("resume", 0).line().partition(",")[0].encode()  # how the line of a run that goes on begins
 TAIL_BYTES = (1 << 15, 1 << 20)  # of a record: where its last evaluation is looked for, and then, once more
 ENDS: dict[str, State] = {"end": "finished", "diverged": "diverged"}  # states by the kind of the last event
+SEARCHED_BYTES = 1 << 26  # of a record, at most: its end, where the newest change of the budget is looked for
 SOURCE_NAMES = ("path", "dataset", "task", "type")  # keys of a source, or of data, the first of which names it
 
 
@@ -120,7 +122,7 @@ def listed(run: Path, root: Path) -> Listed:
         return Listed(**known, damage="may not be read")
     last = ends.last.kind if ends.last else ""
     state: State = ENDS.get(last) or ("running" if is_held(run) else "stopped")
-    known |= _progress(ends, preset)
+    known |= _progress(ends, _steps(record, ends, preset))
     return Listed(**known, state=state)
 
 
@@ -182,19 +184,31 @@ def _short_name(source: object) -> str:
     return name.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
-def _progress(ends: Ends, preset: Values) -> Values:
-    """How far a run came, and how good it is; one that went on for longer has more steps than its record began with."""
-    train, step = preset.get("train"), ends.last.step if ends.last else 0
-    began, now = (
-        ends.first.values.get("steps") if ends.first else None,
-        train.get("steps") if isinstance(train, dict) else 0,
-    )
-    steps = max(began, now if isinstance(now, int) else 0) if isinstance(began, int) and began > 0 else 0
+def _steps(record: Path, ends: Ends, preset: Values) -> object:
+    """The steps of the budget: those that the run began with, unless it went on under another one.
+
+    Most presets name as many steps as the record begins with; otherwise the record is searched for a change.
+    """
+    began: object = ends.first.values.get("steps") if ends.first else None
+    train = preset.get("train")
+    if not isinstance(train, dict) or train.get("steps") == began:
+        return began
+    with suppress(OSError), open_to_read(record) as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - SEARCHED_BYTES, 0))
+        lines = file.read(SEARCHED_BYTES).split(b"\n")
+        changes = (event for line in reversed(lines) if line.startswith(RESUMED) and (event := _event(line)))
+        return next((event.values["steps"] for event in changes if "steps" in event.values), began)
+    return began
+
+
+def _progress(ends: Ends, steps: object) -> Values:
+    """How far a run came, of how many steps, and how good it is."""
+    step = ends.last.step if ends.last else 0
     figures = ends.scored.values if ends.scored else {}
     measure, figure = _measure(figures)
     return {
         "step": step,
-        "steps": steps if steps and steps >= step else None,
+        "steps": steps if isinstance(steps, int) and steps >= max(step, 1) else None,
         "measure": measure.name if measure else None,
         "figure": figure,
     }

@@ -14,7 +14,8 @@ from nanogrove.record.folder import RunFolder
 from nanogrove.record.measures import costs
 from nanogrove.runs.longer import settings_of
 from nanogrove.runs.setup import Setup
-from nanogrove.train.checkpoint import Checkpoint, save_checkpoint
+from nanogrove.train.checkpoint import Checkpoint
+from nanogrove.train.saving import save_checkpoint
 from nanogrove.train.state import TrainState
 
 

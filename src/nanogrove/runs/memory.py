@@ -65,5 +65,6 @@ def model_bytes(preset: Preset, method: AnyMethod, model: ModelConfig, ranks: Ra
         heads = Heads(preset.auxiliary, model).parameter_count()
     one = 4 * (parameter_count(model) + heads)
     members = method.num_members(preset.method) or 1
-    others = members * (1 + moments_per_weight(preset.optimizer.name)) // ranks.world
+    each = 0 if preset.train.lora.rank else 1 + moments_per_weight(preset.optimizer.name)
+    others = members * each // ranks.world
     return one * (members + method.copies(preset.method)), one * others

@@ -99,6 +99,8 @@ def open_run(
         ranks.same_everywhere("data", {**_data_digests(setup), "steps": setup.plan.steps})
     state = setup.new_state()
     if checkpoint is None:
+        if state.adapter is not None and ranks.first:
+            yield note(state.adapter.described())
         return OpenRun(folder, setup, state, None, finished=False)
     if checkpoint.config != setup.model_on_data:
         raise CheckpointError(f"{checkpoint.folder}: config.json is not the model of preset.json")

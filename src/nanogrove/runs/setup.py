@@ -19,13 +19,15 @@ from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.methods import METHODS, AnyMethod, load_method
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.heads import Heads
+from nanogrove.model.storage import storage_of
 from nanogrove.paths import with_absolute_paths
 from nanogrove.runs.memory import check_memory
 from nanogrove.runs.rehearsal import rehearse
 from nanogrove.train.autotune import AUTO, Work, auto_precision, reason_for, resolve_auto
 from nanogrove.train.checkpoint import Checkpoint
-from nanogrove.train.initial import Initial, adopted, check_vocabulary, read_initial, take
+from nanogrove.train.initial import Initial, adopted, check_vocabulary, fit_of, read_initial, take
 from nanogrove.train.loop import TrainConfig
+from nanogrove.train.lora import Adapter
 from nanogrove.train.optim.optimizer import make_optimizer
 from nanogrove.train.optim.rules import RULES
 from nanogrove.train.optim.schedule import schedule
@@ -51,6 +53,7 @@ class Setup:
     precision_reason: str
     budget: dict[str, float] = field(default_factory=dict)  # minutes that became steps, and the times of a step
     initial: tuple[Initial, ...] = ()  # what a new run begins with: one for all members, or one for each
+    whole: tuple[str, ...] = ()  # modules that are trained whole beside adapters, since something of them is new
 
     @property
     def population(self) -> int | None:
@@ -79,9 +82,13 @@ class Setup:
         if preset.auxiliary.enabled:
             heads = Heads(preset.auxiliary, self.model_on_data, population)
             heads = heads.initialize(*(derived_seed(seed, "heads") for seed in seeds)).to(self.whole_device)
+        model, adapter = model.to(self.whole_device), None
+        if preset.train.lora.rank:
+            adapter = Adapter(model, preset.train.lora, preset.train.sources[0], self.whole).initialize(seeds)
         precision = torch.bfloat16 if self.plan.precision == "bfloat16" else torch.float32
-        optimizer = make_optimizer(model, preset.optimizer, precision, heads)
-        return TrainState(model.to(self.whole_device), optimizer, heads=heads)
+        trained = None if adapter is None else adapter.named_modules()
+        optimizer = make_optimizer(model, preset.optimizer, precision, heads, trained)
+        return TrainState(model, optimizer, heads=heads, adapter=adapter)
 
 
 def build(
@@ -125,12 +132,13 @@ def build(
     model_on_data = resolve_document_mark(model, corpus)
     check_memory(preset, method, model, corpus.length, device, ranks)
     check_method(preset, method, corpus, model_on_data, allow_code, new=checkpoint is None)
+    whole = trained_whole(preset, model_on_data, initial, checkpoint)
     resolved = preset.model_copy(update={"model": model, "data": corpus.config})
 
     def runtime(preset: Preset, steps: int) -> Setup:
         total = method.num_steps(preset.method, steps)
         setup = resolve_runtime(preset, method, corpus, model_on_data, device, total, allow_code, ranks)
-        return replace(setup, initial=initial)
+        return replace(setup, initial=initial, whole=whole)
 
     return runtime(resolved, steps) if train.minutes is None else fill_minutes(train.minutes, resolved, runtime)
 
@@ -153,11 +161,32 @@ def adopt(preset: Preset, initial: Sequence[Initial]) -> Preset:
     return preset.model_copy(update={"model": models[0], "data": data})
 
 
+def trained_whole(
+    preset: Preset, model: ModelConfig, initial: Sequence[Initial], checkpoint: Checkpoint | None
+) -> tuple[str, ...]:
+    """The modules that are trained whole beside adapters: of which a weight, or rows of it, are in no source.
+
+    Raises CheckpointError where a checkpoint names one that the model lacks.
+    """
+    if not preset.train.lora.rank:
+        return ()
+    if checkpoint is None:
+        new = [name.rpartition(".")[0] for each in initial for name in fit_of(each, model).new]
+        return tuple(dict.fromkeys(new))
+    named = checkpoint.state.get("trained_whole")
+    known = storage_of(model).parts
+    if not isinstance(named, list) or not all(isinstance(path, str) and path in known for path in named):
+        raise CheckpointError(f"{checkpoint.folder / 'state.json'}: damaged, trained_whole is no list of modules")
+    return tuple(named)
+
+
 def check_parallel(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
     """Raises PresetError where the method cannot keep so many ranks busy."""
     name, rows, members = preset.method.name, preset.train.batch_size, method.num_members(preset.method) or 1
     if ranks.world > 1 and method.ranks_share == "nothing":
         raise PresetError(f"method {name} trains in one process; start it without torchrun")
+    if ranks.world > 1 and method.ranks_share == "members" and preset.train.lora.rank:
+        raise PresetError("train.lora: adapters of a population train in one process; start it without torchrun")
     if method.ranks_share == "members" and ranks.world > members:
         raise PresetError(f"{members} members are fewer than the {ranks.world} ranks; start {members} at most")
     if method.ranks_share == "batch" and ranks.world > rows:
@@ -180,6 +209,7 @@ def check_sharding(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
         "auxiliary heads cannot be sharded; leave enable_… out": preset.auxiliary.enabled,
         "a memory cannot be sharded; set model.memory_tokens=0": bool(preset.model.memory_tokens),
         "set train.compile=false": preset.train.compile is True,
+        "adapters cannot be sharded; set train.lora.rank=0": bool(preset.train.lora.rank),
     }
     for reason, holds in reasons.items():
         if holds:

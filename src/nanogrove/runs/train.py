@@ -70,7 +70,7 @@ def train(
         with ranks.fail_together():
             run = yield from open_run(preset, out, held, resume, allow_code, ranks, extend=extend)
         # CPUs of two kinds may round the first weights in different ways.
-        ranks.broadcast([p.data for _, p in run.state.named_parameters()])
+        ranks.broadcast(run.state.all_parameters())
         if run.folder is None:
             if not run.finished:
                 with stop_signals() as stopped:

@@ -77,6 +77,7 @@ def why_alone(preset: Preset) -> str | None:
         "train.precision is bfloat16": train.precision == "bfloat16",
         "it trains on a GPU": pick_device(train.device).type != "cpu",
         "train.shard is set": train.shard,
+        "train.lora trains adapters": bool(train.lora.rank),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

@@ -1,11 +1,12 @@
 """Checkpoints: folders of safetensors and JSON that a kill, a full disk or a stranger cannot turn against the user.
 
-    model.safetensors  heads.safetensors  optimizer.safetensors  kept.safetensors  config.json  tokenizer.json
-    chat_template.jinja  state.json
+    model.safetensors  heads.safetensors  optimizer.safetensors  kept.safetensors  lora.safetensors  config.json
+    tokenizer.json  chat_template.jinja  state.json
 
 `heads.safetensors` exists where auxiliary heads train beside the model, which is complete without them;
-`kept.safetensors` where the method keeps tensors, such as the weights it may fall back to; `chat_template.jinja` where
-the data are conversations. `state.json` holds the step, the method's state (`notes`), the position in the record and a
+`kept.safetensors` where the method keeps tensors, such as the weights it may fall back to; `lora.safetensors` where
+adapters are trained: these and what they adapt, while the model holds them merged; `chat_template.jinja` where the data
+are conversations. `state.json` holds the step, the method's state (`notes`), the position in the record and a
 checksum of every other file and of itself.
 
 A folder is written under another name, flushed to disk and renamed, so that the old one or the new one is always
@@ -17,9 +18,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nanogrove.atomic import flush_folder, refusal, remove, write_folder
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import CheckpointError, DataError
 from nanogrove.json_reading import parse_json
@@ -39,15 +37,19 @@ from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.model.members import unstack
 from nanogrove.model.size import parameter_shapes
 from nanogrove.settings import Count, reason
-from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
+from nanogrove.train.state import TrainState, load_optimizer_tensors
 from nanogrove.train.weights import check_weights, load_weights, shapes_of
+from nanogrove.waits import waiting
 
 FORMAT = 1
 ROTATION = ("current", "prev", "prev2")
 TEMPLATE = "chat_template.jinja"
+TOKENIZER_CONFIG = "tokenizer_config.json"  # of a folder for `transformers`
 MAX_BYTES = {"state.json": 16_000_000, "config.json": 1_000_000, "calibration.json": 16_000_000, TEMPLATE: 1 << 18}
+MAX_BYTES[TOKENIZER_CONFIG] = 16_000_000
 MAX_HEADER_BYTES = 16_000_000  # of safetensors: the names and shapes of its tensors, in JSON
-FILES = ("model.safetensors", "heads.safetensors", "optimizer.safetensors", "kept.safetensors")
+LORA = "lora.safetensors"  # adapters, and the weights that they adapt
+FILES = ("model.safetensors", "heads.safetensors", "optimizer.safetensors", "kept.safetensors", LORA)
 
 
 class BestState(BaseModel):
@@ -84,6 +86,7 @@ class Checkpoint:
     method_tensors: dict[str, Tensor]
     state: dict[str, Any]
     heads: dict[str, Tensor]
+    lora: dict[str, Tensor]
 
     def restore(self, state: TrainState) -> None:
         """Sets weights, moments and counters of a training state. Raises CheckpointError where they do not fit."""
@@ -92,6 +95,8 @@ class Checkpoint:
         load_weights(state.model, self.model, self.folder)
         if state.heads is not None:
             load_weights(state.heads, self.heads, self.folder / "heads.safetensors")
+        if state.adapter is not None:
+            state.adapter.load(self.lora, self.folder / LORA)
         try:
             load_optimizer_tensors(state, self.optimizer)
         except ValueError as error:
@@ -99,86 +104,6 @@ class Checkpoint:
         state.step, state.tokens, state.round = (int(self.state[key]) for key in ("step", "tokens", "round"))
         state.seconds = float(self.state["seconds"])
         state.method_state, state.method_tensors = dict(self.state["notes"]), dict(self.method_tensors)
-
-
-def save_checkpoint(
-    root: Path, name: str, state: TrainState, tokenizer: Tokenizer, extra: dict[str, Any], member: int | None = None
-) -> None:
-    """Writes a checkpoint as the folder `root/name`.
-
-    `current` holds all that a resumed run needs, and saving it rotates the older ones; any other name holds weights
-    alone. Raises CheckpointError when the disk refuses; what was saved before stays complete.
-
-    Args:
-        root: the folder of all checkpoints of a run
-        name: `current`, or another name, such as `best`
-        state: what is saved
-        tokenizer: its vocabulary
-        extra: more entries of `state.json`
-        member: the member of a population whose weights alone are saved; all of the state where None
-    """
-    weights, heads = state.model.state_dict(), {} if state.heads is None else state.heads.state_dict()
-    if member is not None:
-        weights, heads = unstack(weights, member), unstack(heads, member)
-    files = {
-        "model.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in weights.items()}),
-        "config.json": state.model.config.model_dump_json(indent=1).encode(),
-        "tokenizer.json": tokenizer.to_json().encode(),
-    }
-    if tokenizer.chat_template is not None:
-        files[TEMPLATE] = tokenizer.chat_template.encode()
-    if heads:
-        files["heads.safetensors"] = safetensors.torch.save({k: v.contiguous() for k, v in heads.items()})
-    if name == "current":
-        tensors = {key: value.contiguous() for key, value in optimizer_tensors(state).items()}
-        files["optimizer.safetensors"] = safetensors.torch.save(tensors)
-        if state.method_tensors:
-            method_tensors = {key: value.contiguous() for key, value in state.method_tensors.items()}
-            files["kept.safetensors"] = safetensors.torch.save(method_tensors)
-    record: dict[str, Any] = {
-        "format": FORMAT,
-        "step": state.step,
-        "tokens": state.tokens,
-        "round": state.round,
-        "seconds": state.seconds,
-        "notes": state.method_state,
-        **({} if state.heads is None else {"auxiliary": state.heads.config.model_dump()}),
-        **extra,
-        "files": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
-    }
-    record["checksum"] = checksum_of(record)
-    aside = root / f".{name}.part"
-    try:
-        write_folder(aside, {**files, "state.json": json.dumps(record, indent=1).encode()})
-        _place(root, name, aside)
-    except OSError as error:
-        with suppress(OSError):
-            remove(aside)
-        raise CheckpointError(
-            f"{root / name}: could not be saved at step {state.step} {refusal(error)} and continue with --resume; the "
-            "checkpoints saved before are whole"
-        ) from None
-
-
-def _place(root: Path, name: str, aside: Path) -> None:
-    """Renames the new folder `aside` to `root/name`, after rotating or removing the older ones.
-
-    The oldest is emptied once the new names are on disk, or a power cut could leave an emptied folder under a name.
-    What a stranger put in place of a folder, such as a link, is moved and removed as it is.
-    """
-    old = root / f".{name}.old"  # after a kill, the only one that is whole, until the new one is in place
-    if os.path.lexists(root / name):
-        names = ROTATION if name == "current" else (name,)
-        if os.path.lexists(root / names[-1]):
-            remove(old)
-            (root / names[-1]).rename(old)
-        for newer, older in reversed(list(pairwise(names))):
-            if os.path.lexists(root / newer):
-                (root / newer).rename(root / older)
-    aside.rename(root / name)
-    flush_folder(root)
-    with suppress(OSError):  # the new one is saved; the next save tries again
-        remove(old)
 
 
 def checksum_of(record: dict[str, Any]) -> str:
@@ -225,11 +150,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{folder / 'state.json'}: damaged, not the state of a checkpoint") from None
     files = {}
-    for name in (*FILES, "config.json", "tokenizer.json", TEMPLATE):
-        if name in checksums:
+    names = [name for name in (*FILES, "config.json", "tokenizer.json", TEMPLATE) if name in checksums]
+    size = sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
+    with waiting(f"reading {folder}", size) as wait:
+        for name in names:
             files[name] = read_plain(folder / name)
             if hashlib.sha256(files[name]).hexdigest() != checksums[name]:
                 raise CheckpointError(f"{folder / name}: damaged, its checksum differs")
+            wait.done += len(files[name])
     try:
         config = ModelConfig.model_validate_json(files["config.json"])
         template = files[TEMPLATE].decode() if TEMPLATE in files else None
@@ -237,8 +165,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         model = _tensors(files["model.safetensors"])
         moments = files.get("optimizer.safetensors")
         optimizer = None if moments is None else _tensors(moments)
-        method_tensors, heads = (
-            _tensors(files[name]) if name in files else {} for name in ("kept.safetensors", "heads.safetensors")
+        method_tensors, heads, lora = (
+            _tensors(files[name]) if name in files else {} for name in ("kept.safetensors", "heads.safetensors", LORA)
         )
     except KeyError as error:
         raise CheckpointError(f"{folder}: incomplete, {error} is missing") from None
@@ -258,7 +186,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder / 'config.json'}: damaged, within_documents is set and document_mark is not")
     embed = model.get("embed.weight", torch.empty(0))
     check_weights(model, parameter_shapes(config, len(embed) if embed.dim() == 3 else None), folder)
-    return Checkpoint(folder, config, tokenizer, model, optimizer, method_tensors, record, heads)
+    return Checkpoint(folder, config, tokenizer, model, optimizer, method_tensors, record, heads, lora)
 
 
 def _tensors(data: bytes) -> dict[str, Tensor]:
@@ -356,38 +284,35 @@ def heads_of(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Head
     return heads.to(device)
 
 
-def load_population(
-    paths: Sequence[Path], tokenizer: Tokenizer, config: ModelConfig, members: int
-) -> dict[str, Tensor]:
-    """The weights of `members` models, stacked: the last state of a run with as many, or a run or checkpoint each.
+def load_members(path: Path, tokenizer: Tokenizer, config: ModelConfig) -> dict[str, Tensor]:
+    """The weights of the models in a checkpoint, or in the last state of a run, stacked, of one model too.
 
-    Raises CheckpointError where one is missing, has another vocabulary or is another model than `config`, and where
-    there are more or fewer.
+    Raises CheckpointError where there is none, or one of another vocabulary or another model than `config`.
     """
-    stacks: list[dict[str, Tensor]] = []
-    for path in paths:
-        is_checkpoint = (path / "state.json").exists()
-        checkpoint = load_checkpoint(path) if is_checkpoint else load_latest(path / "checkpoints")[0]
-        if checkpoint is None:
-            raise CheckpointError(f"{path}: neither a run nor a checkpoint; give a folder such as runs/NAME")
-        if checkpoint.tokenizer.to_json() != tokenizer.to_json():
-            raise CheckpointError(f"{path}: has another vocabulary than the data; give a run on the same task")
-        settings, expected = (
-            {**each.model_dump(), "head_size": each.head_width} for each in (checkpoint.config, config)
-        )
-        free = {"dropout", "init_scale"}  # no weight's shape or use depends on them
-        free |= set() if config.position == "learned" else {"block_size"}
-        for key in settings.keys() - free:
-            if settings[key] != expected[key]:
-                raise CheckpointError(
-                    f"{path}: is another model, its {key} is {settings[key]} and here {expected[key]}"
-                )
-        weights = checkpoint.model
-        if weights["embed.weight"].dim() == 2:
-            weights = {name: tensor[None] for name, tensor in weights.items()}
-        stacks.append(weights)
-    count = sum(len(weights["embed.weight"]) for weights in stacks)
-    if count != members:
-        names = ", ".join(map(str, paths))
-        raise CheckpointError(f"{names}: {count} models where {members} are asked for; give as many, or one for each")
-    return {name: torch.cat([weights[name] for weights in stacks]) for name in stacks[0]}
+    is_checkpoint = (path / "state.json").exists()
+    checkpoint = load_checkpoint(path) if is_checkpoint else load_latest(path / "checkpoints")[0]
+    if checkpoint is None:
+        raise CheckpointError(f"{path}: neither a run nor a checkpoint; give a folder such as runs/NAME")
+    if checkpoint.tokenizer.to_json() != tokenizer.to_json():
+        raise CheckpointError(f"{path}: has another vocabulary than the data; give a run on the same task")
+    check_same_model(path, checkpoint.config, config)
+    weights = checkpoint.model
+    if weights["embed.weight"].dim() == 2:
+        weights = {name: tensor[None] for name, tensor in weights.items()}
+    return weights
+
+
+def check_same_model(where: Path | str, theirs: ModelConfig, ours: ModelConfig, free: Sequence[str] = ()) -> None:
+    """Raises CheckpointError, naming `where`, for models that differ in a setting on which a weight or its use depends.
+
+    Those that are `free` do not count.
+    """
+    derived = {"head_size", "n_kv_head", "n_inner"}  # where they are left out; compared last
+    settings, expected = (
+        {**c.model_dump(exclude=derived), "head_size": c.head_width, "n_kv_head": c.kv_heads, "n_inner": c.inner_size}
+        for c in (theirs, ours)
+    )
+    idle = {"family", "dropout", "init_scale", *free, *(() if ours.position == "learned" else ("block_size",))}
+    for key in settings:
+        if key not in idle and settings[key] != expected[key]:
+            raise CheckpointError(f"{where}: is another model, its {key} is {settings[key]} and here {expected[key]}")

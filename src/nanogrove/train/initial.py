@@ -5,15 +5,16 @@ the rows that both have are taken, so that tokens can be added and a context cut
 output of a reward model, stays as it was drawn.
 """
 
+import os.path
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nanogrove.data.chat.template import template_text
+from nanogrove.data.chat.template import configured_template, template_text
 from nanogrove.data.rng import derived_seed
 from nanogrove.data.sources.network import one_line, quiet
 from nanogrove.data.text.cache import cache_folder
@@ -23,12 +24,17 @@ from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.huggingface import import_model
 from nanogrove.model.members import unstack
 from nanogrove.paths import expanded
-from nanogrove.train.checkpoint import TEMPLATE, read_checkpoint, read_plain
+from nanogrove.settings import shown
+from nanogrove.train.adapter_files import CONFIG, is_adapter, merge, read_settings
+from nanogrove.train.checkpoint import TEMPLATE, TOKENIZER_CONFIG, read_checkpoint, read_plain
 from nanogrove.train.population.breeding import add_noise
 from nanogrove.waits import waiting
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-DOWNLOADED = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
+DOWNLOADED = (
+    *("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"),
+    *(TEMPLATE, TOKENIZER_CONFIG),
+)
 TABLES = ("embed.weight", "position.weight", "head.weight")  # a row for each token, or for each position
 FREE = ("block_size", "dropout", "scalar", "within_documents", "document_mark", "vocab_size", "init_scale", "zero_init")
 
@@ -51,12 +57,25 @@ class Initial:
     tokenizer_file: Path
     weights: dict[str, Tensor]
 
+    def __post_init__(self) -> None:
+        """Raises CheckpointError for weights that no training recovers from."""
+        broken = next((name for name, tensor in self.weights.items() if not tensor.isfinite().all()), None)
+        if broken is not None:
+            raise CheckpointError(f"{self.source}: weight {broken} is NaN or infinite; begin with other weights")
+
 
 @dataclass(frozen=True)
 class Fit:
-    """What a model takes of weights: the names of what is taken, whole or in part, and in words what is new or cut."""
+    """What a model takes of weights.
+
+    Args:
+        taken: the names of what is taken, whole or in part.
+        new: the names of what is new, whole or in part.
+        others: in words, what is new or cut.
+    """
 
     taken: tuple[str, ...]
+    new: tuple[str, ...]
     others: tuple[str, ...]
 
 
@@ -69,8 +88,17 @@ def read_initial(source: str) -> Initial:
     folder = expanded(source)
     if HUB_NAME.fullmatch(source) and not folder.exists() and not folder.parent.exists():
         folder = _downloaded(source)
+    if is_adapter(folder):
+        return _read_adapter(folder)
     if is_for_transformers(folder):
         return read_transformers(folder)
+    if folder.is_file():
+        raise CheckpointError(f"{folder}: is a file; give the folder that it is in")
+    if not any((folder / name).exists() for name in ("state.json", "checkpoints")):
+        raise CheckpointError(
+            f"{source}: neither a run, a checkpoint nor a model of transformers; give the folder of one, or a name on "
+            "the hub such as HuggingFaceTB/SmolLM2-135M"
+        )
     checkpoint = read_checkpoint(folder)
     weights = checkpoint.model
     if weights["embed.weight"].dim() == 3:  # a population that was never scored
@@ -79,13 +107,38 @@ def read_initial(source: str) -> Initial:
     return Initial(source, checkpoint.config, checkpoint.tokenizer, file, weights)
 
 
+def _read_adapter(folder: Path) -> Initial:
+    """The model that adapters in a folder are of, merged with them. Raises CheckpointError as `merge` does."""
+    settings = read_settings(folder)
+    name = settings["base_model_name_or_path"]
+    base = expanded(name)
+    if not base.is_dir() and HUB_NAME.fullmatch(name):
+        base = _cached(name)  # to name an adapter is not to allow the download of what it names
+    if not base.is_dir() or is_adapter(base):
+        raise CheckpointError(
+            f"{folder / CONFIG}: base_model_name_or_path={shown(name)} is no model here; download it (hf download "
+            "--local-dir), and write its folder there"
+        )
+    initial = read_initial(str(base))
+    weights = dict(initial.weights)
+    merge(folder, settings, initial.config, weights)
+    config = initial.config.model_copy(update={"vocab_size": len(weights["embed.weight"])})
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        return replace(initial, source=str(folder), config=config, weights=weights)
+    return Initial(str(folder), config, _read_tokenizer(folder, len(weights["embed.weight"])), file, weights)
+
+
+def _cached(name: str) -> Path:
+    """Where a model of the hub lies once it is downloaded; no links are there, as are in the hub's own cache."""
+    return cache_folder() / "models" / name.replace("/", "--")
+
+
 def _downloaded(name: str) -> Path:
     """The folder of a model of the hub, weights as safetensors alone. Raises CheckpointError where it cannot be had."""
     import huggingface_hub  # which takes time to import
 
-    folder = (
-        cache_folder() / "models" / name.replace("/", "--")
-    )  # where files are no links, as they are in its own cache
+    folder = _cached(name)
     try:
         with waiting(f"downloading {name}"), quiet(huggingface_hub):
             huggingface_hub.snapshot_download(name, allow_patterns=list(DOWNLOADED), local_dir=folder)
@@ -104,21 +157,33 @@ def is_for_transformers(folder: Path) -> bool:
 def read_transformers(folder: Path) -> Initial:
     """The model of a folder for `transformers`, with its tokenizer. Raises CheckpointError as `import_model` does."""
     config, weights = import_model(folder)
+    tokenizer, file = _read_tokenizer(folder, len(weights["embed.weight"])), folder / "tokenizer.json"
+    return Initial(str(folder), config, tokenizer, file, {name: tensor.float() for name, tensor in weights.items()})
+
+
+def _read_tokenizer(folder: Path, rows: int) -> Tokenizer:
+    """The tokenizer in the folder of a model of so many tokens. Raises CheckpointError where none is that fits."""
     file = folder / "tokenizer.json"
     if not file.exists():
         raise CheckpointError(
             f"{file}: missing; save it there with AutoTokenizer.from_pretrained(…).save_pretrained(…)"
         )
-    template = folder / TEMPLATE
-    chat_template = template_text(read_plain(template), template) if template.exists() else None
+    chat_template = _chat_template(folder)
     tokenizer = Tokenizer.from_json(read_plain(file).decode("utf-8", "replace"), str(file), chat_template)
-    rows = len(weights["embed.weight"])
     if tokenizer.vocab_size > rows:
         raise CheckpointError(
             f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its model {rows}; they do not belong "
             "together"
         )
-    return Initial(str(folder), config, tokenizer, file, {name: tensor.float() for name, tensor in weights.items()})
+    return tokenizer
+
+
+def _chat_template(folder: Path) -> str | None:
+    """The chat template beside a model, in a file of its own or in `tokenizer_config.json`, which counts less."""
+    for name, read in ((TEMPLATE, template_text), (TOKENIZER_CONFIG, configured_template)):
+        if os.path.lexists(folder / name):
+            return read(read_plain(folder / name), folder / name)
+    return None
 
 
 def adopted(model: ModelConfig, initial: Initial) -> ModelConfig:
@@ -133,8 +198,8 @@ def adopted(model: ModelConfig, initial: Initial) -> ModelConfig:
     config = initial.config.model_copy(update=kept)
     if config.position == "learned" and config.block_size > initial.config.block_size:
         raise PresetError(
-            f"model.block_size={config.block_size}: {initial.source} has {initial.config.block_size} positions; set no "
-            "more"
+            f"model.block_size={config.block_size}: {initial.source} has {initial.config.block_size} positions; set "
+            f"model.block_size={initial.config.block_size} or less"
         )
     return config
 
@@ -154,14 +219,16 @@ def fit_of(initial: Initial, config: ModelConfig) -> Fit:
     """What a model of `config` takes. Raises CheckpointError for a weight that it has no room for."""
     with torch.device("meta"):
         shapes = {name: tuple(parameter.shape) for name, parameter in GPT(config).named_parameters()}
-    taken, others = [], []
+    taken, new, others = [], [], []
     for name, shape in shapes.items():
         weight = initial.weights.get(name)
         if weight is None or (config.scalar and name.startswith("head.")):
+            new.append(name)
             others.append(f"{name} is new")
         elif weight.shape == shape or (name in TABLES and weight.shape[1:] == shape[1:]):
             taken.append(name)
             if len(weight) < shape[0]:
+                new.append(name)
                 others.append(f"rows {len(weight)} to {shape[0] - 1} of {name} are new")
             elif len(weight) > shape[0]:
                 others.append(f"the first {shape[0]} of {len(weight)} rows of {name} are taken")
@@ -170,7 +237,7 @@ def fit_of(initial: Initial, config: ModelConfig) -> Fit:
     unused = [name for name in initial.weights if name not in shapes and not name.startswith("head.")]
     if unused:
         raise CheckpointError(f"{initial.source}: the model has no {unused[0]}")
-    return Fit(tuple(taken), tuple(others))
+    return Fit(tuple(taken), tuple(new), tuple(others))
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from nanogrove.errors import DivergedError
 from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event
 from nanogrove.settings import Settings
+from nanogrove.train.lora import LoraConfig
 from nanogrove.train.objective import Objective, count_scored
 from nanogrove.train.optim.update_rule import PerMember
 from nanogrove.train.parallel.ranks import ALONE, Ranks
@@ -61,6 +62,7 @@ class TrainConfig(Settings):
     init_noise: float = Field(
         0.0, ge=0, description="noise added to each member's first weights, over their root mean square"
     )
+    lora: LoraConfig = Field(LoraConfig(), description="adapters of low rank, trained in place of all weights")
     precision: Literal["auto"] | Precision = Field(
         "auto", description="number format of matrix products; auto takes the fastest that is sound on this device"
     )
@@ -76,8 +78,12 @@ class TrainConfig(Settings):
     def _check_sizes(self) -> Self:
         if self.accumulation != "auto" and self.accumulation > self.batch_size:
             raise ValueError(f"accumulation {self.accumulation} is more than batch_size {self.batch_size}")
+        if self.init is not None and not all(self.sources or [""]):
+            raise ValueError("init names nothing; give a folder or a name on the hub, or leave init out")
         if self.init_noise and not self.sources:
             raise ValueError("init_noise is added to the weights of init; set that too")
+        if self.lora.rank and (len(self.sources) != 1 or self.init_noise):
+            raise ValueError("lora adapts one set of weights; set init to one source, without init_noise")
         return self
 
     @property
@@ -121,6 +127,7 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         figures = _compute_gradients(state, forward, batch, objective, plan)
         _check_divergence(state, figures, plan)
         state.optimizer.step()
+        state.apply_adapter()
         state.optimizer.zero_grad()
         state.step += 1
         tokens = batch.tokens.shape[-2] * batch.tokens.shape[-1]
@@ -156,6 +163,7 @@ def _compute_gradients(
     """Sets the gradients of a whole batch, summed over micro-batches and ranks, and clips them."""
     ranks, count = plan.ranks, count_scored(batch)
     loss, parts = _backward(forward, _micro_batches(batch, plan), count, objective, plan)
+    state.take_gradients()
     gradients = state.gradients()
     if plan.num_members_across_ranks is None:
         ranks.sum([*(() if plan.sharded else gradients), loss, *parts.values()])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
 from nanogrove.record.events import Event, Values
+from nanogrove.train.lora import Adapter
 from nanogrove.train.optim.optimizer import Optimizer
 from nanogrove.train.optim.rules import RULES
 
@@ -29,16 +30,35 @@ class TrainState:
     method_state: Values = field(default_factory=dict)
     method_tensors: dict[str, Tensor] = field(default_factory=dict)
     heads: Heads | None = None  # trained beside the model
+    adapter: Adapter | None = None  # trained in place of the model's weights
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """All trained parameters: the model's under their names, those of heads as in `heads.value.up.weight`."""
-        yield from self.model.named_parameters()
+        """All trained parameters: the model's under their names, those of heads as in `heads.value.up.weight`.
+
+        Of a model with adapters these, under names that begin as those of the weights that they adapt.
+        """
+        yield from (self.model if self.adapter is None else self.adapter).named_parameters()
         if self.heads is not None:
             yield from self.heads.named_parameters(prefix="heads")
 
     def eval_event(self, values: Mapping[str, object]) -> Event:
         """The `eval` event of values measured on the current state."""
         return Event("eval", self.step, {**values, "seen": self.tokens}, {"seconds": self.seconds})
+
+    def take_gradients(self) -> None:
+        """Turns the gradients of adapted weights into those of adapters, where there are any."""
+        if self.adapter is not None:
+            self.adapter.take_gradients(self.model)
+
+    def apply_adapter(self) -> None:
+        """Sets the weights that have adapters to what these make of them, once trained parameters have changed."""
+        if self.adapter is not None:
+            self.adapter.apply(self.model)
+
+    def all_parameters(self) -> list[Tensor]:
+        """Every tensor of weights, trained or not."""
+        adapted = [] if self.adapter is None else [*self.model.parameters(), *self.adapter.base.values()]
+        return [p.data for p in (*(parameter for _, parameter in self.named_parameters()), *adapted)]
 
     def gradients(self) -> list[Tensor]:
         """The gradients of all parameters that have one, in the order of the parameters."""

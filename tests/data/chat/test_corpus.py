@@ -129,6 +129,8 @@ def test_bad_rows_are_counted_or_refused_and_no_row_is_an_error(chat: Make) -> N
         chat(bad[:1])
     with pytest.raises(DataError, match="1 conversations with 1 different questions leave none for"):
         chat(good[:1])
+    with pytest.raises(DataError, match=r"none for \w+ \(left out: 1 times an empty conversation, as in .*line 2\)"):
+        chat([good[0], bad[1]])
 
 
 def test_lines_of_text_are_no_conversations(tmp_path: Path) -> None:

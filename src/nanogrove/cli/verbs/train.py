@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 
 Extension = Annotated[
-    Literal["extend"] | None,
-    typer.Option(help="With --resume and a larger budget: keep the past, go on with a stable phase and a decay."),
+    str | None,
+    typer.Option(
+        metavar="[extend]",
+        help="With --resume and a larger budget: keep the past, go on with a stable phase and a decay.",
+    ),
 ]
 
 
@@ -89,6 +92,11 @@ def train(
 
 
 def _check_extension(schedule: str | None, resume: bool) -> None:
+    if schedule not in (None, "extend"):
+        raise PresetError(
+            f"--schedule {schedule}: takes extend alone; the schedule of a new run is a setting, such as "
+            "schedule.name=cosine, and a run that goes on keeps its own"
+        )
     if schedule and not resume:
         raise PresetError("--schedule extend goes on with a run; add --resume and a larger budget, or leave it out")
 

@@ -61,9 +61,10 @@ class ChatCorpus:
         }
         for split in ("train", "validation"):
             if not self.windows[split]:
+                reasons = self.skipped.most_common(examples=True)
                 raise DataError(
                     f"{config.title()}: {len(self.rows):,} conversations with {len(set(self.questions)):,} different "
-                    f"questions leave none for {split}; give more of them"
+                    f"questions leave none for {split}{f' (left out: {reasons})' if reasons else ''}; give more of them"
                 )
 
     def _rendered(self, renderer: Renderer, forbidden: Sequence[str]) -> tuple[list[Conversation], list[Rendered]]:

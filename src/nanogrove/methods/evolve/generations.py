@@ -254,6 +254,7 @@ class _Evolution:
             progress["members"][child] = progress["born"]
             progress["born"] += 1
             births.append(birth)
+        state.apply_adapter()
         return births
 
 

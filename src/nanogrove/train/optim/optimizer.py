@@ -8,7 +8,7 @@ its hooks and options are of no use here.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -34,8 +34,11 @@ def make_optimizer(
     config: OptimizerConfig,
     precision: torch.dtype = torch.float32,
     heads: nn.Module | None = None,
+    trained: Iterable[tuple[str, nn.Module]] | None = None,
 ) -> "Optimizer":
     """The optimizer of all parameters of `model` and of `heads` beside it; `precision` is that of a rule's products.
+
+    Where not the model's own parameters are trained, `trained` are the modules, by name, of those that are.
 
     A map called `head` is an output map, which a rule for whole matrices leaves to its `others`.
     """
@@ -43,7 +46,7 @@ def make_optimizer(
     weights: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     whole_matrices = RULES[config.name].whole_matrices
-    modules = [*model.named_modules(), *(() if heads is None else heads.named_modules())]
+    modules = [*(trained or model.named_modules()), *(() if heads is None else heads.named_modules())]
     for name, module in modules:
         for kind, parameter in module.named_parameters(recurse=False):
             if kind != "weight" or not isinstance(module, (Linear, Embedding)):

@@ -43,6 +43,7 @@ def difference_from_alone(state: TrainState, batch: Batch, plan: Plan) -> str | 
         f"they train in {plan.precision} on {device.type}": plan.precision != "float32" or device.type != "cpu",
         "compiled kernels add in an order of their own": plan.compile,
         "sums of auxiliary heads are divided among threads": state.heads is not None,
+        "they train adapters": state.adapter is not None,
         "a micro-batch is a single sequence": micros[-1].tokens.shape[-2] == 1,
     }
     for reason, holds in reasons.items():

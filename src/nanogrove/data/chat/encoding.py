@@ -78,7 +78,8 @@ class ChatPrompt(NamedTuple):
 def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> ChatPrompt:
     """The prompt for the assistant's answer to a conversation.
 
-    Raises DataError for messages that are none or end with the assistant's, and without a chat template.
+    Raises DataError for messages that are none, end with the assistant's or hold what the vocabulary cannot express,
+    and without a chat template.
     """
     if tokenizer.chat_template is None:
         raise DataError("this model has no chat template; train one with data.type=chat, or use generate")
@@ -90,6 +91,7 @@ def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> ChatPrompt
         raise DataError(f"chat: the last message is the {checked[-1]['role']}'s; end with one of the user")
     if spelled := spelled_by(checked, tokenizer.special_tokens()):
         raise DataError(f"chat: a message spells the special token {spelled}; leave it out")
+    tokenizer.encode_batch([message["content"] for message in checked])  # whose errors are of a message alone
     with Renderer(tokenizer.chat_template, tokenizer.end_token, WHERE) as renderer:
         try:
             text = renderer.prompt(checked)

@@ -14,7 +14,7 @@ from torch import Tensor
 from nanogrove.api import to_transformers
 from nanogrove.config.overrides import resolve
 from nanogrove.data.tokenizer import Tokenizer
-from nanogrove.errors import CheckpointError, DataError, PresetError
+from nanogrove.errors import CheckpointError, DataError, PresetError, RunError
 from nanogrove.language_model import load
 from nanogrove.methods.warm_start import saved_members, saved_weights
 from nanogrove.runs.setup import Setup, build
@@ -95,6 +95,24 @@ def test_a_run_goes_on_without_what_it_began_with(tiny: Any, base: Path, tmp_pat
     (copy / "checkpoints/best/model.safetensors").unlink()
     stored = json.loads((tmp_path / "run/preset.json").read_text())
     assert run(stored, tmp_path / "run", resume=True)[-1].step == 12
+
+
+def test_a_run_does_not_begin_again_with_other_weights(tiny: Any, base: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(base, tmp_path / "copy")
+    preset = tiny(train={"steps": 3, "init": str(copy)}, save={"every": 100})
+    events = train(resolve(preset), tmp_path / "run", report=False)
+    start = next(event for event in events if event.kind == "start")
+    events.close()  # type: ignore[attr-defined]
+    assert start.values["init"] == [read_initial(str(base)).digest]
+    shutil.rmtree(copy)
+    run(tiny(seed=1, train={"steps": 2}, model={"dropout": 0.0}), copy)
+    record = (tmp_path / "run/events.jsonl").read_bytes()
+    with pytest.raises(RunError, match=r"copy has other weights than this run began with; bring them back, or start"):
+        run(preset, tmp_path / "run", resume=True)
+    assert (tmp_path / "run/events.jsonl").read_bytes() == record
+    shutil.rmtree(copy)
+    shutil.copytree(base, copy)
+    assert run(preset, tmp_path / "run", resume=True)[-1].step == 3
 
 
 def test_tokens_are_added_and_a_context_is_cut(tiny: Any, base: Path, text_file: Path, tmp_path: Path) -> None:

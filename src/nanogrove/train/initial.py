@@ -5,10 +5,12 @@ the rows that both have are taken, so that tokens can be added and a context cut
 output of a reward model, stays as it was drawn.
 """
 
+import hashlib
 import os.path
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -62,6 +64,17 @@ class Initial:
         broken = next((name for name, tensor in self.weights.items() if not tensor.isfinite().all()), None)
         if broken is not None:
             raise CheckpointError(f"{self.source}: weight {broken} is NaN or infinite; begin with other weights")
+
+    @cached_property
+    def digest(self) -> str:
+        """The first 32 digits of the SHA-256 of all weights, with their names and shapes."""
+        digest = hashlib.sha256()
+        with waiting("computing the digest of weights", len(self.weights)) as wait:
+            for name, tensor in sorted(self.weights.items()):
+                digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+                wait.done += 1
+        return digest.hexdigest()[:32]
 
 
 @dataclass(frozen=True)

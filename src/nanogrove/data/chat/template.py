@@ -140,6 +140,8 @@ class Renderer:
         return Rendered(whole.text, spans)
 
     def _render(self, messages: Sequence[Message], asked: bool = False) -> Rendered:
+        if any("tool_calls" in message for message in messages) and "tool_calls" not in self.template:
+            raise RefusedConversationError("it calls tools, and the template has no tool_calls; take one that has")
         if self.here is not None:
             return self.here.render(messages, asked)
         assert self.process is not None

@@ -96,6 +96,7 @@ VERBS = {
         "index",
         "allow_code",
     },
+    "serve": {"runs", "host", "port", "rows", "queue", "max_tokens", "precision"},
     "presets": {"name"},
     "settings": {"key", "as_json"},
 }

@@ -292,3 +292,18 @@ def test_the_chat_template_of_a_folder(base: Path, tmp_path: Path, files: Any, t
             read_initial(str(tmp_path / "folder"))
     else:
         assert read_initial(str(tmp_path / "folder")).tokenizer.chat_template == template
+
+
+def test_a_chat_template_that_is_not_taken_is_named(tiny: Any, base: Path, tmp_path: Path) -> None:
+    rows = [
+        [{"role": "user", "content": "the sun"}, {"role": "assistant", "content": f"old{n * ' a'}"}] for n in range(40)
+    ]
+    (tmp_path / "chat.jsonl").write_text("\n".join(json.dumps({"messages": each}) for each in rows))
+    to_transformers(base, tmp_path / "folder")
+    template = tmp_path / "folder/chat_template.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}<|endoftext|>")
+    data = {"type": "chat", "path": str(tmp_path / "chat.jsonl")}
+    preset = tiny(data=None) | {"data": data, "train": {"steps": 1, "init": str(tmp_path / "folder")}}
+    assert any(
+        f"to take it: data.template={template}" in str(e.values.get("text")) for e in run(preset, tmp_path / "run")
+    )

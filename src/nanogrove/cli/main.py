@@ -35,6 +35,7 @@ VERBS = (
     "export",
     "report",
     "runs",
+    "ui",
     "lineage",
 )
 

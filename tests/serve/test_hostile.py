@@ -1,4 +1,4 @@
-"""500 hostile requests: each is answered or closed, nothing dies, no trace is shown, and nothing else can be read."""
+"""Hostile requests, 500 in the slow tests: each is answered or closed, nothing dies, no trace is shown or file read."""
 
 import json
 import random
@@ -14,7 +14,6 @@ from tests.serve.test_engine import make
 from nanogrove.serve import app as apps
 from nanogrove.serve import listening
 
-REQUESTS = 500
 FIELDS = [
     *("model", "prompt", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p"),
     *("repetition_penalty", "seed", "stop", "stream", "stream_options", "n", "presence_penalty", "frequency_penalty"),
@@ -100,16 +99,19 @@ def answered(port: int, requests: list[bytes]) -> list[bytes]:
     return answers
 
 
-def test_hostile_requests_are_answered_and_nothing_dies(here: Running, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.slow)])
+def test_hostile_requests_are_answered_and_nothing_dies(
+    here: Running, capfd: pytest.CaptureFixture[str], count: int
+) -> None:
     statuses: dict[int, int] = {}
-    for first in range(0, REQUESTS, 50):
+    for first in range(0, count, 50):
         for answer in answered(here.port, [hostile(seed) for seed in range(first, first + 50)]):
             assert b"Traceback" not in answer
             assert b"root:" not in answer
             status = int(answer.split()[1]) if answer else 0
             statuses[status] = statuses.get(status, 0) + 1
     assert statuses.get(500, 0) == 0, statuses
-    assert {200, 400, 404, 405, 408, 415, 421} <= set(statuses), statuses
+    assert {200, 400, 404, 405, 421, *((408, 415) if count == 500 else ())} <= set(statuses), statuses
     wanted = here.client.completions.create(model="mine", prompt="a", max_tokens=5, seed=1).choices[0].text
     assert "a" + wanted == make().generate("a", 5, seed=1, temperature=1.0)
     engine = here.engines["mine"]

@@ -30,6 +30,7 @@ VERBS = (
     "compare",
     "explore",
     "generate",
+    "chat",
     "serve",
     "evaluate",
     "export",

@@ -123,7 +123,10 @@ def test_hostile_text_stays_text(browser: Browser, tmp_path: Path) -> None:
         events = [
             Event(kind, n, {key: hostile(rng) for key in FIELDS}) for n, kind in enumerate(rng.choices(kinds, k=6), 1)
         ]
-        settings = {"method": {"name": hostile(rng)}, "data": {"type": hostile(rng), "sources": [hostile(rng)]}}
+        settings: dict[str, Any] = {
+            "method": {"name": hostile(rng)},
+            "data": {"type": hostile(rng), "sources": [hostile(rng)]},
+        }
         run = write_run(tmp_path / "runs" / f"{name}{number}", *events, **settings, seed=hostile(rng))
         (run / "notes.json").write_text(json.dumps({"tags": [rng.choice(HOSTILE)], "note": rng.choice(HOSTILE)}))
         pages = [client.get("/", params={"search": rng.choice(HOSTILE[:8])}), client.get("/")]

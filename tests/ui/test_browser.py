@@ -62,7 +62,7 @@ def test_a_run_is_watched_stopped_and_continued(modules: Path, tiny: Tiny, tmp_p
     script, chromium = Path(__file__).with_name("browser.mjs"), str(shutil.which("chromium"))
     with subprocess.Popen(training, stdout=subprocess.DEVNULL) as trainer, served(runs) as url:
         try:
-            command = ["node", script, modules, chromium, url, pictures]
+            command = ["node", str(script), str(modules), chromium, url, str(pictures)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         finally:
             trainer.kill()

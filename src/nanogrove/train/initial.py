@@ -101,8 +101,6 @@ def read_initial(source: str) -> Initial:
     folder = expanded(source)
     if HUB_NAME.fullmatch(source) and not folder.exists() and not folder.parent.exists():
         folder = _downloaded(source)
-    if is_adapter(folder):
-        return _read_adapter(folder)
     if is_for_transformers(folder):
         return read_transformers(folder)
     if folder.is_file():
@@ -163,12 +161,17 @@ def _downloaded(name: str) -> Path:
 
 
 def is_for_transformers(folder: Path) -> bool:
-    """Whether a folder has what `transformers` writes; a checkpoint's `config.json` lies beside its `state.json`."""
-    return (folder / "config.json").is_file() and not (folder / "state.json").exists()
+    """Whether a folder has what `transformers` or `peft` writes; in a checkpoint lies a `state.json` beside it."""
+    return is_adapter(folder) or ((folder / "config.json").is_file() and not (folder / "state.json").exists())
 
 
 def read_transformers(folder: Path) -> Initial:
-    """The model of a folder for `transformers`, with its tokenizer. Raises CheckpointError as `import_model` does."""
+    """The model of a folder for `transformers`, with its tokenizer, or that of an adapter of `peft`, merged with it.
+
+    Raises CheckpointError as `import_model` and `merge` do.
+    """
+    if is_adapter(folder):
+        return _read_adapter(folder)
     config, weights = import_model(folder)
     tokenizer, file = _read_tokenizer(folder, len(weights["embed.weight"])), folder / "tokenizer.json"
     return Initial(str(folder), config, tokenizer, file, {name: tensor.float() for name, tensor in weights.items()})

@@ -35,6 +35,7 @@ SIGNATURES = {
 VERBS = {
     "train": {"preset", "overrides", "out", "resume", "schedule", "allow_code", "dry_run"},
     "explore": {"path", "out", "train_it"},
+    "ui": {"folder", "port"},
     "lineage": {"run", "out"},
     "generate": {
         "run",

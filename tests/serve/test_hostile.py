@@ -74,7 +74,8 @@ def hostile(seed: int) -> bytes:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Running]:
+    """A server whose log goes to what `capfd` reads."""
     monkeypatch.setattr(apps, "BODY_SECONDS", 0.2)
     monkeypatch.setattr(listening, "HEADER_SECONDS", 0.2)
     monkeypatch.setattr(listening, "IDLE_SECONDS", 0.2)

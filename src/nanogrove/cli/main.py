@@ -36,6 +36,7 @@ VERBS = (
     "export",
     "report",
     "runs",
+    "ui",
     "lineage",
 )
 

@@ -3,7 +3,7 @@
 The page is self-contained: no network, no fonts or scripts from elsewhere, and a Content-Security-Policy
 that allows none. What a run says (names, prompts, samples, presets) is text of unknown origin, so it enters
 the page in two ways only: escaped by `escaped`, or as JSON in a data block, which no browser executes. Only two
-scripts may run, plotly's and `_DRAW`; the policy names them by their hashes.
+scripts may run, plotly's and ours; the policy names them by their hashes.
 
 A new section is one file with a function from `Run` to HTML, and one line in `SECTIONS`, which says what a run must
 hold for the function to be called; `plot` and `line` make figures.
@@ -60,6 +60,15 @@ SECTIONS = (
 )  # in the order of the page
 
 
+def drawn_sections(run: Run) -> dict[str, str]:
+    """The HTML of the sections that a run has, each by the name of its function, in the order of the page."""
+    parts = run.parts()
+    drawn = {
+        each.html.__name__: each.html(run) for each in SECTIONS if not each.needs or parts.intersection(each.needs)
+    }
+    return {name: html for name, html in drawn.items() if html}
+
+
 def write_report(run: Path) -> Path:
     """Write `report.html` into the run folder and return its path; an older report is replaced whole.
 
@@ -68,9 +77,7 @@ def write_report(run: Path) -> Path:
     """
     refuse_link(run)
     read = read_run(run)
-    parts = read.parts()
-    drawn = [section.html(read) for section in SECTIONS if not section.needs or parts.intersection(section.needs)]
-    page = html_page(read.name, [html for html in drawn if html])
+    page = html_page(read.name, list(drawn_sections(read).values()))
     path = run / "report.html"
     # JSON can carry half of a surrogate pair and UTF-8 cannot; one bad character must not cost the report.
     try:

@@ -287,5 +287,6 @@ def described(initials: Sequence[Initial], config: ModelConfig, template: str | 
         yield f"begins with {count:,} weights of {initial.source}: {shape}, its {tokens:,} tokens{others}"
         if template is not None and initial.tokenizer.chat_template not in (None, template):
             file = initial.tokenizer_file.parent / TEMPLATE
-            instead = f"data.template={file}" if file.exists() else "write it to a file, and give that as data.template"
-            yield f"{initial.source} has a chat template of its own, which is not that of the data; to take it: {instead}"
+            instead = "write it to a file, and give that as data.template"
+            instead = f"data.template={file}" if file.exists() else instead
+            yield f"{initial.source} has another chat template than the data; to take it: {instead}"

@@ -18,9 +18,9 @@ test: .venv/.installed-test
 test-avx2: .venv/.installed-test
 	$(AVX2) $(TEST) tests/model tests/train tests/methods tests/evaluate tests/studies/test_stack.py
 
-# transformers.js, by which a slow test reads exports; its scripts, which would fetch more, are not run.
+# What slow tests read exports and drive pages with; scripts of these packages, which would fetch more, are not run.
 npm:
-	npm install --prefix .venv/npm --ignore-scripts --no-audit --no-fund @huggingface/transformers@4
+	npm install --prefix .venv/npm --ignore-scripts --no-audit --no-fund @huggingface/transformers@4 playwright-core@1 axe-core@4
 
 docs: .venv/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

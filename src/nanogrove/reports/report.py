@@ -60,6 +60,15 @@ SECTIONS = (
 )  # in the order of the page
 
 
+def drawn_sections(run: Run) -> dict[str, str]:
+    """The HTML of the sections that a run has, each by the name of its function, in the order of the page."""
+    parts = run.parts()
+    drawn = {
+        each.html.__name__: each.html(run) for each in SECTIONS if not each.needs or parts.intersection(each.needs)
+    }
+    return {name: html for name, html in drawn.items() if html}
+
+
 def write_report(run: Path) -> Path:
     """Write `report.html` into the run folder and return its path; an older report is replaced whole.
 
@@ -68,13 +77,16 @@ def write_report(run: Path) -> Path:
     """
     refuse_link(run)
     read = read_run(run)
-    parts = read.parts()
-    drawn = [section.html(read) for section in SECTIONS if not section.needs or parts.intersection(section.needs)]
-    page = html_page(read.name, [html for html in drawn if html])
-    path = run / "report.html"
+    page = html_page(read.name, list(drawn_sections(read).values()))
+    return write_page(run, "report.html", page, f"nanogrove report {run}")
+
+
+def write_page(run: Path, name: str, page: str, command: str) -> Path:
+    """Writes a page into a run folder and returns its path. Raises RunError, with the command to give again."""
+    path = run / name
     # JSON can carry half of a surrogate pair and UTF-8 cannot; one bad character must not cost the report.
     try:
         write_file(path, page.encode("utf-8", errors="replace"))
     except OSError as error:
-        raise RunError(f"{path}: cannot be written {refusal(error)} and give `nanogrove report {run}`") from None
+        raise RunError(f"{path}: cannot be written {refusal(error)} and give `{command}`") from None
     return path

@@ -103,21 +103,28 @@ class LlamaCpp:
         return answer
 
 
+def parameters(path: str, rows: int, context: int, threads: int) -> Any:
+    """What llama.cpp is to do with a GGUF file: `rows` of `context` tokens, without flash attention, in float32."""
+    import xllamacpp
+
+    chosen = xllamacpp.CommonParams()
+    chosen.model.path = path
+    chosen.n_ctx, chosen.n_parallel = rows * context, rows
+    chosen.n_gpu_layers = 0
+    chosen.fit_params = False  # it would choose other sizes
+    chosen.cpuparams.n_threads = chosen.cpuparams_batch.n_threads = threads
+    chosen.cache_type_k = chosen.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    chosen.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    chosen.warmup = True
+    chosen.verbosity = -1  # standard output is for answers
+    return chosen
+
+
 def serve(path: str, rows: int, context: int, threads: int) -> None:
     """Answers requests, one a line of standard input as JSON, until the input ends."""
     import xllamacpp
 
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = path
-    parameters.n_ctx, parameters.n_parallel = rows * context, rows
-    parameters.n_gpu_layers = 0
-    parameters.fit_params = False  # it would choose other sizes
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
-    parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    parameters.warmup = True
-    parameters.verbosity = -1  # standard output is for answers
-    server = xllamacpp.Server(parameters)
+    server = xllamacpp.Server(parameters(path, rows, context, threads))
     for line in sys.stdin:
         began = time.perf_counter()
         answer = server.handle_completions(json.loads(line))

@@ -20,6 +20,8 @@ A request `{"ranks": [request, …]}` runs several processes at once that meet a
 by one line with a list; a rank that hangs is ended after two minutes. With `"script": path` a process runs that file
 of Python in the place of the command line.
 
+With `"terminal": path`, the process reads from and writes to that terminal, which controls it.
+
 With `"count": path`, the changes are listed in that file when the process ends by itself. Nothing is made durable in
 earnest: a kill loses nothing that the system holds, only a power cut does, and waiting for a disk is slow.
 """
@@ -80,11 +82,23 @@ def kill_later(seconds: float) -> None:
         os._exit(0)
 
 
+def take_terminal(path: str) -> None:
+    """Makes a terminal the standard input, output and errors of this process, which its Ctrl-C then reaches."""
+    os.setsid()
+    terminal = os.open(path, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(terminal, descriptor)
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in enumerate("rww"))
+    os.environ["TERM"] = "xterm"
+
+
 def run(request: dict[str, Any]) -> int:
     """The child: the real command line, in the place and with the files the request names; its exit code."""
     from nanogrove.cli.main import main
 
     os.chdir(request["cwd"])
+    if "terminal" in request:
+        take_terminal(request["terminal"])
     if "kill_after" in request:
         kill_later(request["kill_after"])
     if "environment" in request:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from nanogrove import atomic
-from nanogrove.atomic import leftovers, no_links, write_file, write_folder
+from nanogrove.atomic import leftovers, new_folder, no_links, write_file, write_folder
 
 OLD, NEW = b"old", b"new and longer " * 1000
 
@@ -244,3 +244,21 @@ def test_each_failing_call_of_a_folder_leaves_nothing(tmp_path: Path, monkeypatc
             with pytest.raises(OSError, match="No space left"):
                 write_folder(new, files)
         assert not new.exists()
+
+
+def test_a_new_folder_that_cannot_be_put_in_place_gives_the_old_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename = tmp_path / "folder", Path.rename
+    folder.mkdir()
+    (folder / "old").touch()
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.suffix == ".part":
+            raise OSError(errno.EACCES, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="Permission denied"), new_folder(folder) as aside:
+        (aside / "new").touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["folder", "folder/old"]

@@ -138,6 +138,13 @@ def test_without_llama_cpp_its_benchmark_says_what_to_install(
     assert "pip install 'nanogrove[bench]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_server_is_measured_under_load(script: Script, tiny_run: TinyRun) -> None:
+    lines = tiny_run(script("serving"))
+    assert [line.partition(" ")[0] for line in lines] == ["one", "64", "first", "from", "the"]
+    assert 0 < float(lines[-1].rpartition("after ")[2].partition(" ")[0]) < 60_000
+
+
 def test_a_step_with_muon_is_timed_against_one_with_adamw(script: Script, tiny_run: TinyRun) -> None:
     lines = tiny_run(script("muon_step"))
     assert lines[-1].startswith("Muon over AdamW, ")

@@ -23,7 +23,7 @@ ROOMS = [  # from the ground up; rooms of one level do not know each other
     {"config", "exports", "serve"},
     {"runs"},
     {"studies"},
-    {"explore"},
+    {"explore", "ui"},
     {"api", "cli"},
     {"__main__", "__init__"},
 ]

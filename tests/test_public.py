@@ -35,6 +35,7 @@ SIGNATURES = {
 VERBS = {
     "train": {"preset", "overrides", "out", "resume", "schedule", "allow_code", "dry_run"},
     "explore": {"path", "out", "train_it"},
+    "ui": {"folder", "port"},
     "lineage": {"run", "out"},
     "generate": {
         "run",
@@ -57,6 +58,20 @@ VERBS = {
         "chat",
         "speculative",
         "lookahead",
+        "prompts",
+        "as_json",
+    },
+    "chat": {
+        "runs",
+        "tokens",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "repetition_penalty",
+        "seed",
+        "precision",
+        "system",
     },
     "evaluate": {"run", "split", "calibrate", "allow_code"},
     "export": {"run", "to", "dtype", "out", "license_name", "overwrite"},
@@ -82,6 +97,7 @@ VERBS = {
         "index",
         "allow_code",
     },
+    "serve": {"runs", "host", "port", "rows", "queue", "max_tokens", "precision"},
     "presets": {"name"},
     "settings": {"key", "as_json"},
 }

@@ -170,7 +170,10 @@ def to_transformers(run: str | Path, out: str | Path) -> str:
 def from_transformers(folder: str | Path) -> LanguageModel:
     """The model of a folder that `transformers` wrote: GPT-2, Llama, Qwen3 or NanoChat, with its tokenizer.json.
 
-    Its weights, in one file or in shards, are cast to float32. A `chat_template.jinja` in it is what `chat` answers by.
+    A folder that `peft` wrote is the model that its adapter names, with that merged into it.
+
+    Its weights, in one file or in shards, are cast to float32. `chat` answers by its `chat_template.jinja`, or
+    else by the `chat_template` in its `tokenizer_config.json`.
 
     Raises CheckpointError for what nanogrove cannot express; nothing is left out silently, and no code is run.
 

@@ -150,14 +150,20 @@ class LanguageModel:
         """
         if isinstance(prompt, str):
             return joined(prompt, self.pieces([prompt], tokens, **options))
-        asked = chat_prompt(self.tokenizer, prompt)
-        return joined("", self._pieces([asked.ids], tokens, options, asked.end))
+        return joined("", self.answer_pieces(prompt, tokens, **options))
 
     def pieces(
         self, prompts: Sequence[str], tokens: int = 100, **options: Unpack[GenerationOptions]
     ) -> Generator[Piece, None, None]:
         """The continuations that `generate` gives for prompts, decoded as one batch, in pieces; see `stream`."""
         return self._pieces([self._prompt(text) for text in prompts], tokens, options)
+
+    def answer_pieces(
+        self, messages: Sequence[Message], tokens: int = 100, **options: Unpack[GenerationOptions]
+    ) -> Generator[Piece, None, None]:
+        """The answer that `chat` gives to messages, in pieces; see `stream`."""
+        asked = chat_prompt(self.tokenizer, messages)
+        return self._pieces([asked.ids], tokens, options, asked.end)
 
     def _pieces(
         self, prompts: Sequence[list[int]], tokens: int, options: GenerationOptions, end: int | None = None

@@ -116,6 +116,15 @@ def test_between_two_pieces_the_model_may_do_anything_else(lm: LanguageModel) ->
     assert texts[1] + "".join(second) == lm.generate("ab", count, precision="int8", **TEMPERATE)
 
 
+def test_weights_are_packed_while_a_step_computes(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[bool]] = []
+    logits = GPT.logits
+    monkeypatch.setattr(GPT, "logits", lambda *arguments: (seen.append(packed(lm)), logits(*arguments))[1])
+    list(lm.stream("ab", MIN_TOKENS_TO_PACK, temperature=1.0, min_p=0.01))
+    assert seen
+    assert all(map(all, seen))
+
+
 def test_to_close_a_stream_ends_the_work_at_once(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     hidden = GPT.hidden

@@ -94,8 +94,8 @@ def added_lines(recipe: Recipe) -> int:
     return sum(line.startswith("+") and " import " not in line for line in lines)
 
 
-def test_there_are_eight_recipes_of_one_file_and_one_line() -> None:
-    assert len(RECIPES) == 8
+def test_there_are_nine_recipes_of_one_file_and_one_line() -> None:
+    assert len(RECIPES) == 9
     for name, recipe in RECIPES.items():
         assert len(recipe.files) == (0 if name == "A metric" else 1), name
         assert (len(recipe.changes), added_lines(recipe)) == (1, 1), name
@@ -137,6 +137,7 @@ def test_the_commands_of_all_recipes_run(extended: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "perplexity" in done.stdout
     assert "parameters\n" in done.stdout
+    assert "exported: exports/perplexity-npz-f32\n" in done.stdout
     assert "INI" in done.stdout
 
     def preset(run: str) -> dict:

@@ -39,8 +39,8 @@ def test_one_command_writes_one_page_and_says_its_size_first(llama_run: Path, co
     assert re.fullmatch(r"a page of about 2\.\d MB: [\d,]+ parameters, a context of 64 tokens, in int8\n", done.err)
     page = Page(path)
     [policy] = [dict(attrs)["content"] for _, attrs in page.tags if ("http-equiv", "Content-Security-Policy") in attrs]
-    own, writer = (code for kind, code in page.scripts if kind is None)
-    hashes = (base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in (own, writer))
+    scripts = [code for kind, code in page.scripts if kind is None]
+    hashes = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in scripts]
     admitted = " ".join(f"'sha256-{digest}'" for digest in ("digest", *hashes))
     assert policy == (
         f"default-src 'none'; script-src {admitted}; worker-src blob:; style-src 'unsafe-inline'; img-src data:; "

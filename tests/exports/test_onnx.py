@@ -18,7 +18,7 @@ from nanogrove.data.tokenizer import Tokenizer, byte_tokenizer, character_tokeni
 from nanogrove.errors import PresetError
 from nanogrove.exports import onnx
 from nanogrove.exports.contract import Dtype
-from nanogrove.exports.onnx import FILES, Graph, write
+from nanogrove.exports.onnx import FILES, GivenCache, Graph, write
 from nanogrove.exports.source import Source
 from nanogrove.language_model import LanguageModel
 from nanogrove.model.gpt import GPT
@@ -95,6 +95,14 @@ def test_the_graph_is_the_model(shape: str, source: Any) -> None:
         return [logits, *(tensor for pair in present for tensor in pair)]
 
     check(run, exported, 1e-5)
+
+
+def test_a_pad_that_sees_nothing_has_no_infinite_score() -> None:
+    """The softmax of minus infinities alone is NaN in onnxruntime, and a key of NaN spoils the rows that skip it."""
+    keys = torch.zeros(1, 1, 0, 4)
+    cache = GivenCache([(keys, keys)], torch.tensor([[0, 1, 1]]), torch.tensor([[-1, 0, 1]]))
+    assert cache.mask.isfinite().all()
+    assert (cache.mask == 0).tolist() == [[[[False, False, False], [False, True, False], [False, True, True]]]]
 
 
 def test_what_one_file_does_not_hold_is_refused(source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

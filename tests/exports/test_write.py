@@ -67,6 +67,20 @@ def test_an_earlier_export_is_replaced_when_asked(llama_run: Path, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_full_disk_is_said_of_the_folder_that_was_asked_for(
+    llama_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("nanogrove.model.huggingface.write_file", full)
+    with pytest.raises(CheckpointError) as caught:
+        nanogrove.export(llama_run, "transformers", tmp_path / "out")
+    problem = f"{tmp_path / 'out'}: cannot be written (No space left on device); free some space"
+    assert str(caught.value) == f"{problem} or name another folder with --out"
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_an_export_that_fails_leaves_the_old_one(
     llama_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException

@@ -364,7 +364,7 @@ def test_training_ends_where_the_kl_passes_its_cap(toy: Path, tmp_path: Path) ->
             ["method.base_steps=3", "method.threshold=nan"],
             "method.threshold: must be a finite number",
         ),
-        ("rwr", ["method.base=nowhere"], "nowhere: neither a run nor a checkpoint"),
+        ("rwr", ["method.base=nowhere"], "nowhere: neither a run, a checkpoint nor a model of transformers"),
         ("rwr", ["method.beta=0"], "method.beta=0: must be above 0"),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from nanogrove.errors import CheckpointError
 from nanogrove.model.weight_files import INDEX, SINGLE, read_weights
+from nanogrove.waits import Progress
 
 SHARDS = {
     "model-00001-of-00002.safetensors": {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)},
@@ -105,7 +107,7 @@ def test_folders_that_are_refused(spoil: Callable[[Path], Any], message: str, fo
 def test_an_index_names_files_of_its_own_folder_only(
     file: object, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nanogrove.model.weight_files.load_file", None)  # nothing is opened
+    monkeypatch.setattr("nanogrove.model.weight_files.safe_open", None)  # nothing is opened
     places(folder, c=file)
     refused(folder, f"{INDEX}: weight_map places 'c' in ")
 
@@ -117,3 +119,18 @@ def refused(folder: Path, message: str) -> None:
     assert message in text
     assert "\n" not in text
     assert len(text) < 300
+
+
+def test_how_far_the_reading_of_weights_is_can_be_seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+
+    def recorded(label: str, total: float) -> Any:
+        waits.append(Progress(label, total))
+        return nullcontext(waits[-1])
+
+    monkeypatch.setattr("nanogrove.model.weight_files.waiting", recorded)
+    tensors = read_weights(folder)
+    (wait,) = waits
+    assert wait.done == sum(tensor.nbytes for tensor in tensors.values())
+    assert wait.total is not None
+    assert wait.done < wait.total == sum(path.stat().st_size for path in folder.glob("*.safetensors"))

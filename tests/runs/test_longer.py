@@ -353,3 +353,16 @@ def test_ranks_go_on_for_longer_together(tmp_path: Path, case: str, longer: str)
         )
         assert ended.returncode == 0, ended.stderr
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+def test_the_commands_of_the_guide_end_with_equal_files(command: Any, make: Any, tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs/guide/runs.md").read_text("utf-8")
+    block = guide.partition("the two files are equal:\n")[2].partition("\nWhere")[0]
+    *trains, compare = [line.split() for line in block.splitlines() if line.strip()]
+    (tmp_path / "tiny.json").write_text(json.dumps(make(evaluate={"every": 60}, save={"every": 60})))
+    places = {"quickstart": str(tmp_path / "tiny.json")}
+    for words in trains:
+        arguments = [places.get(word, word.replace("runs/", f"{tmp_path}/")) for word in words[1:]]
+        assert command(*arguments).code == 0
+    first, second = (Path(word.replace("runs/", f"{tmp_path}/")).read_bytes() for word in compare[1:])
+    assert first == second

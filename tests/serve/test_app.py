@@ -275,8 +275,8 @@ def test_figures_count_what_was_done(lm: LanguageModel) -> None:
 def test_a_page_that_came_by_another_name_or_from_another_site_is_refused(here: Running) -> None:
     assert get(here.port, "/v1/models")[0] == 200
     assert get(here.port, "/v1/models", host="LOCALHOST:1")[0] == 200
-    for host in ("evil.example", "127.0.0.1.evil.example", "[::1", "evil.example@127.0.0.1", ""):
-        assert get(here.port, "/v1/models", host=host or " ")[0] in (400, 421) or "@" in host
+    for host in ("evil.example", "127.0.0.1.evil.example", "[::1", " "):
+        assert get(here.port, "/v1/models", host=host)[0] in (400, 421)
     assert get(here.port, "/v1/models", f"Origin: http://127.0.0.1:{here.port}")[0] == 200
     for origin in ("http://evil.example", "null", f"http://127.0.0.1:{here.port + 1}", "http://["):
         assert get(here.port, "/v1/models", f"Origin: {origin}")[0] == 403

@@ -14,9 +14,9 @@ from torch import Tensor
 from nanogrove.api import to_transformers
 from nanogrove.config.overrides import resolve
 from nanogrove.data.tokenizer import Tokenizer
-from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.errors import CheckpointError, DataError, PresetError, RunError
 from nanogrove.language_model import load
-from nanogrove.methods.warm_start import saved_weights
+from nanogrove.methods.warm_start import saved_members, saved_weights
 from nanogrove.runs.setup import Setup, build
 from nanogrove.runs.train import train
 from nanogrove.train.initial import read_initial
@@ -97,6 +97,24 @@ def test_a_run_goes_on_without_what_it_began_with(tiny: Any, base: Path, tmp_pat
     assert run(stored, tmp_path / "run", resume=True)[-1].step == 12
 
 
+def test_a_run_does_not_begin_again_with_other_weights(tiny: Any, base: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(base, tmp_path / "copy")
+    preset = tiny(train={"steps": 3, "init": str(copy)}, save={"every": 100})
+    events = train(resolve(preset), tmp_path / "run", report=False)
+    start = next(event for event in events if event.kind == "start")
+    events.close()  # type: ignore[attr-defined]
+    assert start.values["init"] == [read_initial(str(base)).digest]
+    shutil.rmtree(copy)
+    run(tiny(seed=1, train={"steps": 2}, model={"dropout": 0.0}), copy)
+    record = (tmp_path / "run/events.jsonl").read_bytes()
+    with pytest.raises(RunError, match=r"copy has other weights than this run began with; bring them back, or start"):
+        run(preset, tmp_path / "run", resume=True)
+    assert (tmp_path / "run/events.jsonl").read_bytes() == record
+    shutil.rmtree(copy)
+    shutil.copytree(base, copy)
+    assert run(preset, tmp_path / "run", resume=True)[-1].step == 3
+
+
 def test_tokens_are_added_and_a_context_is_cut(tiny: Any, base: Path, text_file: Path, tmp_path: Path) -> None:
     more, file = letters(text_file, "™"), tmp_path / "tokenizer.json"
     known = read_initial(str(base))
@@ -173,6 +191,11 @@ def test_a_base_may_be_a_folder_for_transformers(tiny: Any, base: Path, tmp_path
     setup = build(resolve(tiny()))
     weights = saved_weights(str(tmp_path / "folder"), setup.corpus, read_initial(str(base)).config)
     assert all(torch.equal(weights[name], known) for name, known in read_initial(str(base)).weights.items())
+    mixed = saved_members([str(tmp_path / "folder"), str(base)], setup.corpus, read_initial(str(base)).config, 2)
+    assert torch.equal(mixed["embed.weight"][0], weights["embed.weight"])
+    other = read_initial(str(base)).config.model_copy(update={"norm_eps": 0.1})  # the same shapes
+    with pytest.raises(CheckpointError, match=r"folder: is another model, its norm_eps is 1e-05 and here 0\.1"):
+        saved_weights(str(tmp_path / "folder"), setup.corpus, other)
     with pytest.raises(PresetError, match=r"train.init and method.base both name weights to begin with; give one"):
         resolve(
             tiny(method={"name": "align", "reward": {"terms": {"a": 1.0}}, "base": "runs/a"}, train={"init": str(base)})
@@ -244,3 +267,28 @@ def test_weights_that_are_not_numbers_are_refused_before_training(
         CheckpointError, match=r"folder: weight head\.weight is NaN or infinite; begin with other weights"
     ):
         setup_of(tiny, tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("files", "template"),
+    [
+        ({"tokenizer_config.json": {"chat_template": "one", "auto_map": {"AutoTokenizer": "evil.Code"}}}, "one"),
+        ({"tokenizer_config.json": {"chat_template": "one"}, "chat_template.jinja": "two"}, "two"),
+        ({"tokenizer_config.json": {"chat_template": [
+            {"name": ["tool_use"], "template": "a"}, {"name": "default", "template": "b"}]}}, "b"),
+        ({"tokenizer_config.json": {"model_max_length": 8}}, None),
+        ({"tokenizer_config.json": {"chat_template": [{"name": "rag", "template": "a"}]}}, "is named default; put one"),
+        ({"tokenizer_config.json": {"chat_template": {"a": "b"}}}, "chat_template is not text; put the template"),
+        ({"tokenizer_config.json": "{"}, "not JSON"),
+    ],
+)  # fmt: skip
+def test_the_chat_template_of_a_folder(base: Path, tmp_path: Path, files: Any, template: str | None) -> None:
+    to_transformers(base, tmp_path / "folder")
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / "folder" / name).write_text(text)
+    if (template is not None and " " in template) or template == "not JSON":
+        with pytest.raises(DataError, match=template):
+            read_initial(str(tmp_path / "folder"))
+    else:
+        assert read_initial(str(tmp_path / "folder")).tokenizer.chat_template == template

@@ -30,11 +30,13 @@ VERBS = (
     "compare",
     "explore",
     "generate",
+    "chat",
     "serve",
     "evaluate",
     "export",
     "report",
     "runs",
+    "ui",
     "lineage",
 )
 

@@ -1,5 +1,6 @@
 """What several verbs share: the terminal, the argument that names a run, and a folder for a new one."""
 
+import json
 import sys
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,38 @@ def standard_input() -> str:
         return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise DataError(f"standard input: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def prompts_of(path: str) -> list[str]:
+    """The prompts of a file, or of standard input for a dash: one per line, or `prompt` of each row of JSON lines.
+
+    Lines without text are left out. Raises DataError for what cannot be read so, and where there are none.
+    """
+    name = "standard input" if path == "-" else path
+    try:
+        text = standard_input() if path == "-" else Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot read prompts ({error.strerror}); name a text file, a prompt per line"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    lines = [(n, line) for n, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1) if line.strip()]
+    if not lines:
+        raise DataError(f"{name}: holds no prompt; write one per line")
+    if not path.endswith(".jsonl"):
+        return [line for _, line in lines]
+    prompts = []
+    for number, line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        prompt = row.get("prompt") if isinstance(row, dict) else None
+        if not isinstance(prompt, str):
+            raise DataError(f'{path}, line {number}: not a row such as {{"prompt": "Once upon"}}')
+        prompts.append(prompt)
+    return prompts
 
 
 def text_width() -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nanogrove.data.chat.encoding import answer_end
 from nanogrove.data.tokenizer import Tokenizer
-from nanogrove.errors import CheckpointError, PresetError, RunError
+from nanogrove.errors import PresetError, RunError
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Values
 from nanogrove.record.listing import listed
@@ -70,15 +70,12 @@ class Source:
 
 
 def read_source(path: Path) -> Source:
-    """The best model of a run folder, or that of a checkpoint or of a folder for `transformers`.
+    """The best model of a run folder, or that of a checkpoint, of a folder for `transformers`, or of an adapter.
 
     Raises CheckpointError where there is none, or it is damaged, and RunError for a run with a damaged record.
     """
     if is_for_transformers(path):
         initial = read_transformers(path)
-        for name, weight in initial.weights.items():
-            if not weight.isfinite().all():
-                raise CheckpointError(f"{path}: weight {name} is NaN or infinite, so this model computes nothing")
         return _source(path, initial.config, initial.weights, initial.tokenizer, None, {})
     checkpoint = read_checkpoint(path)
     weights = model_of(checkpoint).state_dict()

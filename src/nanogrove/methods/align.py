@@ -58,7 +58,7 @@ class Config(MethodConfig):
     name: Literal["align"] = "align"
     reward: RewardConfig = Field(description="what scores a text")
     base: Annotated[str | None, OnDisk()] = Field(
-        None, description="a saved run or checkpoint of one model, instead of base training"
+        None, description="one model to begin from, as train.init takes them, instead of base training"
     )
     rounds: int = Field(5, ge=1, description="rounds of sampling, scoring and training")
     steps_per_round: int = Field(30, ge=1, description="optimizer steps per round")

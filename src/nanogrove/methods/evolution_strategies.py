@@ -56,7 +56,7 @@ class Config(FitnessConfig, MethodConfig):
     shaping: Shaping = Field("zscore", description="how scores are scaled; sign takes that of each pair's difference")
     rate: float = Field(1.0, gt=0, description="learning rates of the generations over those of the base")
     base: Annotated[str | None, OnDisk()] = Field(
-        None, description="a saved run or checkpoint of one model, instead of base training"
+        None, description="one model to begin from, as train.init takes them, instead of base training"
     )
     at_once: int = Field(32, ge=2, le=10_000, description="members whose weights exist at one time")
 

@@ -77,7 +77,7 @@ class Config(MethodConfig):
         "rwr", description="how rewards or preferences weigh the loss"
     )
     base: Annotated[str | None, OnDisk()] = Field(
-        None, description="a saved run or checkpoint to begin from; base_steps when left out"
+        None, description="one model to begin from, as train.init takes them; base_steps when left out"
     )
     base_steps: int = Field(0, ge=0, description="steps of imitating all texts first; none after a saved base")
     scale: Scaling = Field("whiten", description="scaling of rewards, by those of the training texts")

@@ -1,6 +1,6 @@
 """A warm start for methods that improve a model: a saved run, or pretraining first, and a frozen reference."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NotRequired
 
@@ -15,14 +15,17 @@ from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.methods.contract import C, D, MethodConfig, Trained
 from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.paths import expanded
 from nanogrove.record.events import Event, Values, phase
-from nanogrove.train.checkpoint import load_population
-from nanogrove.train.initial import check_vocabulary, fit_of, is_for_transformers, read_transformers
+from nanogrove.train.checkpoint import check_same_model, load_members
+from nanogrove.train.initial import check_vocabulary, read_initial
 from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState
 from nanogrove.train.weights import load_weights
+
+NOT_EXCHANGED = ("zero_init", "within_documents", "document_mark")  # with `transformers`
 
 
 class Kept(TypedDict):
@@ -40,19 +43,34 @@ def check_not_ended(state: TrainState, config: MethodConfig, steps: int) -> None
 
 
 def saved_weights(saved: str, corpus: Corpus, config: ModelConfig) -> dict[str, Tensor]:
-    """The weights of the one model in a run or checkpoint, or in a folder for `transformers`.
+    """The weights of one model, from a source as `saved_members` reads it."""
+    return {name: tensor[0] for name, tensor in saved_members([saved], corpus, config, 1).items()}
 
-    Raises CheckpointError where there is none, or one of another configuration, CheckpointError or PresetError for
-    another vocabulary.
+
+def saved_members(sources: Sequence[str], corpus: Corpus, config: ModelConfig, members: int) -> dict[str, Tensor]:
+    """The weights of `members` models, stacked: a run or a checkpoint of as many, or a source each.
+
+    A source is a run, whose last state is taken, a checkpoint, or whatever else `read_initial` reads. Raises
+    CheckpointError where one is missing or of another configuration, and where there are more or fewer; CheckpointError
+    or PresetError for another vocabulary.
     """
-    if is_for_transformers(Path(saved)):
-        initial = read_transformers(Path(saved))
-        check_vocabulary(initial, corpus.tokenizer)
-        for other in fit_of(initial, config).others:
-            raise CheckpointError(f"{saved}: is another model, {other}")
-        return initial.weights
-    weights = load_population([Path(saved)], corpus.tokenizer, config, 1)
-    return {name: tensor[0] for name, tensor in weights.items()}
+    stacks = [_stacked(source, corpus, config) for source in sources]
+    count = sum(len(weights["embed.weight"]) for weights in stacks)
+    if count != members:
+        names = ", ".join(sources)
+        raise CheckpointError(f"{names}: {count} models where {members} are asked for; give as many, or one for each")
+    return {name: torch.cat([weights[name] for weights in stacks]) for name in stacks[0]}
+
+
+def _stacked(source: str, corpus: Corpus, config: ModelConfig) -> dict[str, Tensor]:
+    """The weights of all models of a source."""
+    folder = expanded(source)
+    if any((folder / name).exists() for name in ("state.json", "checkpoints")):
+        return load_members(folder, corpus.tokenizer, config)
+    initial = read_initial(source)
+    check_vocabulary(initial, corpus.tokenizer)
+    check_same_model(source, initial.config, config, NOT_EXCHANGED)
+    return {name: tensor[None] for name, tensor in initial.weights.items()}
 
 
 def pretrained(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None, steps: int) -> Iterator[Event]:

@@ -23,12 +23,11 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import save
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from nanogrove.atomic import write_file
+from nanogrove.atomic import make_folder, write_file
 from nanogrove.errors import CheckpointError, DataError, PresetError
 from nanogrove.json_reading import BadJsonError, read_json
 from nanogrove.model.families.family import Exchange
@@ -144,21 +143,16 @@ def export_model(
     `tokenizer_json` is the text of a `tokenizer.json`; `end_of_text` is the token between documents and its id:
     generation without a prompt starts from it, and all generation stops at it. `chat` is the text of a chat template
     and the token that ends an answer, at which generation stops too. `out` is made if need be.
-    Raises PresetError when no family expresses `config`, DataError when the tokenizer does not fit,
-    CheckpointError when `model_state` does not fit `config`, or `out` is not empty or cannot be written.
+    Raises PresetError when no family expresses `config`, DataError when the tokenizer does not fit, CheckpointError
+    when `model_state` does not fit `config`, and OSError when the disk refuses.
     """
     files = described_model(config, model_state["embed.weight"].dtype, tokenizer_json, end_of_text, chat)
     _check_tensors(model_state, _blank(config).state_dict(), "the model to export")
     tensors = {name: tensor.cpu() for name, tensor in to_transformers(model_state, config).items()}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
-            raise CheckpointError(f"{out} is not empty; export into a new folder")
-        for name, content in files.items():
-            write_file(out / name, content)
-        write_file(out / "model.safetensors", save(tensors, metadata={"format": "pt"}))
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{out}: cannot export here ({error})") from None
+    make_folder(out)
+    for name, content in files.items():
+        write_file(out / name, content)
+    write_file(out / "model.safetensors", save(tensors, metadata={"format": "pt"}))
     return family_of(config)
 
 

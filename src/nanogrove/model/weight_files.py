@@ -7,15 +7,16 @@ of its own folder only. A shard holds exactly the tensors that the index says.
 import os.path
 import re
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nanogrove.errors import CheckpointError
 from nanogrove.json_reading import BadJsonError, read_json
 from nanogrove.settings import shown
+from nanogrove.waits import Progress, waiting
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -34,7 +35,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             return _read_shards(folder, _read_index(folder / INDEX))
         if any(folder.glob("*.bin")):
             raise CheckpointError(f"{folder}: weights are safetensors only; opening a pickle may run code")
-    return _read_file(plain_file(folder / SINGLE))
+    (tensors,) = _read_files([plain_file(folder / SINGLE)])
+    return tensors
 
 
 def plain_file(path: Path, remedy: str = "export and save_pretrained write it") -> Path:
@@ -46,9 +48,14 @@ def plain_file(path: Path, remedy: str = "export and save_pretrained write it") 
     return path
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _read_file(path: Path, wait: Progress) -> dict[str, Tensor]:
+    tensors = {}
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118  it is no mapping
+                tensors[name] = file.get_tensor(name)
+                wait.done += tensors[name].nbytes
+        return tensors
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
 
@@ -75,10 +82,17 @@ def _read_shards(folder: Path, shards: dict[str, set[str]]) -> dict[str, Tensor]
     """The tensors of all shards, none of which is read where one is missing."""
     paths = [plain_file(folder / file, f"{INDEX} lists it, so copy it there too") for file in sorted(shards)]
     tensors: dict[str, Tensor] = {}
-    for path in paths:
-        shard, listed = _read_file(path), shards[path.name]
+    for path, shard in zip(paths, _read_files(paths), strict=True):
+        listed = shards[path.name]
         for problem, names in (("lacks", listed - shard.keys()), ("has", shard.keys() - listed)):
             if names:
                 raise CheckpointError(f"{path} {problem} {shown(min(names))}, unlike {INDEX}; copy the folder anew")
         tensors |= shard
     return tensors
+
+
+def _read_files(paths: Sequence[Path]) -> Iterator[dict[str, Tensor]]:
+    """The tensors of each file."""
+    with waiting("reading weights", sum(path.stat().st_size for path in paths)) as wait:
+        for path in paths:
+            yield _read_file(path, wait)

@@ -17,7 +17,7 @@ from nanogrove.errors import RunError
 from nanogrove.json_reading import BadJsonError
 from nanogrove.record.events import Event, Values, event_of
 from nanogrove.record.folder import FOLDERS, read_preset
-from nanogrove.record.measures import Measure, measured
+from nanogrove.record.measures import Measure, measured, number
 
 State = Literal["finished", "running", "stopped", "diverged", "damaged"]
 HEAD_BYTES = 1 << 22  # of the first event of a record, at most
@@ -25,6 +25,8 @@ RESUMED = Event("resume", 0).line().partition(",")[0].encode()  # how the line o
 TAIL_BYTES = (1 << 15, 1 << 20)  # of a record: where its last evaluation is looked for, and then, once more
 ENDS: dict[str, State] = {"end": "finished", "diverged": "diverged"}  # states by the kind of the last event
 SEARCHED_BYTES = 1 << 26  # of a record, at most: its end, where the newest change of the budget is looked for
+TITLES = ("run", "method", "data", "steps", "measure", "state", "age")  # of `cells`
+UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))  # of an age, each with its seconds
 SOURCE_NAMES = ("path", "dataset", "task", "type")  # keys of a source, or of data, the first of which names it
 
 
@@ -89,6 +91,11 @@ def list_runs(root: Path, below: tuple[str, ...] = ("",)) -> list[Listed]:
 
 def run_folders(root: Path) -> Iterator[Path]:
     """The folders at and below `root` that hold a record, or a preset with checkpoints; those unreadable, too."""
+    return (folder for folder, kind in folders_of_record(root) if kind == "run")
+
+
+def folders_of_record(root: Path) -> Iterator[tuple[Path, Literal["run", "study"]]]:
+    """The folders of runs, as `run_folders` has them, and of studies, at and below `root`."""
     waiting = [root]
     while waiting:
         folder = waiting.pop()
@@ -98,12 +105,36 @@ def run_folders(root: Path) -> Iterator[Path]:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError:
-            yield folder
+            yield folder, "run"
             continue
         is_run = "events.jsonl" in is_folder or is_folder.keys() >= {"preset.json", "checkpoints"}
         if is_run:
-            yield folder
+            yield folder, "run"
+        elif is_folder.get("study.json") is False:
+            yield folder, "study"
         waiting += [folder / name for name, holds in is_folder.items() if holds and not (is_run and name in FOLDERS)]
+
+
+def cells(run: Listed, now: float) -> tuple[str, ...]:
+    """A run in words, one for each of TITLES; `now` is in seconds since 1970."""
+    steps = "" if run.step is None else f"{run.step:,}" + (f" of {run.steps:,}" if run.steps else "")
+    measure = "" if run.measure is None else f"{run.measure} {number(run.figure)}"
+    data = ": ".join(filter(None, (run.data, ", ".join(run.sources))))
+    state = f"{run.state}: {run.damage}" if run.damage else run.state
+    return run.name, run.method or "", data, steps, measure, state, shown_age(age(run, now))
+
+
+def age(run: Listed, now: float) -> float | None:
+    """Seconds since the record of a run grew; None where that is not known."""
+    return None if run.modified is None else max(now - run.modified, 0.0)
+
+
+def shown_age(seconds: float | None) -> str:
+    """Seconds in the largest unit of which there is one, as in `3 h`."""
+    if seconds is None:
+        return ""
+    size, unit = next((each for each in UNITS if seconds >= each[0]), UNITS[-1])
+    return f"{seconds // size:.0f} {unit}"
 
 
 def listed(run: Path, root: Path) -> Listed:

@@ -3,7 +3,7 @@
 The page is self-contained: no network, no fonts or scripts from elsewhere, and a Content-Security-Policy
 that allows none. What a run says (names, prompts, samples, presets) is text of unknown origin, so it enters
 the page in two ways only: escaped by `escaped`, or as JSON in a data block, which no browser executes. Only two
-scripts may run, plotly's and `_DRAW`; the policy names them by their hashes.
+scripts may run, plotly's and ours; the policy names them by their hashes.
 
 A new section is one file with a function from `Run` to HTML, and one line in `SECTIONS`, which says what a run must
 hold for the function to be called; `plot` and `line` make figures.

@@ -86,6 +86,8 @@ def open_run(
     setup = build(preset, checkpoint, allow_code, ranks, make)
     for text in described(setup.initial, setup.model_on_data) if ranks.first else ():
         yield note(text)
+    if folder is not None and checkpoint is None:
+        _check_begins_alike(folder, setup)
     if checkpoint is not None and amended:
         setup = checked(setup, kept, asked, checkpoint, extend, out)
         if extend and setup.preset.schedule == kept.schedule:
@@ -148,6 +150,18 @@ def _find_checkpoint(
     if checkpoint is None and folder.reached():
         yield note(f"{folder.path}: nothing was saved yet, so the run begins again from its first step")
     return checkpoint
+
+
+def _check_begins_alike(folder: RunFolder, setup: Setup) -> None:
+    """Raises RunError where a run of which nothing was saved would begin again with other weights than before."""
+    start = folder.start()
+    before = start.values.get("init") if start is not None else None
+    for each, digest in zip(setup.initial, before if isinstance(before, list) else [], strict=False):
+        if digest != each.digest:
+            raise RunError(
+                f"{folder.path}: {each.source} has other weights than this run began with; bring them back, or start "
+                "anew with another --out"
+            )
 
 
 def _stored_budget(folder: RunFolder | None, checkpoint: Checkpoint | None, minutes: float | None) -> dict[str, Any]:

@@ -175,18 +175,19 @@ class Engine:
         rows, finite = self._rows[first:], logits.amax(-1).isfinite().tolist()
         tokens = choose(logits, [row.draw for row in rows], self._open.texts[first:])
         updates = []
-        for row, token, numbers, usable in zip(rows, tokens, logits, finite, strict=True):
+        for number, (row, token, usable) in enumerate(zip(rows, tokens, finite, strict=True)):
             if usable:
                 row.tokens.append(token)
-                updates.append(self._update(row, numbers))
+                alternatives = row.ticket.request.alternatives
+                scored = None if alternatives is None else _scored(logits[number], token, alternatives)
+                updates.append(self._update(row, scored))
             else:
                 updates.append(Update(row.ticket, "", len(row.tokens), end="failed", problem=NOT_FINITE))
         return updates
 
-    def _update(self, row: _Row, logits: Tensor) -> Update:
-        """What the latest token of a row, drawn from `logits [V]`, writes, and whether the text ends."""
+    def _update(self, row: _Row, scored: Scored | None) -> Update:
+        """What the latest token of a row writes, and whether the text ends."""
         request, count, token = row.ticket.request, len(row.tokens), row.tokens[-1]
-        scored = None if request.alternatives is None else _scored(logits, token, request.alternatives)
         try:
             text = row.pieces.take([token])
             end: End | None = "length" if count == request.tokens else None

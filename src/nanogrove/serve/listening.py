@@ -7,6 +7,7 @@ from asyncio import BaseTransport, TimerHandle, Transport
 from collections.abc import Callable
 from typing import NamedTuple
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -72,7 +73,7 @@ def listen(host: str, port: int, key: str | None) -> Address:
 
 
 class Connection(H11Protocol):
-    """A connection that is closed where the headers of its first request take too long."""
+    """A connection that is closed where the headers of its first request take too long, or what comes is not HTTP."""
 
     _late: TimerHandle
 
@@ -87,6 +88,16 @@ class Connection(H11Protocol):
         super().data_received(data)
         if self.cycle is not None:
             self._late.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is not HTTP, where no answer has begun; for what was to answer, the client is gone."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the wait."""

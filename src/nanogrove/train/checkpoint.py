@@ -39,11 +39,14 @@ from nanogrove.model.size import parameter_shapes
 from nanogrove.settings import Count, reason
 from nanogrove.train.state import TrainState, load_optimizer_tensors
 from nanogrove.train.weights import check_weights, load_weights, shapes_of
+from nanogrove.waits import waiting
 
 FORMAT = 1
 ROTATION = ("current", "prev", "prev2")
 TEMPLATE = "chat_template.jinja"
+TOKENIZER_CONFIG = "tokenizer_config.json"  # of a folder for `transformers`
 MAX_BYTES = {"state.json": 16_000_000, "config.json": 1_000_000, "calibration.json": 16_000_000, TEMPLATE: 1 << 18}
+MAX_BYTES[TOKENIZER_CONFIG] = 16_000_000
 MAX_HEADER_BYTES = 16_000_000  # of safetensors: the names and shapes of its tensors, in JSON
 LORA = "lora.safetensors"  # adapters, and the weights that they adapt
 FILES = ("model.safetensors", "heads.safetensors", "optimizer.safetensors", "kept.safetensors", LORA)
@@ -147,11 +150,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{folder / 'state.json'}: damaged, not the state of a checkpoint") from None
     files = {}
-    for name in (*FILES, "config.json", "tokenizer.json", TEMPLATE):
-        if name in checksums:
+    names = [name for name in (*FILES, "config.json", "tokenizer.json", TEMPLATE) if name in checksums]
+    size = sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
+    with waiting(f"reading {folder}", size) as wait:
+        for name in names:
             files[name] = read_plain(folder / name)
             if hashlib.sha256(files[name]).hexdigest() != checksums[name]:
                 raise CheckpointError(f"{folder / name}: damaged, its checksum differs")
+            wait.done += len(files[name])
     try:
         config = ModelConfig.model_validate_json(files["config.json"])
         template = files[TEMPLATE].decode() if TEMPLATE in files else None
@@ -278,38 +284,35 @@ def heads_of(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Head
     return heads.to(device)
 
 
-def load_population(
-    paths: Sequence[Path], tokenizer: Tokenizer, config: ModelConfig, members: int
-) -> dict[str, Tensor]:
-    """The weights of `members` models, stacked: the last state of a run with as many, or a run or checkpoint each.
+def load_members(path: Path, tokenizer: Tokenizer, config: ModelConfig) -> dict[str, Tensor]:
+    """The weights of the models in a checkpoint, or in the last state of a run, stacked, of one model too.
 
-    Raises CheckpointError where one is missing, has another vocabulary or is another model than `config`, and where
-    there are more or fewer.
+    Raises CheckpointError where there is none, or one of another vocabulary or another model than `config`.
     """
-    stacks: list[dict[str, Tensor]] = []
-    for path in paths:
-        is_checkpoint = (path / "state.json").exists()
-        checkpoint = load_checkpoint(path) if is_checkpoint else load_latest(path / "checkpoints")[0]
-        if checkpoint is None:
-            raise CheckpointError(f"{path}: neither a run nor a checkpoint; give a folder such as runs/NAME")
-        if checkpoint.tokenizer.to_json() != tokenizer.to_json():
-            raise CheckpointError(f"{path}: has another vocabulary than the data; give a run on the same task")
-        settings, expected = (
-            {**each.model_dump(), "head_size": each.head_width} for each in (checkpoint.config, config)
-        )
-        free = {"dropout", "init_scale"}  # no weight's shape or use depends on them
-        free |= set() if config.position == "learned" else {"block_size"}
-        for key in settings.keys() - free:
-            if settings[key] != expected[key]:
-                raise CheckpointError(
-                    f"{path}: is another model, its {key} is {settings[key]} and here {expected[key]}"
-                )
-        weights = checkpoint.model
-        if weights["embed.weight"].dim() == 2:
-            weights = {name: tensor[None] for name, tensor in weights.items()}
-        stacks.append(weights)
-    count = sum(len(weights["embed.weight"]) for weights in stacks)
-    if count != members:
-        names = ", ".join(map(str, paths))
-        raise CheckpointError(f"{names}: {count} models where {members} are asked for; give as many, or one for each")
-    return {name: torch.cat([weights[name] for weights in stacks]) for name in stacks[0]}
+    is_checkpoint = (path / "state.json").exists()
+    checkpoint = load_checkpoint(path) if is_checkpoint else load_latest(path / "checkpoints")[0]
+    if checkpoint is None:
+        raise CheckpointError(f"{path}: neither a run nor a checkpoint; give a folder such as runs/NAME")
+    if checkpoint.tokenizer.to_json() != tokenizer.to_json():
+        raise CheckpointError(f"{path}: has another vocabulary than the data; give a run on the same task")
+    check_same_model(path, checkpoint.config, config)
+    weights = checkpoint.model
+    if weights["embed.weight"].dim() == 2:
+        weights = {name: tensor[None] for name, tensor in weights.items()}
+    return weights
+
+
+def check_same_model(where: Path | str, theirs: ModelConfig, ours: ModelConfig, free: Sequence[str] = ()) -> None:
+    """Raises CheckpointError, naming `where`, for models that differ in a setting on which a weight or its use depends.
+
+    Those that are `free` do not count.
+    """
+    derived = {"head_size", "n_kv_head", "n_inner"}  # where they are left out; compared last
+    settings, expected = (
+        {**c.model_dump(exclude=derived), "head_size": c.head_width, "n_kv_head": c.kv_heads, "n_inner": c.inner_size}
+        for c in (theirs, ours)
+    )
+    idle = {"family", "dropout", "init_scale", *free, *(() if ours.position == "learned" else ("block_size",))}
+    for key in settings:
+        if key not in idle and settings[key] != expected[key]:
+            raise CheckpointError(f"{where}: is another model, its {key} is {settings[key]} and here {expected[key]}")

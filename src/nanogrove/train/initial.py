@@ -5,15 +5,18 @@ the rows that both have are taken, so that tokens can be added and a context cut
 output of a reward model, stays as it was drawn.
 """
 
+import hashlib
+import os.path
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nanogrove.data.chat.template import template_text
+from nanogrove.data.chat.template import configured_template, template_text
 from nanogrove.data.rng import derived_seed
 from nanogrove.data.sources.network import one_line, quiet
 from nanogrove.data.text.cache import cache_folder
@@ -25,12 +28,15 @@ from nanogrove.model.members import unstack
 from nanogrove.paths import expanded
 from nanogrove.settings import shown
 from nanogrove.train.adapter_files import CONFIG, is_adapter, merge, read_settings
-from nanogrove.train.checkpoint import TEMPLATE, read_checkpoint, read_plain
+from nanogrove.train.checkpoint import TEMPLATE, TOKENIZER_CONFIG, read_checkpoint, read_plain
 from nanogrove.train.population.breeding import add_noise
 from nanogrove.waits import waiting
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-DOWNLOADED = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
+DOWNLOADED = (
+    *("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"),
+    *(TEMPLATE, TOKENIZER_CONFIG),
+)
 TABLES = ("embed.weight", "position.weight", "head.weight")  # a row for each token, or for each position
 FREE = ("block_size", "dropout", "scalar", "within_documents", "document_mark", "vocab_size", "init_scale", "zero_init")
 
@@ -59,6 +65,17 @@ class Initial:
         if broken is not None:
             raise CheckpointError(f"{self.source}: weight {broken} is NaN or infinite; begin with other weights")
 
+    @cached_property
+    def digest(self) -> str:
+        """The first 32 digits of the SHA-256 of all weights, with their names and shapes."""
+        digest = hashlib.sha256()
+        with waiting("computing the digest of weights", len(self.weights)) as wait:
+            for name, tensor in sorted(self.weights.items()):
+                digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+                wait.done += 1
+        return digest.hexdigest()[:32]
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -84,8 +101,6 @@ def read_initial(source: str) -> Initial:
     folder = expanded(source)
     if HUB_NAME.fullmatch(source) and not folder.exists() and not folder.parent.exists():
         folder = _downloaded(source)
-    if is_adapter(folder):
-        return _read_adapter(folder)
     if is_for_transformers(folder):
         return read_transformers(folder)
     if folder.is_file():
@@ -146,12 +161,17 @@ def _downloaded(name: str) -> Path:
 
 
 def is_for_transformers(folder: Path) -> bool:
-    """Whether a folder has what `transformers` writes; a checkpoint's `config.json` lies beside its `state.json`."""
-    return (folder / "config.json").is_file() and not (folder / "state.json").exists()
+    """Whether a folder has what `transformers` or `peft` writes; in a checkpoint lies a `state.json` beside it."""
+    return is_adapter(folder) or ((folder / "config.json").is_file() and not (folder / "state.json").exists())
 
 
 def read_transformers(folder: Path) -> Initial:
-    """The model of a folder for `transformers`, with its tokenizer. Raises CheckpointError as `import_model` does."""
+    """The model of a folder for `transformers`, with its tokenizer, or that of an adapter of `peft`, merged with it.
+
+    Raises CheckpointError as `import_model` and `merge` do.
+    """
+    if is_adapter(folder):
+        return _read_adapter(folder)
     config, weights = import_model(folder)
     tokenizer, file = _read_tokenizer(folder, len(weights["embed.weight"])), folder / "tokenizer.json"
     return Initial(str(folder), config, tokenizer, file, {name: tensor.float() for name, tensor in weights.items()})
@@ -164,8 +184,7 @@ def _read_tokenizer(folder: Path, rows: int) -> Tokenizer:
         raise CheckpointError(
             f"{file}: missing; save it there with AutoTokenizer.from_pretrained(…).save_pretrained(…)"
         )
-    template = folder / TEMPLATE
-    chat_template = template_text(read_plain(template), template) if template.exists() else None
+    chat_template = _chat_template(folder)
     tokenizer = Tokenizer.from_json(read_plain(file).decode("utf-8", "replace"), str(file), chat_template)
     if tokenizer.vocab_size > rows:
         raise CheckpointError(
@@ -173,6 +192,14 @@ def _read_tokenizer(folder: Path, rows: int) -> Tokenizer:
             "together"
         )
     return tokenizer
+
+
+def _chat_template(folder: Path) -> str | None:
+    """The chat template beside a model, in a file of its own or in `tokenizer_config.json`, which counts less."""
+    for name, read in ((TEMPLATE, template_text), (TOKENIZER_CONFIG, configured_template)):
+        if os.path.lexists(folder / name):
+            return read(read_plain(folder / name), folder / name)
+    return None
 
 
 def adopted(model: ModelConfig, initial: Initial) -> ModelConfig:

@@ -17,6 +17,7 @@ from nanogrove.model.members import unstack
 from nanogrove.train.adapter_files import adapter_files
 from nanogrove.train.checkpoint import FORMAT, LORA, ROTATION, TEMPLATE, checksum_of
 from nanogrove.train.state import TrainState, optimizer_tensors
+from nanogrove.waits import waiting
 
 
 def save_checkpoint(
@@ -72,7 +73,8 @@ def save_checkpoint(
     record["checksum"] = checksum_of(record)
     aside = root / f".{name}.part"
     try:
-        write_folder(aside, {**files, "state.json": json.dumps(record, indent=1).encode()})
+        with waiting("saving a checkpoint"):
+            write_folder(aside, {**files, "state.json": json.dumps(record, indent=1).encode()})
         _place(root, name, aside)
     except OSError as error:
         with suppress(OSError):

@@ -123,3 +123,45 @@ def test_what_a_template_may_use() -> None:
 def test_content_cannot_forge_the_marks() -> None:
     talk: Any = [{"role": "user", "content": "\0("}, {"role": "assistant", "content": "\0)"}]
     assert written(PLAIN, talk) == ["\0)<|end|>"]
+
+
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Köln"}}}
+CALLING: Conversation = [
+    {"role": "user", "content": "Weather?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL, CALL]},
+    {"role": "tool", "name": "weather", "content": "22 C"},
+    {"role": "tool", "name": "weather", "content": ""},
+    {"role": "assistant", "content": "Warm"},
+]
+WITH_TOOLS = (  # as Qwen's, in which messages of tools share a turn of the user
+    "{% for message in messages %}"
+    "{% if message.role == 'assistant' %}<|im_start|>assistant\n{% generation %}{{ message.content }}"
+    "{% for call in message.tool_calls %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}"
+    "<|im_end|>{% endgeneration %}"
+    "{% elif message.role == 'tool' %}"
+    "{% if messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user{% endif %}"
+    "<tool_response>{{ message.content }}</tool_response>"
+    "{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}<|im_end|>{% endif %}"
+    "{% else %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_calls_of_tools_are_the_assistants_and_what_tools_say_is_not() -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    theirs: Any = render_jinja_template([CALLING], chat_template=WITH_TOOLS, return_assistant_tokens_mask=True)  # type: ignore[list-item]
+    with Renderer(WITH_TOOLS, "<|endoftext|>") as renderer:
+        text, spans = renderer.render(CALLING)
+    assert ([text], [spans]) == tuple(theirs)
+    call = '<tool_call>{"name": "weather", "arguments": {"city": "Köln"}}</tool_call>'
+    assert [text[begin:end] for begin, end in spans] == [f"{call}{call}<|im_end|>", "Warm<|im_end|>"]
+    untagged = WITH_TOOLS.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    assert written(untagged, CALLING) == [f"{call}{call}<|im_end|>", "Warm<|im_end|>"]
+
+
+@pytest.mark.parametrize("template", [PLAIN, CHATML])
+def test_a_template_that_cannot_write_calls_leaves_such_a_conversation_out(template: str) -> None:
+    with pytest.raises(BadConversationError, match="it calls tools, and the template has no tool_calls; take one that"):
+        written(template, CALLING)

@@ -23,6 +23,7 @@ from nanogrove.evaluate.committee import Labels
 from nanogrove.methods.self_improve import rounds
 from nanogrove.methods.self_improve.config import Config
 from nanogrove.methods.self_improve.guard import Losses
+from nanogrove.paths import with_absolute_paths
 from nanogrove.record.events import Event
 from nanogrove.runs.setup import build
 from nanogrove.runs.train import train
@@ -509,6 +510,9 @@ def test_voters_may_come_from_a_checkpoint_each(tmp_path: Path, monkeypatch: pyt
     assert isinstance(corpus, TaskCorpus)
     weights = rounds.saved_voters(config, corpus, load_checkpoint(Path(paths[0])).config)
     assert torch.equal(weights["embed.weight"], torch.stack(singles))
+    monkeypatch.chdir(tmp_path)
+    relative = with_absolute_paths(resolve(PRESET, ["method.voters=2", 'method.base=["5", "6"]'])).method
+    assert relative.model_dump()["base"] == [str(tmp_path / "5"), str(tmp_path / "6")]
 
 
 @pytest.mark.parametrize(
@@ -524,7 +528,7 @@ def test_voters_may_come_from_a_checkpoint_each(tmp_path: Path, monkeypatch: pyt
         (["method.to=1"], PresetError, "method.to=1 is easier than data.base"),
         (["method.si_rouns=3"], PresetError, "did you mean method.si_rounds?"),
         (["method.vote=1.5"], PresetError, "method.vote"),
-        (["method.base=nowhere"], CheckpointError, "neither a run nor a checkpoint"),
+        (["method.base=nowhere"], CheckpointError, "neither a run, a checkpoint nor a model"),
         (["method.base=x", "method.si_rounds=0"], PresetError, "nothing is left to train"),
         (['data={"type": "rlm", "v": 4}'], PresetError, "set data.type=task"),
     ],

@@ -1,22 +1,34 @@
 """`nanogrove generate`."""
 
 import sys
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from nanogrove.cli.terminal import RunFolder, standard_input
+from nanogrove.cli.terminal import RunFolder, prompts_of, standard_input
 from nanogrove.errors import PresetError
 
 if TYPE_CHECKING:
-    from nanogrove.language_model import Continuation
+    from nanogrove.decoding.streaming import Piece
+    from nanogrove.generation import GenerationOptions
+    from nanogrove.language_model import Continuation, LanguageModel
     from nanogrove.train.precision import Choice, Weights
+
+PROMPTS_AT_ONCE = 64  # of a file, which are decoded together
 
 
 Prompts = Annotated[
     list[str] | None,
     typer.Argument(help="One or more prompts, - for standard input; without one, a new document begins."),
+]
+PromptFile = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Prompts, one per line or as rows of a .jsonl file; - for standard input."),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print a line of JSON for each prompt: text, why it ended, numbers of tokens.")
 ]
 Tokens = Annotated[int, typer.Option(min=1, help="New tokens per prompt.")]
 Temperature = Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")]
@@ -81,17 +93,22 @@ def generate(
     best_of: BestOf = None,
     speculative: Speculative = False,
     lookahead: Lookahead = None,
+    prompts: PromptFile = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Continue prompts with a run's best model."""
+    """Continue prompts with a run's best model; on a terminal the text is shown as it is written."""
     _check_reward_options(reward, beta, best_of, confidence)
     _check_strategy_options(speculative, lookahead, best_of, confidence)
-    if chat and (confidence or best_of is not None):
-        raise PresetError(f"--chat goes without --{'confidence' if confidence else 'best-of'}; leave one out")
+    whole = "confidence" if confidence else "best-of" if best_of is not None else None  # what does not come in pieces
+    for other in [name for name, given in (("chat", chat), ("json", as_json)) if given and whole]:
+        raise PresetError(f"--{other} goes without --{whole}; leave one out")
+    batches = _batches(prompt, prompts)
     from nanogrove.cli.text import printable
     from nanogrove.cli.waits import shown_waits
+    from nanogrove.cli.writing import print_json, print_rows, titled
 
-    prompts = _prompts(prompt or [""])
     with shown_waits("starting"):
+        from nanogrove.data.rng import derived_seed
         from nanogrove.generation import BETA, DrawOptions, GenerationOptions, SteeredOptions
         from nanogrove.language_model import load
 
@@ -100,22 +117,51 @@ def generate(
     draw["stop"] = [text.replace("\\n", "\n").replace("\\t", "\t") for text in stop or []]
     draw |= {"top_p": top_p, "min_p": min_p, "no_repeat_ngram": no_repeat_ngram}
     draw["repetition_penalty"] = repetition_penalty
-    steered: SteeredOptions = {**draw, "reward": reward, "beta": BETA if beta is None else beta}
-    with shown_waits("reading the prompt"):
-        if best_of is not None and reward is not None:
-            texts = lm.best_of(best_of, prompts, tokens, reward=reward, **draw)
-        elif confidence:
-            texts = [_with_confidence(each) for each in lm.continuations(prompts, tokens, **steered)]
-        elif chat:
-            options: GenerationOptions = {**steered, "speculative": speculative, "lookahead": lookahead}
-            texts = [lm.chat([{"role": "user", "content": text}], tokens, **options) for text in prompts]
-        else:
-            texts = lm.generate(prompts, tokens, speculative=speculative, lookahead=lookahead, **steered)
-    for number, text in enumerate(texts, start=1):
-        if len(texts) > 1:
-            print(f"--- {number} of {len(texts)} ---")
-        print(printable(text))
+    titles = titled(sum(map(len, batches)))
+    for number, batch in enumerate(batches):
+        draw["seed"] = derived_seed(seed, "prompts", number) if number else seed
+        steered: SteeredOptions = {**draw, "reward": reward, "beta": BETA if beta is None else beta}
+        options: GenerationOptions = {**steered, "speculative": speculative, "lookahead": lookahead}
+        if not whole and (as_json or sys.stdout.isatty()):
+            for texts, pieces in _in_pieces(lm, batch, tokens, options, chat):
+                if as_json:
+                    print_json(texts, pieces)
+                else:
+                    print_rows([""] if chat else texts, pieces, titles)
+            continue
+        with shown_waits("reading the prompt"):
+            if best_of is not None and reward is not None:
+                texts = lm.best_of(best_of, batch, tokens, reward=reward, **draw)
+            elif confidence:
+                texts = [_with_confidence(each) for each in lm.continuations(batch, tokens, **steered)]
+            elif chat:
+                talks = ([{"role": "user", "content": text}] for text in batch)
+                texts = [lm.chat(talk, tokens, **options) for talk in talks]  # type: ignore[arg-type]
+            else:
+                texts = lm.generate(batch, tokens, **options)
+        for text in texts:
+            print(next(titles) + printable(text), flush=len(batches) > 1)
     _print_format(lm.precision(precision), automatic=precision == "auto")
+
+
+def _in_pieces(
+    lm: "LanguageModel", prompts: list[str], tokens: int, options: "GenerationOptions", chat: bool
+) -> "Generator[tuple[list[str], Generator[Piece, None, None]], None, None]":
+    """Prompts with the pieces of what is written for them: all at once, or each as a message by itself."""
+    if not chat:
+        yield prompts, lm.pieces(prompts, tokens, **options)
+    for text in prompts if chat else ():
+        yield [text], lm.answer_pieces([{"role": "user", "content": text}], tokens, **options)
+
+
+def _batches(words: Sequence[str] | None, path: str | None) -> list[list[str]]:
+    """The prompts that are decoded together: those of the command line, or a number of a file's at once."""
+    if words and path is not None:
+        raise PresetError("prompts are given as words or with --prompts, not both; leave one out")
+    if path is None:
+        return [_prompts(list(words or [""]))]
+    lines = prompts_of(path)
+    return [lines[first : first + PROMPTS_AT_ONCE] for first in range(0, len(lines), PROMPTS_AT_ONCE)]
 
 
 def _check_reward_options(reward: Path | None, beta: float | None, best_of: int | None, confidence: bool) -> None:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from nanogrove.record.listing import Listed
 
 DEFAULT_FOLDERS = ("runs", "studies")
-TITLES = ("run", "method", "data", "steps", "measure", "state", "age")
-UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 GAP = "  "
 LEAST_COLUMNS = 10  # of a name, and of data, that is cut to fit a terminal
 
@@ -32,49 +30,30 @@ def runs(
     from nanogrove.cli.waits import shown_waits
 
     with shown_waits("looking for runs"):
-        from nanogrove.record.listing import list_runs
+        from nanogrove.record.listing import cells, list_runs
 
         listed = list_runs(Path(), DEFAULT_FOLDERS) if folder is None else list_runs(folder)
     now = time.time()
     if as_json:
         print(json.dumps([_fields(run, now) for run in listed], indent=1))
     else:
-        _print_table([_cells(run, now) for run in listed])
+        _print_table([cells(run, now) for run in listed])
 
 
 def _fields(run: "Listed", now: float) -> dict[str, object]:
     """A run as JSON: all that is known of it, and its age in seconds."""
     from dataclasses import asdict
 
-    return {**asdict(run), "age": _age(run, now)}
+    from nanogrove.record.listing import age
 
-
-def _cells(run: "Listed", now: float) -> tuple[str, ...]:
-    """A run as a row of the table."""
-    from nanogrove.record.measures import number
-
-    steps = "" if run.step is None else f"{run.step:,}" + (f" of {run.steps:,}" if run.steps else "")
-    measure = "" if run.measure is None else f"{run.measure} {number(run.figure)}"
-    data = ": ".join(filter(None, (run.data, ", ".join(run.sources))))
-    state = f"{run.state}: {run.damage}" if run.damage else run.state
-    return run.name, run.method or "", data, steps, measure, state, _shown_age(_age(run, now))
-
-
-def _age(run: "Listed", now: float) -> float | None:
-    return None if run.modified is None else max(now - run.modified, 0.0)
-
-
-def _shown_age(seconds: float | None) -> str:
-    """Seconds in the largest unit of which there is one, as in `3 h`."""
-    if seconds is None:
-        return ""
-    size, unit = next((each for each in UNITS if seconds >= each[0]), UNITS[-1])
-    return f"{seconds // size:.0f} {unit}"
+    return {**asdict(run), "age": age(run, now)}
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
     """Prints rows in columns; on a terminal names and data are cut to its width, and then the lines themselves."""
     from rich.cells import cell_len
+
+    from nanogrove.record.listing import TITLES
 
     table = [TITLES, *(tuple(_in_one_line(cell) for cell in row) for row in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]

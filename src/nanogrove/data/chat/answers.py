@@ -9,7 +9,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from nanogrove.data.chat.conversations import BadConversationError, Conversation, checked_messages
+from nanogrove.data.chat.conversations import ASKERS, BadConversationError, Conversation, checked_messages
 from nanogrove.data.chat.encoding import spelled_by
 from nanogrove.data.chat.template import Renderer
 from nanogrove.data.tokenizer import Tokenizer
@@ -53,7 +53,7 @@ def prompts_and_texts(
     sides = []
     for messages in conversations:
         prompt = messages[:asked]
-        if not prompt or prompt[-1]["role"] != "user":
+        if not prompt or prompt[-1]["role"] not in ASKERS:
             raise BadConversationError("no prompt that ends with the user's message")
         if spelled := spelled_by(messages, forbidden):
             raise BadConversationError(f"a message spells the special token {spelled}")

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from nanogrove.data.chat.conversations import BadConversationError, Conversation, conversation_of
+from nanogrove.data.chat.conversations import BadConversationError, Conversation, conversation_of, texts_of
 from nanogrove.data.rows_file import RowsFile
 from nanogrove.data.sources.pieces import Skipped
 from nanogrove.data.sources.rows import encodes
@@ -89,7 +89,7 @@ class ChatConfig(RowsFile, ChatOptions):
             except BadConversationError as error:
                 skipped.bad(str(error), location)
                 continue
-            if all(encodes(message["content"]) for message in messages):
+            if all(map(encodes, texts_of(messages))):
                 yield Located(location, messages)
             else:
                 skipped.bad("not utf-8", location)

@@ -29,6 +29,8 @@ from nanogrove.data.splits import SPLITS, WITHOUT_TEST, Split, evenly, split_by_
 from nanogrove.errors import DataError
 from nanogrove.waits import waiting
 
+ASKED = ("system", "user")  # whose messages are the question of a conversation
+
 
 class ChatCorpus:
     """Conversations as batches `[B, W]`; see `Corpus`. Raises DataError where no row can be used, or too few are left.
@@ -94,7 +96,7 @@ class ChatCorpus:
         fitting = []
         for messages, row in zip(conversations, rows, strict=True):
             if row.scored[1 : block_size + 1].any():
-                question = "\n\n".join(message["content"] for message in messages if message["role"] != "assistant")
+                question = "\n\n".join(message["content"] for message in messages if message["role"] in ASKED)
                 fitting.append((question, row))
             else:
                 self.skipped.unwanted(f"no token of the assistant among the first {block_size + 1}")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanogrove.data.chat.conversations import BadConversationError, Message, checked_messages
+from nanogrove.data.chat.conversations import ASKERS, BadConversationError, Message, checked_messages, texts_of
 from nanogrove.data.chat.rendering import Rendered
 from nanogrove.data.chat.template import Renderer
 from nanogrove.data.tokenizer import Tokenizer
@@ -46,9 +46,9 @@ def _encoded(ids: np.ndarray, offsets: np.ndarray, rendered: Rendered) -> Encode
     return Encoded(ids.astype(np.int32), scored)
 
 
-def spelled_by(messages: Iterable[Message], special_tokens: Iterable[str]) -> str | None:
+def spelled_by(messages: Sequence[Message], special_tokens: Iterable[str]) -> str | None:
     """A special token that the text of a message spells, which would end or begin a message; None without one."""
-    texts = [message["content"] for message in messages]
+    texts = list(texts_of(messages))
     return next((token for token in special_tokens if any(token in text for text in texts)), None)
 
 
@@ -78,7 +78,8 @@ class ChatPrompt(NamedTuple):
 def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> ChatPrompt:
     """The prompt for the assistant's answer to a conversation.
 
-    Raises DataError for messages that are none or end with the assistant's, and without a chat template.
+    Raises DataError for messages that are none, end with the assistant's or hold what the vocabulary cannot express,
+    and without a chat template.
     """
     if tokenizer.chat_template is None:
         raise DataError("this model has no chat template; train one with data.type=chat, or use generate")
@@ -86,10 +87,11 @@ def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> ChatPrompt
         checked = checked_messages(list(messages), answered=False)
     except BadConversationError as error:
         raise DataError(f"chat: {error}") from None
-    if checked[-1]["role"] != "user":
+    if checked[-1]["role"] not in ASKERS:
         raise DataError(f"chat: the last message is the {checked[-1]['role']}'s; end with one of the user")
     if spelled := spelled_by(checked, tokenizer.special_tokens()):
         raise DataError(f"chat: a message spells the special token {spelled}; leave it out")
+    tokenizer.encode_batch([message["content"] for message in checked])  # whose errors are of a message alone
     with Renderer(tokenizer.chat_template, tokenizer.end_token, WHERE) as renderer:
         try:
             text = renderer.prompt(checked)

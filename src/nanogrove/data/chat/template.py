@@ -20,6 +20,7 @@ from nanogrove.data.chat.rendering import CPU_SECONDS, RefusedConversationError,
 from nanogrove.data.processes import ended
 from nanogrove.data.sources.files import io_errors_as_data_errors
 from nanogrove.errors import DataError
+from nanogrove.json_reading import parse_json
 from nanogrove.paths import expanded
 
 PLAIN_NAME = "plain"
@@ -31,6 +32,7 @@ PLAIN = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+TEMPLATE_FILE = "chat_template.jinja"  # beside a model
 MAX_TEMPLATE_BYTES = 1 << 18  # the longest published ones have 30 kB
 SPELLED = re.compile(r"<\|[^<>|\s'\"{}]{1,40}\|>")  # a special token, as most templates write theirs
 GENERATION = re.compile(r"{%[-+]?\s*generation\s*[-+]?%}")
@@ -56,6 +58,28 @@ def template_text(data: bytes, where: Path | str) -> str:
         return data.decode("utf-8")
     except ValueError as error:
         raise DataError(f"{where}: not a chat template ({error})") from None
+
+
+def configured_template(data: bytes, where: Path) -> str | None:
+    """The chat template in a `tokenizer_config.json`, of several the one named `default`; None where there is none.
+
+    Nothing else of the file is read. Raises DataError for what is not JSON, and for several without a default.
+    """
+    try:
+        content = parse_json(data.decode("utf-8"))
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error})") from None
+    template = content.get("chat_template") if isinstance(content, dict) else None
+    if isinstance(template, list):
+        named = [each for each in template if isinstance(each, dict) and each.get("name") == "default"]
+        if not named:
+            raise DataError(f"{where}: no template of chat_template is named default; put one in {TEMPLATE_FILE}")
+        template = named[0].get("template", "")
+    if template is None:
+        return None
+    if not isinstance(template, str):
+        raise DataError(f"{where}: chat_template is not text; put the template in {TEMPLATE_FILE}")
+    return template_text(template.encode("utf-8", "surrogatepass"), where)
 
 
 def spelled_tokens(template: str) -> list[str]:
@@ -116,6 +140,8 @@ class Renderer:
         return Rendered(whole.text, spans)
 
     def _render(self, messages: Sequence[Message], asked: bool = False) -> Rendered:
+        if any("tool_calls" in message for message in messages) and "tool_calls" not in self.template:
+            raise RefusedConversationError("it calls tools, and the template has no tool_calls; take one that has")
         if self.here is not None:
             return self.here.render(messages, asked)
         assert self.process is not None

@@ -1,11 +1,12 @@
 """The settings of self-improvement."""
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from nanogrove.methods.contract import MethodConfig
+from nanogrove.paths import OnDisk
 from nanogrove.train.plan import Span
 
 DIFFICULTIES_AHEAD = 2  # past the hardest opened one, that are measured too
@@ -21,8 +22,10 @@ class Config(MethodConfig):
     si_rate: float = Field(1.0, gt=0, description="learning rates of the rounds over those of the base")
     reset_moments: bool = Field(True, description="begin each round with fresh optimizer moments")
     to: int | None = Field(None, description="hardest difficulty to open; as far as the rounds reach when left out")
-    base: str | list[str] | None = Field(
-        None, description="a saved run to begin the rounds from, or one checkpoint per voter, instead of base training"
+    base: Annotated[str | list[str] | None, OnDisk()] = Field(
+        None,
+        description="a saved run to begin the rounds from, or a source for each voter, as train.init takes them, "
+        "instead of base training",
     )
     labels: Literal["committee", "none"] = Field(
         "committee", description="none, the control: as many steps, all of them on base data"

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -36,11 +35,10 @@ from nanogrove.methods.self_improve.guard import (
     commit_round,
 )
 from nanogrove.methods.self_improve.labels import Labelled, LabelRow, check_row, label, label_tokens
-from nanogrove.methods.warm_start import check_not_ended
+from nanogrove.methods.warm_start import check_not_ended, saved_members
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.record.events import Event, Values, phase
 from nanogrove.synthetic.examples import Mixture, Rows, TaskCorpus
-from nanogrove.train.checkpoint import load_population
 from nanogrove.train.parallel.members import fit_members
 from nanogrove.train.plan import Plan
 from nanogrove.train.state import TrainState, load_optimizer_tensors, optimizer_tensors
@@ -61,8 +59,8 @@ def check(config: Config, corpus: TaskCorpus, model: ModelConfig, allow_code: bo
 
 def saved_voters(config: Config, corpus: TaskCorpus, model: ModelConfig) -> dict[str, Tensor]:
     """The weights of all voters from `config.base`, of different models: copies of one agree on errors too."""
-    paths = [config.base] if isinstance(config.base, str) else config.base or []
-    return load_population([Path(path) for path in paths], corpus.tokenizer, model, config.voters)
+    sources = [config.base] if isinstance(config.base, str) else config.base or []
+    return saved_members(sources, corpus, model, config.voters)
 
 
 def run(state: TrainState, corpus: TaskCorpus, plan: Plan, config: Config) -> Iterator[Event]:

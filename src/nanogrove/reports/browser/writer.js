@@ -7,10 +7,10 @@
   let number = 0, start = 0, worker = null, written = [], picked = -1;
 
   function element(name, content, type = "") {
-    const made = document.createElement(name);
-    made.textContent = content;
-    if (type) made.className = type;
-    return made;
+    const node = document.createElement(name);
+    node.textContent = content;
+    if (type) node.className = type;
+    return node;
   }
 
   const percent = (share) => (share >= 0.0995 ? `${Math.round(100 * share)}%` : `${(100 * share).toPrecision(2)}%`);

@@ -1,0 +1,1 @@
+"""The lab in a browser: all runs below a folder, and each run, live."""

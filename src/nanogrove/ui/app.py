@@ -1,0 +1,158 @@
+"""The pages, as a Starlette application."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from nanogrove.errors import NanogroveError, RunError
+from nanogrove.ui.door import Door
+from nanogrove.ui.frame import ASSETS, alert, asset, html_page, link
+from nanogrove.ui.index import Entry, Index
+from nanogrove.ui.live import changes, stamp_of
+from nanogrove.ui.notes import Notes, parse_notes, write_notes
+from nanogrove.ui.processes import Processes
+from nanogrove.ui.run_list import asked_of, list_page
+from nanogrove.ui.run_page import notes_form, run_page, sections_of, status
+
+MAX_BODY_BYTES, BODY_SECONDS = 1 << 17, 15.0
+DAY_SECONDS = 86_400
+
+
+def application(index: Index, secret: str) -> tuple[Starlette, "Pages"]:
+    """The pages of the runs of an index, within a door that takes a secret."""
+    pages = Pages(index)
+    return Starlette(
+        routes=[
+            Route("/", pages.list_runs),
+            Route("/run", pages.show_run),
+            Route("/run/events", pages.stream),
+            Route("/run/notes", pages.save_notes, methods=["POST"]),
+            Route("/run/stop", pages.stop_run, methods=["POST"]),
+            Route("/run/continue", pages.continue_run, methods=["POST"]),
+            Route("/assets/{name}", pages.send_asset),
+        ],
+        middleware=[Middleware(Door, secret=secret)],
+        exception_handlers={HTTPException: _no_such_page, NanogroveError: _refused},
+    ), pages
+
+
+class Pages:
+    """Answers requests for the pages of the runs of an index, until `close`."""
+
+    def __init__(self, index: Index) -> None:
+        self.index, self.processes, self.over = index, Processes(), False
+
+    def close(self) -> None:
+        """Ends the streams."""
+        self.over = True
+
+    async def list_runs(self, request: Request) -> Response:
+        """`GET /`: all runs and studies."""
+        asked = asked_of(request.query_params)
+
+        def body() -> str:
+            return list_page(self.index.read(), asked, str(self.index.root), time.time())
+
+        return html_page("Runs", await asyncio.to_thread(body), ("list.js",))
+
+    async def show_run(self, request: Request) -> Response:
+        """`GET /run?name=…`: a run."""
+        key, run, entry = await self._run(request)
+        return await self._page(key, run, notes_form(key, entry.notes, entry.notes.digest(), entry.problem))
+
+    async def stream(self, request: Request) -> Response:
+        """`GET /run/events?name=…&seen=…`: what changes in the page of a run."""
+        key, run, _ = await self._run(request)
+        seen = request.query_params.get("seen", "")
+
+        async def events() -> AsyncIterator[bytes]:
+            async for event in changes(run, key, seen, self.processes, lambda: self.over):
+                yield event
+
+        return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    async def save_notes(self, request: Request) -> Response:
+        """`POST /run/notes?name=…`: what a person wrote; where it cannot be saved, it is in the form again."""
+        key, run, _ = await self._run(request)
+        words = await _form(request)
+        try:
+            notes = parse_notes(words.get("tags", ""), words.get("note", ""))
+            await asyncio.to_thread(write_notes, run, notes, words.get("seen", ""))
+        except RunError as error:
+            typed = Notes.model_construct(tags=[words.get("tags", "")], note=words.get("note", ""))
+            return await self._page(key, run, notes_form(key, typed, words.get("seen", ""), str(error)), 409)
+        return _back(key, "#notes")
+
+    async def stop_run(self, request: Request) -> Response:
+        """`POST /run/stop?name=…`."""
+        key, run, _ = await self._run(request)
+        await asyncio.to_thread(self.processes.stop, run)
+        return _back(key)
+
+    async def continue_run(self, request: Request) -> Response:
+        """`POST /run/continue?name=…`."""
+        key, run, _ = await self._run(request)
+        await asyncio.to_thread(self.processes.resume, run)
+        return _back(key)
+
+    async def send_asset(self, request: Request) -> Response:
+        """`GET /assets/NAME`: a script or the style."""
+        name = request.path_params["name"]
+        if name not in ASSETS:
+            raise HTTPException(404, "no such file")
+        headers = {"Cache-Control": f"private, max-age={DAY_SECONDS}"}
+        return Response(await asyncio.to_thread(asset, name), media_type=ASSETS[name][0], headers=headers)
+
+    async def _page(self, key: str, run: Path, form: str, code: int = 200) -> Response:
+        stamp = stamp_of(run)  # before it is read, so that what comes meanwhile is drawn next
+        sections = await asyncio.to_thread(sections_of, run, key)
+        state = await asyncio.to_thread(status, run, key, self.processes)
+        sections = {"overview": sections.pop("overview", ""), "status": state, **sections}
+        body = run_page(key, stamp, sections, form)
+        return html_page(key, body, ("plotly.js", "figures.js", "run.js"), code)
+
+    async def _run(self, request: Request) -> tuple[str, Path, Entry]:
+        """The run that an address names: its name there, its folder, and what is listed of it. Raises RunError."""
+        key = request.query_params.get("name", "")
+        return key, *await asyncio.to_thread(self.index.run, key)
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """The fields of a form. Raises HTTPException for one that is too large, or too slow."""
+    body = b""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_BODY_BYTES:
+                    raise HTTPException(413, f"the form has more than {MAX_BODY_BYTES:,} bytes")
+    except (TimeoutError, ClientDisconnect):
+        raise HTTPException(408, "the form did not come whole") from None
+    fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=100)
+    return {name: values[0] for name, values in fields.items()}
+
+
+def _back(key: str, part: str = "") -> Response:
+    """Leads to the page of a run again."""
+    from html import unescape
+
+    return RedirectResponse(unescape(link("/run", name=key)) + part, 303)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    missing = isinstance(error, RunError) and str(error).endswith("no run is here")
+    return html_page("Not done", f"<h1>Not done</h1>{alert(str(error))}", status=404 if missing else 409)
+
+
+async def _no_such_page(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return html_page(error.detail, f"<h1>{error.status_code}</h1>{alert(error.detail)}", status=error.status_code)

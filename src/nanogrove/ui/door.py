@@ -1,0 +1,88 @@
+"""Who may come in: the browser to which the printed address was given, and nobody else.
+
+Any web page can send requests to a port of this machine, and so can all of its users. So the address holds a secret,
+which the browser keeps as a cookie after the first request; `Host` has to name this machine, so that a name that was
+pointed here (DNS rebinding) is of no use; and what changes something has to come from a page of this server.
+"""
+
+import hmac
+import re
+from http.cookies import SimpleCookie
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nanogrove.serve.door import LOOPBACK
+
+KEY = "key"  # of the secret in the address
+HEADERS = {
+    # Plotly sets styles inline; a style can draw nonsense but tell nobody anything.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Door:
+    """Refuses requests before anything reads them.
+
+    Args:
+        app: What is inside.
+        secret: What the address has to hold, or the cookie.
+    """
+
+    def __init__(self, app: ASGIApp, secret: str) -> None:
+        self._app, self._secret = app, secret.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or answers that it is refused."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await (self._refusal(scope) or self._app)(scope, receive, send_guarded)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        """The answer to who may not come in, or not yet; None for who may."""
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if _host_name(host) not in LOOPBACK:
+            return _refused("this server answers to the printed address only, and Host names another", 421)
+        reads = scope["method"] in ("GET", "HEAD")
+        if origin != f"http://{host}" and not (reads and origin is None):
+            return _refused("pages of other sites may not use this server", 403)
+        cookie, name = SimpleCookie(headers.get("cookie", "")[:4096]), f"nanogrove-{host.rpartition(':')[2]}"
+        if name in cookie and self._is_secret(cookie[name].value):
+            return None
+        words = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        if not reads or not self._is_secret(dict(words).get(KEY, "")):
+            return _refused("give the address that `nanogrove ui` printed, with its key", 403)
+        rest = urlencode([(word, value) for word, value in words if word != KEY], encoding="latin-1")
+        path = scope["path"] if re.fullmatch("/[a-z]*", scope["path"]) else "/"  # never `//`, which is elsewhere
+        answer = RedirectResponse(f"{path}?{rest}" if rest else path, 303)  # so that the key stays in no address bar
+        answer.set_cookie(name, self._secret.decode(), path="/", httponly=True, samesite="lax")
+        return answer
+
+    def _is_secret(self, value: str) -> bool:
+        return hmac.compare_digest(value.encode("utf-8", "replace"), self._secret)
+
+
+def _host_name(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _refused(message: str, status: int) -> Response:
+    return PlainTextResponse(f"nanogrove ui: {message}\n", status)

@@ -1,0 +1,81 @@
+// Drives the pages of `nanogrove ui` in Chromium, and prints what is wrong with them.
+//
+//   node browser.mjs MODULES CHROMIUM ADDRESS PICTURES
+//
+// MODULES holds playwright-core. A run called `live` is under way, one called `ended` is finished. Pages must ask for
+// nothing elsewhere, log no error, and need no scrolling from side to side; pictures of them are left in PICTURES.
+import { createRequire } from "node:module";
+import { pathToFileURL } from "node:url";
+
+const [modules, executablePath, address, pictures] = process.argv.slice(2);
+const { chromium } = createRequire(pathToFileURL(`${modules}/`))("playwright-core");
+const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
+const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
+const problems = [];
+const check = (holds, text) => holds || problems.push(text);
+const origin = new URL(address).origin, page = await context.newPage();
+page.on("console", (message) => ["error", "warning"].includes(message.type()) && problems.push(message.text()));
+page.on("pageerror", (error) => problems.push(String(error)));
+page.on("request", (request) => check(request.url().startsWith(origin) || request.url().startsWith("data:"), `asks for ${request.url()}`));
+page.setDefaultTimeout(60_000);
+
+async function picture(name) {
+  for (const [scheme, width] of [["light", 1280], ["dark", 1280], ["light", 375], ["dark", 375]]) {
+    await page.emulateMedia({ colorScheme: scheme });
+    await page.setViewportSize({ width, height: 900 });
+    await page.waitForTimeout(300);
+    const wider = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    check(wider <= 0, `${name}, ${width} wide: ${wider} pixels wider than the window`);
+    await page.screenshot({ path: `${pictures}/${name}-${scheme}-${width}.png`, fullPage: true });
+  }
+  await page.emulateMedia({ colorScheme: "light" });
+  await page.setViewportSize({ width: 1280, height: 900 });
+}
+
+const drawn = () => page.waitForFunction(() => {
+  const places = [...document.querySelectorAll("figure > div")];
+  return places.length && places.every((place) => place.querySelector(".main-svg"));
+});
+const state = (word) => page.waitForFunction((word) => document.querySelector("#status .state")?.textContent === word, word);
+const steps = () => page.evaluate(() => Number(document.querySelector("#status progress").value));
+const points = () => page.evaluate(() => document.querySelector("figure > div").data.at(-1).x.length
+  + document.querySelector("figure > div").data[0].x.length);
+
+await page.goto(address);
+check(page.url() === `${origin}/`, `the key stays in the address: ${page.url()}`);
+await picture("list");
+await page.keyboard.press("Tab");
+check(await page.evaluate(() => document.activeElement.className === "skip"), "the first Tab does not reach the skip link");
+
+await page.getByRole("link", { name: "live" }).click();
+await drawn();
+const [before, beforeSteps] = [await points(), await steps()];
+await page.waitForFunction((before) => Number(document.querySelector("#status progress").value) > before, beforeSteps);
+await page.waitForFunction((before) => document.querySelector("figure > div").data[0].x.length
+  + document.querySelector("figure > div").data.at(-1).x.length > before, before);
+await picture("live");
+await page.getByRole("button", { name: "Stop and save" }).click();
+await state("stopped");
+const stopped = await steps();
+await page.waitForTimeout(1500);
+check((await steps()) === stopped, "a stopped run goes on");
+await page.getByRole("button", { name: "Continue" }).click();
+await page.waitForFunction((stopped) => Number(document.querySelector("#status progress").value) > stopped, stopped);
+await page.getByLabel("Tags").fill("odd, <b>wide</b>");
+await page.getByLabel("Note").fill("a spike\nat the end");
+await page.getByRole("button", { name: "Save", exact: true }).click();
+await page.waitForURL(/#notes$/);
+check((await page.getByLabel("Tags").inputValue()) === "odd, <b>wide</b>", "the tags are not kept");
+await page.getByRole("button", { name: "Stop and save" }).click();
+await state("stopped");
+
+await page.goto(`${origin}/?search=wide&sort=steps`);
+check((await page.locator("#runs tbody tr").count()) === 1, "a search for a tag does not find its run");
+await page.goto(`${origin}/run?name=ended`);
+await drawn();
+await page.locator("figure summary").first().click();
+check((await page.locator("figure .numbers tr").count()) > 3, "a figure has no table");
+await picture("ended");
+await browser.close();
+problems.forEach((text) => console.log(text));
+process.exit(problems.length ? 1 : 0);

@@ -1,0 +1,59 @@
+"""A folder of small runs, and a browser that has the secret."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from nanogrove.record.events import Event
+from nanogrove.ui.app import Pages, application
+from nanogrove.ui.index import Index
+
+ADDRESS = "http://127.0.0.1:8100"
+SECRET = "a-secret"
+
+Browser = Callable[..., TestClient]
+
+
+def step(number: int, **values: object) -> Event:
+    named = {"loss": 3.0 - 0.1 * number, "lr": 0.1, "grad_norm": 1.0, "tokens": 64 * number} | values
+    return Event("step", number, named, {"seconds": 2.0 * number, "tokens_per_second": 32.0})
+
+
+def evaluation(number: int, loss: float) -> Event:
+    return Event("eval", number, {"split": "validation", "loss": loss, "seen": 64 * number}, {"seconds": 2.0 * number})
+
+
+def write_run(folder: Path, *events: Event, steps: int = 10, **preset: Any) -> Path:
+    """A run folder with a record of these events, after its start."""
+    folder.mkdir(parents=True)
+    settings = {"name": folder.name, "method": {"name": "pretrain"}, "data": {"type": "text", "sources": ["a.txt"]}}
+    (folder / "preset.json").write_text(json.dumps(settings | {"train": {"steps": steps}} | preset), "utf-8")
+    start = Event("start", 0, {"name": folder.name, "steps": steps, "seed": 1})
+    (folder / "events.jsonl").write_bytes("".join(e.line() for e in (start, *events)).encode("utf-8", "surrogatepass"))
+    return folder
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Browser:
+    """Makes a client of the pages of `tmp_path / "runs"`, by default one that has been let in."""
+    root = tmp_path / "runs"
+    root.mkdir()
+
+    def make(known: bool = True) -> TestClient:
+        app, _ = application(Index(root), SECRET)
+        client = TestClient(app, base_url=ADDRESS, headers={"Origin": ADDRESS} if known else {})
+        if known:
+            client.get(f"/?key={SECRET}")
+        return client
+
+    return make
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Pages:
+    """The pages of `tmp_path`."""
+    return application(Index(tmp_path), SECRET)[1]

@@ -36,6 +36,7 @@ STUDY = "the folder of a study: `tests/studies/test_folder.py`"
 WRITERS = {
     "atomic.py": "the writer: tests/test_atomic.py",
     "cli/completion.py: _known_settings": "a file of the cache, by the writer alone",
+    "cli/conversation.py: _save": NEW,
     "cli/verbs/lineage.py: lineage": NEW,
     "data/text/cache.py: remove_on_error": CACHE,
     "data/text/cache.py: write_lock": CACHE,

@@ -292,3 +292,17 @@ def test_the_chat_template_of_a_folder(base: Path, tmp_path: Path, files: Any, t
             read_initial(str(tmp_path / "folder"))
     else:
         assert read_initial(str(tmp_path / "folder")).tokenizer.chat_template == template
+
+
+def test_a_chat_template_that_is_not_taken_is_named(tiny: Any, base: Path, tmp_path: Path) -> None:
+    turns = [
+        [{"role": "user", "content": f"the sun{n * ' a'}"}, {"role": "assistant", "content": "old"}] for n in range(40)
+    ]
+    (tmp_path / "chat.jsonl").write_text("\n".join(json.dumps({"messages": each}) for each in turns))
+    to_transformers(base, tmp_path / "folder")
+    template = tmp_path / "folder/chat_template.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}<|endoftext|>")
+    data = {"type": "chat", "path": str(tmp_path / "chat.jsonl")}
+    preset = tiny(data=None) | {"data": data, "train": {"steps": 1, "init": str(tmp_path / "folder")}}
+    notes = [str(event.values.get("text")) for event in run(preset, tmp_path / "run")]
+    assert any(text.endswith(f"; to take it: data.template={template}") for text in notes)

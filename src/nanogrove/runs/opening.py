@@ -84,7 +84,8 @@ def open_run(
     if preset.train.minutes is not None and ranks.first:
         yield note(f"train.minutes={preset.train.minutes:g} becomes steps: a few are timed first")
     setup = build(preset, checkpoint, allow_code, ranks, make)
-    for text in described(setup.initial, setup.model_on_data) if ranks.first else ():
+    template = setup.corpus.tokenizer.chat_template
+    for text in described(setup.initial, setup.model_on_data, template) if ranks.first else ():
         yield note(text)
     if folder is not None and checkpoint is None:
         _check_begins_alike(folder, setup)

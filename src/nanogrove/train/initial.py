@@ -276,8 +276,8 @@ def take(model: GPT, initials: Sequence[Initial], noise: float, seeds: Sequence[
                 add_noise(weight, noise, generator)
 
 
-def described(initials: Sequence[Initial], config: ModelConfig) -> Iterator[str]:
-    """Lines for a person: what is taken of each source, and what is new."""
+def described(initials: Sequence[Initial], config: ModelConfig, template: str | None) -> Iterator[str]:
+    """Lines for a person: what is taken of each source, what is new, and where it has another chat `template`."""
     for initial in initials:
         fit = fit_of(initial, config)
         count = sum(initial.weights[name].numel() for name in fit.taken)
@@ -285,3 +285,8 @@ def described(initials: Sequence[Initial], config: ModelConfig) -> Iterator[str]
         tokens = initial.tokenizer.vocab_size
         shape = f"{config.n_layer} layers x {config.n_embd}"
         yield f"begins with {count:,} weights of {initial.source}: {shape}, its {tokens:,} tokens{others}"
+        if template is not None and initial.tokenizer.chat_template not in (None, template):
+            file = initial.tokenizer_file.parent / TEMPLATE
+            instead = "write it to a file, and give that as data.template"
+            instead = f"data.template={file}" if file.exists() else instead
+            yield f"{initial.source} has another chat template than the data; to take it: {instead}"

@@ -21,7 +21,7 @@ test-avx2: .venv/.installed-test
 # transformers.js, by which a slow test reads exports, and what drives Chromium in another; their scripts, which would
 # fetch more, are not run.
 npm:
-	npm install --prefix .venv/npm --ignore-scripts --no-audit --no-fund @huggingface/transformers@4 playwright-core@1
+	npm install --prefix .venv/npm --ignore-scripts --no-audit --no-fund @huggingface/transformers@4 playwright-core@1 axe-core@4
 
 docs: .venv/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -23,7 +23,8 @@ VALUE_CHARACTERS = 300  # of a setting
 def run_page(key: str, stamp: str, sections: Mapping[str, str], form: str) -> str:
     """The body of the page of a run, whose sections `run.js` replaces as they change."""
     parts = "".join(f'<section id="{name}">{html}</section>' for name, html in sections.items())
-    return f'<div id="live" data-events="{link("/run/events", name=key, seen=stamp)}">{parts}</div>{form}'
+    new = f'<p><a href="{link("/new", run=key)}">New run from these settings</a></p>'
+    return f'<div id="live" data-events="{link("/run/events", name=key, seen=stamp)}">{parts}</div>{form}{new}'
 
 
 def status(run: Path, key: str, processes: Processes) -> str:

@@ -29,8 +29,8 @@ READ = (  # settings that the page computes with; the others say how a model was
 SPLITS = {"gpt-2": "words", "smollm": "digits"}  # our names of the rules of `vocabulary.RULES`
 
 
-def model_json(source: Source, weights: Weights) -> str:
-    """The model as JSON that is safe in a data block of a page.
+def model_json(source: Source, weights: Weights, grammar: Mapping[str, Any] | None = None) -> str:
+    """The model, with what `grammar_table` gave, as JSON that is safe in a data block of a page.
 
     Raises PresetError for a scalar model, a tokenizer that the page has not, and weights beyond float16.
     """
@@ -45,6 +45,7 @@ def model_json(source: Source, weights: Weights) -> str:
         "config": settings(source.config),
         "tensors": tensors,
         "tokenizer": tokenizer_table(source.tokenizer, source.config.vocab_size or 0),
+        "grammar": grammar,
     }
     # Within a string of JSON `<` may be spelled so, and then no text of the model ends the data block.
     return json.dumps(model, separators=(",", ":")).replace("<", "\\u003c")

@@ -2,13 +2,15 @@
 //
 //   node browser.mjs MODULES CHROMIUM ADDRESS PICTURES
 //
-// MODULES holds playwright-core. A run called `live` is under way, one called `ended` is finished. Pages must ask for
-// nothing elsewhere, log no error, and need no scrolling from side to side; pictures of them are left in PICTURES.
+// MODULES holds playwright-core and axe-core. A run called `live` is under way, one called `ended` is finished. Pages must ask for
+// nothing elsewhere, log no error, need no scrolling from side to side, and be accessible; pictures of them are left in PICTURES.
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
 const [modules, executablePath, address, pictures] = process.argv.slice(2);
-const { chromium } = createRequire(pathToFileURL(`${modules}/`))("playwright-core");
+const require = createRequire(pathToFileURL(`${modules}/`));
+const { chromium } = require("playwright-core"), axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
 const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
 const problems = [];
@@ -26,6 +28,10 @@ async function picture(name) {
     await page.waitForTimeout(300);
     const wider = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     check(wider <= 0, `${name}, ${width} wide: ${wider} pixels wider than the window`);
+    await page.evaluate(axe);
+    for (const { id, impact, nodes } of (await page.evaluate(() => window.axe.run())).violations) {
+      check(false, `${name}, ${scheme}, ${width} wide: ${impact} ${id}: ${nodes.map(({ html }) => html.slice(0, 120)).join(" ")}`);
+    }
     await page.screenshot({ path: `${pictures}/${name}-${scheme}-${width}.png`, fullPage: true });
   }
   await page.emulateMedia({ colorScheme: "light" });
@@ -71,6 +77,18 @@ await state("stopped");
 
 await page.goto(`${origin}/?search=wide&sort=steps`);
 check((await page.locator("#runs tbody tr").count()) === 1, "a search for a tag does not find its run");
+await page.goto(origin);
+for (const name of ["live", "ended"]) await page.getByLabel(`Choose ${name}`).check();
+await page.waitForTimeout(4000); // the list is read again meanwhile
+await page.getByRole("button", { name: "Compare the chosen runs" }).click();
+await drawn();
+await page.getByLabel("Logarithmic across").check();
+await page.getByLabel("over").selectOption("flops");
+await page.getByRole("button", { name: "Draw" }).click();
+await drawn();
+check(/run=ended&run=live|run=live&run=ended/.test(page.url()) && /x=flops/.test(page.url()), `the choice is not in ${page.url()}`);
+check((await page.evaluate(() => document.querySelector("figure > div").data.length)) === 2, "two runs are not two lines");
+await picture("compare");
 await page.goto(`${origin}/run?name=ended`);
 await drawn();
 await page.locator("figure summary").first().click();

@@ -115,7 +115,12 @@ def test_hostile_text_stays_text(browser: Browser, tmp_path: Path) -> None:
     rng, client = random.Random(4), browser()
     plain = write_run(tmp_path / "runs" / "plain", step(1), evaluation(1, 1.0), Event("sample", 1, {"text": "a"}))
     (plain / "notes.json").write_text(json.dumps({"tags": ["a"], "note": "b"}))
-    known = {tag for tag, _ in Elements(client.get("/").text + client.get("/run?name=plain").text).seen}
+    known = {
+        tag
+        for tag, _ in Elements(
+            client.get("/").text + client.get("/run?name=plain").text + client.get("/compare?run=plain").text
+        ).seen
+    }
     known |= {"li", "details", "summary", "button", "p"}
     names = ["<img src=x>", "' onload='a", '"><b>', "a&b", "%2e%2e", "a?b#c"]
     for number, name in enumerate(names * 3):
@@ -131,7 +136,8 @@ def test_hostile_text_stays_text(browser: Browser, tmp_path: Path) -> None:
         (run / "notes.json").write_text(json.dumps({"tags": [rng.choice(HOSTILE)], "note": rng.choice(HOSTILE)}))
         pages = [client.get("/", params={"search": rng.choice(HOSTILE[:8])}), client.get("/")]
         pages.append(client.get("/run", params={"name": f"{name}{number}"}))
-        assert [page.status_code for page in pages] == [200] * 3
+        pages.append(client.get("/compare", params={"run": [f"{name}{number}", "plain", rng.choice(HOSTILE[:8])]}))
+        assert [page.status_code for page in pages] == [200] * 4
         elements = Elements("".join(page.text for page in pages)).seen
         assert {tag for tag, _ in elements} <= known
         assert not {each for _, names in elements for each in names if each.startswith("on")}

@@ -26,10 +26,12 @@ FOLDERS = (ROOT / ".venv" / "npm" / "node_modules", *map(Path, os.environ.get("N
 
 @pytest.fixture
 def modules() -> Path:
-    """A folder of node modules with playwright-core."""
-    folder = next((folder for folder in FOLDERS if (folder / "playwright-core").is_dir()), None)
+    """A folder of node modules with playwright-core, which drives Chromium, and axe-core, which judges pages."""
+    folder = next(
+        (each for each in FOLDERS if all((each / name).is_dir() for name in ("playwright-core", "axe-core"))), None
+    )
     if folder is None or not shutil.which("node") or not shutil.which("chromium"):
-        pytest.skip("needs node, chromium, and `make npm` or NODE_PATH with playwright-core")
+        pytest.skip("needs node, chromium, and playwright-core and axe-core from `make npm`, or in NODE_PATH")
     return folder.resolve()
 
 

@@ -1,5 +1,6 @@
 "use strict";
-// The page of a run: draws its figures, adds a table to each, and replaces sections as they come by server-sent events.
+// The pages of a run and of several: draws their figures, adds a table to each, and, of a run, replaces sections as they
+// come by server-sent events.
 (() => {
   const live = document.getElementById("live");
   const figures = new Map(); // by section
@@ -20,7 +21,7 @@
     summary.textContent = "Table";
     details.append(summary);
     place.parentElement.append(details);
-    details.addEventListener("toggle", () => details.open && details.children.length < 2 && details.append(table(spec)), { once: false });
+    details.addEventListener("toggle", () => details.open && details.children.length < 2 && details.append(table(spec)));
   }
 
   function table(spec) {
@@ -85,7 +86,7 @@
     });
   }
 
-  live.addEventListener("focusout", () => setTimeout(() => {
+  live?.addEventListener("focusout", () => setTimeout(() => {
     for (const [section, html] of waiting) {
       if (section.contains(document.activeElement)) continue;
       waiting.delete(section);
@@ -96,6 +97,7 @@
   // A browser has six connections to a server, for all of its tabs: one that nobody looks at needs none.
   let source = null;
   function listen() {
+    if (!live.dataset.events) return;
     if (document.hidden) {
       source?.close();
       source = null;
@@ -105,6 +107,7 @@
     }
   }
 
+  if (!live) return;
   for (const section of live.children) show(section);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => [...figures.values()].flat().forEach(draw));
   document.addEventListener("visibilitychange", listen);

@@ -21,7 +21,7 @@ from nanogrove.exports.browser import model_json, stored_bytes
 from nanogrove.exports.browser_grammar import grammar_table
 from nanogrove.exports.source import Source
 from nanogrove.language_model import LanguageModel
-from nanogrove.model.gpt import GPT
+from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.native.program import in_int8
 from nanogrove.reports.writer import FOLDER, WORKER_FILES
 from nanogrove.synthetic.corpus import RHMConfig, RLMConfig, number_tokenizer
@@ -210,6 +210,15 @@ def test_what_a_page_cannot_compute_is_refused_in_one_line(random_source: Callab
     ):
         with pytest.raises(PresetError, match=reason):
             model_json(refused, "float32")
+
+
+def test_every_setting_of_a_model_is_computed_or_refused() -> None:
+    """A new setting belongs to `READ` and to network.js, or is refused by `check`, or changes no model that is made."""
+    by_weights = {"tie_embeddings", "token_shift", "bias", "n_inner"}
+    by_sizes = {"n_kv_head", "head_size", "vocab_size"}
+    of_training = {"family", "dropout", "init_scale", "zero_init"}
+    accounted = {*browser.READ} | by_weights | by_sizes | of_training | {"scalar"}
+    assert accounted == set(ModelConfig.model_fields)
 
 
 def test_no_text_of_a_model_ends_its_data_block(random_source: Callable[..., Source]) -> None:

@@ -22,8 +22,8 @@ from nanogrove.waits import waiting
 
 Weights = Literal["float32", "float16", "int8"]
 WEIGHTS: Mapping[Weights, int] = {"float32": 4, "float16": 2, "int8": 1}  # bytes of each number of a matrix
-READ = (  # settings that the page computes with; the others say how a model was made, or are in these
-    *("family", "block_size", "n_layer", "n_head", "n_embd", "norm", "norm_eps", "mlp", "position", "rope_theta"),
+READ = (  # settings that the page computes with; of the others `settings` and the weights have what there is to know
+    *("block_size", "n_layer", "n_head", "n_embd", "norm", "norm_eps", "mlp", "position", "rope_theta"),
     *("qk_norm", "embed_norm", "logit_softcap", "within_documents", "document_mark", "memory_tokens", "memory_segment"),
 )
 SPLITS = {"gpt-2": "words", "smollm": "digits"}  # our names of the rules of `vocabulary.RULES`

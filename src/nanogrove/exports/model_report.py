@@ -1,11 +1,12 @@
 """The report that is the model: one HTML file that shows a run and in which its best model writes text."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nanogrove.errors import PresetError
-from nanogrove.exports.browser import WEIGHTS, Weights, check, model_json, stored_bytes
+from nanogrove.exports.browser import WEIGHTS, Weights, check, model_json, stored_bytes, tokenizer_table
 from nanogrove.exports.browser_grammar import grammar_table
 from nanogrove.exports.source import Source, read_source
 from nanogrove.memory import shown_bytes
@@ -20,7 +21,7 @@ NAME = "report-with-model.html"
 MB = 1_000_000
 REPORT_MB = 2  # of a page without its model
 MB_UNASKED = 20
-MOST_MB = 400  # of weights: a string of a browser holds little more
+MOST_MB = 400  # of the model: a string of a browser holds little more
 
 
 def write_model_report(run: Path, weights: str, large: bool, announce: Callable[[str], None]) -> Path:
@@ -59,9 +60,9 @@ def _about(source: Source) -> str:
 
 
 def _sizes(source: Source, grammar: Mapping[str, Any] | None) -> dict[Weights, int]:
-    """The bytes of weights and of a grammar, by the format of weights."""
-    rules = sum(len(part) for part in (grammar or {}).values() if isinstance(part, str))
-    return {kind: stored_bytes(source, kind) + rules for kind in WEIGHTS}
+    """The bytes of weights, tokenizer and grammar, by the format of weights."""
+    others = len(json.dumps([tokenizer_table(source.tokenizer, source.config.vocab_size or 0), grammar]))
+    return {kind: stored_bytes(source, kind) + others for kind in WEIGHTS}
 
 
 def _check_size(sizes: Mapping[Weights, int], kind: Weights, large: bool) -> None:
@@ -71,7 +72,7 @@ def _check_size(sizes: Mapping[Weights, int], kind: Weights, large: bool) -> Non
     if sizes[kind] > MOST_MB * MB:
         hint = f"add {' or '.join(hints)}" if hints else "take the model elsewhere with `nanogrove export`"
         raise PresetError(
-            f"--with-model: the weights would have {shown_bytes(sizes[kind])} in {kind}, and browsers take "
+            f"--with-model: the model would have {shown_bytes(sizes[kind])} in {kind}, and browsers take "
             f"{MOST_MB} MB at most; {hint}"
         )
     if sizes[kind] + REPORT_MB * MB > MB_UNASKED * MB and not large:

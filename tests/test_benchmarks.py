@@ -152,6 +152,7 @@ def test_a_step_with_muon_is_timed_against_one_with_adamw(script: Script, tiny_r
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # of transformers
 def test_a_step_of_adapters_is_timed_against_that_of_peft(script: Script, tiny_run: TinyRun) -> None:
     pytest.importorskip("peft")
     lines = tiny_run(script("adapter_step"))

@@ -22,15 +22,15 @@ from nanogrove.waits import waiting
 
 Weights = Literal["float32", "float16", "int8"]
 WEIGHTS: Mapping[Weights, int] = {"float32": 4, "float16": 2, "int8": 1}  # bytes of each number of a matrix
-READ = (  # settings that the page computes with; the others say how a model was made, or are in these
-    *("family", "block_size", "n_layer", "n_head", "n_embd", "norm", "norm_eps", "mlp", "position", "rope_theta"),
+READ = (  # settings that the page computes with; of the others `settings` and the weights have what there is to know
+    *("block_size", "n_layer", "n_head", "n_embd", "norm", "norm_eps", "mlp", "position", "rope_theta"),
     *("qk_norm", "embed_norm", "logit_softcap", "within_documents", "document_mark", "memory_tokens", "memory_segment"),
 )
 SPLITS = {"gpt-2": "words", "smollm": "digits"}  # our names of the rules of `vocabulary.RULES`
 
 
-def model_json(source: Source, weights: Weights) -> str:
-    """The model as JSON that is safe in a data block of a page.
+def model_json(source: Source, weights: Weights, grammar: Mapping[str, Any] | None = None) -> str:
+    """The model, with what `grammar_table` gave, as JSON that is safe in a data block of a page.
 
     Raises PresetError for a scalar model, a tokenizer that the page has not, and weights beyond float16.
     """
@@ -45,6 +45,7 @@ def model_json(source: Source, weights: Weights) -> str:
         "config": settings(source.config),
         "tensors": tensors,
         "tokenizer": tokenizer_table(source.tokenizer, source.config.vocab_size or 0),
+        "grammar": grammar,
     }
     # Within a string of JSON `<` may be spelled so, and then no text of the model ends the data block.
     return json.dumps(model, separators=(",", ":")).replace("<", "\\u003c")

@@ -1,10 +1,13 @@
 """The report that is the model: one HTML file that shows a run and in which its best model writes text."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from nanogrove.errors import PresetError
-from nanogrove.exports.browser import WEIGHTS, Weights, check, model_json, stored_bytes
+from nanogrove.exports.browser import WEIGHTS, Weights, check, model_json, stored_bytes, tokenizer_table
+from nanogrove.exports.browser_grammar import grammar_table
 from nanogrove.exports.source import Source, read_source
 from nanogrove.memory import shown_bytes
 from nanogrove.record.folder import refuse_link
@@ -18,7 +21,7 @@ NAME = "report-with-model.html"
 MB = 1_000_000
 REPORT_MB = 2  # of a page without its model
 MB_UNASKED = 20
-MOST_MB = 400  # of weights: a string of a browser holds little more
+MOST_MB = 400  # of the model: a string of a browser holds little more
 
 
 def write_model_report(run: Path, weights: str, large: bool, announce: Callable[[str], None]) -> Path:
@@ -41,10 +44,12 @@ def write_model_report(run: Path, weights: str, large: bool, announce: Callable[
     with waiting("reading the model"):
         source = read_source(run)
     check(source)
-    _check_size(source, kind, large)
-    announce(f"a page of about {_page_size(stored_bytes(source, kind))}: {_about(source)}, in {kind}")
+    grammar = grammar_table(record.preset.get("data"))
+    sizes = _sizes(source, grammar)
+    _check_size(sizes, kind, large)
+    announce(f"a page of about {_page_size(sizes[kind])}: {_about(source)}, in {kind}")
     with waiting("writing the page"):
-        page = _page(record, source, kind)
+        page = _page(record, source, kind, grammar)
         return write_page(run, NAME, page, f"nanogrove report {run} --with-model")
 
 
@@ -54,15 +59,20 @@ def _about(source: Source) -> str:
     return f"{count:,} parameters, a context of {source.config.block_size:,} tokens"
 
 
-def _check_size(source: Source, kind: Weights, large: bool) -> None:
+def _sizes(source: Source, grammar: Mapping[str, Any] | None) -> dict[Weights, int]:
+    """The bytes of weights, tokenizer and grammar, by the format of weights."""
+    others = len(json.dumps([tokenizer_table(source.tokenizer, source.config.vocab_size or 0), grammar]))
+    return {kind: stored_bytes(source, kind) + others for kind in WEIGHTS}
+
+
+def _check_size(sizes: Mapping[Weights, int], kind: Weights, large: bool) -> None:
     """Raises PresetError for a page that is too large, or so large that it has to be asked for."""
-    sizes = {other: stored_bytes(source, other) for other in WEIGHTS}
     smaller = [other for other in WEIGHTS if WEIGHTS[other] < WEIGHTS[kind] and sizes[other] <= MOST_MB * MB]
     hints = [f"--weights {other} for {_page_size(sizes[other])}" for other in smaller]
     if sizes[kind] > MOST_MB * MB:
         hint = f"add {' or '.join(hints)}" if hints else "take the model elsewhere with `nanogrove export`"
         raise PresetError(
-            f"--with-model: the weights would have {shown_bytes(sizes[kind])} in {kind}, and browsers take "
+            f"--with-model: the model would have {shown_bytes(sizes[kind])} in {kind}, and browsers take "
             f"{MOST_MB} MB at most; {hint}"
         )
     if sizes[kind] + REPORT_MB * MB > MB_UNASKED * MB and not large:
@@ -74,13 +84,14 @@ def _page_size(weights: int) -> str:
     return shown_bytes(weights + REPORT_MB * MB)
 
 
-def _page(record: Run, source: Source, kind: Weights) -> str:
+def _page(record: Run, source: Source, kind: Weights, grammar: Mapping[str, Any] | None) -> str:
     head, *others = drawn_sections(record).values()
     about = (
         f"The run's best model is in this page: {_about(source)}, weights in {kind}. It computes here, without a "
         "network; nothing that you type leaves the page. Point at a token to see what else was likely."
     )
-    section, addition = writer(about, _prompt(record), model_json(source, kind))
+    model = model_json(source, kind, grammar)
+    section, addition = writer(about, _prompt(record), model, exact=grammar is not None)
     return html_page(record.name, [head, section, *others], addition)
 
 

@@ -3,7 +3,7 @@
 
 const PAUSE = 40; // milliseconds after which what was written is posted, and messages are heard
 
-let net = null, tokens = null, current = 0;
+let net = null, tokens = null, source = null, current = 0;
 
 self.onmessage = ({ data }) => {
   try {
@@ -11,6 +11,7 @@ self.onmessage = ({ data }) => {
       const model = JSON.parse(data.model);
       net = network(model.config, model.tensors);
       tokens = tokenizer(model.tokenizer);
+      source = model.grammar && grammar(model.grammar);
       self.postMessage({ ready: true });
     }
   } catch (error) {
@@ -25,7 +26,7 @@ async function write({ number, prompt, ...options }) {
   let steps = [], posted = performance.now();
   const heard = () => new Promise((resolve) => setTimeout(resolve));
   try {
-    for (const step of writing(net, tokens, encode(tokens, prompt), options)) {
+    for (const step of writing(net, tokens, encode(tokens, prompt), options, source)) {
       steps.push(named(step));
       if (performance.now() - posted < PAUSE) continue;
       self.postMessage({ number, steps });
@@ -43,6 +44,7 @@ async function write({ number, prompt, ...options }) {
 // A step whose tokens have names for people.
 function named(step) {
   if (step.token === undefined || step.token === null) return step;
-  const alternatives = step.alternatives.map((other) => ({ ...other, shown: shownToken(tokens, other.token) }));
-  return { ...step, shown: shownToken(tokens, step.token), ends: step.token === tokens.end, alternatives };
+  const shown = (others) => others && others.map((other) => ({ ...other, shown: shownToken(tokens, other.token) }));
+  const [alternatives, exact] = [shown(step.alternatives), shown(step.exact)];
+  return { ...step, shown: shownToken(tokens, step.token), ends: step.token === tokens.end, alternatives, exact };
 }

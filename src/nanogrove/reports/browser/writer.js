@@ -4,6 +4,7 @@
   const at = (name) => document.getElementById(`writer-${name}`);
   const form = at("form"), text = at("text"), status = at("status"), rows = at("rows"), chosen = at("chosen");
   const LEVELS = [0.05, 0.2, 0.5, 0.8]; // of probability, between which colours change
+  const exactly = rows.parentElement.tHead.rows[0].cells.length > 4; // a grammar is known
   let number = 0, start = 0, worker = null, written = [], picked = -1;
 
   function element(name, content, type = "") {
@@ -35,6 +36,7 @@
     written.push({ ...step, span });
     const row = document.createElement("tr");
     const cells = [String(written.length), visible(step.shown), percent(step.probability), listed(step.alternatives)];
+    if (exactly) cells.push(step.exact ? listed(step.exact) : "not defined");
     row.append(...cells.map((cell) => element("td", cell)));
     rows.append(row);
   }
@@ -44,11 +46,12 @@
     if (!written[index]) return;
     if (written[picked]) written[picked].span.classList.remove("picked");
     picked = index;
-    const { span, shown, probability, alternatives } = written[index];
+    const { span, shown, probability, alternatives, exact } = written[index];
     span.classList.add("picked");
     chosen.replaceChildren(
       element("strong", `${index + 1}. ${visible(shown)} ${percent(probability)}`),
       ` The likeliest here: ${listed(alternatives)}.`,
+      exact ? ` By the grammar exactly: ${listed(exact)}.` : "",
     );
   }
 

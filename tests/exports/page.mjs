@@ -3,8 +3,9 @@
 //   node page.mjs FOLDER CHROMIUM < asked.json
 //
 // FOLDER holds node_modules with playwright-core and, where it is asked for, axe-core. Asked is {page, prompt, settings,
-// texts, width, scheme, axe}: of several texts each has the next seed. The answer has the last text, its tokens, rows of
-// the table, tokens per second of each text, and `problems`: errors, requests, scrolling from side to side, and what axe calls serious.
+// texts, width, scheme, axe, policy}: of several texts each has the next seed. The answer has the last text, its tokens,
+// rows of the table, tokens per second of each text, and `problems`: errors, requests, what the policy does not refuse,
+// scrolling from side to side, and what axe complains of.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
@@ -44,6 +45,17 @@ try {
     await page.evaluate(readFileSync(require.resolve("axe-core/axe.min.js"), "utf8"));
     const { violations } = await page.evaluate(() => globalThis.axe.run());
     problems.push(...violations.map(({ impact, id, nodes }) => `${impact}: ${id} at ${nodes[0].html.slice(0, 200)}`));
+  }
+  if (asked.policy) {
+    // The policy must refuse a request before it is made, in the page and in its worker.
+    const refused = () => new Promise((resolve) => {
+      addEventListener("securitypolicyviolation", ({ effectiveDirective }) => resolve(effectiveDirective));
+      fetch("http://localhost:9/").catch(() => setTimeout(resolve, 1000, "no policy"));
+    });
+    const heard = problems.length;
+    const directives = await Promise.all([page, ...page.workers()].map((place) => place.evaluate(refused)));
+    problems.splice(heard, Infinity, ...directives.filter((name) => name !== "connect-src"));
+    if (directives.length < 2) problems.push("there is no worker");
   }
   const wider = await read(() => document.documentElement.scrollWidth - innerWidth);
   if (wider > 0) problems.push(`${wider} pixels wider than the window`);

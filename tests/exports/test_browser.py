@@ -18,12 +18,13 @@ from nanogrove.decoding.plain import generate
 from nanogrove.errors import DataError, PresetError
 from nanogrove.exports import browser
 from nanogrove.exports.browser import model_json, stored_bytes
+from nanogrove.exports.browser_grammar import grammar_table
 from nanogrove.exports.source import Source
 from nanogrove.language_model import LanguageModel
-from nanogrove.model.gpt import GPT
+from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.native.program import in_int8
 from nanogrove.reports.writer import FOLDER, WORKER_FILES
-from nanogrove.synthetic.corpus import number_tokenizer
+from nanogrove.synthetic.corpus import RHMConfig, RLMConfig, number_tokenizer
 
 SIZES: dict[str, Any] = {"block_size": 32, "n_layer": 2, "n_head": 4, "n_embd": 32, "init_scale": 12.0}
 SIZES["zero_init"] = False
@@ -44,7 +45,7 @@ PROMPT = "The quick brown fox"
 TEXTS = (
     *("", " ", "a", "It's we'll  three   spaces\n\n\nand\ttabs \r\n", "a1b22 ½ Ⅷ 三", "naïve café — “quotes” 😀👩‍👩‍👧"),
     *("\x85x\x85 \ufeffy\xa0\u2003z\u180e", "aaaaaaaaaaaaa", f"{END_OF_TEXT}<|x|>", "\x00\x1f\x7f\xad\u0301"),
-    "x" * 3000,
+    *("x" * 3000, "\x85\x85\x85\x85 \x85\x85x"),
 )
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 
@@ -137,6 +138,50 @@ def test_every_tokenizer_reads_texts_as_the_library_does(random_source: Callable
 
 
 @needs_node
+def test_a_committee_votes_by_its_likeliest_texts(random_source: Callable[..., Source], tmp_path: Path) -> None:
+    source = random_source(byte_tokenizer(), **SIZES)
+    shifted = {name: weight.roll(1, 0) for name, weight in source.weights.items()}
+    broken = {name: weight * torch.nan for name, weight in source.weights.items()}
+    voters = [replace(source, weights=weights) for weights in (shifted, source.weights, broken, source.weights)]
+    job = {"model": model_json(source, "float32", None, voters), "prompt": PROMPT, "count": 20}
+    [answer] = in_node([job | {"seed": 0, "temperature": 1, "topK": 0, "topP": 1}], tmp_path)
+    texts = [language_model(voter).generate(PROMPT, 20, temperature=0, precision="float32") for voter in voters[:2]]
+    assert [(PROMPT + vote["text"], vote["count"]) for vote in answer["votes"]] == [(texts[1], 2), (texts[0], 1)]
+
+
+@needs_node
+def test_the_distributions_of_a_grammar_are_exact(random_source: Callable[..., Source], tmp_path: Path) -> None:
+    datas: list[dict[str, Any]] = [
+        {"type": "rhm", "v": 8, "m": 3, "s": 2, "L": 3},
+        {"type": "rhm", "v": 5, "m": 2, "s": 3, "L": 2},
+        {"type": "rlm", "v": 6, "L": 3, "beta": 1.5},
+    ]
+    jobs, expected = [], []
+    for data in datas:
+        corpus: Any = RHMConfig if data["type"] == "rhm" else RLMConfig
+        rules = corpus(**data).grammar()
+        [sequence] = rules.sample(1).tolist()
+        prefixes = [sequence[:length] for length in range(rules.T + 1)]
+        source = random_source(number_tokenizer(rules.v), **SIZES)
+        job = {"model": model_json(source, "int8", grammar_table(data)), "prefixes": prefixes, "prompt": "", "count": 3}
+        jobs.append(job | {"seed": 0, "temperature": 1, "topK": 0, "topP": 1})
+        expected.append(rules.next_token_distributions(torch.tensor([sequence]))[0].tolist())
+    for answer, rows in zip(in_node(jobs, tmp_path), expected, strict=True):
+        assert answer["exact"][:-1] == [pytest.approx(row, abs=1e-6) for row in rows]
+        assert answer["exact"][-1] == [], "nothing follows a whole sequence"
+        [first, *_] = answer["steps"]
+        assert first["exact"][0]["probability"] == pytest.approx(max(rows[0]), abs=1e-6)
+
+
+def test_a_grammar_too_large_for_a_page_or_damaged_is_left_out() -> None:
+    assert grammar_table({"type": "rlm", "v": 129}) is None
+    assert grammar_table({"type": "rhm", "v": 16, "m": 4, "s": 2, "L": 40}) is None
+    assert grammar_table({"type": "rhm", "v": "many"}) is None
+    assert grammar_table({"type": "text"}) is None
+    assert grammar_table(None) is None
+
+
+@needs_node
 @pytest.mark.parametrize("weights", ["float16", "int8"])
 def test_rounded_weights_write_what_a_model_of_these_weights_writes(
     random_source: Callable[..., Source], tmp_path: Path, weights: browser.Weights
@@ -177,6 +222,15 @@ def test_what_a_page_cannot_compute_is_refused_in_one_line(random_source: Callab
     ):
         with pytest.raises(PresetError, match=reason):
             model_json(refused, "float32")
+
+
+def test_every_setting_of_a_model_is_computed_or_refused() -> None:
+    """A new setting belongs to `READ` and to network.js, or is refused by `check`, or changes no model that is made."""
+    by_weights = {"tie_embeddings", "token_shift", "bias", "n_inner"}
+    by_sizes = {"n_kv_head", "head_size", "vocab_size"}
+    of_training = {"family", "dropout", "init_scale", "zero_init"}
+    accounted = {*browser.READ} | by_weights | by_sizes | of_training | {"scalar"}
+    assert accounted == set(ModelConfig.model_fields)
 
 
 def test_no_text_of_a_model_ends_its_data_block(random_source: Callable[..., Source]) -> None:

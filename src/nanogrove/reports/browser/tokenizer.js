@@ -76,9 +76,10 @@ function merged(ranks, parts, best) {
 }
 
 // A function from each token that follows to the text that is certain with it; of no token, what is left at the end.
-function decoder({ kind, names, special, bytes }) {
+// Words have a space between them, and before the first one where text is `before` it.
+function decoder({ kind, names, special, bytes }, before) {
   const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
-  let first = true;
+  let first = !before;
   return (token) => {
     if (token === null) return kind === "bpe" ? utf8.decode() : "";
     const name = names[token];

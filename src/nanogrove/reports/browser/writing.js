@@ -66,11 +66,17 @@ function written(net, cache, memory) {
   return through(net, cache, inputs, new Int32Array(net.config.memory_tokens));
 }
 
+function likeliest(shares) {
+  return largestOf(shares, 5).filter((token) => shares[token] > 0).map((token) => ({ token, probability: shares[token] }));
+}
+
 // Continues `prompt`, token numbers: yields {reading, of} while it reads, and for each new token
 // {token, text, probability, alternatives}: the text that is certain with it, the model's own probability at a
 // temperature of 1, and the likeliest tokens with theirs. The last one, `token: null`, has the text that is left.
-function* writing(net, tokens, prompt, { count, seed, ...sampling }) {
-  const ids = prompt.length ? prompt.slice() : [tokens.end], random = randomNumbers(seed), decoded = decoder(tokens);
+// Of a grammar `source`, if it is not null, `exact` has the likeliest tokens by its rules, null where they say nothing.
+function* writing(net, tokens, prompt, { count, seed, ...sampling }, source = null) {
+  const ids = prompt.length ? prompt.slice() : [tokens.end], random = randomNumbers(seed);
+  const decoded = decoder(tokens, prompt.length > 0);
   const steps = net.config.memory_tokens ? rolling(net, ids) : sliding(net, ids);
   let step = steps.next();
   for (let number = 0; number < count; ) {
@@ -82,8 +88,8 @@ function* writing(net, tokens, prompt, { count, seed, ...sampling }) {
     const { scores } = step.value;
     if (!Number.isFinite(scores.reduce((a, b) => (a >= b ? a : b)))) throw new Error("The model's scores of the next token are not finite, so it writes nothing.");
     const shares = softmax(scores), token = choose(scores, sampling, random);
-    const alternatives = largestOf(shares, 5).map((other) => ({ token: other, probability: shares[other] }));
-    yield { token, text: decoded(token), probability: shares[token], alternatives };
+    const exact = source && exactNext(source, ids.slice(ids.lastIndexOf(tokens.end) + 1));
+    yield { token, text: decoded(token), probability: shares[token], alternatives: likeliest(shares), exact: exact && likeliest(exact) };
     number++;
     if (token === tokens.end) break;
     if (number < count) step = steps.next(token);

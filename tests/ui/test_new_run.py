@@ -132,6 +132,13 @@ def test_figures_come_before_the_start_and_anew_where_settings_changed(
         assert "--allow-code" not in line
 
 
+def test_settings_that_do_not_fit_each_other_are_said_beside_one_that_was_changed(browser: Browser) -> None:
+    page = browser().post("/new?preset=quickstart", data={"model.n_head": "5", "folder": "a"}).text
+    row = re.search(r'<label for="model.n_head">.*?</div>', page)
+    assert row is not None
+    assert "model: n_embd 192 is not divisible by n_head 5</p>" in row[0]
+
+
 def test_what_a_dry_run_refuses_is_said(browser: Browser, started: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client, form = browser(), {"folder": "a", "data.sources": "nowhere.txt"}
     started.write_text('#!/bin/sh\ncat > /dev/null\necho "wait" >&2\necho "error: data.sources: <i>none" >&2\nexit 2\n')

@@ -98,9 +98,16 @@ def resolve_form(values: Values, overrides: Mapping[str, str]) -> tuple[Preset |
 
 
 def key_of_problem(problem: str, keys: Mapping[str, object]) -> str:
-    """The key with which a message of the command line begins, where it is one of `keys`; else empty."""
+    """The key that a message of the command line is about, where it is one of `keys`; else empty.
+
+    A message begins with its key, or with a section and names settings of it, as in `model: n_embd 16 is …`.
+    """
     match = re.match(r"[\w.]+", problem)
-    return match[0].rstrip(".") if match and match[0].rstrip(".") in keys else ""
+    first = match[0].rstrip(".") if match else ""
+    if first in keys:
+        return first
+    words = re.findall(r"\w+", problem)
+    return next((key for key in keys if key.startswith(f"{first}.") and key.rpartition(".")[2] in words), "")
 
 
 def fieldsets(

@@ -16,7 +16,8 @@ const context = await browser.newContext({ viewport: { width: 1280, height: 900 
 const problems = [];
 const check = (holds, text) => holds || problems.push(text);
 const origin = new URL(address).origin, page = await context.newPage();
-page.on("console", (message) => ["error", "warning"].includes(message.type()) && problems.push(message.text()));
+const isRefusal = (text) => text.includes("status of 422"); // of a wrong value in a form
+page.on("console", (message) => ["error", "warning"].includes(message.type()) && check(isRefusal(message.text()), message.text()));
 page.on("pageerror", (error) => problems.push(String(error)));
 page.on("request", (request) => check([origin, `blob:${origin}`, "data:"].some((start) => request.url().startsWith(start)), `asks for ${request.url()}`));
 page.setDefaultTimeout(60_000);

@@ -18,10 +18,10 @@ test: .venv/.installed-test
 test-avx2: .venv/.installed-test
 	$(AVX2) $(TEST) tests/model tests/train tests/methods tests/evaluate tests/studies/test_stack.py
 
-# transformers.js, by which a slow test reads exports, and what drives Chromium in another; their scripts, which would
+# transformers.js, by which a slow test reads exports, and what drives Chromium and judges pages in another; their scripts, which would
 # fetch more, are not run.
 npm:
-	npm install --prefix .venv/npm --ignore-scripts --no-audit --no-fund @huggingface/transformers@4 playwright-core@1
+	npm install --prefix .venv/npm --ignore-scripts --no-audit --no-fund @huggingface/transformers@4 playwright-core@1 axe-core@4
 
 docs: .venv/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -4,7 +4,7 @@
     python benchmarks/lab_list.py --runs 100 --events 1000
 
 Prints the seconds of the first list, of the second, of the first after a new start, which has the index of the folder
-alone, and of the page of a run; then those of a list in which one run has grown.
+alone, of a list in which one run has grown, of the page of a run, and of a comparison of twenty.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from nanogrove.ui.app import application
 from nanogrove.ui.index import Index
 
 ADDRESS, SECRET = "http://127.0.0.1:8100", "secret"
-LIST_SECONDS, AGAIN_SECONDS, PAGE_SECONDS = 5.0, 1.0, 1.0  # at most
+LIST_SECONDS, AGAIN_SECONDS, PAGE_SECONDS, COMPARE_SECONDS = 5.0, 1.0, 1.0, 2.0  # at most
 
 
 def record(events: int) -> str:
     """A record of about so many events: steps, and an evaluation after each hundredth."""
-    lines = [Event("start", 0, {"name": "run", "steps": events, "seed": 1, "parameters": 10_000}).line()]
+    lines = [Event("start", 0, {"name": "run", "steps": events, "vocabulary": 256}).line()]
     for step in range(1, events + 1):
         loss = 2.0 + 3.0 / step**0.3
         if step % 100 == 0:
@@ -44,7 +44,13 @@ def write_runs(root: Path, runs: int, events: int) -> None:
     for number in range(runs):
         run = root / f"group-{number % 10}" / f"run-{number}"
         (run / "checkpoints" / "best").mkdir(parents=True)
-        preset = {"name": "run", "method": {"name": "pretrain"}, "data": {"type": "text", "sources": ["text.txt"]}}
+        model = {"block_size": 64, "n_layer": 4, "n_head": 4, "n_embd": 128}
+        preset = {
+            "name": "run",
+            "model": model,
+            "method": {"name": "pretrain"},
+            "data": {"type": "text", "sources": ["text.txt"]},
+        }
         (run / "preset.json").write_text(json.dumps({**preset, "train": {"steps": events}, "seed": number}))
         (run / "events.jsonl").write_text(text)
 
@@ -86,6 +92,10 @@ def main() -> None:
         good.append(timed("a search", lambda: restarted.get("/?search=run-7&sort=measure"), AGAIN_SECONDS))
         good.append(timed("the page of a run", lambda: restarted.get(f"/run?name={name}"), PAGE_SECONDS))
         good.append(timed("the page of another", lambda: restarted.get("/run?name=group-1/run-1"), PAGE_SECONDS))
+        chosen = "&".join(f"run=group-{number % 10}/run-{number}" for number in range(20))
+        for y in ("loss", "training_loss"):
+            page = f"/compare?{chosen}&x=flops&y={y}"
+            good.append(timed(f"20 runs compared, {y}", lambda page=page: restarted.get(page), COMPARE_SECONDS))
     finally:
         shutil.rmtree(root)
     raise SystemExit(not all(good))

@@ -1,4 +1,4 @@
-"""What rounding weights costs in loss: bfloat16 and int8 of decoding, and where `gguf` is installed exports to it.
+"""What rounding weights costs in loss: formats of decoding, of a page with its model, and of `gguf` where it is there.
 
     python benchmarks/rounded_loss.py RUN TEXT
 
@@ -17,10 +17,12 @@ import torch
 import torch.nn.functional as F
 
 import nanogrove
+from nanogrove.exports.browser import Weights, is_rounded
 from nanogrove.exports.contract import Dtype
 from nanogrove.exports.gguf import FORMAT, stored_as
 from nanogrove.model.gpt import GPT
 from nanogrove.model.packing import Packable, packed_weights
+from nanogrove.native.program import in_int8
 
 CHARACTERS = 100_000
 
@@ -41,6 +43,23 @@ def as_exported(model: GPT, dtype: Dtype) -> Iterator[None]:
     finally:
         for module, weight in zip(maps, kept, strict=True):
             module.weight.data = weight
+
+
+@contextmanager
+def as_in_a_page(model: GPT, weights: Weights) -> Iterator[None]:
+    """Within, the weights are those that a report with its model holds in this format."""
+    kept = {name: weight.data for name, weight in model.named_parameters()}
+    for name, weight in model.named_parameters():
+        if is_rounded(name, weight) and weights == "int8":
+            whole, scale = in_int8(weight.data)
+            weight.data = whole * scale[:, None]
+        elif is_rounded(name, weight):
+            weight.data = weight.data.half().float()
+    try:
+        yield
+    finally:
+        for name, weight in model.named_parameters():
+            weight.data = kept[name]
 
 
 @torch.no_grad()
@@ -67,6 +86,7 @@ def main() -> None:
     exact = loss(lm.model, tokens)
     print(f"float32      {exact:.5f} nats per token, {len(tokens):,} tokens")
     ways = {name: packed_weights(lm.model, 16, getattr(torch, name)) for name in ("bfloat16", "int8")}
+    ways |= {"page float16": as_in_a_page(lm.model, "float16"), "page int8": as_in_a_page(lm.model, "int8")}
     if importlib.util.find_spec("gguf"):
         ways |= {f"export {dtype}": as_exported(lm.model, dtype) for dtype in FORMAT.dtypes[1:]}
     for name, rounded in ways.items():

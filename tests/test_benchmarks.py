@@ -151,6 +151,14 @@ def test_a_step_with_muon_is_timed_against_one_with_adamw(script: Script, tiny_r
     assert ratio_in(lines[-1]) > 0
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # of transformers
+def test_a_step_of_adapters_is_timed_against_that_of_peft(script: Script, tiny_run: TinyRun) -> None:
+    pytest.importorskip("peft")
+    lines = tiny_run(script("adapter_step"))
+    assert all(ratio_in(line) > 0 for line in lines[-3:])
+
+
 def test_a_step_and_a_token_are_taken_apart_with_the_c_kernels_and_without(
     script: Script, tiny_run: TinyRun, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from nanogrove.model.families.table import FAMILIES
 from nanogrove.model.gpt import GPT, ModelConfig
-from nanogrove.model.size import parameter_count, parameter_shapes
+from nanogrove.model.size import flops_per_token, parameter_count, parameter_shapes
 
 OPTIONS: tuple[dict[str, Any], ...] = (
     *({"family": name} for name in FAMILIES if name != "qwen3"),
@@ -26,12 +26,14 @@ def test_names_shapes_and_count_are_those_of_the_model(options: dict[str, Any], 
     model = GPT(config.model_copy(update={"document_mark": 0}), population)
     assert parameter_shapes(config, population) == {name: tuple(t.shape) for name, t in model.state_dict().items()}
     assert parameter_count(config) == model.parameter_count()
+    assert flops_per_token(config) == model.flops_per_token(config.block_size)
 
 
 @pytest.mark.parametrize("heads", [{"n_head": 1}, {"n_head": 1000, "head_size": 1000}])
 def test_a_model_that_no_machine_can_hold_is_counted(heads: dict[str, int]) -> None:
     config = ModelConfig(vocab_size=100_000_000, block_size=100_000_000, n_layer=2000, n_embd=1_000_000, **heads)
     assert parameter_count(config) > 2000 * 12 * 10**12
+    assert flops_per_token(config) > 6 * 2000 * 12 * 10**12
 
 
 def test_a_model_with_wide_heads_has_as_many_parameters_as_it_is_known_for() -> None:

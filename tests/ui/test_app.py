@@ -115,7 +115,12 @@ def test_hostile_text_stays_text(browser: Browser, tmp_path: Path) -> None:
     rng, client = random.Random(4), browser()
     plain = write_run(tmp_path / "runs" / "plain", step(1), evaluation(1, 1.0), Event("sample", 1, {"text": "a"}))
     (plain / "notes.json").write_text(json.dumps({"tags": ["a"], "note": "b"}))
-    known = {tag for tag, _ in Elements(client.get("/").text + client.get("/run?name=plain").text).seen}
+    known = {
+        tag
+        for tag, _ in Elements(
+            client.get("/").text + client.get("/run?name=plain").text + client.get("/compare?run=plain").text
+        ).seen
+    }
     known |= {"li", "details", "summary", "button", "p"}
     names = ["<img src=x>", "' onload='a", '"><b>', "a&b", "%2e%2e", "a?b#c"]
     for number, name in enumerate(names * 3):
@@ -131,7 +136,8 @@ def test_hostile_text_stays_text(browser: Browser, tmp_path: Path) -> None:
         (run / "notes.json").write_text(json.dumps({"tags": [rng.choice(HOSTILE)], "note": rng.choice(HOSTILE)}))
         pages = [client.get("/", params={"search": rng.choice(HOSTILE[:8])}), client.get("/")]
         pages.append(client.get("/run", params={"name": f"{name}{number}"}))
-        assert [page.status_code for page in pages] == [200] * 3
+        pages.append(client.get("/compare", params={"run": [f"{name}{number}", "plain", rng.choice(HOSTILE[:8])]}))
+        assert [page.status_code for page in pages] == [200] * 4
         elements = Elements("".join(page.text for page in pages)).seen
         assert {tag for tag, _ in elements} <= known
         assert not {each for _, names in elements for each in names if each.startswith("on")}
@@ -199,3 +205,17 @@ def test_a_drawing_takes_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeypa
 
     asyncio.run(watch())
     assert drawn == [0.0, 5.0, 10.0, 15.0, 20.0]
+
+
+def test_the_end_of_a_run_is_drawn_without_delay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(live, "SHARE", 1e9)
+    run = write_run(tmp_path / "a", step(1))
+
+    def end() -> None:
+        with (run / "events.jsonl").open("a") as record:
+            record.write(Event("end", 2, {"loss": 1.25}, {"seconds": 1.0}).line())
+
+    _, last = streamed(run, "", 2, end)
+    assert "1.2500" in last["sections"]["overview"]
+    assert "finished" in last["sections"]["status"]

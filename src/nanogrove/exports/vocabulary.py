@@ -62,7 +62,7 @@ def vocabulary_of(tokenizer: Tokenizer, size: int) -> Vocabulary:
     if tokenizer.is_characters:
         spelled, merges, rule = *_spelled_characters(whole["model"]["vocab"]), "gpt-2"
     else:
-        spelled, merges, rule = _byte_pairs(whole)
+        spelled, merges, rule = byte_pairs(whole, "llama.cpp", ", or export this --to transformers or onnx")
     tokens, kinds = [f"[unused {n}]" for n in range(size)], [Kind.UNUSED] * size
     for token, number in spelled.items():
         tokens[number], kinds[number] = token, Kind.NORMAL
@@ -89,23 +89,32 @@ def _spelled_characters(vocabulary: Mapping[str, int]) -> tuple[dict[str, int], 
     return spelled, list(merges)
 
 
-def _byte_pairs(whole: Json) -> tuple[Mapping[str, int], list[str], str]:
-    """Tokens, merges and the splitting rule of byte-level BPE. Raises PresetError for any other tokenizer."""
+def byte_pairs(whole: Json, reader: str, advice: str) -> tuple[Mapping[str, int], list[str], str]:
+    """Tokens, merges and the splitting rule of byte-level BPE.
+
+    Raises PresetError for any other tokenizer, which says that `reader` has none such, and what else to do.
+    """
+
+    def refusal(why: str) -> PresetError:
+        return PresetError(
+            f"{reader} has no such tokenizer: {why}; train with data.tokenizer=char, byte or bpe{advice}"
+        )
+
     model = whole["model"]
     if model["type"] != "BPE":
-        raise _refusal(f"it is of the kind {model['type']}")
+        raise refusal(f"it is of the kind {model['type']}")
     if whole.get("normalizer") is not None:
-        raise _refusal(f"it changes text first, by {whole['normalizer'].get('type')}")
+        raise refusal(f"it changes text first, by {whole['normalizer'].get('type')}")
     for name, values in ONLY.items():
         if model.get(name) not in values:
-            raise _refusal(f"its {name} is {json.dumps(model[name])}")
+            raise refusal(f"its {name} is {json.dumps(model[name])}")
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     given = _bare(whole.get("pre_tokenizer") or {})
     rule = next((name for name, known in RULES.items() if _bare(known) == given), None)
     if rule is None and not merges and given == {"type": "ByteLevel", "use_regex": False}:
         rule = "gpt-2"  # each byte is a token, wherever words end
     if rule is None:
-        raise _refusal("its rule of splitting text into words has no name there")
+        raise refusal("its rule of splitting text into words has no name there")
     return model["vocab"], merges, rule
 
 
@@ -116,10 +125,3 @@ def _bare(rule: Json) -> dict[str, Any]:
         for key, value in rule.items()
         if key != "trim_offsets" and value != DEFAULTS.get(key)
     }
-
-
-def _refusal(why: str) -> PresetError:
-    return PresetError(
-        f"llama.cpp has no such tokenizer: {why}; train with data.tokenizer=char, byte or bpe, or export this "
-        "--to transformers or onnx"
-    )

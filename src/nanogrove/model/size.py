@@ -35,3 +35,14 @@ def _shapes(config: ModelConfig, population: int | None) -> tuple[dict[str, Shap
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     block = {name.removeprefix(FIRST): shape for name, shape in shapes.items() if name.startswith(FIRST)}
     return {name: shape for name, shape in shapes.items() if not name.startswith(FIRST)}, block
+
+
+def flops_per_token(config: ModelConfig) -> int:
+    """`GPT.flops_per_token` of a model at its full context, which is not built. Raises ValueError as above."""
+    one, two = (_flops(config.model_copy(update={"n_layer": layers, "within_documents": False})) for layers in (1, 2))
+    return one + (config.n_layer - 1) * (two - one)
+
+
+def _flops(config: ModelConfig) -> int:
+    with torch.device("meta"):
+        return GPT(config).flops_per_token(config.block_size)

@@ -8,6 +8,7 @@ import base64
 import functools
 import hashlib
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from plotly.offline import get_plotlyjs
@@ -21,13 +22,33 @@ SCRIPT = FIGURES + PAGE
 GZIP = 31  # of zlib: 15 bits of window, and the header of gzip, without a time
 
 
-def html_page(title: str, sections: list[str]) -> str:
-    """A page of `sections`, HTML already escaped; no network, and no script but plotly's and ours."""
+@dataclass(frozen=True)
+class Addition:
+    """What a page holds besides its sections.
+
+    Args:
+        style: Rules of CSS.
+        blocks: Data blocks, as HTML.
+        script: One script more that the policy admits; it may start workers that it makes of the page's own data.
+    """
+
+    style: str
+    blocks: str
+    script: str
+
+
+def html_page(title: str, sections: list[str], addition: Addition | None = None) -> str:
+    """A page of `sections`, HTML already escaped; no network, and no script but plotly's, ours and the addition's."""
     packed, digest = packed_plotly()
+    style, blocks, scripts, workers = STYLE, "", [SCRIPT], ""
+    if addition is not None:
+        style, blocks, workers = style + addition.style, addition.blocks, "worker-src blob:; "
+        scripts.append(addition.script)
+    admitted = "".join(f" '{_digest(script)}'" for script in scripts)
     # Plotly sets styles inline; a style can draw nonsense but, with no network, tell nobody anything.
     # A heat map is an image that plotly makes on the spot, at a data: address.
     policy = (
-        f"default-src 'none'; script-src '{digest}' '{_digest(SCRIPT)}'; style-src 'unsafe-inline'; img-src data:; "
+        f"default-src 'none'; script-src '{digest}'{admitted}; {workers}style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
     body = "".join(f"<section>{part}</section>" for part in sections)
@@ -35,8 +56,9 @@ def html_page(title: str, sections: list[str]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escaped(title)}</title><style>{STYLE}</style></head>\n<body><main>{body}</main>"
-        f'<script type="application/gzip" id="plotly">{packed}</script><script>{SCRIPT}</script></body></html>\n'
+        f"<title>{escaped(title)}</title><style>{style}</style></head>\n<body><main>{body}</main>"
+        f'<script type="application/gzip" id="plotly">{packed}</script>{blocks}'
+        f"{''.join(f'<script>{script}</script>' for script in scripts)}</body></html>\n"
     )
 
 

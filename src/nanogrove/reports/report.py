@@ -78,10 +78,15 @@ def write_report(run: Path) -> Path:
     refuse_link(run)
     read = read_run(run)
     page = html_page(read.name, list(drawn_sections(read).values()))
-    path = run / "report.html"
+    return write_page(run, "report.html", page, f"nanogrove report {run}")
+
+
+def write_page(run: Path, name: str, page: str, command: str) -> Path:
+    """Writes a page into a run folder and returns its path. Raises RunError, with the command to give again."""
+    path = run / name
     # JSON can carry half of a surrogate pair and UTF-8 cannot; one bad character must not cost the report.
     try:
         write_file(path, page.encode("utf-8", errors="replace"))
     except OSError as error:
-        raise RunError(f"{path}: cannot be written {refusal(error)} and give `nanogrove report {run}`") from None
+        raise RunError(f"{path}: cannot be written {refusal(error)} and give `{command}`") from None
     return path

@@ -14,6 +14,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from nanogrove.errors import NanogroveError, RunError
+from nanogrove.ui.compare_page import choice_of, compare_page
 from nanogrove.ui.door import Door
 from nanogrove.ui.frame import ASSETS, alert, asset, html_page, link
 from nanogrove.ui.index import Entry, Index
@@ -33,6 +34,7 @@ def application(index: Index, secret: str) -> tuple[Starlette, "Pages"]:
     return Starlette(
         routes=[
             Route("/", pages.list_runs),
+            Route("/compare", pages.compare_runs),
             Route("/run", pages.show_run),
             Route("/run/events", pages.stream),
             Route("/run/notes", pages.save_notes, methods=["POST"]),
@@ -63,6 +65,21 @@ class Pages:
             return list_page(self.index.read(), asked, str(self.index.root), time.time())
 
         return html_page("Runs", await asyncio.to_thread(body), ("list.js",))
+
+    async def compare_runs(self, request: Request) -> Response:
+        """`GET /compare?run=…&run=…`: several runs in one figure."""
+        choice = choice_of(request.query_params)
+
+        def body() -> str:
+            paths, problems = dict[str, Path](), list[str]()
+            for key in choice.runs:
+                try:
+                    paths[key] = self.index.run(key)[0]
+                except RunError as error:
+                    problems.append(str(error))
+            return compare_page(choice, paths, problems)
+
+        return html_page("Compare", await asyncio.to_thread(body), ("plotly.js", "figures.js", "run.js"))
 
     async def show_run(self, request: Request) -> Response:
         """`GET /run?name=…`: a run."""

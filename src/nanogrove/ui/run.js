@@ -1,5 +1,6 @@
 "use strict";
-// The page of a run: draws its figures, adds a table to each, and replaces sections as they come by server-sent events.
+// The pages of a run and of several: draws their figures, adds a table to each, and, of a run, replaces sections as they
+// come by server-sent events.
 (() => {
   const live = document.getElementById("live");
   const figures = new Map(); // by section
@@ -14,13 +15,45 @@
     }
   }
 
-  // The numbers of a figure, made once somebody opens them.
+  // The numbers of a figure, and files of it, made once somebody asks for them.
   function addTable({ place, spec }) {
     const details = document.createElement("details"), summary = document.createElement("summary");
-    summary.textContent = "Table";
+    summary.textContent = "Table and files";
     details.append(summary);
     place.parentElement.append(details);
-    details.addEventListener("toggle", () => details.open && details.children.length < 2 && details.append(table(spec)), { once: false });
+    details.addEventListener("toggle", () => {
+      if (details.open && details.children.length < 2) details.append(files(place, spec), table(spec));
+    });
+  }
+
+  function files(place, spec) {
+    const row = document.createElement("p"), title = place.parentElement.querySelector("figcaption").textContent;
+    const name = title.replace(/\W+/g, "-");
+    const page = getComputedStyle(document.documentElement).getPropertyValue("--page").trim();
+    const size = { width: 1200, height: 700 };
+    const picture = (format) => Plotly.toImage({ data: place.data, layout: { ...place.layout, paper_bgcolor: page } }, { format, ...size });
+    const csv = () => `data:text/csv;charset=utf-8,${encodeURIComponent(numbers(spec))}`;
+    for (const [format, address] of [["png", () => picture("png")], ["svg", () => picture("svg")], ["csv", csv]]) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "file";
+      button.textContent = format.toUpperCase();
+      button.addEventListener("click", async () => {
+        const link = document.createElement("a");
+        link.href = await address();
+        link.download = `${name}.${format}`;
+        link.click();
+      });
+      row.append(button, " ");
+    }
+    return row;
+  }
+
+  // A cell that begins as a formula does would be run by a spreadsheet.
+  function numbers(spec) {
+    const cell = (value) => (typeof value === "string" ? `"${value.replace(/^[=+\-@\t\r]/, "'$&").replace(/"/g, '""')}"` : value ?? "");
+    const lines = spec.lines.flatMap(({ name, x, y }) => x.map((at, n) => [name, at, y[n]]));
+    return [["line", spec.x, spec.y], ...lines].map((row) => row.map(cell).join(",")).join("\n") + "\n";
   }
 
   function table(spec) {
@@ -85,7 +118,7 @@
     });
   }
 
-  live.addEventListener("focusout", () => setTimeout(() => {
+  live?.addEventListener("focusout", () => setTimeout(() => {
     for (const [section, html] of waiting) {
       if (section.contains(document.activeElement)) continue;
       waiting.delete(section);
@@ -96,6 +129,7 @@
   // A browser has six connections to a server, for all of its tabs: one that nobody looks at needs none.
   let source = null;
   function listen() {
+    if (!live.dataset.events) return;
     if (document.hidden) {
       source?.close();
       source = null;
@@ -105,6 +139,7 @@
     }
   }
 
+  if (!live) return;
   for (const section of live.children) show(section);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => [...figures.values()].flat().forEach(draw));
   document.addEventListener("visibilitychange", listen);

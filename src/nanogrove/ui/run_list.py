@@ -136,9 +136,10 @@ def _runs(runs: Mapping[str, Entry], all_runs: int, asked: Asked, now: float) ->
     head = "".join(_title(title, asked) for title in TITLES) + '<th scope="col">tags and notes</th>'
     rows = "".join(_row(key, entry, now) for key, entry in list(runs.items())[:SHOWN_RUNS])
     return (
-        f'<div id="runs"><p class="note" role="status">{", ".join(filter(None, parts))}</p>'
-        f'<div class="wide list" role="region" tabindex="0" aria-label="Runs"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div></div>"
+        f'<form id="runs" action="/compare"><p class="note" role="status">{", ".join(filter(None, parts))}</p>'
+        f'<div class="wide list" role="region" tabindex="0" aria-label="Runs"><table><thead><tr>'
+        f'<th scope="col">choose</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        "<p><button>Compare the chosen runs</button></p></form>"
     )
 
 
@@ -154,7 +155,8 @@ def _row(key: str, entry: Entry, now: float) -> str:
     _, method, data, steps, measure, state, shown = cells(entry.run, now)
     words = "".join(f"<td><div><bdi>{escaped(cell)}</bdi></div></td>" for cell in (method, data, steps, measure))
     return (
-        f'<tr><th scope="row"><div><a href="{link("/run", name=key)}"><bdi>{escaped(key)}</bdi></a></div></th>{words}'
+        f'<tr><td><input type="checkbox" name="run" value="{escaped(key)}" aria-label="Choose {escaped(key)}"></td>'
+        f'<th scope="row"><div><a href="{link("/run", name=key)}"><bdi>{escaped(key)}</bdi></a></div></th>{words}'
         f'<td><div class="state {entry.run.state}">{escaped(state)}</div></td><td><div>{shown}</div></td>'
         f"<td><div>{written(entry.notes)}{alert(entry.problem)}</div></td></tr>"
     )

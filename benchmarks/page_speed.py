@@ -1,0 +1,48 @@
+"""How many tokens per second the model in a page writes in headless Chromium.
+
+    nanogrove report RUN --with-model
+    python benchmarks/page_speed.py RUN/report-with-model.html [PAGE ...] [--tokens 400]
+
+Needs Chromium, node and `make npm`. Each page writes three texts, the first of which warms the compiler of the browser
+up; the best counts. A context that is full is read again by halves, so that is in the figure.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+DRIVER = Path(__file__).parent.parent / "tests/exports/page.mjs"
+PACKAGES = Path(sys.prefix) / "npm"
+TEXTS = 3
+
+
+def tokens_per_second(page: Path, tokens: int) -> list[int]:
+    """The speed of each of the texts."""
+    settings = {"tokens": tokens, "temperature": 0.8, "seed": 0, "top-k": 0, "top-p": 1}
+    asked = {"page": str(page), "prompt": "", "settings": settings, "texts": TEXTS}
+    command = ["node", str(DRIVER), str(PACKAGES), str(shutil.which("chromium"))]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"error: {page}: {done.stderr.strip().splitlines()[-1]}")
+    speeds: list[int] = json.loads(done.stdout)["perSecond"]
+    return speeds
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", type=Path, nargs="+")
+    parser.add_argument("--tokens", type=int, default=400, help="of each text")
+    options = parser.parse_args()
+    if shutil.which("chromium") is None or shutil.which("node") is None or not PACKAGES.is_dir():
+        sys.exit("error: this needs Chromium, node and `make npm`")
+    for page in options.pages:
+        speeds = tokens_per_second(page, options.tokens)
+        print(f"{page}: {max(speeds)} tokens per second ({page.stat().st_size / 1e6:.1f} MB; each text: {speeds})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Several runs as curves of one figure: read quickly from their records, over steps, tokens, FLOPs or time.
+
+Of a record only the events that are drawn are parsed, so that twenty long runs take a second.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from statistics import median
+
+from pydantic import ValidationError
+
+from nanogrove.errors import RunError
+from nanogrove.json_reading import BadJsonError
+from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.size import flops_per_token
+from nanogrove.record.events import Event, Values, event_of, lines_that_fit
+from nanogrove.record.folder import read_preset
+from nanogrove.record.measures import Measure, measured
+from nanogrove.record.reading import times
+from nanogrove.reports.lines import Line, line, noisy
+from nanogrove.reports.values import finite, spread
+
+TRAINING = Measure("training_loss", "training loss", "nats per token")  # the `loss` of `step` events
+STEP_LINES = 40_000  # of all records, parsed at most: many more than a figure shows
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run that is compared.
+
+    Args:
+        name: as the page calls it.
+        preset: its settings.
+        start: what its first event says.
+        steps: its `step` events, or some of them, evenly spaced; none where no figure of them is drawn.
+        evaluations: those on the validation split.
+        flops: floating-point operations of a token; None where the preset does not say.
+    """
+
+    name: str
+    preset: Values
+    start: Values
+    steps: Sequence[Event]
+    evaluations: Sequence[Event]
+    flops: float | None
+
+    def events(self, measure: str) -> list[Event]:
+        """Those that hold a measure."""
+        if measure == TRAINING.name:
+            return [event for event in self.steps if "loss" in event.values]
+        return [event for event in self.evaluations if measure in event.values]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What lies on the horizontal axis: its label, and where an event of a run lies on it."""
+
+    label: str
+    at: Callable[[Curve, Event], float | None]
+
+
+def _tokens(curve: Curve, event: Event) -> float | None:
+    return finite(event.values.get("seen" if event.kind == "eval" else "tokens"))
+
+
+def _flops(curve: Curve, event: Event) -> float | None:
+    tokens = _tokens(curve, event)
+    return None if tokens is None or curve.flops is None else tokens * curve.flops
+
+
+AXES: Mapping[str, Axis] = {
+    "tokens": Axis("tokens", _tokens),
+    "steps": Axis("steps", lambda curve, event: float(event.step)),
+    "flops": Axis("FLOPs of a member", _flops),
+    "time": Axis("training time, seconds", lambda curve, event: finite(times(event).get("seconds"))),
+}
+
+
+def read_curve(path: Path, name: str, steps: int) -> Curve:
+    """A run, with at most so many of its `step` events. Raises RunError where it is damaged."""
+    preset = read_preset(path) or {}
+    lines = dict[str, list[str]](start=[], eval=[], step=[])
+    try:
+        for text in lines_that_fit(path / "events.jsonl"):
+            kind = text[: text.find(",")].removeprefix('{"kind": "').removesuffix('"')
+            if kind in lines and (kind != "step" or steps):
+                lines[kind].append(text)
+        chosen = lines["step"][:: -(-len(lines["step"]) // steps)] if lines["step"] else []
+        start = [event_of(text) for text in lines["start"][:1]]
+        evaluations = [event_of(text) for text in lines["eval"]]
+        step_events = [event_of(text) for text in chosen]
+    except (OSError, BadJsonError, ValueError) as error:
+        raise RunError(f"{name}: events.jsonl is damaged ({error}); it is left out") from None
+    values = start[0].values if start else {}
+    on_validation = [event for event in evaluations if event.values.get("split", "validation") == "validation"]
+    return Curve(name, preset, values, step_events, on_validation, _flops_per_token(preset, values))
+
+
+def _flops_per_token(preset: Values, start: Values) -> float | None:
+    model = preset.get("model")
+    if isinstance(model, dict):
+        with suppress(ValidationError, ValueError):
+            return flops_per_token(ModelConfig.model_validate({**model, "vocab_size": start.get("vocabulary")}))
+    return None
+
+
+def measures_of(curves: Sequence[Curve]) -> dict[str, Measure]:
+    """The measures that any of some runs has, by their names, the training loss last."""
+    figures = [curve.evaluations[-1].values for curve in curves if curve.evaluations]
+    known = {each.name: each for values in figures for each in measured(values) if not each.by and each.label}
+    return {**known, TRAINING.name: TRAINING}
+
+
+def without_seed(curve: Curve) -> str:
+    """What runs have in common that differ in their seeds and names alone."""
+    settings = {key: value for key, value in curve.preset.items() if key not in ("seed", "name", "description")}
+    return json.dumps(settings, sort_keys=True)
+
+
+def lines_of(curves: Sequence[Curve], measure: str, axis: Axis, smooth: bool, by_seed: bool) -> list[Line]:
+    """A line for each run, or for each group of runs that differ in their seeds alone: their median, and a band."""
+    ordered = sorted(curves, key=without_seed) if by_seed else curves
+    groups = [list(group) for _, group in groupby(ordered, without_seed if by_seed else lambda curve: curve.name)]
+    return [each for group in groups for each in _line(group, measure, axis, smooth)]
+
+
+def _line(group: Sequence[Curve], measure: str, axis: Axis, smooth: bool) -> list[Line]:
+    key = "loss" if measure == TRAINING.name else measure
+    by_step = dict[int, list[tuple[float | None, object]]]()
+    for curve in group:
+        for event in curve.events(measure):
+            by_step.setdefault(event.step, []).append((axis.at(curve, event), event.values.get(key)))
+    x, y = list[float | None](), list[object]()
+    for step in sorted(by_step):
+        positions = [at for at, _ in by_step[step] if at is not None]
+        x.append(median(positions) if positions else None)
+        figures = [figure for _, figure in by_step[step]]
+        y.append(figures[0] if len(group) == 1 else [spread(figure)[1] for figure in figures])
+    name = group[0].name if len(group) == 1 else f"{group[0].name}: median of {len(group)} seeds"
+    return noisy(name, x, y)[-1:] if smooth else line(name, x, y)
+
+
+def floor(curves: Sequence[Curve], measure: Measure, lines: Sequence[Line]) -> list[Line]:
+    """The best possible figure as a line, where evaluations know it and it is the same for all runs."""
+    known = {finite(event.values.get(measure.reference)) for curve in curves for event in curve.events(measure.name)}
+    best = known.pop() if measure.reference and len(known) == 1 else None
+    if best is None or not lines:
+        return []
+    ends = [min(at for each in lines for at in each["x"]), max(at for each in lines for at in each["x"])]
+    return line(measure.reference_label, ends, [best, best], "reference")

@@ -3,9 +3,9 @@
     python benchmarks/generation.py --nanogpt PATH --llama-cpp
 
 6 layers x 384, context 256, vocabulary 65, 128 new tokens after a prompt of 8, at batch 16 and 1; then the time a
-token takes early and late in the context, and a text in pieces beside a whole one. Ours in float32, as the peers, and in
-the format that `auto` takes here.
-llama.cpp has the weights of ours as a GGUF file, in float32 and as q8_0; first both must give the same probabilities.
+token takes early and late in the context, and a text in pieces beside a whole one. Ours in float32, as the peers, and
+in the format that `auto` takes here. llama.cpp has the weights of ours as a GGUF file, in float32 and as q8_0; first
+both must give the same probabilities.
 Its threads wait by spinning, so let nothing else run meanwhile. `--tiny` tries the logic at a size for tests.
 """
 
@@ -177,8 +177,8 @@ def main() -> None:
     streamed, whole = streamed_and_whole(ours, new_tokens, options.rounds)
     per_token = 1e6 * (streamed.median - whole.median) / new_tokens
     print(
-        f"stream beside generate, batch 1: {streamed.median / whole.median:.2f} times, {per_token:.0f} microseconds per "
-        f"token more; stream {streamed}, generate {whole}"
+        f"stream beside generate, batch 1: {streamed.median / whole.median:.2f} times, {per_token:.0f} µs per token "
+        f"more; stream {streamed}, generate {whole}"
     )
     if not options.tiny:
         early, late = early_and_late(ours)

@@ -12,7 +12,10 @@ from nanogrove.reports.values import escaped
 FOLDER = Path(__file__).with_name("browser")
 WORKER_FILES = (*("products.js", "network.js", "tokenizer.js", "sampling.js", "grammar.js", "writing.js", "worker.js"),)
 WORKER = "".join(['"use strict";\n', *((FOLDER / name).read_text(encoding="utf-8") for name in WORKER_FILES)])
-SCRIPT, STYLE = ((FOLDER / name).read_text(encoding="utf-8") for name in ("writer.js", "writer.css"))
+SCRIPT, FORM_STYLE, TOKEN_STYLE = (
+    (FOLDER / name).read_text(encoding="utf-8") for name in ("writer.js", "writer.css", "tokens.css")
+)
+STYLE = FORM_STYLE + TOKEN_STYLE
 MOST_TOKENS = 10_000  # of a text; each has an element of its own
 INPUTS = (  # name, label, attributes
     ("tokens", "New tokens", f'type="number" min="1" max="{MOST_TOKENS}" value="200" required'),

@@ -25,6 +25,13 @@ const answers = JSON.parse(readFileSync(0, "utf8")).map(({ model, prompt, texts 
     answer.random = Array.from({ length: 1000 }, next);
   }
   if (prompt === undefined) return answer;
+  const voters = JSON.parse(model).voters.map((voter) => network(config, voter));
+  if (voters.length) {
+    const votes = voting(voters, tokens, encode(tokens, prompt), options.count);
+    let step = votes.next();
+    while (!step.done) step = votes.next();
+    answer.votes = step.value;
+  }
   const net = network(config, tensors), steps = [...writing(net, tokens, encode(tokens, prompt), options, source)];
   answer.steps = steps.filter((step) => step.token !== undefined);
   if (!logits) return answer;

@@ -138,6 +138,18 @@ def test_every_tokenizer_reads_texts_as_the_library_does(random_source: Callable
 
 
 @needs_node
+def test_a_committee_votes_by_its_likeliest_texts(random_source: Callable[..., Source], tmp_path: Path) -> None:
+    source = random_source(byte_tokenizer(), **SIZES)
+    shifted = {name: weight.roll(1, 0) for name, weight in source.weights.items()}
+    broken = {name: weight * torch.nan for name, weight in source.weights.items()}
+    voters = [replace(source, weights=weights) for weights in (shifted, source.weights, broken, source.weights)]
+    job = {"model": model_json(source, "float32", None, voters), "prompt": PROMPT, "count": 20}
+    [answer] = in_node([job | {"seed": 0, "temperature": 1, "topK": 0, "topP": 1}], tmp_path)
+    texts = [language_model(voter).generate(PROMPT, 20, temperature=0, precision="float32") for voter in voters[:2]]
+    assert [(PROMPT + vote["text"], vote["count"]) for vote in answer["votes"]] == [(texts[1], 2), (texts[0], 1)]
+
+
+@needs_node
 def test_the_distributions_of_a_grammar_are_exact(random_source: Callable[..., Source], tmp_path: Path) -> None:
     datas: list[dict[str, Any]] = [
         {"type": "rhm", "v": 8, "m": 3, "s": 2, "L": 3},

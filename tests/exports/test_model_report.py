@@ -7,19 +7,23 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.conftest import Command
 from tests.reports.conftest import HOSTILE, Page
 
 import nanogrove
 from nanogrove.config.overrides import resolve
+from nanogrove.errors import CheckpointError
 from nanogrove.exports import model_report
 from nanogrove.record.events import Event
 from nanogrove.reports import page as pages
 from nanogrove.runs.train import train
+from nanogrove.train.checkpoint import read_checkpoint
 
 PACKAGES = Path(sys.prefix) / "npm/node_modules"  # of `make npm`
 ASKED = {"tokens": 200, "temperature": 0, "seed": 0, "top-k": 0, "top-p": 1}
@@ -67,6 +71,33 @@ def test_what_a_run_says_is_text(llama_run: Path, tmp_path: Path) -> None:
     assert not {"img", "svg", "a"} & {tag for tag, _ in page.tags}
     assert not [name for _, attrs in page.tags for name, _ in attrs if name.startswith("on")]
     assert '<textarea id="writer-prompt" spellcheck="false" autocomplete="off">\n\n&lt;/script&gt;' in page.html
+
+
+@pytest.mark.usefixtures("_short_plotly")
+def test_a_run_of_self_improvement_has_its_voters(
+    llama_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(llama_run, run)
+    preset = json.loads((run / "preset.json").read_text())
+    (run / "preset.json").write_text(json.dumps(preset | {"method": {"name": "self_improve"}}))
+    one = read_checkpoint(run)
+    pair = {name: torch.stack([weight, weight + 1]) for name, weight in one.model.items()}
+    lines: list[str] = []
+    monkeypatch.setattr(model_report, "load_latest", lambda root: (replace(one, model=pair), []))
+    page = Page(model_report.write_model_report(run, "float32", False, lines.append))
+    [model] = [code for kind, code in page.scripts if kind == "application/json" and code.startswith('{"config"')]
+    first, second = (voter["norm.weight"]["data"] for voter in json.loads(model)["voters"])
+    assert first == json.loads(model)["tensors"]["norm.weight"]["data"]
+    assert second != first
+    assert "a committee of 2 such voters" in lines[0]
+    assert "Votes of the committee" in page.text
+    monkeypatch.setattr(model_report, "load_latest", lambda root: (one, []))
+    assert "Votes" not in Page(model_report.write_model_report(run, "float32", False, lines.append)).text
+    del pair["norm.weight"]
+    monkeypatch.setattr(model_report, "load_latest", lambda root: (replace(one, model=pair), []))
+    with pytest.raises(CheckpointError, match="its voters are not models as the best one is; train anew"):
+        model_report.write_model_report(run, "float32", False, lines.append)
 
 
 def test_a_large_page_is_asked_for(llama_run: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,14 @@
 // Drives the pages of `nanogrove ui` in Chromium, and prints what is wrong with them.
 //
-//   node browser.mjs MODULES CHROMIUM ADDRESS PICTURES
+//   node browser.mjs MODULES CHROMIUM ADDRESS PICTURES TRAINER
 //
-// MODULES holds playwright-core and axe-core. A run called `live` is under way, one called `ended` is finished. Pages must ask for
+// MODULES holds playwright-core and axe-core. A run called `live` is under way in the process TRAINER, one called `ended` is finished. Pages must ask for
 // nothing elsewhere, log no error, need no scrolling from side to side, and be accessible; pictures of them are left in PICTURES.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
-const [modules, executablePath, address, pictures] = process.argv.slice(2);
+const [modules, executablePath, address, pictures, trainer] = process.argv.slice(2);
 const require = createRequire(pathToFileURL(`${modules}/`));
 const { chromium } = require("playwright-core"), axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
@@ -18,7 +18,7 @@ const check = (holds, text) => holds || problems.push(text);
 const origin = new URL(address).origin, page = await context.newPage();
 page.on("console", (message) => ["error", "warning"].includes(message.type()) && problems.push(message.text()));
 page.on("pageerror", (error) => problems.push(String(error)));
-page.on("request", (request) => check(request.url().startsWith(origin) || request.url().startsWith("data:"), `asks for ${request.url()}`));
+page.on("request", (request) => check([origin, `blob:${origin}`, "data:"].some((start) => request.url().startsWith(start)), `asks for ${request.url()}`));
 page.setDefaultTimeout(60_000);
 
 async function picture(name) {
@@ -44,8 +44,7 @@ const drawn = () => page.waitForFunction(() => {
 });
 const state = (word) => page.waitForFunction((word) => document.querySelector("#status .state")?.textContent === word, word);
 const steps = () => page.evaluate(() => Number(document.querySelector("#status progress").value));
-const points = () => page.evaluate(() => document.querySelector("figure > div").data.at(-1).x.length
-  + document.querySelector("figure > div").data[0].x.length);
+const reach = () => page.evaluate(() => document.querySelector("figure > div").data[0].x.at(-1));
 
 await page.goto(address);
 check(page.url() === `${origin}/`, `the key stays in the address: ${page.url()}`);
@@ -55,11 +54,25 @@ check(await page.evaluate(() => document.activeElement.className === "skip"), "t
 
 await page.getByRole("link", { name: "live" }).click();
 await drawn();
-const [before, beforeSteps] = [await points(), await steps()];
+const [before, beforeSteps] = [await reach(), await steps()];
 await page.waitForFunction((before) => Number(document.querySelector("#status progress").value) > before, beforeSteps);
-await page.waitForFunction((before) => document.querySelector("figure > div").data[0].x.length
-  + document.querySelector("figure > div").data.at(-1).x.length > before, before);
+await page.waitForFunction((before) => document.querySelector("figure > div").data[0].x.at(-1) > before, before);
 await picture("live");
+
+// Killed between two checkpoints, which are 500 steps apart, and resumed, it is drawn once.
+await page.waitForFunction(() => document.querySelector("#status progress").value % 500 > 200);
+process.kill(Number(trainer), "SIGKILL");
+await state("stopped");
+const killed = await steps();
+await page.getByRole("button", { name: "Continue" }).click();
+await state("running");
+await page.waitForFunction((killed) => document.querySelector("#status progress").value > killed, killed);
+await drawn();
+check(await page.evaluate(() => {
+  const { x } = document.querySelector("figure > div").data[0];
+  return x.every((at, n) => !n || at > x[n - 1]);
+}), "a run that was killed and resumed is drawn twice");
+
 await page.getByRole("button", { name: "Stop and save" }).click();
 await state("stopped");
 const stopped = await steps();
@@ -83,11 +96,17 @@ await page.waitForTimeout(4000); // the list is read again meanwhile
 await page.getByRole("button", { name: "Compare the chosen runs" }).click();
 await drawn();
 await page.getByLabel("Logarithmic across").check();
-await page.getByLabel("over").selectOption("flops");
+await page.locator("#x").selectOption("flops");
 await page.getByRole("button", { name: "Draw" }).click();
 await drawn();
 check(/run=ended&run=live|run=live&run=ended/.test(page.url()) && /x=flops/.test(page.url()), `the choice is not in ${page.url()}`);
 check((await page.evaluate(() => document.querySelector("figure > div").data.length)) === 2, "two runs are not two lines");
+await page.locator("figure summary").click();
+for (const [format, begins] of [["PNG", "\x89PNG"], ["SVG", "<svg"], ["CSV", '"line","FLOPs of a member","nats per token"\n"']]) {
+  const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: format }).click()]);
+  const content = readFileSync(await download.path(), "latin1");
+  check(content.startsWith(begins), `${download.suggestedFilename()} begins with ${content.slice(0, 60)}`);
+}
 await picture("compare");
 await page.goto(`${origin}/run?name=ended`);
 await drawn();

@@ -205,3 +205,17 @@ def test_a_drawing_takes_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeypa
 
     asyncio.run(watch())
     assert drawn == [0.0, 5.0, 10.0, 15.0, 20.0]
+
+
+def test_the_end_of_a_run_is_drawn_without_delay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(live, "SHARE", 1e9)
+    run = write_run(tmp_path / "a", step(1))
+
+    def end() -> None:
+        with (run / "events.jsonl").open("a") as record:
+            record.write(Event("end", 2, {"loss": 1.25}, {"seconds": 1.0}).line())
+
+    _, last = streamed(run, "", 2, end)
+    assert "1.2500" in last["sections"]["overview"]
+    assert "finished" in last["sections"]["status"]

@@ -1,4 +1,4 @@
-"""The pages in a real browser: curves grow, a run is stopped and continued, notes are kept."""
+"""The pages in a real browser: curves grow, a run is killed, stopped and continued, notes are kept."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def served(runs: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_run_is_watched_stopped_and_continued(modules: Path, tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_is_watched_killed_stopped_and_continued(modules: Path, tiny: Tiny, tmp_path: Path) -> None:
     """Pictures of the pages are left in NANOGROVE_PICTURES, where that is set."""
     runs = tmp_path / "runs"
     for _ in train(resolve(tiny()), runs / "ended"):
@@ -64,7 +64,7 @@ def test_a_run_is_watched_stopped_and_continued(modules: Path, tiny: Tiny, tmp_p
     script, chromium = Path(__file__).with_name("browser.mjs"), str(shutil.which("chromium"))
     with subprocess.Popen(training, stdout=subprocess.DEVNULL) as trainer, served(runs) as url:
         try:
-            command = ["node", str(script), str(modules), chromium, url, str(pictures)]
+            command = ["node", str(script), str(modules), chromium, url, str(pictures), str(trainer.pid)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         finally:
             trainer.kill()

@@ -5,7 +5,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -29,21 +29,18 @@ READ = (  # settings that the page computes with; of the others `settings` and t
 SPLITS = {"gpt-2": "words", "smollm": "digits"}  # our names of the rules of `vocabulary.RULES`
 
 
-def model_json(source: Source, weights: Weights, grammar: Mapping[str, Any] | None = None) -> str:
-    """The model, with what `grammar_table` gave, as JSON that is safe in a data block of a page.
+def model_json(
+    source: Source, weights: Weights, grammar: Mapping[str, Any] | None = None, voters: Sequence[Source] = ()
+) -> str:
+    """The model, with what `grammar_table` gave and the voters of a committee, as JSON that is safe in a page.
 
     Raises PresetError for a scalar model, a tokenizer that the page has not, and weights beyond float16.
     """
     check(source)
-    stored = source.halved() if weights == "float16" else source.weights
-    tensors: dict[str, Any] = {}
-    with waiting("packing weights", len(stored)) as wait:
-        for name, weight in stored.items():
-            tensors[name] = _tensor(weight, weights if is_rounded(name, weight) else "float32")
-            wait.done += 1
     model = {
         "config": settings(source.config),
-        "tensors": tensors,
+        "tensors": _tensors(source, weights),
+        "voters": [_tensors(voter, weights) for voter in voters],
         "tokenizer": tokenizer_table(source.tokenizer, source.config.vocab_size or 0),
         "grammar": grammar,
     }
@@ -123,6 +120,17 @@ def _is_words(whole: Mapping[str, Any]) -> bool:
     splits = (whole.get("pre_tokenizer") or {}).get("type")
     plain = whole.get("normalizer") is None and whole.get("decoder") is None
     return whole["model"]["type"] == "WordLevel" and splits == "WhitespaceSplit" and plain
+
+
+def _tensors(source: Source, weights: Weights) -> dict[str, Any]:
+    """All weights of a model in this format, those that are rounded."""
+    stored = source.halved() if weights == "float16" else source.weights
+    tensors: dict[str, Any] = {}
+    with waiting("packing weights", len(stored)) as wait:
+        for name, weight in stored.items():
+            tensors[name] = _tensor(weight, weights if is_rounded(name, weight) else "float32")
+            wait.done += 1
+    return tensors
 
 
 def _tensor(weight: Tensor, kind: Weights) -> dict[str, Any]:

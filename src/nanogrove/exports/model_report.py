@@ -1,20 +1,23 @@
 """The report that is the model: one HTML file that shows a run and in which its best model writes text."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nanogrove.errors import PresetError
+from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.exports.browser import WEIGHTS, Weights, check, model_json, stored_bytes, tokenizer_table
 from nanogrove.exports.browser_grammar import grammar_table
 from nanogrove.exports.source import Source, read_source
 from nanogrove.memory import shown_bytes
+from nanogrove.model.members import unstack
 from nanogrove.record.folder import refuse_link
 from nanogrove.record.reading import Run, read_run
 from nanogrove.reports.page import html_page
 from nanogrove.reports.report import drawn_sections, write_page
 from nanogrove.reports.writer import writer
+from nanogrove.train.checkpoint import load_latest
 from nanogrove.waits import waiting
 
 NAME = "report-with-model.html"
@@ -45,24 +48,48 @@ def write_model_report(run: Path, weights: str, large: bool, announce: Callable[
         source = read_source(run)
     check(source)
     grammar = grammar_table(record.preset.get("data"))
-    sizes = _sizes(source, grammar)
+    voters = _voters(run, record, source)
+    sizes = _sizes(source, grammar, len(voters))
     _check_size(sizes, kind, large)
-    announce(f"a page of about {_page_size(sizes[kind])}: {_about(source)}, in {kind}")
+    announce(f"a page of about {_page_size(sizes[kind])}: {_about(source, len(voters))}, in {kind}")
     with waiting("writing the page"):
-        page = _page(record, source, kind, grammar)
+        page = _page(record, source, kind, grammar, voters)
         return write_page(run, NAME, page, f"nanogrove report {run} --with-model")
 
 
-def _about(source: Source) -> str:
+def _voters(run: Path, record: Run, source: Source) -> list[Source]:
+    """The voters of a run of self-improvement, as they were last saved; none of another method.
+
+    Raises CheckpointError where they are not models as the best one is.
+    """
+    method = record.preset.get("method")
+    if not isinstance(method, dict) or method.get("name") != "self_improve":
+        return []
+    checkpoint, _ = load_latest(run / "checkpoints")
+    if checkpoint is None:
+        return []
+    stacked = checkpoint.model
+    single = {name: tuple(weight.shape) for name, weight in source.weights.items()}
+    shapes = {name: tuple(weight.shape) for name, weight in stacked.items()}
+    if shapes == single:
+        return []
+    count = max((shape[0] for shape in shapes.values() if shape), default=0)
+    if shapes != {name: (count, *shape) for name, shape in single.items()}:
+        raise CheckpointError(f"{checkpoint.folder}: its voters are not models as the best one is; train anew")
+    return [replace(source, weights=unstack(stacked, voter)) for voter in range(count)]
+
+
+def _about(source: Source, voters: int) -> str:
     """What the model is, in words."""
     count = sum(weight.numel() for weight in source.weights.values())
-    return f"{count:,} parameters, a context of {source.config.block_size:,} tokens"
+    committee = f", a committee of {voters:,} such voters" if voters else ""
+    return f"{count:,} parameters, a context of {source.config.block_size:,} tokens{committee}"
 
 
-def _sizes(source: Source, grammar: Mapping[str, Any] | None) -> dict[Weights, int]:
-    """The bytes of weights, tokenizer and grammar, by the format of weights."""
+def _sizes(source: Source, grammar: Mapping[str, Any] | None, voters: int) -> dict[Weights, int]:
+    """The bytes of weights, those of so many voters included, tokenizer and grammar, by the format of weights."""
     others = len(json.dumps([tokenizer_table(source.tokenizer, source.config.vocab_size or 0), grammar]))
-    return {kind: stored_bytes(source, kind) + others for kind in WEIGHTS}
+    return {kind: (1 + voters) * stored_bytes(source, kind) + others for kind in WEIGHTS}
 
 
 def _check_size(sizes: Mapping[Weights, int], kind: Weights, large: bool) -> None:
@@ -84,14 +111,16 @@ def _page_size(weights: int) -> str:
     return shown_bytes(weights + REPORT_MB * MB)
 
 
-def _page(record: Run, source: Source, kind: Weights, grammar: Mapping[str, Any] | None) -> str:
+def _page(
+    record: Run, source: Source, kind: Weights, grammar: Mapping[str, Any] | None, voters: Sequence[Source]
+) -> str:
     head, *others = drawn_sections(record).values()
     about = (
-        f"The run's best model is in this page: {_about(source)}, weights in {kind}. It computes here, without a "
-        "network; nothing that you type leaves the page. Point at a token to see what else was likely."
+        f"The run's best model is in this page: {_about(source, len(voters))}, weights in {kind}. It computes here, "
+        "without a network; nothing that you type leaves the page. Point at a token to see what else was likely."
     )
-    model = model_json(source, kind, grammar)
-    section, addition = writer(about, _prompt(record), model, exact=grammar is not None)
+    model = model_json(source, kind, grammar, voters)
+    section, addition = writer(about, _prompt(record), model, grammar is not None, len(voters))
     return html_page(record.name, [head, section, *others], addition)
 
 

@@ -10,7 +10,8 @@ from nanogrove.reports.page import Addition
 from nanogrove.reports.values import escaped
 
 FOLDER = Path(__file__).with_name("browser")
-WORKER_FILES = (*("products.js", "network.js", "tokenizer.js", "sampling.js", "grammar.js", "writing.js", "worker.js"),)
+PARTS = ("products", "network", "tokenizer", "sampling", "grammar", "writing", "voting", "worker")
+WORKER_FILES = tuple(f"{name}.js" for name in PARTS)
 WORKER = "".join(['"use strict";\n', *((FOLDER / name).read_text(encoding="utf-8") for name in WORKER_FILES)])
 SCRIPT, FORM_STYLE, TOKEN_STYLE = (
     (FOLDER / name).read_text(encoding="utf-8") for name in ("writer.js", "writer.css", "tokens.css")
@@ -26,7 +27,7 @@ INPUTS = (  # name, label, attributes
 LEVELS = ("below 5%", "5% to 20%", "20% to 50%", "50% to 80%", "80% and more")  # as in writer.js
 
 
-def writer(about: str, prompt: str, model: str, exact: bool = False) -> tuple[str, Addition]:
+def writer(about: str, prompt: str, model: str, exact: bool = False, voters: int = 0) -> tuple[str, Addition]:
     """The HTML of the section, and what a page with it needs besides.
 
     Args:
@@ -34,6 +35,7 @@ def writer(about: str, prompt: str, model: str, exact: bool = False) -> tuple[st
         prompt: What the field for it begins with.
         model: The model as JSON, without a `<`.
         exact: Whether that holds a grammar.
+        voters: How many models of a committee it holds.
     """
     settings = "".join(
         f'<label>{label}<input id="writer-{name}" {attributes}></label>' for name, label, attributes in INPUTS
@@ -59,8 +61,19 @@ def writer(about: str, prompt: str, model: str, exact: bool = False) -> tuple[st
         '<div class="wide" role="region" tabindex="0" aria-label="The tokens, with their probabilities">'
         f'<table><thead><tr>{heads}</tr></thead><tbody id="writer-rows"></tbody></table></div></details>'
     )
+    html += _votes(voters) if voters else ""
     blocks = (
         f'<script type="application/json" id="writer-model">{model}</script>'
         f'<script type="text/plain" id="writer-code">{WORKER}</script>'
     )
     return html, Addition(STYLE, blocks, SCRIPT)
+
+
+def _votes(voters: int) -> str:
+    """The place of the votes of a committee."""
+    heads = "".join(f'<th scope="col">{title}</th>' for title in ("Votes", "Text"))
+    return (
+        f'<h3>Votes of the committee</h3><p class="note">Each of its {voters:,} voters continues the prompt by its '
+        'likeliest tokens, whatever the settings above.</p><div class="wide" role="region" tabindex="0" '
+        f'aria-label="The votes"><table><thead><tr>{heads}</tr></thead><tbody id="writer-votes"></tbody></table></div>'
+    )

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+from nanogrove.record.listing import ENDS, listed
 from nanogrove.ui.processes import Processes
 from nanogrove.ui.run_page import sections_of, status
 
@@ -48,7 +49,7 @@ async def changes(
         sections = {"status": await asyncio.to_thread(status, run, key, processes)}
         order = None
         stamp = stamp_of(run)
-        if stamp != seen and time.monotonic() >= next_drawing:
+        if stamp != seen and (time.monotonic() >= next_drawing or _has_ended(run)):
             drawn, seconds = await asyncio.to_thread(_drawn, run, key)
             next_drawing, seen = time.monotonic() + SHARE * seconds, stamp
             order = ["overview", "status", *(name for name in drawn if name != "overview")]
@@ -60,6 +61,11 @@ async def changes(
         else:
             yield b": \n\n"  # which fails where the page is gone
         await asyncio.sleep(LOOK_SECONDS)
+
+
+def _has_ended(run: Path) -> bool:
+    """Whether a run has come to its end, so that its record grows no more and is drawn once, without delay."""
+    return listed(run, run).state in ENDS.values()
 
 
 def _drawn(run: Path, key: str) -> tuple[dict[str, str], float]:

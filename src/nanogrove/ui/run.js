@@ -15,13 +15,45 @@
     }
   }
 
-  // The numbers of a figure, made once somebody opens them.
+  // The numbers of a figure, and files of it, made once somebody asks for them.
   function addTable({ place, spec }) {
     const details = document.createElement("details"), summary = document.createElement("summary");
-    summary.textContent = "Table";
+    summary.textContent = "Table and files";
     details.append(summary);
     place.parentElement.append(details);
-    details.addEventListener("toggle", () => details.open && details.children.length < 2 && details.append(table(spec)));
+    details.addEventListener("toggle", () => {
+      if (details.open && details.children.length < 2) details.append(files(place, spec), table(spec));
+    });
+  }
+
+  function files(place, spec) {
+    const row = document.createElement("p"), title = place.parentElement.querySelector("figcaption").textContent;
+    const name = title.replace(/\W+/g, "-");
+    const page = getComputedStyle(document.documentElement).getPropertyValue("--page").trim();
+    const size = { width: 1200, height: 700 };
+    const picture = (format) => Plotly.toImage({ data: place.data, layout: { ...place.layout, paper_bgcolor: page } }, { format, ...size });
+    const csv = () => `data:text/csv;charset=utf-8,${encodeURIComponent(numbers(spec))}`;
+    for (const [format, address] of [["png", () => picture("png")], ["svg", () => picture("svg")], ["csv", csv]]) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "file";
+      button.textContent = format.toUpperCase();
+      button.addEventListener("click", async () => {
+        const link = document.createElement("a");
+        link.href = await address();
+        link.download = `${name}.${format}`;
+        link.click();
+      });
+      row.append(button, " ");
+    }
+    return row;
+  }
+
+  // A cell that begins as a formula does would be run by a spreadsheet.
+  function numbers(spec) {
+    const cell = (value) => (typeof value === "string" ? `"${value.replace(/^[=+\-@\t\r]/, "'$&").replace(/"/g, '""')}"` : value ?? "");
+    const lines = spec.lines.flatMap(({ name, x, y }) => x.map((at, n) => [name, at, y[n]]));
+    return [["line", spec.x, spec.y], ...lines].map((row) => row.map(cell).join(",")).join("\n") + "\n";
   }
 
   function table(spec) {

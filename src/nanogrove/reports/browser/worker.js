@@ -3,13 +3,14 @@
 
 const PAUSE = 40; // milliseconds after which what was written is posted, and messages are heard
 
-let net = null, tokens = null, source = null, current = 0;
+let net = null, voters = [], tokens = null, source = null, current = 0;
 
 self.onmessage = ({ data }) => {
   try {
     if (data.model) {
       const model = JSON.parse(data.model);
       net = network(model.config, model.tensors);
+      voters = model.voters.map((tensors) => network(model.config, tensors));
       tokens = tokenizer(model.tokenizer);
       source = model.grammar && grammar(model.grammar);
       self.postMessage({ ready: true });
@@ -26,8 +27,8 @@ async function write({ number, prompt, ...options }) {
   let steps = [], posted = performance.now();
   const heard = () => new Promise((resolve) => setTimeout(resolve));
   try {
-    for (const step of writing(net, tokens, encode(tokens, prompt), options, source)) {
-      steps.push(named(step));
+    for (const step of writtenAndVoted(encode(tokens, prompt), options)) {
+      steps.push(step);
       if (performance.now() - posted < PAUSE) continue;
       self.postMessage({ number, steps });
       await heard();
@@ -39,6 +40,11 @@ async function write({ number, prompt, ...options }) {
   } catch (error) {
     self.postMessage({ number, error: error.message });
   }
+}
+
+function* writtenAndVoted(prompt, options) {
+  for (const step of writing(net, tokens, prompt, options, source)) yield named(step);
+  if (voters.length) yield { votes: yield* voting(voters, tokens, prompt, options.count) };
 }
 
 // A step whose tokens have names for people.

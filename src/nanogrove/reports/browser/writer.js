@@ -5,7 +5,7 @@
   const form = at("form"), text = at("text"), status = at("status"), rows = at("rows"), chosen = at("chosen");
   const LEVELS = [0.05, 0.2, 0.5, 0.8]; // of probability, between which colours change
   const exactly = rows.parentElement.tHead.rows[0].cells.length > 4; // a grammar is known
-  let number = 0, start = 0, worker = null, written = [], picked = -1;
+  let number = 0, start = 0, latest = 0, worker = null, written = [], picked = -1;
 
   function element(name, content, type = "") {
     const node = document.createElement(name);
@@ -41,6 +41,12 @@
     rows.append(row);
   }
 
+  function count({ text, count }) {
+    const row = document.createElement("tr");
+    row.append(element("td", String(count)), element("td", text || "(nothing)"));
+    at("votes").append(row);
+  }
+
   // Shows the probability and the alternatives of one token.
   function pick(index) {
     if (!written[index]) return;
@@ -62,8 +68,11 @@
     } else if (data.number === undefined) {
       status.textContent = `The model cannot be read: ${data.error}`;
     } else if (data.number === number) {
-      (data.steps || []).filter((step) => step.token !== undefined).forEach(append);
-      const reading = (data.steps || []).filter((step) => step.reading).pop(), seconds = (performance.now() - start) / 1000;
+      const steps = data.steps || [], tokens = steps.filter((step) => step.token !== undefined);
+      tokens.forEach(append);
+      if (tokens.length) latest = performance.now();
+      steps.filter((step) => step.votes).forEach(({ votes }) => votes.forEach(count));
+      const reading = steps.filter((step) => step.reading).pop(), seconds = (latest - start) / 1000;
       if (data.error) status.textContent = data.error;
       else if (reading && !written.length) status.textContent = `Reading the prompt: ${reading.reading} of ${reading.of} tokens.`;
       else if (written.length) status.textContent = `${written.length} tokens, ${Math.round(written.length / seconds)} per second${data.done ? "." : " …"}`;
@@ -78,6 +87,7 @@
     [number, start, written, picked] = [number + 1, performance.now(), [], -1];
     text.replaceChildren(element("span", prompt, "prompt"));
     rows.replaceChildren();
+    if (at("votes")) at("votes").replaceChildren();
     chosen.textContent = "";
     status.textContent = "Reading the prompt.";
     busy(true);

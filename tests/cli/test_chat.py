@@ -26,7 +26,8 @@ def talks(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
         ]
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         data = {"type": "chat", "path": str(folder / "rows.jsonl"), "tokenizer": "char"}
-        preset = tiny(model={"block_size": 32}, optimizer={"name": "muon", "lr": 0.05}, sample={"every": 30})
+        seldom = {name: {"every": 30} for name in ("sample", "save", "evaluate")}
+        preset = tiny(model={"block_size": 32}, optimizer={"name": "muon", "lr": 0.05}, **seldom)
         nanogrove.run({**preset, "data": data}, folder / name)
     return folder
 

@@ -29,7 +29,10 @@ def test_the_folder_is_named_by_model_format_and_dtype(command: Any, llama_run: 
 
 REFUSED = {
     "no such format": ("RUN --to ggml2", "--to ggml2: no such format; formats are transformers, gguf, onnx"),
-    "no such dtype": ("RUN --to transformers --dtype q8_0", "--dtype q8_0: transformers is written as f32 or f16"),
+    "no such dtype": (
+        "RUN --to transformers --dtype q8_0",
+        "--dtype q8_0: transformers stores no such numbers; formats",
+    ),
     "a licence that is none": ("RUN --to transformers --license a:b", "--license a:b: not the name of a licence"),
     "no run": ("TMP/nowhere --to transformers", "TMP/nowhere: neither a run nor a checkpoint"),
     "a folder with files": ("RUN --to transformers --out TMP/full", "TMP/full: is not empty; name another"),

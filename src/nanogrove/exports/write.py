@@ -70,7 +70,7 @@ def _checked_dtype(chosen: Format, to: str, dtype: str | None) -> Dtype:
     for known in chosen.dtypes:
         if known == dtype:
             return known
-    raise PresetError(f"--dtype {dtype}: {chosen.title} is written as {' or '.join(chosen.dtypes)}")
+    raise PresetError(f"--dtype {dtype}: {chosen.title} stores no such numbers; formats are {', '.join(chosen.dtypes)}")
 
 
 def _check_folder(folder: Path, shown: Path, overwrite: bool) -> None:

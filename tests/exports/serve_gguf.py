@@ -33,8 +33,9 @@ def post(address: str, route: str, body: Any) -> Any:
         return {"error": error.read().decode()}
 
 
+servers = []  # one that is freed may wait for its own threads without end, so all stay until the process is killed
 for line in sys.stdin:
     asked = json.loads(line)
-    running = server(asked["path"], asked["context"])
-    print(json.dumps([post(running.listening_address, *each) for each in asked["posts"]]), flush=True)
-    del running
+    servers.append(server(asked["path"], asked["context"]))
+    address = servers[-1].listening_address
+    print(json.dumps([post(address, *each) for each in asked["posts"]]), flush=True)

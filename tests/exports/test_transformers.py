@@ -13,6 +13,7 @@ from nanogrove.config.overrides import resolve
 from nanogrove.runs.train import train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 def test_a_padded_batch_is_continued_as_each_text_alone(llama_run: Path, tmp_path: Path, dtype: str) -> None:
     nanogrove.export(llama_run, "transformers", tmp_path / "out", dtype)

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def test_the_folder_is_named_by_model_format_and_dtype(command: Any, llama_run: 
 
 REFUSED = {
     "no such format": ("RUN --to ggml2", "--to ggml2: no such format; formats are transformers, gguf, onnx"),
-    "no such dtype": ("RUN --to transformers --dtype q8_0", "--dtype q8_0: transformers is written as f32 or f16"),
+    "no such dtype": (
+        "RUN --to transformers --dtype q8_0",
+        "--dtype q8_0: transformers stores no such numbers; formats",
+    ),
     "a licence that is none": ("RUN --to transformers --license a:b", "--license a:b: not the name of a licence"),
     "no run": ("TMP/nowhere --to transformers", "TMP/nowhere: neither a run nor a checkpoint"),
     "a folder with files": ("RUN --to transformers --out TMP/full", "TMP/full: is not empty; name another"),
@@ -100,6 +104,23 @@ def test_an_export_that_fails_leaves_the_old_one(
         nanogrove.export(llama_run, "transformers", out, overwrite=True)
     assert contents(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_sigterm_leaves_nothing_half_written(
+    command: Any, llama_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(source: Any, dtype: Any, folder: Path) -> None:
+        (folder / "half").write_text("half")
+        signal.raise_signal(signal.SIGTERM)
+
+    ending = Format(title="x", library="x", dtypes=("f32",), write=end, usage=lambda source, dtype: "")
+    monkeypatch.setattr(write, "load_format", lambda name: ending)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert command("export", llama_run, "--to", "x", "--out", tmp_path / "out").code == 128 + signal.SIGTERM
+    finally:
+        assert signal.signal(signal.SIGTERM, before) is signal.SIG_IGN
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_the_extra_the_line_installs_it(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nanogrove.data.tokenizer import bpe_tokenizer, character_tokenizer
+from nanogrove.decoding.open_rows import OpenRows
 from nanogrove.decoding.sampling import Sampling
 from nanogrove.decoding.stopping import stop_texts
 from nanogrove.errors import PresetError, RunError
@@ -185,6 +186,28 @@ def test_requests_end_when_a_step_fails_and_the_engine_goes_on(lm: LanguageModel
     updates = engine.abandon("out of order")
     assert {update.ticket for update in updates} == tickets
     assert {update.problem for update in updates} == {"out of order"}
+    ticket = engine.submit(request(lm, "bad", 20, seed=3))
+    assert "bad" + text_of(drain(engine), ticket) == lm.generate("bad", 20, seed=3)
+
+
+@pytest.mark.parametrize("failing", ["extend", "admit"])
+def test_a_step_that_fails_loses_no_request(
+    lm: LanguageModel, engine: Engine, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Not the one that was about to be admitted, and not one whose end the failed step did not get to say."""
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    tickets = [engine.submit(request(lm, ends=[])) for _ in range(2)]
+    engine.step()
+    tickets += [engine.submit(request(lm, ends=[])) for _ in range(2)]
+    tickets[0].cancelled = True
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenRows, failing, fail)
+        with pytest.raises(MemoryError):
+            engine.step()
+    assert [update.ticket for update in engine.abandon("out of memory")] == tickets
     ticket = engine.submit(request(lm, "bad", 20, seed=3))
     assert "bad" + text_of(drain(engine), ticket) == lm.generate("bad", 20, seed=3)
 

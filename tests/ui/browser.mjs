@@ -97,7 +97,7 @@ await page.waitForTimeout(4000); // the list is read again meanwhile
 await page.getByRole("button", { name: "Compare the chosen runs" }).click();
 await drawn();
 await page.getByLabel("Logarithmic across").check();
-await page.getByLabel("over").selectOption("flops");
+await page.locator("#x").selectOption("flops");
 await page.getByRole("button", { name: "Draw" }).click();
 await drawn();
 check(/run=ended&run=live|run=live&run=ended/.test(page.url()) && /x=flops/.test(page.url()), `the choice is not in ${page.url()}`);

@@ -1,4 +1,4 @@
-"""Runs in one figure: over each axis, seeds as one line, settings that differ, and a choice that the address holds."""
+"""Runs in one figure: over each axis, seeds as one line, settings that differ, a choice that the address holds."""
 
 import json
 import re
@@ -46,10 +46,13 @@ def test_each_axis_is_where_it_should_be(page: Any) -> None:
         assert (drawn["log_x"], drawn["log_y"]) == (True, False)
 
 
-def test_seeds_are_one_line_with_a_band(page: Any) -> None:
-    alone, group = sorted(spec(page("run=a&run=b&run=c&by_seed=on"))["lines"], key=lambda line: len(line["name"]))
-    assert (alone["name"], group["name"]) == ("c", "a: median of 2 seeds")
+def test_runs_that_differ_in_some_settings_alone_are_one_line_with_a_band(page: Any) -> None:
+    group, alone = spec(page("run=a&run=b&run=c&over=seed&over=nothing"))["lines"]
+    assert (group["name"], alone["name"]) == ("optim.lr=0.1: 2 runs", "optim.lr=0.2: 1 run")
     assert (group["low"], group["y"], group["high"]) == ([2.9, 2.8, 2.7], [3.15, 3.05, 2.95], [3.4, 3.3, 3.2])
+    assert alone["y"] == [3.9, 3.8, 3.7]
+    (every,) = spec(page("run=a&run=b&run=c&over=seed&over=optim.lr"))["lines"]
+    assert (every["name"], every["y"]) == ("all: 3 runs", [3.4, 3.3, 3.2])
 
 
 def test_the_training_loss_is_drawn_too(page: Any) -> None:

@@ -39,8 +39,8 @@ class OpenRows:
         self.model, self.room = model, room
         self.texts: list[list[int]] = []
         self._cache = model.cache(room)
-        self._cache.clear()
         self._programs: dict[int, OneToken | None] = {}
+        self.clear()
 
     def admit(self, prompt: Sequence[int]) -> Tensor:
         """Reads a prompt, of one token or more, as a new row, the last: the scores `[1, V]` of its next token.
@@ -73,6 +73,11 @@ class OpenRows:
         last = self.texts.pop()
         if row < len(self.texts):
             self.texts[row] = last
+
+    def clear(self) -> None:
+        """Forgets all rows, in whatever state an error has left them."""
+        self._cache.clear()
+        self.texts.clear()
 
     def _read(self, row: int, text: Sequence[int], limit: int) -> Tensor:
         """Reads the last `limit` tokens of a text into the cache: the states `[1, 1, C]` after them."""

@@ -110,7 +110,8 @@ class Engine:
     def __init__(self, model: GPT, tokenizer: Tokenizer, room: int, waiting_limit: int) -> None:
         self.model, self.tokenizer, self.room, self.waiting_limit = model, tokenizer, room, waiting_limit
         self._waiting: deque[Ticket] = deque()
-        self._lock = Lock()  # of what waits
+        self._tickets: dict[Ticket, None] = {}  # whose end no update has said, in order
+        self._lock = Lock()  # of what waits, and of tickets
         self._rows: list[_Row] = []
         with torch.inference_mode():
             self._open = OpenRows(model, room)
@@ -132,11 +133,15 @@ class Engine:
                 raise BusyError(f"{len(self._waiting)} requests wait already; send this one again later")
             ticket = Ticket(request)
             self._waiting.append(ticket)
+            self._tickets[ticket] = None
         return ticket
 
     @torch.inference_mode()
     def step(self) -> list[Update]:
-        """Gives every row a token and admits requests to free rows, which get their first; what that did."""
+        """Gives every row a token and admits requests to free rows, which get their first; what that did.
+
+        After an error the caller has to `abandon` all of them.
+        """
         updates = self._without_cancelled()
         if self._rows:
             logits = self._open.extend([row.tokens[-1] for row in self._rows])
@@ -148,16 +153,21 @@ class Engine:
                 ticket = self._waiting.popleft()
             read += len(ticket.request.prompt)
             updates += self._admit(ticket)
+        with self._lock:
+            for update in updates:
+                if update.end is not None:
+                    del self._tickets[update.ticket]
         return updates
 
     def abandon(self, problem: str) -> list[Update]:
-        """Ends every request as failed, and forgets all rows; for an error within `step`."""
+        """Ends as failed every request whose end no update has said, and forgets all rows; for an error in `step`."""
         with self._lock:
-            tickets = [*(row.ticket for row in self._rows), *self._waiting]
+            tickets = list(self._tickets)
             self._waiting.clear()
+            self._tickets.clear()
         self._rows.clear()
         with torch.inference_mode():
-            self._open = OpenRows(self.model, self.room)
+            self._open.clear()
         return [Update(ticket, "", 0, end="failed", problem=problem) for ticket in tickets]
 
     def _admit(self, ticket: Ticket) -> list[Update]:

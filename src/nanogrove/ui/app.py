@@ -21,6 +21,7 @@ from nanogrove.ui.index import Entry, Index
 from nanogrove.ui.live import changes, stamp_of
 from nanogrove.ui.new_run import NewRuns
 from nanogrove.ui.notes import Notes, parse_notes, write_notes
+from nanogrove.ui.play import Playground
 from nanogrove.ui.processes import Processes
 from nanogrove.ui.run_list import asked_of, list_page
 from nanogrove.ui.run_page import notes_form, run_page, sections_of, status
@@ -44,6 +45,7 @@ def application(index: Index, secret: str) -> tuple[Starlette, "Pages"]:
             Route("/run/stop", pages.stop_run, methods=["POST"]),
             Route("/run/continue", pages.continue_run, methods=["POST"]),
             Route("/assets/{name}", pages.send_asset),
+            *pages.playground.routes(),
         ],
         middleware=[Middleware(Door, secret=secret)],
         exception_handlers={HTTPException: _no_such_page, NanogroveError: _refused},
@@ -55,11 +57,11 @@ class Pages:
 
     def __init__(self, index: Index) -> None:
         self.index, self.processes, self.over = index, Processes(), False
-        self.new_runs = NewRuns(index, self.processes)
+        self.new_runs, self.playground = NewRuns(index, self.processes), Playground(index)
 
     def close(self) -> None:
         """Ends the streams and dry runs."""
-        self.over = True
+        self.over = self.playground.over = True
         self.new_runs.close()
 
     async def list_runs(self, request: Request) -> Response:

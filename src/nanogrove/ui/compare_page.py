@@ -10,7 +10,6 @@ from pathlib import Path
 from starlette.datastructures import QueryParams
 
 from nanogrove.errors import RunError
-from nanogrove.json_difference import differences, shown
 from nanogrove.record.measures import Measure
 from nanogrove.reports.evaluations import titled
 from nanogrove.reports.figures import plot
@@ -18,10 +17,13 @@ from nanogrove.reports.tables import cut, wide_table
 from nanogrove.reports.values import UNKNOWN, duration, escaped, quantity, short, spread
 from nanogrove.ui.curves import (
     AXES,
+    IRRELEVANT,
     STEP_LINES,
     TRAINING,
     Curve,
+    differing_settings,
     floor,
+    groups_of,
     lines_of,
     measures_of,
     read_curve,
@@ -43,7 +45,7 @@ class Choice:
         smooth: whether a running mean is drawn.
         log_x: whether the horizontal axis is logarithmic.
         log_y: whether the vertical axis is logarithmic.
-        by_seed: whether runs that differ in their seeds alone are one line.
+        over: settings; runs that differ in these alone are one line, their median with a band.
     """
 
     runs: tuple[str, ...]
@@ -52,15 +54,15 @@ class Choice:
     smooth: bool
     log_x: bool
     log_y: bool
-    by_seed: bool
+    over: tuple[str, ...]
 
 
 def choice_of(words: QueryParams) -> Choice:
     """What an address asks for."""
-    flags = {name: words.get(name) == "on" for name in ("smooth", "log_x", "log_y", "by_seed")}
+    flags = {name: words.get(name) == "on" for name in ("smooth", "log_x", "log_y")}
     x, y = words.get("x", ""), words.get("y", "")
     runs = tuple(dict.fromkeys(words.getlist("run")))
-    return Choice(runs, x if x in AXES else "tokens", y, **flags)
+    return Choice(runs, x if x in AXES else "tokens", y, over=tuple(words.getlist("over")), **flags)
 
 
 def compare_page(choice: Choice, paths: Mapping[str, Path], problems: Sequence[str]) -> str:
@@ -76,15 +78,17 @@ def compare_page(choice: Choice, paths: Mapping[str, Path], problems: Sequence[s
     measure = known.get(choice.y) or next(iter(known.values()))
     if measure is TRAINING:
         curves, _ = _read(paths, STEP_LINES // len(paths))
-    lines = lines_of(curves, measure.name, AXES[choice.x], choice.smooth, choice.by_seed)
+    settings = differing_settings(curves)
+    over = [key for key in choice.over if key in settings]
+    lines = lines_of(groups_of(curves, over), measure.name, AXES[choice.x], choice.smooth)
     lines += floor(curves, measure, lines)
     label, unit = AXES[choice.x].label, measure.unit or measure.label
     figure = plot(titled(measure), label, unit, lines, log_x=choice.log_x, log_y=choice.log_y)
     missing = f'<p class="empty">No chosen run has a figure of {escaped(measure.label)} over {escaped(label)}.</p>'
     return (
-        f"{title}{_form(choice, curves, known, measure)}"
+        f"{title}{_form(choice, curves, known, measure, settings)}"
         f'<div id="live"><section id="figure" class="compared">{figure or missing}</section></div>'
-        f"{_ends(curves, measure)}{_settings(curves)}"
+        f"{_ends(curves, measure)}{_settings(curves, settings)}"
     )
 
 
@@ -99,7 +103,13 @@ def _read(paths: Mapping[str, Path], steps: int) -> tuple[list[Curve], list[str]
     return curves, problems
 
 
-def _form(choice: Choice, curves: Sequence[Curve], known: Mapping[str, Measure], measure: Measure) -> str:
+def _form(
+    choice: Choice,
+    curves: Sequence[Curve],
+    known: Mapping[str, Measure],
+    measure: Measure,
+    settings: Mapping[str, object],
+) -> str:
     """What can be chosen."""
     axes = "".join(_option(name, axis.label, name == choice.x) for name, axis in AXES.items())
     measures = "".join(_option(each.name, each.label, each.name == measure.name) for each in known.values())
@@ -107,14 +117,15 @@ def _form(choice: Choice, curves: Sequence[Curve], known: Mapping[str, Measure],
         ("smooth", "Running mean", choice.smooth),
         ("log_x", "Logarithmic across", choice.log_x),
         ("log_y", "Logarithmic up", choice.log_y),
-        ("by_seed", "Seeds as median and band", choice.by_seed),
     )
     boxes = "".join(_box(name, "on", label, checked) for name, label, checked in flags)
+    keys = "".join(_box("over", key, key, key in choice.over) for key in settings if key not in IRRELEVANT)
+    over = f"<fieldset><legend>Median and band over</legend>{keys}</fieldset>" if keys else ""
     runs = "".join(_box("run", curve.name, curve.name, True) for curve in curves)
     return (
         f'<form class="choice" action="/compare"><p><label for="y">Measure</label> <select id="y" name="y">{measures}'
         f'</select> <label for="x">over</label> <select id="x" name="x">{axes}</select></p>'
-        f"<p>{boxes}</p><fieldset><legend>Runs</legend>{runs}</fieldset><button>Draw</button></form>"
+        f"<p>{boxes}</p><fieldset><legend>Runs</legend>{runs}</fieldset>{over}<button>Draw</button></form>"
     )
 
 
@@ -146,16 +157,8 @@ def _ends(curves: Sequence[Curve], measure: Measure) -> str:
     return f"<h2>Figures</h2>{wide_table('Figures of the runs', titles, rows)}"
 
 
-def _settings(curves: Sequence[Curve]) -> str:
+def _settings(curves: Sequence[Curve], settings: Mapping[str, Sequence[str]]) -> str:
     """The table of the settings in which runs differ."""
-    first, changed = curves[0], dict[str, dict[int, tuple[object, object]]]()
-    for number, curve in enumerate(curves[1:], 1):
-        for key, theirs, ours in differences(first.preset, curve.preset):
-            changed.setdefault(key, {})[number] = (theirs, ours)
-    rows = []
-    for key, values in changed.items():
-        base = next(iter(values.values()))[0]
-        cells = [base, *(values.get(number, (base, base))[1] for number in range(1, len(curves)))]
-        rows.append((key, *(cut(shown(cell), VALUE_CHARACTERS) for cell in cells)))
+    rows = [(key, *(cut(value, VALUE_CHARACTERS) for value in values)) for key, values in settings.items()]
     table = wide_table("Settings that differ", ("setting", *(curve.name for curve in curves)), rows)
     return f"<h2>Settings that differ</h2>{table or '<p>None.</p>'}"

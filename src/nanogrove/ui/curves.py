@@ -3,17 +3,16 @@
 Of a record only the events that are drawn are parsed, so that twenty long runs take a second.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from statistics import median
 
 from pydantic import ValidationError
 
 from nanogrove.errors import RunError
+from nanogrove.json_difference import differences, shown
 from nanogrove.json_reading import BadJsonError
 from nanogrove.model.gpt import ModelConfig
 from nanogrove.model.size import flops_per_token
@@ -25,6 +24,7 @@ from nanogrove.reports.lines import Line, line, noisy
 from nanogrove.reports.values import finite, spread
 
 TRAINING = Measure("training_loss", "training loss", "nats per token")  # the `loss` of `step` events
+IRRELEVANT = ("name", "description")  # settings that change nothing
 STEP_LINES = 40_000  # of all records, parsed at most: many more than a figure shows
 
 
@@ -115,20 +115,37 @@ def measures_of(curves: Sequence[Curve]) -> dict[str, Measure]:
     return {**known, TRAINING.name: TRAINING}
 
 
-def without_seed(curve: Curve) -> str:
-    """What runs have in common that differ in their seeds and names alone."""
-    settings = {key: value for key, value in curve.preset.items() if key not in ("seed", "name", "description")}
-    return json.dumps(settings, sort_keys=True)
+def differing_settings(curves: Sequence[Curve]) -> dict[str, list[str]]:
+    """The settings in which runs differ, each with the value that every run has, as JSON."""
+    changed = dict[str, dict[int, tuple[object, object]]]()
+    for number, curve in enumerate(curves[1:], 1):
+        for key, first, value in differences(curves[0].preset, curve.preset):
+            changed.setdefault(key, {})[number] = (first, value)
+    table = dict[str, list[str]]()
+    for key, values in changed.items():
+        first = next(iter(values.values()))[0]
+        table[key] = [shown(values.get(number, (first, first))[1]) for number in range(len(curves))]
+    return table
 
 
-def lines_of(curves: Sequence[Curve], measure: str, axis: Axis, smooth: bool, by_seed: bool) -> list[Line]:
-    """A line for each run, or for each group of runs that differ in their seeds alone: their median, and a band."""
-    ordered = sorted(curves, key=without_seed) if by_seed else curves
-    groups = [list(group) for _, group in groupby(ordered, without_seed if by_seed else lambda curve: curve.name)]
-    return [each for group in groups for each in _line(group, measure, axis, smooth)]
+def groups_of(curves: Sequence[Curve], over: Sequence[str]) -> dict[str, list[Curve]]:
+    """Runs by what tells them apart, once the settings `over` are left out; each alone where none is left out."""
+    if not over:
+        return {curve.name: [curve] for curve in curves}
+    kept = {key: values for key, values in differing_settings(curves).items() if key not in (*over, *IRRELEVANT)}
+    groups = dict[str, list[Curve]]()
+    for number, curve in enumerate(curves):
+        name = ", ".join(f"{key}={values[number]}" for key, values in kept.items())
+        groups.setdefault(name, []).append(curve)
+    return {f"{name or 'all'}: {len(group)} run{'s' * (len(group) > 1)}": group for name, group in groups.items()}
 
 
-def _line(group: Sequence[Curve], measure: str, axis: Axis, smooth: bool) -> list[Line]:
+def lines_of(groups: Mapping[str, Sequence[Curve]], measure: str, axis: Axis, smooth: bool) -> list[Line]:
+    """A line for each group of runs, by its name: their median, and of several a band."""
+    return [each for name, group in groups.items() for each in _line(name, group, measure, axis, smooth)]
+
+
+def _line(name: str, group: Sequence[Curve], measure: str, axis: Axis, smooth: bool) -> list[Line]:
     key = "loss" if measure == TRAINING.name else measure
     by_step = dict[int, list[tuple[float | None, object]]]()
     for curve in group:
@@ -140,7 +157,6 @@ def _line(group: Sequence[Curve], measure: str, axis: Axis, smooth: bool) -> lis
         x.append(median(positions) if positions else None)
         figures = [figure for _, figure in by_step[step]]
         y.append(figures[0] if len(group) == 1 else [spread(figure)[1] for figure in figures])
-    name = group[0].name if len(group) == 1 else f"{group[0].name}: median of {len(group)} seeds"
     return noisy(name, x, y)[-1:] if smooth else line(name, x, y)
 
 

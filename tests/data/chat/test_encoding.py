@@ -1,6 +1,7 @@
 """Tokens and masks of conversations are those of `trl`; prompts for answers, and what is refused there."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from tokenizers import Tokenizer as Backend
 from nanogrove.corpora import make_corpus
 from nanogrove.data.chat.config import ChatConfig
 from nanogrove.data.chat.corpus import ChatCorpus
-from nanogrove.data.chat.encoding import chat_prompt
-from nanogrove.data.chat.template import PLAIN
+from nanogrove.data.chat.encoding import ChatPrompts, chat_prompt
+from nanogrove.data.chat.template import PLAIN, Renderer
 from nanogrove.data.tokenizer import Tokenizer, byte_tokenizer
 from nanogrove.errors import DataError
 
@@ -145,3 +146,25 @@ def test_messages_that_nobody_can_answer(messages: Any, problem: str) -> None:
 def test_a_model_without_a_template_is_refused() -> None:
     with pytest.raises(DataError, match="this model has no chat template; train one with"):
         chat_prompt(byte_tokenizer(), [{"role": "user", "content": "Hi"}])
+
+
+def test_many_prompts_take_one_process_and_one_that_a_conversation_ends_is_begun_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    starts, start = [], Renderer._start
+
+    def counted(renderer: Renderer) -> Any:
+        starts.append(renderer)
+        return start(renderer)
+
+    monkeypatch.setattr(Renderer, "_start", counted)
+    template = f"{CHATML}{{% if messages[0].content == 'x' %}}{{{{ nothing.at.all }}}}{{% endif %}}"
+    tokenizer = byte_tokenizer().for_chat(template, ["<|im_start|>", "<|im_end|>"])
+    with closing(ChatPrompts(tokenizer)) as prompts:
+        first = prompts.prompt([{"role": "user", "content": "a"}])
+        assert prompts.prompt([{"role": "user", "content": "a"}]) == first
+        assert len(starts) == 1
+        with pytest.raises(DataError, match="this chat template is refused"):
+            prompts.prompt([{"role": "user", "content": "x"}])
+        assert prompts.prompt([{"role": "user", "content": "a"}]) == first
+        assert len(starts) == 2

@@ -1,6 +1,7 @@
 """Conversations as tokens: the vocabulary with its special tokens, which tokens are scored, and prompts for answers."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -75,31 +76,50 @@ class ChatPrompt(NamedTuple):
     end: int
 
 
-def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> ChatPrompt:
-    """The prompt for the assistant's answer to a conversation.
+class ChatPrompts:
+    """Prompts for the assistant's answers, by a tokenizer's chat template; `close` ends the process of one, if any."""
 
-    Raises DataError for messages that are none, end with the assistant's or hold what the vocabulary cannot express,
-    and without a chat template.
-    """
-    if tokenizer.chat_template is None:
-        raise DataError("this model has no chat template; train one with data.type=chat, or use generate")
-    try:
-        checked = checked_messages(list(messages), answered=False)
-    except BadConversationError as error:
-        raise DataError(f"chat: {error}") from None
-    if checked[-1]["role"] not in ASKERS:
-        raise DataError(f"chat: the last message is the {checked[-1]['role']}'s; end with one of the user")
-    if spelled := spelled_by(checked, tokenizer.special_tokens()):
-        raise DataError(f"chat: a message spells the special token {spelled}; leave it out")
-    tokenizer.encode_batch([message["content"] for message in checked])  # whose errors are of a message alone
-    with Renderer(tokenizer.chat_template, tokenizer.end_token, WHERE) as renderer:
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        template = tokenizer.chat_template
+        self._renderer = None if template is None else Renderer(template, tokenizer.end_token, WHERE)
+
+    def prompt(self, messages: Sequence[Message]) -> ChatPrompt:
+        """The prompt for the answer to a conversation.
+
+        Raises DataError for messages that are none, end with the assistant's or hold what the vocabulary cannot
+        express, and without a chat template.
+        """
+        if self._renderer is None:
+            raise DataError("this model has no chat template; train one with data.type=chat, or use generate")
+        tokenizer = self._tokenizer
         try:
-            text = renderer.prompt(checked)
-            answered = renderer.render([*checked, *ANSWER])
+            checked = checked_messages(list(messages), answered=False)
         except BadConversationError as error:
             raise DataError(f"chat: {error}") from None
-    end = end_of_answer(answered, tokenizer, WHERE)
-    return ChatPrompt(tokenizer.encode_marked([text])[0][0].tolist(), end)
+        if checked[-1]["role"] not in ASKERS:
+            raise DataError(f"chat: the last message is the {checked[-1]['role']}'s; end with one of the user")
+        if spelled := spelled_by(checked, tokenizer.special_tokens()):
+            raise DataError(f"chat: a message spells the special token {spelled}; leave it out")
+        tokenizer.encode_batch([message["content"] for message in checked])  # whose errors are of a message alone
+        try:
+            text = self._renderer.prompt(checked)
+            answered = self._renderer.render([*checked, *ANSWER])
+        except BadConversationError as error:
+            raise DataError(f"chat: {error}") from None
+        end = end_of_answer(answered, tokenizer, WHERE)
+        return ChatPrompt(tokenizer.encode_marked([text])[0][0].tolist(), end)
+
+    def close(self) -> None:
+        """Ends the process of the template, where it has one; another prompt starts it anew."""
+        if self._renderer is not None:
+            self._renderer.close()
+
+
+def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> ChatPrompt:
+    """The prompt for the assistant's answer to a conversation. Raises what `ChatPrompts.prompt` does."""
+    with closing(ChatPrompts(tokenizer)) as prompts:
+        return prompts.prompt(messages)
 
 
 def answer_end(tokenizer: Tokenizer) -> int:

@@ -88,7 +88,7 @@ def spelled_tokens(template: str) -> list[str]:
 
 
 class Renderer:
-    """Makes conversations texts by one template; a context, since it may have a process.
+    """Makes conversations texts by one template; a context, since it may have a process, which starts when needed.
 
     `eos_token` is what a template writes by that name. Raises DataError for a template that is refused, naming `where`.
     """
@@ -101,7 +101,7 @@ class Renderer:
 
     def __enter__(self) -> Self:
         if self.here is None:
-            self.process = self._start()
+            self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -144,11 +144,11 @@ class Renderer:
             raise RefusedConversationError("it calls tools, and the template has no tool_calls; take one that has")
         if self.here is not None:
             return self.here.render(messages, asked)
-        assert self.process is not None
-        assert self.process.stdin is not None
+        process = self.process or self._start()
+        assert process.stdin is not None
         with suppress(BrokenPipeError):  # the process has ended; the empty answer below shows it
-            self.process.stdin.write(json.dumps([messages, asked]) + "\n")
-            self.process.stdin.flush()
+            process.stdin.write(json.dumps([messages, asked]) + "\n")
+            process.stdin.flush()
         kind, *values = self._answer()
         if kind == "refused":
             raise RefusedConversationError(one_line(values[0]))

@@ -54,7 +54,7 @@ WRITERS = {
     "record/lock.py: FolderLock": f"{RUN}; {STUDY}",
     "record/trackers.py: Trackio": RUN,
     "record/trackers.py: Wandb": RUN,
-    "reports/report.py: write_report": RUN,
+    "reports/report.py: write_page": RUN,
     "studies/engines/cluster.py: _check_shared": f"{STUDY}, a new file of a name that nobody can know",
     "studies/folder.py: StudyFolder": STUDY,
     "studies/report.py: write_report": STUDY,
@@ -170,12 +170,16 @@ def stopped(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 VERBS: dict[str, Callable[[Path], tuple[object, ...]]] = {
     "resume": lambda run: ("train", run, "--resume"),
     "report": lambda run: ("report", run),
+    "report with its model": lambda run: ("report", run, "--with-model", "--weights=int8"),
     "calibrate": lambda run: ("evaluate", run, "--calibrate"),
     "generate": lambda run: ("generate", run, "The", "--tokens=2"),
     "lineage": lambda run: ("lineage", run),
     "runs": lambda run: ("runs", run),
 }
-ASIDES = ("preset.json", "report.html", f"checkpoints/best/{FILE_NAME}")  # written under names that are made guessable
+ASIDES = (  # written under names that are made guessable
+    *("preset.json", "report.html", "report-with-model.html"),
+    f"checkpoints/best/{FILE_NAME}",
+)
 
 
 def names(run: Path) -> list[str]:

@@ -75,7 +75,7 @@ VERBS = {
     },
     "evaluate": {"run", "split", "calibrate", "allow_code"},
     "export": {"run", "to", "dtype", "out", "license_name", "overwrite"},
-    "report": {"run"},
+    "report": {"run", "with_model", "weights", "yes"},
     "runs": {"folder", "as_json"},
     "compare": {
         "study",

@@ -13,7 +13,10 @@ FOLDER = Path(__file__).with_name("browser")
 PARTS = ("products", "network", "tokenizer", "sampling", "grammar", "writing", "voting", "worker")
 WORKER_FILES = tuple(f"{name}.js" for name in PARTS)
 WORKER = "".join(['"use strict";\n', *((FOLDER / name).read_text(encoding="utf-8") for name in WORKER_FILES)])
-SCRIPT, STYLE = ((FOLDER / name).read_text(encoding="utf-8") for name in ("writer.js", "writer.css"))
+SCRIPT, FORM_STYLE, TOKEN_STYLE = (
+    (FOLDER / name).read_text(encoding="utf-8") for name in ("writer.js", "writer.css", "tokens.css")
+)
+STYLE = FORM_STYLE + TOKEN_STYLE
 MOST_TOKENS = 10_000  # of a text; each has an element of its own
 INPUTS = (  # name, label, attributes
     ("tokens", "New tokens", f'type="number" min="1" max="{MOST_TOKENS}" value="200" required'),

@@ -9,22 +9,23 @@ from urllib.parse import parse_qs
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from nanogrove.errors import NanogroveError, RunError
+from nanogrove.ui.bodies import body_of
 from nanogrove.ui.compare_page import choice_of, compare_page
 from nanogrove.ui.door import Door
 from nanogrove.ui.frame import ASSETS, alert, asset, html_page, link
 from nanogrove.ui.index import Entry, Index
 from nanogrove.ui.live import changes, stamp_of
 from nanogrove.ui.notes import Notes, parse_notes, write_notes
+from nanogrove.ui.play import Playground
 from nanogrove.ui.processes import Processes
 from nanogrove.ui.run_list import asked_of, list_page
 from nanogrove.ui.run_page import notes_form, run_page, sections_of, status
 
-MAX_BODY_BYTES, BODY_SECONDS = 1 << 17, 15.0
 DAY_SECONDS = 86_400
 
 
@@ -41,6 +42,7 @@ def application(index: Index, secret: str) -> tuple[Starlette, "Pages"]:
             Route("/run/stop", pages.stop_run, methods=["POST"]),
             Route("/run/continue", pages.continue_run, methods=["POST"]),
             Route("/assets/{name}", pages.send_asset),
+            *pages.playground.routes(),
         ],
         middleware=[Middleware(Door, secret=secret)],
         exception_handlers={HTTPException: _no_such_page, NanogroveError: _refused},
@@ -52,10 +54,11 @@ class Pages:
 
     def __init__(self, index: Index) -> None:
         self.index, self.processes, self.over = index, Processes(), False
+        self.playground = Playground(index)
 
     def close(self) -> None:
         """Ends the streams."""
-        self.over = True
+        self.over = self.playground.over = True
 
     async def list_runs(self, request: Request) -> Response:
         """`GET /`: all runs and studies."""
@@ -145,15 +148,7 @@ class Pages:
 
 async def _form(request: Request) -> dict[str, str]:
     """The fields of a form. Raises HTTPException for one that is too large, or too slow."""
-    body = b""
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                body += part
-                if len(body) > MAX_BODY_BYTES:
-                    raise HTTPException(413, f"the form has more than {MAX_BODY_BYTES:,} bytes")
-    except (TimeoutError, ClientDisconnect):
-        raise HTTPException(408, "the form did not come whole") from None
+    body = await body_of(request)
     fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=100)
     return {name: values[0] for name, values in fields.items()}
 

@@ -1,6 +1,5 @@
 """`nanogrove report`."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -35,4 +34,4 @@ def report(run: RunFolder, with_model: WithModel = False, weights: Weights = Non
 
 
 def _announce(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(line, flush=True)

@@ -129,6 +129,7 @@ def test_a_text_comes_as_it_is_written_and_stays_after_ctrl_c(talks: Path, forke
         assert terminal.until("decoded in") == "cd\n"
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_what_a_pipe_gets(talks: Path, forked: Forked) -> None:
     arguments = ("generate", talks / "short", "ab", "a", "", "--tokens", 20, "--precision", "float32", "--stop", "db")
     with on_terminal(forked, *arguments) as terminal:

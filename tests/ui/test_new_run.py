@@ -10,6 +10,7 @@ from tests.ui.conftest import Browser, write_run
 
 from nanogrove.config.catalog import GROUPS, packaged_text, parse_preset
 from nanogrove.config.overrides import resolve
+from nanogrove.errors import RunError
 from nanogrove.ui import dry_run, processes
 from nanogrove.ui.fields import settings_of, texts_of, typed_overrides
 
@@ -172,3 +173,12 @@ def test_a_run_begins_from_the_settings_of_another(browser: Browser, tmp_path: P
     fields = Fields(page).sent
     assert (fields["train.steps"], fields["folder"]) == ("9", "first")
     assert 'action="/new?run=deep%2Ffirst"' in page
+
+
+def test_a_link_in_the_place_of_the_new_folder_is_not_followed(browser: Browser, tmp_path: Path, started: Path) -> None:
+    (tmp_path / "runs" / "a").symlink_to(tmp_path / "elsewhere")
+    assert "a exists already" in browser().post("/new?preset=quickstart", data={"folder": "a"}).text
+    preset = resolve(preset_of("quickstart"))
+    with pytest.raises(RunError, match="a exists already"):  # put there after the name was checked
+        processes.Processes().start(tmp_path / "runs" / "a", preset)
+    assert not (tmp_path / "elsewhere").exists()

@@ -3,13 +3,15 @@
     python benchmarks/generation.py --nanogpt PATH --llama-cpp
 
 6 layers x 384, context 256, vocabulary 65, 128 new tokens after a prompt of 8, at batch 16 and 1; then the time a
-token takes early and late in the context. Ours in float32, as the peers, and in the format that `auto` takes here.
-llama.cpp has the weights of ours as a GGUF file, in float32 and as q8_0; first both must give the same probabilities.
+token takes early and late in the context, and a text in pieces beside a whole one. Ours in float32, as the peers, and
+in the format that `auto` takes here. llama.cpp has the weights of ours as a GGUF file, in float32 and as q8_0; first
+both must give the same probabilities.
 Its threads wait by spinning, so let nothing else run meanwhile. `--tiny` tries the logic at a size for tests.
 """
 
 import argparse
 import contextlib
+import string
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,14 +23,18 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import llama_cpp
+from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.decoding.plain import generate
 from nanogrove.decoding.program import one_token
+from nanogrove.generation import DrawOptions
+from nanogrove.language_model import LanguageModel
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.packing import packed_weights
 from nanogrove.train.precision import decoding
 from side_by_side import Timing, Work, in_turn, nanogpt, quietly, timing_of
 
 SIZES = {"block_size": 256, "n_layer": 6, "n_head": 6, "n_embd": 384}
+CHARACTERS = string.ascii_letters + string.digits + ". "  # 64, and the end of a text
 TINY = {"block_size": 64, "n_layer": 1, "n_head": 1, "n_embd": 32}
 
 
@@ -114,6 +120,19 @@ def early_and_late(model: GPT) -> tuple[float, float]:
     return early, late
 
 
+def streamed_and_whole(model: GPT, new_tokens: int, rounds: int) -> tuple[Timing, Timing]:
+    """Times of a text of `new_tokens` as `stream` gives it in pieces, and as `generate` gives it at once."""
+    lm = LanguageModel(model, character_tokenizer([CHARACTERS]))
+    lm.tokenizer.end = -1  # nothing ends a text
+    options: DrawOptions = {"precision": "float32", "temperature": 1.0}
+    work: dict[str, Work] = {
+        "stream": lambda: "".join(lm.stream("a", new_tokens, **options)),
+        "generate": lambda: lm.generate("a", new_tokens, **options),
+    }
+    times = in_turn(work, rounds, warmup=1)
+    return times["stream"], times["generate"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT; left out without")
@@ -155,6 +174,12 @@ def main() -> None:
             aim = f", aim {row.aim}" if row.aim else ""
             ratio = t[row.peer].median / t[row.ours].median
             print(f"{row.ours} over {row.peer}, batch {row.batch}: {ratio:.2f}, asked {row.asked}{aim}")
+    streamed, whole = streamed_and_whole(ours, new_tokens, options.rounds)
+    per_token = 1e6 * (streamed.median - whole.median) / new_tokens
+    print(
+        f"stream beside generate, batch 1: {streamed.median / whole.median:.2f} times, {per_token:.0f} µs per token "
+        f"more; stream {streamed}, generate {whole}"
+    )
     if not options.tiny:
         early, late = early_and_late(ours)
         print(

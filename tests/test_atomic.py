@@ -180,6 +180,17 @@ def test_what_a_killed_process_left_goes_after_an_hour(path: Path) -> None:
     assert set(path.parent.iterdir()) == {path, fresh, other, user}
 
 
+def test_a_folder_that_a_killed_process_left_goes_after_an_hour(path: Path) -> None:
+    fresh, stale = (path.with_name(f".folder.{digits}.part") for digits in ("0a1b2c3d", "4e5f6071"))
+    for aside in (fresh, stale):
+        aside.mkdir()
+        (aside / "half").write_bytes(b"half")
+    os.utime(stale, (time.time() - 2 * atomic.STALE_SECONDS,) * 2)
+    with atomic.new_folder(path.with_name("folder")) as aside:
+        (aside / "whole").write_bytes(NEW)
+    assert set(path.parent.glob("*folder*")) == {path.with_name("folder"), fresh}
+
+
 def test_a_name_as_long_as_the_file_system_takes_is_written(path: Path) -> None:
     long = path.with_name("x" * 255)
     write_file(long, NEW)

@@ -125,6 +125,7 @@ def test_generation_is_timed_against_its_peers(script: Script, tiny_run: TinyRun
     peers = {name.partition(" over ")[2] for name in ratios}
     assert peers == {f"{peer}, batch {batch}" for peer in ("nanoGPT", "transformers") for batch in (16, 1)}
     assert min(ratio for name, ratio in ratios.items() if "transformers" in name) > 0
+    assert any(line.startswith("stream beside generate, batch 1: ") for line in lines)
 
 
 def test_without_llama_cpp_its_benchmark_says_what_to_install(

@@ -62,6 +62,9 @@ WRITERS = {
     "studies/worker.py: the module": "no file: standard output, which is a pipe",
     "train/saving.py: _place": RUN,
     "train/saving.py: save_checkpoint": RUN,
+    "ui/index.py: Index": "the index of a folder: `tests/ui/test_index.py`",
+    "ui/notes.py: write_notes": "the notes of a run: `tests/ui/test_notes.py`",
+    "ui/processes.py: Processes": "the log of a continued run: `tests/ui/test_processes.py`",
 }
 OURS = {"write_file", "write_folder", "make_folder", "remove", "FileIO", "FileLock"}
 METHODS = {"mkdir", "rename", "rmdir", "unlink", "write_text", "write_bytes", "touch", "symlink_to", "hardlink_to"}

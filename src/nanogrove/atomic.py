@@ -152,14 +152,11 @@ def write_file(path: Path, data: bytes) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     flush_folder(path.parent)
-    for stale in leftovers(path):
-        with suppress(OSError):
-            if time.time() - stale.lstat().st_mtime > STALE_SECONDS:
-                stale.unlink()
+    _remove_stale(path)
 
 
 def leftovers(path: Path) -> Iterator[Path]:
-    """The aside files of `path`, which only killed processes leave for long."""
+    """The aside files and folders of `path`, which only killed processes leave for long."""
     aside = re.compile(rf"{re.escape(_prefix(path))}[0-9a-f]{{8}}\.part")
     with suppress(PermissionError):  # a folder that may be written to and not listed
         yield from (path.parent / name for name in os.listdir(path.parent) if aside.fullmatch(name))
@@ -212,6 +209,15 @@ def new_folder(path: Path) -> Iterator[Path]:
     flush_folder(path.parent)
     with suppress(OSError):  # the new folder is in its place
         remove(old)
+    _remove_stale(path)
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes what processes that were killed left aside of `path`."""
+    for stale in leftovers(path):
+        with suppress(OSError):
+            if time.time() - stale.lstat().st_mtime > STALE_SECONDS:
+                remove(stale)
 
 
 def _flush_tree(folder: Path) -> None:

@@ -89,11 +89,20 @@ def test_lines_may_come_from_a_pipe_and_a_file_is_not_overwritten(
     talks: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (talks / "taken").write_text("a text")
-    lines = ["abab", f"/save {talks}/taken", "/save", f"/save {talks}/no/folder", "/help", "ab" * 40]
+    lines = [
+        "abab",
+        f"/save {talks}/taken",
+        "/save",
+        f"/save {talks}/no/folder",
+        f"/save {'x' * 300}",
+        "/help",
+        "ab" * 40,
+    ]
     monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO("\n".join(lines).encode())))
     out = command("chat", talks / "short", "--temperature", 0, "--tokens", 5).out
     assert out.startswith(f"cd\n({talks}/taken: exists already; give another name)\n(/save takes a file")
     assert f"({talks}/no/folder: no such file or directory; see whether" in out
+    assert f"({'x' * 300}: file name too long; give a shorter name)" in out
     assert "/temperature T    0 takes the most likely token" in out
     assert "(the model's context of 32 tokens has no room for the first 2 messages)" in out
     assert "(this message is long: of all, the model reads the last 32 tokens)" in out
@@ -120,6 +129,7 @@ def test_a_text_comes_as_it_is_written_and_stays_after_ctrl_c(talks: Path, forke
         assert terminal.until("decoded in") == "cd\n"
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_what_a_pipe_gets(talks: Path, forked: Forked) -> None:
     arguments = ("generate", talks / "short", "ab", "a", "", "--tokens", 20, "--precision", "float32", "--stop", "db")
     with on_terminal(forked, *arguments) as terminal:

@@ -56,6 +56,7 @@ def test_settings_as_json(command: Callable[..., Any]) -> None:
         "required": False,
         "default": "**/*.txt",
         "description": "which files of a folder to read",
+        "values": {"kind": "text", "null": False, "choices": [], "least": None, "most": None},
     }
     everything = json.loads(command("settings", "--json").out)
     assert {"train", "method.rounds", "data.sources[].format"} <= {setting["key"] for setting in everything}

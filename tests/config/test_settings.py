@@ -3,7 +3,7 @@
 import pytest
 
 from nanogrove.config.preset import Preset
-from nanogrove.config.settings import Setting, all_settings, find_settings
+from nanogrove.config.settings import Setting, Values, all_settings, find_settings
 from nanogrove.data.sources.kinds import KINDS
 from nanogrove.errors import PresetError
 from nanogrove.methods import METHODS, load_method
@@ -51,6 +51,24 @@ def test_all_sections_methods_data_and_sources_are_listed() -> None:
 def test_types_limits_and_defaults(key: str, of: str | None, type: str, default: object) -> None:
     setting = only(key, of)
     assert (setting.type, setting.default, setting.required) == (type, default, False)
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("seed", Values("whole number", least=0, most=1 << 63)),
+        ("train.minutes", Values("number", null=True, least=0, most=10_000_000)),
+        ("train.threads", Values("json")),
+        ("train.init", Values("json", null=True)),
+        ("model.position", Values("choice", choices=("learned", "rotary", "none"))),
+        ("model.bias", Values("choice", choices=(True, False))),
+        ("model.n_kv_head", Values("whole number", null=True, least=1, most=1_000_000)),
+        ("track.name", Values("text", null=True)),
+        ("sample.prompts", Values("json")),
+    ],
+)
+def test_what_a_form_may_offer(key: str, values: Values) -> None:
+    assert only(key).values == values
 
 
 def test_a_required_setting_has_no_default() -> None:

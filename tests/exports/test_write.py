@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,23 @@ def test_an_export_that_fails_leaves_the_old_one(
         nanogrove.export(llama_run, "transformers", out, overwrite=True)
     assert contents(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_sigterm_leaves_nothing_half_written(
+    command: Any, llama_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(source: Any, dtype: Any, folder: Path) -> None:
+        (folder / "half").write_text("half")
+        signal.raise_signal(signal.SIGTERM)
+
+    ending = Format(title="x", library="x", dtypes=("f32",), write=end, usage=lambda source, dtype: "")
+    monkeypatch.setattr(write, "load_format", lambda name: ending)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert command("export", llama_run, "--to", "x", "--out", tmp_path / "out").code == 128 + signal.SIGTERM
+    finally:
+        assert signal.signal(signal.SIGTERM, before) is signal.SIG_IGN
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_the_extra_the_line_installs_it(

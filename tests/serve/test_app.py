@@ -1,6 +1,7 @@
 """The server, driven by the client that it is for: texts of `generate`, streams, errors as the client's exceptions."""
 
 import json
+import signal
 import socket
 import threading
 import time
@@ -182,7 +183,8 @@ MESSAGE: Any = [{"role": "user", "content": "a"}]
         (openai.BadRequestError, "character 'z' at position 1 is not among the 9 characters", {"prompt": "az"}),
         (openai.BadRequestError, "heat: is not a field that is served here", {"extra_body": {"heat": 1}}),
         (openai.BadRequestError, "seed: must be 0 or more, and -1 was given", {"seed": -1}),
-        (openai.BadRequestError, "stop: must be 1 or more characters long", {"stop": ""}),
+        (openai.BadRequestError, "stop: must be a text of 1 to 256 characters, or a list", {"stop": ""}),
+        (openai.BadRequestError, "prompt: must be a text, or a list of one text", {"prompt": [1, 2]}),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line_as_an_error_of_the_client(
@@ -259,6 +261,13 @@ def test_a_server_that_ends_leaves_no_trace_and_ends_streams(
     with pytest.raises(openai.APIError, match="the server is ending; send this request again later"):
         waiting.result(10)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_second_signal_changes_nothing() -> None:
+    serving = Server(application(Desk({}, Rules(None, None, 1))), lambda: None)
+    for _ in range(3):
+        serving.handle_exit(signal.SIGINT, None)
+    assert (serving.should_exit, serving.force_exit) == (True, False)
 
 
 def test_figures_count_what_was_done(lm: LanguageModel) -> None:

@@ -16,7 +16,8 @@ const context = await browser.newContext({ viewport: { width: 1280, height: 900 
 const problems = [];
 const check = (holds, text) => holds || problems.push(text);
 const origin = new URL(address).origin, page = await context.newPage();
-page.on("console", (message) => ["error", "warning"].includes(message.type()) && problems.push(message.text()));
+const isRefusal = (text) => text.includes("status of 422"); // of a wrong value in a form
+page.on("console", (message) => ["error", "warning"].includes(message.type()) && check(isRefusal(message.text()), message.text()));
 page.on("pageerror", (error) => problems.push(String(error)));
 page.on("request", (request) => check([origin, `blob:${origin}`, "data:"].some((start) => request.url().startsWith(start)), `asks for ${request.url()}`));
 page.setDefaultTimeout(60_000);
@@ -123,6 +124,37 @@ await page.getByLabel("Text 1; the arrow keys go from token to token").focus();
 check(/The likeliest here/.test(await page.locator(".chosen").first().textContent()), "a token does not show what else was likely");
 check((await page.locator(".side tbody tr").count()) > 2, "the tokens have no table");
 await picture("try");
+
+await page.getByRole("link", { name: "New run", exact: true }).click();
+await picture("new");
+await page.getByLabel("Begin from the settings of a run").selectOption("ended");
+await page.getByRole("button", { name: "Show its form" }).click();
+const field = (name) => page.getByLabel(name, { exact: true });
+const group = (name) => page.locator("details", { has: page.locator(`[name="${name}"]`) }).locator("summary");
+const show = () => page.getByRole("button", { name: "Show what it takes" }).first().click();
+await group("model.n_head").click();
+await field("model.n_head").fill("3");
+await field("Folder of the run").fill("from the page");
+await show();
+await page.getByText("is not plain").waitFor();
+check(await page.locator(".setting .alert", { hasText: "n_head" }).isVisible(), "a wrong value has no error beside it");
+check((await field("model.n_head").inputValue()) === "3", "a wrong value is lost");
+await picture("new-wrong");
+await field("Folder of the run").fill("from-the-page");
+await field("model.n_head").fill("2");
+await group("seed").click();
+await field("seed").fill("-1");
+await group("seed").click();
+await show();
+await field("seed").waitFor(); // the browser itself refuses it, in a group that was closed
+await field("seed").fill("7");
+await show();
+await page.getByRole("heading", { name: "What it takes" }).waitFor();
+await picture("new-figures");
+await page.getByRole("button", { name: "Start", exact: true }).click();
+await page.waitForURL(/run\?name=from-the-page/);
+await state("finished");
+await drawn();
 await browser.close();
 problems.forEach((text) => console.log(text));
 process.exit(problems.length ? 1 : 0);

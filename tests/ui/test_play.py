@@ -170,7 +170,7 @@ def test_a_body_that_is_none_is_refused(body: bytes) -> None:
 def test_the_page_has_a_slider_for_each_setting(client: TestClient) -> None:
     page = client.get("/try?name=a").text
     assert [slider.name for slider in SLIDERS] == list(Sampling.model_fields)
-    fields = dict(re.findall(r'id="(\w+)" class="setting"[^>]* value="([^"]*)"', page))
+    fields = dict(re.findall(r'id="(\w+)" class="sampling"[^>]* value="([^"]*)"', page))
     assert Sampling(**{name: value for name, value in fields.items() if value}) == Sampling()
     assert '<option value="b">b</option>' in page
     assert '<option value="a">' not in page

@@ -147,7 +147,7 @@ def _save(chat: Chat, argument: str) -> None:
         note("/save takes a file, as in /save talk.jsonl")
     elif not any(message["role"] == "assistant" for side in chat.sides for message in side.messages):
         note("no answer yet, so there is nothing to save")
-    elif path not in chat.files and path.exists():
+    elif path not in chat.files and os.path.lexists(path):  # which of a name that is too long says no
         note(f"{path}: exists already; give another name")
     else:
         try:

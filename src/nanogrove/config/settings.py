@@ -1,7 +1,7 @@
 """Every setting a preset may have, read from the classes that define them: type, default, limits and meaning."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -33,6 +33,25 @@ SIGNS = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))
 
 
 @dataclass(frozen=True)
+class Values:
+    """What a setting takes, for a form that asks for it.
+
+    Args:
+        kind: `json` where it may be of several types, or is a list or an object
+        null: whether null is one of them
+        choices: all that it takes, of a choice
+        least: the lower limit of a number, which itself may be excluded; None where there is none
+        most: the upper limit
+    """
+
+    kind: Literal["choice", "whole number", "number", "text", "json"]
+    null: bool = False
+    choices: tuple[object, ...] = ()
+    least: float | None = None
+    most: float | None = None
+
+
+@dataclass(frozen=True)
 class Setting:
     """A key of a preset.
 
@@ -43,6 +62,7 @@ class Setting:
         required: whether a preset must give it
         default: JSON; None where it is required, or is a section
         description: what it means, with the unit
+        values: what values it takes
     """
 
     key: str
@@ -51,6 +71,7 @@ class Setting:
     required: bool
     default: object
     description: str
+    values: Values
 
 
 def all_settings() -> list[Setting]:
@@ -88,7 +109,8 @@ def _settings() -> Iterator[Setting]:
 def _section(name: str, field: FieldInfo, choices: Mapping[str, type[BaseModel]]) -> Iterator[Setting]:
     """A section whose settings depend on which of several classes it is."""
     default = None if field.is_required() else _as_json(field.get_default())
-    yield Setting(name, None, f"one of {', '.join(choices)}", field.is_required(), default, SECTIONS[name])
+    words, values = f"one of {', '.join(choices)}", Values("json")
+    yield Setting(name, None, words, field.is_required(), default, SECTIONS[name], values)
     for choice, model in choices.items():
         yield from _inside(name, model, choice)
 
@@ -122,6 +144,7 @@ def _setting(key: str, field: FieldInfo, of: str | None) -> Setting:
         field.is_required(),
         None if section else _as_json(default),
         field.description or _summary(field.annotation),
+        Values("choice", choices=tuple(tables[0])) if tables else _values(field.annotation, field.metadata),
     )
 
 
@@ -159,6 +182,25 @@ def _words(annotation: object) -> str:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "a section"
     return WORDS.get(annotation, "an object")
+
+
+def _values(annotation: object, metadata: Sequence[object]) -> Values:
+    """What a type takes, within the limits in its metadata."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        inner = [part for each in arguments[1:] for part in getattr(each, "metadata", [each])]
+        return _values(arguments[0], [*metadata, *inner])
+    if origin in (Union, UnionType):
+        types = [each for each in arguments if each is not NoneType]
+        values = _values(types[0], metadata) if len(types) == 1 else Values("json")
+        return replace(values, null=len(types) < len(arguments))
+    if origin is Literal or annotation is bool:
+        return Values("choice", choices=arguments or (True, False))
+    if annotation in (int, float):
+        limits = {name: getattr(part, name) for part in metadata for kind, name, _ in SIGNS if type(part) is kind}
+        least, most = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
+        return Values("whole number" if annotation is int else "number", least=least, most=most)
+    return Values("text" if annotation is str else "json", null=annotation is Any)
 
 
 def _limits(metadata: list[object]) -> str:

@@ -16,9 +16,14 @@ MOST_RULES = 1 << 21  # of all levels: 11 MB in a page
 MOST_STEPS = 1 << 23  # rules times leaves: what a browser computes in some ten milliseconds per token
 
 
+def is_grammar(data: object) -> bool:
+    """Whether the `data` section of a preset is a grammar."""
+    return isinstance(data, Mapping) and data.get("type") in ("rlm", "rhm")
+
+
 def grammar_table(data: object) -> dict[str, Any] | None:
     """The grammar of the `data` section of a preset; None where there is none, or too large a one for a page."""
-    if not isinstance(data, Mapping) or data.get("type") not in ("rlm", "rhm"):
+    if not isinstance(data, Mapping) or not is_grammar(data):
         return None
     try:
         config = (RHMConfig if data["type"] == "rhm" else RLMConfig).model_validate(data)

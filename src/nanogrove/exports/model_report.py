@@ -8,7 +8,7 @@ from typing import Any
 
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.exports.browser import WEIGHTS, Weights, check, model_json, stored_bytes, tokenizer_table
-from nanogrove.exports.browser_grammar import grammar_table
+from nanogrove.exports.browser_grammar import grammar_table, is_grammar
 from nanogrove.exports.source import Source, read_source
 from nanogrove.memory import shown_bytes
 from nanogrove.model.members import unstack
@@ -37,7 +37,7 @@ def write_model_report(run: Path, weights: str, large: bool, announce: Callable[
         run: The run folder.
         weights: `float32`, `float16` or `int8`.
         large: Whether the page may have more than 20 MB.
-        announce: Takes a line that says how large the page will be, before it is made.
+        announce: Takes lines that say how large the page will be, before it is made, and what it leaves out.
     """
     kind = next((known for known in WEIGHTS if known == weights), None)
     if kind is None:
@@ -52,6 +52,8 @@ def write_model_report(run: Path, weights: str, large: bool, announce: Callable[
     sizes = _sizes(source, grammar, len(voters))
     _check_size(sizes, kind, large)
     announce(f"a page of about {_page_size(sizes[kind])}: {_about(source, len(voters))}, in {kind}")
+    if grammar is None and is_grammar(record.preset.get("data")):
+        announce("its grammar is too large for a page, which shows the model's distribution alone")
     with waiting("writing the page"):
         page = _page(record, source, kind, grammar, voters)
         return write_page(run, NAME, page, f"nanogrove report {run} --with-model")

@@ -83,7 +83,7 @@ def _check_folder(folder: Path, shown: Path, overwrite: bool) -> None:
 
 def _check_kept(folder: Path, shown: Path, new: Path) -> None:
     """Raises CheckpointError where the old folder has a file that the new one has not, which would be lost."""
-    for entry in sorted(folder.rglob("*")):
+    for entry in folder.rglob("*"):  # not sorted, which would read all of a large folder before the first is refused
         name = entry.relative_to(folder)
         if entry.is_symlink() or entry.is_dir() != (new / name).is_dir() or not (new / name).exists():
             raise CheckpointError(

@@ -58,9 +58,15 @@ def family_of(config: ModelConfig, kinds: Collection[str] = tuple(EXCHANGES), pr
     if config.scalar:
         raise PresetError(f"this is a reward model (scalar=true): it gives numbers, and {program}'s families logits")
     if config.memory_tokens:
-        raise PresetError(f"no {program} family has memory_tokens={config.memory_tokens}; theirs carry nothing on")
+        raise PresetError(
+            f"no {program} family has memory_tokens={config.memory_tokens}; theirs carry nothing on; train a "
+            "model for it without model.memory_tokens"
+        )
     if config.within_documents:
-        raise PresetError(f"no {program} family has within_documents=true; theirs attend to all that came before")
+        raise PresetError(
+            f"no {program} family has within_documents=true; theirs attend to all that came before; train a "
+            "model for it with model.within_documents=false"
+        )
     asked_for = ("norm", "mlp", "position", "qk_norm", "embed_norm", "logit_softcap", "token_shift", "bias")
     wanted = {name: getattr(config, name) for name in asked_for}
     if config.kv_heads != config.n_head:

@@ -101,7 +101,7 @@ class Desk:
         self.models, self.rules, self.metrics = models, rules, Metrics()
         self.worker = Worker({name: served.engine for name, served in models.items()}, self.metrics)
         self._prompts = {name: ChatPrompts(served.lm.tokenizer) for name, served in models.items()}
-        self._encoding = asyncio.Lock()  # a tokenizer serves one thread at a time
+        self._encoding = {name: asyncio.Lock() for name in models}  # a tokenizer serves one thread at a time
 
     def close(self) -> None:
         """Ends the processes of chat templates."""
@@ -131,7 +131,7 @@ class Desk:
         """`POST /v1/completions`."""
         body = read(CompletionRequest, await _body(request))
         tokenizer = self._served(body.model).lm.tokenizer
-        ids = await self._encoded(tokenizer.encode, body.text)
+        ids = await self._encoded(body.model, tokenizer.encode, body.text)
         wanted = Wanted(ids or [tokenizer.end], frozenset([tokenizer.end]), body.limit, body.alternatives)
         return await self._answer(request, body, COMPLETION, wanted)
 
@@ -139,16 +139,16 @@ class Desk:
         """`POST /v1/chat/completions`."""
         body = read(ChatRequest, await _body(request))
         tokenizer = self._served(body.model).lm.tokenizer
-        prompt = await self._encoded(self._prompts[body.model].prompt, body.messages)
+        prompt = await self._encoded(body.model, self._prompts[body.model].prompt, body.messages)
         wanted = Wanted(prompt.ids, frozenset([tokenizer.end, prompt.end]), body.limit, body.alternatives)
         return await self._answer(request, body, CHAT, wanted)
 
-    async def _encoded(self, encode: Callable[..., Result], *arguments: object) -> Result:
-        """What `encode` gives, in another thread, one call at a time, as a tokenizer takes them.
+    async def _encoded(self, model: str, encode: Callable[..., Result], *arguments: object) -> Result:
+        """What `encode` gives, in another thread, one call at a time for each model, as its tokenizer takes them.
 
         Raises BadRequestError where it raises an error of what it was given.
         """
-        async with self._encoding:
+        async with self._encoding[model]:
             try:
                 return await asyncio.to_thread(encode, *arguments)
             except NanogroveError as error:

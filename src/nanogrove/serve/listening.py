@@ -5,6 +5,7 @@ import ipaddress
 import socket
 from asyncio import BaseTransport, TimerHandle, Transport
 from collections.abc import Callable
+from types import FrameType
 from typing import NamedTuple
 
 import h11
@@ -125,6 +126,11 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._stop = stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begins to end; a second signal changes nothing, where uvicorn would leave at once, with a trace."""
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends requests, connections and the application."""

@@ -17,6 +17,10 @@ COMPLETION_TOKENS = 16  # OpenAI's, where a request says none
 
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 Stop = StopText | Annotated[list[StopText], Field(max_length=4)]
+SHAPES = {  # of fields that are text or a list
+    "prompt": "must be a text, or a list of one text",
+    "stop": "must be a text of 1 to 256 characters, or a list of 4 such texts at most",
+}
 Body = TypeVar("Body", bound="GenerationRequest")
 
 
@@ -131,7 +135,7 @@ def read(kind: type[Body], body: bytes) -> Body:
     if first["type"] == "extra_forbidden":
         raise BadRequestError(f"{name}: is not a field that is served here; leave it out", name)
     same = [problem for problem in problems if problem["loc"][0] == first["loc"][0]]
-    raise BadRequestError(f"{name}: {reason(same)}", name)
+    raise BadRequestError(f"{name}: {SHAPES.get(name) or reason(same)}", name)
 
 
 def error_body(message: str, status: int, param: str | None = None, code: str | None = None) -> Mapping[str, Any]:

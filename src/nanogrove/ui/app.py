@@ -4,22 +4,22 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from nanogrove.errors import NanogroveError, RunError
-from nanogrove.ui.bodies import body_of
 from nanogrove.ui.compare_page import choice_of, compare_page
 from nanogrove.ui.door import Door
-from nanogrove.ui.frame import ASSETS, alert, asset, html_page, link
+from nanogrove.ui.forms import read_form
+from nanogrove.ui.frame import ASSETS, alert, asset, html_page, to_run
 from nanogrove.ui.index import Entry, Index
 from nanogrove.ui.live import changes, stamp_of
+from nanogrove.ui.new_run import NewRuns
 from nanogrove.ui.notes import Notes, parse_notes, write_notes
 from nanogrove.ui.play import Playground
 from nanogrove.ui.processes import Processes
@@ -32,10 +32,13 @@ DAY_SECONDS = 86_400
 def application(index: Index, secret: str) -> tuple[Starlette, "Pages"]:
     """The pages of the runs of an index, within a door that takes a secret."""
     pages = Pages(index)
+    new = pages.new_runs
     return Starlette(
         routes=[
             Route("/", pages.list_runs),
             Route("/compare", pages.compare_runs),
+            Route("/new", new.show, methods=["GET"]),
+            Route("/new", new.submit, methods=["POST"]),
             Route("/run", pages.show_run),
             Route("/run/events", pages.stream),
             Route("/run/notes", pages.save_notes, methods=["POST"]),
@@ -54,11 +57,12 @@ class Pages:
 
     def __init__(self, index: Index) -> None:
         self.index, self.processes, self.over = index, Processes(), False
-        self.playground = Playground(index)
+        self.new_runs, self.playground = NewRuns(index, self.processes), Playground(index)
 
     def close(self) -> None:
-        """Ends the streams."""
+        """Ends the streams and dry runs."""
         self.over = self.playground.over = True
+        self.new_runs.close()
 
     async def list_runs(self, request: Request) -> Response:
         """`GET /`: all runs and studies."""
@@ -103,26 +107,26 @@ class Pages:
     async def save_notes(self, request: Request) -> Response:
         """`POST /run/notes?name=…`: what a person wrote; where it cannot be saved, it is in the form again."""
         key, run, _ = await self._run(request)
-        words = await _form(request)
+        words = await read_form(request)
         try:
             notes = parse_notes(words.get("tags", ""), words.get("note", ""))
             await asyncio.to_thread(write_notes, run, notes, words.get("seen", ""))
         except RunError as error:
             typed = Notes.model_construct(tags=[words.get("tags", "")], note=words.get("note", ""))
             return await self._page(key, run, notes_form(key, typed, words.get("seen", ""), str(error)), 409)
-        return _back(key, "#notes")
+        return to_run(key, "#notes")
 
     async def stop_run(self, request: Request) -> Response:
         """`POST /run/stop?name=…`."""
         key, run, _ = await self._run(request)
         await asyncio.to_thread(self.processes.stop, run)
-        return _back(key)
+        return to_run(key)
 
     async def continue_run(self, request: Request) -> Response:
         """`POST /run/continue?name=…`."""
         key, run, _ = await self._run(request)
         await asyncio.to_thread(self.processes.resume, run)
-        return _back(key)
+        return to_run(key)
 
     async def send_asset(self, request: Request) -> Response:
         """`GET /assets/NAME`: a script or the style."""
@@ -144,20 +148,6 @@ class Pages:
         """The run that an address names: its name there, its folder, and what is listed of it. Raises RunError."""
         key = request.query_params.get("name", "")
         return key, *await asyncio.to_thread(self.index.run, key)
-
-
-async def _form(request: Request) -> dict[str, str]:
-    """The fields of a form. Raises HTTPException for one that is too large, or too slow."""
-    body = await body_of(request)
-    fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=100)
-    return {name: values[0] for name, values in fields.items()}
-
-
-def _back(key: str, part: str = "") -> Response:
-    """Leads to the page of a run again."""
-    from html import unescape
-
-    return RedirectResponse(unescape(link("/run", name=key)) + part, 303)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -25,7 +25,7 @@ from nanogrove.reports.values import finite, spread
 
 TRAINING = Measure("training_loss", "training loss", "nats per token")  # the `loss` of `step` events
 IRRELEVANT = ("name", "description")  # settings that change nothing
-STEP_LINES = 40_000  # of all records, parsed at most: many more than a figure shows
+STEP_LINES = 20_000  # of all records, parsed at most: many more than a figure shows
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from plotly.offline import get_plotlyjs
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from nanogrove.reports.page import FIGURES, STYLE
 from nanogrove.reports.values import escaped
@@ -25,8 +25,8 @@ def html_page(title: str, body: str, scripts: tuple[str, ...] = (), status: int 
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<title>{escaped(title)}</title><link rel="icon" href="data:,">'
         f'<link rel="stylesheet" href="/assets/ui.css?{version}">{tags}</head>\n'
-        f'<body><a class="skip" href="#main">To the content</a><header><a href="/">nanogrove</a></header>'
-        f'<main id="main">{body}</main></body></html>\n'
+        f'<body><a class="skip" href="#main">To the content</a><header><a href="/">nanogrove</a> '
+        f'<a class="new" href="/new">New run</a></header><main id="main">{body}</main></body></html>\n'
     )
     # A name of a file can carry half of a character, and UTF-8 cannot.
     return HTMLResponse(text.encode("utf-8", "replace"), status, {"Cache-Control": "no-store"})
@@ -35,6 +35,11 @@ def html_page(title: str, body: str, scripts: tuple[str, ...] = (), status: int 
 def link(path: str, **words: str) -> str:
     """An address of this server, escaped for an attribute."""
     return escaped(f"{path}?{urlencode(words, errors='replace')}" if words else path)
+
+
+def to_run(key: str, part: str = "") -> Response:
+    """Leads a browser to the page of a run, or to a part of it."""
+    return RedirectResponse(f"/run?{urlencode({'name': key}, errors='replace')}{part}", 303)
 
 
 def alert(message: str) -> str:
@@ -51,6 +56,7 @@ ASSETS: Mapping[str, tuple[str, Callable[[], str]]] = {  # each with its type, a
     "plotly.js": ("text/javascript", get_plotlyjs),
     "figures.js": ("text/javascript", lambda: FIGURES),
     "list.js": ("text/javascript", _file("list.js")),
+    "new.js": ("text/javascript", _file("new.js")),
     "play.js": ("text/javascript", _file("play.js")),
     "run.js": ("text/javascript", _file("run.js")),
 }

@@ -4,8 +4,10 @@ It is kept in memory, and in `.nanogrove-index.json` in the folder for the next 
 lost: of it no path is taken, only what is listed of a run that is there, of the very files that are there.
 """
 
+import itertools
 import json
 import os
+import re
 import threading
 import time
 from contextlib import suppress
@@ -18,6 +20,7 @@ from pydantic import TypeAdapter
 from nanogrove.atomic import read_file, refusal, write_file
 from nanogrove.errors import RunError
 from nanogrove.record.listing import Listed, folders_of_record, is_held, listed
+from nanogrove.settings import shown
 from nanogrove.ui.notes import FILE as NOTES_FILE
 from nanogrove.ui.notes import Notes, read_notes
 from nanogrove.ui.studies import Study, read_study
@@ -26,6 +29,7 @@ FILE = ".nanogrove-index.json"
 FILE_BYTES = 1 << 28  # at most
 STAMPED = ("preset.json", "events.jsonl", NOTES_FILE)  # what a line of the list is made from
 WRITE_SECONDS = 30.0  # between two writes of the file, at least
+NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of the folder of a new run
 ENDED = ("finished", "diverged", "damaged")  # states that hold until a file changes
 
 
@@ -106,6 +110,30 @@ class Index:
         if ".." in path.parts or not path.is_dir() or within is None or any(part.is_symlink() for part in within):
             raise RunError(f"{name}: no run is here")
         return path
+
+    def new_path(self, name: str) -> Path:
+        """The folder of a new run, in the first of the folders shown. Raises RunError for a name that is not plain, is
+        taken, or would lie within a link.
+        """
+        folder = self._folders[0]
+        if not NAME.fullmatch(name):
+            raise RunError(f"folder: {shown(name)} is not plain; use letters, digits, - _ and ., 100 at most")
+        if folder.is_symlink():
+            raise RunError(f"{folder}: is a link; start `nanogrove ui` with the folder that it leads to")
+        if os.path.lexists(folder / name):
+            raise RunError(f"folder: {name} exists already; choose another name")
+        return folder / name
+
+    def free_name(self, name: str) -> str:
+        """A name for a new run that no folder has: this one, made plain, or this one with a number."""
+        plain = re.sub("[^A-Za-z0-9._-]+", "-", name).strip("-._")[:90] or "run"
+        numbered = (f"{plain}-{number}" for number in itertools.count(2))
+        names = itertools.chain([plain], numbered)
+        return next(each for each in names if not os.path.lexists(self._folders[0] / each))
+
+    def key_of_path(self, path: Path) -> str:
+        """The name in addresses of a run at a path below the root."""
+        return key_of(str(path.relative_to(self.root)))
 
     def _keep(self, folder: Path, entries: dict[str, Entry]) -> list[str]:
         """Keeps what was read, and writes it where it changed; what is wrong where that fails."""

@@ -83,7 +83,7 @@
   // The body of a request: the settings of the form, which has checked them.
   function asked(names) {
     const sampling = {};
-    for (const { id, value } of form.querySelectorAll(".setting")) if (value !== "") sampling[id] = Number(value);
+    for (const { id, value } of form.querySelectorAll(".sampling")) if (value !== "") sampling[id] = Number(value);
     const sides = names.map((run, number) => (chats() ? { run, messages: panes[number].messages } : { run }));
     return {
       sides, prompt: at("prompt").value, tokens: Number(at("tokens").value), seed: Number(at("seed").value), sampling,

@@ -80,7 +80,7 @@ def _slider(slider: Slider) -> str:
         f'<div title="{title}"><label for="{slider.name}">{slider.label}<small>{off}</small></label>'
         f'<input type="range" aria-label="{slider.label}, slider" min="{slider.low}" max="{slider.high}" '
         f'step="{slider.step}" value="{slider.rest}" data-rest="{slider.rest}">'
-        f'<input type="number" id="{slider.name}" class="setting" min="{0 if slider.low < 1 else 1}" '
+        f'<input type="number" id="{slider.name}" class="sampling" min="{0 if slider.low < 1 else 1}" '
         f'step="{1 if slider.step == 1 else "any"}" value="{value}"{" required" if default is not None else ""}></div>'
     )
 

@@ -1,4 +1,4 @@
-"""Stops a run as Ctrl-C does, and continues one in a process of its own, which outlives the page and its server."""
+"""Stops a run as Ctrl-C does; starts and continues one in a process of its own, which outlives page and server."""
 
 import os
 import re
@@ -11,11 +11,14 @@ from typing import NamedTuple
 
 import psutil
 
-from nanogrove.atomic import no_links, read_file, refusal
+from nanogrove.atomic import make_folder, no_links, read_file, refusal
+from nanogrove.config.preset import Preset
 from nanogrove.errors import RunError
+from nanogrove.paths import with_absolute_paths
+from nanogrove.record.folder import RunFolder
 from nanogrove.record.listing import is_held, listed
 
-LOG = "continued.log"  # what the process of a run that was continued from the page says
+LOG = "continued.log"  # what the process of a run that was started or continued from the page says
 LOG_BYTES = 1 << 20  # of it, at most, in which its last line is looked for
 
 
@@ -65,6 +68,22 @@ class Processes:
                 )
         except OSError as error:
             raise RunError(f"{run / LOG}: cannot be written {refusal(error)} and continue again") from None
+
+    def start(self, run: Path, preset: Preset) -> None:
+        """Begins a run in a folder that it makes. Raises RunError where that exists already, and when that fails.
+
+        The folder gets its preset, as that of a run of which nothing was saved yet, and the run is continued.
+        """
+        try:
+            make_folder(run.parent)
+            run.mkdir()
+        except FileExistsError:
+            raise RunError(f"folder: {run.name} exists already; choose another name") from None
+        except OSError as error:
+            raise RunError(f"{run}: cannot be made {refusal(error)} and start again") from None
+        with RunFolder(run) as folder:
+            folder.write_preset(with_absolute_paths(preset).model_dump(mode="json"))
+        self.resume(run)
 
     def is_starting(self, run: Path) -> bool:
         """Whether a process that is to continue a run has not begun to train."""

@@ -23,7 +23,10 @@ VALUE_CHARACTERS = 300  # of a setting
 def run_page(key: str, stamp: str, sections: Mapping[str, str], form: str) -> str:
     """The body of the page of a run, whose sections `run.js` replaces as they change."""
     parts = "".join(f'<section id="{name}">{html}</section>' for name, html in sections.items())
-    verbs = f'<p class="verbs"><a href="{link("/try", name=key)}">Try it: let it write</a></p>'
+    verbs = (
+        f'<p class="verbs"><a href="{link("/try", name=key)}">Try it: let it write</a> · '
+        f'<a href="{link("/new", run=key)}">New run from these settings</a></p>'
+    )
     return f'{verbs}<div id="live" data-events="{link("/run/events", name=key, seen=stamp)}">{parts}</div>{form}'
 
 

@@ -1,6 +1,9 @@
 """`nanogrove export`."""
 
+import signal
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -27,10 +30,20 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model as files for transformers, llama.cpp (gguf) or onnxruntime and transformers.js (onnx)."""
+    from nanogrove.cli.text import printable
     from nanogrove.cli.waits import shown_waits
 
-    with shown_waits("starting"):
-        from nanogrove.exports.write import export as write
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        with shown_waits("starting"):
+            from nanogrove.exports.write import export as write
 
-        folder = write(run, to, out, dtype, license_name, overwrite)
-    print(f"exported: {folder}")
+            folder = write(run, to, out, dtype, license_name, overwrite)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    print(f"exported: {printable(str(folder))}")
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Ends the process as the signal would, and first what is half written is removed."""
+    sys.exit(128 + number)

@@ -114,6 +114,16 @@ await drawn();
 await page.locator("figure summary").first().click();
 check((await page.locator("figure .numbers tr").count()) > 3, "a figure has no table");
 await picture("ended");
+await page.getByRole("link", { name: "Try it" }).click();
+await page.getByLabel("Prompt").fill("The ");
+await page.getByLabel("Beside it").selectOption("live");
+await page.getByLabel("Tokens", { exact: true }).fill("30");
+await page.getByRole("button", { name: "Write" }).click();
+await page.waitForFunction(() => document.querySelector(".token") && !document.getElementById("write").disabled);
+await page.getByLabel("Text 1; the arrow keys go from token to token").focus();
+check(/The likeliest here/.test(await page.locator(".chosen").first().textContent()), "a token does not show what else was likely");
+check((await page.locator(".side tbody tr").count()) > 2, "the tokens have no table");
+await picture("try");
 
 await page.getByRole("link", { name: "New run", exact: true }).click();
 await picture("new");

@@ -121,6 +121,7 @@ def test_hostile_text_stays_text(browser: Browser, tmp_path: Path) -> None:
             client.get("/").text + client.get("/run?name=plain").text + client.get("/compare?run=plain").text
         ).seen
     }
+    known |= {tag for tag, _ in Elements(client.get("/try?name=plain").text).seen}
     known |= {"li", "details", "summary", "button", "p"}
     names = ["<img src=x>", "' onload='a", '"><b>', "a&b", "%2e%2e", "a?b#c"]
     for number, name in enumerate(names * 3):
@@ -137,7 +138,8 @@ def test_hostile_text_stays_text(browser: Browser, tmp_path: Path) -> None:
         pages = [client.get("/", params={"search": rng.choice(HOSTILE[:8])}), client.get("/")]
         pages.append(client.get("/run", params={"name": f"{name}{number}"}))
         pages.append(client.get("/compare", params={"run": [f"{name}{number}", "plain", rng.choice(HOSTILE[:8])]}))
-        assert [page.status_code for page in pages] == [200] * 4
+        pages.append(client.get("/try", params={"name": f"{name}{number}"}))
+        assert [page.status_code for page in pages] == [200] * 5
         elements = Elements("".join(page.text for page in pages)).seen
         assert {tag for tag, _ in elements} <= known
         assert not {each for _, names in elements for each in names if each.startswith("on")}

@@ -122,6 +122,26 @@ def test_a_run_that_chats_answers_messages(tiny: Tiny, tmp_path: Path) -> None:
     assert "end with one of the user" in events_of(client, {**wanted(), "sides": [side]})[-1]["problem"]
 
 
+OTHERWISE: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"auxiliary": {"enable_value": True, "enable_dynamics": True}}, {"lookahead": 2}),
+    ({"model": {"memory_tokens": 2, "memory_segment": 8}}, {}),
+]
+
+
+@pytest.mark.parametrize(("sections", "options"), OTHERWISE, ids=["lookahead", "memory"])
+def test_what_is_not_decoded_plainly_is_written_too(
+    sections: dict[str, Any], options: dict[str, Any], tiny: Tiny, tmp_path: Path
+) -> None:
+    for _ in train(resolve(tiny(train={"steps": 2}, **sections)), tmp_path / "runs" / "a"):
+        pass
+    app, _ = application(Index(tmp_path / "runs"), SECRET)
+    client = TestClient(app, base_url=ADDRESS, headers={"Origin": ADDRESS})
+    client.get(f"/?key={SECRET}")
+    events = events_of(client, wanted("a", tokens=12, **options))
+    assert "The sun" + text_of(events) == load(tmp_path / "runs" / "a").generate("The sun", 12, seed=3, **options)
+    assert events[-1]["end"] in ("length", "stop")
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (wanted("a", tokens=0), "tokens: must be 1 or more"),
     (wanted("a", tokens=10**9), "tokens: must be 5000 or less"),
@@ -150,7 +170,7 @@ def test_a_body_that_is_none_is_refused(body: bytes) -> None:
 def test_the_page_has_a_slider_for_each_setting(client: TestClient) -> None:
     page = client.get("/try?name=a").text
     assert [slider.name for slider in SLIDERS] == list(Sampling.model_fields)
-    fields = dict(re.findall(r'id="(\w+)" class="setting"[^>]* value="([^"]*)"', page))
+    fields = dict(re.findall(r'id="(\w+)" class="sampling"[^>]* value="([^"]*)"', page))
     assert Sampling(**{name: value for name, value in fields.items() if value}) == Sampling()
     assert '<option value="b">b</option>' in page
     assert '<option value="a">' not in page

@@ -64,6 +64,11 @@
     if (event.state) say(pane, event.state, true);
     if (event.share !== undefined) pane.bar.value = event.share;
     if (event.token !== undefined) append(pane, event);
+    else if (event.text) {
+      pane.text.append(event.text);
+      pane.answer += event.text;
+      say(pane, "Writing; this way of decoding has no probabilities …");
+    }
     if (event.end) finish(pane, `${event.tokens} tokens; ${event.end === "stop" ? "the text has ended" : "that is as many as were asked for"}.`);
     if (event.problem) fail(pane, event.problem);
   }
@@ -78,11 +83,11 @@
   // The body of a request: the settings of the form, which has checked them.
   function asked(names) {
     const sampling = {};
-    for (const { id, value } of form.querySelectorAll(".setting")) if (value !== "") sampling[id] = Number(value);
+    for (const { id, value } of form.querySelectorAll(".sampling")) if (value !== "") sampling[id] = Number(value);
     const sides = names.map((run, number) => (chats() ? { run, messages: panes[number].messages } : { run }));
     return {
       sides, prompt: at("prompt").value, tokens: Number(at("tokens").value), seed: Number(at("seed").value), sampling,
-      calibrated: at("calibrated").checked,
+      calibrated: at("calibrated").checked, lookahead: at("lookahead").value === "" ? null : Number(at("lookahead").value),
     };
   }
 
@@ -134,7 +139,7 @@
       for (const pane of sides) if (pane.busy) finish(pane, "The server has ended.");
     } catch {
       const stopped = control.signal.aborted;
-      for (const pane of sides) if (pane.busy) finish(pane, stopped ? `Stopped after ${pane.written.length} tokens.` : "The server does not answer; start `nanogrove ui` again.");
+      for (const pane of sides) if (pane.busy) finish(pane, stopped ? `Stopped${pane.written.length ? ` after ${pane.written.length} tokens` : ""}.` : "The server does not answer; start `nanogrove ui` again.");
     }
     control = null;
     busy();

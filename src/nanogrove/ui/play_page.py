@@ -31,7 +31,7 @@ SLIDERS = (
     Slider("top_p", "Top p", 0.01, 1, 0.01, 1),
     Slider("min_p", "Min p", 0, 1, 0.01, 0),
     Slider("repetition_penalty", "Repetition penalty", 0.5, 2, 0.05, 1),
-    Slider("no_repeat_ngram", "Never repeat an n-gram of", 1, 10, 1, 10),
+    Slider("no_repeat_ngram", "No repeated n-gram of", 1, 10, 1, 10),
 )
 
 
@@ -61,6 +61,8 @@ def play_page(key: str, run: Path, others: Sequence[str]) -> str:
         f'<label>Tokens <input id="tokens" type="number" min="1" max="{MAX_TOKENS}" value="{TOKENS}" required></label> '
         f'<label>Seed <input id="seed" type="number" min="0" max="{2**53 - 1}" value="0" required></label> '
         f'<label>Beside it <select id="beside"><option value="">no other run</option>{options}</select></label> '
+        "<label>Lookahead <small>model calls per token; empty for none</small> "
+        '<input id="lookahead" type="number" min="1"></label> '
         '<label class="box"><input type="checkbox" id="calibrated"> Calibrated temperature</label> '
         f"{chat if chats else ''}</p>"
         '<p><button id="write">Write</button> <button id="stop" type="button" disabled>Stop</button></p></form>'
@@ -78,7 +80,7 @@ def _slider(slider: Slider) -> str:
         f'<div title="{title}"><label for="{slider.name}">{slider.label}<small>{off}</small></label>'
         f'<input type="range" aria-label="{slider.label}, slider" min="{slider.low}" max="{slider.high}" '
         f'step="{slider.step}" value="{slider.rest}" data-rest="{slider.rest}">'
-        f'<input type="number" id="{slider.name}" class="setting" min="{0 if slider.low < 1 else 1}" '
+        f'<input type="number" id="{slider.name}" class="sampling" min="{0 if slider.low < 1 else 1}" '
         f'step="{1 if slider.step == 1 else "any"}" value="{value}"{" required" if default is not None else ""}></div>'
     )
 

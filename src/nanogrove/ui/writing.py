@@ -7,7 +7,7 @@ import math
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from pydantic import Field, ValidationError
 
@@ -16,6 +16,7 @@ from nanogrove.data.chat.encoding import chat_prompt
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.decoding.sampling import Sampling
 from nanogrove.errors import CheckpointError, NanogroveError, PresetError
+from nanogrove.generation import GenerationOptions
 from nanogrove.language_model import LanguageModel
 from nanogrove.memory import used_up_as_error
 from nanogrove.serve.engine import NOT_FINITE, Request, Update, opened
@@ -42,6 +43,7 @@ class Asked(Settings):
     tokens: int = Field(ge=1, le=MAX_TOKENS)
     seed: int = Field(ge=0, lt=1 << 63)
     calibrated: bool = False
+    lookahead: int | None = None
     sampling: Sampling = Sampling()
 
 
@@ -68,7 +70,8 @@ def write(models: Models, writers: Sequence[Writer], asked: Asked) -> Generator[
     What one side cannot do is an event of it, and the other goes on. Every event has the number of its side, and
 
     - `state`: what is under way,
-    - `text`, `token`, `probability` and `likeliest`: a token, with the text that it makes certain, often none,
+    - `text`, `token`, `probability` and `likeliest`: a token, with the text that it makes certain, often none; `text`
+      alone with lookahead, and of a model with a rolling memory,
     - `end`: why the text ended, with the number of `tokens`, or
     - `problem`: why it failed.
     """
@@ -98,12 +101,31 @@ def _side(models: Models, writer: Writer, asked: Asked) -> Generator[list[Event]
     yield [{"state": "Loading the model."}]
     lm = models.load(writer.path)
     yield [{"state": "Reading the prompt."}]
+    if asked.lookahead is not None or lm.model.memory is not None:
+        yield from _pieces(lm, writer.side, asked)
+        return
     request = _request(lm, writer.side, asked)
     names = {number: name for name, number in lm.tokenizer.special_tokens().items()}
     with opened(lm, 1, 0, name=writer.side.run) as engine:
         engine.submit(request)
         while engine.waiting or engine.active:
             yield [event for update in engine.step() for event in _events(update, lm.tokenizer, names)]
+
+
+def _pieces(lm: LanguageModel, side: Side, asked: Asked) -> Generator[list[Event], None, None]:
+    """The events of a side that is not decoded plainly: its text, without probabilities."""
+    draw = {"seed": asked.seed, "calibrated": asked.calibrated, "lookahead": asked.lookahead}
+    options = cast(GenerationOptions, {**asked.sampling.model_dump(), **draw})
+    if side.messages is None:
+        pieces = lm.pieces([asked.prompt], asked.tokens, **options)
+    else:
+        pieces = lm.answer_pieces(side.messages, asked.tokens, **options)
+    with closing(pieces):
+        for piece in pieces:
+            events: list[Event] = [{"text": piece.text}]
+            if piece.end is not None:
+                events.append({"end": piece.end.reason, "tokens": piece.end.new_tokens})
+            yield events
 
 
 def _request(lm: LanguageModel, side: Side, asked: Asked) -> Request:

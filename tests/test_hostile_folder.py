@@ -64,7 +64,7 @@ WRITERS = {
     "train/saving.py: save_checkpoint": RUN,
     "ui/index.py: Index": "the index of a folder: `tests/ui/test_index.py`",
     "ui/notes.py: write_notes": "the notes of a run: `tests/ui/test_notes.py`",
-    "ui/processes.py: Processes": "the log of a continued run, and the folder of a new one: `tests/ui/test_processes.py`, `test_new_run.py`",
+    "ui/processes.py: Processes": "the log and folder of a run: `tests/ui/test_processes.py`, `test_new_run.py`",
 }
 OURS = {"write_file", "write_folder", "make_folder", "remove", "FileIO", "FileLock"}
 METHODS = {"mkdir", "rename", "rmdir", "unlink", "write_text", "write_bytes", "touch", "symlink_to", "hardlink_to"}

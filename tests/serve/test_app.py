@@ -241,7 +241,7 @@ def test_too_many_requests_are_told_to_come_again_and_a_vanished_client_frees_it
         assert 'nanogrove_requests_total{model="mine",end="cancelled"} 2' in get(here.port, "/metrics")[1].decode()
 
 
-def until(true: Any, seconds: float = 10) -> None:
+def until(true: Any, seconds: float = 60) -> None:
     """Waits until something is true."""
     end = time.monotonic() + seconds
     while not true():

@@ -46,7 +46,7 @@ def test_every_field_has_a_label_and_is_read_by_the_script() -> None:
 def test_colours_have_a_legend() -> None:
     [bounds] = re.findall(r"LEVELS = \[(.*?)\]", SCRIPT)
     assert len(bounds.split(",")) + 1 == len(LEVELS)
-    style = (FOLDER / "writer.css").read_text("utf-8")
+    style = (FOLDER / "tokens.css").read_text("utf-8")
     assert style.count(".level-") == len(LEVELS)
 
 

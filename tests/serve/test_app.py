@@ -218,7 +218,7 @@ def test_many_clients_at_once_each_get_the_text_of_their_seed(here: Running, lm:
         assert prompt + text == lm.generate(prompt, 16 + seed % 5, seed=seed, temperature=1.0)
 
 
-def test_too_many_requests_are_told_to_come_again_and_a_vanished_client_frees_its_place(lm: LanguageModel) -> None:
+def test_too_many_requests_are_refused_for_now_and_a_vanished_client_frees_its_place(lm: LanguageModel) -> None:
     slow = make()
     slow.tokenizer.end = -1  # nothing ends a text
     with running({"mine": slow}, room=1, waiting=1, most=1_000_000) as here:

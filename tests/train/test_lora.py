@@ -191,6 +191,11 @@ def test_adapters_that_do_not_fit_are_refused(tiny: Any, base: Path, tmp_path: P
         read_initial(str(tmp_path / "d"))
 
 
+def test_a_rank_above_the_width_is_refused(tiny: Any, base: Path) -> None:
+    with pytest.raises(PresetError, match="rank=17: is above the width of the model; set 16 or less"):
+        build(resolve(with_lora(tiny, base, train={"lora": {"rank": 17}})))
+
+
 def test_adapters_need_one_set_of_weights(tiny: Any, base: Path) -> None:
     for section in ({"init": None}, {"init_noise": 0.1}, {"init": [str(base), str(base)]}):
         with pytest.raises(PresetError, match="lora adapts one set of weights; set init to one source, without"):

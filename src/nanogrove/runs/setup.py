@@ -227,7 +227,10 @@ def check_same_data(checkpoint: Checkpoint | None, corpus: Corpus) -> None:
 
 
 def check_model(preset: Preset, method: AnyMethod, corpus: Corpus) -> None:
-    """Raises PresetError where the model is not of the kind that the method trains, or its heads reach too far."""
+    """Raises PresetError where the model is not of the kind that the method trains, or heads or adapters do not fit."""
+    rank, width = preset.train.lora.rank, preset.model.n_embd
+    if rank > width:
+        raise PresetError(f"train.lora.rank={rank}: is above the width of the model; set {width} or less")
     scalar = method.output == "scalar"
     if preset.model.scalar != scalar:
         raise PresetError(

@@ -1,7 +1,7 @@
 """The page on which runs write: what it is asked for, and texts as they come.
 
 All models compute in one thread, one step at a time, and one text, or two side by side, at a time: others wait. A page
-that goes, or is told to stop, ends its text after the step under way.
+that goes, or is asked to stop, ends its text after the step under way.
 """
 
 import asyncio

@@ -72,8 +72,8 @@ class Processes:
     def start(self, run: Path, preset: Preset) -> None:
         """Begins a run in a folder that it makes. Raises RunError where that exists already, and when that fails.
 
-        The folder gets its preset, as that of a run of which nothing was saved yet, and the run is continued. Nothing is
-        left of it where that fails.
+        The folder gets its preset, as that of a run of which nothing was saved yet, and the run is continued. Nothing
+        is left of it where that fails.
         """
         try:
             make_folder(run.parent)

@@ -18,6 +18,7 @@ from nanogrove.json_reading import BadJsonError
 from nanogrove.record.events import Event, Values, event_of
 from nanogrove.record.folder import FOLDERS, read_preset
 from nanogrove.record.measures import Measure, measured, number
+from nanogrove.record.reading import Run
 
 State = Literal["finished", "running", "stopped", "diverged", "damaged"]
 HEAD_BYTES = 1 << 22  # of the first event of a record, at most
@@ -155,6 +156,21 @@ def listed(run: Path, root: Path) -> Listed:
     state: State = ENDS.get(last) or ("running" if is_held(run) else "stopped")
     known |= _progress(ends, _steps(record, ends, preset))
     return Listed(**known, state=state)
+
+
+def listed_of(run: Run, newest: Event | None, held: bool) -> Listed:
+    """A run that was read, in one line, less what it is judged by.
+
+    Args:
+        run: what was read.
+        newest: the last event of its record; None where it holds none.
+        held: whether a process holds its lock.
+    """
+    began = run.of("start")[0].values.get("steps") if run.of("start") else None
+    changed = [event.values["steps"] for event in run.of("resume") if "steps" in event.values]
+    state: State = ENDS.get(newest.kind if newest else "") or ("running" if held else "stopped")
+    progress = _progress(Ends(None, newest, None), changed[-1] if changed else began)
+    return Listed(run.name, **progress, state=state)
 
 
 def is_held(run: Path) -> bool:

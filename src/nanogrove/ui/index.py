@@ -94,13 +94,17 @@ class Index:
 
     def run(self, key: str) -> tuple[Path, Entry]:
         """The folder of a run, and what is listed of it now. Raises RunError where none is listed under this name."""
+        path = self.folder(key)
+        return path, _entry(path, str(path.relative_to(self.root)), None)
+
+    def folder(self, key: str) -> Path:
+        """The folder of a run. Raises RunError where none is listed under this name."""
         if key not in self._paths:
             self.read()
         name = self._paths.get(key)
         if name is None:
             raise RunError(f"{key}: no run is here")
-        path = self.path_of(name)
-        return path, _entry(path, name, None)
+        return self.path_of(name)
 
     def path_of(self, name: str) -> Path:
         """The folder of a name below the root. Raises RunError where a part of its path is a link, or leads away."""

@@ -14,6 +14,7 @@ from tests.ui.conftest import evaluation, step, write_run
 
 from nanogrove.errors import RunError
 from nanogrove.record.events import Event
+from nanogrove.record.lock import FolderLock
 from nanogrove.ui import live
 from nanogrove.ui.index import Index
 from nanogrove.ui.live import LiveRun, LiveRuns, stamp_of
@@ -214,3 +215,17 @@ def test_a_page_says_of_which_events_it_shows_some(tmp_path: Path) -> None:
     _, sections = asyncio.run(live_run(run).page())
     assert "Drawn from 1 in 2 of 2,101 step events; <code>nanogrove report</code> has all." in sections["thinned"]
     assert "2,101 steps" in sections["overview"]
+
+
+@pytest.mark.parametrize("steps", [10**400, 2**63, -1, "10", None, [10], {"a": 1}])
+@pytest.mark.parametrize("seconds", [1e299, 10**400, -1.0])
+def test_a_budget_that_no_run_has_is_not_believed(tmp_path: Path, steps: object, seconds: float) -> None:
+    run = write_run(tmp_path / "a")
+    (run / "events.jsonl").unlink()
+    append(run, Event("start", 0, {"steps": steps}), Event("step", 1, {"loss": 1.0}, {"seconds": seconds}))
+    lock = FolderLock(run)
+    html = asyncio.run(live_run(run).page())[1]["status"]
+    lock.release()
+    assert "running</span> 1" in html
+    assert "left" not in html
+    assert "progress" not in html

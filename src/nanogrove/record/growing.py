@@ -81,8 +81,8 @@ class GrowingRecord:
                     self._forget()
                 self._file = _identity(file)
                 file.seek(self._position)
-                for line in self._lines(file):
-                    self._add(line)
+                for lines in self._blocks(file):
+                    self._add_all(lines)
                 events = {kind: self._events(kept) for kind, kept in self._kinds.items()}
                 self._add_best(file, events)
             return run_of(self.path, events)
@@ -115,15 +115,15 @@ class GrowingRecord:
         file.seek(self._position - len(self._ending))
         return _identity(file) == self._file and file.read(len(self._ending)) == self._ending
 
-    def _lines(self, file: BinaryIO) -> Iterator[bytes]:
-        """The whole lines that follow, without their ends; what was read moves on with each block."""
+    def _blocks(self, file: BinaryIO) -> Iterator[list[bytes]]:
+        """The whole lines that follow, without their ends, in blocks; what was read moves on with each."""
         begun = b""
         while block := file.read(BLOCK_BYTES):
             whole, newline, rest = block.rpartition(b"\n")
             if not newline:
                 begun += block
             else:
-                yield from (text := begun + whole).split(b"\n")
+                yield (text := begun + whole).split(b"\n")
                 self._position += len(text) + 1
                 self._ending = (self._ending + text[-ENDING_BYTES:] + newline)[-ENDING_BYTES:]
                 begun = rest
@@ -133,16 +133,30 @@ class GrowingRecord:
                     "record is damaged"
                 )
 
+    def _add_all(self, lines: list[bytes]) -> None:
+        """Takes the next lines, of which steps that are not kept are passed over. Raises ValueError as `_add` does."""
+        parsed = [n for n, line in enumerate(lines) if not (line.startswith(STEP) and line.endswith(CLOSE))]
+        at = 0
+        for end in (*parsed, len(lines)):
+            while at < end:
+                steps = self._kinds.get("step")
+                passed = min(-steps.count % steps.every, end - at) if steps else 0
+                if steps and passed:
+                    at += passed
+                    steps.count += passed
+                    self._lines_read += passed
+                    steps.newest = self._newest = lines[at - 1]
+                else:
+                    self._add(lines[at])
+                    at += 1
+            if end < len(lines):
+                self._add(lines[end])
+                at = end + 1
+
     def _add(self, line: bytes) -> None:
         """Takes the next line. Raises ValueError where it is not an event."""
-        steps = self._kinds.get("step")
         self._lines_read += 1
         self._newest = line
-        steps = self._kinds.get("step")
-        if steps and steps.count % steps.every and line.startswith(STEP) and line.endswith(CLOSE):
-            steps.count += 1
-            steps.newest = line
-            return
         event = event_of(line.decode(errors="replace"))
         kept = self._kinds.setdefault(event.kind, Kept())
         if kept.count % kept.every == 0:

@@ -26,6 +26,7 @@ RESUMED = Event("resume", 0).line().partition(",")[0].encode()  # how the line o
 TAIL_BYTES = (1 << 15, 1 << 20)  # of a record: where its last evaluation is looked for, and then, once more
 ENDS: dict[str, State] = {"end": "finished", "diverged": "diverged"}  # states by the kind of the last event
 SEARCHED_BYTES = 1 << 26  # of a record, at most: its end, where the newest change of the budget is looked for
+MOST_STEPS = 1 << 53  # of a budget; of more, a record is no evidence
 TITLES = ("run", "method", "data", "steps", "measure", "state", "age")  # of `cells`
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))  # of an age, each with its seconds
 SOURCE_NAMES = ("path", "dataset", "task", "type")  # keys of a source, or of data, the first of which names it
@@ -255,7 +256,7 @@ def _progress(ends: Ends, steps: object) -> Values:
     measure, figure = _measure(figures)
     return {
         "step": step,
-        "steps": steps if isinstance(steps, int) and steps >= max(step, 1) else None,
+        "steps": steps if isinstance(steps, int) and max(step, 1) <= steps <= MOST_STEPS else None,
         "measure": measure.name if measure else None,
         "figure": figure,
     }

@@ -56,7 +56,7 @@ def _seconds_left(row: Listed, newest: Event | None) -> float | None:
     seconds = finite(times(newest).get("seconds")) if newest else None
     if seconds is None or not row.step or not row.steps:
         return None
-    return seconds / row.step * (row.steps - row.step)
+    return finite(seconds / row.step * (row.steps - row.step))
 
 
 def _button(action: str, key: str, label: str) -> str:

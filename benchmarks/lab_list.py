@@ -3,8 +3,8 @@
     python benchmarks/lab_list.py                 1,000 runs of 10,000 events, in a new folder that goes at the end
     python benchmarks/lab_list.py --runs 100 --events 1000
 
-Prints the seconds of CPU of the first list, of the second, of the first after a new start, which has the index of the folder
-alone, of a list in which one run has grown, of the page of a run, and of a comparison of twenty.
+Prints the seconds of CPU of the first list, of the second, of the first after a new start, which has the index of the
+folder alone, of a list in which one run has grown, of the page of a run, and of a comparison of twenty.
 """
 
 import argparse

@@ -15,16 +15,16 @@ from starlette.routing import Route
 from nanogrove.errors import NanogroveError, RunError
 from nanogrove.ui.compare_page import choice_of, compare_page
 from nanogrove.ui.door import Door
-from nanogrove.ui.forms import read_form
-from nanogrove.ui.frame import ASSETS, alert, asset, html_page, to_run
+from nanogrove.ui.forms import save_notes
+from nanogrove.ui.frame import ASSETS, alert, asset, html_page, link, to_page
 from nanogrove.ui.index import Entry, Index
 from nanogrove.ui.live import changes, stamp_of
 from nanogrove.ui.new_run import NewRuns
-from nanogrove.ui.notes import Notes, parse_notes, write_notes
 from nanogrove.ui.play import Playground
 from nanogrove.ui.processes import Processes
 from nanogrove.ui.run_list import asked_of, list_page
 from nanogrove.ui.run_page import notes_form, run_page, sections_of, status
+from nanogrove.ui.study_page import StudyPages, compared_keys, verdicts_of
 
 DAY_SECONDS = 86_400
 
@@ -32,19 +32,18 @@ DAY_SECONDS = 86_400
 def application(index: Index, secret: str) -> tuple[Starlette, "Pages"]:
     """The pages of the runs of an index, within a door that takes a secret."""
     pages = Pages(index)
-    new = pages.new_runs
     return Starlette(
         routes=[
             Route("/", pages.list_runs),
             Route("/compare", pages.compare_runs),
-            Route("/new", new.show, methods=["GET"]),
-            Route("/new", new.submit, methods=["POST"]),
             Route("/run", pages.show_run),
             Route("/run/events", pages.stream),
             Route("/run/notes", pages.save_notes, methods=["POST"]),
             Route("/run/stop", pages.stop_run, methods=["POST"]),
             Route("/run/continue", pages.continue_run, methods=["POST"]),
             Route("/assets/{name}", pages.send_asset),
+            *pages.new_runs.routes(),
+            *pages.studies.routes(),
             *pages.playground.routes(),
         ],
         middleware=[Middleware(Door, secret=secret)],
@@ -58,9 +57,10 @@ class Pages:
     def __init__(self, index: Index) -> None:
         self.index, self.processes, self.over = index, Processes(), False
         self.new_runs, self.playground = NewRuns(index, self.processes), Playground(index)
+        self.studies = StudyPages(index)
 
     def close(self) -> None:
-        """Ends the streams and dry runs."""
+        """Ends the streams, dry runs and exploring."""
         self.over = self.playground.over = True
         self.new_runs.close()
 
@@ -78,20 +78,27 @@ class Pages:
         choice = choice_of(request.query_params)
 
         def body() -> str:
-            paths, problems = dict[str, Path](), list[str]()
-            for key in choice.runs:
+            paths, problems, keys = dict[str, Path](), list[str](), list(choice.runs)
+            for study in choice.studies:
+                try:
+                    keys += compared_keys(study, self.index.study(study)[0], self.index.read().runs)
+                except NanogroveError as error:
+                    problems.append(str(error))
+            for key in keys:
                 try:
                     paths[key] = self.index.run(key)[0]
                 except RunError as error:
                     problems.append(str(error))
-            return compare_page(choice, paths, problems)
+            studies = {key: self.index.study(key)[0] for key in self.index.studies_of(paths)}
+            return compare_page(choice, paths, problems, verdicts_of(studies))
 
         return html_page("Compare", await asyncio.to_thread(body), ("plotly.js", "figures.js", "run.js"))
 
     async def show_run(self, request: Request) -> Response:
         """`GET /run?name=…`: a run."""
         key, run, entry = await self._run(request)
-        return await self._page(key, run, notes_form(key, entry.notes, entry.notes.digest(), entry.problem))
+        form = notes_form(link("/run/notes", name=key), entry.notes, entry.notes.digest(), entry.problem)
+        return await self._page(key, run, form)
 
     async def stream(self, request: Request) -> Response:
         """`GET /run/events?name=…&seen=…`: what changes in the page of a run."""
@@ -107,26 +114,22 @@ class Pages:
     async def save_notes(self, request: Request) -> Response:
         """`POST /run/notes?name=…`: what a person wrote; where it cannot be saved, it is in the form again."""
         key, run, _ = await self._run(request)
-        words = await read_form(request)
-        try:
-            notes = parse_notes(words.get("tags", ""), words.get("note", ""))
-            await asyncio.to_thread(write_notes, run, notes, words.get("seen", ""))
-        except RunError as error:
-            typed = Notes.model_construct(tags=[words.get("tags", "")], note=words.get("note", ""))
-            return await self._page(key, run, notes_form(key, typed, words.get("seen", ""), str(error)), 409)
-        return to_run(key, "#notes")
+        unsaved = await save_notes(request, run)
+        if unsaved is not None:
+            return await self._page(key, run, notes_form(link("/run/notes", name=key), *unsaved), 409)
+        return to_page("/run", key, "#notes")
 
     async def stop_run(self, request: Request) -> Response:
         """`POST /run/stop?name=…`."""
         key, run, _ = await self._run(request)
         await asyncio.to_thread(self.processes.stop, run)
-        return to_run(key)
+        return to_page("/run", key)
 
     async def continue_run(self, request: Request) -> Response:
         """`POST /run/continue?name=…`."""
         key, run, _ = await self._run(request)
         await asyncio.to_thread(self.processes.resume, run)
-        return to_run(key)
+        return to_page("/run", key)
 
     async def send_asset(self, request: Request) -> Response:
         """`GET /assets/NAME`: a script or the style."""
@@ -151,7 +154,7 @@ class Pages:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    missing = isinstance(error, RunError) and str(error).endswith("no run is here")
+    missing = isinstance(error, RunError) and str(error).endswith(("no run is here", "no study is here"))
     return html_page("Not done", f"<h1>Not done</h1>{alert(str(error))}", status=404 if missing else 409)
 
 

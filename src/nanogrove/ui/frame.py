@@ -37,9 +37,9 @@ def link(path: str, **words: str) -> str:
     return escaped(f"{path}?{urlencode(words, errors='replace')}" if words else path)
 
 
-def to_run(key: str, part: str = "") -> Response:
-    """Leads a browser to the page of a run, or to a part of it."""
-    return RedirectResponse(f"/run?{urlencode({'name': key}, errors='replace')}{part}", 303)
+def to_page(path: str, key: str, part: str = "") -> Response:
+    """Leads a browser to the page of a run or a study, or to a part of it."""
+    return RedirectResponse(f"{path}?{urlencode({'name': key}, errors='replace')}{part}", 303)
 
 
 def alert(message: str) -> str:

@@ -51,6 +51,11 @@ def read_study(path: Path, name: str) -> Study:
     return Study(name, names, str(plan.get("measure", "")), _results(path), is_held(path), notes)
 
 
+def is_within(run: str, study: str) -> bool:
+    """Whether a run lies in the folder of a study, by their names in addresses."""
+    return study == "." or run.startswith(f"{study}/")
+
+
 def _results(path: Path) -> int:
     """The lines of `results.jsonl`."""
     with suppress(OSError), open_to_read(path / "results.jsonl") as file:

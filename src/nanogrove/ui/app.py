@@ -27,6 +27,7 @@ from nanogrove.ui.run_page import notes_form, run_page, sections_of, status
 from nanogrove.ui.study_page import StudyPages, compared_keys, verdicts_of
 
 DAY_SECONDS = 86_400
+MISSING = ("no run is here", "no study is here", "no dropped file is here")  # ends of errors
 
 
 def application(index: Index, secret: str) -> tuple[Starlette, "Pages"]:
@@ -154,7 +155,7 @@ class Pages:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    missing = isinstance(error, RunError) and str(error).endswith(("no run is here", "no study is here"))
+    missing = isinstance(error, RunError) and str(error).endswith(MISSING)
     return html_page("Not done", f"<h1>Not done</h1>{alert(str(error))}", status=404 if missing else 409)
 
 

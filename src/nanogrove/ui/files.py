@@ -123,7 +123,7 @@ class Files:
         path = self.folder / name
         folders = (not_plain(each, folder=True) for each in (self.folder.parent, self.folder))
         if not NAME.fullmatch(name) or any(folders) or not_plain(path) or not path.is_file():
-            raise RunError(f"{shown(name)}: no such file was dropped here; drop it again")
+            raise RunError(f"{shown(name)}: no dropped file is here")
         status = path.stat()
         stamp = name, status.st_mtime_ns, status.st_size
         if stamp not in self._explored:
@@ -164,7 +164,7 @@ def _names(name: str) -> Iterator[str]:
     ending = ending_of(Path(name)) if name else ""
     parts = name[: len(name) - len(ending)], ending
     stem, ending = (re.sub("[^A-Za-z0-9._-]+", "-", part) for part in parts)
-    stem = stem.strip("-._")[:STEM_CHARACTERS] or "file"
+    stem = stem.strip("-._")[:STEM_CHARACTERS].rstrip("-._") or "file"
     ending = ending[:20].rstrip("-._")
     for number in itertools.count(1):
         each = f"{stem}{f'-{number}' if number > 1 else ''}{ending}"

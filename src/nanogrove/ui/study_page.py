@@ -94,11 +94,12 @@ def study_page(key: str, path: Path, study: Study, runs: Mapping[str, Entry], fo
         f'<section id="{name}" data-digest="{_digest(html)}">{html}</section>' for name, html in parts.items()
     )
     verbs = (
-        f'<p class="verbs"><a href="{link("/compare", study=key)}">Compare its runs</a> · '
-        f'<a href="{link("/", search="" if key == "." else f"{key}/")}">Its runs in the list</a></p>'
+        f' · <a href="{link("/compare", study=key)}">Compare its runs</a> · '
+        f'<a href="{link("/", search="" if key == "." else f"{key}/")}">Its runs in the list</a>'
     )
+    head = f'<p class="verbs">Study <bdi>{escaped(key)}</bdi>{verbs if runs else ""}</p>'
     table = "" if standing is None else _runs(key, standing, runs)
-    return f'{verbs if runs else ""}<div id="live">{body}</div>{table}{form}'
+    return f'{head}<div id="live">{body}</div>{table}{form}'
 
 
 def verdicts_of(studies: Mapping[str, Path]) -> str:

@@ -32,7 +32,7 @@ def kept(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Tiny) -> Path:
-    """What runs in place of Python: any file is explored with the same answer; it prints figures, keeps its arguments."""
+    """What runs in place of Python: explores any file with the same answer, prints figures, and keeps its arguments."""
     path, preset = tmp_path / "python", tmp_path / "proposed"
     preset.write_text(json.dumps(tiny()))
     path.write_text(
@@ -136,8 +136,7 @@ def test_a_form_begins_from_a_file_with_its_figures(client: Any, kept: Path, tmp
     assert explored[1] == "notes.txt: &lt;b&gt;text&lt;/b&gt;, 640 bytes\n\nmodel       4 layers"
     assert ">figures</pre>" in page
     form = Fields(page).sent
-    assert (form["train.steps"], form["folder"]) == ("30", "notes.txt")
-    client.get(f"/new?file={name}")
+    assert (form["train.steps"], form["folder"]) == ("30", "tiny")
     answer = client.post(f"/new?file={name}", data={"folder": "mine", "do": "start", "seen": form["seen"]})
     assert answer.url.path == "/run"
     assert json.loads((tmp_path / "runs" / "mine" / "preset.json").read_text())["train"]["steps"] == 30
@@ -146,7 +145,7 @@ def test_a_form_begins_from_a_file_with_its_figures(client: Any, kept: Path, tmp
         f"-P -m nanogrove explore {kept / name} --out preset.json",
         "-P -m nanogrove train - --dry-run",
     ]
-    assert len(lines) == 3  # all that was shown before is kept, and the third is the run
+    assert len(lines) == 3  # what was explored is kept, and the third is the run
 
 
 def test_a_file_that_explore_refuses_has_its_error_on_the_page(client: Any, python: Path) -> None:

@@ -19,7 +19,6 @@ from nanogrove.record.events import Values
 from nanogrove.record.folder import read_preset
 from nanogrove.reports.values import escaped
 from nanogrove.ui.choices import choices_page
-from nanogrove.ui.command import Output
 from nanogrove.ui.dry_run import LONGEST_SECONDS, DryRuns
 from nanogrove.ui.fields import fieldsets, key_of_problem, resolve_form, settings_of, texts_of, typed_overrides
 from nanogrove.ui.files import Files
@@ -82,7 +81,6 @@ class NewRuns:
     def __init__(self, index: Index, processes: Processes) -> None:
         self.index, self.processes = index, processes
         self.dry_runs, self.files = DryRuns(), Files(index.first)
-        self._figures = dict[str, Output]()  # of files, by digests of the presets that were proposed
 
     def routes(self) -> list[Route]:
         """Their addresses."""
@@ -121,20 +119,21 @@ class NewRuns:
             begin = self._beginning(words)
         except NotExploredError as error:
             return self._choices(str(error), error.text, 422)
-        answer = Answer(self.index.free_name(begin.name.rpartition("/")[2]))
+        name = begin.name.rpartition("/")[2] if begin.kind != "file" else str(begin.values["name"])
+        answer = Answer(self.index.free_name(name))
         if begin.kind == "file":
             answer = self._proposed(begin, answer)
         return html_page("New run", form_page(begin, answer), ("new.js",))
 
     def _proposed(self, begin: Beginning, answer: Answer) -> Answer:
-        """An answer with the figures of the preset that was proposed for a file, which are made once."""
+        """An answer with the figures of the preset that was proposed for a file."""
         preset = resolve(begin.values)
-        seen = _digest(preset)
-        output = self._figures.get(seen) or self.dry_runs.figures(preset)
-        if output.problem:
-            return replace(answer, problems={"": output.problem})
-        self._figures[seen] = output
-        return replace(answer, figures=output.text, seen=seen)
+        figures, problem = self.dry_runs.figures(preset)
+        return (
+            replace(answer, problems={"": problem})
+            if problem
+            else replace(answer, figures=figures, seen=_digest(preset))
+        )
 
     async def submit(self, request: Request) -> Response:
         """`POST /new?preset=…`: what the run would take or, once that was shown, its start."""

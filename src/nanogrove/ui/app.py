@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -17,13 +16,14 @@ from nanogrove.ui.compare_page import choice_of, compare_page
 from nanogrove.ui.door import Door
 from nanogrove.ui.forms import save_notes
 from nanogrove.ui.frame import ASSETS, alert, asset, html_page, link, to_page
-from nanogrove.ui.index import Entry, Index
-from nanogrove.ui.live import changes, stamp_of
+from nanogrove.ui.index import Index
+from nanogrove.ui.live import LiveRun, LiveRuns
 from nanogrove.ui.new_run import NewRuns
+from nanogrove.ui.notes import Notes, read_notes
 from nanogrove.ui.play import Playground
 from nanogrove.ui.processes import Processes
 from nanogrove.ui.run_list import asked_of, list_page
-from nanogrove.ui.run_page import notes_form, run_page, sections_of, status
+from nanogrove.ui.run_page import notes_form, run_page
 from nanogrove.ui.study_page import StudyPages, compared_keys, verdicts_of
 
 DAY_SECONDS = 86_400
@@ -57,6 +57,7 @@ class Pages:
 
     def __init__(self, index: Index) -> None:
         self.index, self.processes, self.over = index, Processes(), False
+        self.live = LiveRuns(self.processes)
         self.new_runs, self.playground = NewRuns(index, self.processes), Playground(index)
         self.studies = StudyPages(index)
 
@@ -87,7 +88,7 @@ class Pages:
                     problems.append(str(error))
             for key in keys:
                 try:
-                    paths[key] = self.index.run(key)[0]
+                    paths[key] = self.index.folder(key)
                 except RunError as error:
                     problems.append(str(error))
             studies = {key: self.index.study(key)[0] for key in self.index.studies_of(paths)}
@@ -97,24 +98,27 @@ class Pages:
 
     async def show_run(self, request: Request) -> Response:
         """`GET /run?name=…`: a run."""
-        key, run, entry = await self._run(request)
-        form = notes_form(link("/run/notes", name=key), entry.notes, entry.notes.digest(), entry.problem)
-        return await self._page(key, run, form)
+        key, path = await self._run(request)
+        action = link("/run/notes", name=key)
+
+        def form() -> str:
+            try:
+                notes = read_notes(path)
+            except RunError as error:
+                return notes_form(action, Notes(), Notes().digest(), str(error))
+            return notes_form(action, notes, notes.digest())
+
+        return await self._page(key, path, await asyncio.to_thread(form))
 
     async def stream(self, request: Request) -> Response:
         """`GET /run/events?name=…&seen=…`: what changes in the page of a run."""
-        key, run, _ = await self._run(request)
-        seen = request.query_params.get("seen", "")
-
-        async def events() -> AsyncIterator[bytes]:
-            async for event in changes(run, key, seen, self.processes, lambda: self.over):
-                yield event
-
-        return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        key, path = await self._run(request)
+        events = self._live(key, path).changes(request.query_params.get("seen", ""), lambda: self.over)
+        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     async def save_notes(self, request: Request) -> Response:
         """`POST /run/notes?name=…`: what a person wrote; where it cannot be saved, it is in the form again."""
-        key, run, _ = await self._run(request)
+        key, run = await self._run(request)
         unsaved = await save_notes(request, run)
         if unsaved is not None:
             return await self._page(key, run, notes_form(link("/run/notes", name=key), *unsaved), 409)
@@ -122,13 +126,13 @@ class Pages:
 
     async def stop_run(self, request: Request) -> Response:
         """`POST /run/stop?name=…`."""
-        key, run, _ = await self._run(request)
+        key, run = await self._run(request)
         await asyncio.to_thread(self.processes.stop, run)
         return to_page("/run", key)
 
     async def continue_run(self, request: Request) -> Response:
         """`POST /run/continue?name=…`."""
-        key, run, _ = await self._run(request)
+        key, run = await self._run(request)
         await asyncio.to_thread(self.processes.resume, run)
         return to_page("/run", key)
 
@@ -141,17 +145,17 @@ class Pages:
         return Response(await asyncio.to_thread(asset, name), media_type=ASSETS[name][0], headers=headers)
 
     async def _page(self, key: str, run: Path, form: str, code: int = 200) -> Response:
-        stamp = stamp_of(run)  # before it is read, so that what comes meanwhile is drawn next
-        sections = await asyncio.to_thread(sections_of, run, key)
-        state = await asyncio.to_thread(status, run, key, self.processes)
-        sections = {"overview": sections.pop("overview", ""), "status": state, **sections}
-        body = run_page(key, stamp, sections, form)
-        return html_page(key, body, ("plotly.js", "figures.js", "run.js"), code)
+        stamp, sections = await self._live(key, run).page()
+        return html_page(key, run_page(key, stamp, sections, form), ("plotly.js", "figures.js", "run.js"), code)
 
-    async def _run(self, request: Request) -> tuple[str, Path, Entry]:
-        """The run that an address names: its name there, its folder, and what is listed of it. Raises RunError."""
+    def _live(self, key: str, run: Path) -> LiveRun:
+        name = str(run.relative_to(self.index.root))
+        return self.live.of(key, lambda: self.index.path_of(name))
+
+    async def _run(self, request: Request) -> tuple[str, Path]:
+        """The run that an address names: its name there and its folder. Raises RunError."""
         key = request.query_params.get("name", "")
-        return key, *await asyncio.to_thread(self.index.run, key)
+        return key, await asyncio.to_thread(self.index.folder, key)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -96,13 +96,17 @@ class Index:
 
     def run(self, key: str) -> tuple[Path, Entry]:
         """The folder of a run, and what is listed of it now. Raises RunError where none is listed under this name."""
+        path = self.folder(key)
+        return path, _entry(path, str(path.relative_to(self.root)), None)
+
+    def folder(self, key: str) -> Path:
+        """The folder of a run. Raises RunError where none is listed under this name."""
         if key not in self._paths:
             self.read()
         name = self._paths.get(key)
         if name is None:
             raise RunError(f"{key}: no run is here")
-        path = self.path_of(name)
-        return path, _entry(path, name, None)
+        return self.path_of(name)
 
     def study(self, key: str) -> tuple[Path, Study]:
         """The folder of a study, and what is listed of it now. Raises RunError where none is listed under this name."""

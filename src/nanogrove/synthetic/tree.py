@@ -314,10 +314,12 @@ class Prefix:
         self._descend(0)
 
     def append(self, token: int) -> None:
-        """Takes the next token. What is not a symbol cannot occur, nor can anything after a whole sequence."""
+        """Takes the next token; what is not a symbol cannot occur. After a whole sequence it changes nothing."""
+        if self._whole:
+            return
         grammar, level = self._grammar, self._grammar.L - 1
         message = torch.zeros(grammar.v, dtype=torch.float64)
-        if 0 <= token < grammar.v and not self._whole:
+        if 0 <= token < grammar.v:
             message[token] = 1.0
         while level >= 0:
             self._inside[level].append(message)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nanogrove.data.tokenizer import Tokenizer
-from nanogrove.errors import DataError
+from nanogrove.errors import DataError, RunError
 from nanogrove.record.folder import read_preset
 from nanogrove.synthetic.corpus import RLMConfig, grammar_config, is_grammar, number_tokenizer
 from nanogrove.synthetic.tree import Prefix, TreeGrammar
@@ -60,7 +60,10 @@ class Beside:
 
 def grammar_of(run: Path, tokenizer: Tokenizer) -> tuple[TreeGrammar | None, str]:
     """The grammar that a run learns, and why there is none to compare with, where its rules are too many."""
-    data = (read_preset(run) or {}).get("data")
+    try:
+        data = (read_preset(run) or {}).get("data")
+    except RunError as error:  # its model writes without it
+        return None, f"Whether this run learns a grammar is not known: {error}"
     config = grammar_config(data) if is_grammar(data) else None
     if config is None or number_tokenizer(config.v).to_json() != tokenizer.to_json():
         return None, ""

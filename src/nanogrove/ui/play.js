@@ -18,7 +18,7 @@
 
   const chats = () => Boolean(at("chat")?.checked);
   const nats = (value) => value.toFixed(value < 0.1 ? 4 : 2);
-  const counted = (ballots) => ballots.map(([name, count]) => `${visible(name)} ${count}`).join(", ");
+  const counted = (ballots) => ballots.map(([name, count]) => `${visible(name)} (${count})`).join(", ");
   const sayVotes = ({ ballots }) => (ballots ? ` Votes: ${counted(ballots)}.` : "");
   const likeliest = (exact) => exact.filter(([, , share]) => share > 0).slice(0, 5).map(([name, , share]) => `${visible(name)} ${percent(share)}`).join(", ");
 

@@ -14,7 +14,7 @@ import torch
 from nanogrove.data.chat.conversations import Message
 from nanogrove.data.chat.encoding import chat_prompt
 from nanogrove.decoding.streaming import Step
-from nanogrove.errors import CheckpointError, NanogroveError
+from nanogrove.errors import NanogroveError
 from nanogrove.generation import GenerationOptions, SteeredOptions
 from nanogrove.language_model import LanguageModel
 from nanogrove.memory import used_up_as_error
@@ -141,7 +141,7 @@ def _votes(models: Models, run: Path, prompt: str | list[Message], asked: Asked,
             name = Names(voters[0])
             yield [{"ballots": [[(name(token), count) for token, count in each.most_common()] for each in ballots]}]
         yield from count_votes(voters, prompt, asked.tokens, asked.stop)
-    except CheckpointError as error:  # the text is whole without them
+    except NanogroveError as error:  # the text is whole without them
         yield [{"note": f"There are no votes: {error}"}]
 
 

@@ -3,9 +3,9 @@
     nanogrove report RUN --with-model
     python benchmarks/page_speed.py RUN/report-with-model.html [PAGE ...] [--tokens 400] [--cpu]
 
-Needs Chromium, node and `make npm`. With `--cpu` it needs node alone and gives tokens per second of CPU time, which other
-programs disturb less. Each page writes three texts, the first of which warms the compiler of JavaScript up; the best
-counts. A context that is full is read again by halves, so that is in the figure.
+Needs Chromium, node and `make npm`. With `--cpu` it needs node alone and gives tokens per second of CPU time, which
+other programs disturb less. Each page writes three texts, the first of which warms the compiler of JavaScript up; the
+best counts. A context that is full is read again by halves, so that is in the figure.
 """
 
 import argparse

@@ -140,8 +140,8 @@ def client_of(runs: Path) -> TestClient:
 
 
 REWARDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({"kind": "terms", "of": "moon, old=-2", "beta": 9}, {"terms": {"moon": 1, "old": -2}}),
-    ({"kind": "pattern", "of": "[xyz]"}, {"pattern": "[xyz]"}),
+    ({"kind": "terms", "of": "old, sun=-3", "beta": 9}, {"terms": {"old": 1, "sun": -3}}),
+    ({"kind": "pattern", "of": "[aeo]$"}, {"pattern": "[aeo]$"}),
     ({"kind": "length", "of": "12", "beta": -2.5}, {"length": 12}),
 ]
 
@@ -155,6 +155,8 @@ def test_a_reward_steers_as_in_python(
     lm, beta = load(runs / "a"), steering.get("beta", 5.0)
     text = lm.generate("The sun", 12, seed=3, reward=function, beta=beta, top_k=5)
     assert "The sun" + text_of(events) == text
+    if "length" not in reward:  # to which all tokens of one character are alike
+        assert text != lm.generate("The sun", 12, seed=3, top_k=5)
     tokens = [event["token"] for event in events if "token" in event]
     assert tokens == lm.continuations(["The sun"], 12, seed=3, reward=function, beta=beta, top_k=5)[0].tokens
 

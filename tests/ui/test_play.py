@@ -28,7 +28,7 @@ from nanogrove.synthetic.corpus import RHMConfig
 from nanogrove.train.checkpoint import load_latest
 from nanogrove.ui import exact, models
 from nanogrove.ui.app import Pages, application
-from nanogrove.ui.asked import Asked, Side, asked_of
+from nanogrove.ui.asked import Asked, Side, Steering, asked_of
 from nanogrove.ui.index import Index
 from nanogrove.ui.play_page import SLIDERS
 from nanogrove.ui.writing import Writer
@@ -155,10 +155,15 @@ def test_a_reward_steers_as_in_python(
     lm, beta = load(runs / "a"), steering.get("beta", 5.0)
     text = lm.generate("The sun", 12, seed=3, reward=function, beta=beta, top_k=5)
     assert "The sun" + text_of(events) == text
-    if "length" not in reward:  # to which all tokens of one character are alike
+    if "pattern" in reward:  # to the others most tokens of one character are alike
         assert text != lm.generate("The sun", 12, seed=3, top_k=5)
     tokens = [event["token"] for event in events if "token" in event]
     assert tokens == lm.continuations(["The sun"], 12, seed=3, reward=function, beta=beta, top_k=5)[0].tokens
+
+
+def test_words_have_weights() -> None:
+    reward = Steering(kind="terms", of=" old, sun = -3,a=b=.5").reward()
+    assert reward(["an old sun", "Old", "sunny", "a=b"]) == [-2, 1, 0, 0.5]
 
 
 def test_a_reward_model_that_is_a_run_steers(tiny: Tiny, runs: Path, tmp_path: Path, command: Command) -> None:

@@ -10,7 +10,7 @@ import re
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nanogrove.serve.door import LOOPBACK
@@ -87,4 +87,11 @@ def _host_name(host: str) -> str | None:
 
 
 def _refused(message: str, status: int) -> Response:
-    return PlainTextResponse(f"nanogrove ui: {message}\n", status)
+    """A page of one line, without the style of the others, which is inside."""
+    return HTMLResponse(
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Refused</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"</head><body><main><h1>nanogrove ui</h1><p>{message}</p></main></body></html>\n",
+        status,
+    )

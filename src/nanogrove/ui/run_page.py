@@ -123,12 +123,12 @@ def _packaged(name: str) -> Values | None:
     return None if text is None else resolve(parse_preset(text, name)).model_dump(mode="json")
 
 
-def notes_form(key: str, notes: Notes, seen: str, problem: str = "") -> str:
-    """The form of what a person writes about a run."""
+def notes_form(action: str, notes: Notes, seen: str, problem: str = "") -> str:
+    """The form of what a person writes about a run or a study, sent to the address `action`."""
     about = f"up to {MAX_TAGS}, with commas between them"
     return (
         f'<section id="notes"><h2>Tags and notes</h2>{alert(problem)}'
-        f'<form class="notes" method="post" action="{link("/run/notes", name=key)}">'
+        f'<form class="notes" method="post" action="{action}">'
         f'<label for="tags">Tags <small>{about}</small></label>'
         f'<input id="tags" name="tags" value="{escaped(", ".join(notes.tags))}" '
         f'maxlength="{MAX_TAGS * (TAG_CHARACTERS + 2)}">'

@@ -3,8 +3,8 @@
     nanogrove report RUN --with-model
     python benchmarks/page_speed.py RUN/report-with-model.html [PAGE ...] [--tokens 400]
 
-Needs Chromium, node and `make npm`. Each page writes three texts, the first of which warms the compiler of the browser
-up; the best counts. A context that is full is read again by halves, so that is in the figure.
+Needs Chromium and node: `make browser`. Each page writes three texts, the first of which warms up the compiler of the
+browser; the best counts. A context that is full is read again by halves, so that is in the figure.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 DRIVER = Path(__file__).parent.parent / "tests/exports/page.mjs"
-PACKAGES = Path(sys.prefix) / "npm"
+MODULES = Path(sys.prefix) / "npm" / "node_modules"
 TEXTS = 3
 
 
@@ -23,7 +23,7 @@ def tokens_per_second(page: Path, tokens: int) -> list[int]:
     """The speed of each of the texts."""
     settings = {"tokens": tokens, "temperature": 0.8, "seed": 0, "top-k": 0, "top-p": 1}
     asked = {"page": str(page), "prompt": "", "settings": settings, "texts": TEXTS}
-    command = ["node", str(DRIVER), str(PACKAGES), str(shutil.which("chromium"))]
+    command = ["node", str(DRIVER), str(MODULES), str(shutil.which("chromium"))]
     done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"error: {page}: {done.stderr.strip().splitlines()[-1]}")
@@ -37,8 +37,8 @@ def main() -> None:
     parser.add_argument("pages", type=Path, nargs="+")
     parser.add_argument("--tokens", type=int, default=400, help="of each text")
     options = parser.parse_args()
-    if shutil.which("chromium") is None or shutil.which("node") is None or not PACKAGES.is_dir():
-        sys.exit("error: this needs Chromium, node and `make npm`")
+    if shutil.which("chromium") is None or shutil.which("node") is None or not MODULES.is_dir():
+        sys.exit("error: this needs Chromium and node; `make browser` installs them")
     for page in options.pages:
         speeds = tokens_per_second(page, options.tokens)
         print(f"{page}: {max(speeds)} tokens per second ({page.stat().st_size / 1e6:.1f} MB; each text: {speeds})")

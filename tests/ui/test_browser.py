@@ -65,7 +65,7 @@ def problems(tools: Chromium, address: str, *pages: str, **asked: Any) -> str:
         input=json.dumps({"pictures": pictures, **asked}),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
     return done.stdout + done.stderr
 

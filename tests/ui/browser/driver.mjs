@@ -25,7 +25,7 @@ export async function open({ modules, chromium: executablePath, address, picture
     page.on("console", (message) => ["error", "warning"].includes(message.type()) && check(isRefusal(message.text()), message.text()));
     page.on("pageerror", (error) => problems.push(String(error)));
     page.on("request", (request) => check(isHere(request.url()), `asks for ${request.url()}`));
-    page.setDefaultTimeout(120_000);
+    page.setDefaultTimeout(240_000); // on a machine that does much else
     return page;
   }
 

@@ -49,6 +49,7 @@ TINY_METHOD: dict[str, dict[str, Any]] = {
     "align": {"method.rounds": 1, "method.steps_per_round": 2, "method.prompt": 4, "method.tokens": 20},
     "offline_rl": {"method.base_steps": 2},
     "evolution_strategies": {"method.generations": 2, "method.population_size": 4},
+    "ensemble": {"train.steps": 1, "method.members": 2, "method.distill_steps": 1},
 }
 BUSY = "while True: sum(range(100_000))"
 

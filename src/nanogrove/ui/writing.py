@@ -71,7 +71,7 @@ def write(models: Models, writers: Sequence[Writer], asked: Asked) -> Generator[
 
     - `state`: what is under way,
     - `text`, `token`, `probability` and `likeliest`: a token, with the text that it makes certain, often none; `text`
-      alone with lookahead, and of a model with a rolling memory,
+      alone with lookahead, of a model with a rolling memory and of an ensemble,
     - `end`: why the text ended, with the number of `tokens`, or
     - `problem`: why it failed.
     """
@@ -101,7 +101,8 @@ def _side(models: Models, writer: Writer, asked: Asked) -> Generator[list[Event]
     yield [{"state": "Loading the model."}]
     lm = models.load(writer.path)
     yield [{"state": "Reading the prompt."}]
-    if asked.lookahead is not None or lm.model.memory is not None:
+    plain = lm.model.memory is None and lm.model.population is None
+    if asked.lookahead is not None or not plain:
         yield from _pieces(lm, writer.side, asked)
         return
     request = _request(lm, writer.side, asked)
@@ -113,7 +114,7 @@ def _side(models: Models, writer: Writer, asked: Asked) -> Generator[list[Event]
 
 
 def _pieces(lm: LanguageModel, side: Side, asked: Asked) -> Generator[list[Event], None, None]:
-    """The events of a side that is not decoded plainly: its text, without probabilities."""
+    """The events of a side that no engine writes: its text, without probabilities."""
     draw = {"seed": asked.seed, "calibrated": asked.calibrated, "lookahead": asked.lookahead}
     options = cast(GenerationOptions, {**asked.sampling.model_dump(), **draw})
     if side.messages is None:

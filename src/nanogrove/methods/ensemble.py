@@ -32,7 +32,7 @@ from nanogrove.evaluate.ensemble import mean_logits_loss, score_ensemble, uncert
 from nanogrove.evaluate.loss import evaluate_split, mean_nll
 from nanogrove.methods.contract import Method, MethodConfig, Trained
 from nanogrove.model.elementwise import at_least_float32
-from nanogrove.model.ensemble import Ensemble, part
+from nanogrove.model.ensemble import Ensemble, of_one, part
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event, Values, phase
 from nanogrove.train.average import Average
@@ -293,6 +293,8 @@ def check_kept(state: TrainState, corpus: Corpus, plan: Plan, config: Config) ->
 def evaluate(trained: Trained[Config], corpus: Corpus, split: str, limit: int | None) -> Values:
     """The figures of `score_ensemble`, the loss of mean logits and of the student and, of a grammar, `uncertainty`."""
     members, student = trained.model, trained.student()
+    if members.population is None:  # a study asks a model that is not trained which figures there are
+        members = of_one(members)
     values = score_ensemble(members, corpus, split, limit)
     values["mean_logits_loss"] = mean_logits_loss(members, corpus.eval_batches(split, limit))
     if student is not None:

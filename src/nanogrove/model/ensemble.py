@@ -28,6 +28,13 @@ def part(population: GPT, members: slice) -> GPT:
     return model.eval().requires_grad_(False)
 
 
+def of_one(model: GPT) -> GPT:
+    """A population of one member, a copy of a single model, which nothing trains."""
+    population = GPT(model.config, 1).to(model.embed.weight.device)
+    population.load_state_dict({name: tensor[None] for name, tensor in model.state_dict().items()})
+    return population.eval().requires_grad_(False)
+
+
 class Ensemble(nn.Module):
     """Computes what a single model would whose probabilities are the mean of those of `members`, a population."""
 
@@ -36,6 +43,7 @@ class Ensemble(nn.Module):
     def __init__(self, members: GPT) -> None:
         super().__init__()
         self.members = members
+        self.train(members.training)
 
     @property
     def config(self) -> ModelConfig:

@@ -197,24 +197,29 @@ def interval(values: list[float]) -> str:
     return f"{statistics.mean(values):.4f} (95 % interval {low:.4f} to {high:.4f}, {pairs})"
 
 
+def paired(out: Path) -> list[tuple[float, dict[str, Any]]]:
+    """The test loss of the best single model and the `end` event of the ensemble, of each seed that has both."""
+    lr, decay = best_single(out)
+    pairs = []
+    for seed in SEEDS:
+        end, single = end_of(out / "ensemble" / f"seed{seed}"), end_of(single_folder(out, lr, decay, seed))
+        if end and single:
+            pairs.append((float(single["loss"]), end))
+        elif end and (lr, decay) == (LR, DECAY):  # then member 0 is that model
+            pairs.append((float(end["member_losses"][0]), end))
+    return pairs
+
+
 def report(out: Path) -> None:
     """Prints all figures that are there."""
-    for lr, decay, alone, pair in tuned(out):
-        print(f"grid: lr {lr:g}, weight decay {decay:g}: single {alone:.4f}, pair {pair:.4f} on validation")
-    lr, decay = best_single(out)
-    ends = {seed: end for seed in SEEDS if (end := end_of(out / "ensemble" / f"seed{seed}"))}
-    single = {}
-    for seed, end in ends.items():
-        alone = end_of(single_folder(out, lr, decay, seed))
-        single[seed] = alone["loss"] if alone else end["member_losses"][0] if (lr, decay) == (LR, DECAY) else None
-    pairs = [(single[seed], end) for seed, end in ends.items() if single[seed] is not None]
+    for lr, decay, lone, pair in tuned(out):
+        print(f"grid: lr {lr:g}, weight decay {decay:g}: single {lone:.4f}, pair {pair:.4f} on validation")
+    pairs = paired(out)
     if pairs:
-        print(
-            "single",
-            statistics.mean(alone for alone, _ in pairs),
-            "ensemble",
-            statistics.mean(e["loss"] for _, e in pairs),
+        single, ensemble = (
+            statistics.mean(column) for column in ([a for a, _ in pairs], [e["loss"] for _, e in pairs])
         )
+        print(f"single {single:.4f}, ensemble {ensemble:.4f} on the test split")
         print("gain over the single model:", interval([alone - end["loss"] for alone, end in pairs]))
         print("gain of the student:", interval([alone - end["student_loss"] for alone, end in pairs]))
         print("share kept:", [(a - e["student_loss"]) / (a - e["loss"]) for a, e in pairs])

@@ -22,9 +22,9 @@ def averaged(config: AverageConfig, weights: list[torch.Tensor], first: int = 1)
     average = Average(model, config)
     average.average.double()
     for count, weight in enumerate(weights, start=first):
-        model.norm.weight.data.copy_(weight)
+        model.state_dict()["norm.weight"].copy_(weight)
         average.update(model, count)
-    return average.average.norm.weight
+    return average.average.state_dict()["norm.weight"]
 
 
 def test_the_averages_are_their_equations() -> None:

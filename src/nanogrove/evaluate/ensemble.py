@@ -94,7 +94,8 @@ def mean_logits_loss(members: GPT, batches: Iterable[Batch]) -> float:
 def disagreement(log_probs: Tensor) -> Tensor:
     """The mutual information `[…]`, nats, of token and member, of log-probabilities `[P, …, V]`; at least 0."""
     each = torch.special.entr(log_probs.exp()).sum(-1).mean(0)
-    return (torch.special.entr(log_probs.exp().mean(0)).sum(-1) - each).clamp(min=0)
+    together = torch.special.entr(log_probs.exp().mean(0)).sum(-1)
+    return torch.clamp(together - each, min=0)
 
 
 def rank_correlation(x: Tensor, y: Tensor) -> float:
@@ -104,9 +105,9 @@ def rank_correlation(x: Tensor, y: Tensor) -> float:
 
 
 def _ranks(x: Tensor) -> Tensor:
-    _, place, count = x.unique(return_inverse=True, return_counts=True)
-    last = count.cumsum(0).double()
-    return (last - (count.double() - 1) / 2)[place]
+    _, place, count = torch.unique(x, return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+    mean = count.cumsum(0).double() - (count.double() - 1) / 2
+    return torch.index_select(mean, 0, place)
 
 
 @torch.inference_mode()

@@ -173,7 +173,7 @@ def _train_member(
         objective_name = "NLL" if number == 0 else "NLL and cross-entropy to the member before"
         yield phase(span.name, span.start, objective_name, held_out="")
     load_kept(alone, state.method_tensors)
-    objective = next_token
+    objective: Objective = next_token
     if number:
         objective = from_teacher(Ensemble(part(state.scored, slice(number - 1, number))), config.data_share)
     for event in fit(alone, batches_of(corpus, config, number), objective, plan):

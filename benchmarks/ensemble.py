@@ -216,10 +216,8 @@ def report(out: Path) -> None:
         print(f"grid: lr {lr:g}, weight decay {decay:g}: single {lone:.4f}, pair {pair:.4f} on validation")
     pairs = paired(out)
     if pairs:
-        single, ensemble = (
-            statistics.mean(column) for column in ([a for a, _ in pairs], [e["loss"] for _, e in pairs])
-        )
-        print(f"single {single:.4f}, ensemble {ensemble:.4f} on the test split")
+        means = [statistics.mean(losses) for losses in ([a for a, _ in pairs], [e["loss"] for _, e in pairs])]
+        print(f"single {means[0]:.4f}, ensemble {means[1]:.4f} on the test split")
         print("gain over the single model:", interval([alone - end["loss"] for alone, end in pairs]))
         print("gain of the student:", interval([alone - end["student_loss"] for alone, end in pairs]))
         print("share kept:", [(a - e["student_loss"]) / (a - e["loss"]) for a, e in pairs])

@@ -105,7 +105,7 @@ def rank_correlation(x: Tensor, y: Tensor) -> float:
 
 
 def _ranks(x: Tensor) -> Tensor:
-    _, place, count = torch.unique(x, return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+    _, place, count = torch.unique(x, return_inverse=True, return_counts=True)
     mean = count.cumsum(0).double() - (count.double() - 1) / 2
     return torch.index_select(mean, 0, place)
 

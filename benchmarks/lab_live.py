@@ -13,6 +13,7 @@ those of the process, so that other programs on the machine count little.
 """
 
 import argparse
+import http.client
 import json
 import re
 import shutil
@@ -38,7 +39,7 @@ def read_stream(opener: urllib.request.OpenerDirector, url: str, received: list[
         with opener.open(url) as answer:
             while part := answer.read1(1 << 16):
                 received.append(len(part))
-    except OSError:
+    except (OSError, http.client.HTTPException):
         pass
 
 

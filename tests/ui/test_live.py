@@ -157,7 +157,7 @@ def test_pages_take_a_share_of_the_time_together(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(live, "sections_of", draw)
     monkeypatch.setattr(live, "listed_of", look)
     monkeypatch.setattr(live, "time", clock)
-    seconds, pages, messages = 40, 3, list[bytes]()
+    seconds, pages, messages = 80, 3, list[bytes]()
     shown = live_run(run)
 
     async def sleep(asked: float) -> None:
@@ -169,7 +169,7 @@ def test_pages_take_a_share_of_the_time_together(tmp_path: Path, monkeypatch: py
         await asyncio.tasks.sleep(0)
 
     async def watch() -> None:
-        async for message in shown.changes("", lambda: len(waiting) >= pages * seconds):
+        async for message in shown.changes("", lambda: len(waiting) >= 2 * pages * seconds):
             messages.append(message)
 
     async def watch_together() -> None:
@@ -178,7 +178,7 @@ def test_pages_take_a_share_of_the_time_together(tmp_path: Path, monkeypatch: py
     waiting = list[float]()
     monkeypatch.setattr(live, "asyncio", SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread, Lock=asyncio.Lock))
     asyncio.run(watch_together())
-    assert len(drawn) >= 5
+    assert len(drawn) >= 8
     assert min(after - before for before, after in pairwise(drawn)) >= 0.1 * live.SHARE
     assert clock.work - 0.2 <= seconds / live.SHARE
     assert sum(b"overview" in message for message in messages) == pages * len(drawn)

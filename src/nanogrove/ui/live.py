@@ -25,7 +25,7 @@ from nanogrove.ui.processes import Processes
 from nanogrove.ui.run_page import sections_of, status
 
 LOOK_SECONDS = 1.0  # between two looks at a record, at least
-SHARE = 64.0  # of the time that work may take: one part of so many; the server around it takes the rest of 2 %
+SHARE = 80.0  # of the time that work may take: one part of so many; the server around it takes the rest of 2 %
 ALIVE_SECONDS = 15.0  # between two messages, at most, so that a connection that is gone fails
 KEPT_RUNS = 4  # of which no page is open
 
@@ -118,7 +118,7 @@ class LiveRun:
                 if message:
                     yield message
                     sent = time.monotonic()
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(LOOK_SECONDS / 2)  # so that the end of the server is seen in time
         finally:
             self.pages -= 1
 

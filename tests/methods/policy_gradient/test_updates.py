@@ -66,7 +66,9 @@ def learner(values: dict[str, Any], *overrides: str) -> Learner:
     return Learner(state, built.corpus, built.plan, built.preset.method)
 
 
-@pytest.mark.parametrize("changes", [{}, {"iterations": 3, "algorithm": "rloo", "beta": 0.2}, {"members": 2, "iterations": 2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"iterations": 3, "algorithm": "rloo", "beta": 0.2}, {"members": 2, "iterations": 2}]
+)
 def test_a_run_cut_anywhere_and_resumed_ends_with_the_same_bits(
     of_task: dict[str, Any], changes: dict[str, Any], tmp_path: Path, resumes_exactly: Any
 ) -> None:
@@ -95,7 +97,9 @@ def test_a_member_is_the_run_alone(of_task: dict[str, Any], tmp_path: Path) -> N
         assert torch.equal(found[3][0][name][1], found[2][0][name][1]), name
         assert tensor.std() == 0 or not torch.equal(found[3][0][name][1], tensor), name
     for alone, three in zip(found[None][1], found[3][1], strict=True):
-        assert {name: value[0] if isinstance(value, list) else value for name, value in three.values.items()} == alone.values
+        assert {
+            name: value[0] if isinstance(value, list) else value for name, value in three.values.items()
+        } == alone.values
 
 
 def test_micro_batches_are_the_batch(of_task: dict[str, Any]) -> None:
@@ -115,10 +119,10 @@ def test_micro_batches_are_the_batch(of_task: dict[str, Any]) -> None:
 
 def test_the_first_update_is_reinforce_with_a_baseline(of_task: dict[str, Any]) -> None:
     """Its gradient is that of the sum of −A log π over samples, A from the rewards by hand."""
-    each = learner(of_task, "method.algorithm=rloo", "train.clip=null")
+    each = learner(of_task, "method.algorithm=rloo", 'method.reward={"length": 2}')
     model, batch = each.state.model, each.batch(3)
     reward = batch.extra["reward"].view(3, 4)
-    assert 0 < int(batch.extra["no_signal"].sum()) < 12 or reward.std() > 0
+    assert reward.std(1).max() > 0
     gained = torch.stack([reward[:, n] - reward[:, [m for m in range(4) if m != n]].mean(1) for n in range(4)], 1)
     (-(gained.flatten() * (log_probs(model, batch, 1.0) * batch.mask).sum(-1)).mean()).backward()
     expected = [p.grad.clone() for p in model.parameters() if p.grad is not None]
@@ -153,8 +157,8 @@ def test_a_text_is_rewarded_for_what_was_written_after_its_prompt(of_text: dict[
     assert all(values["score"] == -values["reward"] for values in evals)
     end = next(e.values for e in events if e.kind == "end")
     again = evaluate(tmp_path / "run", None)
-    assert again.values["reward"] == end["reward"]
-    assert {"reward_before", "kl"} <= again.values.keys()
+    assert again["reward"] == end["reward"]
+    assert {"reward_before", "kl"} <= again.keys()
 
 
 def test_a_grammar_is_sampled_from_its_mark(of_task: dict[str, Any], tmp_path: Path) -> None:
@@ -193,11 +197,17 @@ def test_a_base_is_the_reference_of_all_members(of_task: dict[str, Any], tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["method.samples=5"], "train.batch_size=12 is not a multiple of method.samples=5, which are the samples of one"),
-        (["method.samples=1"], "method.samples must be 2 or more, and 1 was given"),
+        (
+            ["method.samples=5"],
+            "train.batch_size=12 is not a multiple of method.samples=5, which are the samples of one",
+        ),
+        (["method.samples=1"], "method.samples=1: must be 2 or more"),
         (["method.algorithm=rloo", "method.scale=group"], "scale=group divides by the deviation of a group"),
         (["data={'sources': 'TEXT', 'tokenizer': 'char'}"], "method.reward: this data has no answers that are right"),
-        (["data={'sources': 'TEXT', 'tokenizer': 'char'}", "method.reward={'length': 3}", "method.tokens=99"], "99 tokens"),
+        (
+            ["data={'sources': 'TEXT', 'tokenizer': 'char'}", "method.reward={'length': 3}", "method.tokens=99"],
+            "ask for 100 tokens, and model.block_size=16 holds 17",
+        ),
         (["method.prompt=99"], "method.prompt=99 is longer than a row of the data, 5 tokens"),
         (["method.base=nowhere"], "nowhere"),
         (["method.reward={'function': 'os:getcwd'}"], "os:getcwd is Python code that this preset asks to run"),

@@ -21,7 +21,6 @@ from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import checksum_of
 from nanogrove.train.objectives.policy_gradient import log_probs
 
-
 TEXT = "data={'sources': 'TEXT', 'tokenizer': 'char'}"
 
 
@@ -202,7 +201,7 @@ def test_a_base_is_the_reference_of_all_members(of_task: dict[str, Any], tmp_pat
         ([TEXT], "method.reward: this data has no answers that are right"),
         (
             [TEXT, "method.reward={'length': 3}", "method.tokens=99"],
-            "ask for 100 tokens, and model.block_size=16 holds",
+            "ask for 100 tokens, and model.block_size=16",
         ),
         (["method.prompt=99"], "method.prompt=99 is longer than a row of the data, 5 tokens"),
         (["method.base=nowhere"], "nowhere"),

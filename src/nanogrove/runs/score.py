@@ -65,7 +65,7 @@ def evaluate(
         raise PresetError(f"{run}: made with data.test=0, so no split is left to measure a temperature on; train anew")
     if model.population is not None:
         raise PresetError(
-            f"{run}: is an ensemble of {model.population} models, and a temperature belongs to one; leave --calibrate out"
+            f"{run}: is an ensemble of {model.population} models, and a temperature is for one; leave --calibrate out"
         )
     if checkpoint.model["embed.weight"].dim() == 3:
         raise PresetError(f"{run}: no member of its population was scored yet; a temperature belongs to one model")

@@ -39,7 +39,8 @@ def test_kl_is_its_sum_over_the_vocabulary_at_scored_positions() -> None:
 def test_that_of_each_member_is_that_of_the_two_models_alone() -> None:
     config = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=8, vocab_size=5, init_scale=9.0)
     models, references = ([GPT(config).initialize(seed) for seed in seeds] for seeds in ((0, 1), (2, 3)))
-    batch = Batch.uniform(*[torch.tensor([[0, 1, 2, 4], [3, 3, 0, 1]])] * 2, torch.ones(2, 4, dtype=torch.bool))
+    tokens = torch.tensor([[0, 1, 2, 4], [3, 3, 0, 1]])
+    batch = Batch.uniform(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
     together = divergences(GPT(config, 2).initialize(0, 1), GPT(config, 2).initialize(2, 3), [batch])
     alone = [divergence(ours, theirs, [batch]) for ours, theirs in zip(models, references, strict=True)]
     assert together == pytest.approx(alone)

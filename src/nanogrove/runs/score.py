@@ -64,7 +64,9 @@ def evaluate(
     if "test" not in corpus.splits:
         raise PresetError(f"{run}: made with data.test=0, so no split is left to measure a temperature on; train anew")
     if model.population is not None:
-        raise PresetError(f"{run}: is an ensemble of {model.population} models; a temperature belongs to one model")
+        raise PresetError(
+            f"{run}: is an ensemble of {model.population} models, and a temperature is for one; leave --calibrate out"
+        )
     if checkpoint.model["embed.weight"].dim() == 3:
         raise PresetError(f"{run}: no member of its population was scored yet; a temperature belongs to one model")
     fitted = calibration.calibrate(model, corpus)

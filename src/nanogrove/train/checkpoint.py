@@ -287,8 +287,8 @@ def model_of(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> GPT:
     """
     if count := checkpoint.state.get("ensemble", 0):
         raise CheckpointError(
-            f"{checkpoint.folder}: is an ensemble of {count} models, and one is needed here; give {STUDENT} beside it, "
-            "the model that method.distill_steps makes of them"
+            f"{checkpoint.folder}: is an ensemble of {count} models, and one is needed here; give "
+            f"{checkpoint.folder.parent / STUDENT}, the model that method.distill_steps makes of them"
         )
     weights = checkpoint.scored
     if weights.get("embed.weight", torch.empty(0)).dim() == 3:

@@ -27,7 +27,7 @@ SIGNATURES = {
     "run": ["preset", "out", "overrides", "resume", "allow_code", "extend"],
     "compare": ["preset", "arms", "out", "seeds", "equal", "tune", "engine", "allow_code", "settings"],
     "score": ["run", "split", "calibrate"],
-    "report": ["run"],
+    "report": ["run", "with_model", "large"],
     "export": ["run", "to", "out", "dtype", "license", "overwrite"],
     "to_transformers": ["run", "out"],
     "from_transformers": ["folder"],
@@ -103,7 +103,7 @@ VERBS = {
 }
 # written; note and stop are for the one who watches
 KINDS = {"reward", "rewards", "generation", "start", "eval", "step", "sample", "end", "data", "exact", "round", "alarm"}
-KINDS |= {"sources", "auxiliary", "resume", "phase"}
+KINDS |= {"sources", "auxiliary", "resume", "phase", "student"}
 
 
 def test_the_names() -> None:

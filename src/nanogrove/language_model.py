@@ -12,13 +12,12 @@ from nanogrove.data.chat.conversations import Message
 from nanogrove.data.chat.encoding import chat_prompt
 from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanogrove.decoding.loop import Request, Strategy, write
-from nanogrove.decoding.plain import plain
 from nanogrove.decoding.reading import pad
 from nanogrove.decoding.sampling import Sampler, Transform, record_log_probs, refuse_not_finite
 from nanogrove.decoding.steering import TOP_K, model_score, reward_augmented, sequence_score
 from nanogrove.decoding.stopping import StopTexts, stop_texts
-from nanogrove.decoding.strategies import strategy_for
-from nanogrove.decoding.streaming import End, Piece, joined, text_pieces
+from nanogrove.decoding.strategies import one_by_one, strategy_for
+from nanogrove.decoding.streaming import End, Piece, Step, joined, text_pieces, text_steps
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration import load_calibration
 from nanogrove.evaluate.reward import Reward, RewardModel, checked_reward, load_reward
@@ -33,7 +32,7 @@ from nanogrove.generation import (
 )
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
-from nanogrove.train.checkpoint import Checkpoint, heads_of, model_of, read_checkpoint
+from nanogrove.train.checkpoint import Checkpoint, heads_of, predictor_of, read_checkpoint
 from nanogrove.train.precision import WEIGHTS, Choice, Decoding, Weights, decoding
 
 
@@ -53,6 +52,8 @@ class Continuation(NamedTuple):
 
 class LanguageModel:
     """A model, its tokenizer, and the auxiliary heads that trained beside it, if any.
+
+    The model may be a population: an ensemble, which predicts by the mean of its members' probabilities.
 
     `temperature` is what its logits are to be divided by for calibrated probabilities, 1.0 where it has not been
     calibrated, as `calibrated` says.
@@ -165,6 +166,18 @@ class LanguageModel:
         asked = chat_prompt(self.tokenizer, messages)
         return self._pieces([asked.ids], tokens, options, asked.end)
 
+    def steps(
+        self, prompt: str | Sequence[Message] = "", tokens: int = 100, **options: Unpack[SteeredOptions]
+    ) -> Generator[Step, None, None]:
+        """The text of `stream`, less the prompt, token by token, each with the model's scores of all tokens.
+
+        Takes and raises what `stream` does, without `speculative` and `lookahead`.
+        """
+        ids, end = (self._prompt(prompt), None) if isinstance(prompt, str) else chat_prompt(self.tokenizer, prompt)
+        reward, beta = options.pop("reward", None), options.pop("beta", BETA)
+        strategy = strategy_for(self.model, self.heads, {}, steered=reward is not None)
+        return text_steps(strategy, self._request([ids], tokens, options, reward, beta, end=end), self.tokenizer)
+
     def _pieces(
         self, prompts: Sequence[list[int]], tokens: int, options: GenerationOptions, end: int | None = None
     ) -> Generator[Piece, None, None]:
@@ -177,7 +190,7 @@ class LanguageModel:
         drafts, budget = options.pop("speculative", False), options.pop("lookahead", None)
         reward, beta = options.pop("reward", None), options.pop("beta", BETA)
         asked = {"speculative": drafts or None, "lookahead": budget}
-        strategy = plain(self.model)
+        strategy = one_by_one(self.model)
         if drafts or budget is not None or reward is not None:
             strategy = strategy_for(self.model, self.heads, asked, steered=reward is not None)
         return strategy, reward, beta
@@ -190,7 +203,7 @@ class LanguageModel:
             raise PresetError("confidence: a model with a memory takes one prompt at a time")
         recorder, log_probs_of = record_log_probs(self.temperature if options.get("calibrated") else 1.0)
         reward, beta = options.pop("reward", None), options.pop("beta", BETA)
-        texts, new = self._decode_texts(plain(self.model), prompts, tokens, options, reward, beta, recorder)
+        texts, new = self._decode_texts(one_by_one(self.model), prompts, tokens, options, reward, beta, recorder)
         continuations = []
         for text, row, scores in zip(texts, new.tolist(), log_probs_of(new), strict=True):
             ids = [token for token in row if token >= 0]
@@ -215,7 +228,7 @@ class LanguageModel:
         if n < 1:
             raise PresetError(f"best of {n}: there is no best of none; give 1 or more")
         rewards, repeated = self._resolve_reward(reward), [prompt for prompt in prompts for _ in range(n)]
-        texts, new = self._decode_texts(plain(self.model), repeated, tokens, options)
+        texts, new = self._decode_texts(one_by_one(self.model), repeated, tokens, options)
         if isinstance(rewards, RewardModel):
             ids = [[token for token in row if token >= 0] for row in new.tolist()]
             values = rewards.of_tokens([self._prompt(p) + row for p, row in zip(repeated, ids, strict=True)])
@@ -368,11 +381,16 @@ def from_checkpoint(checkpoint: Checkpoint, device: str | torch.device = "cpu") 
         )
     calibration = load_calibration(checkpoint)
     temperature = None if calibration is None else calibration["temperature"]
-    return LanguageModel(model_of(checkpoint, device), checkpoint.tokenizer, temperature, heads_of(checkpoint, device))
+    return LanguageModel(
+        predictor_of(checkpoint, device), checkpoint.tokenizer, temperature, heads_of(checkpoint, device)
+    )
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> LanguageModel:
     """The best model of a run folder, or that of a checkpoint folder, with its temperature where it was calibrated.
+
+    Of a run of `method=ensemble` it is the ensemble, whose members predict together; its student is the checkpoint
+    `RUN/checkpoints/student`.
 
     No code in either is ever run. Raises CheckpointError, in one line, when there is none or it is damaged.
 

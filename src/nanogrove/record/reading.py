@@ -45,9 +45,15 @@ class Run:
         return {**(chosen[-1].values if chosen else {}), **end}
 
     def parts(self) -> set[str]:
-        """What there is to show: kinds of events; `calibration`; `bayes_loss` where the best possible loss is known."""
+        """What there is to show: kinds of events; `calibration`; figures that not every run has.
+
+        These are `bayes_loss`, where the best possible loss is known, `losses_by_count`, of an ensemble, and
+        `no_signal`, where each step learned from samples of the model.
+        """
         known = {"calibration": self.calibration is not None}
-        known["bayes_loss"] = any("bayes_loss" in event.values for event in self.evaluations())
+        for name in ("bayes_loss", "losses_by_count"):
+            known[name] = any(name in event.values for event in self.evaluations())
+        known["no_signal"] = any("no_signal" in event.values for event in self.of("step")[-1:])
         return {*self.events, *(name for name, holds in known.items() if holds)}
 
     def last(self, kind: str) -> Event:
@@ -62,13 +68,23 @@ def times(event: Event) -> Mapping[str, float]:
 
 def read_run(run: Path) -> Run:
     """The record in a run folder. Raises RunError when there is no run, or when its record is damaged."""
-    for name in ("preset.json", "events.jsonl"):
-        if not (run / name).exists() and (name != "preset.json" or not parts_of_run(run)):
-            raise RunError(f"{run}: no run is here ({name} is missing); give the folder of a run, as in runs/NAME")
-    preset = read_preset(run) or {}
+    check_is_run(run)
     events: dict[str, list[Event]] = {}
     for event in read_events(run / "events.jsonl"):
         events.setdefault(event.kind, []).append(event)
+    return run_of(run, events)
+
+
+def check_is_run(run: Path) -> None:
+    """Raises RunError for a folder that holds no run."""
+    for name in ("preset.json", "events.jsonl"):
+        if not (run / name).exists() and (name != "preset.json" or not parts_of_run(run)):
+            raise RunError(f"{run}: no run is here ({name} is missing); give the folder of a run, as in runs/NAME")
+
+
+def run_of(run: Path, events: dict[str, list[Event]]) -> Run:
+    """What a run folder says, with these events of its record, by kind. Raises RunError for a damaged preset."""
+    preset = read_preset(run) or {}
     start = events["start"][0].values if "start" in events else {}
     return Run(str(start.get("name") or run.resolve().name), preset, events, read_calibration(run))
 

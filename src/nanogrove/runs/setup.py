@@ -24,6 +24,7 @@ from nanogrove.paths import with_absolute_paths
 from nanogrove.runs.memory import check_memory
 from nanogrove.runs.rehearsal import rehearse
 from nanogrove.train.autotune import AUTO, Work, auto_precision, reason_for, resolve_auto
+from nanogrove.train.average import Average
 from nanogrove.train.checkpoint import Checkpoint
 from nanogrove.train.initial import Initial, adopted, check_vocabulary, fit_of, read_initial, take
 from nanogrove.train.loop import TrainConfig
@@ -88,7 +89,8 @@ class Setup:
         precision = torch.bfloat16 if self.plan.precision == "bfloat16" else torch.float32
         trained = None if adapter is None else adapter.named_modules()
         optimizer = make_optimizer(model, preset.optimizer, precision, heads, trained)
-        return TrainState(model, optimizer, heads=heads, adapter=adapter)
+        average = Average(model, preset.train.average) if preset.train.average.enabled else None
+        return TrainState(model, optimizer, heads=heads, adapter=adapter, average=average)
 
 
 def build(
@@ -120,6 +122,7 @@ def build(
     check_parallel(preset, method, ranks)
     device = pick_device(train.device)
     check_sharding(preset, method, ranks)
+    check_average(preset, method, ranks)
     check_memory(preset, method, preset.model, 1, device, ranks)
     corpus = ranks.local_rank0_first(lambda: make(preset.data, preset.model.block_size, train.batch_size, preset.seed))
     check_same_data(checkpoint, corpus)
@@ -129,7 +132,7 @@ def build(
     rows = max((each.config.vocab_size or 0 for each in initial), default=0)
     model = resolve_vocabulary(preset.model, corpus, rows)
     steps = resolve_steps(train, corpus)
-    model_on_data = resolve_document_mark(model, corpus)
+    model_on_data = resolve_coupled(resolve_document_mark(model, corpus), corpus)
     check_memory(preset, method, model, corpus.length, device, ranks)
     check_method(preset, method, corpus, model_on_data, allow_code, new=checkpoint is None)
     whole = trained_whole(preset, model_on_data, initial, checkpoint)
@@ -216,6 +219,18 @@ def check_sharding(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
             raise PresetError(f"train.shard: {reason}")
 
 
+def check_average(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
+    """Raises PresetError where an average of weights is asked for, and none can be kept."""
+    reasons = {
+        f"method {preset.method.name} moves weights in ways of its own": not method.averages,
+        "auxiliary heads train beside the weights themselves; leave enable_… out": preset.auxiliary.enabled,
+        "it is kept in one process; start it without torchrun": ranks.world > 1,
+    }
+    for reason, holds in reasons.items():
+        if holds and preset.train.average.enabled:
+            raise PresetError(f"train.average: {reason}")
+
+
 def check_same_data(checkpoint: Checkpoint | None, corpus: Corpus) -> None:
     """Raises CheckpointError where the data of a resumed run is not what its checkpoint was trained on."""
     if checkpoint is None:
@@ -265,6 +280,39 @@ def resolve_document_mark(model: ModelConfig, corpus: Corpus) -> ModelConfig:
     if model.within_documents and model.scalar:
         raise PresetError("model.within_documents: a reward model judges by the end mark, which would see itself alone")
     return model.model_copy(update={"document_mark": end if model.within_documents else None})
+
+
+def resolve_coupled(model: ModelConfig, corpus: Corpus) -> ModelConfig:
+    """The model with the tokens that its coupled positions count, where it has such positions.
+
+    A token forms, starts or ends runs where its whole text consists of such characters. Raises PresetError where it is
+    given other tokens, where a character is of two kinds, or none of the vocabulary forms runs.
+    """
+    symbols = {
+        "coupled_tokens": model.coupled,
+        "coupled_start_tokens": model.coupled_starts,
+        "coupled_end_tokens": model.coupled_ends,
+    }
+    resolved: dict[str, tuple[int, ...] | None] = dict.fromkeys(symbols)
+    if model.position == "coupled":
+        tokenizer = corpus.tokenizer
+        texts = {token: tokenizer.decode([token]) for token in range(tokenizer.vocab_size)}
+        for name, kind in symbols.items():
+            resolved[name] = tuple(token for token, text in texts.items() if text and set(text) <= set(kind))
+        if not resolved["coupled_tokens"]:
+            raise PresetError(
+                f"model.position=coupled: no token consists of characters of model.coupled={model.coupled!r} alone; "
+                "set it to characters of the data that form numbers, or choose other positions"
+            )
+        kinds = "".join("".join(sorted(set(kind))) for kind in symbols.values())
+        if twice := next((symbol for symbol in kinds if kinds.count(symbol) > 1), None):
+            raise PresetError(
+                f"model.coupled, coupled_starts and coupled_ends share {twice!r}; leave it out of all but one"
+            )
+    for name, tokens in resolved.items():
+        if getattr(model, name) not in (None, tokens):
+            raise PresetError(f"model.{name} is not what the tokenizer says; leave it out")
+    return model.model_copy(update=resolved)
 
 
 def resolve_steps(train: TrainConfig, corpus: Corpus) -> int:
@@ -329,6 +377,8 @@ def resolve_runtime(
         seed=preset.seed,
         steps=steps,
         lr_factor=schedule(preset.schedule, steps),
+        average=train.average,
+        average_from=train.average.begins(0, steps),
         schedule=partial(schedule, preset.schedule),
         accumulation=cast(int, train.accumulation),
         clip=train.clip,
@@ -359,7 +409,8 @@ def with_budget(setup: Setup, preset: Preset) -> Setup:
     """The setup of the same run under another preset of it, of which only the budget and the schedule differ."""
     steps = setup.method.num_steps(preset.method, resolve_steps(preset.train, setup.corpus))
     factor = partial(schedule, preset.schedule)
-    plan = replace(setup.plan, steps=steps, lr_factor=factor(steps), schedule=factor)
+    begins = setup.plan.average.begins(0, steps)
+    plan = replace(setup.plan, steps=steps, lr_factor=factor(steps), schedule=factor, average_from=begins)
     return replace(setup, preset=preset, plan=plan)
 
 

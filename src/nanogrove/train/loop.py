@@ -1,7 +1,7 @@
 """THE training loop, shared by every method: a generator that yields one event per step.
 
-Step n reads batch n, sets the rates of step n and draws its dropout from a seed: all three are functions of n alone, so
-a run that is resumed from a checkpoint equals the uninterrupted one, bit for bit on a CPU.
+Step n reads batch n, sets the rates of step n and draws its dropout, and offsets of coupled positions, from a seed: all
+are functions of n alone, so a run that is resumed from a checkpoint equals the uninterrupted one, bit for bit on a CPU.
 
 Dropout of a member is a function of (seed, step, member). Each of several ranks (`Plan.ranks`) trains on its rows of
 the batch and draws its own dropout; gradients, losses and their parts are summed over all, so that every rank makes
@@ -27,6 +27,7 @@ from nanogrove.errors import DivergedError
 from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event
 from nanogrove.settings import Settings
+from nanogrove.train.average import AverageConfig
 from nanogrove.train.lora import LoraConfig
 from nanogrove.train.objective import Objective, count_scored
 from nanogrove.train.optim.update_rule import PerMember
@@ -63,6 +64,9 @@ class TrainConfig(Settings):
         0.0, ge=0, description="noise added to each member's first weights, over their root mean square"
     )
     lora: LoraConfig = Field(LoraConfig(), description="adapters of low rank, trained in place of all weights")
+    average: AverageConfig = Field(
+        AverageConfig(), description="an average of the weights along training, scored and kept in their place"
+    )
     precision: Literal["auto"] | Precision = Field(
         "auto", description="number format of matrix products; auto takes the fastest that is sound on this device"
     )
@@ -84,6 +88,8 @@ class TrainConfig(Settings):
             raise ValueError("init_noise is added to the weights of init; set that too")
         if self.lora.rank and (len(self.sources) != 1 or self.init_noise):
             raise ValueError("lora adapts one set of weights; set init to one source, without init_noise")
+        if self.lora.rank and self.average.enabled:
+            raise ValueError("the mean of adapted weights is not of low rank; set average or lora.rank, not both")
         return self
 
     @property
@@ -122,7 +128,7 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         began = time.perf_counter()
         state.model.train()
         state.optimizer.set_rate(plan.lr_factor(state.step))
-        _seed_dropout(state, plan, device)
+        _seed_streams(state, plan, device)
         batch = batches(state.step).to(device).expand(state.model.population)
         figures = _compute_gradients(state, forward, batch, objective, plan)
         _check_divergence(state, figures, plan)
@@ -130,6 +136,8 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         state.apply_adapter()
         state.optimizer.zero_grad()
         state.step += 1
+        if state.average is not None:
+            state.average.update(state.model, state.step - plan.average_from)
         tokens = batch.tokens.shape[-2] * batch.tokens.shape[-1]
         state.tokens += tokens
         elapsed = time.perf_counter() - began
@@ -145,16 +153,21 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         yield Event("step", state.step, values, {"seconds": state.seconds, "tokens_per_second": rate})
 
 
-def _seed_dropout(state: TrainState, plan: Plan, device: torch.device) -> None:
-    """Seeds each member's dropout by (seed, step, member), and by the rank where ranks read other rows."""
-    if not state.model.dropout.active:
-        return
+def _seed_streams(state: TrainState, plan: Plan, device: torch.device) -> None:
+    """Seeds each member's dropout and offsets by (seed, step, member), and by the rank where ranks read other rows."""
+    model = state.model
     by_rank = [plan.ranks.rank] if plan.ranks.rank and plan.num_members_across_ranks is None else []
-    members = range(plan.first_member, plan.first_member + (state.model.population or 1))
+    members = range(plan.first_member, plan.first_member + (model.population or 1))
     names = [(seed, 0) for seed in plan.member_seeds] or [(plan.seed, member) for member in members]
-    seeds = [derived_seed(seed, "dropout", state.step, member, *by_rank) for seed, member in names]
-    state.model.dropout.seed(seeds, device)
-    torch.manual_seed(seeds[0])  # of kernels that draw for themselves
+
+    def seeds(purpose: str) -> list[int]:
+        return [derived_seed(seed, purpose, state.step, member, *by_rank) for seed, member in names]
+
+    if model.coupled is not None and model.coupled.active:
+        model.coupled.seed(seeds("coupled positions"), device)
+    if model.dropout.active:
+        model.dropout.seed(seeds("dropout"), device)
+        torch.manual_seed(seeds("dropout")[0])  # of kernels that draw for themselves
 
 
 def _compute_gradients(

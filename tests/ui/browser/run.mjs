@@ -10,8 +10,8 @@ export async function run({ page, origin, check, picture, drawn, until, state, s
   await until((before) => document.querySelector("figure > div").data[0].x.at(-1) > before, before);
   await picture("live", { part: "#status" });
 
-  // Killed between two checkpoints, which are 500 steps apart, and continued, it is drawn once.
-  await until(() => document.querySelector("#status progress").value % 500 > 200);
+  // Killed between two checkpoints, which are 100 steps apart, and continued, it is drawn once.
+  await until(() => document.querySelector("#status progress").value % 100 > 40);
   process.kill(trainer, "SIGKILL");
   await state("stopped");
   const killed = await steps();

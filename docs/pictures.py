@@ -55,12 +55,19 @@ REPORTS = {
     "rlm-deep": Report("rlm-deep", f"{SMALL} train.steps=200 evaluate.every=50"),
     "rhm": Report("rhm", f"{SMALL} train.steps=200 evaluate.every=50"),
     "evolve": Report("evolve", f"{SMALL} method.generations=5 method.steps_per_generation=8 evaluate.every=8"),
+    "ensemble": Report(
+        "ensemble",
+        f"{SMALL} method.members=4 method.distill_steps=60 train.steps=60 evaluate.every=20 sample.every=120",
+    ),
     "evolve-pbt": Report(
         "evolve-pbt", f"{SMALL} method.generations=10 method.steps_per_generation=10 evaluate.every=10"
     ),
     "evolve-es": Report("evolve-es", "method.generations=40 evaluate.every=10"),
     "offline-rl": Report(
         "offline-rl", f"{SMALL} method.base_steps=40 train.steps=40 evaluate.every=10 sample.every=80"
+    ),
+    "policy-gradient-quick": Report(
+        "policy-gradient-quick", "data.held_out=100 train.batch_size=64 train.steps=80 evaluate.every=20"
     ),
     "dpo": Report("dpo", f"{SMALL} method.base_steps=80 train.steps=80 evaluate.every=20 sample.every=80"),
     "reward-model": Report("reward-model", f"{SMALL} train.steps=80 evaluate.every=20"),

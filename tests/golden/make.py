@@ -28,6 +28,7 @@ FIELDS = {  # what is kept of each kind of event
     "auxiliary": ("shares",),
     "sources": ("loss", "weights"),
     "generation": ("score", "births"),
+    "student": ("loss",),
     "exact": ("exact",),
     "round": ("accepted", "labels"),
     "reward": ("mean",),
@@ -81,6 +82,16 @@ CASES: dict[str, dict[str, Any]] = {
         "data.mix_strategy": "weighted",
         "data.source_weights": [3, 1],
         "method": {"name": "pretrain", "adaptive": {"strategy": "loss", "interval": 400}},
+    },
+    "ensemble": {
+        "method": {"name": "ensemble", "members": 3, "distill_steps": 4},
+        "train.steps": 5,
+        "train.average": {"half_life": 2},
+    },
+    "ensemble, chain": {
+        "method": {"name": "ensemble", "members": 2, "chain": True, "distill_steps": 2},
+        "train.steps": 4,
+        "train.average": {"tail": 0.5},
     },
     "evolve": {
         "method": {
@@ -143,6 +154,32 @@ CASES: dict[str, dict[str, Any]] = {
         "data": {"type": "preferences", "path": "rows.jsonl", "tokenizer": "char"},
         "method.algorithm": "dpo",
         "method.nll_weight": 0.5,
+    },
+    "policy_gradient, grpo": {
+        "data": {"type": "task", "task": "copy", "base": [1, 2], "held_out": 10},
+        "method": {
+            "name": "policy_gradient",
+            "base_steps": 3,
+            "samples": 4,
+            "iterations": 2,
+            "beta": 0.1,
+            "reward": {"length": 2},
+        },
+        "train.steps": 6,
+        "optimizer.lr": 0.01,
+    },
+    "policy_gradient, rloo": {
+        "method": {
+            "name": "policy_gradient",
+            "algorithm": "rloo",
+            "base_steps": 3,
+            "samples": 4,
+            "prompt": 4,
+            "tokens": 12,
+            "beta": 0.1,
+            "reward": {"pattern": "o"},
+        },
+        "train.steps": 6,
     },
     "reward_model": {
         "data": {"type": "rewarded", "path": "rows.jsonl", "tokenizer": "char"},

@@ -65,7 +65,7 @@ def problems(tools: Chromium, address: str, *pages: str, **asked: Any) -> str:
         input=json.dumps({"pictures": pictures, **asked}),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
     return done.stdout + done.stderr
 
@@ -132,7 +132,8 @@ def test_a_grammar_votes_a_study_and_a_dropped_file_have_their_pages(
 def test_a_run_is_watched_killed_stopped_and_continued(tools: Chromium, tiny: Tiny, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     preset = tmp_path / "live.json"
-    preset.write_text(json.dumps(tiny(train={"steps": 6000}, evaluate={"every": 100}, save={"every": 500})))
+    slow = {"steps": 20_000, "batch_size": 32}  # so that it is under way all along, and its record stays short
+    preset.write_text(json.dumps(tiny(train=slow, evaluate={"every": 20}, save={"every": 100})))
     training = [sys.executable, "-m", "nanogrove", "train", str(preset), "--out", str(runs / "live")]
     runs.mkdir()
     with subprocess.Popen(training, stdout=subprocess.DEVNULL) as trainer, served(runs) as address:

@@ -45,9 +45,13 @@ class Run:
         return {**(chosen[-1].values if chosen else {}), **end}
 
     def parts(self) -> set[str]:
-        """What there is to show: kinds of events; `calibration`; `bayes_loss` where the best possible loss is known."""
+        """What there is to show: kinds of events; `calibration`; `bayes_loss` where the best possible loss is known.
+
+        `samples_scored` where each step learned from samples of the model.
+        """
         known = {"calibration": self.calibration is not None}
         known["bayes_loss"] = any("bayes_loss" in event.values for event in self.evaluations())
+        known["samples_scored"] = any("no_signal" in event.values for event in self.of("step")[-1:])
         return {*self.events, *(name for name, holds in known.items() if holds)}
 
     def last(self, kind: str) -> Event:

@@ -24,6 +24,7 @@ from nanogrove.reports.sections.curves import curves
 from nanogrove.reports.sections.evolution import evolution
 from nanogrove.reports.sections.heads import heads
 from nanogrove.reports.sections.overview import overview
+from nanogrove.reports.sections.policy_gradient import policy_gradient
 from nanogrove.reports.sections.rewards import rewards
 from nanogrove.reports.sections.samples import samples
 from nanogrove.reports.sections.self_improvement import self_improvement
@@ -49,6 +50,7 @@ SECTIONS = (
     Section(self_improvement, ("exact",)),
     Section(evolution, ("generation",)),
     Section(rewards, ("reward", "rewards")),
+    Section(policy_gradient, ("samples_scored",)),
     Section(curves),
     Section(sources, ("sources",)),
     Section(heads, ("auxiliary",)),

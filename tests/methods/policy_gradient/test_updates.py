@@ -66,7 +66,9 @@ def learner(values: dict[str, Any], *overrides: str) -> Learner:
     return Learner(state, built.corpus, built.plan, built.preset.method)
 
 
-@pytest.mark.parametrize("changes", [{}, {"iterations": 3, "algorithm": "rloo", "beta": 0.2}, {"members": 2, "iterations": 2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"iterations": 3, "algorithm": "rloo", "beta": 0.2}, {"members": 2, "iterations": 2}]
+)
 def test_a_run_cut_anywhere_and_resumed_ends_with_the_same_bits(
     of_task: dict[str, Any], changes: dict[str, Any], tmp_path: Path, resumes_exactly: Any
 ) -> None:
@@ -95,7 +97,9 @@ def test_a_member_is_the_run_alone(of_task: dict[str, Any], tmp_path: Path) -> N
         assert torch.equal(found[3][0][name][1], found[2][0][name][1]), name
         assert tensor.std() == 0 or not torch.equal(found[3][0][name][1], tensor), name
     for alone, three in zip(found[None][1], found[3][1], strict=True):
-        assert {name: value[0] if isinstance(value, list) else value for name, value in three.values.items()} == alone.values
+        assert {
+            name: value[0] if isinstance(value, list) else value for name, value in three.values.items()
+        } == alone.values
 
 
 def test_micro_batches_are_the_batch(of_task: dict[str, Any]) -> None:
@@ -193,11 +197,17 @@ def test_a_base_is_the_reference_of_all_members(of_task: dict[str, Any], tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["method.samples=5"], "train.batch_size=12 is not a multiple of method.samples=5, which are the samples of one"),
+        (
+            ["method.samples=5"],
+            "train.batch_size=12 is not a multiple of method.samples=5, which are the samples of one",
+        ),
         (["method.samples=1"], "method.samples must be 2 or more, and 1 was given"),
         (["method.algorithm=rloo", "method.scale=group"], "scale=group divides by the deviation of a group"),
         (["data={'sources': 'TEXT', 'tokenizer': 'char'}"], "method.reward: this data has no answers that are right"),
-        (["data={'sources': 'TEXT', 'tokenizer': 'char'}", "method.reward={'length': 3}", "method.tokens=99"], "99 tokens"),
+        (
+            ["data={'sources': 'TEXT', 'tokenizer': 'char'}", "method.reward={'length': 3}", "method.tokens=99"],
+            "99 tokens",
+        ),
         (["method.prompt=99"], "method.prompt=99 is longer than a row of the data, 5 tokens"),
         (["method.base=nowhere"], "nowhere"),
         (["method.reward={'function': 'os:getcwd'}"], "os:getcwd is Python code that this preset asks to run"),

@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,8 +114,9 @@ def best_of(reference: Tensor, rewards: Tensor, n: int) -> Tensor:
     probability F(r)ⁿ − F(r−)ⁿ, and given r it is distributed as μ is: which of several equal ones came first says
     nothing about them.
     """
-    levels, level = rewards.unique(return_inverse=True)
-    mass = torch.zeros_like(levels).index_add(0, level, reference.exp())
+    levels, numbers = np.unique(rewards.numpy(), return_inverse=True)
+    level = torch.from_numpy(numbers)
+    mass = torch.zeros(len(levels), dtype=torch.float64).index_add(0, level, reference.exp())
     up_to = mass.cumsum(0) / mass.sum()
     wins = (up_to**n).diff(prepend=torch.zeros(1, dtype=up_to.dtype))
     return reference + (wins.log() - (mass / mass.sum()).log())[level]

@@ -15,6 +15,7 @@ Each takes the β whose optimum is π*, as its own parameters have it:
 closed form; its regret is what no number of samples takes away.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,10 +46,8 @@ class Entrant(NamedTuple):
 
 def best_threshold(world: World) -> float:
     """The least reward of the texts whose plain imitation has the least regret."""
-    star = world.optimum.log_probs
-    return min(
-        world.rewards.unique().tolist(), key=lambda least: divergence(_best_texts(world, least), star), default=0.0
-    )
+    star, levels = world.optimum.log_probs, set[float](world.rewards.tolist())
+    return min(sorted(levels), key=lambda least: divergence(_best_texts(world, least), star))
 
 
 def _best_texts(world: World, least: float) -> Tensor:
@@ -64,7 +63,7 @@ def _clipped(world: World) -> Tensor:
 def deviation(policy: Tensor, rewards: Tensor) -> float:
     """The standard deviation of rewards `[N]` under a policy of log-probabilities `[N]`."""
     mean = expected(policy, rewards)
-    return expected(policy, (rewards - mean).square()) ** 0.5
+    return math.sqrt(expected(policy, (rewards - mean).square()))
 
 
 def _steps(world: World, rate: float) -> dict[str, Any]:

@@ -74,7 +74,8 @@ def spread(figures: Sequence[float]) -> Spread:
 
 def best(points: Sequence[Sequence[Point]]) -> list[Point]:
     """Of decoding, whose seeds all have the same strengths, the points of that of the least mean regret."""
-    return list(min(zip(*points, strict=True), key=mean_regret))
+    by_strength = [list(group) for group in zip(*points, strict=True)]
+    return min(by_strength, key=mean_regret)
 
 
 def lines(findings: Findings) -> Iterator[str]:

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from nanogrove.decoding.steering import reward_augmented, sequence_score
-from nanogrove.evaluate.regret import best_of, divergence, expected, text_log_probs
-from nanogrove.evaluate.reward import Reward
+from nanogrove.evaluate.regret import best_of, divergence, expected, text_log_probs, texts
 from nanogrove.settings import Settings
-from nanogrove.studies.regret.worlds import World, written
+from nanogrove.studies.regret.worlds import World
 from nanogrove.train.checkpoint import load_best, model_of
 
 NUMBERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # of best-of-n
@@ -62,14 +61,16 @@ def best_of_points(world: World) -> list[Point]:
     return [point(world, best_of(world.reference, world.rewards, n), n, n) for n in NUMBERS]
 
 
-def steered_points(world: World, reward: Reward) -> list[Point]:
+def steered_points(world: World) -> list[Point]:
     """Steering of μ by the reward of each prefix, at several β; every token has v + 1 candidates that are scored."""
     settings = world.settings
     model = model_of(load_best(world.base / "checkpoints"))
     scored = settings.length * (settings.v + 1)
 
+    rewards = dict(zip(texts(settings.v, settings.length), world.rewards.tolist(), strict=True))
+
     def of_tokens(rows: Sequence[Sequence[int]]) -> Sequence[float]:
-        return reward([written([token for token in row if token < settings.v]) for row in rows])
+        return [rewards[tuple(token for token in row if token < settings.v)] for row in rows]
 
     def of(beta: float) -> Point:
         steered = reward_augmented(sequence_score(of_tokens), beta, settings.v + 1)

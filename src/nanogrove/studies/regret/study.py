@@ -99,7 +99,7 @@ def draw(settings: RegretSettings, out: Path, workers: int = 0) -> Generator[Upd
         findings = Findings(
             settings=settings,
             machine=_machine(base),
-            seeds=[_seed_findings(study, worlds[seed]) for seed in seeds],
+            seeds=[_seed_findings(worlds[seed]) for seed in seeds],
             methods=[
                 MethodFindings(
                     name=name,
@@ -224,7 +224,7 @@ def _ideal(name: str, worlds: Sequence[World]) -> float | None:
     return None if ideal is None else fmean(divergence(ideal(world), world.optimum.log_probs) for world in worlds)
 
 
-def _seed_findings(study: _Study, world: World) -> SeedFindings:
+def _seed_findings(world: World) -> SeedFindings:
     star = world.optimum
     return SeedFindings(
         excess=excess_of_base(world),
@@ -233,6 +233,6 @@ def _seed_findings(study: _Study, world: World) -> SeedFindings:
         base=point(world, world.reference),
         optimum=point(world, star.log_probs),
         best_of=best_of_points(world),
-        steered=steered_points(world, study.reward),
+        steered=steered_points(world),
         frontier=list(frontier(world)),
     )

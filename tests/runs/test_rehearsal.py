@@ -17,6 +17,7 @@ from nanogrove.config.overrides import resolve
 from nanogrove.errors import PresetError, RunError
 from nanogrove.methods import load_method
 from nanogrove.record.events import Event, read_events
+from nanogrove.record.folder import RunFolder
 from nanogrove.runs import setup
 from nanogrove.runs.rehearsal import LEAST_STEPS, Rehearsal, pace, rehearse, rounded_up, steps_in
 from nanogrove.runs.setup import build
@@ -248,6 +249,18 @@ def test_a_run_by_minutes_is_the_run_of_its_steps_bit_for_bit(
     times = read_events(tmp_path / "minutes/events.jsonl")[0].time
     assert times["minutes"] == 0.002
     assert times["step_ms"] == round(1000 / 256, 3)
+
+
+def test_minutes_of_a_run_that_has_its_preset_alone_are_measured(
+    tiny: Any, tmp_path: Path, measured: list[float]
+) -> None:
+    """As of one that was started from a page."""
+    preset = resolve(tiny(train={"steps": None, "minutes": 3}))
+    with RunFolder(tmp_path / "run") as folder:
+        folder.write_preset(preset.model_dump(mode="json"))
+    start = next(event for event in train(preset, tmp_path / "run", resume=True) if event.kind == "start")
+    assert start.time == {"minutes": 3, "step_ms": 180_000 / STEPS}
+    assert measured == [3.0]
 
 
 def test_a_resume_by_the_same_minutes_is_exact_and_measures_nothing(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -182,3 +183,18 @@ def test_a_link_in_the_place_of_the_new_folder_is_not_followed(browser: Browser,
     with pytest.raises(RunError, match="a exists already"):  # put there after the name was checked
         processes.Processes().start(tmp_path / "runs" / "a", preset)
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+def test_a_full_disk_is_said_and_nothing_is_left(browser: Browser, tmp_path: Path, started: Path, size: int) -> None:
+    client, form = browser(), {"folder": "mine", "do": "start"}
+    page = client.post("/new?preset=quickstart", data=form).text
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        answer = client.post("/new?preset=quickstart", data=form | {"seen": Fields(page).sent["seen"]})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert answer.status_code == 409
+    assert "the preset cannot be written (File too large); free some space</p>" in answer.text
+    assert not list((tmp_path / "runs").iterdir())

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tests.ui.conftest import step, write_run
 
+from nanogrove.config.catalog import packaged_text, parse_preset
+from nanogrove.config.overrides import resolve
 from nanogrove.errors import RunError
 from nanogrove.record.events import Event
 from nanogrove.record.lock import FolderLock
@@ -96,3 +98,11 @@ def test_what_is_not_stopped_is_not_continued(program: Path, tmp_path: Path) -> 
     with pytest.raises(RunError, match="it is running"):
         Processes().resume(run)
     lock.release()
+
+
+def test_a_run_whose_process_cannot_begin_is_not_left(program: Path, tmp_path: Path) -> None:
+    program.unlink()
+    preset = resolve(parse_preset(packaged_text("quickstart") or "", "quickstart"))
+    with pytest.raises(RunError, match=r"No such file or directory\)"):
+        Processes().start(tmp_path / "run", preset)
+    assert not (tmp_path / "run").exists()

@@ -95,7 +95,8 @@ def open_run(
             yield note("--schedule extend changes nothing: the steps taken are those of the longer run")
         setup.method.check_scored(setup.preset.method, setup.corpus, setup.preset.evaluate.tokens)
     if folder is not None:
-        if stored is None or preset.train != kept.train:
+        # Minutes that were timed just now are those of a new run, or of one that had its preset alone.
+        if stored is None or preset.train != kept.train or setup.budget:
             budget = setup.budget if checkpoint is None else _budget_now(asked, checkpoint)
         setup = replace(setup, plan=replace(setup.plan, rows=folder), budget=budget)
     if ranks.world > 1:

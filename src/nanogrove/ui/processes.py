@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import psutil
 
-from nanogrove.atomic import make_folder, no_links, read_file, refusal
+from nanogrove.atomic import make_folder, no_links, read_file, refusal, remove
 from nanogrove.config.preset import Preset
 from nanogrove.errors import RunError
 from nanogrove.paths import with_absolute_paths
@@ -72,7 +72,8 @@ class Processes:
     def start(self, run: Path, preset: Preset) -> None:
         """Begins a run in a folder that it makes. Raises RunError where that exists already, and when that fails.
 
-        The folder gets its preset, as that of a run of which nothing was saved yet, and the run is continued.
+        The folder gets its preset, as that of a run of which nothing was saved yet, and the run is continued. Nothing
+        is left of it where that fails.
         """
         try:
             make_folder(run.parent)
@@ -81,9 +82,14 @@ class Processes:
             raise RunError(f"folder: {run.name} exists already; choose another name") from None
         except OSError as error:
             raise RunError(f"{run}: cannot be made {refusal(error)} and start again") from None
-        with RunFolder(run) as folder:
-            folder.write_preset(with_absolute_paths(preset).model_dump(mode="json"))
-        self.resume(run)
+        try:
+            with RunFolder(run) as folder:
+                folder.write_preset(with_absolute_paths(preset).model_dump(mode="json"))
+            self.resume(run)
+        except BaseException:
+            with suppress(OSError):
+                remove(run)
+            raise
 
     def is_starting(self, run: Path) -> bool:
         """Whether a process that is to continue a run has not begun to train."""

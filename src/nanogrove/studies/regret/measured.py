@@ -13,7 +13,7 @@ from nanogrove.studies.regret.worlds import World
 from nanogrove.train.checkpoint import load_best, model_of
 
 NUMBERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # of best-of-n
-STRENGTHS = tuple(2.0 ** (power / 2) for power in range(-4, 9))  # of steering: β of decoding, nats per unit of reward
+STRENGTHS = tuple(2.0 ** (power / 2) for power in range(-4, 5))  # of steering: β of decoding, nats per unit of reward
 FRONTIER_POINTS = 41
 
 

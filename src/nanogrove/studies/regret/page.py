@@ -13,7 +13,7 @@ from nanogrove.reports.figures import plot, rows
 from nanogrove.reports.lines import Line
 from nanogrove.reports.page import html_page
 from nanogrove.reports.tables import fact_tables, key_figures, wide_table
-from nanogrove.reports.values import UNKNOWN, capital, decimal, escaped
+from nanogrove.reports.values import UNKNOWN, capital, escaped
 from nanogrove.studies.regret.findings import Findings, best, decoders, mean_regret, spread
 from nanogrove.studies.regret.measured import Point
 
@@ -59,18 +59,18 @@ def picture(findings: Findings) -> str:
     for method in findings.methods:
         reached = [(texts, points) for texts in counts if (points := method.at(texts))]
         if reached:
-            over_texts.append(_line(method.title, [points for _, points in reached], lambda each: each.texts))
-            over_kl.append(_line(method.title, [points for _, points in reached], lambda each: each.kl))
+            over_texts.append(_banded(method.title, reached))
+            over_kl.append(_path(method.title, [points for _, points in reached]))
     for title, by_seed in decoders(findings):
         level = mean_regret(best(by_seed))
         name = f"{title} {best(by_seed)[0].strength:.3g}"
         over_texts.append({"name": name, "style": "reference", "x": [counts[0], counts[-1]], "y": [level, level]})
         by_strength = list(zip(*by_seed, strict=True))
-        over_kl.append(_line(title.removesuffix(", β"), by_strength, lambda each: each.kl))
+        over_kl.append(_path(title.removesuffix(", β"), by_strength))
     over_kl.append(_frontier(findings))
     note = (
-        "Lines are medians over seeds, and bands reach from the lower to the upper quartile; each point is after twice "
-        "as many scored texts as the one before. On the left decoding is dotted, which trains nothing. "
+        "Lines are medians over seeds, and bands on the left reach from the lower to the upper quartile; each point is "
+        "after twice as many scored texts as the one before. On the left decoding is dotted, which trains nothing. "
         "Dotted on the right: the least regret of any policy of that KL. A legend's entry is a switch."
     )
     shown = rows(
@@ -84,17 +84,23 @@ def picture(findings: Findings) -> str:
     return f'<h2>Regret</h2><p class="note">{escaped(note)}</p>{shown}'
 
 
-def _line(name: str, groups: Sequence[Sequence[Point]], x: Callable[[Point], float]) -> Line:
-    """The median regret of each group of points, a point for each seed, with its quartiles, at the median of `x`."""
-    regrets = [spread([each.regret for each in group]) for group in groups]
+def _banded(name: str, reached: Sequence[tuple[int, Sequence[Point]]]) -> Line:
+    """The median regret after each number of texts, with the quartiles of the seeds."""
+    regrets = [spread([each.regret for each in points]) for _, points in reached]
     return {
         "name": name,
         "style": "plain",
-        "x": [spread([x(each) for each in group]).median for group in groups],
+        "x": [float(texts) for texts, _ in reached],
         "y": [each.median for each in regrets],
         "low": [each.lower for each in regrets],
         "high": [each.upper for each in regrets],
     }
+
+
+def _path(name: str, groups: Sequence[Sequence[Point]]) -> Line:
+    """The median regret of each group, a point for each seed, at the median KL."""
+    medians = [[spread([getattr(each, key) for each in group]).median for key in ("kl", "regret")] for group in groups]
+    return {"name": name, "style": "plain", "x": [kl for kl, _ in medians], "y": [regret for _, regret in medians]}
 
 
 def _frontier(findings: Findings) -> Line:
@@ -145,7 +151,7 @@ def methods(findings: Findings) -> str:
 
 
 def _mean(points: Sequence[Point], name: str) -> str:
-    return decimal(fmean(getattr(each, name) for each in points), 3) if points else UNKNOWN
+    return f"{fmean(getattr(each, name) for each in points):.3f}" if points else UNKNOWN
 
 
 def decoding(findings: Findings) -> str:
@@ -181,7 +187,8 @@ def tuning(findings: Findings) -> str:
         )
         for method in findings.methods
     ]
-    note = f"Mean regret at the end, of {findings.settings.tune_seeds} seeds that no other figure uses."
+    count = findings.settings.tune_seeds
+    note = f"Mean regret at the end, of {count} seed{'s' if count > 1 else ''} that no other figure uses."
     titles = ("method", *(f"{rate:g}" for rate in rates))
     return f'<h2>Learning rates</h2><p class="note">{escaped(note)}</p>{wide_table("trials", titles, table)}'
 

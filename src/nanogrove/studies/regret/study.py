@@ -96,10 +96,15 @@ def draw(settings: RegretSettings, out: Path, workers: int = 0) -> Generator[Upd
             for run in runs:
                 points[run.way.arm, run.seed] = points_of(worlds[run.seed], out / run.folder)
                 wait.done += 1
+        with waiting("measuring bases and decoding", settings.seeds) as wait:
+            by_seed = []
+            for seed in seeds:
+                by_seed.append(_seed_findings(worlds[seed]))
+                wait.done += 1
         findings = Findings(
             settings=settings,
             machine=_machine(base),
-            seeds=[_seed_findings(worlds[seed]) for seed in seeds],
+            seeds=by_seed,
             methods=[
                 MethodFindings(
                     name=name,

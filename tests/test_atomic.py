@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from nanogrove import atomic
-from nanogrove.atomic import leftovers, new_folder, no_links, write_file, write_folder
+from nanogrove.atomic import file_aside, leftovers, new_folder, no_links, place, write_file, write_folder
 
 OLD, NEW = b"old", b"new and longer " * 1000
 
@@ -273,3 +274,44 @@ def test_a_new_folder_that_cannot_be_put_in_place_gives_the_old_one_back(
     with pytest.raises(OSError, match="Permission denied"), new_folder(folder) as aside:
         (aside / "new").touch()
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["folder", "folder/old"]
+
+
+def test_a_file_that_comes_in_parts_gets_a_name_that_nothing_has_or_leaves_nothing(path: Path) -> None:
+    other = path.with_name("other")
+    with file_aside(path) as file:
+        file.write(NEW)
+        with pytest.raises(FileExistsError):
+            place(file, path)
+        assert path.read_bytes() == OLD
+        place(file, other)
+    assert other.read_bytes() == NEW
+    link = path.with_name("link")
+    link.symlink_to(path.with_name("elsewhere"))
+    with pytest.raises(FileExistsError), file_aside(path) as file:
+        place(file, link)
+    with suppress(KeyError), file_aside(path) as file:
+        file.write(NEW)
+        raise KeyError
+    assert {each.name for each in path.parent.iterdir()} == {path.name, "other", "link"}
+
+
+def test_a_file_aside_is_on_disk_before_it_gets_its_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> None:
+        with file_aside(path) as file:
+            file.write(NEW)
+            place(file, path.with_name("other"))
+
+    calls = calls_of(monkeypatch, work)
+    assert calls[:4] == ["open", "fsync", "open", "replace"]
+    assert calls[4:6] == ["open", "fsync"]  # of the folder
+
+    def refuse(name: str) -> None:
+        if name == "replace":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path.with_name("other").unlink()
+    with monkeypatch.context() as patch:
+        watch(patch, refuse)
+        with pytest.raises(OSError, match="Input/output error"):
+            work()
+    assert [each.name for each in path.parent.iterdir()] == [path.name]

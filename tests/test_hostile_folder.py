@@ -65,11 +65,12 @@ WRITERS = {
     "studies/worker.py: the module": "no file: standard output, which is a pipe",
     "train/saving.py: _place": RUN,
     "train/saving.py: save_checkpoint": RUN,
+    "ui/files.py: Files": "files that are dropped on a page: `tests/ui/test_files.py`",
     "ui/index.py: Index": "the index of a folder: `tests/ui/test_index.py`",
     "ui/notes.py: write_notes": "the notes of a run: `tests/ui/test_notes.py`",
     "ui/processes.py: Processes": "the log and folder of a run: `tests/ui/test_processes.py`, `test_new_run.py`",
 }
-OURS = {"write_file", "write_folder", "make_folder", "remove", "FileIO", "FileLock"}
+OURS = {"write_file", "file_aside", "place", "write_folder", "make_folder", "remove", "FileIO", "FileLock"}
 METHODS = {"mkdir", "rename", "rmdir", "unlink", "write_text", "write_bytes", "touch", "symlink_to", "hardlink_to"}
 MODULES = {"os": {"replace", "remove", "truncate", "ftruncate", "makedirs", "link", "symlink"}, "shutil": {"rmtree"}}
 HANGS_SECONDS = 60  # what takes longer waits for ever

@@ -27,7 +27,7 @@ SIGNATURES = {
     "run": ["preset", "out", "overrides", "resume", "allow_code", "extend"],
     "compare": ["preset", "arms", "out", "seeds", "equal", "tune", "engine", "allow_code", "settings"],
     "score": ["run", "split", "calibrate"],
-    "report": ["run"],
+    "report": ["run", "with_model", "large"],
     "export": ["run", "to", "out", "dtype", "license", "overwrite"],
     "to_transformers": ["run", "out"],
     "from_transformers": ["folder"],

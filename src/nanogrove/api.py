@@ -11,7 +11,9 @@ from typing import Any
 from nanogrove.config.catalog import read_preset_file
 from nanogrove.config.overrides import as_overrides, resolve
 from nanogrove.evaluate.reward import load_reward
+from nanogrove.exports.browser import Weights
 from nanogrove.exports.card import UNKNOWN_LICENSE
+from nanogrove.exports.model_report import write_model_report
 from nanogrove.exports.write import export as write_export
 from nanogrove.language_model import LanguageModel, load
 from nanogrove.model.gpt import GPT
@@ -120,13 +122,26 @@ def score(run: str | Path, split: str | None = None, calibrate: bool = False) ->
     return evaluate(Path(run), split, calibrate=calibrate)
 
 
-def report(run: str | Path) -> Path:
-    """Writes `report.html` of a run anew and returns its path.
+def report(run: str | Path, with_model: Weights | None = None, large: bool = False) -> Path:
+    """Writes `report.html` of a run anew, or the report in which its model writes text, and returns its path.
+
+    Raises RunError and CheckpointError, in one line, for a run that cannot be read, and PresetError for a model that a
+    page cannot compute, for a format of weights that there is not, and for a page above 20 MB that is not asked for.
+
+    Args:
+        run: the run folder.
+        with_model: `float32`, `float16` or `int8`: the format of the weights in `report-with-model.html`, which is
+            written then in place of `report.html`.
+        large: whether that page may have more than 20 MB.
 
     >>> nanogrove.report("runs/mine").name
     'report.html'
+    >>> nanogrove.report("runs/mine", with_model="int8").name
+    'report-with-model.html'
     """
-    return write_report(Path(run))
+    if with_model is None:
+        return write_report(Path(run))
+    return write_model_report(Path(run), with_model, large, announce=lambda line: None)
 
 
 def export(

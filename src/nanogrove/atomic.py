@@ -4,7 +4,7 @@ A file is written aside in the same folder, under a name that no other process c
 flushed to the disk, renamed into place, and the folder is flushed. So a kill, a power cut, a full disk, or a second
 process that writes the same file costs the new content at most, and a link that a stranger put in the way is replaced,
 never followed. `write_folder` does the same for a folder that its caller then renames, and `new_folder` for one that
-others fill.
+others fill. `file_aside` is a file that comes in parts, which `place` gives a name that nothing has.
 
 Logs that grow in place, `events.jsonl` and shards of tokens, are opened with `open(path, "ab", opener=no_links)`.
 Small files of a folder that may be a stranger's are read with `read_file`.
@@ -18,7 +18,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from io import BufferedReader
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
 # Windows has neither. Without the second, opening a pipe would wait for whoever is at its other end.
@@ -153,6 +153,44 @@ def write_file(path: Path, data: bytes) -> None:
         raise
     flush_folder(path.parent)
     _remove_stale(path)
+
+
+@contextmanager
+def file_aside(path: Path) -> Iterator[BufferedWriter]:
+    """A new file aside of `path`, for the block to fill and to give a name with `place`; it is removed if it has none.
+
+    Raises OSError when the disk refuses.
+    """
+    make_folder(path.parent)
+    aside = path.with_name(f"{_prefix(path)}{_unguessable()}.part")
+    with open(aside, "xb", opener=no_links) as file:
+        try:
+            yield file
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(aside)
+    _remove_stale(path)
+
+
+def place(aside: BufferedWriter, path: Path) -> None:
+    """Gives a file aside its name, once it is on disk; its folder is flushed.
+
+    Raises FileExistsError where something has that name already, even a link, and OSError when the disk refuses; then
+    nothing is there under the name.
+    """
+    if not aside.closed:
+        aside.flush()
+        os.fsync(aside.fileno())
+        aside.close()
+    with open(path, "xb", opener=no_links):  # an empty one, which nobody else can take
+        pass
+    try:
+        os.replace(aside.name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+    flush_folder(path.parent)
 
 
 def leftovers(path: Path) -> Iterator[Path]:

@@ -18,7 +18,7 @@ from nanogrove.decoding.sampling import Sampler, Transform, record_log_probs, re
 from nanogrove.decoding.steering import TOP_K, model_score, reward_augmented, sequence_score
 from nanogrove.decoding.stopping import StopTexts, stop_texts
 from nanogrove.decoding.strategies import strategy_for
-from nanogrove.decoding.streaming import End, Piece, joined, text_pieces
+from nanogrove.decoding.streaming import End, Piece, Step, joined, text_pieces, text_steps
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration import load_calibration
 from nanogrove.evaluate.reward import Reward, RewardModel, checked_reward, load_reward
@@ -164,6 +164,18 @@ class LanguageModel:
         """The answer that `chat` gives to messages, in pieces; see `stream`."""
         asked = chat_prompt(self.tokenizer, messages)
         return self._pieces([asked.ids], tokens, options, asked.end)
+
+    def steps(
+        self, prompt: str | Sequence[Message] = "", tokens: int = 100, **options: Unpack[SteeredOptions]
+    ) -> Generator[Step, None, None]:
+        """The text of `stream`, less the prompt, token by token, each with the model's scores of all tokens.
+
+        Takes and raises what `stream` does, without `speculative` and `lookahead`.
+        """
+        ids, end = (self._prompt(prompt), None) if isinstance(prompt, str) else chat_prompt(self.tokenizer, prompt)
+        reward, beta = options.pop("reward", None), options.pop("beta", BETA)
+        strategy = strategy_for(self.model, self.heads, {}, steered=reward is not None)
+        return text_steps(strategy, self._request([ids], tokens, options, reward, beta, end=end), self.tokenizer)
 
     def _pieces(
         self, prompts: Sequence[list[int]], tokens: int, options: GenerationOptions, end: int | None = None

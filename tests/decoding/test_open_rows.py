@@ -19,6 +19,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "grouped": {"family": "llama", "n_kv_head": 2, "token_shift": True},
     "capped": {"family": "nanochat", "logit_softcap": 9.0},
     "documents": {"family": "llama", "within_documents": True, "document_mark": 3},
+    "coupled": {"position": "coupled", "coupled_tokens": tuple(range(4, 20)), "coupled_start_tokens": (3,)},
 }
 SETTINGS = [
     Sampling(temperature=1.0),

@@ -20,6 +20,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "nanochat": {"zero_init": False},
     "llama-none": {"family": "llama", "position": "none"},
     "llama-shift": {"family": "llama", "token_shift": True},
+    "llama-coupled": {
+        "family": "llama",
+        "position": "coupled",
+        "coupled_tokens": tuple(range(4, 20)),
+        "coupled_start_tokens": (3,),
+    },
     "llama-wide-heads": {"family": "llama", "n_kv_head": 2, "head_size": 12},
 }
 

@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 REFUSED: dict[str, dict[str, Any]] = {
     "documents": {"within_documents": True, "document_mark": 3},
+    "coupled": {"position": "coupled", "coupled_tokens": (1, 2, 4), "coupled_start_tokens": (3,)},
     "head size": {"head_size": 4},
     "width": {"n_embd": 12, "n_head": 1, "n_inner": 16},
     "inner width": {"n_inner": 20},

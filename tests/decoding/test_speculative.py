@@ -31,6 +31,7 @@ FAMILIES: list[dict[str, Any]] = [
     {"family": "gpt2", "token_shift": True},
     {"family": "llama", "within_documents": True, "document_mark": MARK},
     {"family": "gpt2", "token_shift": True, "within_documents": True, "document_mark": MARK},
+    {"position": "coupled", "coupled_tokens": (1, 2, 4, 6), "coupled_start_tokens": (3,)},
 ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nanogrove.data.chat.template import PLAIN
-from nanogrove.data.tokenizer import Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer
+from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer, bpe_tokenizer, byte_tokenizer, character_tokenizer
 from nanogrove.decoding.loop import MIN_TOKENS_TO_PACK
 from nanogrove.decoding.streaming import End
 from nanogrove.errors import DataError, PresetError
@@ -123,6 +123,20 @@ def test_weights_are_packed_while_a_step_computes(lm: LanguageModel, monkeypatch
     list(lm.stream("ab", MIN_TOKENS_TO_PACK, temperature=1.0, min_p=0.01))
     assert seen
     assert all(map(all, seen))
+
+
+@pytest.mark.parametrize("stop", ["", "ca"])
+def test_steps_are_the_text_of_generate_with_the_scores_of_the_model(stop: str, lm: LanguageModel) -> None:
+    options: dict[str, Any] = {"seed": 8, "temperature": 1.5, "top_k": 4, "repetition_penalty": 1.3}
+    options["stop"] = [stop] if stop else []
+    steps = list(lm.steps("ab", 30, **options))
+    (expected,) = lm.continuations(["ab"], 30, **options)
+    assert "".join(step.text for step in steps) == expected.text[2:]
+    assert lm.tokenizer.decode([step.token for step in steps]) == "".join(expected.tokens).removesuffix(END_OF_TEXT)
+    assert [float(step.scores.softmax(-1)[step.token]) for step in steps] == pytest.approx(expected.probabilities, 1e-5)
+    assert [step.end for step in steps[:-1]] == [None] * (len(steps) - 1)
+    assert len(steps) > 3
+    assert steps[-1].end == (("stop" if stop or expected.tokens[-1] == END_OF_TEXT else "length"), 2, len(steps))
 
 
 def test_to_close_a_stream_ends_the_work_at_once(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,3 +222,34 @@ def test_a_survey_tells_apart_what_is_right_and_what_is_common() -> None:
     assert survey.agreement == [1, 1, 0, 0, 0]
     assert survey.vote == [1, 1, 1, 1, 1], "of two that differ, the first"
     assert survey.dissent == pytest.approx([0, 1 / 3])
+    assert survey.votes == [True, True]
+    assert survey.effective == pytest.approx([2, 2, 0, 0, 0])
+
+
+def test_those_vote_who_solve_base_problems() -> None:
+    assert committee.good_at_base([[1.0, 0.9, 1.0], [0.99, 0.9, 0.98]], None) == [True, True, True]
+    assert committee.good_at_base([[1.0, 0.9, 1.0], [0.99, 0.9, 0.98]], 0.99) == [True, False, True]
+    assert committee.good_at_base([[0.2, 0.9, 0.3]], 0.99) == [False, True, True], "a vote needs two"
+    answers: list[list[Answer]] = [["a"], ["b"], ["c"]]
+    assert committee.voting(answers, [True, False, True]) == [["a"], ["c"]]
+    assert committee.voting(answers, None) is answers
+
+
+def test_a_survey_by_reliability_asks_those_who_vote() -> None:
+    """The third voter is wrong at base problems too; with its vote, half of the prompts would have no support."""
+    tasks = corpus()
+    model = voters(tasks, 3)
+
+    def answers(model: GPT, corpus: TaskCorpus, prompts: list[str], difficulty: int, **_: Any) -> list[list[Answer]]:
+        right: list[Answer] = [prompt[:-1] for prompt in prompts]
+        return [right, right, ["0" * difficulty] * len(prompts)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(committee, "decode", answers)
+        survey = committee.survey(model, tasks, 3, 1, support=0.9, minimum=0.99)
+        unanimous = committee.survey(model, tasks, 3, 1)
+    assert survey.votes == [True, True, False]
+    assert survey.agreement == [1, 1, 1, 1]
+    assert survey.vote == [1, 1, 1, 1]
+    assert survey.dissent == [0, 0, 1]
+    assert max(share or 0 for share in unanimous.agreement) < 1

@@ -213,8 +213,10 @@ def test_what_a_page_cannot_compute_is_refused_in_one_line(random_source: Callab
     source = random_source(byte_tokenizer(), **{**SIZES, "vocab_size": 301})
     small = random_source(byte_tokenizer(), **SIZES)
     scalar = replace(source, config=source.config.model_copy(update={"scalar": True}))
+    coupled = replace(source, config=source.config.model_copy(update={"position": "coupled"}))
     for refused, reason in (
         (scalar, "this is a reward model"),
+        (coupled, "a page cannot compute model.position=coupled; write the report without it"),
         (replace(source, tokenizer=spaced), "its rule of splitting text into words has no name there"),
         (replace(source, tokenizer=added), "it adds the token '<script>', which is not special"),
         (replace(small, tokenizer=bpe), "its numbers reach 26., and the model has 257 tokens"),
@@ -229,7 +231,9 @@ def test_every_setting_of_a_model_is_computed_or_refused() -> None:
     by_weights = {"tie_embeddings", "token_shift", "bias", "n_inner"}
     by_sizes = {"n_kv_head", "head_size", "vocab_size"}
     of_training = {"family", "dropout", "init_scale", "zero_init"}
-    accounted = {*browser.READ} | by_weights | by_sizes | of_training | {"scalar"}
+    refused = {"scalar", "coupled", "coupled_starts", "coupled_offset", "coupled_tokens", "coupled_start_tokens"}
+    refused |= {"coupled_ends", "coupled_end_tokens"}
+    accounted = {*browser.READ} | by_weights | by_sizes | of_training | refused
     assert accounted == set(ModelConfig.model_fields)
 
 

@@ -18,7 +18,7 @@ from tests.reports.conftest import HOSTILE, Page
 
 import nanogrove
 from nanogrove.config.overrides import resolve
-from nanogrove.errors import CheckpointError
+from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.exports import model_report
 from nanogrove.record.events import Event
 from nanogrove.reports import page as pages
@@ -57,6 +57,30 @@ def test_one_command_writes_one_page_and_says_its_size_first(llama_run: Path, co
     assert json.loads(model)["tensors"]["embed.weight"]["kind"] == "int8"
     fetching = {"src", "href", "srcset", "action", "background"}
     assert not [(tag, attrs) for tag, attrs in page.tags if fetching & {name for name, _ in attrs}]
+
+
+@pytest.mark.usefixtures("_short_plotly")
+def test_python_writes_the_same_page(llama_run: Path, command: Command) -> None:
+    assert command("report", llama_run, "--with-model", "--weights", "float16").code == 0
+    page = llama_run / "report-with-model.html"
+    by_command = page.read_bytes()
+    page.unlink()
+    assert nanogrove.report(llama_run, with_model="float16") == page
+    assert page.read_bytes() == by_command
+    with pytest.raises(PresetError, match="no such format; formats are float32, float16, int8"):
+        nanogrove.report(llama_run, with_model="int4")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("_short_plotly")
+def test_a_page_says_that_its_grammar_is_left_out(llama_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(llama_run, run)
+    preset = json.loads((run / "preset.json").read_text())
+    (run / "preset.json").write_text(json.dumps(preset | {"data": {"type": "rlm", "v": 129}}))
+    lines: list[str] = []
+    page = Page(model_report.write_model_report(run, "int8", False, lines.append))
+    assert lines[1] == model_report.NO_GRAMMAR
+    assert "Its grammar is too large for a page" in page.text
 
 
 @pytest.mark.usefixtures("_short_plotly")

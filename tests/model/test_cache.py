@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nanogrove.model.cache import Cache, Placement, first_placement
+from nanogrove.model.coupled import CoupledIds
 
 LAWS = settings(derandomize=True, database=None, deadline=None, max_examples=150)
 LAYERS, HEADS, WIDTH, MARK, VOCABULARY = 2, 2, 3, 0, 4
+RUN, START, END = (1,), 3, 2
 
 
 class Lists:
@@ -17,12 +19,18 @@ class Lists:
     def __init__(self, prompts: list[list[int]], mark: int | None, room: int) -> None:
         self.rows: list[list[tuple[int, int]]] = [[] for _ in prompts]  # tokens and their numbers
         self.mark, self.count = mark, 0
+        coupled = CoupledIds(VOCABULARY + 1, RUN, [START], [END], 0)
         like = torch.zeros(1, dtype=torch.float64)
-        self.cache = Cache(LAYERS, len(prompts), HEADS, room, WIDTH, like, mark)
+        self.cache = Cache(LAYERS, len(prompts), HEADS, room, WIDTH, like, mark, coupled)
         longest = max(map(len, prompts))
         tokens = torch.tensor([[*prompt, *[VOCABULARY] * (longest - len(prompt))] for prompt in prompts])
-        placement = first_placement(tokens, mark, like)
+        placement = first_placement(tokens, mark, like, coupled)
         assert placement.previous is None
+        assert placement.ids is not None
+        for row, prompt in enumerate(prompts):
+            assert placement.ids[row, : len(prompt)].tolist() == [
+                coupled_id(prompt[: n + 1]) for n in range(len(prompt))
+            ]
         if placement.mask is not None:
             for row, prompt in enumerate(prompts):
                 for n in range(len(prompt)):
@@ -52,12 +60,14 @@ class Lists:
         placement: Placement = self.cache.place(tokens, candidates)
         assert placement.previous is not None
         assert placement.previous.tolist() == [row[-1][0] for row in self.rows]
-        positions = placement.positions.expand(tokens.shape).tolist()
+        assert placement.ids is not None
+        positions, ids = placement.positions.expand(tokens.shape).tolist(), placement.ids.tolist()
         for row, known in enumerate(self.rows):
             before, new = [token for token, _ in known], tokens[row].tolist()
             for n, token in enumerate(new):
                 read = [*before, token] if candidates else [*before, *new[: n + 1]]
                 assert positions[row][n] == len(read) - 1
+                assert ids[row][n] == coupled_id(read)
                 stored = len(before) + n  # where it lies, which for a candidate is not its position
                 visible = [*range(min(self.begin(read), len(before)), len(read) - 1), stored]
                 if candidates and token == self.mark:
@@ -121,6 +131,20 @@ class Lists:
                 keys = spelled(torch.tensor([[number for _, number in known]]), layer)[0]
                 assert torch.equal(self.cache.keys[layer, row, :, : len(known)], keys)
                 assert torch.equal(self.cache.values[layer, row, :, : len(known)], -keys)
+
+
+def coupled_id(tokens: list[int]) -> int:
+    """The coupled position of the last of a row's tokens: its place among the tokens that form its run."""
+    if tokens[-1] == START:
+        return 1
+    if tokens[-1] == END:
+        return 1 + (coupled_id(tokens[:-1]) if tokens[:-1] and tokens[-2] != END else 0)
+    place = 0
+    for token in reversed(tokens):
+        if token not in RUN:
+            return place + (token == START and place > 0)
+        place += 1
+    return place
 
 
 def spelled(numbers: Tensor, layer: int) -> Tensor:

@@ -24,6 +24,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "nanochat": {"family": "nanochat", "n_head": 2},
     "nanochat, token shift": {"family": "nanochat", "n_head": 2, "token_shift": True, "zero_init": False},
     "nanochat, grouped heads": {"family": "nanochat", "n_head": 6, "n_kv_head": 3, "zero_init": False},
+    "coupled positions": {
+        "family": "llama",
+        "n_head": 2,
+        "position": "coupled",
+        "coupled_tokens": tuple(range(30)),
+        "coupled_start_tokens": (50,),
+        "coupled_offset": 0,
+    },
     "no positions": {"family": "llama", "n_head": 2, "position": "none", "norm": "layernorm", "bias": True},
 }
 

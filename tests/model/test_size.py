@@ -14,6 +14,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     *({"family": name} for name in FAMILIES if name != "qwen3"),
     {"scalar": True, "within_documents": True},
     {"memory_tokens": 2, "memory_segment": 8},
+    {"position": "coupled", "coupled_offset": 5},
     {"token_shift": True, "embed_norm": True, "qk_norm": True, "n_kv_head": 1, "tie_embeddings": False},
     {"family": "llama", "n_kv_head": 1, "head_size": 12, "qk_norm": True, "bias": True},
 )
@@ -23,7 +24,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize("population", [None, 3])
 def test_names_shapes_and_count_are_those_of_the_model(options: dict[str, Any], population: int | None) -> None:
     config = ModelConfig(vocab_size=11, block_size=16, n_layer=3, n_head=2, n_embd=16, **options)
-    model = GPT(config.model_copy(update={"document_mark": 0}), population)
+    model = GPT(config.model_copy(update={"document_mark": 0, "coupled_tokens": (1, 2)}), population)
     assert parameter_shapes(config, population) == {name: tuple(t.shape) for name, t in model.state_dict().items()}
     assert parameter_count(config) == model.parameter_count()
     assert flops_per_token(config) == model.flops_per_token(config.block_size)

@@ -198,3 +198,20 @@ def test_tokens_of_another_grammar_are_refused() -> None:
         model.next_token_log_probs(torch.full((2, 9), 4))
     with pytest.raises(DataError, match=r"4\^27 sequences are too many"):
         RandomHierarchyModel(4, 2, 3, 3).bayes_loss_exact()
+
+
+@pytest.mark.parametrize(("v", "m", "s", "L"), SMALL)
+def test_a_prefix_has_the_predictions_of_whole_sequences(v: int, m: int, s: int, L: int) -> None:  # noqa: N803
+    model = RandomHierarchyModel(v, m, s, L, seed_rules=v)
+    tokens = torch.cat([model.sample(3), torch.randint(v, (9, model.T), generator=torch.Generator().manual_seed(1))])
+    for sequence, distributions in zip(tokens.tolist(), model.next_token_distributions(tokens), strict=True):
+        prefix = tree.Prefix(model)
+        for token, expected in zip(sequence, distributions, strict=True):
+            given = prefix.next_distribution()
+            assert (given is None) == (not expected.any())
+            assert given is None or given.numpy() == pytest.approx(expected.numpy(), abs=1e-12)
+            prefix.append(token)
+        assert prefix.next_distribution() is None
+    outside = tree.Prefix(model)
+    outside.append(v)
+    assert outside.next_distribution() is None

@@ -352,3 +352,15 @@ def test_other_requests_that_are_refused() -> None:
             model.pair_entropy(position)
     with pytest.raises(DataError, match=r"position is 8; give 0..7"):
         model.symbol_entropy(8)
+
+
+def test_a_prefix_has_the_predictions_of_whole_sequences() -> None:
+    model = RandomLanguageModel(5, 3, 1.5, seed_rules=2)
+    tokens = model.sample(4)
+    for sequence, distributions in zip(tokens.tolist(), model.next_token_distributions(tokens), strict=True):
+        prefix = tree.Prefix(model)
+        for token, expected in zip(sequence, distributions, strict=True):
+            given = prefix.next_distribution()
+            assert given is not None
+            assert given.numpy() == pytest.approx(expected.numpy(), abs=1e-12)
+            prefix.append(token)

@@ -74,6 +74,11 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a wider model": (lambda f: with_config(f, n_embd=10**6), "the configuration asks for"),
     "more layers": (lambda f: with_config(f, n_layer=2000), "weight blocks.10.attention.out.bias is missing"),
     "documents without a mark": (lambda f: with_config(f, within_documents=True), "document_mark is not"),
+    "coupled positions of no tokens": (lambda f: with_config(f, position="coupled"), "coupled_tokens are not set"),
+    "coupled positions outside of the vocabulary": (
+        lambda f: with_config(f, position="coupled", coupled_tokens=[10**9]),
+        "name a token outside of the",
+    ),
     "another setting": (lambda f: with_config(f, auto_map={}), "config.json: auto_map is no setting of a model"),
     "whole numbers": (lambda f: with_tensors(f, norm__bias=torch.zeros(16, dtype=torch.int64)), "bias holds int64"),
     "a weight more": (lambda f: with_tensors(f, more=torch.zeros(1)), "weight more is (1,), and the configuration"),

@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from nanogrove.config.overrides import resolve
 from nanogrove.record.events import Event
+from nanogrove.studies.compare import compared_runs
+from nanogrove.studies.plan import Plan, PlannedArm
+from nanogrove.studies.settings import read_settings
 from nanogrove.ui.app import Pages, application
 from nanogrove.ui.index import Index
 
@@ -57,3 +61,24 @@ def browser(tmp_path: Path) -> Browser:
 def pages(tmp_path: Path) -> Pages:
     """The pages of `tmp_path`."""
     return application(Index(tmp_path), SECRET)[1]
+
+
+def write_study(folder: Path, preset: dict[str, Any], losses: dict[str, list[float]], **settings: Any) -> Path:
+    """The folder of a planned study of arms, each with the losses of its finished runs by seed."""
+    arms = [{"name": arm, "overrides": [f"optimizer.lr={0.01 * n}"]} for n, arm in enumerate(losses, 1)]
+    study = read_settings({"preset": preset, "arms": arms, "seeds": 6, **settings}, "the study")
+    numbers = dict(zip(("steps", "short", "long", "all_steps"), [4] * 4, strict=True))
+    pinned = {arm["name"]: resolve(preset, arm["overrides"]).model_dump(mode="json") for arm in arms}
+    planned = [
+        PlannedArm(arm=arm, requested=values, preset=values, flops=1e6, **numbers) for arm, values in pinned.items()
+    ]
+    plan = Plan(study=study.model_dump(mode="json"), measure="loss", split="validation", machine={}, arms=planned)
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text(study.model_dump_json())
+    (folder / "plan.json").write_text(plan.model_dump_json())
+    for run in compared_runs(plan, max(map(len, losses.values()))):
+        if run.seed < len(losses[run.way.arm]):
+            loss = losses[run.way.arm][run.seed]
+            end = Event("end", 4, {"loss": loss, "best_step": 4}, {"seconds": 60.0})
+            write_run(folder / run.folder, evaluation(4, loss), end, steps=4, **run.preset.model_dump(mode="json"))
+    return folder

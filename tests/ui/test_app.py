@@ -1,6 +1,5 @@
 """The pages as a browser gets them: the report's own sections, notes, damaged runs, hostile text."""
 
-import asyncio
 import json
 import random
 import re
@@ -16,9 +15,6 @@ from nanogrove.config.overrides import resolve
 from nanogrove.record.events import Event
 from nanogrove.record.reading import read_run
 from nanogrove.reports.report import drawn_sections
-from nanogrove.ui import live
-from nanogrove.ui.live import changes, stamp_of
-from nanogrove.ui.processes import Processes
 
 HOSTILE = ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "{{7*7}}", "&lt;b&gt;"]
 HOSTILE += ["\"'><svg/onload=alert(1)>", "' onfocus=alert(1) x='", '" onfocus=alert(1) x="', "</textarea><b>"]
@@ -143,81 +139,3 @@ def test_hostile_text_stays_text(browser: Browser, tmp_path: Path) -> None:
         elements = Elements("".join(page.text for page in pages)).seen
         assert {tag for tag, _ in elements} <= known
         assert not {each for _, names in elements for each in names if each.startswith("on")}
-
-
-def streamed(run: Path, seen: str, count: int, between: Any = lambda: None) -> list[Any]:
-    """The first messages of the stream of a run."""
-
-    async def collect() -> list[Any]:
-        messages = list[Any]()
-        stream = changes(run, "a", seen, Processes(), lambda: False)
-        async for event in stream:
-            if event.startswith(b"event"):
-                messages.append(json.loads(event.partition(b"data: ")[2]))
-                if len(messages) == count:
-                    break
-                between()
-        await stream.aclose()  # type: ignore[attr-defined]
-        return messages
-
-    return asyncio.run(asyncio.wait_for(collect(), 10))
-
-
-def test_a_record_that_grows_or_is_cut_back_is_drawn_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(live, "SHARE", 0.0)
-    run = write_run(tmp_path / "a", step(1), step(2))
-    record, contents = run / "events.jsonl", iter([[step(n) for n in (1, 2, 3)], [step(1)]])
-    start = record.read_bytes().partition(b"\n")[0] + b"\n"
-
-    def change() -> None:
-        record.write_bytes(start + "".join(event.line() for event in next(contents)).encode())
-
-    first, grown, cut = streamed(run, stamp_of(run), 3, change)
-    assert first["order"] is None
-    assert list(first["sections"]) == ["status"]
-    assert "2 of 10 steps" in first["sections"]["status"]
-    assert grown["order"] == ["overview", "status", "curves", "preset", "machine"][: len(grown["order"])]
-    assert "3 steps" in grown["sections"]["overview"]
-    assert "1 of 10 steps" in cut["sections"]["status"]
-    assert "1 steps" in cut["sections"]["overview"]
-    assert "preset" not in cut["sections"]  # which is the same
-
-
-def test_a_drawing_takes_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = write_run(tmp_path / "a", step(1))
-    clock, drawn, pauses = [0.0], list[float](), list[float]()
-
-    async def sleep(seconds: float) -> None:
-        clock[0] += seconds
-        pauses.append(seconds)
-        (run / "events.jsonl").write_bytes((run / "events.jsonl").read_bytes() + step(len(pauses) + 1).line().encode())
-
-    def draw(run: Path, key: str) -> tuple[dict[str, str], float]:
-        drawn.append(clock[0])
-        return {}, 0.1
-
-    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(live.asyncio, "sleep", sleep)
-    monkeypatch.setattr(live, "_drawn", draw)
-
-    async def watch() -> None:
-        async for _ in changes(run, "a", "", Processes(), lambda: len(pauses) > 20):
-            pass
-
-    asyncio.run(watch())
-    assert drawn == [0.0, 5.0, 10.0, 15.0, 20.0]
-
-
-def test_the_end_of_a_run_is_drawn_without_delay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(live, "SHARE", 1e9)
-    run = write_run(tmp_path / "a", step(1))
-
-    def end() -> None:
-        with (run / "events.jsonl").open("a") as record:
-            record.write(Event("end", 2, {"loss": 1.25}, {"seconds": 1.0}).line())
-
-    _, last = streamed(run, "", 2, end)
-    assert "1.2500" in last["sections"]["overview"]
-    assert "finished" in last["sections"]["status"]

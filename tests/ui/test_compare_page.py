@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.ui.conftest import Browser, evaluation, step, write_run
+from tests.conftest import Tiny
+from tests.ui.conftest import Browser, evaluation, step, write_run, write_study
 
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.record.events import Event
@@ -81,9 +82,61 @@ def test_what_cannot_be_compared_is_said_and_the_others_are_drawn(page: Any, tmp
     assert "No run is chosen" in page("")
 
 
-def test_a_floor_that_all_runs_share_is_drawn(browser: Browser, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        values = {"split": "validation", "loss": 2.0, "bayes_loss": 1.5, "seen": 64}
-        write_run(tmp_path / "runs" / name, Event("eval", 1, values), Event("eval", 2, values | {"seen": 128}))
-    lines = spec(browser().get("/compare?run=a&run=b").text)["lines"]
-    assert (lines[-1]["style"], lines[-1]["x"], lines[-1]["y"]) == ("reference", [64, 128], [1.5, 1.5])
+def with_floor(path: Path, *figures: tuple[int, float], **preset: Any) -> None:
+    """A run of a grammar with evaluations of these steps and best possible losses."""
+    values = {"split": "validation", "loss": 2.0}
+    write_run(path, *(Event("eval", n, values | {"bayes_loss": best, "seen": 64 * n}) for n, best in figures), **preset)
+
+
+def references(page: str) -> list[tuple[str, list[float], list[float]]]:
+    return [(each["name"], each["x"], each["y"]) for each in spec(page)["lines"] if each["style"] == "reference"]
+
+
+def test_the_best_possible_figure_is_drawn_once_or_for_each_grammar(browser: Browser, tmp_path: Path) -> None:
+    runs, client = tmp_path / "runs", browser()
+    for name, floor, seed in (("a", 1.5, 0), ("b", 1.5, 1), ("c", 0.5, 0)):
+        with_floor(runs / name, (1, floor), (2, floor), seed=seed, model={"n_layer": len(name)}, data={"v": floor})
+    with_floor(runs / "moved", (1, 0.7), (2, 0.8))
+    write_run(runs / "none", evaluation(4, 2.0))
+    shared = client.get("/compare?run=a&run=b").text
+    assert references(shared) == [("best", [64, 128], [1.5, 1.5])]
+    each = client.get("/compare?run=a&run=b&run=c&run=none&run=moved").text
+    assert references(each) == [
+        ("best: a and 1 more", [64, 128], [1.5, 1.5]),
+        ("best: c", [64, 128], [0.5, 0.5]),
+        ("best: moved", [64, 128], [0.7, 0.8]),
+    ]
+    grouped = spec(client.get("/compare?run=a&run=b&run=c&over=seed&over=data.v").text)["lines"]
+    assert (grouped[1]["name"], grouped[1]["low"], grouped[1]["high"]) == ("best", [0.5, 0.5], [1.5, 1.5])
+
+
+def test_best_possible_figures_that_are_too_many_are_said(browser: Browser, tmp_path: Path) -> None:
+    for n in range(9):
+        with_floor(tmp_path / "runs" / f"{n}", (1, 1.0 + n))
+    page = browser().get("/compare", params={"run": [f"{n}" for n in range(9)]}).text
+    assert references(page) == []
+    assert "best possible figures of these lines are 9, too many to draw" in page
+
+
+def test_the_runs_of_a_study_are_compared_and_its_verdict_is_said(browser: Browser, tiny: Tiny, tmp_path: Path) -> None:
+    slow = [2.0, 2.1, 2.2, 2.05, 2.15, 2.25]
+    losses = {"slow": slow, "fast": [loss - 0.5 - n / 1000 for n, loss in enumerate(slow)]}
+    write_study(tmp_path / "runs" / "rates", tiny(), losses)
+    write_study(tmp_path / "runs" / "begun", tiny(), {"slow": slow[:2], "fast": slow[:2]})
+    write_run(tmp_path / "runs" / "alone", evaluation(4, 2.0))
+    client = browser()
+    page = client.get("/compare?study=rates").text
+    assert [line["name"] for line in spec(page)["lines"]] == ["optimizer.lr=0.01: 6 runs", "optimizer.lr=0.02: 6 runs"]
+    assert page.count('name="run" value="rates/runs/') == 12
+    verdict = re.search(r"<b>fast</b> is better than slow by 0\.5025.*?</li>", page)
+    assert verdict is not None
+    assert "95 % interval 0.5" in verdict[0]
+    assert '<a href="/study?name=rates">study <bdi>rates</bdi></a>' in verdict[0]
+    page = client.get("/compare?run=begun/runs/slow/seed-0&run=alone").text
+    assert "which is under way: 4 of 12 runs are finished" in page
+    assert "What studies" not in client.get("/compare?run=alone").text
+    (tmp_path / "runs" / "rates" / "plan.json").write_text("{}")
+    page = client.get("/compare?study=rates&run=rates/runs/fast/seed-0&study=none").text
+    assert "plan.json: damaged" in page
+    assert "none: no study is here" in page
+    assert len(spec(page)["lines"]) == 1

@@ -3,10 +3,14 @@
 import asyncio
 import json
 import re
+import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from starlette.testclient import TestClient
 from tests.conftest import Command, Tiny
 from tests.ui.conftest import ADDRESS, SECRET, write_run
@@ -15,14 +19,19 @@ from nanogrove.config.overrides import resolve
 from nanogrove.data.chat.conversations import Message
 from nanogrove.decoding.sampling import Sampling
 from nanogrove.errors import PresetError, RunError
-from nanogrove.language_model import LanguageModel, load
+from nanogrove.evaluate.reward import RewardConfig
+from nanogrove.language_model import LanguageModel, from_checkpoint, load
+from nanogrove.model.gpt import GPT
+from nanogrove.model.members import unstack
 from nanogrove.runs.train import train
-from nanogrove.serve.engine import Engine
-from nanogrove.ui import models
+from nanogrove.synthetic.corpus import RHMConfig
+from nanogrove.train.checkpoint import load_latest
+from nanogrove.ui import exact, models
 from nanogrove.ui.app import Pages, application
+from nanogrove.ui.asked import Asked, Side, Steering, asked_of
 from nanogrove.ui.index import Index
 from nanogrove.ui.play_page import SLIDERS
-from nanogrove.ui.writing import Asked, Side, Writer, asked_of
+from nanogrove.ui.writing import Writer
 
 
 @pytest.fixture(scope="module")
@@ -122,22 +131,156 @@ def test_a_run_that_chats_answers_messages(tiny: Tiny, tmp_path: Path) -> None:
     assert "end with one of the user" in events_of(client, {**wanted(), "sides": [side]})[-1]["problem"]
 
 
-OTHERWISE: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({"auxiliary": {"enable_value": True, "enable_dynamics": True}}, {"lookahead": 2}),
-    ({"model": {"memory_tokens": 2, "memory_segment": 8}}, {}),
+def client_of(runs: Path) -> TestClient:
+    """A browser that has been let in."""
+    app, _ = application(Index(runs), SECRET)
+    client = TestClient(app, base_url=ADDRESS, headers={"Origin": ADDRESS})
+    client.get(f"/?key={SECRET}")
+    return client
+
+
+REWARDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"kind": "terms", "of": "old, sun=-3", "beta": 9}, {"terms": {"old": 1, "sun": -3}}),
+    ({"kind": "pattern", "of": "[aeo]$"}, {"pattern": "[aeo]$"}),
+    ({"kind": "length", "of": "12", "beta": -2.5}, {"length": 12}),
 ]
 
 
-@pytest.mark.parametrize(("sections", "options"), OTHERWISE, ids=["lookahead", "memory"])
-def test_what_is_not_decoded_plainly_is_written_too(
+@pytest.mark.parametrize(("steering", "reward"), REWARDS)
+def test_a_reward_steers_as_in_python(
+    client: TestClient, runs: Path, steering: dict[str, Any], reward: dict[str, Any]
+) -> None:
+    events = events_of(client, wanted("a", tokens=12, steering=steering, sampling={"top_k": 5}))
+    function = RewardConfig.model_validate(reward).find(allow_code=False)
+    lm, beta = load(runs / "a"), steering.get("beta", 5.0)
+    text = lm.generate("The sun", 12, seed=3, reward=function, beta=beta, top_k=5)
+    assert "The sun" + text_of(events) == text
+    if "pattern" in reward:  # to the others most tokens of one character are alike
+        assert text != lm.generate("The sun", 12, seed=3, top_k=5)
+    tokens = [event["token"] for event in events if "token" in event]
+    assert tokens == lm.continuations(["The sun"], 12, seed=3, reward=function, beta=beta, top_k=5)[0].tokens
+
+
+def test_words_have_weights() -> None:
+    reward = Steering(kind="terms", of=" old, sun = -3,a=b=.5").reward()
+    assert reward(["an old sun", "Old", "sunny", "a=b"]) == [-2, 1, 0, 0.5]
+
+
+def test_a_reward_model_that_is_a_run_steers(tiny: Tiny, runs: Path, tmp_path: Path, command: Command) -> None:
+    root = tmp_path / "runs"
+    shutil.copytree(runs / "a", root / "a")
+    rows = [{"text": "The sun" + " walks" * (n // 9) + " over" * (n % 9), "reward": n % 9} for n in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = str(root / "a" / "checkpoints" / "best" / "tokenizer.json")
+    data = {"type": "rewarded", "path": str(tmp_path / "rows.jsonl"), "tokenizer": tokenizer}
+    preset = {**tiny(model={"scalar": True, "block_size": 64}, train={"steps": 2}), "data": data}
+    for _ in train(resolve({**preset, "method": {"name": "reward_model"}}), root / "judge"):
+        pass
+    client = client_of(root)
+    page = client.get("/try?name=a").text
+    assert '<option value="run:judge">' in page
+    assert '<option value="judge">' not in page, "what writes nothing stands beside no run"
+    steering = {"kind": "run", "of": "judge", "beta": 30}
+    text = "The sun" + text_of(events_of(client, wanted("a", tokens=9, steering=steering)))
+    done = command(
+        "generate", root / "a", "The sun", "--tokens", 9, "--seed", 3, "--reward", root / "judge", "--beta", 30
+    )
+    assert done.out == text + "\n"
+    (problem,) = [
+        e["problem"] for e in events_of(client, wanted("a", steering=steering | {"of": "a"})) if "problem" in e
+    ]
+    assert "is not a reward model" in problem
+
+
+def test_a_grammar_is_beside_its_model(tmp_path: Path, tiny: Tiny) -> None:
+    """The exact probabilities are those of all derivations of the tokens before, and both divergences those of them."""
+    data = {"type": "rhm", "v": 4, "m": 2, "s": 2, "L": 2, "held_out": 8, "targets": "all"}
+    for _ in train(resolve({**tiny(train={"steps": 2}), "data": data}), tmp_path / "a"):
+        pass
+    client, lm = client_of(tmp_path), load(tmp_path / "a")
+    events = events_of(client, wanted("a", prompt="", tokens=6, sampling={"temperature": 2.0}))
+    new = [event for event in events if "token" in event]
+    grammar = RHMConfig.model_validate(data).grammar()
+    every = torch.cartesian_prod(*[torch.arange(4)] * 4)
+    chances = grammar.next_token_log_probs(every).sum(1).exp()
+    ids, defined = list[int](), 0
+    for event in new:
+        before = (every[:, : len(ids)] == torch.tensor(ids, dtype=torch.int64)).all(1) if len(ids) < 4 else chances > 1
+        chance = torch.zeros(4, dtype=torch.float64)
+        if len(ids) < 4:
+            chance.index_add_(0, every[before, len(ids)], chances[before])
+        if chance.sum() > 0:
+            defined += 1
+            p = chance / chance.sum()
+            with torch.no_grad():
+                q = lm.model(torch.tensor([[lm.tokenizer.end, *ids]]))[0, -1].double().softmax(-1)
+            shown = {name: (ours, theirs) for name, ours, theirs in event["exact"]}
+            assert shown == {
+                name: pytest.approx((float(q[int(name)]), float(p[int(name)])), abs=2e-6) for name in "0123"
+            } | {name: pytest.approx((float(q[4]), 0), abs=2e-6) for name in shown.keys() - set("0123")}
+            on, possible = p > 0, q[:4][p > 0].sum()
+            ours = q[:4][on] / possible
+            assert event["kl"] == pytest.approx(float((ours * (ours / p[on]).log()).sum()), abs=1e-5)
+            assert event["excess"] == pytest.approx(float((p[on] * (p[on] / q[:4][on]).log()).sum()), abs=1e-5)
+            assert event["impossible"] == pytest.approx(float(1 - possible), abs=1e-5)
+        else:
+            assert event["exact"] is None
+        ids.append(lm.tokenizer.end if event["token"].startswith("<") else int(event["token"]))
+    assert defined > 1
+
+
+def test_a_grammar_of_too_many_rules_is_left_out_with_a_word(
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = {"type": "rlm", "v": 3, "L": 1, "held_out": 4}
+    for _ in train(resolve({**tiny(train={"steps": 1}), "data": data}), tmp_path / "a"):
+        pass
+    monkeypatch.setattr(exact, "MOST_RULES", 26)
+    events = events_of(client_of(tmp_path), wanted("a", prompt="", tokens=2))
+    assert [event["note"] for event in events if "note" in event] == [exact.TOO_LARGE]
+    assert not any("exact" in event for event in events)
+
+
+def test_the_members_of_a_run_vote(tmp_path: Path, tiny: Tiny) -> None:
+    method: dict[str, Any] = {"name": "evolve", "population_size": 3, "generations": 1, "steps_per_generation": 2}
+    method |= {"replaced": 0.34, "parents": 0.34, "noise": 0.5, "significance": None}
+    preset = tiny(evaluate={"every": 2}, save={"every": 2}, train={"steps": None}, model={"block_size": 32})
+    for _ in train(resolve({**preset, "method": method}), tmp_path / "a"):
+        pass
+    events = events_of(client_of(tmp_path), wanted("a", tokens=8, stop=["q"]))
+    checkpoint, _ = load_latest(tmp_path / "a" / "checkpoints")
+    assert checkpoint is not None
+    ids = checkpoint.tokenizer.encode("The sun")
+    new, texts, nexts = [event["token"] for event in events if "token" in event], list[str](), list[list[str]]()
+    read = [*ids, *(checkpoint.tokenizer.encode("".join(new[:-1])) if len(new) > 1 else [])]
+    for member in range(3):
+        voter = from_checkpoint(replace(checkpoint, model=unstack(checkpoint.model, member)))
+        texts.append(voter.generate("The sun", 8, temperature=0, stop="q").removeprefix("The sun"))
+        with torch.no_grad():
+            likeliest = voter.model(torch.tensor([read]))[0, len(ids) - 1 :].argmax(-1)
+        nexts.append([checkpoint.tokenizer.decode([token]) for token in likeliest.tolist()])
+    assert events[-1]["voters"] == 3
+    assert {text: count for count, text in events[-1]["votes"]} == Counter(texts)
+    (ballots,) = [event["ballots"] for event in events if "ballots" in event]
+    assert [dict(each) for each in ballots] == [Counter(given) for given in zip(*nexts, strict=True)]
+    assert [event["voting"] for event in events if "voting" in event][-1] == 1.0
+
+
+OTHERWISE: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"auxiliary": {"enable_value": True, "enable_dynamics": True}}, {"lookahead": 2}),
+    ({"auxiliary": {"enable_multi_token": True}}, {"speculative": True}),
+    ({"model": {"memory_tokens": 2, "memory_segment": 8}}, {}),
+    ({}, {"stop": ["e"], "precision": "int8"}),
+]
+
+
+@pytest.mark.parametrize(("sections", "options"), OTHERWISE, ids=["lookahead", "speculative", "memory", "stop"])
+def test_other_ways_to_decode_write_what_generate_writes(
     sections: dict[str, Any], options: dict[str, Any], tiny: Tiny, tmp_path: Path
 ) -> None:
     for _ in train(resolve(tiny(train={"steps": 2}, **sections)), tmp_path / "runs" / "a"):
         pass
-    app, _ = application(Index(tmp_path / "runs"), SECRET)
-    client = TestClient(app, base_url=ADDRESS, headers={"Origin": ADDRESS})
-    client.get(f"/?key={SECRET}")
-    events = events_of(client, wanted("a", tokens=12, **options))
+    events = events_of(client_of(tmp_path / "runs"), wanted("a", tokens=12, **options))
     assert "The sun" + text_of(events) == load(tmp_path / "runs" / "a").generate("The sun", 12, seed=3, **options)
     assert events[-1]["end"] in ("length", "stop")
 
@@ -151,6 +294,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (wanted("../outside"), "no run is here"),
     (wanted(), "sides: must be 1 or more entries long"),
     (wanted("a", "b", "a"), "sides: must be 2 entries long at most"),
+    (wanted("a", precision="float8"), "precision: must be 'auto', 'float32', 'bfloat16' or 'int8'"),
+    (
+        wanted("a", steering={"kind": "function", "of": "os:getcwd"}),
+        "kind: must be 'terms', 'pattern', 'length' or 'run'",
+    ),
+    (wanted("a", steering={"kind": "terms", "of": " "}), "the terms of the reward is empty; fill it in"),
+    (wanted("a", steering={"kind": "terms", "of": "a=b"}), "'a=b' is not a word with a weight"),
+    (wanted("a", steering={"kind": "terms", "of": "good, =1"}), "'=1' is not a word with a weight"),
+    (wanted("a", steering={"kind": "pattern", "of": "("}), "pattern '(' is not a regular expression"),
+    (wanted("a", steering={"kind": "pattern", "of": "(a+)+$"}), "it may take forever"),
+    (wanted("a", steering={"kind": "length", "of": "-3"}), "the length of the reward is '-3'; give a whole number"),
+    (wanted("a", steering={"kind": "run", "of": "../judge"}), "no run is here"),
 ]
 
 
@@ -183,8 +338,8 @@ def test_a_page_that_goes_ends_the_work(runs: Path, monkeypatch: pytest.MonkeyPa
     """No more than the step under way is computed, and the next text is not kept waiting."""
     pages = Pages(Index(runs))
     steps = list[int]()
-    step = Engine.step
-    monkeypatch.setattr(Engine, "step", lambda engine: steps.append(1) or step(engine))  # type: ignore[func-returns-value]
+    logits = GPT.logits
+    monkeypatch.setattr(GPT, "logits", lambda model, *given: steps.append(1) or logits(model, *given))  # type: ignore[func-returns-value]
     writers = [Writer(Side(run="a"), runs / "a")]
 
     async def leave() -> None:

@@ -4,6 +4,9 @@ from nanogrove.record.listing import Listed
 from nanogrove.ui.index import Entry, Lab
 from nanogrove.ui.notes import Notes
 from nanogrove.ui.run_list import SHOWN_RUNS, SORTS, asked_of, chosen, list_page
+from nanogrove.ui.studies import Study
+
+ENDED = ("finished", "diverged", "stopped")
 
 
 def entry(name: str, notes: Notes | None = None, **values: object) -> Entry:
@@ -42,6 +45,26 @@ def test_a_search_means_each_of_its_words() -> None:
 
 def test_words_that_mean_nothing_are_left_out() -> None:
     assert asked_of({"sort": "<b>", "order": "x", "search": " a  b "}) == asked_of({"search": "a b"})
+
+
+def test_all_runs_that_a_search_means_are_chosen_by_one_box() -> None:
+    lab = Lab({f"{n}": entry(f"{n}") for n in range(60)}, {})
+    page = list_page(lab, asked_of({"search": "1"}), "/x", 0.0)
+    assert '<input type="checkbox" id="all" data-most="15"> Choose all 15 runs</label>' in page
+    assert 'data-most="50"> Choose the first 50 of 60 runs</label>' in list_page(lab, asked_of({}), "/x", 0.0)
+    assert 'id="all"' not in list_page(lab, asked_of({"search": "55"}), "/x", 0.0)
+
+
+def test_studies_are_found_by_what_is_listed_of_them() -> None:
+    runs = {f"s/runs/a/seed-{n}": entry(f"s/runs/a/seed-{n}", state=state) for n, state in enumerate(ENDED)}
+    study = Study("s", ("wide",), "loss", notes=Notes(tags=["Odd"]))
+    lab = Lab(runs, {"s": study, "t": Study("t", damage="study.json is damaged")})
+    page = list_page(lab, asked_of({"search": "odd wide"}), "/x", 0.0)
+    assert '<a href="/study?name=s"><bdi>s</bdi></a>' in page
+    assert '<a href="/compare?study=s"' in page
+    assert "<bdi>2</bdi>" in page  # of its runs have ended, before there are results
+    assert "study?name=t" not in page
+    assert "damaged: study.json is damaged" in list_page(lab, asked_of({"search": "damaged"}), "/x", 0.0)
 
 
 def test_an_empty_folder_says_what_to_do() -> None:

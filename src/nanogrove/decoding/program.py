@@ -42,7 +42,8 @@ def one_token(model: GPT, rows: int) -> OneToken | None:
     odd = any(width % WIDE for width in (config.n_embd, config.head_width, config.inner_size))
     unpacked = any(module.panels is None for module in modules if isinstance(module, Linear))
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
-    return None if config.mark is not None or odd or unpacked or hooked else OneToken(model, rows)
+    by_text = config.mark is not None or config.position == "coupled"  # attention or positions depend on tokens
+    return None if by_text or odd or unpacked or hooked else OneToken(model, rows)
 
 
 def _block(program: Program, block: Block, x: Tensor, layer: int, rotary: Tensor | None) -> None:

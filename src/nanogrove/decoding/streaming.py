@@ -6,9 +6,11 @@ close the generator ends the work at once.
 
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.decoding.loop import Request, Sequences, Strategy, growing
@@ -31,6 +33,18 @@ class Piece(NamedTuple):
 
     row: int
     text: str
+    end: End | None
+
+
+class Step(NamedTuple):
+    """A new token of a single text, what it makes certain, the scores `[V]` it was chosen by, and how the text ended.
+
+    The scores are the model's, before anything that steers or cuts.
+    """
+
+    token: int
+    text: str
+    scores: Tensor
     end: End | None
 
 
@@ -75,6 +89,30 @@ def text_pieces(strategy: Strategy, request: Request, tokenizer: Tokenizer) -> G
                 return
     for row in texts:  # where no tokens were asked for
         yield Piece(row, "", End("length", lengths[row], 0))
+
+
+def text_steps(strategy: Strategy, request: Request, tokenizer: Tokenizer) -> Generator[Step, None, None]:
+    """The text of a single row token by token, by a strategy that asks its sampler once for each; see `text_pieces`."""
+    scores = torch.empty(0)
+
+    def record(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        nonlocal scores
+        scores = logits[0]
+        return logits
+
+    sampler = replace(request.sampler, transforms=[record, *request.sampler.transforms])
+    pieces, prompt_tokens, count = TextPieces(tokenizer, request.stop_texts), int(request.row_lengths()[0]), 0
+    with closing(stream(strategy, replace(request, sampler=sampler))) as steps:
+        for ((_, [token]),) in steps:
+            count += 1
+            text, end = pieces.take([token]), None
+            stopped = pieces.stopped or token in request.stop
+            if stopped or count == request.new_tokens:
+                text += pieces.rest()
+                end = End("stop" if stopped else "length", prompt_tokens, count)
+            yield Step(token, text, scores, end)
+            if end is not None:
+                return
 
 
 def joined(prompt: str, pieces: Generator[Piece, None, None]) -> Generator[str, None, End | None]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nanogrove.decoding.plain import generate
 from nanogrove.decoding.sampling import temperature as divided_by
+from nanogrove.evaluate import reliability
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
 from nanogrove.synthetic.examples import Answer, TaskCorpus
@@ -28,7 +29,7 @@ VOTE_TOLERANCE = 0.01  # .67 of three voters are two
 
 
 class Labels(NamedTuple):
-    """One answer per prompt: `answers [N]`, and `support [N]`, the share of voters who gave it."""
+    """One answer per prompt: `answers [N]`, and `support [N]`, the share of voters who gave it or its probability."""
 
     answers: list[Answer]
     support: list[float]
@@ -115,12 +116,36 @@ def elect(answers: Sequence[Sequence[Answer]], vote: bool = True) -> Labels:
     return labels
 
 
-def agreement(answers: Sequence[Sequence[Answer]]) -> float | None:
-    """The share of prompts to which all voters give one answer, `[P][N]` → 0 to 1; None for a single voter."""
+def elect_by_reliability(answers: Sequence[Sequence[Answer]]) -> Labels:
+    """One label per prompt from `answers [P][N]`: the likeliest to be right, whose probability is its support.
+
+    An answer that one voter gives alone has none, however reliable that voter looks.
+    """
+    voters, labels = reliability.estimate(answers), Labels([], [])
+    for given in zip(*answers, strict=True):
+        answer, support = reliability.label(given, voters)
+        labels.answers.append(answer)
+        labels.support.append(support if given.count(answer) > 1 else 0.0)
+    return labels
+
+
+def agreement(answers: Sequence[Sequence[Answer]], support: float | None = None) -> float | None:
+    """The share of prompts on which voters agree, `[P][N]` → 0 to 1; None for a single voter.
+
+    They do where all give one answer, or where one is right with a probability of at least `support`, if given.
+    """
     if len(answers) < 2:
         return None
+    if support is not None:
+        agreed = supported(elect_by_reliability(answers), support, 0.0)
+        return sum(agreed) / max(len(agreed), 1)
     same = [given[0] is not None and len(set(given)) == 1 for given in zip(*answers, strict=True)]
     return sum(same) / max(len(same), 1)
+
+
+def voting(answers: Sequence[Sequence[Answer]], votes: Sequence[bool] | None) -> Sequence[Sequence[Answer]]:
+    """The answers of those voters whose `votes [P]` count; of all where None."""
+    return answers if votes is None else [given for given, counts in zip(answers, votes, strict=True) if counts]
 
 
 # Filters: which labels to keep.
@@ -144,9 +169,9 @@ def of_usual_length(labels: Labels, prompts: Sequence[str], margin: int) -> list
     ]
 
 
-def supported(labels: Labels, vote: float) -> list[bool]:
-    """Which labels at least a share `vote` of the voters gave, to a hundredth."""
-    return [share > 0 and share >= vote - VOTE_TOLERANCE for share in labels.support]
+def supported(labels: Labels, vote: float, tolerance: float = VOTE_TOLERANCE) -> list[bool]:
+    """Which labels have a support of at least `vote`, less a `tolerance`."""
+    return [share > 0 and share >= vote - tolerance for share in labels.support]
 
 
 def self_consistent(
@@ -193,12 +218,16 @@ def confident(
 
 
 class Rules(NamedTuple):
-    """What a label must pass to be kept; None asks nothing."""
+    """What a label must pass to be kept; None asks nothing.
+
+    With `reliability` the support of a label is the probability that it is right, else the share of equal votes.
+    """
 
     vote: float | None = None
     length_margin: int | None = None
     self_consistency: int | None = None
     confidence: float | None = None
+    reliability: bool = False
 
 
 def verdicts(
@@ -221,12 +250,12 @@ def verdicts(
         rules: The filters to apply, with their bounds.
         at_once: Prompts in one batch, at most.
     """
-    labels = elect(answers, rules.vote is not None)
+    labels = elect_by_reliability(answers) if rules.reliability else elect(answers, rules.vote is not None)
     passed = {"finished": finished(labels)}
     if rules.length_margin is not None:
         passed["length"] = of_usual_length(labels, prompts, rules.length_margin)
     if rules.vote is not None:
-        passed["vote"] = supported(labels, rules.vote)
+        passed["vote"] = supported(labels, rules.vote, 0.0 if rules.reliability else VOTE_TOLERANCE)
     if rules.self_consistency is not None:
         passed["self-consistency"] = self_consistent(labels, answers, shares)
     if rules.confidence is not None:
@@ -269,8 +298,10 @@ def against_truth(right: Sequence[bool], kept: Sequence[bool]) -> dict[str, floa
 class Survey(NamedTuple):
     """How a committee answers test prompts, difficulty by difficulty; lists run along `difficulties`.
 
-    `agreement` and `dissent [P]`, the share of prompts up to the frontier where a voter answers unlike the majority,
-    need no true answers; `exact`, a list of the voters' shares of right answers each, and `vote`, the majority's, do.
+    `agreement`, `effective`, the effective number of voters, and `dissent [P]`, the share of prompts up to the frontier
+    where a voter answers unlike the majority, need no true answers; `exact`, a list of the voters' shares of right
+    answers each, and `vote`, the majority's, do. `votes [P]` says whose votes count: with a minimum, by true answers of
+    base difficulties alone.
     """
 
     difficulties: list[int]
@@ -278,27 +309,62 @@ class Survey(NamedTuple):
     dissent: list[float]
     exact: list[list[float]]
     vote: list[float]
+    effective: list[float]
+    votes: list[bool]
 
 
-def survey(model: GPT, corpus: TaskCorpus, frontier: int, ahead: int, at_once: int = 1024) -> Survey:
+def survey(
+    model: GPT,
+    corpus: TaskCorpus,
+    frontier: int,
+    ahead: int,
+    at_once: int = 1024,
+    support: float | None = None,
+    minimum: float | None = None,
+) -> Survey:
     """Greedy answers to the validation prompts of each difficulty, from the easiest to `ahead` past the frontier.
 
     As far as the context holds them.
+
+    Args:
+        model: The voters.
+        corpus: The task.
+        frontier: The hardest open difficulty.
+        ahead: How many more are asked.
+        at_once: Prompts in one batch, at most.
+        support: That of `agreement`; votes are then weighted by reliability.
+        minimum: The share of base problems that a voter must answer right for its vote to count.
     """
     count, task = corpus.config.held_out, corpus.task
-    result = Survey([], [], [], [], [])
-    dissent = [0.0] * (model.population or 1)
+    result = Survey([], [], [], [], [], [], [])
+    asked: list[list[list[Answer]]] = []
     for difficulty in range(corpus.base[0], frontier + ahead + 1):
         if not corpus.fits(difficulty):
             break
         prompts = [prompt for prompt, _ in corpus.held_out(difficulty, "validation")]
-        answers = decode(model, corpus, prompts, difficulty, at_once=at_once)
-        majority = elect(answers).answers
+        asked.append(decode(model, corpus, prompts, difficulty, at_once=at_once))
+        result.difficulties.append(difficulty)
+        result.exact.append([sum(correct(task, prompts, voter_answers)) / count for voter_answers in asked[-1]])
+    votes = good_at_base(result.exact[: corpus.base[1] - corpus.base[0] + 1], minimum)
+    dissent = [0.0] * (model.population or 1)
+    for difficulty, answers in zip(result.difficulties, asked, strict=True):
+        counted = voting(answers, votes)
+        majority = (elect(counted) if support is None else elect_by_reliability(counted)).answers
         if difficulty <= frontier:
             different = [sum(a != m for a, m in zip(voter_answers, majority, strict=True)) for voter_answers in answers]
             dissent = [a + d / count for a, d in zip(dissent, different, strict=True)]
-        result.difficulties.append(difficulty)
-        result.agreement.append(agreement(answers))
-        result.exact.append([sum(correct(task, prompts, voter_answers)) / count for voter_answers in answers])
+        prompts = [prompt for prompt, _ in corpus.held_out(difficulty, "validation")]
+        result.agreement.append(agreement(counted, support))
         result.vote.append(sum(correct(task, prompts, majority)) / count)
-    return result._replace(dissent=[share / (frontier - corpus.base[0] + 1) for share in dissent])
+        result.effective.append(reliability.estimate(counted).effective_voters)
+    return result._replace(dissent=[share / (frontier - corpus.base[0] + 1) for share in dissent], votes=votes)
+
+
+def good_at_base(exact: Sequence[Sequence[float]], minimum: float | None) -> list[bool]:
+    """Which voters `[P]` are right in a share `minimum` of base problems, if given; `exact [D][P]` has their shares.
+
+    The two best are among them in any case, since a vote needs two.
+    """
+    means = [sum(shares) / len(shares) for shares in zip(*exact, strict=True)]
+    best = sorted(range(len(means)), key=lambda voter: -means[voter])[:2]
+    return [minimum is None or mean >= minimum or voter in best for voter, mean in enumerate(means)]

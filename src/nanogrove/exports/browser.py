@@ -49,11 +49,13 @@ def model_json(
 
 
 def check(source: Source) -> None:
-    """Raises PresetError for a model that writes nothing."""
+    """Raises PresetError for a model that writes nothing, or whose positions the page does not compute."""
     if source.config.scalar:
         raise PresetError(
             "--with-model: this is a reward model (model.scalar), which writes nothing; write the report without it"
         )
+    if source.config.position == "coupled":
+        raise PresetError("--with-model: a page cannot compute model.position=coupled; write the report without it")
 
 
 def is_rounded(name: str, weight: Tensor) -> bool:

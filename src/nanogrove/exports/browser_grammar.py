@@ -1,14 +1,12 @@
 """The rules of a run's grammar as JSON for a page, which `reports/browser/grammar.js` reads."""
 
 import base64
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from nanogrove.errors import DataError
-from nanogrove.synthetic.corpus import RHMConfig, RLMConfig
+from nanogrove.synthetic.corpus import RHMConfig, grammar_config
 from nanogrove.synthetic.rhm import RandomHierarchyModel
 from nanogrove.synthetic.rlm import RandomLanguageModel
 
@@ -16,24 +14,19 @@ MOST_RULES = 1 << 21  # of all levels: 11 MB in a page
 MOST_STEPS = 1 << 23  # rules times leaves: what a browser computes in some ten milliseconds per token
 
 
-def is_grammar(data: object) -> bool:
-    """Whether the `data` section of a preset is a grammar."""
-    return isinstance(data, Mapping) and data.get("type") in ("rlm", "rhm")
-
-
 def grammar_table(data: object) -> dict[str, Any] | None:
     """The grammar of the `data` section of a preset; None where there is none, or too large a one for a page."""
-    if not isinstance(data, Mapping) or not is_grammar(data):
+    config = grammar_config(data)
+    if config is None:
+        return None
+    levels, leaves = config.L, (config.s if isinstance(config, RHMConfig) else 2) ** min(config.L, 32)
+    count = levels * config.v * config.m if isinstance(config, RHMConfig) else config.v**3
+    if count > MOST_RULES or count * leaves > MOST_STEPS:
         return None
     try:
-        config = (RHMConfig if data["type"] == "rhm" else RLMConfig).model_validate(data)
-        levels, leaves = config.L, (config.s if isinstance(config, RHMConfig) else 2) ** min(config.L, 32)
-        count = levels * config.v * config.m if isinstance(config, RHMConfig) else config.v**3
-        if count > MOST_RULES or count * leaves > MOST_STEPS:
-            return None
         grammar = config.grammar()
-    except (ValidationError, DataError):
-        return None  # a damaged preset, of which the report shows what there is
+    except DataError:
+        return None  # sizes that cannot be, of which the report shows what there is
     table = {"v": grammar.v, "s": grammar.s, "depth": grammar.L, "rules": "", "shares": None}
     if isinstance(grammar, RandomHierarchyModel):
         table["rules"] = _base64(torch.stack(grammar.rules).to(torch.int32))

@@ -8,7 +8,7 @@ from typing import Any
 
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.exports.browser import WEIGHTS, Weights, check, model_json, stored_bytes, tokenizer_table
-from nanogrove.exports.browser_grammar import grammar_table, is_grammar
+from nanogrove.exports.browser_grammar import grammar_table
 from nanogrove.exports.source import Source, read_source
 from nanogrove.memory import shown_bytes
 from nanogrove.model.members import unstack
@@ -17,6 +17,7 @@ from nanogrove.record.reading import Run, read_run
 from nanogrove.reports.page import html_page
 from nanogrove.reports.report import drawn_sections, write_page
 from nanogrove.reports.writer import writer
+from nanogrove.synthetic.corpus import is_grammar
 from nanogrove.train.checkpoint import load_latest
 from nanogrove.waits import waiting
 
@@ -24,6 +25,7 @@ NAME = "report-with-model.html"
 MB = 1_000_000
 REPORT_MB = 2  # of a page without its model
 MB_UNASKED = 20
+NO_GRAMMAR = "its grammar is too large for a page, which shows the model's distribution alone"
 MOST_MB = 400  # of the model: a string of a browser holds little more
 
 
@@ -52,8 +54,8 @@ def write_model_report(run: Path, weights: str, large: bool, announce: Callable[
     sizes = _sizes(source, grammar, len(voters))
     _check_size(sizes, kind, large)
     announce(f"a page of about {_page_size(sizes[kind])}: {_about(source, len(voters))}, in {kind}")
-    if grammar is None and is_grammar(record.preset.get("data")):
-        announce("its grammar is too large for a page, which shows the model's distribution alone")
+    if _leaves_grammar_out(record, grammar):
+        announce(NO_GRAMMAR)
     with waiting("writing the page"):
         page = _page(record, source, kind, grammar, voters)
         return write_page(run, NAME, page, f"nanogrove report {run} --with-model")
@@ -121,9 +123,15 @@ def _page(
         f"The run's best model is in this page: {_about(source, len(voters))}, weights in {kind}. It computes here, "
         "without a network; nothing that you type leaves the page. Point at a token to see what else was likely."
     )
+    if _leaves_grammar_out(record, grammar):
+        about += f" {NO_GRAMMAR.capitalize()}."
     model = model_json(source, kind, grammar, voters)
     section, addition = writer(about, _prompt(record), model, grammar is not None, len(voters))
     return html_page(record.name, [head, section, *others], addition)
+
+
+def _leaves_grammar_out(record: Run, grammar: Mapping[str, Any] | None) -> bool:
+    return grammar is None and is_grammar(record.preset.get("data"))
 
 
 def _prompt(record: Run) -> str:

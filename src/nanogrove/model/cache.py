@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nanogrove.model.coupled import CoupledIds
 from nanogrove.model.documents import document_mask, document_starts
 
 
@@ -20,18 +21,21 @@ class Placement(NamedTuple):
         mask: What each sees: for a first read 0 or −inf `[R, 1, T, T]`, after it true or false
             `[R, 1, T, keys]`; None for all that came before and itself.
         previous: `[R]`, the token before the first of them; None where nothing was read.
+        ids: `[R, T]`, coupled positions; None where the model has none.
     """
 
     positions: Tensor
     mask: Tensor | None
     previous: Tensor | None
+    ids: Tensor | None = None
 
 
-def first_placement(tokens: Tensor, mark: int | None, like: Tensor) -> Placement:
+def first_placement(tokens: Tensor, mark: int | None, like: Tensor, coupled: CoupledIds | None = None) -> Placement:
     """Where `tokens [R, T]` stand that are read first; `like` has the device and the format of states."""
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     mask = None if mark is None else document_mask(document_starts(tokens, mark, positions), like)
-    return Placement(positions, mask, None)
+    ids = None if coupled is None else coupled.ids(tokens, positions)
+    return Placement(positions, mask, None, ids)
 
 
 class Cache:
@@ -52,18 +56,28 @@ class Cache:
         head_size: D.
         like: A tensor of the device and format of the keys and values.
         mark: The token that begins a document; None where attention sees all that came before.
+        coupled: The ids of coupled positions; None where the model has none.
     """
 
     def __init__(
-        self, layers: int, rows: int, heads: int, size: int, head_size: int, like: Tensor, mark: int | None = None
+        self,
+        layers: int,
+        rows: int,
+        heads: int,
+        size: int,
+        head_size: int,
+        like: Tensor,
+        mark: int | None = None,
+        coupled: CoupledIds | None = None,
     ) -> None:
         self.keys = like.new_zeros(layers, rows, heads, size, head_size)
         self.values = torch.zeros_like(self.keys)
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=like.device)
         self.last = torch.zeros(rows, dtype=torch.int64, device=like.device)  # each row's latest token
         self.start = torch.zeros(rows, dtype=torch.int64, device=like.device)  # and where its document begins
-        self.mark = mark
-        self.before_latest = self.last, self.start  # the two, before the latest reading
+        self.zero = torch.full_like(self.start, -1)  # and the position from which its next coupled id counts
+        self.mark, self.coupled = mark, coupled
+        self.before_latest = self.last, self.start, self.zero  # the three, before the latest reading
         self.longest = 0
         self.ragged = False
 
@@ -75,16 +89,20 @@ class Cache:
         """
         count = tokens.shape[1]
         mask = self._mask(count, candidates, self._starts(tokens, candidates))
-        if self.ragged or candidates:
-            return Placement(self._positions(count, candidates), mask, self.last)
         positions = torch.arange(self.longest, self.longest + count, device=tokens.device)
-        return Placement(positions, mask, self.last)
+        if self.ragged or candidates:
+            positions = self._positions(count, candidates)
+        ids = None if self.coupled is None else self.coupled.ids(tokens, positions, self.zero[:, None], candidates)
+        return Placement(positions, mask, self.last, ids)
 
     def advance(self, tokens: Tensor, lengths: Tensor | None = None) -> None:
         """Counts `tokens [R, T]` more in every row, or, after a first read of padded prompts, `lengths [R]` of them."""
-        starts, self.before_latest = self._starts(tokens), (self.last, self.start)
+        starts, zeros = self._starts(tokens), self._zeros(tokens)
+        self.before_latest = self.last, self.start, self.zero
         if starts is not None:
             self.start = starts[:, -1] if lengths is None else starts.gather(1, lengths[:, None] - 1)[:, 0]
+        if zeros is not None:
+            self.zero = zeros[:, -1] if lengths is None else zeros.gather(1, lengths[:, None] - 1)[:, 0]
         if lengths is None:
             self.lengths = self.lengths + tokens.shape[1]
             self.last = tokens[:, -1]
@@ -97,16 +115,15 @@ class Cache:
 
     def keep(self, tokens: Tensor, counts: Tensor) -> None:
         """Takes back all but the first `counts [R]` of the latest `tokens [R, T]`; they must not be a first read."""
-        last, start = self.before_latest
-        first = self.lengths - tokens.shape[1]
-        self.lengths = first + counts
-        self.longest = int(self.lengths.max())
-        self.ragged = bool((self.lengths != self.longest).any())
-        self.last = torch.where(counts > 0, tokens.gather(1, (counts - 1).clamp(min=0)[:, None])[:, 0], last)
-        if self.mark is not None:
-            step = torch.arange(tokens.shape[1], device=tokens.device)
-            marks = (tokens == self.mark) & (step < counts[:, None])
-            self.start = torch.where(marks, first[:, None] + step, start[:, None]).amax(1)
+        self.lengths = self.lengths - tokens.shape[1]
+        self._hold(self.lengths, *self.before_latest)
+        starts, zeros, latest = self._starts(tokens), self._zeros(tokens), (counts - 1).clamp(min=0)[:, None]
+        values = (tokens, starts, zeros)
+        kept = (
+            before if value is None else torch.where(counts > 0, value.gather(1, latest)[:, 0], before)
+            for value, before in zip(values, self.before_latest, strict=True)
+        )
+        self._hold(self.lengths + counts, *kept)
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Stores `[R, G, T, D]` after each row's tokens; returns all keys and values up to the longest row."""
@@ -133,12 +150,12 @@ class Cache:
 
     def clear(self) -> None:
         """Forgets all rows; none is held then."""
-        self._hold(self.lengths[:0], self.last[:0], self.start[:0])
+        self._hold(*(held[:0] for held in self._held))
 
     def put(self, row: int, other: "Cache") -> None:
         """Makes the one row of `other` the row of number `row`, which is a new one where so many are held already."""
         self._copy_row(row, other, 0, other.longest)
-        pairs = zip((self.lengths, self.last, self.start), (other.lengths, other.last, other.start), strict=True)
+        pairs = zip(self._held, other._held, strict=True)
         self._hold(*(torch.cat([held[:row], new, held[row + 1 :]]) for held, new in pairs))
 
     def drop(self, row: int) -> None:
@@ -146,20 +163,23 @@ class Cache:
         end = len(self.lengths) - 1
         if row < end:
             self._copy_row(row, self, end, int(self.lengths[end]))
-        parts = (
-            torch.cat([held[:row], held[end:], held[row + 1 : end]]) for held in (self.lengths, self.last, self.start)
-        )
+        parts = (torch.cat([held[:row], held[end:], held[row + 1 : end]]) for held in self._held)
         self._hold(*(part[:end] for part in parts))
 
     def restart(self, rows: Sequence[int]) -> None:
         """Forgets what `rows` hold; they stay, without a token."""
-        lengths = self.lengths.clone()
-        lengths[list(rows)] = 0
-        self._hold(lengths, self.last, self.start)
+        lengths, zero = self.lengths.clone(), self.zero.clone()
+        lengths[list(rows)], zero[list(rows)] = 0, -1
+        self._hold(lengths, self.last, self.start, zero)
 
-    def _hold(self, lengths: Tensor, last: Tensor, start: Tensor) -> None:
-        self.lengths, self.last, self.start = lengths, last, start
-        self.before_latest = last, start
+    @property
+    def _held(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What is known of each row that is held, `[R]` each."""
+        return self.lengths, self.last, self.start, self.zero
+
+    def _hold(self, lengths: Tensor, last: Tensor, start: Tensor, zero: Tensor) -> None:
+        self.lengths, self.last, self.start, self.zero = lengths, last, start, zero
+        self.before_latest = last, start, zero
         self.longest = int(lengths.max()) if len(lengths) else 0
         self.ragged = bool((lengths != self.longest).any())
 
@@ -178,6 +198,12 @@ class Cache:
             return None
         positions = self._positions(tokens.shape[1], candidates)
         return document_starts(tokens, self.mark, positions, self.start[:, None], candidates)
+
+    def _zeros(self, tokens: Tensor) -> Tensor | None:
+        """From where coupled ids after each of the next `tokens [R, T]` count; None where the model has none."""
+        if self.coupled is None:
+            return None
+        return self.coupled.zeros(tokens, self._positions(tokens.shape[1]), self.zero[:, None])
 
     def _mask(self, count: int, candidates: bool, starts: Tensor | None) -> Tensor | None:
         """Which stored keys the next tokens see, `[R, 1, count, longest + count]`; None where all are seen."""

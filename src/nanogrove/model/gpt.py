@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nanogrove.model.attention import Attention, rotary_table
 from nanogrove.model.cache import Cache, Placement, first_placement
+from nanogrove.model.coupled import CoupledIds
 from nanogrove.model.cross_entropy import Smoothing, cross_entropy, smoothing_of
 from nanogrove.model.elementwise import Dropout, at_least_float32
 from nanogrove.model.families.table import SETTINGS, FamilyName
@@ -29,6 +30,9 @@ class ModelConfig(Settings):
     With `within_documents` a token sees only its own document of those that its window holds: from the latest
     `document_mark` on, that one included, or from the window's beginning where there is none. Token shift keeps to it
     too. Positions keep running: a document's first token has its position in the window.
+
+    With `position` "coupled" the position of a token is its place within a run of the `coupled` characters, and those
+    of a training row are moved by a random offset: see `coupled.py`.
 
     Raises pydantic's ValidationError for an unknown key, a wrong type or sizes that do not fit each other.
     """
@@ -47,7 +51,20 @@ class ModelConfig(Settings):
     norm: NormKind = Field("layernorm", description="normalization before each attention and MLP")
     norm_eps: float = Field(1e-5, gt=0, description="added to the variance in a normalization")
     mlp: MLPKind = Field("gelu", description="activation of the MLP")
-    position: Literal["learned", "rotary", "none"] = Field("learned", description="how tokens know their positions")
+    position: Literal["learned", "rotary", "none", "coupled"] = Field(
+        "learned", description="how tokens know their positions; coupled: by their places within numbers"
+    )
+    coupled: str = Field("0123456789", min_length=1, description="coupled positions: characters of which runs consist")
+    coupled_starts: str = Field("=", description="coupled positions: characters that start a run, as its first")
+    coupled_ends: str = Field("", description="coupled positions: characters that end a run, as its last, + for sums")
+    coupled_offset: int = Field(
+        20, ge=0, le=1_000_000, description="coupled positions: largest random offset of a row's ids in training"
+    )
+    coupled_tokens: tuple[int, ...] | None = Field(None, description="tokens of which runs consist; from the tokenizer")
+    coupled_start_tokens: tuple[int, ...] | None = Field(
+        None, description="tokens that start a run; from the tokenizer"
+    )
+    coupled_end_tokens: tuple[int, ...] | None = Field(None, description="tokens that end a run; from the tokenizer")
     rope_theta: float = Field(10000.0, gt=0, description="base of the wavelengths of rotary positions")
     qk_norm: bool = Field(False, description="normalize queries and keys of each head")
     embed_norm: bool = Field(False, description="normalise embeddings before the first block")
@@ -91,6 +108,11 @@ class ModelConfig(Settings):
             for name in ("within_documents", "token_shift", "scalar"):
                 if getattr(self, name):
                     raise ValueError(f"memory_tokens and {name} do not go together; leave one out")
+            if self.position == "coupled":
+                raise ValueError("memory_tokens and position=coupled do not go together; leave one out")
+        for tokens in (self.coupled_tokens, self.coupled_start_tokens, self.coupled_end_tokens):
+            if self.vocab_size is not None and not all(0 <= token < self.vocab_size for token in tokens or ()):
+                raise ValueError(f"coupled positions name a token outside of the {self.vocab_size} of the vocabulary")
         return self
 
     @property
@@ -167,13 +189,19 @@ class GPT(nn.Module):
             raise ValueError("a model needs vocab_size; it usually comes from the tokenizer")
         if config.within_documents and config.document_mark is None:
             raise ValueError("within_documents needs document_mark; it usually comes from the tokenizer")
+        if config.position == "coupled" and config.coupled_tokens is None:
+            raise ValueError("position=coupled needs coupled_tokens; they usually come from the tokenizer")
         self.config, self.population = config, population
         self.dropout = Dropout(config.dropout)
         self.embed = Embedding(config.vocab_size, config.n_embd, population)
-        self.position = None
+        c, rotates = config, config.position == "rotary"
+        self.position = self.coupled = None
         if config.position == "learned":
             self.position = Embedding(config.context, config.n_embd, population)
-        c, rotates = config, config.position == "rotary"
+        elif config.position == "coupled":
+            run, starts, ends = (t or () for t in (c.coupled_tokens, c.coupled_start_tokens, c.coupled_end_tokens))
+            self.coupled = CoupledIds(config.vocab_size, run, starts, ends, c.coupled_offset)
+            self.position = Embedding(config.context + config.coupled_offset + 1, config.n_embd, population)
         rotary = rotary_table(c.context, c.head_width, c.rope_theta) if rotates else None
         self.register_buffer("rotary", rotary, persistent=False)
         self.shift = TokenShift(config.n_embd, population) if config.token_shift else None
@@ -244,7 +272,7 @@ class GPT(nn.Module):
         """Where the tokens `rows [R, T]` stand: after those that were read, or at the beginning."""
         if cache is not None and cache.longest:
             return cache.place(rows, candidates)
-        return first_placement(rows, self.config.mark, self.embed.weight)
+        return first_placement(rows, self.config.mark, self.embed.weight, self.coupled)
 
     def _embedded(self, tokens: Tensor, previous: Tensor | None, candidates: bool) -> Tensor:
         """Embeddings `[*P, B, T, C]` of tokens, shifted where so configured; `previous [R]` precedes the first."""
@@ -264,7 +292,10 @@ class GPT(nn.Module):
         positions, each_row = placement.positions, placement.positions.dim() > 1
         if self.position is not None:
             shape = x.shape[:-1]
-            x = x + self.position(positions.view(shape) if each_row else positions.expand(shape))
+            index = positions.view(shape) if each_row else positions.expand(shape)
+            if self.coupled is not None and placement.ids is not None:
+                index = (placement.ids if cache is not None else self.coupled.with_offsets(placement.ids)).view(shape)
+            x = x + self.position(index)
         x = self.dropout(x)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
@@ -343,7 +374,8 @@ class GPT(nn.Module):
         """An empty cache for `batch` sequences of `size` tokens per member; all that attention reaches if left out."""
         c = self.config
         rows = batch * (self.population or 1)
-        return Cache(c.n_layer, rows, c.kv_heads, size or c.context, c.head_width, self.embed.weight, c.mark)
+        like = self.embed.weight
+        return Cache(c.n_layer, rows, c.kv_heads, size or c.context, c.head_width, like, c.mark, self.coupled)
 
     @torch.no_grad()
     def initialize(self, *seeds: int) -> Self:

@@ -9,6 +9,7 @@ from nanogrove.model.gpt import GPT, ModelConfig
 
 Shape = tuple[int, ...]
 FIRST = "blocks.0."
+LAID_OUT = {"within_documents": False, "coupled_tokens": ()}  # on whose tokens no shape depends
 
 
 def parameter_shapes(config: ModelConfig, population: int | None = None) -> dict[str, Shape]:
@@ -31,7 +32,7 @@ def parameter_count(config: ModelConfig) -> int:
 def _shapes(config: ModelConfig, population: int | None) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """Shapes of the tensors outside of the blocks, and of those of each block, whose names are within the block."""
     with torch.device("meta"):
-        model = GPT(config.model_copy(update={"n_layer": 1, "within_documents": False}), population)
+        model = GPT(config.model_copy(update={**LAID_OUT, "n_layer": 1}), population)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     block = {name.removeprefix(FIRST): shape for name, shape in shapes.items() if name.startswith(FIRST)}
     return {name: shape for name, shape in shapes.items() if not name.startswith(FIRST)}, block
@@ -39,7 +40,7 @@ def _shapes(config: ModelConfig, population: int | None) -> tuple[dict[str, Shap
 
 def flops_per_token(config: ModelConfig) -> int:
     """`GPT.flops_per_token` of a model at its full context, which is not built. Raises ValueError as above."""
-    one, two = (_flops(config.model_copy(update={"n_layer": layers, "within_documents": False})) for layers in (1, 2))
+    one, two = (_flops(config.model_copy(update={**LAID_OUT, "n_layer": layers})) for layers in (1, 2))
     return one + (config.n_layer - 1) * (two - one)
 
 

@@ -18,6 +18,7 @@ from nanogrove.json_reading import BadJsonError
 from nanogrove.record.events import Event, Values, event_of
 from nanogrove.record.folder import FOLDERS, read_preset
 from nanogrove.record.measures import Measure, measured, number
+from nanogrove.record.reading import Run
 
 State = Literal["finished", "running", "stopped", "diverged", "damaged"]
 HEAD_BYTES = 1 << 22  # of the first event of a record, at most
@@ -25,6 +26,7 @@ RESUMED = Event("resume", 0).line().partition(",")[0].encode()  # how the line o
 TAIL_BYTES = (1 << 15, 1 << 20)  # of a record: where its last evaluation is looked for, and then, once more
 ENDS: dict[str, State] = {"end": "finished", "diverged": "diverged"}  # states by the kind of the last event
 SEARCHED_BYTES = 1 << 26  # of a record, at most: its end, where the newest change of the budget is looked for
+MOST_STEPS = 1 << 53  # of a budget; of more, a record is no evidence
 TITLES = ("run", "method", "data", "steps", "measure", "state", "age")  # of `cells`
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))  # of an age, each with its seconds
 SOURCE_NAMES = ("path", "dataset", "task", "type")  # keys of a source, or of data, the first of which names it
@@ -157,6 +159,21 @@ def listed(run: Path, root: Path) -> Listed:
     return Listed(**known, state=state)
 
 
+def listed_of(run: Run, newest: Event | None, held: bool) -> Listed:
+    """A run that was read, in one line, less what it is judged by.
+
+    Args:
+        run: what was read.
+        newest: the last event of its record; None where it holds none.
+        held: whether a process holds its lock.
+    """
+    began = run.of("start")[0].values.get("steps") if run.of("start") else None
+    changed = [event.values["steps"] for event in run.of("resume") if "steps" in event.values]
+    state: State = ENDS.get(newest.kind if newest else "") or ("running" if held else "stopped")
+    progress = _progress(Ends(None, newest, None), changed[-1] if changed else began)
+    return Listed(run.name, **progress, state=state)
+
+
 def is_held(run: Path) -> bool:
     """Whether a process holds the lock of a run; asked without taking it, but for the moment of the question."""
     try:
@@ -239,7 +256,7 @@ def _progress(ends: Ends, steps: object) -> Values:
     measure, figure = _measure(figures)
     return {
         "step": step,
-        "steps": steps if isinstance(steps, int) and steps >= max(step, 1) else None,
+        "steps": steps if isinstance(steps, int) and max(step, 1) <= steps <= MOST_STEPS else None,
         "measure": measure.name if measure else None,
         "figure": figure,
     }

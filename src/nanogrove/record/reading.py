@@ -66,13 +66,23 @@ def times(event: Event) -> Mapping[str, float]:
 
 def read_run(run: Path) -> Run:
     """The record in a run folder. Raises RunError when there is no run, or when its record is damaged."""
-    for name in ("preset.json", "events.jsonl"):
-        if not (run / name).exists() and (name != "preset.json" or not parts_of_run(run)):
-            raise RunError(f"{run}: no run is here ({name} is missing); give the folder of a run, as in runs/NAME")
-    preset = read_preset(run) or {}
+    check_is_run(run)
     events: dict[str, list[Event]] = {}
     for event in read_events(run / "events.jsonl"):
         events.setdefault(event.kind, []).append(event)
+    return run_of(run, events)
+
+
+def check_is_run(run: Path) -> None:
+    """Raises RunError for a folder that holds no run."""
+    for name in ("preset.json", "events.jsonl"):
+        if not (run / name).exists() and (name != "preset.json" or not parts_of_run(run)):
+            raise RunError(f"{run}: no run is here ({name} is missing); give the folder of a run, as in runs/NAME")
+
+
+def run_of(run: Path, events: dict[str, list[Event]]) -> Run:
+    """What a run folder says, with these events of its record, by kind. Raises RunError for a damaged preset."""
+    preset = read_preset(run) or {}
     start = events["start"][0].values if "start" in events else {}
     return Run(str(start.get("name") or run.resolve().name), preset, events, read_calibration(run))
 

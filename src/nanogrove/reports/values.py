@@ -18,7 +18,10 @@ def finite(value: object) -> float | None:
 
 def spread(value: object) -> tuple[float | None, float | None, float | None]:
     """Lowest, median and highest of a population's values; of one value three times that value; None without any."""
-    numbers = [n for n in map(finite, value if isinstance(value, list) else [value]) if n is not None]
+    if not isinstance(value, list):
+        number = finite(value)
+        return number, number, number
+    numbers = [n for n in map(finite, value) if n is not None]
     return (min(numbers), statistics.median(numbers), max(numbers)) if numbers else (None, None, None)
 
 

@@ -13,9 +13,10 @@ FOLDER = Path(__file__).with_name("browser")
 PARTS = ("products", "network", "tokenizer", "sampling", "grammar", "writing", "voting", "worker")
 WORKER_FILES = tuple(f"{name}.js" for name in PARTS)
 WORKER = "".join(['"use strict";\n', *((FOLDER / name).read_text(encoding="utf-8") for name in WORKER_FILES)])
-SCRIPT, FORM_STYLE, TOKEN_STYLE = (
-    (FOLDER / name).read_text(encoding="utf-8") for name in ("writer.js", "writer.css", "tokens.css")
+TOKEN_SCRIPT, FORM_SCRIPT, FORM_STYLE, TOKEN_STYLE = (
+    (FOLDER / name).read_text(encoding="utf-8") for name in ("tokens.js", "writer.js", "writer.css", "tokens.css")
 )
+SCRIPT = TOKEN_SCRIPT + FORM_SCRIPT
 STYLE = FORM_STYLE + TOKEN_STYLE
 MOST_TOKENS = 10_000  # of a text; each has an element of its own
 INPUTS = (  # name, label, attributes
@@ -24,7 +25,7 @@ INPUTS = (  # name, label, attributes
     ("top-p", "Top p, 1 for all", 'type="number" min="0.01" max="1" step="0.01" value="1" required'),
     ("seed", "Seed", 'type="number" min="0" max="4294967295" value="0" required'),
 )
-LEVELS = ("below 5%", "5% to 20%", "20% to 50%", "50% to 80%", "80% and more")  # as in writer.js
+LEVELS = ("below 5%", "5% to 20%", "20% to 50%", "50% to 80%", "80% and more")  # as in tokens.js
 
 
 def writer(about: str, prompt: str, model: str, exact: bool = False, voters: int = 0) -> tuple[str, Addition]:

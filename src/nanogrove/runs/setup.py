@@ -129,7 +129,7 @@ def build(
     rows = max((each.config.vocab_size or 0 for each in initial), default=0)
     model = resolve_vocabulary(preset.model, corpus, rows)
     steps = resolve_steps(train, corpus)
-    model_on_data = resolve_document_mark(model, corpus)
+    model_on_data = resolve_coupled(resolve_document_mark(model, corpus), corpus)
     check_memory(preset, method, model, corpus.length, device, ranks)
     check_method(preset, method, corpus, model_on_data, allow_code, new=checkpoint is None)
     whole = trained_whole(preset, model_on_data, initial, checkpoint)
@@ -265,6 +265,39 @@ def resolve_document_mark(model: ModelConfig, corpus: Corpus) -> ModelConfig:
     if model.within_documents and model.scalar:
         raise PresetError("model.within_documents: a reward model judges by the end mark, which would see itself alone")
     return model.model_copy(update={"document_mark": end if model.within_documents else None})
+
+
+def resolve_coupled(model: ModelConfig, corpus: Corpus) -> ModelConfig:
+    """The model with the tokens that its coupled positions count, where it has such positions.
+
+    A token forms, starts or ends runs where its whole text consists of such characters. Raises PresetError where it is
+    given other tokens, where a character is of two kinds, or none of the vocabulary forms runs.
+    """
+    symbols = {
+        "coupled_tokens": model.coupled,
+        "coupled_start_tokens": model.coupled_starts,
+        "coupled_end_tokens": model.coupled_ends,
+    }
+    resolved: dict[str, tuple[int, ...] | None] = dict.fromkeys(symbols)
+    if model.position == "coupled":
+        tokenizer = corpus.tokenizer
+        texts = {token: tokenizer.decode([token]) for token in range(tokenizer.vocab_size)}
+        for name, kind in symbols.items():
+            resolved[name] = tuple(token for token, text in texts.items() if text and set(text) <= set(kind))
+        if not resolved["coupled_tokens"]:
+            raise PresetError(
+                f"model.position=coupled: no token consists of characters of model.coupled={model.coupled!r} alone; "
+                "set it to characters of the data that form numbers, or choose other positions"
+            )
+        kinds = "".join("".join(sorted(set(kind))) for kind in symbols.values())
+        if twice := next((symbol for symbol in kinds if kinds.count(symbol) > 1), None):
+            raise PresetError(
+                f"model.coupled, coupled_starts and coupled_ends share {twice!r}; leave it out of all but one"
+            )
+    for name, tokens in resolved.items():
+        if getattr(model, name) not in (None, tokens):
+            raise PresetError(f"model.{name} is not what the tokenizer says; leave it out")
+    return model.model_copy(update=resolved)
 
 
 def resolve_steps(train: TrainConfig, corpus: Corpus) -> int:

@@ -77,20 +77,21 @@ def compare(
                     folder.write("plan.json", plan.model_dump(mode="json"))
             seeds = study.seeds
             while plan.tuned:
-                runs = _compared(plan, seeds)
+                runs = compared_runs(plan, seeds)
                 if train:
                     yield from _train(runs, plan, results, out, options)
                 elif any(key_of(run) not in results for run in runs):
                     break
-                if not study.until_decided or judge(study, plan, results, seeds).decided or seeds >= study.cap:
+                further = further_seeds(study, plan, results, seeds)
+                if further == seeds:
                     break
-                seeds = min(seeds + SEEDS_AT_A_TIME, study.cap)
+                seeds = further
         finally:
             write_results(out, [results[key] for key in sorted(results, key=_order)])
         if not train:
-            yield _left(_compared(plan, seeds) if plan.tuned else trial_runs(study, plan), results)
+            yield _left(compared_runs(plan, seeds) if plan.tuned else trial_runs(study, plan), results)
         look = (seeds, len(study.arms))
-        if look not in plan.looks and all(key_of(run) in results for run in _compared(plan, seeds)):
+        if look not in plan.looks and all(key_of(run) in results for run in compared_runs(plan, seeds)):
             plan = plan.model_copy(update={"looks": [*plan.looks, look]})
             folder.write("plan.json", plan.model_dump(mode="json"))
         findings = judge(study, plan, results, seeds)
@@ -126,19 +127,26 @@ def trial_runs(study: StudySettings, plan: Plan) -> list[Run]:
     return runs_of(plan.trials(), range(TUNING_SEED, TUNING_SEED + study.tune_seeds))
 
 
-def _compared(plan: Plan, seeds: int) -> list[Run]:
+def compared_runs(plan: Plan, seeds: int) -> list[Run]:
     """The runs that are compared, of so many seeds; none of arms that are still to be tuned."""
     return runs_of(list(plan.ways()), range(seeds))
 
 
-def _most_seeds(study: StudySettings) -> int:
+def further_seeds(study: StudySettings, plan: Plan, results: Mapping[Key, Result], seeds: int) -> int:
+    """The seeds that a study goes on to once so many are trained; as many where it ends."""
+    if not study.until_decided or judge(study, plan, results, seeds).decided:
+        return seeds
+    return max(seeds, min(seeds + SEEDS_AT_A_TIME, study.cap))
+
+
+def most_seeds(study: StudySettings) -> int:
     """The seeds that a study may come to."""
     return max(study.seeds, study.cap if study.until_decided else 0)
 
 
 def collected(study: StudySettings, plan: Plan, out: Path) -> dict[Key, Result]:
     """The results of all finished runs of a study, from its `results.jsonl` and its run folders."""
-    runs = trial_runs(study, plan) + _compared(plan, _most_seeds(study))
+    runs = trial_runs(study, plan) + compared_runs(plan, most_seeds(study))
     results = read_results(out, runs, plan.measure)
     for run in runs:
         if key_of(run) not in results and (result := result_of(run, out, plan.measure)) is not None:
@@ -164,7 +172,7 @@ def train_index(out: Path, index: int, allow_code: bool = False) -> Generator[Up
     if plan is None:
         raise StudyError(f"{out}: no study was planned here; plan it first, with --prepare in place of --index")
     study = read_settings(plan.study, str(out / "plan.json"))
-    runs = _compared(plan, _most_seeds(study)) if plan.tuned else trial_runs(study, plan)
+    runs = compared_runs(plan, most_seeds(study)) if plan.tuned else trial_runs(study, plan)
     if not 0 <= index < len(runs):
         raise StudyError(f"--index {index}: this study has runs 0 to {len(runs) - 1} to train")
     run = runs[index]

@@ -4,7 +4,7 @@ Arms, presets and overrides may be a stranger's, so they enter the page as escap
 report of a run. A new section is one file in `sections/` and one line in `SECTIONS`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nanogrove.atomic import refusal, write_file
@@ -20,28 +20,33 @@ from nanogrove.studies.sections.shown import ENDS, Shown, ShownArm
 from nanogrove.studies.sections.statistics import statistics
 from nanogrove.studies.sections.verdicts import verdicts
 
-SECTIONS: tuple[Callable[[Shown], str], ...] = (
-    verdicts,
-    differences,
-    arms,
-    tuning,
-    curves,
-    statistics,
-    machine,
-)  # in the order of the page; empty where there is nothing to show
+SECTIONS: Mapping[str, Callable[[Shown], str]] = {
+    "verdicts": verdicts,
+    "differences": differences,
+    "arms": arms,
+    "tuning": tuning,
+    "curves": curves,
+    "statistics": statistics,
+    "machine": machine,
+}  # in the order of the page; empty where there is nothing to show
 
 
 def write_report(study: Path, findings: Findings) -> Path:
     """Writes `report.html` of a study, whole or not at all, and returns its path. Raises StudyError."""
-    shown = Shown(findings, _arms(study, findings))
-    drawn = [section(shown) for section in SECTIONS]
-    page = html_page(findings.study.name, [html for html in drawn if html])
+    page = html_page(findings.study.name, list(drawn_sections(study, findings).values()))
     path = study / "report.html"
     try:
         write_file(path, page.encode("utf-8", errors="replace"))
     except OSError as error:
         raise StudyError(f"{path}: cannot be written {refusal(error)}") from None
     return path
+
+
+def drawn_sections(study: Path, findings: Findings) -> dict[str, str]:
+    """The HTML of the sections that have something to show, by their names. Raises RunError for a damaged record."""
+    shown = Shown(findings, _arms(study, findings))
+    drawn = {name: section(shown) for name, section in SECTIONS.items()}
+    return {name: html for name, html in drawn.items() if html}
 
 
 def _arms(study: Path, findings: Findings) -> list[ShownArm]:

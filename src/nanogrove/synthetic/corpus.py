@@ -11,13 +11,13 @@ sequences are drawn, and which of them are trained on, is described in `syntheti
 import hashlib
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import copy
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from tokenizers import AddedToken, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
@@ -78,6 +78,21 @@ class RHMConfig(GrammarConfig):
     def grammar(self) -> TreeGrammar:
         """The grammar. Raises DataError for more synonyms than there are tuples."""
         return RandomHierarchyModel(self.v, self.m, self.s, self.L, self.seed_rules, self.seed_samples)
+
+
+def is_grammar(data: object) -> bool:
+    """Whether the `data` section of a preset is a grammar."""
+    return isinstance(data, Mapping) and data.get("type") in ("rlm", "rhm")
+
+
+def grammar_config(data: object) -> RLMConfig | RHMConfig | None:
+    """The grammar of the `data` section of a preset; None where there is none, or the section is damaged."""
+    if not isinstance(data, Mapping) or not is_grammar(data):
+        return None
+    try:
+        return (RHMConfig if data["type"] == "rhm" else RLMConfig).model_validate(data)
+    except ValidationError:
+        return None
 
 
 def number_tokenizer(size: int) -> Tokenizer:

@@ -298,3 +298,52 @@ class TreeGrammar(ABC):
         probability = loss.sum(1).neg().exp()
         possible = probability > 0
         return probability[possible] @ loss[possible]
+
+
+class Prefix:
+    """The exact distribution of the next token of a sequence that grows token by token.
+
+    The recursions are those of the module's header. The inside message of a node is computed once, when its last leaf
+    comes, so that a whole sequence takes about as much as one sweep.
+    """
+
+    def __init__(self, grammar: TreeGrammar) -> None:
+        self._grammar, self._alphas = grammar, [torch.full((grammar.v,), 1 / grammar.v, dtype=torch.float64)]
+        self._inside: list[list[Tensor]] = [[] for _ in range(grammar.L)]  # of complete children of each open node
+        self._whole = False
+        self._descend(0)
+
+    def append(self, token: int) -> None:
+        """Takes the next token; what is not a symbol cannot occur. After a whole sequence it changes nothing."""
+        if self._whole:
+            return
+        grammar, level = self._grammar, self._grammar.L - 1
+        message = torch.zeros(grammar.v, dtype=torch.float64)
+        if 0 <= token < grammar.v:
+            message[token] = 1.0
+        while level >= 0:
+            self._inside[level].append(message)
+            if len(self._inside[level]) < grammar.s:
+                self._descend(level)
+                return
+            message = normalised(grammar._up(level, torch.stack(self._inside[level])[None])[0])
+            self._inside[level] = []
+            level -= 1
+        self._whole = True
+
+    def next_distribution(self) -> Tensor | None:
+        """p(next token | tokens so far), float64 [v]; None after a whole sequence, and after what cannot occur."""
+        distribution = self._alphas[-1]
+        return None if self._whole or not bool(distribution.any()) else distribution
+
+    def _descend(self, level: int) -> None:
+        """Computes α along the path to the next leaf, from the children of the open node of `level` on."""
+        grammar = self._grammar
+        del self._alphas[level + 1 :]
+        for each in range(level, grammar.L):
+            known = self._inside[each]
+            children = torch.zeros(1, grammar.s, grammar.v, dtype=torch.float64)
+            if known:
+                children[0, : len(known)] = torch.stack(known)
+            alpha = grammar._down(each, self._alphas[each][None], children)[0, len(known)]
+            self._alphas.append(normalised(alpha))

@@ -184,6 +184,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         )
     if config.within_documents and config.document_mark is None:
         raise CheckpointError(f"{folder / 'config.json'}: damaged, within_documents is set and document_mark is not")
+    if config.position == "coupled" and config.coupled_tokens is None:
+        raise CheckpointError(f"{folder / 'config.json'}: damaged, position is coupled and coupled_tokens are not set")
     embed = model.get("embed.weight", torch.empty(0))
     check_weights(model, parameter_shapes(config, len(embed) if embed.dim() == 3 else None), folder)
     return Checkpoint(folder, config, tokenizer, model, optimizer, method_tensors, record, heads, lora)
@@ -312,7 +314,8 @@ def check_same_model(where: Path | str, theirs: ModelConfig, ours: ModelConfig, 
         {**c.model_dump(exclude=derived), "head_size": c.head_width, "n_kv_head": c.kv_heads, "n_inner": c.inner_size}
         for c in (theirs, ours)
     )
-    idle = {"family", "dropout", "init_scale", *free, *(() if ours.position == "learned" else ("block_size",))}
+    has_table = ours.position in ("learned", "coupled")
+    idle = {"family", "dropout", "init_scale", *free, *(() if has_table else ("block_size",))}
     for key in settings:
         if key not in idle and settings[key] != expected[key]:
             raise CheckpointError(f"{where}: is another model, its {key} is {settings[key]} and here {expected[key]}")

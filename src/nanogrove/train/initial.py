@@ -38,7 +38,10 @@ DOWNLOADED = (
     *(TEMPLATE, TOKENIZER_CONFIG),
 )
 TABLES = ("embed.weight", "position.weight", "head.weight")  # a row for each token, or for each position
-FREE = ("block_size", "dropout", "scalar", "within_documents", "document_mark", "vocab_size", "init_scale", "zero_init")
+FREE = (
+    *("block_size", "dropout", "scalar", "within_documents", "document_mark", "vocab_size", "init_scale", "zero_init"),
+    *("coupled_tokens", "coupled_start_tokens", "coupled_end_tokens"),
+)
 
 
 @dataclass(frozen=True)

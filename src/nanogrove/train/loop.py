@@ -1,7 +1,7 @@
 """THE training loop, shared by every method: a generator that yields one event per step.
 
-Step n reads batch n, sets the rates of step n and draws its dropout from a seed: all three are functions of n alone, so
-a run that is resumed from a checkpoint equals the uninterrupted one, bit for bit on a CPU.
+Step n reads batch n, sets the rates of step n and draws its dropout, and offsets of coupled positions, from a seed: all
+are functions of n alone, so a run that is resumed from a checkpoint equals the uninterrupted one, bit for bit on a CPU.
 
 Dropout of a member is a function of (seed, step, member). Each of several ranks (`Plan.ranks`) trains on its rows of
 the batch and draws its own dropout; gradients, losses and their parts are summed over all, so that every rank makes
@@ -122,7 +122,7 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         began = time.perf_counter()
         state.model.train()
         state.optimizer.set_rate(plan.lr_factor(state.step))
-        _seed_dropout(state, plan, device)
+        _seed_streams(state, plan, device)
         batch = batches(state.step).to(device).expand(state.model.population)
         figures = _compute_gradients(state, forward, batch, objective, plan)
         _check_divergence(state, figures, plan)
@@ -145,16 +145,21 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         yield Event("step", state.step, values, {"seconds": state.seconds, "tokens_per_second": rate})
 
 
-def _seed_dropout(state: TrainState, plan: Plan, device: torch.device) -> None:
-    """Seeds each member's dropout by (seed, step, member), and by the rank where ranks read other rows."""
-    if not state.model.dropout.active:
-        return
+def _seed_streams(state: TrainState, plan: Plan, device: torch.device) -> None:
+    """Seeds each member's dropout and offsets by (seed, step, member), and by the rank where ranks read other rows."""
+    model = state.model
     by_rank = [plan.ranks.rank] if plan.ranks.rank and plan.num_members_across_ranks is None else []
-    members = range(plan.first_member, plan.first_member + (state.model.population or 1))
+    members = range(plan.first_member, plan.first_member + (model.population or 1))
     names = [(seed, 0) for seed in plan.member_seeds] or [(plan.seed, member) for member in members]
-    seeds = [derived_seed(seed, "dropout", state.step, member, *by_rank) for seed, member in names]
-    state.model.dropout.seed(seeds, device)
-    torch.manual_seed(seeds[0])  # of kernels that draw for themselves
+
+    def seeds(purpose: str) -> list[int]:
+        return [derived_seed(seed, purpose, state.step, member, *by_rank) for seed, member in names]
+
+    if model.coupled is not None and model.coupled.active:
+        model.coupled.seed(seeds("coupled positions"), device)
+    if model.dropout.active:
+        model.dropout.seed(seeds("dropout"), device)
+        torch.manual_seed(seeds("dropout")[0])  # of kernels that draw for themselves
 
 
 def _compute_gradients(

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -15,36 +14,37 @@ from starlette.routing import Route
 from nanogrove.errors import NanogroveError, RunError
 from nanogrove.ui.compare_page import choice_of, compare_page
 from nanogrove.ui.door import Door
-from nanogrove.ui.forms import read_form
-from nanogrove.ui.frame import ASSETS, alert, asset, html_page, to_run
-from nanogrove.ui.index import Entry, Index
-from nanogrove.ui.live import changes, stamp_of
+from nanogrove.ui.forms import save_notes
+from nanogrove.ui.frame import ASSETS, alert, asset, html_page, link, to_page
+from nanogrove.ui.index import Index
+from nanogrove.ui.live import LiveRun, LiveRuns
 from nanogrove.ui.new_run import NewRuns
-from nanogrove.ui.notes import Notes, parse_notes, write_notes
+from nanogrove.ui.notes import Notes, read_notes
 from nanogrove.ui.play import Playground
 from nanogrove.ui.processes import Processes
 from nanogrove.ui.run_list import asked_of, list_page
-from nanogrove.ui.run_page import notes_form, run_page, sections_of, status
+from nanogrove.ui.run_page import notes_form, run_page
+from nanogrove.ui.study_page import StudyPages, compared_keys, verdicts_of
 
 DAY_SECONDS = 86_400
+MISSING = ("no run is here", "no study is here", "no dropped file is here")  # ends of errors
 
 
 def application(index: Index, secret: str) -> tuple[Starlette, "Pages"]:
     """The pages of the runs of an index, within a door that takes a secret."""
     pages = Pages(index)
-    new = pages.new_runs
     return Starlette(
         routes=[
             Route("/", pages.list_runs),
             Route("/compare", pages.compare_runs),
-            Route("/new", new.show, methods=["GET"]),
-            Route("/new", new.submit, methods=["POST"]),
             Route("/run", pages.show_run),
             Route("/run/events", pages.stream),
             Route("/run/notes", pages.save_notes, methods=["POST"]),
             Route("/run/stop", pages.stop_run, methods=["POST"]),
             Route("/run/continue", pages.continue_run, methods=["POST"]),
             Route("/assets/{name}", pages.send_asset),
+            *pages.new_runs.routes(),
+            *pages.studies.routes(),
             *pages.playground.routes(),
         ],
         middleware=[Middleware(Door, secret=secret)],
@@ -57,10 +57,12 @@ class Pages:
 
     def __init__(self, index: Index) -> None:
         self.index, self.processes, self.over = index, Processes(), False
+        self.live = LiveRuns(self.processes)
         self.new_runs, self.playground = NewRuns(index, self.processes), Playground(index)
+        self.studies = StudyPages(index)
 
     def close(self) -> None:
-        """Ends the streams and dry runs."""
+        """Ends the streams, dry runs and exploring."""
         self.over = self.playground.over = True
         self.new_runs.close()
 
@@ -78,55 +80,61 @@ class Pages:
         choice = choice_of(request.query_params)
 
         def body() -> str:
-            paths, problems = dict[str, Path](), list[str]()
-            for key in choice.runs:
+            paths, problems, keys = dict[str, Path](), list[str](), list(choice.runs)
+            for study in choice.studies:
                 try:
-                    paths[key] = self.index.run(key)[0]
+                    keys += compared_keys(study, self.index.study(study)[0], self.index.read().runs)
+                except NanogroveError as error:
+                    problems.append(str(error))
+            for key in keys:
+                try:
+                    paths[key] = self.index.folder(key)
                 except RunError as error:
                     problems.append(str(error))
-            return compare_page(choice, paths, problems)
+            studies = {key: self.index.study(key)[0] for key in self.index.studies_of(paths)}
+            return compare_page(choice, paths, problems, verdicts_of(studies))
 
         return html_page("Compare", await asyncio.to_thread(body), ("plotly.js", "figures.js", "run.js"))
 
     async def show_run(self, request: Request) -> Response:
         """`GET /run?name=…`: a run."""
-        key, run, entry = await self._run(request)
-        return await self._page(key, run, notes_form(key, entry.notes, entry.notes.digest(), entry.problem))
+        key, path = await self._run(request)
+        action = link("/run/notes", name=key)
+
+        def form() -> str:
+            try:
+                notes = read_notes(path)
+            except RunError as error:
+                return notes_form(action, Notes(), Notes().digest(), str(error))
+            return notes_form(action, notes, notes.digest())
+
+        return await self._page(key, path, await asyncio.to_thread(form))
 
     async def stream(self, request: Request) -> Response:
         """`GET /run/events?name=…&seen=…`: what changes in the page of a run."""
-        key, run, _ = await self._run(request)
-        seen = request.query_params.get("seen", "")
-
-        async def events() -> AsyncIterator[bytes]:
-            async for event in changes(run, key, seen, self.processes, lambda: self.over):
-                yield event
-
-        return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        key, path = await self._run(request)
+        events = self._live(key, path).changes(request.query_params.get("seen", ""), lambda: self.over)
+        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     async def save_notes(self, request: Request) -> Response:
         """`POST /run/notes?name=…`: what a person wrote; where it cannot be saved, it is in the form again."""
-        key, run, _ = await self._run(request)
-        words = await read_form(request)
-        try:
-            notes = parse_notes(words.get("tags", ""), words.get("note", ""))
-            await asyncio.to_thread(write_notes, run, notes, words.get("seen", ""))
-        except RunError as error:
-            typed = Notes.model_construct(tags=[words.get("tags", "")], note=words.get("note", ""))
-            return await self._page(key, run, notes_form(key, typed, words.get("seen", ""), str(error)), 409)
-        return to_run(key, "#notes")
+        key, run = await self._run(request)
+        unsaved = await save_notes(request, run)
+        if unsaved is not None:
+            return await self._page(key, run, notes_form(link("/run/notes", name=key), *unsaved), 409)
+        return to_page("/run", key, "#notes")
 
     async def stop_run(self, request: Request) -> Response:
         """`POST /run/stop?name=…`."""
-        key, run, _ = await self._run(request)
+        key, run = await self._run(request)
         await asyncio.to_thread(self.processes.stop, run)
-        return to_run(key)
+        return to_page("/run", key)
 
     async def continue_run(self, request: Request) -> Response:
         """`POST /run/continue?name=…`."""
-        key, run, _ = await self._run(request)
+        key, run = await self._run(request)
         await asyncio.to_thread(self.processes.resume, run)
-        return to_run(key)
+        return to_page("/run", key)
 
     async def send_asset(self, request: Request) -> Response:
         """`GET /assets/NAME`: a script or the style."""
@@ -137,21 +145,21 @@ class Pages:
         return Response(await asyncio.to_thread(asset, name), media_type=ASSETS[name][0], headers=headers)
 
     async def _page(self, key: str, run: Path, form: str, code: int = 200) -> Response:
-        stamp = stamp_of(run)  # before it is read, so that what comes meanwhile is drawn next
-        sections = await asyncio.to_thread(sections_of, run, key)
-        state = await asyncio.to_thread(status, run, key, self.processes)
-        sections = {"overview": sections.pop("overview", ""), "status": state, **sections}
-        body = run_page(key, stamp, sections, form)
-        return html_page(key, body, ("plotly.js", "figures.js", "run.js"), code)
+        stamp, sections = await self._live(key, run).page()
+        return html_page(key, run_page(key, stamp, sections, form), ("plotly.js", "figures.js", "run.js"), code)
 
-    async def _run(self, request: Request) -> tuple[str, Path, Entry]:
-        """The run that an address names: its name there, its folder, and what is listed of it. Raises RunError."""
+    def _live(self, key: str, run: Path) -> LiveRun:
+        name = str(run.relative_to(self.index.root))
+        return self.live.of(key, lambda: self.index.path_of(name))
+
+    async def _run(self, request: Request) -> tuple[str, Path]:
+        """The run that an address names: its name there and its folder. Raises RunError."""
         key = request.query_params.get("name", "")
-        return key, *await asyncio.to_thread(self.index.run, key)
+        return key, await asyncio.to_thread(self.index.folder, key)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    missing = isinstance(error, RunError) and str(error).endswith("no run is here")
+    missing = isinstance(error, RunError) and str(error).endswith(MISSING)
     return html_page("Not done", f"<h1>Not done</h1>{alert(str(error))}", status=404 if missing else 409)
 
 

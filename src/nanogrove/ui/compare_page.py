@@ -22,7 +22,7 @@ from nanogrove.ui.curves import (
     TRAINING,
     Curve,
     differing_settings,
-    floor,
+    floors,
     groups_of,
     lines_of,
     measures_of,
@@ -31,6 +31,7 @@ from nanogrove.ui.curves import (
 from nanogrove.ui.frame import alert
 
 MAX_RUNS = 50
+MAX_FLOORS = 8  # lines of best possible figures
 VALUE_CHARACTERS = 200  # of a setting
 
 
@@ -40,6 +41,7 @@ class Choice:
 
     Args:
         runs: names of runs.
+        studies: names of studies, whose runs are compared too.
         x: a key of AXES.
         y: the name of a measure; empty for the first that the runs have.
         smooth: whether a running mean is drawn.
@@ -49,6 +51,7 @@ class Choice:
     """
 
     runs: tuple[str, ...]
+    studies: tuple[str, ...]
     x: str
     y: str
     smooth: bool
@@ -61,12 +64,20 @@ def choice_of(words: QueryParams) -> Choice:
     """What an address asks for."""
     flags = {name: words.get(name) == "on" for name in ("smooth", "log_x", "log_y")}
     x, y = words.get("x", ""), words.get("y", "")
-    runs = tuple(dict.fromkeys(words.getlist("run")))
-    return Choice(runs, x if x in AXES else "tokens", y, over=tuple(words.getlist("over")), **flags)
+    runs, studies = (tuple(dict.fromkeys(words.getlist(name))) for name in ("run", "study"))
+    over = words.getlist("over") or (["seed"] if studies else [])
+    return Choice(runs, studies, x if x in AXES else "tokens", y, over=tuple(over), **flags)
 
 
-def compare_page(choice: Choice, paths: Mapping[str, Path], problems: Sequence[str]) -> str:
-    """The body of the page of a choice, whose runs lie at `paths`; `problems` say why others are left out."""
+def compare_page(choice: Choice, paths: Mapping[str, Path], problems: Sequence[str], verdicts: str = "") -> str:
+    """The body of the page of a choice.
+
+    Args:
+        choice: what is asked for.
+        paths: the folders of the runs, by their names.
+        problems: why others are left out.
+        verdicts: HTML of what the studies of the runs say.
+    """
     if len(paths) > MAX_RUNS:
         problems = [*problems, f"the first {MAX_RUNS} of {len(paths)} runs are shown; choose fewer"]
         paths = dict(list(paths.items())[:MAX_RUNS])
@@ -80,15 +91,24 @@ def compare_page(choice: Choice, paths: Mapping[str, Path], problems: Sequence[s
         curves, _ = _read(paths, STEP_LINES // len(paths))
     settings = differing_settings(curves)
     over = [key for key in choice.over if key in settings]
-    lines = lines_of(groups_of(curves, over), measure.name, AXES[choice.x], choice.smooth)
-    lines += floor(curves, measure, lines)
+    groups = groups_of(curves, over)
+    lines = lines_of(groups, measure.name, AXES[choice.x], choice.smooth)
+    best = floors(groups, measure, AXES[choice.x])
+    if len(best) <= MAX_FLOORS:
+        lines += best
     label, unit = AXES[choice.x].label, measure.unit or measure.label
     figure = plot(titled(measure), label, unit, lines, log_x=choice.log_x, log_y=choice.log_y)
+    hidden = ""
+    if len(best) > MAX_FLOORS:
+        hidden = (
+            f"<p class='note'>The best possible figures of these lines are {len(best):,}, too many to draw; choose "
+            "fewer runs to see them.</p>"
+        )
     missing = f'<p class="empty">No chosen run has a figure of {escaped(measure.label)} over {escaped(label)}.</p>'
     return (
         f"{title}{_form(choice, curves, known, measure, settings)}"
         f'<div id="live"><section id="figure" class="compared">{figure or missing}</section></div>'
-        f"{_ends(curves, measure)}{_settings(curves, settings)}"
+        f"{hidden}{verdicts}{_ends(curves, measure)}{_settings(curves, settings)}"
     )
 
 

@@ -160,11 +160,33 @@ def _line(name: str, group: Sequence[Curve], measure: str, axis: Axis, smooth: b
     return noisy(name, x, y)[-1:] if smooth else line(name, x, y)
 
 
-def floor(curves: Sequence[Curve], measure: Measure, lines: Sequence[Line]) -> list[Line]:
-    """The best possible figure as a line, where evaluations know it and it is the same for all runs."""
-    known = {finite(event.values.get(measure.reference)) for curve in curves for event in curve.events(measure.name)}
-    best = known.pop() if measure.reference and len(known) == 1 else None
-    if best is None or not lines:
-        return []
-    ends = [min(at for each in lines for at in each["x"]), max(at for each in lines for at in each["x"])]
-    return line(measure.reference_label, ends, [best, best], "reference")
+def floors(groups: Mapping[str, Sequence[Curve]], measure: Measure, axis: Axis) -> list[Line]:
+    """The best possible figures of groups of runs, as far as their evaluations know them.
+
+    A line for each figure, or each course of it, with the groups that it belongs to in its name where it is not of all.
+    """
+    by_figure = dict[str, dict[str, Line]]()  # then by group
+    for name, group in groups.items() if measure.reference else ():
+        for each in _line(name, group, measure.reference, axis, smooth=False):
+            figures = [each["y"], each.get("low", each["y"]), each.get("high", each["y"])]
+            one = all(len(set(side)) == 1 for side in figures)
+            by_figure.setdefault(repr([side[0] for side in figures] if one else figures), {})[name] = each
+    return [_floor(_label(measure.reference_label, list(lines), len(groups)), lines) for lines in by_figure.values()]
+
+
+def _label(label: str, names: Sequence[str], groups: int) -> str:
+    """What a best possible figure is called: with the first of its groups, where it is not that of all."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return label if len(names) == groups else f"{label}: {names[0]}{more}"
+
+
+def _floor(label: str, lines: Mapping[str, Line]) -> Line:
+    """The line of a figure that some groups share, over all that these reach."""
+    first, *others = lines.values()
+    floor: Line = {**first, "name": label, "style": "reference"}
+    if others:
+        at = [at for each in lines.values() for at in each["x"]]
+        floor["x"], floor["y"] = [min(at), max(at)], [first["y"][0]] * 2
+        if "low" in first:
+            floor["low"], floor["high"] = [first["low"][0]] * 2, [first["high"][0]] * 2
+    return floor

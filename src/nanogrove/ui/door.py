@@ -7,11 +7,10 @@ pointed here (DNS rebinding) is of no use; and what changes something has to com
 
 import hmac
 import re
-from http.cookies import SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nanogrove.serve.door import LOOPBACK
@@ -61,8 +60,11 @@ class Door:
         reads = scope["method"] in ("GET", "HEAD")
         if origin != f"http://{host}" and not (reads and origin is None):
             return _refused("pages of other sites may not use this server", 403)
-        cookie, name = SimpleCookie(headers.get("cookie", "")[:4096]), f"nanogrove-{host.rpartition(':')[2]}"
-        if name in cookie and self._is_secret(cookie[name].value):
+        # Cookies do not know ports: this one is named by its port, so that two servers keep one each, and it comes
+        # together with those of any other server of this machine, of whatever form.
+        name = f"nanogrove-{host.rpartition(':')[2]}"
+        cookies = (each.strip().partition("=") for each in headers.get("cookie", "").split(";"))
+        if any(known == name and self._is_secret(value) for known, _, value in cookies):
             return None
         words = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if not reads or not self._is_secret(dict(words).get(KEY, "")):
@@ -85,4 +87,11 @@ def _host_name(host: str) -> str | None:
 
 
 def _refused(message: str, status: int) -> Response:
-    return PlainTextResponse(f"nanogrove ui: {message}\n", status)
+    """A page of one line, without the style of the others, which is inside."""
+    return HTMLResponse(
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Refused</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"</head><body><main><h1>nanogrove ui</h1><p>{message}</p></main></body></html>\n",
+        status,
+    )

@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from nanogrove.reports.page import FIGURES, STYLE
 from nanogrove.reports.values import escaped
-from nanogrove.reports.writer import TOKEN_STYLE
+from nanogrove.reports.writer import TOKEN_SCRIPT, TOKEN_STYLE
 
 HERE = Path(__file__).parent
 
@@ -37,9 +37,9 @@ def link(path: str, **words: str) -> str:
     return escaped(f"{path}?{urlencode(words, errors='replace')}" if words else path)
 
 
-def to_run(key: str, part: str = "") -> Response:
-    """Leads a browser to the page of a run, or to a part of it."""
-    return RedirectResponse(f"/run?{urlencode({'name': key}, errors='replace')}{part}", 303)
+def to_page(path: str, key: str, part: str = "") -> Response:
+    """Leads a browser to the page of a run or a study, or to a part of it."""
+    return RedirectResponse(f"{path}?{urlencode({'name': key}, errors='replace')}{part}", 303)
 
 
 def alert(message: str) -> str:
@@ -52,13 +52,14 @@ def _file(name: str) -> Callable[[], str]:
 
 
 ASSETS: Mapping[str, tuple[str, Callable[[], str]]] = {  # each with its type, and what gives its text
-    "ui.css": ("text/css", lambda: STYLE + TOKEN_STYLE + _file("ui.css")()),
+    "ui.css": ("text/css", lambda: STYLE + TOKEN_STYLE + _file("ui.css")() + _file("play.css")()),
     "plotly.js": ("text/javascript", get_plotlyjs),
     "figures.js": ("text/javascript", lambda: FIGURES),
     "list.js": ("text/javascript", _file("list.js")),
     "new.js": ("text/javascript", _file("new.js")),
     "play.js": ("text/javascript", _file("play.js")),
     "run.js": ("text/javascript", _file("run.js")),
+    "tokens.js": ("text/javascript", lambda: TOKEN_SCRIPT),
 }
 
 

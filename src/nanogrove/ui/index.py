@@ -10,6 +10,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from nanogrove.record.listing import Listed, folders_of_record, is_held, listed
 from nanogrove.settings import shown
 from nanogrove.ui.notes import FILE as NOTES_FILE
 from nanogrove.ui.notes import Notes, read_notes
-from nanogrove.ui.studies import Study, read_study
+from nanogrove.ui.studies import Study, is_within, read_study
 
 FILE = ".nanogrove-index.json"
 FILE_BYTES = 1 << 28  # at most
@@ -72,7 +73,7 @@ class Index:
         self._folders = [self.root / name for name in below]
         self._kept = {folder: _read(folder / FILE) for folder in self._folders}
         self._written = dict.fromkeys(self._folders, 0.0)
-        self._paths = dict[str, str]()  # of runs that were listed, by their names in addresses
+        self._paths, self._studies = dict[str, str](), dict[str, str]()  # listed ones, by their names in addresses
         self._lock = threading.Lock()
 
     def read(self) -> Lab:
@@ -90,17 +91,37 @@ class Index:
                 runs |= {key_of(name): entry for name, entry in entries.items()}
                 problems += self._keep(folder, entries)
             self._paths = {key: entry.run.name for key, entry in runs.items()}
+            self._studies = {key: study.name for key, study in studies.items()}
         return Lab(runs, studies, "; ".join(problems))
 
     def run(self, key: str) -> tuple[Path, Entry]:
         """The folder of a run, and what is listed of it now. Raises RunError where none is listed under this name."""
+        path = self.folder(key)
+        return path, _entry(path, str(path.relative_to(self.root)), None)
+
+    def folder(self, key: str) -> Path:
+        """The folder of a run. Raises RunError where none is listed under this name."""
         if key not in self._paths:
             self.read()
         name = self._paths.get(key)
         if name is None:
             raise RunError(f"{key}: no run is here")
+        return self.path_of(name)
+
+    def study(self, key: str) -> tuple[Path, Study]:
+        """The folder of a study, and what is listed of it now. Raises RunError where none is listed under this name."""
+        if key not in self._studies:
+            self.read()
+        name = self._studies.get(key)
+        if name is None:
+            raise RunError(f"{key}: no study is here")
         path = self.path_of(name)
-        return path, _entry(path, name, None)
+        return path, read_study(path, name)
+
+    def studies_of(self, runs: Iterable[str]) -> list[str]:
+        """The studies that runs were trained for, by the names of both in addresses."""
+        keys = list(runs)
+        return [study for study in self._studies if any(is_within(run, study) for run in keys)]
 
     def path_of(self, name: str) -> Path:
         """The folder of a name below the root. Raises RunError where a part of its path is a link, or leads away."""
@@ -111,11 +132,16 @@ class Index:
             raise RunError(f"{name}: no run is here")
         return path
 
+    @property
+    def first(self) -> Path:
+        """The folder in which new runs, and files that are dropped, are put: the first of those shown."""
+        return self._folders[0]
+
     def new_path(self, name: str) -> Path:
         """The folder of a new run, in the first of the folders shown. Raises RunError for a name that is not plain, is
         taken, or would lie within a link.
         """
-        folder = self._folders[0]
+        folder = self.first
         if not NAME.fullmatch(name):
             raise RunError(f"folder: {shown(name)} is not plain; use letters, digits, - _ and ., 100 at most")
         if folder.is_symlink():

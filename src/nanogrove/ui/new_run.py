@@ -1,27 +1,30 @@
-"""A new run: a preset or a run to begin from, a form of its settings, what it would take, and its start."""
+"""A new run: a preset, a run or a file to begin from, a form of its settings, what it would take, and its start."""
 
 import asyncio
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
-from nanogrove.config.catalog import GROUPS, list_presets, packaged_text, parse_preset, unknown_preset
+from nanogrove.config.catalog import packaged_text, parse_preset, unknown_preset
 from nanogrove.config.overrides import replaced, resolve
 from nanogrove.config.preset import Preset
 from nanogrove.errors import RunError
 from nanogrove.record.events import Values
 from nanogrove.record.folder import read_preset
 from nanogrove.reports.values import escaped
+from nanogrove.ui.choices import choices_page
 from nanogrove.ui.dry_run import LONGEST_SECONDS, DryRuns
 from nanogrove.ui.fields import fieldsets, key_of_problem, resolve_form, settings_of, texts_of, typed_overrides
+from nanogrove.ui.files import Files
 from nanogrove.ui.forms import read_form
-from nanogrove.ui.frame import alert, html_page, link, to_run
-from nanogrove.ui.index import Index, Lab
+from nanogrove.ui.frame import alert, html_page, link, to_page
+from nanogrove.ui.index import Index
 from nanogrove.ui.processes import Processes
 
 FOLDER, DO, SEEN = "folder", "do", "seen"  # fields of the form that are not settings
@@ -31,14 +34,24 @@ class Beginning(NamedTuple):
     """What a new run begins from.
 
     Args:
-        kind: `preset` or `run`.
+        kind: `preset`, `run` or `file`.
         name: its name in the address.
         values: the JSON of its preset.
+        text: what a file holds, as `nanogrove explore` prints it.
     """
 
     kind: str
     name: str
     values: Values
+    text: str = ""
+
+
+class NotExploredError(RunError):
+    """A file of which no run can begin; `text` is what is known of it."""
+
+    def __init__(self, problem: str, text: str) -> None:
+        super().__init__(problem)
+        self.text = text
 
 
 @dataclass(frozen=True)
@@ -66,23 +79,61 @@ class NewRuns:
     """Answers requests for the page of a new run."""
 
     def __init__(self, index: Index, processes: Processes) -> None:
-        self.index, self.processes, self.dry_runs = index, processes, DryRuns()
+        self.index, self.processes = index, processes
+        self.dry_runs, self.files = DryRuns(), Files(index.first)
+
+    def routes(self) -> list[Route]:
+        """Their addresses."""
+        return [
+            Route("/new", self.show, methods=["GET"]),
+            Route("/new", self.submit, methods=["POST"]),
+            Route("/files", self.receive, methods=["POST"]),
+        ]
 
     def close(self) -> None:
-        """Ends the dry run under way."""
+        """Ends the dry run, and the exploring, under way."""
         self.dry_runs.close()
+        self.files.close()
+
+    async def receive(self, request: Request) -> Response:
+        """`POST /files?name=…`: keeps a file; the answer is the name that it has, or why it was not taken."""
+        try:
+            return PlainTextResponse(await self.files.receive(request, request.query_params.get("name", "")))
+        except RunError as error:
+            return PlainTextResponse(str(error), 409)
 
     async def show(self, request: Request) -> Response:
-        """`GET /new`: what there is to begin from; with `?preset=…` or `?run=…` the form."""
+        """`GET /new`: what there is to begin from; with `?preset=…`, `?run=…` or `?file=…` the form."""
         words = request.query_params
-        if not ("preset" in words or "run" in words):
-            return html_page("New run", await asyncio.to_thread(lambda: choices_page(self.index.read())))
+        if not any(kind in words for kind in ("preset", "run", "file")):
+            return await asyncio.to_thread(self._choices)
+        return await asyncio.to_thread(self._form, words)
 
-        def body() -> str:
+    def _choices(self, problem: str = "", text: str = "", status: int = 200) -> Response:
+        page = choices_page(self.index.read(), self.files, problem, text)
+        return html_page("New run", page, ("new.js",), status)
+
+    def _form(self, words: QueryParams) -> Response:
+        """The form of a beginning as it is; of a file with what training on it would take."""
+        try:
             begin = self._beginning(words)
-            return form_page(begin, Answer(self.index.free_name(begin.name.rpartition("/")[2])))
+        except NotExploredError as error:
+            return self._choices(str(error), error.text, 422)
+        name = begin.name.rpartition("/")[2] if begin.kind != "file" else str(begin.values["name"])
+        answer = Answer(self.index.free_name(name))
+        if begin.kind == "file":
+            answer = self._proposed(begin, answer)
+        return html_page("New run", form_page(begin, answer), ("new.js",))
 
-        return html_page("New run", await asyncio.to_thread(body), ("new.js",))
+    def _proposed(self, begin: Beginning, answer: Answer) -> Answer:
+        """An answer with the figures of the preset that was proposed for a file."""
+        preset = resolve(begin.values)
+        figures, problem = self.dry_runs.figures(preset)
+        return (
+            replace(answer, problems={"": problem})
+            if problem
+            else replace(answer, figures=figures, seen=_digest(preset))
+        )
 
     async def submit(self, request: Request) -> Response:
         """`POST /new?preset=…`: what the run would take or, once that was shown, its start."""
@@ -109,7 +160,7 @@ class NewRuns:
             except RunError as error:
                 return _page(begin, Answer(folder, typed, {FOLDER: str(error)}), 409)
             self.index.read()
-            return to_run(self.index.key_of_path(path))
+            return to_page("/run", self.index.key_of_path(path))
         figures, problem = self.dry_runs.figures(preset)
         if problem:
             key = key_of_problem(problem, {each.key: each for each in settings})
@@ -122,6 +173,11 @@ class NewRuns:
 
     def _beginning(self, words: QueryParams) -> Beginning:
         """What an address names. Raises PresetError and RunError where that is missing or cannot be used."""
+        if "file" in words:
+            explored = self.files.explored(words["file"])
+            if explored.problem:
+                raise NotExploredError(explored.problem, explored.text)
+            return Beginning("file", words["file"], explored.values, explored.text)
         if "run" in words:
             key = words["run"]
             values = read_preset(self.index.run(key)[0])
@@ -143,26 +199,6 @@ def _page(begin: Beginning, answer: Answer, status: int = 200) -> Response:
     return html_page("New run", form_page(begin, answer), ("new.js",), status)
 
 
-def choices_page(lab: Lab) -> str:
-    """The body of the page that asks for a preset, or a run to begin from."""
-    descriptions = list_presets()
-    groups = "".join(
-        f"<h2>{escaped(group.title)}</h2><ul>"
-        + "".join(
-            f'<li><a href="{link("/new", preset=name)}">{name}</a>: {escaped(descriptions[name])}</li>'
-            for name in group.names
-        )
-        + "</ul>"
-        for group in reversed(GROUPS)
-    )
-    options = "".join(f'<option value="{escaped(key)}">{escaped(key)}</option>' for key in lab.runs)
-    runs = (
-        '<form class="search"><label for="run">Begin from the settings of a run</label>'
-        f'<select id="run" name="run">{options}</select><button>Show its form</button></form>'
-    )
-    return f"<h1>New run</h1>{runs if lab.runs else ''}<p>Or choose a preset:</p>{groups}"
-
-
 def form_page(begin: Beginning, answer: Answer) -> str:
     """The body of the page of the form."""
     first = resolve(begin.values)
@@ -176,6 +212,7 @@ def form_page(begin: Beginning, answer: Answer) -> str:
     return (
         f"<h1>New run</h1><p class='note'>{escaped(first.method.name)} on {escaped(first.data.type)}, from the "
         f"{begin.kind} <bdi>{escaped(begin.name)}</bdi>: {escaped(first.description)}</p>{alert(others)}{alert(wrong)}"
+        f"{_explored(begin)}"
         f'<form class="settings" method="post" action="{action}">'
         f'{_figures(answer)}<div class="setting"><label for="{FOLDER}">Folder of the run</label>'
         f'<input id="{FOLDER}" name="{FOLDER}" value="{escaped(answer.folder)}" maxlength="100" required '
@@ -183,6 +220,12 @@ def form_page(begin: Beginning, answer: Answer) -> str:
         f"{fieldsets(settings, typed, texts, answer.problems)}"
         f'<p><button name="{DO}" value="show">Show what it takes</button></p></form>'
     )
+
+
+def _explored(begin: Beginning) -> str:
+    """What a file holds; empty for other beginnings."""
+    text = f'<pre tabindex="0" aria-label="What the file holds">{escaped(begin.text)}</pre>'
+    return f"<section id='explored'><h2>What the file holds</h2>{text}</section>" if begin.text else ""
 
 
 def _figures(answer: Answer) -> str:

@@ -8,18 +8,20 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from nanogrove.errors import NanogroveError, PresetError
+from nanogrove.ui.asked import Asked, asked_of
 from nanogrove.ui.bodies import body_of
 from nanogrove.ui.frame import html_page
 from nanogrove.ui.index import Index
 from nanogrove.ui.models import Models
 from nanogrove.ui.play_page import play_page
-from nanogrove.ui.writing import Asked, Event, Writer, asked_of, write
+from nanogrove.ui.writing import Event, Writer, write
 from nanogrove.waits import current_progress
 
 LINES_TYPE = "application/x-ndjson"
@@ -43,9 +45,12 @@ class Playground:
 
         def body() -> str:
             run, _ = self.index.run(key)
-            return play_page(key, run, [other for other in self.index.read().runs if other != key])
+            rewards, others = list[str](), list[str]()
+            for name, entry in self.index.read().runs.items():
+                (rewards if entry.run.method == "reward_model" else others).append(name)
+            return play_page(key, run, [other for other in others if other != key], rewards)
 
-        return html_page(f"Try {key}", await asyncio.to_thread(body), ("play.js",))
+        return html_page(f"Try {key}", await asyncio.to_thread(body), ("tokens.js", "play.js"))
 
     async def write(self, request: Request) -> Response:
         """`POST /try/write`: texts as lines of JSON, each a list of events of `writing`."""
@@ -56,18 +61,21 @@ class Playground:
             paths = [(await asyncio.to_thread(self.index.run, side.run))[0] for side in asked.sides]
             if len(set(paths)) < len(paths):
                 raise PresetError("a run cannot stand beside itself; choose another one")
+            reward = None
+            if asked.steering is not None and asked.steering.kind == "run":
+                reward = (await asyncio.to_thread(self.index.run, asked.steering.of))[0]
         except NanogroveError as error:
             refusal = _line([{"side": side, "problem": str(error)} for side in (0, 1)])
             return Response(refusal, 409, headers, LINES_TYPE)
         writers = [Writer(side, path) for side, path in zip(asked.sides, paths, strict=True)]
-        return StreamingResponse(self._lines(writers, asked), media_type=LINES_TYPE, headers=headers)
+        return StreamingResponse(self._lines(writers, asked, reward), media_type=LINES_TYPE, headers=headers)
 
-    async def _lines(self, writers: list[Writer], asked: Asked) -> AsyncIterator[bytes]:
+    async def _lines(self, writers: list[Writer], asked: Asked, reward: Path | None = None) -> AsyncIterator[bytes]:
         """Lines of events, until the texts end or the page is gone."""
         if self._turn.locked():
             yield _line([{"side": 0, "state": "Waiting for another text to end."}])
         async with self._turn:
-            work = write(self.models, writers, asked)
+            work = write(self.models, writers, asked, reward)
             try:
                 while not self.over:
                     step = self._thread.submit(next, work, None)

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from nanogrove.record.listing import TITLES, age, cells
 from nanogrove.reports.values import escaped, spread
+from nanogrove.ui.compare_page import MAX_RUNS
 from nanogrove.ui.frame import alert, link
 from nanogrove.ui.index import Entry, Lab
 from nanogrove.ui.notes import Notes
-from nanogrove.ui.studies import Study
+from nanogrove.ui.studies import Study, is_within
 
 SHOWN_RUNS = 1000  # in one page
 SHOWN_NOTE = 120  # characters of a note
@@ -98,6 +99,11 @@ def _words(key: str, entry: Entry) -> str:
     return "\n".join(filter(None, facts)).casefold()
 
 
+def _words_of_study(key: str, study: Study) -> str:
+    state = "running" if study.running else "damaged" if study.damage else ""
+    return "\n".join([key, *study.arms, study.measure, state, *study.notes.tags, study.notes.note]).casefold()
+
+
 def list_page(lab: Lab, asked: Asked, folder: str, now: float) -> str:
     """The body of the page of all runs and studies."""
     title = f"<h1>Runs</h1><p class='note'>below <bdi>{escaped(folder)}</bdi></p>{alert(lab.problem)}"
@@ -107,10 +113,9 @@ def list_page(lab: Lab, asked: Asked, folder: str, now: float) -> str:
             "the page shows it as soon as it begins.</p>"
         )
     runs = chosen(lab, asked, now)
-    studies = {
-        key: each for key, each in lab.studies.items() if _matches(asked.search.casefold().split(), key.casefold())
-    }
-    return f"{title}{_search(asked)}{_runs(runs, len(lab.runs), asked, now)}{_studies(studies)}"
+    words = asked.search.casefold().split()
+    studies = {key: each for key, each in lab.studies.items() if _matches(words, _words_of_study(key, each))}
+    return f"{title}{_search(asked)}{_runs(runs, len(lab.runs), asked, now)}{_studies(studies, lab)}"
 
 
 def _search(asked: Asked) -> str:
@@ -137,10 +142,20 @@ def _runs(runs: Mapping[str, Entry], all_runs: int, asked: Asked, now: float) ->
     rows = "".join(_row(key, entry, now) for key, entry in list(runs.items())[:SHOWN_RUNS])
     return (
         f'<form id="runs" action="/compare"><p class="note" role="status">{", ".join(filter(None, parts))}</p>'
+        f"{choose_all(min(len(runs), SHOWN_RUNS))}"
         f'<div class="wide list" role="region" tabindex="0" aria-label="Runs"><table><thead><tr>'
         f'<th scope="col">choose</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
         "<p><button>Compare the chosen runs</button></p></form>"
     )
+
+
+def choose_all(shown: int) -> str:
+    """A box that chooses all runs of a table, as many as can be compared; empty where there are none to compare."""
+    if shown < 2:
+        return ""
+    most = min(shown, MAX_RUNS)
+    label = f"Choose all {shown:,} runs" if most == shown else f"Choose the first {most:,} of {shown:,} runs"
+    return f'<p><label class="box"><input type="checkbox" id="all" data-most="{most}"> {label}</label></p>'
 
 
 def _title(title: str, asked: Asked) -> str:
@@ -170,25 +185,28 @@ def written(notes: Notes) -> str:
     return f"{tags}<bdi>{escaped(shown)}</bdi>"
 
 
-def _studies(studies: Mapping[str, Study]) -> str:
+def _studies(studies: Mapping[str, Study], lab: Lab) -> str:
     """The table of studies; empty where there are none."""
-    titles = ("study", "ways", "measure", "runs finished", "state", "tags and notes")
-    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
-    rows = "".join(_study(key, each) for key, each in studies.items())
+    titles = ("study", "arms", "measure", "runs finished", "state", "tags and notes", "")
+    head = "".join(f'<th scope="col">{title}</th>' if title else "<td></td>" for title in titles)
+    rows = "".join(_study(key, each, _finished(key, each, lab)) for key, each in studies.items())
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return (
-        f'<h2>Studies</h2><div class="wide list" role="region" tabindex="0" aria-label="Studies">{table}</div>'
-        if rows
-        else ""
-    )
+    box = f'<div id="studies" class="wide list" role="region" tabindex="0" aria-label="Studies">{table}</div>'
+    return f"<h2>Studies</h2>{box}" if rows else ""
 
 
-def _study(key: str, study: Study) -> str:
-    state = study.damage or ("running" if study.running else "")
-    figures = (", ".join(study.arms), study.measure, f"{study.results:,}", state)
+def _finished(key: str, study: Study, lab: Lab) -> int:
+    """How many runs of a study are finished: those of its results, and while it is under way those that have ended."""
+    ended = [name for name, each in lab.runs.items() if each.run.state in ("finished", "diverged")]
+    return max(study.results, sum(is_within(name, key) for name in ended))
+
+
+def _study(key: str, study: Study, finished: int) -> str:
+    state = f"damaged: {study.damage}" if study.damage else "running" if study.running else ""
+    figures = (", ".join(study.arms), study.measure, f"{finished:,}", state)
     words = "".join(f"<td><div><bdi>{escaped(cell)}</bdi></div></td>" for cell in figures)
-    runs = link("/", search=f"{key}/")
+    compare = f'<a href="{link("/compare", study=key)}" aria-label="Compare the runs of {escaped(key)}">compare</a>'
     return (
-        f'<tr><th scope="row"><div><a href="{runs}"><bdi>{escaped(key)}</bdi></a></div></th>{words}'
-        f"<td><div>{written(study.notes)}</div></td></tr>"
+        f'<tr><th scope="row"><div><a href="{link("/study", name=key)}"><bdi>{escaped(key)}</bdi></a></div></th>{words}'
+        f"<td><div>{written(study.notes)}</div></td><td>{compare if finished else ''}</td></tr>"
     )

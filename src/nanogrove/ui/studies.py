@@ -41,14 +41,21 @@ def read_study(path: Path, name: str) -> Study:
     notes = Notes()
     try:
         notes = read_notes(path)
-        study, plan = read_part(path / "study.json") or {}, read_part(path / "plan.json") or {}
+        study, plan = read_part(path / "study.json") or {}, read_part(path / "plan.json")
         arms = study.get("arms")
         names = tuple(str(arm["name"]) for arm in arms) if isinstance(arms, list) else ()
     except (RunError, StudyError) as error:
         return Study(name, notes=notes, damage=str(error))
     except (KeyError, TypeError):
         return Study(name, notes=notes, damage="study.json is damaged")
-    return Study(name, names, str(plan.get("measure", "")), _results(path), is_held(path), notes)
+    if plan is not None and not isinstance(plan.get("measure"), str):
+        return Study(name, names, notes=notes, damage="plan.json is damaged")
+    return Study(name, names, str((plan or {}).get("measure", "")), _results(path), is_held(path), notes)
+
+
+def is_within(run: str, study: str) -> bool:
+    """Whether a run lies in the folder of a study, by their names in addresses."""
+    return study == "." or run.startswith(f"{study}/")
 
 
 def _results(path: Path) -> int:

@@ -8,7 +8,7 @@ from nanogrove.methods.self_improve.guard import Losses, Progress, alarm, base_p
 from nanogrove.synthetic.examples import TaskConfig, TaskCorpus
 
 CORPUS = TaskCorpus(TaskConfig(type="task", task="copy", base=(1, 3)), 16, 4, 0)  # one prompt of 1 digit is held out
-SURVEY = Survey([1, 2, 3, 4, 5], [0.0, 0.85, 0.9, 0.3, 0.0], [], [], [])
+SURVEY = Survey([1, 2, 3, 4, 5], [0.0, 0.85, 0.9, 0.3, 0.0], [], [], [], [], [True, True])
 LOSSES = Losses({"loss": [0.3, 0.5]}, [[0.2, 0.2], [0.6, 0.8]])
 
 
@@ -58,6 +58,10 @@ def test_a_kept_state_raises_the_best_agreement_and_lowers_the_best_losses(progr
     assert progress["agreement"] == {"1": 0.0, "2": 0.85, "3": 0.9, "4": 0.3, "5": 0.0}
     assert progress["firmest"] == {"1": 1.0, "2": 1.0, "3": 0.9, "4": 1.0, "5": 1.0}
     assert progress["least"] == pytest.approx([0.1, 0.2, 0.7])
+    assert "votes" not in progress, "all vote"
+    for votes in ([True, False], [True, True]):
+        commit_round(progress, SURVEY._replace(votes=votes), LOSSES)
+        assert progress["votes"] == votes, "a voter that has caught up votes again"
 
 
 def test_rounds_need_a_base_that_agrees(progress: Progress) -> None:

@@ -97,7 +97,7 @@ def test_base_then_rounds_of_one_difficulty_each(tmp_path: Path, monkeypatch: py
     assert [e.values["difficulties"] for e in of_kind(events, "round")] == [[3], [4], [5]]
     assert [(e.step, e.values["name"]) for e in of_kind(events, "phase")] == [(0, "base"), (20, "rounds")]
     assert of_kind(events, "exact")[1].values["difficulties"] == [1, 2, 3, 4, 5]
-    fields = {"round", "frontier", "difficulties", "agreement", "apart", "exact", "vote"}
+    fields = {"round", "frontier", "difficulties", "agreement", "apart", "exact", "vote", "effective", "votes"}
     assert all(set(event.values) == fields for event in of_kind(events, "exact")), "the fields of the record"
     for number in (1, 2, 3):
         labels = label_rows(tmp_path / "run", f"round-{number}")
@@ -321,9 +321,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SIZE = ["model.n_layer=2", "model.n_embd=32", "data.held_out=20", "data.base=[1, 3]"]
 
 
-def from_base(base: Path, out: Path, *overrides: str) -> list[Event]:
+def from_base(base: Path, out: Path, *overrides: str, resume: bool = False) -> list[Event]:
+    return trained(out, *rounds_alone(base), *overrides, resume=resume)
+
+
+def rounds_alone(base: Path) -> list[str]:
     method = [f"method.base={json.dumps(str(base))}", "method.guard=true", "save.every=1000", "method.examples=200"]
-    return trained(out, *SIZE, *method, "method.vote=1.0", *overrides)
+    return [*SIZE, *method, "method.vote=1.0"]
 
 
 class Voters:
@@ -479,6 +483,41 @@ def test_all_filters_together_make_a_run(tmp_path: Path) -> None:
             assert label["kept"] <= min(figures["kept"] for figures in label["filters"].values())
 
 
+def test_votes_by_reliability_are_those_of_voters_good_at_base_problems(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third voter errs everywhere: its vote is dropped, the other two label, and it learns with them.
+
+    A retry asks for a tenth of the doubt, and a resumed run knows who votes.
+    """
+
+    def decode(model: Any, corpus: Any, prompts: list[str], *_: Any, **__: Any) -> list[list[str]]:
+        right = [prompt[:-1] for prompt in prompts]
+        return [right, [text if text[-1] != "7" else "1" for text in right], ["0" for _ in right]]
+
+    Voters(monkeypatch)
+    monkeypatch.setattr(committee, "decode", decode)
+    settings = ["method.votes=reliability", "method.vote=0.6", "method.voter_minimum=0.5", "method.guard_fit=0"]
+    settings += ["method.si_rounds=2", "method.si_iter=2", "save.every=1", "method.guard_agreement=0"]
+    settings += ["method.guard_drop=1", "method.guard_loss=9"]
+    first, second = of_kind(from_base(saved, tmp_path / "run", *settings), "round")
+    label = first.values["labels"][0]
+    assert label["agreement"] == label["kept"] == label["filters"]["vote"]["kept"]
+    assert 0.8 < label["kept"] < 1
+    assert label["precision"] == 1
+    assert label["effective"] == pytest.approx(2, abs=0.1)
+    assert label["reliability"][2] < 0.2 < 0.7 < min(label["reliability"][:2])
+    assert [first.values["strict"], second.values["strict"]] == [False, True]
+    going = train(resolve(PRESET, [*rounds_alone(saved), *settings]), tmp_path / "cut")
+    assert next(event for event in going if event.kind == "exact").values["votes"] == [True, True, False]
+    next(event for event in going if event.kind == "step" and event.step == 3)
+    going.close()  # type: ignore[attr-defined]
+    notes = load_checkpoint(tmp_path / "cut" / "checkpoints" / "current").state["notes"]
+    assert notes["votes"] == [True, True, False]
+    from_base(saved, tmp_path / "cut", *settings, resume=True)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "run")
+
+
 def test_one_voter_needs_no_committee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_labels(monkeypatch, copied)
     loose = ["method.guard=true", "method.guard_loss=100"]
@@ -525,6 +564,9 @@ def test_voters_may_come_from_a_checkpoint_each(tmp_path: Path, monkeypatch: pyt
         (["method.self_consistency=4"], PresetError, "set temperature=0.7"),
         (["method.to=12"], DataError, "set model.block_size=25"),
         (["method.si_rounds=9"], DataError, "set model.block_size=23"),
+        (["method.votes=reliability"], PresetError, "and vote is null; set vote=0.9"),
+        (["method.voters=1", "method.voter_minimum=0.9"], PresetError, "voter_minimum needs two voters or more"),
+        (["method.voter_minimum=99"], PresetError, "method.voter_minimum=99: must be 1 or less"),
         (["method.to=1"], PresetError, "method.to=1 is easier than data.base"),
         (["method.si_rouns=3"], PresetError, "did you mean method.si_rounds?"),
         (["method.vote=1.5"], PresetError, "method.vote"),

@@ -2,9 +2,9 @@
 
 1. The voters, a population from different seeds, learn base difficulties from true answers, each voter from its own
    batches.
-2. In each round every voter answers prompts of the next difficulty (`labels.py`); filters and a vote choose which
-   answers to keep; all voters train on these and on everything older, each on its own batches, so that they stay
-   different (`rounds.py`).
+2. In each round every voter answers prompts of the next difficulty (`labels.py`); filters and a vote, of equal votes or
+   by reliability, choose which answers to keep; all voters train on these and on everything older, each on its own
+   batches, so that they stay different (`rounds.py`).
 3. After the round the committee answers test prompts (`guard.py`). Where it has come apart, or forgot what it knew,
    the round is undone and tried again with a stricter vote.
 
@@ -12,6 +12,6 @@ No true answer beyond the base difficulties is used to choose, filter, open, sto
 decides these. True answers stand in the record, beside the figures that decide.
 
 After Lee et al. 2025, "Self-Improving Transformers Overcome Easy-to-Hard and Length Generalization Challenges", arXiv
-2502.01612. The mixture, the vote and, nearly, the length filter are from there; the gate by agreement and the guard are
-not.
+2502.01612. The mixture, the vote and, nearly, the length filter are from there; the gate by agreement, the
+guard and votes by reliability (`evaluate/reliability.py`) are not.
 """

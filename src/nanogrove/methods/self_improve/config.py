@@ -36,6 +36,14 @@ class Config(MethodConfig):
     vote: float | None = Field(
         None, gt=0, le=1, description="share of the voters that must agree; null takes labels without a vote"
     )
+    votes: Literal["equal", "reliability"] = Field(
+        "equal",
+        description="reliability: votes count by how often a voter is right, as the answers alone show it; `vote` is "
+        "then the smallest probability that a label is right, and prompts agree that have it, not all voters alike",
+    )
+    voter_minimum: float | None = Field(
+        None, gt=0, le=1, description="share of held-out base problems that a voter must solve to vote, 0.99, say"
+    )
     length_margin: int | None = Field(
         None, ge=1, description="drop labels this many characters from the usual length, or more"
     )
@@ -55,7 +63,7 @@ class Config(MethodConfig):
         0.1, ge=0, description="largest rise of the loss on replayed earlier data, nats per token"
     )
     guard_fit: float = Field(0.1, ge=0, description="largest loss on a round's labels after it, nats per token")
-    retries: int = Field(1, ge=0, description="times a difficulty is tried again, with a unanimous vote")
+    retries: int = Field(1, ge=0, description="times a difficulty is tried again, with a stricter vote")
     minimum: int = Field(1, ge=1, description="labels that a round must keep to be trained on")
     empty: Literal["stop", "replay"] = Field(
         "stop", description="when it keeps fewer: end the rounds, or train on older data and try again"
@@ -65,7 +73,14 @@ class Config(MethodConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name, wanted in (("vote", self.vote is not None), ("gate=agreement", self.gate == "agreement")):
+        if self.votes == "reliability" and self.vote is None:
+            raise ValueError("votes=reliability keeps labels by their probability, and vote is null; set vote=0.9, say")
+        needs = {
+            "vote": self.vote,
+            "gate=agreement": self.gate == "agreement" or None,
+            "voter_minimum": self.voter_minimum,
+        }
+        for name, wanted in ((name, value is not None) for name, value in needs.items()):
             if wanted and self.voters < 2:
                 raise ValueError(f"{name} needs two voters or more, and voters is {self.voters}")
         if self.self_consistency and not self.temperature:
@@ -73,6 +88,15 @@ class Config(MethodConfig):
         if self.base is not None and not self.si_rounds:
             raise ValueError("base is given and si_rounds is 0, so nothing is left to train")
         return self
+
+    @property
+    def support(self) -> float | None:
+        """The probability of being right on which voters agree; None where all must give one answer."""
+        return self.vote if self.votes == "reliability" else None
+
+    def stricter_vote(self) -> float:
+        """The vote of a retry: unanimous, or with a tenth of the doubt."""
+        return 1.0 if self.support is None else 1 - (1 - self.support) / 10
 
     def target(self, hardest_base: int) -> int:
         """The hardest difficulty that may be opened."""

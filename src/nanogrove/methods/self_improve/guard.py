@@ -55,6 +55,7 @@ class Progress(TypedDict):
         least: the lowest losses among these, on base data and on the labels of each accepted round.
         strict: how often the next difficulty was tried in vain.
         settled: rounds that were not undone.
+        votes: whose votes count, where base problems decide that.
         current: the round under way.
         ended: why there are no more rounds.
     """
@@ -66,6 +67,7 @@ class Progress(TypedDict):
     least: list[float]
     strict: Count
     settled: Count
+    votes: NotRequired[list[bool]]
     current: NotRequired[CurrentRound]
     ended: NotRequired[str]
 
@@ -82,6 +84,8 @@ def check_kept(state: TrainState, corpus: TaskCorpus, plan: Plan, config: Config
         raise ValueError(f"it opens a difficulty outside {corpus.base[1]} to {target}")
     if any(int(known) > target and not corpus.fits(int(known)) for known in kept["firmest"]):
         raise ValueError("it has the agreement at a difficulty that the model cannot read")
+    if "votes" in kept and (len(kept["votes"]) != config.voters or sum(kept["votes"]) < 2):
+        raise ValueError("it does not say of each voter whether its vote counts, or counts fewer than two")
     if config.labels == "none" or past < 0:
         return
     if len(kept["least"]) != len(kept["accepted"]) + 1:
@@ -121,7 +125,9 @@ def agreements(survey: Survey) -> dict[str, float]:
 
 
 def commit_round(progress: Progress, survey: Survey, losses: Losses) -> None:
-    """Makes the committee as it is what later states are compared with."""
+    """Makes the committee as it is what later states are compared with, and has those vote who may."""
+    if not all(survey.votes) or "votes" in progress:
+        progress["votes"] = survey.votes
     progress["agreement"] = known = agreements(survey)
     firmest, least, now = progress["firmest"], progress["least"], losses.means()
     firmest |= {d: max(share, firmest.get(d, 0.0)) for d, share in known.items()}

@@ -1,12 +1,13 @@
 """Labels of a round: every voter answers new prompts, and filters and a vote choose which answers to keep."""
 
 from collections.abc import Sequence
+from itertools import compress
 
 import torch
 from typing_extensions import TypedDict
 
 from nanogrove.data.rng import derived_seed, random
-from nanogrove.evaluate import committee
+from nanogrove.evaluate import committee, reliability
 from nanogrove.methods.self_improve.config import Config
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import Values
@@ -36,7 +37,8 @@ def label(
     slot: int,
     difficulty: int,
     count: int,
-    unanimous: bool,
+    strict: bool,
+    votes: Sequence[bool] | None = None,
 ) -> Labelled:
     """Labels `count` new prompts of one difficulty.
 
@@ -48,15 +50,21 @@ def label(
         slot: the number of the round, from 0; prompts and samples depend on it.
         difficulty: of the prompts.
         count: how many prompts are labelled.
-        unanimous: whether all voters must agree, whatever `config.vote` says.
+        strict: whether the vote is the stricter one of a retry.
+        votes: which voters' votes count, `[P]`; all where None.
     """
     questions = corpus.examples(difficulty, "train", f"round-{slot + 1}", range(count))
     prompts = [prompt for prompt, _ in questions]  # the true answers are not looked at
     answers, shares = committee.consistent(_samples(model, corpus, config, seed, slot, difficulty, prompts))
     if config.inject:
         answers = committee.spoil(answers, config.inject, random(seed, "inject", slot, difficulty))
-    vote = 1.0 if unanimous else config.vote
-    rules = committee.Rules(vote, config.length_margin, config.self_consistency, config.confidence)
+    voters, by_reliability = reliability.estimate(answers), config.votes == "reliability"
+    if votes is not None:
+        answers, shares = list(compress(answers, votes)), list(compress(shares, votes))
+    vote = config.stricter_vote() if strict else config.vote
+    rules = committee.Rules(
+        vote, config.length_margin, config.self_consistency, config.confidence, reliability=by_reliability
+    )
     labels, filters = committee.verdicts(model, corpus, prompts, answers, shares, rules, config.decode_batch)
     passed = [all(verdicts) for verdicts in zip(*filters.values(), strict=True)]
     rows: list[LabelRow] = [
@@ -68,7 +76,10 @@ def label(
     figures = {
         "difficulty": difficulty,
         "prompts": count,
-        "agreement": committee.agreement(answers),
+        "agreement": committee.agreement(answers, config.support),
+        "effective": reliability.estimate(answers).effective_voters,
+        "support": sum(labels.support) / count if count else None,
+        "reliability": voters.right,
         "labels_right": sum(right) / count if count else None,
         **committee.against_truth(right, passed),
         "filters": {name: committee.against_truth(right, verdict) for name, verdict in filters.items()},

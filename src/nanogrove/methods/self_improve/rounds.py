@@ -181,9 +181,9 @@ class _Rounds:
 
     def label(self, difficulty: int, count: int, slot: int) -> Labelled:
         """Labels of one difficulty, made by rank 0."""
-        unanimous = bool(self.progress["strict"])
+        strict, votes = bool(self.progress["strict"]), self.progress.get("votes")
         work = partial(label, self.state.model, self.corpus, self.config, self.plan.seed, slot)
-        return self.plan.ranks.broadcast_from_main(partial(work, difficulty, count, unanimous))
+        return self.plan.ranks.broadcast_from_main(partial(work, difficulty, count, strict, votes))
 
     def begin_round(self, slot: int) -> Iterator[Event]:
         """Labels prompts, writes the labels to the run folder and saves what an undone round falls back to."""
@@ -256,7 +256,8 @@ class _Rounds:
         ahead = max(DIFFICULTIES_AHEAD, config.lengths)
         if not number:  # what the base can do without rounds, as far as they are to reach
             ahead = max(ahead, config.target(self.corpus.base[1]) - frontier)
-        work = partial(committee.survey, self.state.model, self.corpus, frontier, ahead, config.decode_batch)
+        how = (config.decode_batch, config.support, config.voter_minimum)
+        work = partial(committee.survey, self.state.model, self.corpus, frontier, ahead, *how)
         survey = committee.Survey(*self.plan.ranks.broadcast_from_main(work))
         values: Values = {
             "round": number,
@@ -266,6 +267,8 @@ class _Rounds:
             "apart": survey.dissent,
             "exact": survey.exact,
             "vote": survey.vote,
+            "effective": survey.effective,
+            "votes": survey.votes,
         }
         return Event("exact", self.state.step, values, {"survey": time.perf_counter() - began}), survey
 

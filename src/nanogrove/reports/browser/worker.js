@@ -50,7 +50,7 @@ function* writtenAndVoted(prompt, options) {
 // A step whose tokens have names for people.
 function named(step) {
   if (step.token === undefined || step.token === null) return step;
-  const shown = (others) => others && others.map((other) => ({ ...other, shown: shownToken(tokens, other.token) }));
-  const [alternatives, exact] = [shown(step.alternatives), shown(step.exact)];
-  return { ...step, shown: shownToken(tokens, step.token), ends: step.token === tokens.end, alternatives, exact };
+  const { text, probability } = step, name = (token) => shownToken(tokens, token);
+  const pairs = (others) => others && others.map((other) => [name(other.token), other.probability]);
+  return { text, probability, token: name(step.token), likeliest: pairs(step.alternatives), exact: pairs(step.exact) };
 }

@@ -15,6 +15,7 @@ def self_improvement(run: Run) -> str:
     hit = [(event, d, finite(vote)) for event, d, vote in _cells(surveys, "vote")]
     single = [(event, d, spread(exact)[1]) for event, d, exact in _cells(surveys, "exact")]
     agreed = [(event, d, finite(share)) for event, d, share in _cells(surveys, "agreement")]
+    effective = list(_effective(rounds))
     labels = [(event, label.get("difficulty"), label) for event in rounds for label in _labels(event)]
     errors = [(event, d, _complement(label.get("precision"))) for event, d, label in labels]
     pictures = [
@@ -51,6 +52,11 @@ def self_improvement(run: Run) -> str:
             ),
             plot("Hardest difficulty open", "round", "difficulty", _frontier(surveys[:1] + rounds)),
         ],
+        *(
+            [[plot("Effective number of voters", "round", "equal votes as good as theirs", effective)]]
+            if effective
+            else []
+        ),
     ]
     body = rows(pictures)
     why = '<p class="note">Right and wrong are measured for this page; the run decides by agreement alone.</p>'
@@ -85,6 +91,13 @@ def _complement(share: object) -> float | None:
 
 def _kept(event: Event) -> list[float]:
     return [share for label in _labels(event) if (share := finite(label.get("kept"))) is not None]
+
+
+def _effective(rounds: list[Event]) -> Iterator[Line]:
+    """A line for the hardest difficulty that each round labelled; none in records of earlier versions."""
+    hardest = [labels[-1].get("effective") if (labels := _labels(event)) else None for event in rounds]
+    if any(finite(figure) is not None for figure in hardest):
+        yield from line("effective voters", [_round(event) for event in rounds], hardest)
 
 
 def _filters(rounds: list[Event], figure: str) -> Iterator[Line]:

@@ -14,7 +14,7 @@ def verdicts(shown: Shown) -> str:
     findings = shown.findings
     finished, expected = len(findings.results), _expected(findings)
     badge = "" if finished >= expected else ' <span class="badge">unfinished</span>'
-    answers = "".join(f"<li>{_answer(verdict)}</li>" for verdict in findings.verdicts)
+    answers = "".join(f"<li>{answer(verdict)}</li>" for verdict in findings.verdicts)
     sentences = {verdict.sentence for verdict in findings.verdicts}
     notes = [capital(line) for line in lines(findings) if line not in sentences and not _of_trial(line, findings)]
     flops, seconds = cost(findings.results.values(), findings.plan)
@@ -42,7 +42,7 @@ def _asked(shown: Shown) -> str:
     )
 
 
-def _answer(verdict: Verdict) -> str:
+def answer(verdict: Verdict) -> str:
     """A verdict as HTML: the arm that won in bold, the figures of it in small type."""
     claim, bracket, facts = verdict.sentence.partition(" (")
     html = escaped(claim)

@@ -135,7 +135,7 @@ def test_a_member_draws_as_it_would_alone() -> None:
 
 
 def test_samples_come_as_often_as_the_policy_says() -> None:
-    """First tokens of 4,000 samples of one prompt at a temperature of 0.7: χ² of 11, whose 1 - 1e-4 quantile is 37.4."""
+    """First tokens of 4,000 samples at a temperature of 0.7: χ² of 11, whose 1 - 1e-4 quantile is 37.4."""
     corpus = task(1)
     model, config = model_for(corpus), Config(temperature=0.7, tokens=1)
     prompts = prompts_of(corpus.batch(0), config, corpus)

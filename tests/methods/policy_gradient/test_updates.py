@@ -1,5 +1,6 @@
 """Policy gradients: exact resume, members, what is learned from, what is measured, and what is refused."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import checksum_of
 from nanogrove.train.objectives.policy_gradient import log_probs
 
+TEXT = "data={'sources': 'TEXT', 'tokenizer': 'char'}"
+
 
 @pytest.fixture
-def preset(tiny: Any) -> dict[str, Any]:
+def of_task(tiny: Any) -> dict[str, Any]:
     """Copying one or two digits from a base of three steps."""
-    return tiny(
+    values: dict[str, Any] = tiny(
         method={"name": "policy_gradient", "base_steps": 3, "samples": 4},
-        data={"type": "task", "task": "copy", "base": [1, 2], "held_out": 10, "sources": None, "tokenizer": None},
         model={"dropout": 0.0},
         train={"steps": 6, "batch_size": 12},
         optimizer={"lr": 0.01},
@@ -34,17 +36,13 @@ def preset(tiny: Any) -> dict[str, Any]:
         sample={"tokens": 0},
         save={"every": 2},
     )
-
-
-@pytest.fixture
-def of_task(preset: dict[str, Any]) -> dict[str, Any]:
-    preset["data"] = {"type": "task", "task": "copy", "base": [1, 2], "held_out": 10}
-    return preset
+    values["data"] = {"type": "task", "task": "copy", "base": [1, 2], "held_out": 10}
+    return values
 
 
 @pytest.fixture
 def of_text(of_task: dict[str, Any], text_file: Path) -> dict[str, Any]:
-    """Text, with a reward for the number of vowels that a sample has more than consonants, say."""
+    """Text, with a reward for the words a and o."""
     of_task["data"] = {"sources": str(text_file), "tokenizer": "char"}
     of_task["method"] |= {"reward": {"terms": {"a": 1.0, "o": 0.5}}, "prompt": 3, "tokens": 9, "algorithm": "rloo"}
     of_task["method"] |= {"beta": 0.1}
@@ -119,10 +117,10 @@ def test_micro_batches_are_the_batch(of_task: dict[str, Any]) -> None:
 
 def test_the_first_update_is_reinforce_with_a_baseline(of_task: dict[str, Any]) -> None:
     """Its gradient is that of the sum of −A log π over samples, A from the rewards by hand."""
-    each = learner(of_task, "method.algorithm=rloo", "train.clip=null")
+    each = learner(of_task, "method.algorithm=rloo", 'method.reward={"length": 2}')
     model, batch = each.state.model, each.batch(3)
     reward = batch.extra["reward"].view(3, 4)
-    assert 0 < int(batch.extra["no_signal"].sum()) < 12 or reward.std() > 0
+    assert reward.std(1).max() > 0
     gained = torch.stack([reward[:, n] - reward[:, [m for m in range(4) if m != n]].mean(1) for n in range(4)], 1)
     (-(gained.flatten() * (log_probs(model, batch, 1.0) * batch.mask).sum(-1)).mean()).backward()
     expected = [p.grad.clone() for p in model.parameters() if p.grad is not None]
@@ -156,9 +154,9 @@ def test_a_text_is_rewarded_for_what_was_written_after_its_prompt(of_text: dict[
     assert all({"reward", "reward_error", "reward_before", "kl"} <= values.keys() for values in evals)
     assert all(values["score"] == -values["reward"] for values in evals)
     end = next(e.values for e in events if e.kind == "end")
-    again = evaluate(tmp_path / "run", None)
-    assert again.values["reward"] == end["reward"]
-    assert {"reward_before", "kl"} <= again.values.keys()
+    again = evaluate(tmp_path / "run", "test")
+    assert again["reward"] == end["reward"]
+    assert {"reward_before", "kl"} <= again.keys()
 
 
 def test_a_grammar_is_sampled_from_its_mark(of_task: dict[str, Any], tmp_path: Path) -> None:
@@ -197,16 +195,13 @@ def test_a_base_is_the_reference_of_all_members(of_task: dict[str, Any], tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            ["method.samples=5"],
-            "train.batch_size=12 is not a multiple of method.samples=5, which are the samples of one",
-        ),
-        (["method.samples=1"], "method.samples must be 2 or more, and 1 was given"),
+        (["method.samples=5"], "train.batch_size=12 is not a multiple of method.samples=5, which are the samples of"),
+        (["method.samples=1"], "method.samples=1: must be 2 or more"),
         (["method.algorithm=rloo", "method.scale=group"], "scale=group divides by the deviation of a group"),
-        (["data={'sources': 'TEXT', 'tokenizer': 'char'}"], "method.reward: this data has no answers that are right"),
+        ([TEXT], "method.reward: this data has no answers that are right"),
         (
-            ["data={'sources': 'TEXT', 'tokenizer': 'char'}", "method.reward={'length': 3}", "method.tokens=99"],
-            "99 tokens",
+            [TEXT, "method.reward={'length': 3}", "method.tokens=99"],
+            "ask for 100 tokens, and model.block_size=16",
         ),
         (["method.prompt=99"], "method.prompt=99 is longer than a row of the data, 5 tokens"),
         (["method.base=nowhere"], "nowhere"),
@@ -259,13 +254,9 @@ def test_samples_that_no_run_kept_are_refused_in_one_line(
     else:
         kept[name] = change(kept[name]).contiguous()
     save_file(kept, folder / "kept.safetensors")
-    import hashlib
-
     state["files"]["kept.safetensors"] = hashlib.sha256((folder / "kept.safetensors").read_bytes()).hexdigest()
     state["checksum"] = checksum_of(state)
     (folder / "state.json").write_text(json.dumps(state))
-    for older in ("prev", "prev2"):
-        assert not (tmp_path / "checkpoints" / older / "x").exists()
     with pytest.raises(CheckpointError) as caught:
         for _ in train(resolve(of_task), tmp_path, resume=True):
             pass

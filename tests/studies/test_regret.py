@@ -81,7 +81,7 @@ def test_methods_are_measured_after_1_2_4_steps_against_the_optimum(finished_stu
         for each in method.points[0]:
             assert 0 < each.kl < 0.1
             assert 0.25 * each.regret == pytest.approx(seed.value - each.reward + 0.25 * each.kl)
-    assert next(lines(findings)).startswith(f"base: {seed.base.regret:.3f} nats of regret")
+    assert next(lines(findings)).startswith(f"base: regret {seed.base.regret:.3f} nats")
 
 
 def test_the_page_holds_all_and_needs_no_network(finished_study: Path) -> None:

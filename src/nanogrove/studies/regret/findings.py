@@ -81,7 +81,7 @@ def best(points: Sequence[Sequence[Point]]) -> list[Point]:
 def lines(findings: Findings) -> Iterator[str]:
     """What a study came to, in words: the base, then a line for each method, the least regret first."""
     base, scored = spread([seed.base.regret for seed in findings.seeds]), findings.settings.scored
-    yield f"base: {base.mean:.3f} nats of regret, which the policy ∝ μ exp(r/β) would have none of"
+    yield f"base: regret {base.mean:.3f} nats; the optimum has none"
     ends = [(method.title, method.at(scored)) for method in findings.methods]
     for title, points in sorted(ends, key=lambda each: mean_regret(each[1])):
         yield f"{title}: {described(points)} after {scored:,} scored texts" if points else f"{title}: diverged"

@@ -66,7 +66,6 @@ def steered_points(world: World) -> list[Point]:
     settings = world.settings
     model = model_of(load_best(world.base / "checkpoints"))
     scored = settings.length * (settings.v + 1)
-
     rewards = dict(zip(texts(settings.v, settings.length), world.rewards.tolist(), strict=True))
 
     def of_tokens(rows: Sequence[Sequence[int]]) -> Sequence[float]:

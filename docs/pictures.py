@@ -55,6 +55,10 @@ REPORTS = {
     "rlm-deep": Report("rlm-deep", f"{SMALL} train.steps=200 evaluate.every=50"),
     "rhm": Report("rhm", f"{SMALL} train.steps=200 evaluate.every=50"),
     "evolve": Report("evolve", f"{SMALL} method.generations=5 method.steps_per_generation=8 evaluate.every=8"),
+    "ensemble": Report(
+        "ensemble",
+        f"{SMALL} method.members=4 method.distill_steps=60 train.steps=60 evaluate.every=20 sample.every=120",
+    ),
     "evolve-pbt": Report(
         "evolve-pbt", f"{SMALL} method.generations=10 method.steps_per_generation=10 evaluate.every=10"
     ),

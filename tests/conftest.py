@@ -201,8 +201,8 @@ def resumes_exactly() -> Callable[[dict[str, Any], Path, list[tuple[str, int]]],
 
 
 def _left(run: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """What a run left: its record less the clock, and every file of tensors of its newest and its best state."""
+    """What a run left: its record less the clock, and all tensors of its newest, its best and its student state."""
     lines = [json.loads(line) for line in (run / "events.jsonl").read_text("utf-8").splitlines()]
-    folders = [run / "checkpoints" / name for name in ("current", "best")]
+    folders = [run / "checkpoints" / name for name in ("current", "best", "student")]
     tensors = {str(path.relative_to(run)): path.read_bytes() for at in folders for path in at.glob("*.safetensors")}
     return [{key: value for key, value in line.items() if key != "time"} for line in lines], tensors

@@ -35,9 +35,9 @@ from typing import Any
 MAKE = runpy.run_path(str(Path(__file__).parent / "golden" / "make.py"))
 CASES = (
     *("pretrain", "pretrain, heads", "pretrain, mixing", "evolve", "evolution_strategies", "self_improve", "align"),
-    *("offline_rl, rwr", "policy_gradient, grpo", "reward_model"),
+    *("offline_rl, rwr", "policy_gradient, grpo", "reward_model", "ensemble", "ensemble, chain"),
 )
-TENSORS = ("model", "optimizer", "heads", "kept")
+TENSORS = ("model", "optimizer", "heads", "kept", "average")
 FREE_BYTES, MAX_BYTES = 1_500_000_000, 2_000_000_000
 INTERRUPTS = (4.0, 7.0)  # seconds until each Ctrl-C
 HANGING, WAITING = 20.0, 60.0  # seconds of a CPU, and of a clock on a busy machine, after which a command hangs

@@ -104,7 +104,7 @@ VERBS = {
 }
 # written; note and stop are for the one who watches
 KINDS = {"reward", "rewards", "generation", "start", "eval", "step", "sample", "end", "data", "exact", "round", "alarm"}
-KINDS |= {"sources", "auxiliary", "resume", "phase"}
+KINDS |= {"sources", "auxiliary", "resume", "phase", "student"}
 
 
 def test_the_names() -> None:

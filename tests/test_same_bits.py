@@ -50,6 +50,7 @@ TINY_METHOD: dict[str, dict[str, Any]] = {
     "offline_rl": {"method.base_steps": 2},
     "policy_gradient": {"method.base_steps": 2, "method.samples": 2},
     "evolution_strategies": {"method.generations": 2, "method.population_size": 4},
+    "ensemble": {"train.steps": 1, "method.members": 2, "method.distill_steps": 1},
 }
 BUSY = "while True: sum(range(100_000))"
 

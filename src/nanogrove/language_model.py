@@ -12,12 +12,11 @@ from nanogrove.data.chat.conversations import Message
 from nanogrove.data.chat.encoding import chat_prompt
 from nanogrove.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanogrove.decoding.loop import Request, Strategy, write
-from nanogrove.decoding.plain import plain
 from nanogrove.decoding.reading import pad
 from nanogrove.decoding.sampling import Sampler, Transform, record_log_probs, refuse_not_finite
 from nanogrove.decoding.steering import TOP_K, model_score, reward_augmented, sequence_score
 from nanogrove.decoding.stopping import StopTexts, stop_texts
-from nanogrove.decoding.strategies import strategy_for
+from nanogrove.decoding.strategies import one_by_one, strategy_for
 from nanogrove.decoding.streaming import End, Piece, Step, joined, text_pieces, text_steps
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate.calibration import load_calibration
@@ -33,7 +32,7 @@ from nanogrove.generation import (
 )
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
-from nanogrove.train.checkpoint import Checkpoint, heads_of, model_of, read_checkpoint
+from nanogrove.train.checkpoint import Checkpoint, heads_of, predictor_of, read_checkpoint
 from nanogrove.train.precision import WEIGHTS, Choice, Decoding, Weights, decoding
 
 
@@ -53,6 +52,8 @@ class Continuation(NamedTuple):
 
 class LanguageModel:
     """A model, its tokenizer, and the auxiliary heads that trained beside it, if any.
+
+    The model may be a population: an ensemble, which predicts by the mean of its members' probabilities.
 
     `temperature` is what its logits are to be divided by for calibrated probabilities, 1.0 where it has not been
     calibrated, as `calibrated` says.
@@ -189,7 +190,7 @@ class LanguageModel:
         drafts, budget = options.pop("speculative", False), options.pop("lookahead", None)
         reward, beta = options.pop("reward", None), options.pop("beta", BETA)
         asked = {"speculative": drafts or None, "lookahead": budget}
-        strategy = plain(self.model)
+        strategy = one_by_one(self.model)
         if drafts or budget is not None or reward is not None:
             strategy = strategy_for(self.model, self.heads, asked, steered=reward is not None)
         return strategy, reward, beta
@@ -202,7 +203,7 @@ class LanguageModel:
             raise PresetError("confidence: a model with a memory takes one prompt at a time")
         recorder, log_probs_of = record_log_probs(self.temperature if options.get("calibrated") else 1.0)
         reward, beta = options.pop("reward", None), options.pop("beta", BETA)
-        texts, new = self._decode_texts(plain(self.model), prompts, tokens, options, reward, beta, recorder)
+        texts, new = self._decode_texts(one_by_one(self.model), prompts, tokens, options, reward, beta, recorder)
         continuations = []
         for text, row, scores in zip(texts, new.tolist(), log_probs_of(new), strict=True):
             ids = [token for token in row if token >= 0]
@@ -227,7 +228,7 @@ class LanguageModel:
         if n < 1:
             raise PresetError(f"best of {n}: there is no best of none; give 1 or more")
         rewards, repeated = self._resolve_reward(reward), [prompt for prompt in prompts for _ in range(n)]
-        texts, new = self._decode_texts(plain(self.model), repeated, tokens, options)
+        texts, new = self._decode_texts(one_by_one(self.model), repeated, tokens, options)
         if isinstance(rewards, RewardModel):
             ids = [[token for token in row if token >= 0] for row in new.tolist()]
             values = rewards.of_tokens([self._prompt(p) + row for p, row in zip(repeated, ids, strict=True)])
@@ -380,11 +381,16 @@ def from_checkpoint(checkpoint: Checkpoint, device: str | torch.device = "cpu") 
         )
     calibration = load_calibration(checkpoint)
     temperature = None if calibration is None else calibration["temperature"]
-    return LanguageModel(model_of(checkpoint, device), checkpoint.tokenizer, temperature, heads_of(checkpoint, device))
+    return LanguageModel(
+        predictor_of(checkpoint, device), checkpoint.tokenizer, temperature, heads_of(checkpoint, device)
+    )
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> LanguageModel:
     """The best model of a run folder, or that of a checkpoint folder, with its temperature where it was calibrated.
+
+    Of a run of `method=ensemble` it is the ensemble, whose members predict together; its student is the checkpoint
+    `RUN/checkpoints/student`.
 
     No code in either is ever run. Raises CheckpointError, in one line, when there is none or it is damaged.
 

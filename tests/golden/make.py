@@ -28,6 +28,7 @@ FIELDS = {  # what is kept of each kind of event
     "auxiliary": ("shares",),
     "sources": ("loss", "weights"),
     "generation": ("score", "births"),
+    "student": ("loss",),
     "exact": ("exact",),
     "round": ("accepted", "labels"),
     "reward": ("mean",),
@@ -81,6 +82,16 @@ CASES: dict[str, dict[str, Any]] = {
         "data.mix_strategy": "weighted",
         "data.source_weights": [3, 1],
         "method": {"name": "pretrain", "adaptive": {"strategy": "loss", "interval": 400}},
+    },
+    "ensemble": {
+        "method": {"name": "ensemble", "members": 3, "distill_steps": 4},
+        "train.steps": 5,
+        "train.average": {"half_life": 2},
+    },
+    "ensemble, chain": {
+        "method": {"name": "ensemble", "members": 2, "chain": True, "distill_steps": 2},
+        "train.steps": 4,
+        "train.average": {"tail": 0.5},
     },
     "evolve": {
         "method": {

@@ -18,6 +18,8 @@ from tests.golden.make import preset_of, write_data
 METHODS = {
     "pretrain": {"train": {"steps": 24}},
     "evolve": {},
+    "ensemble": {},
+    "ensemble, chain": {},
     "evolution_strategies": {},
     "self_improve": {},
     "align": {},
@@ -31,7 +33,12 @@ KILLS = 15  # of each method
 def left(run: Path) -> dict[str, Any]:
     """The record less its clock, the rows that the run made, and the tensors of the newest and the best state."""
     lines = [json.loads(line) for line in (run / "events.jsonl").read_text("utf-8").splitlines()]
-    files = [*run.glob("checkpoints/current/*.safetensors"), *run.glob("checkpoints/best/*"), *run.glob("data/*")]
+    files = [
+        *run.glob("checkpoints/current/*.safetensors"),
+        *run.glob("checkpoints/best/*"),
+        *run.glob("checkpoints/student/*"),
+        *run.glob("data/*"),
+    ]
     contents = {str(path.relative_to(run)): path.read_bytes() for path in files if path.name != "state.json"}
     return {"record": [{key: value for key, value in line.items() if key != "time"} for line in lines], **contents}
 

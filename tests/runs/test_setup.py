@@ -83,7 +83,7 @@ def test_weights_are_sharded_over_several_ranks_only(tiny: Any, preset: Preset) 
 def checkpoint(corpus: Corpus, **changes: Any) -> Checkpoint:
     """A checkpoint of the data, as far as is looked at."""
     state = {"data": corpus.describe()["fingerprint"]}
-    whole = Checkpoint(Path("run"), ModelConfig(), corpus.tokenizer, {}, None, {}, state, {}, {})
+    whole = Checkpoint(Path("run"), ModelConfig(), corpus.tokenizer, {}, None, {}, state, {}, {}, {})
     return replace(whole, **changes)
 
 

@@ -197,6 +197,11 @@ def _eval(event: Event, view: View) -> str:
     return f"step {event.step}  {event.values['split']} {described(event.values)}"
 
 
+def _student(event: Event, view: View) -> str:
+    best = "" if event.values["best"] else ", not its best"
+    return f"step {event.step}  student: {event.values['split']} {described(event.values)}{best}"
+
+
 def _sources(event: Event, view: View) -> str | None:
     """The weights of sources, where they adapt."""
     if "weights" not in event.values:
@@ -317,6 +322,7 @@ LINES: dict[str, Callable[[Event, View], str | None]] = {
     "sources": _sources,
     "auxiliary": _heads,
     "exact": _exact,
+    "student": _student,
     "alarm": _alarm,
     "generation": _generation,
     "round": _round,

@@ -47,6 +47,7 @@ GROUPS = (  # in the order of the menu, whose default comes last
         ("align-terms", "dpo", "offline-rl", "policy-gradient-quick", "reward-model"),
     ),
     Group("Evolve a population", ("evolve", "evolve-es", "evolve-pbt")),
+    Group("Predict with several models at once", ("ensemble",)),
     Group("Learn from its own answers, or more than the next token", ("muzero-quick", "self-improve-quick")),
     Group("Train on text of your own; asks for a file or a folder", (OWN_TEXT,)),
     Group("Begin here", (QUICKSTART,)),

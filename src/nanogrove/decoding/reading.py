@@ -45,21 +45,27 @@ def read(model: GPT, tokens: Tensor, lengths: Tensor, limit: int, spare: int = 0
 
 
 class Context:
-    """What a model has read of growing rows: the states `[*P, B, 1, C]` after their latest tokens, and the cache."""
+    """What a model has read of growing rows: the states `[*P, B, 1, C]` after their latest tokens, and the cache.
 
-    def __init__(self, model: GPT, rows: Sequences, spare: int = 0) -> None:
-        self.model, self.rows, self.spare = model, rows, spare
-        self.hidden, self.cache = read(model, rows.tokens, rows.lengths, model.config.block_size, spare)
+    With `copies` each row is read so many times, all rows after all rows: by each member of an ensemble.
+    """
+
+    def __init__(self, model: GPT, rows: Sequences, spare: int = 0, copies: int = 1) -> None:
+        self.model, self.rows, self.spare, self.copies = model, rows, spare, copies
+        self.hidden, self.cache = self._read(model.config.block_size)
+
+    def _read(self, limit: int) -> tuple[Tensor, Cache]:
+        tokens, lengths = self.rows.tokens.repeat(self.copies, 1), self.rows.lengths.repeat(self.copies)
+        return read(self.model, tokens, lengths, limit, self.spare)
 
     def renew(self) -> bool:
         """Reads the last half of a full context into an empty cache; whether it was full."""
         size = self.model.config.block_size
         full = self.cache.longest >= size
         if full:
-            half = max(size // 2, 1)
-            self.hidden, self.cache = read(self.model, self.rows.tokens, self.rows.lengths, half, self.spare)
+            self.hidden, self.cache = self._read(max(size // 2, 1))
         return full
 
     def logits(self) -> Tensor:
-        """The model's scores `[R, V]` of each row's next token."""
-        return self.model.logits(self.hidden).reshape(len(self.rows.tokens), -1)
+        """The model's scores `[copies * R, V]` of each row's next token."""
+        return self.model.logits(self.hidden).reshape(self.copies * len(self.rows.tokens), -1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from nanogrove.decoding.ensemble import averaged
 from nanogrove.decoding.lookahead import lookahead
 from nanogrove.decoding.loop import Strategy
 from nanogrove.decoding.plain import plain
@@ -16,17 +17,24 @@ STRATEGIES: dict[str, Callable[[GPT, Heads | None, int], Strategy]] = {  # the n
 }
 
 
-def strategy_for(model: GPT, heads: Heads | None, options: Mapping[str, int | None], steered: bool) -> Strategy:
-    """The strategy of `STRATEGIES` whose option is not None; plain decoding where there is none.
+def one_by_one(model: GPT) -> Strategy:
+    """A token for each call of the model: plain decoding or, of several members, by the mean of their probabilities."""
+    return plain(model) if model.population is None else averaged(model)
 
-    Raises PresetError for two at once, one beside a reward that steers, or any of a model with a memory, and
-    CheckpointError for a model without the heads it needs.
+
+def strategy_for(model: GPT, heads: Heads | None, options: Mapping[str, int | None], steered: bool) -> Strategy:
+    """The strategy of `STRATEGIES` whose option is not None; `one_by_one` where there is none.
+
+    Raises PresetError for two at once, one beside a reward that steers, or any of a model with a memory or of an
+    ensemble, and CheckpointError for a model without the heads it needs.
     """
     chosen = [name for name in STRATEGIES if options.get(name) is not None]
     if model.memory is not None and (chosen or steered):
         raise PresetError(f"{chosen[0] if chosen else 'a reward'}: a model with a memory is decoded plainly only")
+    if model.population is not None and chosen:
+        raise PresetError(f"{chosen[0]}: an ensemble is decoded plainly only")
     if not chosen:
-        return plain(model)
+        return one_by_one(model)
     if steered or len(chosen) > 1:
         raise PresetError(f"{' and '.join(chosen)}{' and a reward' if steered else ''} do not go together; take one")
     return STRATEGIES[chosen[0]](model, heads, options[chosen[0]] or 0)

@@ -6,12 +6,13 @@ from torch import Tensor
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.evaluate.selection import standard_error
+from nanogrove.model.ensemble import Ensemble
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Values
 
 
-def wrong(model: GPT, batch: Batch) -> Tensor:
+def wrong(model: GPT | Ensemble, batch: Batch) -> Tensor:
     """0 where every scored token of a sequence is the likeliest one, else 1; `[*P, B]`, float32."""
     logits: Tensor = model(batch.tokens)
     right = (logits.argmax(-1) == batch.targets) | ~batch.mask
@@ -19,7 +20,7 @@ def wrong(model: GPT, batch: Batch) -> Tensor:
 
 
 @torch.inference_mode()
-def answered(model: GPT, corpus: Corpus, split: str, limit: int | None, losses: Tensor) -> Values:
+def answered(model: GPT | Ensemble, corpus: Corpus, split: str, limit: int | None, losses: Tensor) -> Values:
     """The share of a split's answers that are right, and its standard error, where documents are independent.
 
     A member whose `losses [*P, N]` are not all finite has neither: an argmax over NaN is a number all the same.

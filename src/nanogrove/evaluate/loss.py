@@ -10,6 +10,7 @@ from torch import Tensor
 from nanogrove.data.batch import Batch
 from nanogrove.data.corpus import Corpus
 from nanogrove.evaluate.accuracy import answered
+from nanogrove.model.ensemble import Ensemble
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Values
@@ -28,7 +29,7 @@ class Score(NamedTuple):
 
 
 @torch.inference_mode()
-def mean_nll(model: GPT, batches: Iterable[Batch]) -> Score:
+def mean_nll(model: GPT | Ensemble, batches: Iterable[Batch]) -> Score:
     """The mean NLL over all scored tokens of `batches`, in float32, sums in float64, without dropout."""
     device = model.embed.weight.device
     sums: list[Tensor] = []  # [*P, B]
@@ -44,7 +45,7 @@ def mean_nll(model: GPT, batches: Iterable[Batch]) -> Score:
 
 
 @torch.inference_mode()
-def against_truth(model: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]) -> tuple[Values, Tensor]:
+def against_truth(model: GPT | Ensemble, batches: Iterable[Batch], truths: Iterator[Tensor]) -> tuple[Values, Tensor]:
     """Compares a model with the exact distributions `truths` `[B, T, V′]`, V′ ≤ V, of the targets of `batches`.
 
     Figures, and the losses `[*P, N]` of a `Score`. Over scored tokens, nats: `loss`; `bayes_loss`, that of the exact
@@ -97,7 +98,7 @@ def _sum_of_rows(x: Tensor) -> Tensor:
     return x.sum(-2)
 
 
-def evaluate_split(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> Values:
+def evaluate_split(model: GPT | Ensemble, corpus: Corpus, split: str, limit: int | None = None) -> Values:
     """The loss on a split, or on about `limit` tokens of it, as values of an `eval` event.
 
     With bits per byte where tokens are text, with the figures of `against_truth` where the truth is known, and with
@@ -106,7 +107,7 @@ def evaluate_split(model: GPT, corpus: Corpus, split: str, limit: int | None = N
     return score_split(model, corpus, split, limit)[0]
 
 
-def score_split(model: GPT, corpus: Corpus, split: str, limit: int | None = None) -> tuple[Values, Tensor]:
+def score_split(model: GPT | Ensemble, corpus: Corpus, split: str, limit: int | None = None) -> tuple[Values, Tensor]:
     """The values of `evaluate_split`, and the losses `[*P, N]` of the split's sequences, whose mean is the loss."""
     truths = corpus.true_distributions(split, limit)
     if truths is not None:

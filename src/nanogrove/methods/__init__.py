@@ -13,6 +13,7 @@ AnyMethod = Method[Any, Any]  # settings and corpus are known to the file of the
 METHODS = {
     "align": "nanogrove.methods.align",
     "pretrain": "nanogrove.methods.pretrain",
+    "ensemble": "nanogrove.methods.ensemble",
     "evolve": "nanogrove.methods.evolve.generations",
     "evolution_strategies": "nanogrove.methods.evolution_strategies",
     "offline_rl": "nanogrove.methods.offline_rl",

@@ -231,9 +231,9 @@ def _evaluation(
     state: TrainState, corpus: Corpus, plan: Plan, config: Config, reference: GPT, name: str
 ) -> Iterator[Event]:
     """The rewards of fresh samples and the losses on held-out data after a round."""
-    samples, scores = _fresh_samples(state.model, corpus, config, plan, f"{name} after")
-    values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
-    values["kl"] = divergence(state.model, reference, corpus.eval_batches("validation", plan.evaluate_tokens))
+    samples, scores = _fresh_samples(state.scored, corpus, config, plan, f"{name} after")
+    values = evaluate_split(state.scored, corpus, "validation", plan.evaluate_tokens)
+    values["kl"] = divergence(state.scored, reference, corpus.eval_batches("validation", plan.evaluate_tokens))
     reward = _reward_event(state, state.round, samples, scores)
     values |= {"reward": reward.values["mean"], "reward_error": reward.values["error"]}
     values |= {name: figure for name, figure in state.method_state.items() if name.startswith("reward_before")}

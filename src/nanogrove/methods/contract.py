@@ -1,8 +1,9 @@
 """The contract of a method: what a file of this folder answers about itself, each answer with its default.
 
 A method yields events and knows nothing of files, trackers or progress bars. After each `step` event the state is
-consistent, and the run may save it, or stop. Two kinds of event have an effect: `eval` decides which model is the best
-so far, by its `score`, which is a cost, or else by its `loss`, the lower the better, per member of a population;
+consistent, and the run may save it, or stop. Three kinds of event have an effect: `eval` decides which model is the
+best so far, by its `score`, which is a cost, or else by its `loss`, the lower the better, per member of a population;
+`student` has `TrainState.student` saved as a checkpoint of that name, where its `best` is true;
 `data`, with a `name` and `rows`, is written to the run folder before the method goes on, and the plan reads it back
 after a resume.
 """
@@ -43,10 +44,11 @@ class Trained(Generic[C]):
     """A trained model, and what its method may need to score it.
 
     Args:
-        model: a single model.
+        model: a single model, or the members of an ensemble.
         config: the method's settings.
         seed: of the run.
         kept: gives the tensors that the method keeps, such as the weights of a reference; none where none are saved.
+        student: gives the best model that learned from this one; None where none did.
         allow_code: whether functions that the settings name may be imported and run.
     """
 
@@ -54,6 +56,7 @@ class Trained(Generic[C]):
     config: C
     seed: int
     kept: Callable[[], Mapping[str, Tensor]] = dict
+    student: Callable[[], GPT | None] = lambda: None
     allow_code: bool = False
 
 
@@ -110,6 +113,8 @@ class Method(Generic[C, D]):
     """Whether the model gives logits of tokens, or a number at each position."""
     trains_heads: Callable[[C], bool] = lambda config: False
     """Whether auxiliary heads may train beside the model."""
+    averages: bool = True
+    """Whether an average of weights along the steps may be scored and kept in their place."""
     memory: bool = False
     """Whether the model may have a memory."""
     sharding: bool = False

@@ -239,6 +239,7 @@ METHOD = Method[Config, Corpus](
     Config=Config,
     run=run,
     num_steps=num_steps,
+    averages=False,
     copies=lambda config: min(config.at_once, config.population_size),
     counted_by=("generations",),
     phases=phases,

@@ -305,13 +305,13 @@ class _Learner:
     def evaluation(self) -> Event:
         """The event `eval`: objective, plain loss and KL on held-out texts; above `kl_cap` no score, and the end."""
         state, corpus, config = self.state, self.corpus, self.config
-        values = evaluate_split(state.model, corpus, "validation", self.plan.evaluate_tokens)
+        values = evaluate_split(state.scored, corpus, "validation", self.plan.evaluate_tokens)
         values["kl"] = divergence(
-            state.model, self.reference, corpus.eval_batches("validation", self.plan.evaluate_tokens)
+            state.scored, self.reference, corpus.eval_batches("validation", self.plan.evaluate_tokens)
         )
-        with evaluating(state.model):
-            score, parts = self.measured(state.model)
-        values |= {**parts, **self.reward_of_samples("reward", state.model)}
+        with evaluating(state.scored):
+            score, parts = self.measured(state.scored)
+        values |= {**parts, **self.reward_of_samples("reward", state.scored)}
         values |= {name: figure for name, figure in state.method_state.items() if name.startswith("reward_before")}
         if config.kl_cap is not None and values["kl"] > config.kl_cap:
             state.method_state["ended"] = f"KL {values['kl']:.3f} exceeds method.kl_cap={config.kl_cap:g}"

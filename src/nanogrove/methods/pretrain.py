@@ -153,7 +153,7 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
 
         def evaluation() -> Event:
             plan.layout.gather()
-            values = evaluate_split(local.model, corpus, "validation", plan.evaluate_tokens)
+            values = evaluate_split(local.scored, corpus, "validation", plan.evaluate_tokens)
             return state.eval_event(values)
 
         changes = {step for points in config.follow.values() for step, _ in points if step < plan.steps}

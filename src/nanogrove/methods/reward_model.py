@@ -106,7 +106,7 @@ def run(state: TrainState, corpus: RewardedCorpus, plan: Plan, config: Config) -
     learned = objective(scaled(corpus).to(device))
     for event in fit(state, lambda step: batch(corpus, corpus.batch_rows(step), size), learned, plan):
         if plan.evaluates(event.step) and plan.ranks.first:
-            values = score(state.model, corpus, "validation", plan.evaluate_tokens)
+            values = score(state.scored, corpus, "validation", plan.evaluate_tokens)
             yield state.eval_event(values)
         yield event
 

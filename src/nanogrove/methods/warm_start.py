@@ -88,7 +88,7 @@ def pretrained(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None,
         yield phase("base", 0, "NLL")
     for event in fit(state, corpus.batch, objective_of(state, plan), plan.phase(0, steps)):
         if plan.evaluates(event.step):
-            values = evaluate_split(state.model, corpus, "validation", plan.evaluate_tokens)
+            values = evaluate_split(state.scored, corpus, "validation", plan.evaluate_tokens)
             yield state.eval_event({**values, "score": torch.inf if members is None else [torch.inf] * members})
             yield from auxiliary.evaluate_heads(state, corpus, corpus.batch, plan)
         yield event

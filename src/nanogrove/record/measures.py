@@ -116,6 +116,8 @@ def number(figure: object, digits: int = 4) -> str:
 MEASURES = (
     Measure("loss", "loss", "scale of rewards squared", text="loss {}", given="correlation"),  # of a reward model
     Measure("loss", "loss", "nats per token", reference="bayes_loss"),
+    Measure("member_loss", "mean of members", "nats per token", headline=False),
+    Measure("student_loss", "its student", "nats per token"),
     Measure("exact_match", "exact match", better="higher", title="Exact match", error="exact_match_error"),
     Measure("correlation", "correlation", "with the true reward", "higher"),
     Measure("in_order", "preference accuracy", better="higher", title="Preference accuracy", error="in_order_error"),
@@ -147,6 +149,9 @@ MEASURES = (
         reference_label="before",
     ),
     Measure("kl", "KL from the reference", "nats per token"),
+    Measure("mean_logits_loss", "mean of logits", "nats per token", headline=False),
+    Measure("disagreement_rank", "rank correlation with the error of disagreement", better="higher", headline=False),
+    Measure("entropy_rank", "and of entropy", better="higher", joined=" ", headline=False),
 )
 
 REWARD = Measure("mean", "reward of samples", better="higher", error="error")  # of a `reward` event

@@ -21,6 +21,7 @@ from nanogrove.reports.page import html_page
 from nanogrove.reports.sections.best_possible import best_possible
 from nanogrove.reports.sections.calibration import calibration
 from nanogrove.reports.sections.curves import curves
+from nanogrove.reports.sections.ensemble import ensemble
 from nanogrove.reports.sections.evolution import evolution
 from nanogrove.reports.sections.heads import heads
 from nanogrove.reports.sections.overview import overview
@@ -49,8 +50,9 @@ SECTIONS = (
     Section(overview),
     Section(self_improvement, ("exact",)),
     Section(evolution, ("generation",)),
+    Section(ensemble, ("losses_by_count",)),
     Section(rewards, ("reward", "rewards")),
-    Section(policy_gradient, ("samples_scored",)),
+    Section(policy_gradient, ("no_signal",)),
     Section(curves),
     Section(sources, ("sources",)),
     Section(heads, ("auxiliary",)),

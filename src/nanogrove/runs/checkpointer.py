@@ -14,7 +14,7 @@ from nanogrove.record.folder import RunFolder
 from nanogrove.record.measures import costs
 from nanogrove.runs.longer import settings_of
 from nanogrove.runs.setup import Setup
-from nanogrove.train.checkpoint import Checkpoint
+from nanogrove.train.checkpoint import STUDENT, Checkpoint
 from nanogrove.train.saving import save_checkpoint
 from nanogrove.train.state import TrainState
 
@@ -65,7 +65,11 @@ class Checkpointer:
         self.stale = checkpoint.state.get("stale", 0)
 
     def save(self, name: str, member: int = 0) -> None:
-        """Saves the state under `name`; best and snapshots hold the weights of one model only."""
+        """Saves the state under `name`; best and snapshots hold weights only, of one model or of an ensemble."""
+        alone = self.state.model.population is None or name == "current" or self.state.ensemble
+        self._save(name, self.state, None if alone else member)
+
+    def _save(self, name: str, state: TrainState, member: int | None) -> None:
         extra = {
             **self.folder.mark(),
             "best": self.best,
@@ -75,8 +79,7 @@ class Checkpointer:
             "data": self.setup.corpus.describe()["fingerprint"],
             "nanogrove": metadata.version("nanogrove"),
         }
-        single = None if self.state.model.population is None or name == "current" else member
-        save_checkpoint(self.folder.checkpoints, name, self.state, self.setup.corpus.tokenizer, extra, single)
+        save_checkpoint(self.folder.checkpoints, name, state, self.setup.corpus.tokenizer, extra, member)
 
     def save_current(self) -> None:
         """Saves all that a resumed run needs, unless this step is saved already."""
@@ -101,6 +104,11 @@ class Checkpointer:
         elif math.isfinite(self.best["score"]):  # else nothing was scored yet
             self.stale += 1
         self.best["member"] = member
+
+    def keep_student(self, event: Event) -> None:
+        """Saves the state's student where its `student` event says that it never scored better."""
+        if event.values["best"] and self.state.student is not None:
+            self._save(STUDENT, self.state.student, None)
 
     @property
     def out_of_patience(self) -> bool:
@@ -144,6 +152,9 @@ class NullCheckpointer:
         """Saves nothing."""
 
     def keep_best(self, event: Event) -> None:
+        """Keeps nothing."""
+
+    def keep_student(self, event: Event) -> None:
         """Keeps nothing."""
 
     def last_good(self) -> str:

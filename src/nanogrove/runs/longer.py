@@ -89,10 +89,12 @@ def taken(setup: Setup) -> Iterator[Taken]:
     """What of each step of a run follows from its budget, from the first step on."""
     method, config, plan = setup.method, setup.preset.method, setup.plan
     for span in method.phases(config, plan.steps):
-        factor = plan.phase(*span[1:]).lr_factor
+        phase = plan.phase(*span[1:])
         for step in range(span.start, span.end):
             others = dict(method.step_depends_on(config, plan.steps, step))
-            yield Taken(span.name, span.start, float(factor(step)), others)
+            if plan.average.tail is not None:
+                others["train.average.tail"] = max(step + 1 - phase.average_from, 0)
+            yield Taken(span.name, span.start, float(phase.lr_factor(step)), others)
 
 
 class Mismatch(NamedTuple):

@@ -65,6 +65,7 @@ def model_bytes(preset: Preset, method: AnyMethod, model: ModelConfig, ranks: Ra
         heads = Heads(preset.auxiliary, model).parameter_count()
     one = 4 * (parameter_count(model) + heads)
     members = method.num_members(preset.method) or 1
+    copies = method.copies(preset.method) + (members if preset.train.average.enabled else 0)
     each = 0 if preset.train.lora.rank else 1 + moments_per_weight(preset.optimizer.name)
     others = members * each // ranks.world
-    return one * (members + method.copies(preset.method)), one * others
+    return one * (members + copies), one * others

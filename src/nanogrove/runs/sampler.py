@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from nanogrove.data.chat.conversations import Message
 from nanogrove.data.rng import derived_seed
 from nanogrove.language_model import LanguageModel
+from nanogrove.model.ensemble import part
 from nanogrove.model.gpt import GPT
 from nanogrove.model.members import unstack
 from nanogrove.record.events import Event
@@ -13,11 +14,13 @@ from nanogrove.train.state import TrainState
 
 
 def samples_of_state(setup: Setup, state: TrainState, member: int, step: int) -> Iterator[Event]:
-    """Samples of the model at this step; of a population, those of one member."""
-    model = state.model
-    if model.population is not None:
+    """Samples of the model at this step; of a population, those of one member, or of an ensemble."""
+    model = state.scored
+    if state.ensemble:
+        model = part(model, slice(state.ensemble))
+    elif model.population is not None:
         model = GPT(model.config).to(setup.whole_device)
-        model.load_state_dict(unstack(state.model.state_dict(), member))
+        model.load_state_dict(unstack(state.scored.state_dict(), member))
     yield from samples(setup, LanguageModel(model, setup.corpus.tokenizer), step)
 
 

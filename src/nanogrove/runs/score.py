@@ -15,7 +15,7 @@ from nanogrove.evaluate import calibration
 from nanogrove.methods import load_method
 from nanogrove.methods.contract import Trained
 from nanogrove.record.folder import read_preset, refuse_link
-from nanogrove.train.checkpoint import load_latest, model_of, read_checkpoint
+from nanogrove.train.checkpoint import load_latest, load_student, predictor_of, read_checkpoint
 from nanogrove.train.precision import pick_device
 
 
@@ -51,8 +51,9 @@ def evaluate(
     data = corpus.describe()
     if checkpoint.state.get("data") != data["fingerprint"]:
         raise CheckpointError(f"{run}: the data has changed since; scores on it could include what it was trained on")
-    model, method = model_of(checkpoint, pick_device(device)), load_method(preset.method.name)
-    trained = Trained(model, preset.method, preset.seed, partial(_kept, run), allow_code)
+    place, method = pick_device(device), load_method(preset.method.name)
+    model, student = predictor_of(checkpoint, place), partial(load_student, run / "checkpoints", place)
+    trained = Trained(model, preset.method, preset.seed, partial(_kept, run), student, allow_code)
     chosen = split or ("test" if calibrate else corpus.default_split)
     overlaps = ("overlap", "expected_overlap")
     known: dict[str, Any] = {key: data[key] for key in overlaps if key in data and chosen == "test"}
@@ -62,6 +63,10 @@ def evaluate(
         raise PresetError(f"{run}: is a reward model; a temperature is for one that predicts tokens")
     if "test" not in corpus.splits:
         raise PresetError(f"{run}: made with data.test=0, so no split is left to measure a temperature on; train anew")
+    if model.population is not None:
+        raise PresetError(
+            f"{run}: is an ensemble of {model.population} models, and a temperature is for one; leave --calibrate out"
+        )
     if checkpoint.model["embed.weight"].dim() == 3:
         raise PresetError(f"{run}: no member of its population was scored yet; a temperature belongs to one model")
     fitted = calibration.calibrate(model, corpus)

@@ -24,6 +24,7 @@ from nanogrove.paths import with_absolute_paths
 from nanogrove.runs.memory import check_memory
 from nanogrove.runs.rehearsal import rehearse
 from nanogrove.train.autotune import AUTO, Work, auto_precision, reason_for, resolve_auto
+from nanogrove.train.average import Average
 from nanogrove.train.checkpoint import Checkpoint
 from nanogrove.train.initial import Initial, adopted, check_vocabulary, fit_of, read_initial, take
 from nanogrove.train.loop import TrainConfig
@@ -88,7 +89,8 @@ class Setup:
         precision = torch.bfloat16 if self.plan.precision == "bfloat16" else torch.float32
         trained = None if adapter is None else adapter.named_modules()
         optimizer = make_optimizer(model, preset.optimizer, precision, heads, trained)
-        return TrainState(model, optimizer, heads=heads, adapter=adapter)
+        average = Average(model, preset.train.average) if preset.train.average.enabled else None
+        return TrainState(model, optimizer, heads=heads, adapter=adapter, average=average)
 
 
 def build(
@@ -120,6 +122,7 @@ def build(
     check_parallel(preset, method, ranks)
     device = pick_device(train.device)
     check_sharding(preset, method, ranks)
+    check_average(preset, method, ranks)
     check_memory(preset, method, preset.model, 1, device, ranks)
     corpus = ranks.local_rank0_first(lambda: make(preset.data, preset.model.block_size, train.batch_size, preset.seed))
     check_same_data(checkpoint, corpus)
@@ -214,6 +217,18 @@ def check_sharding(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise PresetError(f"train.shard: {reason}")
+
+
+def check_average(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
+    """Raises PresetError where an average of weights is asked for, and none can be kept."""
+    reasons = {
+        f"method {preset.method.name} moves weights in ways of its own": not method.averages,
+        "auxiliary heads train beside the weights themselves; leave enable_… out": preset.auxiliary.enabled,
+        "it is kept in one process; start it without torchrun": ranks.world > 1,
+    }
+    for reason, holds in reasons.items():
+        if holds and preset.train.average.enabled:
+            raise PresetError(f"train.average: {reason}")
 
 
 def check_same_data(checkpoint: Checkpoint | None, corpus: Corpus) -> None:
@@ -362,6 +377,8 @@ def resolve_runtime(
         seed=preset.seed,
         steps=steps,
         lr_factor=schedule(preset.schedule, steps),
+        average=train.average,
+        average_from=train.average.begins(0, steps),
         schedule=partial(schedule, preset.schedule),
         accumulation=cast(int, train.accumulation),
         clip=train.clip,
@@ -392,7 +409,8 @@ def with_budget(setup: Setup, preset: Preset) -> Setup:
     """The setup of the same run under another preset of it, of which only the budget and the schedule differ."""
     steps = setup.method.num_steps(preset.method, resolve_steps(preset.train, setup.corpus))
     factor = partial(schedule, preset.schedule)
-    plan = replace(setup.plan, steps=steps, lr_factor=factor(steps), schedule=factor)
+    begins = setup.plan.average.begins(0, steps)
+    plan = replace(setup.plan, steps=steps, lr_factor=factor(steps), schedule=factor, average_from=begins)
     return replace(setup, preset=preset, plan=plan)
 
 

@@ -32,7 +32,7 @@ from nanogrove.runs.sampler import samples, samples_of_state
 from nanogrove.runs.setup import Setup
 from nanogrove.settings import cut
 from nanogrove.train.autotune import keep_freed_memory
-from nanogrove.train.checkpoint import Checkpoint, load_best, model_of
+from nanogrove.train.checkpoint import Checkpoint, load_best, load_student, predictor_of
 from nanogrove.train.parallel.ranks import joined
 from nanogrove.train.signals import stop_signals
 from nanogrove.train.state import TrainState
@@ -201,6 +201,8 @@ def record(run: Written, event: Event) -> Iterator[Event]:
     yield from run.recorder.write(event)
     if event.kind == "eval":
         checkpointer.keep_best(event)
+    if event.kind == "student":
+        checkpointer.keep_student(event)
     if event.kind != "step":
         return
     now = due(setup.preset, event.step)
@@ -212,19 +214,21 @@ def record(run: Written, event: Event) -> Iterator[Event]:
 
 
 def best_model(setup: Setup, checkpointer: Checkpointer) -> tuple[Checkpoint, GPT]:
-    """The best model of a run, which is the one that `load` returns."""
+    """The best model of a run, or its ensemble, which is what `load` returns."""
     best = load_best(checkpointer.folder.checkpoints)
-    return best, model_of(best, setup.whole_device)
+    return best, predictor_of(best, setup.whole_device)
 
 
 def final_score(run: OpenRun, model: GPT) -> Values:
     """The score of a run's best model."""
-    setup, state = run.setup, run.state
+    setup, state, folder = run.setup, run.state, run.folder
+    assert folder is not None, "the first rank holds the folder"
     trained = Trained(
         model=model,
         config=setup.preset.method,
         seed=setup.plan.seed,
         kept=lambda: state.method_tensors,
+        student=lambda: load_student(folder.checkpoints, setup.whole_device),
         allow_code=setup.plan.allow_code,
     )
     return setup.method.evaluate(trained, setup.corpus, setup.final_split, FINAL_TOKENS)

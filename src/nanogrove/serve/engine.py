@@ -252,12 +252,18 @@ def opened(
         precision: The format of matrix products, as `generate` takes it.
         name: What a message calls the model.
 
-    Raises PresetError for a model with a rolling memory, and RunError where the cache takes more than is free.
+    Raises PresetError for a model with a rolling memory and for an ensemble, and RunError where the cache takes more
+    than is free.
     """
     config, weight = lm.model.config, lm.model.embed.weight
     if lm.model.memory is not None:
         raise PresetError(
             f"{name}: a model with a rolling memory is decoded segment by segment and is not served; use generate"
+        )
+    if lm.model.population is not None:
+        raise PresetError(
+            f"{name}: an ensemble of {lm.model.population} models is not served; serve the model that it was distilled "
+            "into, checkpoints/student of its run, or use generate"
         )
     numbers = 2 * room * config.n_layer * config.kv_heads * config.head_width * config.block_size
     needed = numbers * weight.element_size()

@@ -78,6 +78,7 @@ def why_alone(preset: Preset) -> str | None:
         "it trains on a GPU": pick_device(train.device).type != "cpu",
         "train.shard is set": train.shard,
         "train.lora trains adapters": bool(train.lora.rank),
+        "train.average keeps a second set of weights": train.average.enabled,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

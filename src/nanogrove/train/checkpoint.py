@@ -1,13 +1,16 @@
 """Checkpoints: folders of safetensors and JSON that a kill, a full disk or a stranger cannot turn against the user.
 
-    model.safetensors  heads.safetensors  optimizer.safetensors  kept.safetensors  lora.safetensors  config.json
-    tokenizer.json  chat_template.jinja  state.json
+    model.safetensors  heads.safetensors  optimizer.safetensors  kept.safetensors  lora.safetensors  average.safetensors
+    config.json  tokenizer.json  chat_template.jinja  state.json
 
 `heads.safetensors` exists where auxiliary heads train beside the model, which is complete without them;
 `kept.safetensors` where the method keeps tensors, such as the weights it may fall back to; `lora.safetensors` where
-adapters are trained: these and what they adapt, while the model holds them merged; `chat_template.jinja` where the data
-are conversations. `state.json` holds the step, the method's state (`notes`), the position in the record and a
-checksum of every other file and of itself.
+adapters are trained: these and what they adapt, while the model holds them merged; `average.safetensors` where the
+average of weights is what is scored; `chat_template.jinja` where the data are conversations. `state.json` holds the
+step, the method's state (`notes`), the position in the record and a checksum of every other file and of itself.
+
+A population has a population axis in `model.safetensors`. Its members are models by themselves, of which the best one
+is kept, but where `state.json` says `ensemble`: then the first so many of them predict together, and are kept together.
 
 A folder is written under another name, flushed to disk and renamed, so that the old one or the new one is always
 complete; before that, `current` moves to `prev` and `prev` to `prev2`. Loading refuses links, unknown formats and files
@@ -42,6 +45,7 @@ from nanogrove.train.weights import check_weights, load_weights, shapes_of
 from nanogrove.waits import waiting
 
 FORMAT = 1
+STUDENT = "student"  # the checkpoint of a model that learned from an ensemble
 ROTATION = ("current", "prev", "prev2")
 TEMPLATE = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"  # of a folder for `transformers`
@@ -49,7 +53,8 @@ MAX_BYTES = {"state.json": 16_000_000, "config.json": 1_000_000, "calibration.js
 MAX_BYTES[TOKENIZER_CONFIG] = 16_000_000
 MAX_HEADER_BYTES = 16_000_000  # of safetensors: the names and shapes of its tensors, in JSON
 LORA = "lora.safetensors"  # adapters, and the weights that they adapt
-FILES = ("model.safetensors", "heads.safetensors", "optimizer.safetensors", "kept.safetensors", LORA)
+AVERAGE = "average.safetensors"  # of the weights along training
+FILES = ("model.safetensors", "heads.safetensors", "optimizer.safetensors", "kept.safetensors", LORA, AVERAGE)
 
 
 class BestState(BaseModel):
@@ -72,6 +77,7 @@ class State(BaseModel):
     position: Count = 0
     best: BestState | None = None
     stale: Count = 0
+    ensemble: Count = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,12 @@ class Checkpoint:
     state: dict[str, Any]
     heads: dict[str, Tensor]
     lora: dict[str, Tensor]
+    average: dict[str, Tensor]
+
+    @property
+    def scored(self) -> dict[str, Tensor]:
+        """The weights of the model that was scored: their average where there is one."""
+        return self.average or self.model
 
     def restore(self, state: TrainState) -> None:
         """Sets weights, moments and counters of a training state. Raises CheckpointError where they do not fit."""
@@ -97,12 +109,14 @@ class Checkpoint:
             load_weights(state.heads, self.heads, self.folder / "heads.safetensors")
         if state.adapter is not None:
             state.adapter.load(self.lora, self.folder / LORA)
+        if state.average is not None:
+            load_weights(state.average.average, self.average, self.folder / AVERAGE)
         try:
             load_optimizer_tensors(state, self.optimizer)
         except ValueError as error:
             raise CheckpointError(f"{self.folder}: optimizer.safetensors does not fit the model ({error})") from None
         state.step, state.tokens, state.round = (int(self.state[key]) for key in ("step", "tokens", "round"))
-        state.seconds = float(self.state["seconds"])
+        state.seconds, state.ensemble = float(self.state["seconds"]), self.state.get("ensemble", 0)
         state.method_state, state.method_tensors = dict(self.state["notes"]), dict(self.method_tensors)
 
 
@@ -165,8 +179,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         model = _tensors(files["model.safetensors"])
         moments = files.get("optimizer.safetensors")
         optimizer = None if moments is None else _tensors(moments)
-        method_tensors, heads, lora = (
-            _tensors(files[name]) if name in files else {} for name in ("kept.safetensors", "heads.safetensors", LORA)
+        kept, heads, lora, average = (
+            _tensors(files[name]) if name in files else {}
+            for name in ("kept.safetensors", "heads.safetensors", LORA, AVERAGE)
         )
     except KeyError as error:
         raise CheckpointError(f"{folder}: incomplete, {error} is missing") from None
@@ -187,8 +202,17 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     if config.position == "coupled" and config.coupled_tokens is None:
         raise CheckpointError(f"{folder / 'config.json'}: damaged, position is coupled and coupled_tokens are not set")
     embed = model.get("embed.weight", torch.empty(0))
-    check_weights(model, parameter_shapes(config, len(embed) if embed.dim() == 3 else None), folder)
-    return Checkpoint(folder, config, tokenizer, model, optimizer, method_tensors, record, heads, lora)
+    members = len(embed) if embed.dim() == 3 else None
+    shapes = parameter_shapes(config, members)
+    check_weights(model, shapes, folder)
+    if average:
+        check_weights(average, shapes, folder / AVERAGE)
+    if record.get("ensemble", 0) > (members or 0):
+        raise CheckpointError(
+            f"{folder / 'state.json'}: damaged, it is of an ensemble of {record['ensemble']} models, and "
+            f"model.safetensors holds {members or 1}"
+        )
+    return Checkpoint(folder, config, tokenizer, model, optimizer, kept, record, heads, lora, average)
 
 
 def _tensors(data: bytes) -> dict[str, Tensor]:
@@ -235,6 +259,14 @@ def load_best(root: Path) -> Checkpoint:
     return checkpoint
 
 
+def load_student(root: Path, device: str | torch.device = "cpu") -> GPT | None:
+    """The best student of an ensemble, in a folder of checkpoints; None where there is none. Raises CheckpointError."""
+    for name in (STUDENT, f".{STUDENT}.old"):
+        if os.path.lexists(root / name):
+            return model_of(load_checkpoint(root / name), device)
+    return None
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """The best checkpoint of a run folder, or the checkpoint that `path` itself is.
 
@@ -249,20 +281,43 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def model_of(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> GPT:
-    """The model a checkpoint holds; of a population that was never scored, its first member.
+    """The one model a checkpoint holds; of a population that was never scored, its first member.
+
+    Raises CheckpointError for an ensemble, and for weights that are NaN or infinite.
+    """
+    if count := checkpoint.state.get("ensemble", 0):
+        raise CheckpointError(
+            f"{checkpoint.folder}: is an ensemble of {count} models, and one is needed here; give "
+            f"{checkpoint.folder.parent / STUDENT}, the model that method.distill_steps makes of them"
+        )
+    weights = checkpoint.scored
+    if weights.get("embed.weight", torch.empty(0)).dim() == 3:
+        weights = unstack(weights, 0)
+    return _built(checkpoint, weights, None, device)
+
+
+def predictor_of(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> GPT:
+    """The model of `model_of` or, of an ensemble, the population of the members that predict together.
 
     Raises CheckpointError for weights that are NaN or infinite.
     """
-    weights = checkpoint.model
-    if weights.get("embed.weight", torch.empty(0)).dim() == 3:
-        weights = unstack(weights, 0)
+    count = checkpoint.state.get("ensemble", 0)
+    if not count:
+        return model_of(checkpoint, device)
+    weights = {name: tensor[:count] for name, tensor in checkpoint.scored.items()}
+    return _built(checkpoint, weights, count, device)
+
+
+def _built(
+    checkpoint: Checkpoint, weights: dict[str, Tensor], population: int | None, device: str | torch.device
+) -> GPT:
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise CheckpointError(
                 f"{checkpoint.folder}: weight {name} is NaN or infinite, so this model computes nothing; take another "
                 "checkpoint of its run, or train it anew"
             )
-    model = GPT(checkpoint.config)
+    model = GPT(checkpoint.config, population)
     load_weights(model, weights, checkpoint.folder)
     return model.to(device)
 
@@ -298,7 +353,7 @@ def load_members(path: Path, tokenizer: Tokenizer, config: ModelConfig) -> dict[
     if checkpoint.tokenizer.to_json() != tokenizer.to_json():
         raise CheckpointError(f"{path}: has another vocabulary than the data; give a run on the same task")
     check_same_model(path, checkpoint.config, config)
-    weights = checkpoint.model
+    weights = checkpoint.scored
     if weights["embed.weight"].dim() == 2:
         weights = {name: tensor[None] for name, tensor in weights.items()}
     return weights

@@ -24,11 +24,10 @@ from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.model.gpt import GPT, ModelConfig
 from nanogrove.model.huggingface import import_model
-from nanogrove.model.members import unstack
 from nanogrove.paths import expanded
 from nanogrove.settings import shown
 from nanogrove.train.adapter_files import CONFIG, is_adapter, merge, read_settings
-from nanogrove.train.checkpoint import TEMPLATE, TOKENIZER_CONFIG, read_checkpoint, read_plain
+from nanogrove.train.checkpoint import TEMPLATE, TOKENIZER_CONFIG, model_of, read_checkpoint, read_plain
 from nanogrove.train.population.breeding import add_noise
 from nanogrove.waits import waiting
 
@@ -114,9 +113,7 @@ def read_initial(source: str) -> Initial:
             "the hub such as HuggingFaceTB/SmolLM2-135M"
         )
     checkpoint = read_checkpoint(folder)
-    weights = checkpoint.model
-    if weights["embed.weight"].dim() == 3:  # a population that was never scored
-        weights = unstack(weights, 0)
+    weights = model_of(checkpoint).state_dict()
     file = checkpoint.folder / "tokenizer.json"
     return Initial(source, checkpoint.config, checkpoint.tokenizer, file, weights)
 

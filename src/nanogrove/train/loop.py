@@ -27,6 +27,7 @@ from nanogrove.errors import DivergedError
 from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event
 from nanogrove.settings import Settings
+from nanogrove.train.average import AverageConfig
 from nanogrove.train.lora import LoraConfig
 from nanogrove.train.objective import Objective, count_scored
 from nanogrove.train.optim.update_rule import PerMember
@@ -63,6 +64,9 @@ class TrainConfig(Settings):
         0.0, ge=0, description="noise added to each member's first weights, over their root mean square"
     )
     lora: LoraConfig = Field(LoraConfig(), description="adapters of low rank, trained in place of all weights")
+    average: AverageConfig = Field(
+        AverageConfig(), description="an average of the weights along training, scored and kept in their place"
+    )
     precision: Literal["auto"] | Precision = Field(
         "auto", description="number format of matrix products; auto takes the fastest that is sound on this device"
     )
@@ -84,6 +88,8 @@ class TrainConfig(Settings):
             raise ValueError("init_noise is added to the weights of init; set that too")
         if self.lora.rank and (len(self.sources) != 1 or self.init_noise):
             raise ValueError("lora adapts one set of weights; set init to one source, without init_noise")
+        if self.lora.rank and self.average.enabled:
+            raise ValueError("the mean of adapted weights is not of low rank; set average or lora.rank, not both")
         return self
 
     @property
@@ -130,6 +136,8 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         state.apply_adapter()
         state.optimizer.zero_grad()
         state.step += 1
+        if state.average is not None:
+            state.average.update(state.model, state.step - plan.average_from)
         tokens = batch.tokens.shape[-2] * batch.tokens.shape[-1]
         state.tokens += tokens
         elapsed = time.perf_counter() - began

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, Self, TypeVar
 
 import torch
 
+from nanogrove.train.average import NO_AVERAGE, AverageConfig
 from nanogrove.train.optim.update_rule import PerMember
 from nanogrove.train.parallel.layout import REPLICATED, Layout
 from nanogrove.train.parallel.ranks import ALONE, Ranks
@@ -49,6 +50,8 @@ class Plan:
     steps: int
     lr_factor: Callable[[int], PerMember]  # step -> factor of every base learning rate, for all members or `[P]`
     schedule: Callable[[int, int], Callable[[int], float]] = lambda end, start: lambda step: 1.0  # of start to end
+    average: AverageConfig = NO_AVERAGE
+    average_from: int = 0  # the step after which weights count in their average
     rows: RowReader = NO_ROWS
     accumulation: int = 1
     clip: float | None = 1.0
@@ -74,8 +77,8 @@ class Plan:
 
     def phase(self, start: int, end: int, scale: float = 1.0) -> Self:
         """The steps from `start` to `end` under a schedule of their own, multiplied by `scale`."""
-        factor = self.schedule(max(end, start + 1), start)
-        return replace(self, steps=end, lr_factor=lambda step: scale * factor(step))
+        factor, begins = self.schedule(max(end, start + 1), start), self.average.begins(start, end)
+        return replace(self, steps=end, lr_factor=lambda step: scale * factor(step), average_from=begins)
 
     def until(self, end: int, scale: PerMember = 1.0) -> Self:
         """The steps to `end` under the plan's own schedule, multiplied by `scale`, for all members or `[P]`."""

@@ -15,7 +15,7 @@ from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import CheckpointError
 from nanogrove.model.members import unstack
 from nanogrove.train.adapter_files import adapter_files
-from nanogrove.train.checkpoint import FORMAT, LORA, ROTATION, TEMPLATE, checksum_of
+from nanogrove.train.checkpoint import AVERAGE, FORMAT, LORA, ROTATION, TEMPLATE, checksum_of
 from nanogrove.train.state import TrainState, optimizer_tensors
 from nanogrove.waits import waiting
 
@@ -36,7 +36,8 @@ def save_checkpoint(
         extra: more entries of `state.json`
         member: the member of a population whose weights alone are saved; all of the state where None
     """
-    weights, heads = state.model.state_dict(), {} if state.heads is None else state.heads.state_dict()
+    model = state.model if name == "current" else state.scored
+    weights, heads = model.state_dict(), {} if state.heads is None else state.heads.state_dict()
     if member is not None:
         weights, heads = unstack(weights, member), unstack(heads, member)
     files = {
@@ -51,6 +52,9 @@ def save_checkpoint(
     if name == "current":
         tensors = {key: value.contiguous() for key, value in optimizer_tensors(state).items()}
         files["optimizer.safetensors"] = safetensors.torch.save(tensors)
+        if state.average is not None:
+            averaged = {key: value.contiguous() for key, value in state.average.average.state_dict().items()}
+            files[AVERAGE] = safetensors.torch.save(averaged)
         if state.adapter is not None:
             files[LORA] = safetensors.torch.save({k: v.contiguous() for k, v in state.adapter.tensors().items()})
         if state.method_tensors:
@@ -67,6 +71,7 @@ def save_checkpoint(
         "notes": state.method_state,
         **({} if state.heads is None else {"auxiliary": state.heads.config.model_dump()}),
         **({} if state.adapter is None else {"trained_whole": list(state.adapter.whole)}),
+        **({"ensemble": state.ensemble} if state.ensemble else {}),
         **extra,
         "files": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
     }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
 from nanogrove.record.events import Event, Values
+from nanogrove.train.average import Average
 from nanogrove.train.lora import Adapter
 from nanogrove.train.optim.optimizer import Optimizer
 from nanogrove.train.optim.rules import RULES
@@ -31,6 +32,14 @@ class TrainState:
     method_tensors: dict[str, Tensor] = field(default_factory=dict)
     heads: Heads | None = None  # trained beside the model
     adapter: Adapter | None = None  # trained in place of the model's weights
+    average: Average | None = None  # of the model's weights, scored in their place
+    ensemble: int = 0  # members, the first ones, that are trained and predict together; 0 where each is by itself
+    student: "TrainState | None" = None  # a single model that learns from this state's, with checkpoints of its own
+
+    @property
+    def scored(self) -> GPT:
+        """The model that is scored, sampled and kept as the best: the average of weights where there is one."""
+        return self.model if self.average is None else self.average.average
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All trained parameters: the model's under their names, those of heads as in `heads.value.up.weight`.

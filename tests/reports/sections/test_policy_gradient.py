@@ -22,7 +22,7 @@ def test_figures_of_samples_over_tokens(tmp_path: Path, drawn: Any) -> None:
     text, shown = drawn(tmp_path, [base, step(2, kl=0.1), scored(3, 0.2), step(3, kl=0.3)])
     assert "Policy gradient" in text
     reward = shown["Reward of the samples of a step"]["lines"][0]
-    assert (reward["x"], reward["y"]) == ([20, 30], [0.2, 0.30000000000000004])
+    assert (reward["x"], reward["y"]) == ([20, 30], [0.2, 0.3])
     samples, held_out = shown["KL from the reference"]["lines"]
     assert (samples["name"], samples["y"]) == ("on samples", [0.1, 0.3])
     assert (held_out["name"], held_out["x"], held_out["y"]) == ("on held-out texts", [30], [0.2])

@@ -152,7 +152,7 @@ class _Evolution:
         plan.layout.gather()
 
         def compute() -> tuple[Values, list[list[float]]]:
-            values, samples = assess(state.model, self.corpus, self.fitness, plan.evaluate_tokens, plan.seed)
+            values, samples = assess(state.scored, self.corpus, self.fitness, plan.evaluate_tokens, plan.seed)
             return values, samples.tolist()
 
         values, rows = plan.ranks.broadcast_from_main(compute)

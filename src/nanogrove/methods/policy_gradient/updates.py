@@ -183,12 +183,12 @@ class Learner:
     def evaluation(self, before: bool = False) -> Event:
         """The event `eval`: loss, exact match where there are answers, KL and, with a reward, that of samples."""
         state, corpus, limit = self.state, self.corpus, self.plan.evaluate_tokens
-        values = evaluate_split(state.model, corpus, "validation", limit)
-        kl = divergences(state.model, self.reference, corpus.eval_batches("validation", limit))
+        values = evaluate_split(state.scored, corpus, "validation", limit)
+        kl = divergences(state.scored, self.reference, corpus.eval_batches("validation", limit))
         values["kl"] = kl if state.model.population else kl[0]
         score = values.get("exact_match")
         if self.reward is not None:
-            figures = reward_of(state.model, corpus, self.config, self.reward, "validation", self.plan.seed, SAMPLES)
+            figures = reward_of(state.scored, corpus, self.config, self.reward, "validation", self.plan.seed, SAMPLES)
             if before:
                 state.method_state |= {f"reward_before{n.removeprefix('reward')}": v for n, v in figures.items()}
             values |= {**figures, **state.method_state}

@@ -332,6 +332,7 @@ METHOD = Method[Config, TaskCorpus](
     Config=Config,
     run=run,
     num_members=lambda config: config.voters,
+    averages=False,
     trains_heads=lambda config: True,
     num_steps=num_steps,
     counted_by=("si_rounds", "si_iter"),

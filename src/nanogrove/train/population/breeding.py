@@ -28,7 +28,7 @@ def moments(state: TrainState) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def copy_members(state: TrainState, children: Sequence[int], parents: Sequence[int]) -> None:
-    """Sets each child's weights and moments to its parent's, bit for bit.
+    """Sets each child's weights, their average and moments to its parent's, bit for bit.
 
     All are read before any is written, so a parent may itself be a child.
     """
@@ -38,6 +38,9 @@ def copy_members(state: TrainState, children: Sequence[int], parents: Sequence[i
         parameter[list(children)] = parameter[list(parents)]
     for moment in moments(state):
         moment[list(children)] = moment[list(parents)]
+    if state.average is not None:
+        for parameter in state.average.average.parameters():
+            parameter[list(children)] = parameter[list(parents)]
 
 
 @torch.no_grad()

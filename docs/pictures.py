@@ -66,6 +66,9 @@ REPORTS = {
     "offline-rl": Report(
         "offline-rl", f"{SMALL} method.base_steps=40 train.steps=40 evaluate.every=10 sample.every=80"
     ),
+    "policy-gradient-quick": Report(
+        "policy-gradient-quick", "data.held_out=100 train.batch_size=64 train.steps=80 evaluate.every=20"
+    ),
     "dpo": Report("dpo", f"{SMALL} method.base_steps=80 train.steps=80 evaluate.every=20 sample.every=80"),
     "reward-model": Report("reward-model", f"{SMALL} train.steps=80 evaluate.every=20"),
     "align-terms": Report(

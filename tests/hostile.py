@@ -35,7 +35,7 @@ from typing import Any
 MAKE = runpy.run_path(str(Path(__file__).parent / "golden" / "make.py"))
 CASES = (
     *("pretrain", "pretrain, heads", "pretrain, mixing", "evolve", "evolution_strategies", "self_improve", "align"),
-    *("offline_rl, rwr", "reward_model", "ensemble", "ensemble, chain"),
+    *("offline_rl, rwr", "policy_gradient, grpo", "reward_model", "ensemble", "ensemble, chain"),
 )
 TENSORS = ("model", "optimizer", "heads", "kept", "average")
 FREE_BYTES, MAX_BYTES = 1_500_000_000, 2_000_000_000

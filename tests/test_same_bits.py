@@ -48,6 +48,7 @@ TINY_METHOD: dict[str, dict[str, Any]] = {
     "evolve": {"train.steps": None, "method.generations": 2, "method.steps_per_generation": 2, "evaluate.tokens": 1000},
     "align": {"method.rounds": 1, "method.steps_per_round": 2, "method.prompt": 4, "method.tokens": 20},
     "offline_rl": {"method.base_steps": 2},
+    "policy_gradient": {"method.base_steps": 2, "method.samples": 2},
     "evolution_strategies": {"method.generations": 2, "method.population_size": 4},
     "ensemble": {"train.steps": 1, "method.members": 2, "method.distill_steps": 1},
 }

@@ -62,6 +62,7 @@ SMALL_METHOD: dict[str, dict[str, Any]] = {
         "method.tokens": 8,
     },
     "offline_rl": {"train.steps": 1, "method.base_steps": 1},
+    "policy_gradient": {"train.steps": 1, "method.base_steps": 1},
     "ensemble": {"train.steps": 1, "method.members": 2, "method.distill_steps": 1},
     "evolution_strategies": {"train.steps": 1, "method.generations": 1, "method.population_size": 4},
 }

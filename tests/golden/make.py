@@ -155,6 +155,32 @@ CASES: dict[str, dict[str, Any]] = {
         "method.algorithm": "dpo",
         "method.nll_weight": 0.5,
     },
+    "policy_gradient, grpo": {
+        "data": {"type": "task", "task": "copy", "base": [1, 2], "held_out": 10},
+        "method": {
+            "name": "policy_gradient",
+            "base_steps": 3,
+            "samples": 4,
+            "iterations": 2,
+            "beta": 0.1,
+            "reward": {"length": 2},
+        },
+        "train.steps": 6,
+        "optimizer.lr": 0.01,
+    },
+    "policy_gradient, rloo": {
+        "method": {
+            "name": "policy_gradient",
+            "algorithm": "rloo",
+            "base_steps": 3,
+            "samples": 4,
+            "prompt": 4,
+            "tokens": 12,
+            "beta": 0.1,
+            "reward": {"pattern": "o"},
+        },
+        "train.steps": 6,
+    },
     "reward_model": {
         "data": {"type": "rewarded", "path": "rows.jsonl", "tokenizer": "char"},
         "method": {"name": "reward_model"},

@@ -91,11 +91,13 @@ KEPT: dict[str, dict[str, Any]] = {  # of healthy runs
     "align": {"reward_before": 0.5, "reward_before_error": None},
     "reward_model": {"scale": [0.0, 1.0]},
     "evolution_strategies": {},
+    "policy_gradient": {"reward_before": 0.5, "reward_before_error": 0.1},
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     **NEEDED,
     "evolve": {"population_size": 2, "replaced": 0.5, "parents": 0.5, "vary": {"lr": {"low": 0.1, "high": 1.0}}},
     "self_improve": {"si_rounds": 2, "si_iter": 4, "guard": False},
+    "policy_gradient": {"base_steps": 6},
 }
 
 
@@ -137,6 +139,8 @@ def test_a_method_goes_on_from_what_it_kept(name: str) -> None:
         ("ensemble", {"student_best": float("inf")}, "student_best must be a finite number"),
         ("ensemble", {"student_best": "a"}, "/state.json: damaged, student_best must be a number"),
         ("reward_model", {"scale": [0.0]}, "scale must be 2 or more entries long"),
+        ("policy_gradient", {"reward_before": [0.5, 0.5]}, "its reward_before is not one number for each model"),
+        ("policy_gradient", {"reward_before": float("inf")}, "reward_before"),
         ("evolution_strategies", {"a": 1}, "'a' is nothing that method evolution_strategies keeps"),
     ],
 )

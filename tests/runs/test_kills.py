@@ -24,6 +24,7 @@ METHODS = {
     "self_improve": {},
     "align": {},
     "offline_rl, awr": {"train": {"steps": 12}},
+    "policy_gradient, grpo": {"train": {"steps": 12}},
     "reward_model": {"train": {"steps": 16}},
 }
 KILLS = 15  # of each method

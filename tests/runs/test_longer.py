@@ -180,6 +180,7 @@ METHODS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "evolution_strategies": ({"method": {"generations": 2}}, ["method.generations=5"]),
     "align": ({"method": {"rounds": 1}}, ["method.rounds=2"]),
     "offline_rl, awr": ({}, ["train.steps=9"]),
+    "policy_gradient, grpo": ({}, ["train.steps=9"]),
     "reward_model": ({}, ["train.tokens=1200"]),
     "self_improve": ({"method": {"si_rounds": 1}}, ["method.si_rounds=2"]),
     "pretrain, mixing": ({}, ["train.steps=12"]),

@@ -96,7 +96,7 @@ def of_method(tiny: Any, tmp_path: Path) -> Any:
             rows, kind = (PAIRS, "preferences") if method.get("algorithm") == "dpo" else (TEXTS, "rewarded")
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
             data = {"type": kind, "path": str(path), "prompt": "prompt", "validation": 0.2, "test": 0.2}
-        if name in ("self_improve", "evolution_strategies"):
+        if name in ("self_improve", "evolution_strategies", "policy_gradient"):
             data = {"type": "task", "task": "copy", "base": [1, 3], "held_out": 5}
         preset = tiny(train={"steps": None, "minutes": minutes}, sample={"tokens": 0})
         preset["method"] = {"name": name, **method}
@@ -117,6 +117,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "align": ALIGN,
     "evolution_strategies": {"fitness": "exact_match", "population_size": 4, "generations": 3},
     "self_improve": {"voters": 2, "si_rounds": 2, "si_iter": 2},
+    "policy_gradient": {"base_steps": 3, "samples": 2},
 }
 
 
@@ -165,6 +166,13 @@ def test_preferences_are_timed_by_their_own_loss_and_their_base_by_imitation(of_
     main, base = first_steps(preset, False)[1], first_steps(preset, True)[1]
     assert main.values["loss"] == pytest.approx(math.log(2), abs=1e-6), "the policy is the reference as yet"
     assert base.values["loss"] > 1.5
+
+
+def test_samples_are_timed_as_such(of_method: Any) -> None:
+    preset = of_method("policy_gradient", base_steps=3, samples=2)
+    main, base = first_steps(preset, False)[1], first_steps(preset, True)[1]
+    assert main.values["no_signal"] <= 1
+    assert "no_signal" not in base.values
 
 
 def test_generations_are_timed_as_such(of_method: Any) -> None:

@@ -42,7 +42,10 @@ GROUPS = (  # in the order of the menu, whose default comes last
     Group("A table from Kaggle; needs a network", ("games-csv",)),
     Group("Compare with the best loss there is", ("rhm", "rlm", "rlm-deep")),
     Group("Learn from conversations", ("chat-quick",)),
-    Group("Learn from scores and preferences", ("align-terms", "dpo", "offline-rl", "reward-model")),
+    Group(
+        "Learn from scores and preferences",
+        ("align-terms", "dpo", "offline-rl", "policy-gradient-quick", "reward-model"),
+    ),
     Group("Evolve a population", ("evolve", "evolve-es", "evolve-pbt")),
     Group("Predict with several models at once", ("ensemble",)),
     Group("Learn from its own answers, or more than the next token", ("muzero-quick", "self-improve-quick")),

@@ -24,6 +24,7 @@ class Corpus(Protocol):
 
     tokenizer: Tokenizer
     length: int  # tokens of a training window
+    batch_size: int  # sequences of a training batch
 
     @property
     def config(self) -> CorpusConfig:
@@ -78,7 +79,6 @@ class MixedCorpus(Corpus, Protocol):
     """Text sources whose weights may change as training goes on."""
 
     names: list[str]  # of the sources
-    batch_size: int
     seed: int
     weighted: Weighted  # the mixture that the settings ask for
 

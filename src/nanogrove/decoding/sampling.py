@@ -158,6 +158,23 @@ def token_at(logits: Tensor, at: Tensor) -> Tensor:
     return torch.searchsorted(reached, at * reached[:, -1:], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
+def draws_by_member(generators: Sequence[torch.Generator]) -> Transform:
+    """Draws each member's tokens from its own stream, whatever other members do; a greedy sampler then takes them.
+
+    Rows are those of the members in turn. The numbers that a member draws are those of `draw` for it alone.
+    """
+
+    def transform(logits: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        rows = len(logits) // len(generators)
+        numbers = [
+            torch.rand(rows, 1, dtype=torch.float64, device=logits.device, generator=each) for each in generators
+        ]
+        chosen = token_at(logits, torch.cat(numbers))
+        return torch.full_like(logits, -torch.inf).scatter(1, chosen[:, None], 0.0)
+
+    return transform
+
+
 @dataclass(frozen=True)
 class Sampler:
     """Chooses one token per row.

@@ -17,6 +17,7 @@ METHODS = {
     "evolve": "nanogrove.methods.evolve.generations",
     "evolution_strategies": "nanogrove.methods.evolution_strategies",
     "offline_rl": "nanogrove.methods.offline_rl",
+    "policy_gradient": "nanogrove.methods.policy_gradient.updates",
     "reward_model": "nanogrove.methods.reward_model",
     "self_improve": "nanogrove.methods.self_improve.rounds",
 }

@@ -74,19 +74,22 @@ def _stacked(source: str, corpus: Corpus, config: ModelConfig) -> dict[str, Tens
 
 
 def pretrained(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None, steps: int) -> Iterator[Event]:
-    """Takes the weights of a `saved` run, or trains on the corpus up to `steps`.
+    """Takes the weights of a `saved` run, for every member of a population, or trains on the corpus up to `steps`.
 
     None of these states is a candidate for the best model, which the method trains from them. Raises
     CheckpointError as `saved_weights` does.
     """
+    members = state.model.population
     if saved is not None and state.step == 0:
-        state.model.load_state_dict(saved_weights(saved, corpus, state.model.config))
+        weights = saved_weights(saved, corpus, state.model.config)
+        for name, tensor in state.model.state_dict().items():
+            tensor.copy_(weights[name])
     if state.step == 0 < steps:
         yield phase("base", 0, "NLL")
     for event in fit(state, corpus.batch, objective_of(state, plan), plan.phase(0, steps)):
         if plan.evaluates(event.step):
             values = evaluate_split(state.scored, corpus, "validation", plan.evaluate_tokens)
-            yield state.eval_event({**values, "score": torch.inf})
+            yield state.eval_event({**values, "score": torch.inf if members is None else [torch.inf] * members})
             yield from auxiliary.evaluate_heads(state, corpus, corpus.batch, plan)
         yield event
 
@@ -115,8 +118,9 @@ def beside_reference(trained: Trained[C], corpus: D, split: str, limit: int | No
 def frozen(like: GPT, weights: Mapping[str, Tensor]) -> GPT:
     """A model of these weights that nothing trains, of the configuration and on the device of another one.
 
-    Raises CheckpointError for weights of another model, which a checkpoint may hold.
+    Or a population, where the other one is. Raises CheckpointError for weights of another model, which a checkpoint
+    may hold.
     """
-    model = GPT(like.config).to(like.embed.weight.device).eval().requires_grad_(False)
+    model = GPT(like.config, like.population).to(like.embed.weight.device).eval().requires_grad_(False)
     load_weights(model, weights, Path("kept.safetensors"))
     return model

@@ -10,7 +10,7 @@ Everything that depends on the clock lies under `time`, so that two runs of one 
 | resume | changed; steps; ranks, versions, machine as they are now   | when a setting or one of these changed |
 | phase  | name, objective, unit, held_out                            | before the first step of each phase |
 | eval   | split, loss, tokens (scored), seen, all of `measures`; score   | before the `step` event it follows |
-| step   | loss, lr, grad_norm, tokens; where heads train their losses | last of its step: a safe point    |
+| step   | loss, lr, grad_norm, tokens; where heads train their losses; of samples figures | a safe point |
 | student | as `eval`, of an ensemble's student; best            | before the `step` event it follows |
 | sources | names; loss, share, passes, weights of each, seen        | after an interval, before its `step` event |
 | auxiliary | shares of gradients, idle parts, measures, seen        | where heads train, after an `eval`  |

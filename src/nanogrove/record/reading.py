@@ -47,11 +47,13 @@ class Run:
     def parts(self) -> set[str]:
         """What there is to show: kinds of events; `calibration`; figures that not every run has.
 
-        These are `bayes_loss`, where the best possible loss is known, and `losses_by_count`, of an ensemble.
+        These are `bayes_loss`, where the best possible loss is known, `losses_by_count`, of an ensemble, and
+        `no_signal`, where each step learned from samples of the model.
         """
         known = {"calibration": self.calibration is not None}
         for name in ("bayes_loss", "losses_by_count"):
             known[name] = any(name in event.values for event in self.evaluations())
+        known["no_signal"] = any("no_signal" in event.values for event in self.of("step")[-1:])
         return {*self.events, *(name for name, holds in known.items() if holds)}
 
     def last(self, kind: str) -> Event:

@@ -25,6 +25,7 @@ from nanogrove.reports.sections.ensemble import ensemble
 from nanogrove.reports.sections.evolution import evolution
 from nanogrove.reports.sections.heads import heads
 from nanogrove.reports.sections.overview import overview
+from nanogrove.reports.sections.policy_gradient import policy_gradient
 from nanogrove.reports.sections.rewards import rewards
 from nanogrove.reports.sections.samples import samples
 from nanogrove.reports.sections.self_improvement import self_improvement
@@ -51,6 +52,7 @@ SECTIONS = (
     Section(evolution, ("generation",)),
     Section(ensemble, ("losses_by_count",)),
     Section(rewards, ("reward", "rewards")),
+    Section(policy_gradient, ("no_signal",)),
     Section(curves),
     Section(sources, ("sources",)),
     Section(heads, ("auxiliary",)),

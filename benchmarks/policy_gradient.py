@@ -53,7 +53,7 @@ def preset_of(arm: str, seed: int, begin: Path, overrides: list[str]) -> Any:
     """The preset of an arm, from a saved base, that does not end by itself."""
     common = [f"seed={seed}", *PLAIN, f"method.base={begin}", "evaluate.every=100000000"]
     if arm == "evolve-es":
-        return resolve(read_preset_file(arm), [*common, "train.steps=null", "method.generations=1000000"])
+        return resolve(read_preset_file(arm), [*common, "method.generations=1000000"])
     chosen = [f"method.algorithm={arm}", "method.base_steps=0", "train.steps=1000000", *overrides]
     return resolve(read_preset_file("policy-gradient-quick"), [*common, *chosen])
 

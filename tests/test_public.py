@@ -97,6 +97,7 @@ VERBS = {
         "index",
         "allow_code",
     },
+    "regret": {"settings", "out", "workers"},
     "serve": {"runs", "host", "port", "rows", "queue", "max_tokens", "precision"},
     "presets": {"name"},
     "settings": {"key", "as_json"},

@@ -28,6 +28,7 @@ VERBS = (
     "settings",
     "train",
     "compare",
+    "regret",
     "explore",
     "generate",
     "chat",

@@ -26,7 +26,10 @@ def test_figures_of_samples_over_tokens(tmp_path: Path, drawn: Any) -> None:
     samples, held_out = shown["KL from the reference"]["lines"]
     assert (samples["name"], samples["y"]) == ("on samples", [0.1, 0.3])
     assert (held_out["name"], held_out["x"], held_out["y"]) == ("on held-out texts", [30], [0.2])
-    assert {"Groups that teach nothing", "Entropy of samples", "Length of samples", "Clipped ratios"} <= shown.keys()
+    assert {"Groups that teach nothing", "Entropy of samples", "Length of samples"} <= shown.keys()
+    assert "Clipped ratios" not in shown, "nothing was clipped"
+    _, shown = drawn(tmp_path, [base, step(2, clipped=0.1), step(3)])
+    assert shown["Clipped ratios"]["lines"][0]["y"] == [0.1, 0]
 
 
 def test_members_are_drawn_as_a_band_and_no_other_run_has_the_section(tmp_path: Path, drawn: Any) -> None:

@@ -60,13 +60,18 @@ def test_exact_match_by_difficulty_and_round_is_a_heat_map(tmp_path: Path) -> No
     base, last = shown["Exact match by difficulty, median voter"]["lines"]
     assert (base["name"], base["x"], base["y"]) == ("base alone", [1, 2], [1.0, 0.5])
     assert (last["x"], last["y"]) == ([1, 2, 3], [1.0, 0.75, 0.25])
-    assert shown["Agreement of all voters"]["heat"]["z"][0] == [0.5, 0.5]
+    assert shown["Agreement of the voters"]["heat"]["z"][0] == [0.5, 0.5]
     assert shown["Wrong among kept labels"]["heat"] == {"x": ["1"], "y": ["2"], "z": [[0.125]]}
     recall = {line["name"]: line["y"] for line in shown["Recall of each filter"]["lines"]}
     assert recall == {"all": [0.25], "vote": [0.25], "length": [1.0]}
     assert [line["name"] for line in shown["Precision of each filter"]["lines"]] == ["all", "vote", "length"]
     [frontier] = shown["Hardest difficulty open"]["lines"]
     assert (frontier["x"], frontier["y"]) == ([0, 1], [1, 2])
+    assert "Effective number of voters" not in shown, "records of earlier versions do not say"
+    label = round_event(1, 0.875).values["labels"][0]
+    by_reliability = [*events[:2], round_event(1, 0.875, labels=[{**label, "effective": 2.5}])]
+    [voters] = drawn(report_of(tmp_path / "votes", by_reliability))["Effective number of voters"]["lines"]
+    assert (voters["x"], voters["y"]) == ([1], [2.5])
 
 
 def test_alarms_and_the_end_of_rounds_are_told_as_text(tmp_path: Path) -> None:

@@ -27,6 +27,6 @@ export async function beside({ page, origin, check, picture }) {
   await write({ "reward-of": "(" });
   check(/is not a regular expression|pattern/.test(await said()), `a pattern that is none: “${await said()}”`);
   await write({ "reward-of": "e" });
-  check(/^\d+ tokens/.test(await said()), `a text that is steered: “${await said()}”`);
+  check(/^\d+ tokens?;/.test(await said()), `a text that is steered: “${await said()}”`);
   await picture("steered");
 }

@@ -10,7 +10,8 @@ from nanogrove.reports.sections.curves import over
 
 NOTE = (
     "Each step learns from samples of the model as it then was. A group, the samples of one prompt, teaches nothing "
-    "where all have the same reward. Entropy is the mean −log π of sampled tokens; the KL is estimated from samples."
+    "where all have the same reward. Entropy is the mean −log π of sampled tokens. The KL is exact on held-out texts, "
+    "and an estimate on samples."
 )
 
 
@@ -18,6 +19,7 @@ def policy_gradient(run: Run) -> str:
     """Figures of the samples of each step over tokens, and what evaluations found."""
     steps = [event for event in run.of("step") if "no_signal" in event.values]
     evaluations = [event for event in run.evaluations() if "kl" in event.values]
+    clipped = steps if any(over(steps, "clipped")) else []  # of one update on samples none is
     pictures = [
         [
             _drawn("Reward of the samples of a step", "mean reward", steps, "reward"),
@@ -29,7 +31,7 @@ def policy_gradient(run: Run) -> str:
         ],
         [
             _drawn("Length of samples", "tokens", steps, "length"),
-            _drawn("Clipped ratios", "share of tokens or samples", steps, "clipped"),
+            _drawn("Clipped ratios", "share of tokens or samples", clipped, "clipped"),
         ],
     ]
     return f'<h2>Policy gradient</h2><p class="note">{NOTE}</p>{rows(pictures)}'

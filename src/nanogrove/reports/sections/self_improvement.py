@@ -20,7 +20,7 @@ def self_improvement(run: Run) -> str:
     errors = [(event, d, _complement(label.get("precision"))) for event, d, label in labels]
     pictures = [
         [_heat("Exact match, median voter", single), _heat("Exact match of the vote", hit)],
-        [_heat("Agreement of all voters", agreed), _heat("Wrong among kept labels", errors)],
+        [_heat("Agreement of the voters", agreed), _heat("Wrong among kept labels", errors)],
         [
             plot(
                 "Precision of each filter",

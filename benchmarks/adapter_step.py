@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from nanogrove.data.batch import Batch
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.huggingface import export_model
 from nanogrove.train.loop import fit
 from nanogrove.train.lora import Adapter, LoraConfig

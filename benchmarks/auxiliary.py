@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.train.loop import fit
 from nanogrove.train.objectives.auxiliary import objective_of

@@ -11,7 +11,8 @@ import argparse
 import torch
 
 from nanogrove.decoding.plain import generate
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.members import stack
 from side_by_side import in_turn
 

@@ -15,7 +15,8 @@ import torch
 
 from nanogrove.decoding.plain import generate
 from nanogrove.decoding.steering import TOP_K, model_score, reward_augmented
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.packing import packed_weights
 from nanogrove.train.precision import decoding
 from side_by_side import in_turn

@@ -28,7 +28,8 @@ from nanogrove.decoding.plain import generate
 from nanogrove.decoding.program import one_token
 from nanogrove.generation import DrawOptions
 from nanogrove.language_model import LanguageModel
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.packing import packed_weights
 from nanogrove.train.precision import decoding
 from side_by_side import Timing, Work, in_turn, nanogpt, quietly, timing_of

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from plotly.subplots import make_subplots
 
-from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.config import ModelConfig
 from side_by_side import clock, stepper, tokens, write_page
 from training_step import peak_memory
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nanogrove.model import elementwise, layers
-from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.config import ModelConfig
 from nanogrove.train import loop as fit
 from nanogrove.train.optim import adamw, update_rule
 from nanogrove.train.optim.muon import apply_update_

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from auxiliary import processor_time
 from nanogrove.data.batch import Batch
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.record.measures import Measure
 from nanogrove.studies.verdict import Rule, decide

@@ -10,7 +10,8 @@ import argparse
 
 import torch
 
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.train.autotune import auto_precision
 from side_by_side import in_turn, stepper, tokens
 

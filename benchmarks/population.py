@@ -18,7 +18,8 @@ from multiprocessing.synchronize import Barrier
 
 import torch
 
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.members import stack
 from nanogrove.train.autotune import Work as StepWork
 from nanogrove.train.autotune import resolve_auto

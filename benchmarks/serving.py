@@ -30,7 +30,8 @@ import torch
 import llama_cpp
 from nanogrove.data.tokenizer import character_tokenizer
 from nanogrove.language_model import LanguageModel
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 
 SIZES = {"block_size": 256, "n_layer": 6, "n_head": 6, "n_embd": 384}
 TINY = {"block_size": 64, "n_layer": 1, "n_head": 1, "n_embd": 32}

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from nanogrove.data.batch import Batch
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.train.autotune import keep_freed_memory
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token

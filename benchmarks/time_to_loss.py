@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from nanogrove.corpora import make_corpus
 from nanogrove.data.text.config import DataConfig
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer

@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from side_by_side import Work, in_turn, matmul_rate, nanogpt, quietly, stepper, tokens
 
 SIZES = ((4, 128, 4, 64, 12, 0.50), (6, 384, 6, 256, 4, 0.65))  # layers, width, heads, tokens, rows, asked

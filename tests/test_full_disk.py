@@ -17,7 +17,8 @@ from nanogrove.data.text.config import DataConfig
 from nanogrove.data.text.prepare import PreparationProcess
 from nanogrove.data.tokenizer import byte_tokenizer, character_tokenizer
 from nanogrove.errors import CheckpointError, DataError
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.train.checkpoint import load_best, load_checkpoint, load_latest
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.saving import save_checkpoint

@@ -16,7 +16,8 @@ from nanogrove.decoding.strategies import STRATEGIES
 from nanogrove.errors import CheckpointError, DataError, DivergedError, PresetError
 from nanogrove.generation import GenerationOptions
 from nanogrove.language_model import LanguageModel
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.record.events import read_events
 

@@ -16,7 +16,8 @@ from nanogrove.decoding.loop import MIN_TOKENS_TO_PACK
 from nanogrove.decoding.plain import generate
 from nanogrove.errors import PresetError
 from nanogrove.model import processor
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.layers import Linear
 from nanogrove.model.packing import packed_weights
 from nanogrove.native import library

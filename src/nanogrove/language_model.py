@@ -381,9 +381,8 @@ def from_checkpoint(checkpoint: Checkpoint, device: str | torch.device = "cpu") 
         )
     calibration = load_calibration(checkpoint)
     temperature = None if calibration is None else calibration["temperature"]
-    return LanguageModel(
-        predictor_of(checkpoint, device), checkpoint.tokenizer, temperature, heads_of(checkpoint, device)
-    )
+    model, heads = predictor_of(checkpoint, device), heads_of(checkpoint, device)
+    return LanguageModel(model, checkpoint.tokenizer, temperature, heads)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> LanguageModel:

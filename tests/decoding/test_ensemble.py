@@ -12,7 +12,8 @@ from nanogrove.decoding.reading import pad
 from nanogrove.decoding.sampling import Sampler
 from nanogrove.decoding.strategies import one_by_one, strategy_for
 from nanogrove.errors import PresetError
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.members import unstack
 
 PROMPTS = [[1, 2, 3], [4], [0, 5, 6, 1, 2, 0, 3], [2, 2]]

@@ -17,7 +17,8 @@ from nanogrove.decoding.reading import pad
 from nanogrove.decoding.sampling import Sampler, Sampling
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.language_model import LanguageModel
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 
 V, HORIZON, DISCOUNT = 6, 4, 0.9

@@ -9,7 +9,8 @@ from nanogrove.decoding.open_rows import Draw, OpenRows, choose
 from nanogrove.decoding.plain import generate
 from nanogrove.decoding.reading import pad
 from nanogrove.decoding.sampling import Sampling
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.packing import packed_weights
 from nanogrove.native import library
 

@@ -11,7 +11,8 @@ from nanogrove.decoding.reading import pad
 from nanogrove.decoding.sampling import (
     Sampling,
 )
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.packing import packed_weights
 
 FAMILIES: dict[str, dict[str, Any]] = {

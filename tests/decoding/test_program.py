@@ -13,7 +13,8 @@ from nanogrove.decoding.plain import generate
 from nanogrove.decoding.program import OneToken, one_token
 from nanogrove.decoding.reading import pad
 from nanogrove.model.cache import Cache
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.packing import packed_weights
 from nanogrove.native import library, program
 

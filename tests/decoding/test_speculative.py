@@ -19,7 +19,8 @@ from nanogrove.decoding.sampling import Sampler, Sampling
 from nanogrove.decoding.speculative import speculative
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.language_model import LanguageModel
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 
 V, MARK = 7, 0

@@ -11,7 +11,8 @@ from nanogrove.decoding.plain import generate
 from nanogrove.decoding.reading import pad
 from nanogrove.decoding.sampling import draw, temperature
 from nanogrove.decoding.steering import model_score, reward_augmented, sequence_score
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {},

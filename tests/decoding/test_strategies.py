@@ -20,7 +20,8 @@ from nanogrove.decoding.sampling import Sampler, Sampling
 from nanogrove.decoding.speculative import speculative
 from nanogrove.decoding.strategies import STRATEGIES, strategy_for
 from nanogrove.errors import PresetError
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 
 V, STOP, NEW = 11, 3, 30

@@ -11,7 +11,8 @@ from nanogrove.decoding.loop import MIN_TOKENS_TO_PACK
 from nanogrove.decoding.streaming import End
 from nanogrove.errors import DataError, PresetError
 from nanogrove.language_model import LanguageModel
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.model.packing import Packable
 

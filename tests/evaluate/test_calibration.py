@@ -32,7 +32,8 @@ from nanogrove.evaluate.calibration import (
     fit_temperature,
 )
 from nanogrove.language_model import LanguageModel, load
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.synthetic.examples import TaskConfig
 from nanogrove.train.checkpoint import checksum_of, load_best
 

@@ -10,7 +10,8 @@ import torch
 from nanogrove.corpora import make_corpus
 from nanogrove.evaluate import committee
 from nanogrove.evaluate.committee import Labels, Rules
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.members import unstack
 from nanogrove.synthetic.examples import Answer, TaskConfig, TaskCorpus
 

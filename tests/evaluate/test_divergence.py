@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from nanogrove.data.batch import Batch
 from nanogrove.evaluate.divergence import divergence, divergences
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 
 
 class Unigram(nn.Module):

@@ -15,7 +15,8 @@ from nanogrove.evaluate.ensemble import (
     together_nll,
     uncertainty,
 )
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.members import unstack
 
 CONFIG = ModelConfig(vocab_size=7, block_size=6, n_layer=1, n_head=2, n_embd=8, init_scale=12.0)

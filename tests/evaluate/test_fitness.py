@@ -14,7 +14,8 @@ from nanogrove.evaluate.fitness import FitnessConfig, assess, evaluate_fitness, 
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.evaluate.reward import RewardConfig, find_reward
 from nanogrove.evaluate.selection import standard_error
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.synthetic.examples import TaskConfig, TaskCorpus
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token

@@ -10,7 +10,8 @@ import torch
 from nanogrove.corpora import make_corpus
 from nanogrove.data.rewarded import PreferencesConfig, RewardedCorpus
 from nanogrove.evaluate.pairs import held_out_pairs
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.train.objectives.preference import dpo
 from nanogrove.waits import current_progress, waiting
 

@@ -21,7 +21,8 @@ from nanogrove.evaluate.regret import (
     worth,
 )
 from nanogrove.evaluate.reward import terms_reward
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 
 V, LENGTH = 3, 3
 ALL = list(texts(V, LENGTH))

@@ -13,7 +13,8 @@ from nanogrove.data.sources.pieces import Skipped
 from nanogrove.evaluate import samples
 from nanogrove.evaluate.reward import RewardConfig
 from nanogrove.evaluate.samples import Sample, reward_of_samples
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 
 
 @pytest.fixture

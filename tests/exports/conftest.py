@@ -11,7 +11,8 @@ from nanogrove.config.overrides import resolve
 from nanogrove.data.chat.encoding import answer_end
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.exports.source import Source
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.runs.train import train
 
 

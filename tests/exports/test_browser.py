@@ -21,7 +21,8 @@ from nanogrove.exports.browser import model_json, stored_bytes
 from nanogrove.exports.browser_grammar import grammar_table
 from nanogrove.exports.source import Source
 from nanogrove.language_model import LanguageModel
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.native.program import in_int8
 from nanogrove.reports.writer import FOLDER, WORKER_FILES
 from nanogrove.synthetic.corpus import RHMConfig, RLMConfig, number_tokenizer

@@ -23,7 +23,8 @@ from nanogrove.errors import PresetError
 from nanogrove.exports.contract import Dtype
 from nanogrove.exports.source import Source
 from nanogrove.model import layers
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 
 pytest.importorskip("gguf", reason="needs pip install 'nanogrove[export]'")
 from nanogrove.exports.gguf import file_name, stored_as, write

@@ -13,8 +13,9 @@ from nanogrove.data.batch import Batch
 from nanogrove.errors import NanogroveError
 from nanogrove.methods.contract import Trained
 from nanogrove.methods.ensemble import Config, batches_of, check, check_kept, from_teacher, num_steps, phases
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.ensemble import Ensemble
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.record.events import read_events
 from nanogrove.reports.report import write_report
 from nanogrove.runs.setup import build

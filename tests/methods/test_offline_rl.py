@@ -17,7 +17,8 @@ from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.errors import NanogroveError
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.record.events import read_events
 from nanogrove.runs.score import evaluate
 from nanogrove.runs.setup import build

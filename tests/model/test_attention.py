@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 from nanogrove.errors import RunError
 from nanogrove.model import attention
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.elementwise import Dropout
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.gpt import GPT
 
 
 @pytest.mark.parametrize("groups", [6, 3, 1])

@@ -13,8 +13,9 @@ from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.model.cache import first_placement
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.coupled import CoupledIds
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.huggingface import export_model
 from nanogrove.model.members import stack
 from nanogrove.runs.setup import build

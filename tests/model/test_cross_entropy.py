@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogrove.model import gpt
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.cross_entropy import cross_entropy
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.gpt import GPT
 
 SHARES = [0.0, 0.1, 0.1, 0.3]
 

@@ -14,8 +14,9 @@ from nanogrove.decoding.reading import pad
 from nanogrove.decoding.steering import model_score
 from nanogrove.errors import PresetError
 from nanogrove.model import attention
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.documents import document_mask, document_starts
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.huggingface import export_model
 from nanogrove.runs.setup import build
 from nanogrove.train.checkpoint import read_checkpoint

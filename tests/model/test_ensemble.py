@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 
 from nanogrove.model import ensemble
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.ensemble import Ensemble, part
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.members import unstack
 
 CONFIG = ModelConfig(vocab_size=13, block_size=12, n_layer=2, n_head=2, n_embd=16, init_scale=8.0)

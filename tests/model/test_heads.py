@@ -7,7 +7,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import AuxiliaryConfig, Heads, scale_gradient
 from nanogrove.model.members import stack, unstack
 

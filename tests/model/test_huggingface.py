@@ -26,7 +26,8 @@ from transformers import (
 )
 
 from nanogrove.errors import CheckpointError, DataError, PresetError
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.huggingface import export_model, family_of, import_model, to_transformers
 from nanogrove.model.members import stack
 

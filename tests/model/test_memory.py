@@ -17,7 +17,8 @@ from nanogrove.decoding.plain import generate
 from nanogrove.decoding.reading import pad
 from nanogrove.errors import PresetError
 from nanogrove.language_model import LanguageModel
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.model.huggingface import family_of
 from nanogrove.runs.setup import build

@@ -6,8 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.families.table import FAMILIES
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.size import flops_per_token, parameter_count, parameter_shapes
 
 OPTIONS: tuple[dict[str, Any], ...] = (

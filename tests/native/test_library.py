@@ -16,7 +16,8 @@ from nanogrove.native import library
 
 WITHOUT_AVX2 = """
 import torch
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.native import library, operators
 
 assert "AVX2" in str(library.missing()), library.missing()

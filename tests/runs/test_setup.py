@@ -14,7 +14,8 @@ from nanogrove.data.corpus import Corpus
 from nanogrove.data.tokenizer import byte_tokenizer
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.methods import AnyMethod, load_method
-from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.runs.model_on_data import resolve_model
 from nanogrove.runs.setup import (
     build,
     check_method,
@@ -22,10 +23,8 @@ from nanogrove.runs.setup import (
     check_parallel,
     check_same_data,
     check_sharding,
-    resolve_document_mark,
     resolve_runtime,
     resolve_steps,
-    resolve_vocabulary,
 )
 from nanogrove.train.checkpoint import Checkpoint
 from nanogrove.train.loop import TrainConfig
@@ -107,21 +106,21 @@ def test_a_method_trains_the_kind_of_model_it_needs(tiny: Any, preset: Preset, c
 
 def test_the_vocabulary_is_the_tokenizers_unless_it_is_given(corpus: Corpus) -> None:
     needed = corpus.tokenizer.vocab_size
-    assert resolve_vocabulary(ModelConfig(), corpus).vocab_size == needed
-    assert resolve_vocabulary(ModelConfig(vocab_size=needed + 5), corpus).vocab_size == needed + 5
+    assert resolve_model(ModelConfig(), corpus)[0].vocab_size == needed
+    assert resolve_model(ModelConfig(vocab_size=needed + 5), corpus)[0].vocab_size == needed + 5
     with pytest.raises(PresetError, match=rf"model\.vocab_size={needed - 1} is smaller than the tokenizer's {needed}"):
-        resolve_vocabulary(ModelConfig(vocab_size=needed - 1), corpus)
+        resolve_model(ModelConfig(vocab_size=needed - 1), corpus)
 
 
 def test_a_model_knows_the_end_of_documents_where_it_must_see_them(corpus: Corpus) -> None:
     end = corpus.tokenizer.end
     within = ModelConfig(within_documents=True)
-    assert resolve_document_mark(within, corpus).document_mark == end
-    assert resolve_document_mark(ModelConfig(document_mark=end), corpus).document_mark is None
+    assert resolve_model(within, corpus)[1].document_mark == end
+    assert resolve_model(ModelConfig(document_mark=end), corpus)[1].document_mark is None
     with pytest.raises(PresetError, match=r"model\.document_mark is not the end of text of the tokenizer"):
-        resolve_document_mark(ModelConfig(document_mark=end + 1), corpus)
+        resolve_model(ModelConfig(document_mark=end + 1), corpus)
     with pytest.raises(PresetError, match=r"model\.within_documents: a reward model judges by the end mark"):
-        resolve_document_mark(within.model_copy(update={"scalar": True}), corpus)
+        resolve_model(within.model_copy(update={"scalar": True}), corpus)
 
 
 def test_steps_of_each_budget(corpus: Corpus) -> None:
@@ -175,7 +174,7 @@ def test_a_preset_may_name_the_split_that_a_run_ends_on(preset: Preset, corpus: 
 
 
 def runtime(preset: Preset, corpus: Corpus, ranks: Ranks = ALONE) -> Any:
-    model = resolve_vocabulary(preset.model, corpus)
+    model, _ = resolve_model(preset.model, corpus)
     return resolve_runtime(preset, method_of(preset), corpus, model, CPU, 12, False, ranks)
 
 

@@ -17,7 +17,8 @@ from tests.serve.test_engine import make
 
 from nanogrove.data.chat.template import PLAIN, spelled_tokens
 from nanogrove.language_model import LanguageModel
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.serve import app as apps
 from nanogrove.serve.app import Desk, Rules, Served, application
 from nanogrove.serve.engine import Engine, opened

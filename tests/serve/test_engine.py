@@ -12,7 +12,8 @@ from nanogrove.decoding.sampling import Sampling
 from nanogrove.decoding.stopping import stop_texts
 from nanogrove.errors import PresetError, RunError
 from nanogrove.language_model import LanguageModel
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.serve import engine as engines
 from nanogrove.serve.engine import BusyError, Engine, Request, Ticket, Update, opened
 

@@ -13,7 +13,8 @@ from nanogrove.config.overrides import resolve
 from nanogrove.corpora import make_corpus
 from nanogrove.errors import DataError, NanogroveError, PresetError
 from nanogrove.evaluate.loss import against_truth, evaluate_split
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.runs.score import evaluate
 from nanogrove.runs.setup import build
 from nanogrove.runs.train import train

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import nanogrove
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.train import autotune as auto
 from nanogrove.train.autotune import Work
 from nanogrove.train.precision import Choice

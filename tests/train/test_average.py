@@ -9,7 +9,8 @@ import torch
 from tests.train.conftest import run
 
 from nanogrove.errors import NanogroveError
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.runs.setup import build
 from nanogrove.train.average import Average, AverageConfig
 from nanogrove.train.checkpoint import load_checkpoint

@@ -9,7 +9,8 @@ import torch
 
 from nanogrove.data.batch import Batch
 from nanogrove.errors import DivergedError
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.train.loop import clip_gradients, fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer

@@ -2,7 +2,8 @@
 
 import pytest
 
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.train import precision as formats
 
 MODEL = ModelConfig(vocab_size=31, block_size=12, n_layer=2, n_head=2, n_embd=16)

@@ -9,7 +9,8 @@ import pytest
 from tests.conftest import Tiny
 from tests.ui.conftest import Browser, evaluation, step, write_run, write_study
 
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.record.events import Event
 
 MODEL = {"block_size": 8, "n_layer": 3, "n_head": 2, "n_embd": 4}

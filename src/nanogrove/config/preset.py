@@ -26,7 +26,7 @@ from nanogrove.decoding.sampling import Sampling
 from nanogrove.json_difference import differences, shown
 from nanogrove.methods import METHODS, load_method
 from nanogrove.methods.contract import MethodConfig
-from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.heads import AuxiliaryConfig
 from nanogrove.settings import Settings, cut
 from nanogrove.train.autotune import AUTO

@@ -101,7 +101,8 @@ def seconds(proposal: Proposal, vocabulary: int) -> float:
     import torch
 
     from nanogrove.data.batch import Batch
-    from nanogrove.model.gpt import GPT, ModelConfig
+    from nanogrove.model.config import ModelConfig
+    from nanogrove.model.gpt import GPT
     from nanogrove.train.autotune import Work, resolve_auto
     from nanogrove.train.loop import TrainConfig, fit
     from nanogrove.train.objective import next_token

@@ -16,7 +16,7 @@ from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import PresetError
 from nanogrove.exports.source import Source
 from nanogrove.exports.vocabulary import byte_pairs
-from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.config import ModelConfig
 from nanogrove.native.program import in_int8
 from nanogrove.waits import waiting
 

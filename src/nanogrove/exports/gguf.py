@@ -16,7 +16,7 @@ from nanogrove.exports.contract import Dtype, Format
 from nanogrove.exports.formats import FORMATS
 from nanogrove.exports.source import Source
 from nanogrove.exports.vocabulary import vocabulary_of
-from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.huggingface import family_of, to_transformers
 from nanogrove.waits import waiting
 

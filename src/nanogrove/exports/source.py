@@ -10,7 +10,7 @@ from torch import Tensor
 from nanogrove.data.chat.encoding import answer_end
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import PresetError, RunError
-from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.config import ModelConfig
 from nanogrove.record.events import Values
 from nanogrove.record.listing import listed
 from nanogrove.record.reading import Run, read_run

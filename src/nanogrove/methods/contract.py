@@ -22,7 +22,8 @@ from nanogrove.data.corpus import Corpus
 from nanogrove.data.splits import Split
 from nanogrove.errors import CheckpointError
 from nanogrove.evaluate.loss import evaluate_split
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.record.events import Event, Values
 from nanogrove.settings import Settings, cut, reason
 from nanogrove.train.plan import Plan, Span

@@ -31,9 +31,10 @@ from nanogrove.errors import PresetError
 from nanogrove.evaluate.ensemble import mean_logits_loss, score_ensemble, uncertainty
 from nanogrove.evaluate.loss import evaluate_split, mean_nll
 from nanogrove.methods.contract import Method, MethodConfig, Trained
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.elementwise import at_least_float32
 from nanogrove.model.ensemble import Ensemble, of_one, part
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.record.events import Event, Values, phase
 from nanogrove.train.average import Average
 from nanogrove.train.loop import fit

@@ -34,7 +34,8 @@ from nanogrove.data.rng import derived_seed
 from nanogrove.evaluate.fitness import Fitness, FitnessConfig, assess, evaluate_fitness, loss
 from nanogrove.methods.contract import Method, MethodConfig
 from nanogrove.methods.warm_start import saved_weights
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, phase
 from nanogrove.train.loop import fit

@@ -39,7 +39,8 @@ from nanogrove.methods.warm_start import (
     reference_model,
     saved_weights,
 )
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
 from nanogrove.paths import OnDisk
 from nanogrove.record.events import Event, Values, note, phase

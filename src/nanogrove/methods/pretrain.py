@@ -23,7 +23,7 @@ from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.methods.contract import Method, MethodConfig
-from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.config import ModelConfig
 from nanogrove.record.events import Event
 from nanogrove.train.checkpoint import model_of, read_checkpoint
 from nanogrove.train.loop import fit

@@ -19,7 +19,8 @@ from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.errors import PresetError
 from nanogrove.evaluate.reward import Scale, distribution
 from nanogrove.methods.contract import Method, MethodConfig
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Event, Values
 from nanogrove.train.loop import fit

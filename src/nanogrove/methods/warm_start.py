@@ -14,7 +14,8 @@ from nanogrove.evaluate import auxiliary
 from nanogrove.evaluate.divergence import divergence
 from nanogrove.evaluate.loss import evaluate_split
 from nanogrove.methods.contract import C, D, MethodConfig, Trained
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.paths import expanded
 from nanogrove.record.events import Event, Values, phase
 from nanogrove.train.checkpoint import check_same_model, load_members

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.elementwise import at_least_float32
-from nanogrove.model.gpt import GPT, MAX_LOGITS_PER_CHUNK, ModelConfig
+from nanogrove.model.gpt import GPT, MAX_LOGITS_PER_CHUNK
 from nanogrove.model.layers import Embedding
 
 

@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.elementwise import at_least_float32, gelu
-from nanogrove.model.gpt import ModelConfig
 from nanogrove.model.layers import Embedding, Linear, Norm
 from nanogrove.settings import Settings, Width
 

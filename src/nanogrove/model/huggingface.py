@@ -30,9 +30,10 @@ from torch import Tensor
 from nanogrove.atomic import make_folder, write_file
 from nanogrove.errors import CheckpointError, DataError, PresetError
 from nanogrove.json_reading import BadJsonError, read_json
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.families.family import Exchange
 from nanogrove.model.families.table import EXCHANGES, FAMILIES
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.layers import Linear
 from nanogrove.model.weight_files import plain_file, read_weights
 from nanogrove.settings import reason

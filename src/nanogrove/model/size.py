@@ -5,7 +5,8 @@ from math import prod
 
 import torch
 
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 
 Shape = tuple[int, ...]
 FIRST = "blocks.0."

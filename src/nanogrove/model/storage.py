@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from nanogrove.errors import PresetError
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.families.table import EXCHANGES
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.huggingface import family_of
 from nanogrove.model.layers import Linear
 

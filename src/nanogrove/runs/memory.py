@@ -10,7 +10,7 @@ from nanogrove.config.preset import Preset
 from nanogrove.errors import PresetError
 from nanogrove.memory import free_bytes, shown_bytes
 from nanogrove.methods import AnyMethod
-from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.heads import Heads
 from nanogrove.model.size import parameter_count
 from nanogrove.train.autotune import activation_bytes

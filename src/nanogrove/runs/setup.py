@@ -17,11 +17,13 @@ from nanogrove.data.rng import derived_seed
 from nanogrove.data.splits import Split
 from nanogrove.errors import CheckpointError, PresetError
 from nanogrove.methods import METHODS, AnyMethod, load_method
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
 from nanogrove.model.storage import storage_of
 from nanogrove.paths import with_absolute_paths
 from nanogrove.runs.memory import check_memory
+from nanogrove.runs.model_on_data import resolve_model
 from nanogrove.runs.rehearsal import rehearse
 from nanogrove.train.autotune import AUTO, Work, auto_precision, reason_for, resolve_auto
 from nanogrove.train.average import Average
@@ -130,9 +132,8 @@ def build(
         check_vocabulary(each, corpus.tokenizer)
     check_model(preset, method, corpus)
     rows = max((each.config.vocab_size or 0 for each in initial), default=0)
-    model = resolve_vocabulary(preset.model, corpus, rows)
+    model, model_on_data = resolve_model(preset.model, corpus, rows)
     steps = resolve_steps(train, corpus)
-    model_on_data = resolve_coupled(resolve_document_mark(model, corpus), corpus)
     check_memory(preset, method, model, corpus.length, device, ranks)
     check_method(preset, method, corpus, model_on_data, allow_code, new=checkpoint is None)
     whole = trained_whole(preset, model_on_data, initial, checkpoint)
@@ -255,64 +256,6 @@ def check_model(preset: Preset, method: AnyMethod, corpus: Corpus) -> None:
         preset.auxiliary.refuse(corpus.length)
     except ValueError as error:
         raise PresetError(f"{error}, of which this data has no longer ones") from None
-
-
-def resolve_vocabulary(model: ModelConfig, corpus: Corpus, rows: int = 0) -> ModelConfig:
-    """The model with as many tokens as the data needs, and `rows` at least.
-
-    Raises PresetError where it is given fewer than the data needs.
-    """
-    needed = corpus.tokenizer.vocab_size
-    vocabulary = model.vocab_size or max(needed, rows)
-    if vocabulary < needed:
-        raise PresetError(f"model.vocab_size={vocabulary} is smaller than the tokenizer's {needed}; leave it out")
-    return model.model_copy(update={"vocab_size": vocabulary})
-
-
-def resolve_document_mark(model: ModelConfig, corpus: Corpus) -> ModelConfig:
-    """The model with the token that stands between documents, where its attention stays within documents.
-
-    Raises PresetError where it is given another token, and for a reward model, which would see that token alone.
-    """
-    end = corpus.tokenizer.end
-    if model.document_mark not in (None, end):
-        raise PresetError(f"model.document_mark is not the end of text of the tokenizer, which is {end}; leave it out")
-    if model.within_documents and model.scalar:
-        raise PresetError("model.within_documents: a reward model judges by the end mark, which would see itself alone")
-    return model.model_copy(update={"document_mark": end if model.within_documents else None})
-
-
-def resolve_coupled(model: ModelConfig, corpus: Corpus) -> ModelConfig:
-    """The model with the tokens that its coupled positions count, where it has such positions.
-
-    A token forms, starts or ends runs where its whole text consists of such characters. Raises PresetError where it is
-    given other tokens, where a character is of two kinds, or none of the vocabulary forms runs.
-    """
-    symbols = {
-        "coupled_tokens": model.coupled,
-        "coupled_start_tokens": model.coupled_starts,
-        "coupled_end_tokens": model.coupled_ends,
-    }
-    resolved: dict[str, tuple[int, ...] | None] = dict.fromkeys(symbols)
-    if model.position == "coupled":
-        tokenizer = corpus.tokenizer
-        texts = {token: tokenizer.decode([token]) for token in range(tokenizer.vocab_size)}
-        for name, kind in symbols.items():
-            resolved[name] = tuple(token for token, text in texts.items() if text and set(text) <= set(kind))
-        if not resolved["coupled_tokens"]:
-            raise PresetError(
-                f"model.position=coupled: no token consists of characters of model.coupled={model.coupled!r} alone; "
-                "set it to characters of the data that form numbers, or choose other positions"
-            )
-        kinds = "".join("".join(sorted(set(kind))) for kind in symbols.values())
-        if twice := next((symbol for symbol in kinds if kinds.count(symbol) > 1), None):
-            raise PresetError(
-                f"model.coupled, coupled_starts and coupled_ends share {twice!r}; leave it out of all but one"
-            )
-    for name, tokens in resolved.items():
-        if getattr(model, name) not in (None, tokens):
-            raise PresetError(f"model.{name} is not what the tokenizer says; leave it out")
-    return model.model_copy(update=resolved)
 
 
 def resolve_steps(train: TrainConfig, corpus: Corpus) -> int:

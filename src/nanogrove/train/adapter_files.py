@@ -18,7 +18,8 @@ from torch import Tensor
 
 from nanogrove.errors import CheckpointError
 from nanogrove.json_reading import BadJsonError, parse_json
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.storage import storage_of
 from nanogrove.settings import shown
 from nanogrove.train.checkpoint import read_plain

@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from nanogrove.model.gpt import GPT, MAX_LOGITS_PER_CHUNK, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT, MAX_LOGITS_PER_CHUNK
 from nanogrove.model.processor import bfloat16_missing
 from nanogrove.native import library
 from nanogrove.train.precision import Choice, Precision

@@ -35,7 +35,8 @@ from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import CheckpointError, DataError
 from nanogrove.json_reading import parse_json
 from nanogrove.memory import free_bytes, shown_bytes
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.model.members import unstack
 from nanogrove.model.size import parameter_shapes

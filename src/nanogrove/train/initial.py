@@ -22,7 +22,8 @@ from nanogrove.data.sources.network import one_line, quiet
 from nanogrove.data.text.cache import cache_folder
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.errors import CheckpointError, PresetError
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.huggingface import import_model
 from nanogrove.paths import expanded
 from nanogrove.settings import shown

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from nanogrove.errors import RunError
 from nanogrove.json_difference import differences, shown
 from nanogrove.json_reading import BadJsonError
-from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.size import flops_per_token
 from nanogrove.record.events import Event, Values, event_of, lines_that_fit
 from nanogrove.record.folder import read_preset

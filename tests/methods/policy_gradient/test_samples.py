@@ -12,7 +12,8 @@ from nanogrove.data.corpus import Corpus
 from nanogrove.data.rewarded_files import RewardedConfig
 from nanogrove.methods.policy_gradient.config import Config
 from nanogrove.methods.policy_gradient.samples import Samples, draw, prompts_of, rewards, texts
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.synthetic.corpus import RLMConfig
 from nanogrove.synthetic.examples import TaskConfig
 

@@ -3,9 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
+from nanogrove.model.config import ModelConfig
 from nanogrove.model.families.family import keys, names, table
 from nanogrove.model.families.table import EXCHANGES, FAMILIES, SETTINGS
-from nanogrove.model.gpt import ModelConfig
 
 
 @pytest.mark.parametrize("family", SETTINGS)

@@ -19,7 +19,8 @@ from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.errors import CheckpointError, NanogroveError
 from nanogrove.evaluate.auxiliary import IDLE_GRADIENT_SHARE, gradient_shares, idle, measure
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import AuxiliaryConfig, Heads
 from nanogrove.model.members import unstack
 from nanogrove.record.events import read_events

@@ -9,7 +9,8 @@ import torch
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.tokenizer import character_tokenizer
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.huggingface import export_model, to_transformers
 from nanogrove.train.objectives.policy_gradient import (
     PolicyGradient,

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer as Backend
 from nanogrove.corpora import make_corpus
 from nanogrove.data.rewarded import RewardedCorpus
 from nanogrove.data.rewarded_files import PreferencesConfig, RewardedConfig
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.huggingface import export_model, to_transformers
 from nanogrove.train.objective import Loss
 from nanogrove.train.objectives.preference import dpo, kto, kto_batch

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.train.objectives.value_baseline import STRENGTHS, cross_fitted, ridge
 
 WIDTH = 128

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.train.optim import muon
 from nanogrove.train.optim.muon import MARGIN, POLYNOMIALS, orthogonalise
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer

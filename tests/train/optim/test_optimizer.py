@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from nanogrove.data.batch import Batch
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.members import stack, unstack
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token

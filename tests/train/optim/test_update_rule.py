@@ -11,7 +11,8 @@ import torch
 from nanogrove.config.overrides import resolve
 from nanogrove.data.batch import Batch
 from nanogrove.errors import PresetError
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.members import stack, unstack
 from nanogrove.runs.estimate import estimate
 from nanogrove.runs.train import train
@@ -149,7 +150,8 @@ def test_its_moments_are_bred_and_go_through_a_checkpoint() -> None:
 SHARDED = """
 import sys, torch
 from pathlib import Path
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.optim.rules import RULES
 from nanogrove.train.parallel.ranks import joined

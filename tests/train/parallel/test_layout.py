@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.parallel.layout import REPLICATED
 from nanogrove.train.parallel.members import ByMember

@@ -13,7 +13,8 @@ import torch
 
 from nanogrove.data.batch import Batch
 from nanogrove.data.rng import derived_seed
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.members import unstack
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token

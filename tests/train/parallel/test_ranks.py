@@ -320,7 +320,8 @@ def test_a_run_in_pieces_stops_and_goes_on_in_one_whole_and_back(
 PIECES = """
 import json, sys, torch
 from pathlib import Path
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.train.parallel.ranks import joined
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.parallel.sharding import shard_state

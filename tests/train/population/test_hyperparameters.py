@@ -8,7 +8,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.population.hyperparameters import Range, set_hyperparameters
 from nanogrove.train.state import TrainState

@@ -18,7 +18,7 @@ from nanogrove.evaluate.fitness import Fitness, assess, evaluate_fitness
 from nanogrove.methods.contract import Method
 from nanogrove.methods.evolve.choice import choose
 from nanogrove.methods.evolve.config import Config
-from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.config import ModelConfig
 from nanogrove.record.events import Event, Values
 from nanogrove.settings import Count
 from nanogrove.train.parallel.members import fit_members

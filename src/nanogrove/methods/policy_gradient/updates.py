@@ -31,7 +31,8 @@ from nanogrove.methods.policy_gradient.kept import (
 )
 from nanogrove.methods.policy_gradient.samples import draw, prompts_of, rewards
 from nanogrove.methods.warm_start import frozen, pretrained, saved_weights
-from nanogrove.model.gpt import GPT, ModelConfig
+from nanogrove.model.config import ModelConfig
+from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Event, Values, phase
 from nanogrove.synthetic.corpus import GrammarCorpus

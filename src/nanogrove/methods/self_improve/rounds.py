@@ -36,7 +36,7 @@ from nanogrove.methods.self_improve.guard import (
 )
 from nanogrove.methods.self_improve.labels import Labelled, LabelRow, check_row, label, label_tokens
 from nanogrove.methods.warm_start import check_not_ended, saved_members
-from nanogrove.model.gpt import ModelConfig
+from nanogrove.model.config import ModelConfig
 from nanogrove.record.events import Event, Values, phase
 from nanogrove.synthetic.examples import Mixture, Rows, TaskCorpus
 from nanogrove.train.parallel.members import fit_members

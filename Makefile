@@ -18,10 +18,14 @@ test: .venv/.installed-test
 test-avx2: .venv/.installed-test
 	$(AVX2) $(TEST) tests/model tests/train tests/methods tests/evaluate tests/studies/test_stack.py
 
-# transformers.js, by which a slow test reads exports, and what drives Chromium and judges pages in another; their scripts, which would
-# fetch more, are not run.
+# Chromium, node, and what drives pages and judges them: on Debian from its packages, as root or by sudo. `make test` skips
+# what needs them, and says so, where they are missing; .ci/run asks for them.
+browser:
+	.ci/browser
+
+# transformers.js, by which a slow test reads exports; its scripts, which would fetch more, are not run.
 npm:
-	npm install --prefix .venv/npm --ignore-scripts --no-audit --no-fund @huggingface/transformers@4 playwright-core@1 axe-core@4
+	npm install --prefix .venv/npm --ignore-scripts --no-audit --no-fund @huggingface/transformers@4
 
 docs: .venv/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
@@ -58,4 +62,4 @@ wheel: .venv/bin/python
 	$(BIN)/pip install --quiet --editable '.[docs]'
 	touch $@
 
-.PHONY: demo test test-avx2 npm check docs wheel
+.PHONY: demo test test-avx2 browser npm check docs wheel

@@ -3,7 +3,7 @@
     nanogrove report RUN --with-model
     python benchmarks/page_speed.py RUN/report-with-model.html [PAGE ...] [--tokens 400] [--cpu]
 
-Needs Chromium, node and `make npm`. With `--cpu` it needs node alone and gives tokens per second of CPU time, which
+Needs Chromium and node: `make browser`. With `--cpu` it needs node alone and gives tokens per second of CPU time, which
 other programs disturb less. Each page writes three texts, the first of which warms the compiler of JavaScript up; the
 best counts. A context that is full is read again by halves, so that is in the figure.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 DRIVER = Path(__file__).parent.parent / "tests/exports/page.mjs"
 NODE = Path(__file__).with_name("page_cpu.mjs")
-PACKAGES = Path(sys.prefix) / "npm"
+MODULES = Path(sys.prefix) / "npm" / "node_modules"
 TEXTS = 3
 
 
@@ -25,7 +25,7 @@ def tokens_per_second(page: Path, tokens: int) -> list[int]:
     """The speed of each of the texts."""
     settings = {"tokens": tokens, "temperature": 0.8, "seed": 0, "top-k": 0, "top-p": 1}
     asked = {"page": str(page), "prompt": "", "settings": settings, "texts": TEXTS}
-    command = ["node", str(DRIVER), str(PACKAGES), str(shutil.which("chromium"))]
+    command = ["node", str(DRIVER), str(MODULES), str(shutil.which("chromium"))]
     done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"error: {page}: {done.stderr.strip().splitlines()[-1]}")
@@ -50,8 +50,8 @@ def main() -> None:
     options = parser.parse_args()
     if shutil.which("node") is None:
         sys.exit("error: this needs node")
-    if not options.cpu and (shutil.which("chromium") is None or not PACKAGES.is_dir()):
-        sys.exit("error: this needs Chromium and `make npm`; --cpu needs node alone")
+    if not options.cpu and (shutil.which("chromium") is None or not MODULES.is_dir()):
+        sys.exit("error: this needs Chromium, which `make browser` installs; --cpu needs node alone")
     for page in options.pages:
         speeds = (tokens_per_cpu_second if options.cpu else tokens_per_second)(page, options.tokens)
         print(f"{page}: {max(speeds)} tokens per second ({page.stat().st_size / 1e6:.1f} MB; each text: {speeds})")

@@ -1,8 +1,8 @@
 // Lets the model of a page write in headless Chromium: one line of JSON on standard input, one on standard output.
 //
-//   node page.mjs FOLDER CHROMIUM < asked.json
+//   node page.mjs MODULES CHROMIUM < asked.json
 //
-// FOLDER holds node_modules with playwright-core and, where it is asked for, axe-core. Asked is {page, prompt, settings,
+// MODULES holds playwright-core and, where it is asked for, axe-core. Asked is {page, prompt, settings,
 // texts, width, scheme, axe, policy}: of several texts each has the next seed. The answer has the last text, its tokens,
 // rows of the table, tokens per second of each text, and `problems`: errors, requests, what the policy does not refuse,
 // scrolling from side to side, and what axe complains of.
@@ -10,7 +10,7 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
-const [folder, executablePath] = process.argv.slice(2), require = createRequire(pathToFileURL(`${folder}/`));
+const [modules, executablePath] = process.argv.slice(2), require = createRequire(pathToFileURL(`${modules}/`));
 const asked = JSON.parse(readFileSync(0, "utf8")), problems = [];
 const browser = await require("playwright-core").chromium.launch({ executablePath, args: ["--no-sandbox"] });
 try {

@@ -6,13 +6,13 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.chromium import Chromium, chromium
 from tests.conftest import Command
 from tests.reports.conftest import HOSTILE, Page
 
@@ -25,8 +25,12 @@ from nanogrove.reports import page as pages
 from nanogrove.runs.train import train
 from nanogrove.train.checkpoint import read_checkpoint
 
-PACKAGES = Path(sys.prefix) / "npm/node_modules"  # of `make npm`
 ASKED = {"tokens": 200, "temperature": 0, "seed": 0, "top-k": 0, "top-p": 1}
+
+
+@pytest.fixture
+def tools() -> Chromium:
+    return chromium()
 
 
 @pytest.fixture
@@ -154,9 +158,9 @@ def test_options_that_make_no_sense_are_refused(
     assert reason in command("report", llama_run, *options).error()
 
 
-def drive(page: Path, **asked: Any) -> dict[str, Any]:
+def drive(tools: Chromium, page: Path, **asked: Any) -> dict[str, Any]:
     """What `page.mjs` gives for a page."""
-    command = ["node", str(Path(__file__).with_name("page.mjs")), str(PACKAGES.parent), str(shutil.which("chromium"))]
+    command = ["node", str(Path(__file__).with_name("page.mjs")), str(tools.modules), tools.path]
     done = subprocess.run(
         command, input=json.dumps({"page": str(page), **asked}), capture_output=True, text=True, timeout=120
     )
@@ -165,11 +169,16 @@ def drive(page: Path, **asked: Any) -> dict[str, Any]:
     return answer
 
 
+def test_chromium_writes_the_text_of_generate_past_the_context(tools: Chromium, llama_run: Path) -> None:
+    page = model_report.write_model_report(llama_run, "float32", False, lambda line: None)
+    answer = drive(tools, page, prompt="The moon é", settings=ASKED, policy=True)
+    assert answer["problems"] == []
+    assert answer["text"] == nanogrove.load(llama_run).generate("The moon é", 200, temperature=0, precision="float32")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
-@pytest.mark.skipif(not (PACKAGES / "playwright-core").is_dir(), reason="needs `make npm`")
 @pytest.mark.parametrize("family", ["gpt2", "llama", "nanochat", "qwen3"])
-def test_chromium_writes_the_text_of_generate(family: str, tiny: Any, tmp_path: Path) -> None:
+def test_chromium_draws_the_text_of_generate(tools: Chromium, family: str, tiny: Any, tmp_path: Path) -> None:
     model = {"family": family, "block_size": 64, "dropout": 0.0}
     if family == "qwen3":
         model |= {"family": "llama", "qk_norm": True, "n_kv_head": 1}
@@ -179,19 +188,18 @@ def test_chromium_writes_the_text_of_generate(family: str, tiny: Any, tmp_path: 
     page = model_report.write_model_report(run, "float32", False, lambda line: None)
     lm = nanogrove.load(run)
     prompt = "The sun walks <b>over</b> & é"
-    answer = drive(page, prompt=prompt, settings=ASKED, policy=True)
+    answer = drive(tools, page, prompt=prompt, settings=ASKED, policy=True)
     assert answer["problems"] == []
     assert answer["text"] == lm.generate(prompt, 200, temperature=0, precision="float32")
-    drawn = drive(page, prompt=prompt, settings={**ASKED, "temperature": 1, "seed": 7, "top-k": 30, "top-p": 0.9})
+    settings = {**ASKED, "temperature": 1, "seed": 7, "top-k": 30, "top-p": 0.9}
+    drawn = drive(tools, page, prompt=prompt, settings=settings)
     assert drawn["text"] == lm.generate(prompt, 200, temperature=1, seed=7, top_k=30, top_p=0.9, precision="float32")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
-@pytest.mark.skipif(not (PACKAGES / "axe-core").is_dir(), reason="needs `make npm`")
-def test_the_page_is_accessible_in_light_in_dark_and_on_a_telephone(llama_run: Path) -> None:
+def test_the_page_is_accessible_in_light_in_dark_and_on_a_telephone(tools: Chromium, llama_run: Path) -> None:
     page = model_report.write_model_report(llama_run, "int8", False, lambda line: None)
     for view in ({"scheme": "light"}, {"scheme": "dark"}, {"width": 375}):
-        answer = drive(page, prompt="The sun", settings=ASKED, axe=True, **view)
+        answer = drive(tools, page, prompt="The sun", settings=ASKED, axe=True, **view)
         assert answer["problems"] == [], view
         assert answer["rows"] == answer["tokens"], view

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tests.chromium import Chromium, chromium
 from tests.conftest import Command, Tiny
-from tests.ui.conftest import write_run
+from tests.ui.conftest import write_run, write_study
 
 from nanogrove.config.overrides import resolve
 from nanogrove.errors import RunError
@@ -65,7 +65,7 @@ def problems(tools: Chromium, address: str, *pages: str, **asked: Any) -> str:
         input=json.dumps({"pictures": pictures, **asked}),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
     return done.stdout + done.stderr
 
@@ -109,10 +109,31 @@ def test_a_run_writes_and_another_is_started(tools: Chromium, three: Path, comma
         assert not problems(tools, address, "play", "new_run", texts=texts)
 
 
+def test_a_grammar_votes_a_study_and_a_dropped_file_have_their_pages(
+    tools: Chromium, tiny: Tiny, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    data = {"type": "rhm", "v": 4, "m": 2, "s": 2, "L": 2, "held_out": 8, "targets": "all"}
+    method = {"name": "evolve", "population_size": 3, "generations": 1, "steps_per_generation": 2}
+    method |= {"replaced": 0.34, "parents": 0.34, "noise": 0.5, "significance": None}
+    population = tiny(evaluate={"every": 2}, save={"every": 2}, train={"steps": None}, model={"block_size": 32})
+    for name, preset in (
+        ("grammar", tiny(train={"steps": 2}) | {"data": data}),
+        ("voters", population | {"method": method}),
+    ):
+        for _ in train(resolve(preset), runs / name):
+            pass
+    slow = [2.0, 2.1, 2.2, 2.05, 2.15, 2.25]
+    write_study(runs / "rates", tiny(), {"slow": slow, "fast": [loss - 0.5 - loss / 90 for loss in slow]}, name="rates")
+    with served(runs) as address:
+        assert not problems(tools, address, "study", "beside", "files")
+
+
 def test_a_run_is_watched_killed_stopped_and_continued(tools: Chromium, tiny: Tiny, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     preset = tmp_path / "live.json"
-    preset.write_text(json.dumps(tiny(train={"steps": 6000}, evaluate={"every": 100}, save={"every": 500})))
+    slow = {"steps": 20_000, "batch_size": 32}  # so that it is under way all along, and its record stays short
+    preset.write_text(json.dumps(tiny(train=slow, evaluate={"every": 20}, save={"every": 100})))
     training = [sys.executable, "-m", "nanogrove", "train", str(preset), "--out", str(runs / "live")]
     runs.mkdir()
     with subprocess.Popen(training, stdout=subprocess.DEVNULL) as trainer, served(runs) as address:

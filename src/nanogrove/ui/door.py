@@ -87,11 +87,12 @@ def _host_name(host: str) -> str | None:
 
 
 def _refused(message: str, status: int) -> Response:
-    """A page of one line, without the style of the others, which is inside."""
+    """A page of one line; the style sheet of the others is inside the door."""
     return HTMLResponse(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Refused</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"</head><body><main><h1>nanogrove ui</h1><p>{message}</p></main></body></html>\n",
+        '</head><body style="font: 1rem/1.6 system-ui, sans-serif; margin: 1.25rem"><main>'
+        f"<h1>nanogrove ui</h1><p>{message}</p></main></body></html>\n",
         status,
     )

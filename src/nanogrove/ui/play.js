@@ -119,7 +119,7 @@
       say(pane, "Writing; this way of decoding has no probabilities …");
     }
     if (event.voting !== undefined || event.votes || event.ballots) vote(pane, event);
-    if (event.end) finish(pane, `${event.tokens} tokens; ${event.end === "stop" ? "the text has ended" : "that is as many as were asked for"}.`);
+    if (event.end) finish(pane, `${event.tokens} token${event.tokens === 1 ? "" : "s"}; ${event.end === "stop" ? "the text has ended" : "that is as many as were asked for"}.`);
     if (event.problem) fail(pane, event.problem);
   }
 

@@ -109,8 +109,8 @@ def list_page(lab: Lab, asked: Asked, folder: str, now: float) -> str:
     title = f"<h1>Runs</h1><p class='note'>below <bdi>{escaped(folder)}</bdi></p>{alert(lab.problem)}"
     if not lab.runs and not lab.studies:
         return (
-            f"{title}<p>No run is here yet. <code>nanogrove train quickstart</code> makes one in <code>runs</code>; "
-            "the page shows it as soon as it begins.</p>"
+            f'{title}<form id="runs"><p>No run is here yet. <code>nanogrove train quickstart</code> makes one in '
+            "<code>runs</code>; the page shows it as soon as it begins.</p></form>"
         )
     runs = chosen(lab, asked, now)
     words = asked.search.casefold().split()

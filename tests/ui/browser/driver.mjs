@@ -25,7 +25,7 @@ export async function open({ modules, chromium: executablePath, address, picture
     page.on("console", (message) => ["error", "warning"].includes(message.type()) && check(isRefusal(message.text()), message.text()));
     page.on("pageerror", (error) => problems.push(String(error)));
     page.on("request", (request) => check(isHere(request.url()), `asks for ${request.url()}`));
-    page.setDefaultTimeout(60_000);
+    page.setDefaultTimeout(240_000); // on a machine that does much else
     return page;
   }
 
@@ -33,8 +33,8 @@ export async function open({ modules, chromium: executablePath, address, picture
   await page.goto(address);
   check(page.url() === `${origin}/`, `the key stays in the address: ${page.url()}`);
 
-  // Judges what a tab shows, and keeps pictures of it.
-  async function picture(name, tab = page) {
+  // Judges what a tab shows, or a part of it, and keeps pictures of it.
+  async function picture(name, { tab = page, part = "html" } = {}) {
     await tab.evaluate(axe);
     for (const [scheme, width, rules] of pictures ? PICTURED : VIEWS) {
       await tab.emulateMedia({ colorScheme: scheme });
@@ -42,7 +42,7 @@ export async function open({ modules, chromium: executablePath, address, picture
       await tab.waitForTimeout(300); // in which figures are fitted to the window
       const wider = await tab.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       check(wider <= 0, `${name}, ${width} wide: ${wider} pixels wider than the window`);
-      const { violations } = await tab.evaluate((rules) => window.axe.run(rules), { ...rules, resultTypes: ["violations"] });
+      const { violations } = await tab.evaluate((rules) => window.axe.run(rules.part, rules), { ...rules, part });
       for (const { id, impact, nodes } of violations) {
         check(false, `${name}, ${scheme}, ${width} wide: ${impact} ${id}: ${nodes.map(({ html }) => html.slice(0, 120)).join(" ")}`);
       }
@@ -52,21 +52,24 @@ export async function open({ modules, chromium: executablePath, address, picture
     await tab.setViewportSize({ width: 1280, height: 900 });
   }
 
+  // Waits until a function of the page gives what is true.
+  const until = (holds, value) => page.waitForFunction(holds, value, { polling: 200 });
+
   return {
-    page, origin, problems, check, picture, stranger,
+    page, origin, problems, check, picture, stranger, until,
     close: () => browser.close(),
     // From now on a page may have this status, of which Chromium logs an error.
     allow: (status) => statuses.add(status),
     // Waits until every figure is drawn.
-    drawn: () => page.waitForFunction(() => {
+    drawn: () => until(() => {
       const places = [...document.querySelectorAll("figure > div")];
       return places.length && places.every((place) => place.querySelector(".main-svg"));
     }),
     // Waits until a run is in a state.
-    state: (word) => page.waitForFunction((word) => document.querySelector("#status .state")?.textContent === word, word),
+    state: (word) => until((word) => document.querySelector("#status .state")?.textContent === word, word),
     steps: () => page.evaluate(() => Number(document.querySelector("#status progress").value)),
     // Waits until a run has more steps than so many.
-    past: (steps) => page.waitForFunction((steps) => Number(document.querySelector("#status progress")?.value) > steps, steps),
+    past: (steps) => until((steps) => Number(document.querySelector("#status progress")?.value) > steps, steps),
     // The lines of the first figure: their names, and where they end.
     lines: () => page.evaluate(() => document.querySelector("figure > div").data.map(({ name, x }) => ({ name, x }))),
   };

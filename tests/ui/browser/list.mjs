@@ -6,7 +6,8 @@ export async function list({ page, origin, check, picture }, { filled, lab }) {
   check(await page.getByText("No run is here yet").isVisible(), "an empty folder is not said to be empty");
   await picture("list-empty");
   for (const name of readdirSync(filled)) renameSync(`${filled}/${name}`, `${lab}/${name}`);
-  await page.goto(origin);
+  await page.getByRole("link", { name: "ended" }).waitFor(); // which the page finds by itself
+  await page.goto(origin); // with the search
   check(await page.getByText("1 damaged").isVisible(), "a damaged run is not counted");
   check((await page.locator("#runs tbody tr").count()) === 4, "a damaged run hides the others");
   await picture("list");

@@ -1,6 +1,6 @@
 // The page on which runs write. `asked.texts` lists {fields, runs, written}: what is filled in, the run whose page it is,
 // `ended`, with perhaps another beside it, and what `nanogrove generate` writes with each, the prompt included.
-export async function play({ page, origin, check, picture, drawn }, { texts }) {
+export async function play({ page, origin, check, picture, drawn, until }, { texts }) {
   await page.goto(`${origin}/run?name=ended`);
   await drawn();
   await page.locator("figure summary").first().click();
@@ -11,7 +11,7 @@ export async function play({ page, origin, check, picture, drawn }, { texts }) {
     for (const [name, value] of Object.entries(fields)) await page.getByLabel(name, { exact: true }).fill(value);
     await page.getByLabel("Beside it").selectOption(runs[1] ?? "");
     await page.getByRole("button", { name: "Write" }).click();
-    await page.waitForFunction(() => document.querySelector(".token") && !document.getElementById("write").disabled);
+    await until(() => document.querySelector(".token") && !document.getElementById("write").disabled);
     const shown = (await page.locator(".side:not([hidden]) .written").allTextContents()).map((text) => text.trimEnd());
     check(JSON.stringify(shown) === JSON.stringify(written), `the page writes ${JSON.stringify(shown)}, generate ${JSON.stringify(written)}`);
   }

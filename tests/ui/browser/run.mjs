@@ -1,17 +1,17 @@
 // A run called `live`, which is under way in the process `asked.trainer`: its curves grow; it is killed and continued,
 // stopped and continued; notes are kept, and found.
-export async function run({ page, origin, check, picture, drawn, state, steps, past, lines }, { trainer }) {
+export async function run({ page, origin, check, picture, drawn, until, state, steps, past, lines }, { trainer }) {
   const reach = async () => (await lines())[0].x.at(-1);
   const press = (name) => page.getByRole("button", { name, exact: true }).click();
   await page.goto(`${origin}/run?name=live`);
   await drawn();
   const before = await reach();
   await past(await steps());
-  await page.waitForFunction((before) => document.querySelector("figure > div").data[0].x.at(-1) > before, before);
-  await picture("live");
+  await until((before) => document.querySelector("figure > div").data[0].x.at(-1) > before, before);
+  await picture("live", { part: "#status" });
 
-  // Killed between two checkpoints, which are 500 steps apart, and continued, it is drawn once.
-  await page.waitForFunction(() => document.querySelector("#status progress").value % 500 > 200);
+  // Killed between two checkpoints, which are 100 steps apart, and continued, it is drawn once.
+  await until(() => document.querySelector("#status progress").value % 100 > 40);
   process.kill(trainer, "SIGKILL");
   await state("stopped");
   const killed = await steps();

@@ -65,7 +65,12 @@ def learner(values: dict[str, Any], *overrides: str) -> Learner:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"iterations": 3, "algorithm": "rloo", "beta": 0.2}, {"members": 2, "iterations": 2}]
+    "changes",
+    [
+        {"members": 2, "iterations": 2},
+        pytest.param({}, marks=[pytest.mark.slow]),
+        pytest.param({"iterations": 3, "algorithm": "rloo", "beta": 0.2}, marks=[pytest.mark.slow]),
+    ],
 )
 def test_a_run_cut_anywhere_and_resumed_ends_with_the_same_bits(
     of_task: dict[str, Any], changes: dict[str, Any], tmp_path: Path, resumes_exactly: Any
@@ -100,6 +105,19 @@ def test_a_member_is_the_run_alone(of_task: dict[str, Any], tmp_path: Path) -> N
         } == alone.values
 
 
+def test_so_many_updates_are_made_on_the_same_samples(of_task: dict[str, Any]) -> None:
+    """Of log-probabilities that the policy had when it wrote them, though it has changed since."""
+    each = learner(of_task, "method.iterations=3", 'method.reward={"length": 2}')
+    batches = [each.batch(3)]
+    for _ in each.steps(each.plan.until(8)):
+        batches.append(each.batch(each.state.step))
+    first, second = batches[:3], batches[3:]
+    assert all(torch.equal(later.tokens, first[0].tokens) for later in first)
+    assert all(torch.equal(later.extra["old"], first[0].extra["old"]) for later in first)
+    assert not torch.equal(second[0].extra["old"], first[0].extra["old"])
+    assert torch.equal(second[0].tokens, second[2].tokens)
+
+
 def test_micro_batches_are_the_batch(of_task: dict[str, Any]) -> None:
     """Losses, gradients and figures of a batch in three parts, of samples of several lengths."""
     for changes in ({"algorithm": "rloo"}, {"aggregation": "grpo"}, {"aggregation": "dr_grpo", "beta": 0.3}):
@@ -130,6 +148,7 @@ def test_the_first_update_is_reinforce_with_a_baseline(of_task: dict[str, Any]) 
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_answers_are_learned_from_right_and_wrong_alone(of_task: dict[str, Any], tmp_path: Path) -> None:
     """From a base that is right in some answers; no true answer is in what the objective reads."""
     values = {**of_task, "train": {**of_task["train"], "steps": 60, "batch_size": 64}, "evaluate": {"every": 1000}}

@@ -1,6 +1,7 @@
 // What stands beside a text: the exact distribution of a grammar, of the run `grammar`; votes, of the run `voters`; and a
 // text that is steered by a reward.
-export async function beside({ page, origin, check, picture }) {
+export async function beside({ page, origin, check, picture, allow }) {
+  allow(409); // of a pattern that is none
   const write = async (fields) => {
     for (const [name, value] of Object.entries(fields)) await page.locator(`#${name}`).fill(value);
     await page.getByRole("button", { name: "Write" }).click();

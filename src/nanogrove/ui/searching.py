@@ -27,7 +27,7 @@ print(json.dumps([float(re.search(pattern, text) is not None) for text in texts]
 def pattern_reward(pattern: str) -> Reward:
     """1 for a text in which `pattern`, checked by RewardConfig, is found, else 0; raises PresetError after SECONDS."""
 
-    def found(texts: Sequence[str]) -> list[float]:
+    def searched(texts: Sequence[str]) -> list[float]:
         asked = json.dumps([pattern, list(texts), int(2 * SECONDS) + 1])
         command = [sys.executable, "-I", "-S", "-c", SCRIPT]
         try:
@@ -39,4 +39,4 @@ def pattern_reward(pattern: str) -> Reward:
             ) from None
         return [float(each) for each in json.loads(done.stdout)]
 
-    return found
+    return searched

@@ -29,6 +29,9 @@ UNSAFE = {
     "(?x) # [\n(a+)+$": "has the flag x",
     "(?P<n>a)(?P=n)": "refers to a group",
     "a*a*a*a*a*a*a*b": "has more than 6 open repeats one after the other",
+    "a?" * 40 + "a" * 40: "may match in more than 1,000,000 ways",
+    "(?:a|ab)" * 40 + "c": "may match in more than 1,000,000 ways",
+    "a{0,200}b{0,200}c{0,200}": "may match in more than 1,000,000 ways",
     "a" * 10_001: "is longer than 10,000 characters",
 }
 

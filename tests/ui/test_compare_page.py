@@ -12,6 +12,7 @@ from tests.ui.conftest import Browser, evaluation, step, write_run, write_study
 from nanogrove.model.config import ModelConfig
 from nanogrove.model.gpt import GPT
 from nanogrove.record.events import Event
+from nanogrove.ui.index import Index
 
 MODEL = {"block_size": 8, "n_layer": 3, "n_head": 2, "n_embd": 4}
 
@@ -141,3 +142,12 @@ def test_the_runs_of_a_study_are_compared_and_its_verdict_is_said(browser: Brows
     assert "plan.json: damaged" in page
     assert "none: no study is here" in page
     assert len(spec(page)["lines"]) == 1
+
+
+def test_names_that_are_not_here_are_looked_for_once(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, looks, read = browser(), list[Index](), Index.read
+    monkeypatch.setattr(Index, "read", lambda index: looks.append(index) or read(index))  # type: ignore[func-returns-value]
+    page = client.get("/compare?run=a&run=b&run=c&study=d&study=e").text
+    assert all(f"{name}: no run is here" in page for name in "abc")
+    assert all(f"{name}: no study is here" in page for name in "de")
+    assert len(looks) == 1

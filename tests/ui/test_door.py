@@ -31,9 +31,13 @@ def test_the_secret_leads_to_no_other_site(browser: Browser, path: str) -> None:
     assert answer.headers["location"] == "/"
 
 
-@pytest.mark.parametrize("host", ["evil.example:8100", "127.0.0.1.evil.example", "", "[", "0.0.0.0:8100"])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example:8100", "127.0.0.1.evil.example", "", "[", "0.0.0.0:8100", "localhost:a b", "localhost:8100;x"],
+)
 def test_another_name_is_refused(browser: Browser, host: str) -> None:
     assert browser().get("/", headers={"Host": host}).status_code == 421
+    assert browser(known=False).get(f"/?key={SECRET}", headers={"Host": host}).status_code == 421
 
 
 ORIGINS = ["http://evil.example", "null", "http://127.0.0.1:8101", "https://127.0.0.1:8100", ""]

@@ -26,7 +26,7 @@ from nanogrove.model.members import unstack
 from nanogrove.runs.train import train
 from nanogrove.synthetic.corpus import RHMConfig
 from nanogrove.train.checkpoint import load_latest
-from nanogrove.ui import exact, models
+from nanogrove.ui import exact, models, searching
 from nanogrove.ui.app import Pages, application
 from nanogrove.ui.asked import Asked, Side, Steering, asked_of
 from nanogrove.ui.index import Index
@@ -159,6 +159,14 @@ def test_a_reward_steers_as_in_python(
         assert text != lm.generate("The sun", 12, seed=3, top_k=5)
     tokens = [event["token"] for event in events if "token" in event]
     assert tokens == lm.continuations(["The sun"], 12, seed=3, reward=function, beta=beta, top_k=5)[0].tokens
+
+
+def test_a_pattern_that_takes_long_is_ended(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "SECONDS", 0.2)
+    steering = {"kind": "pattern", "of": "( *)" * 6 + "x"}
+    events = events_of(client, wanted("a", prompt=" " * 2000, tokens=2, steering=steering))
+    (problem,) = [event["problem"] for event in events if "problem" in event]
+    assert problem.startswith("pattern '( *)( *)( *)( *)( *)( *)x' takes more than 0.2 seconds on this text; write one")
 
 
 def test_words_have_weights() -> None:
@@ -304,6 +312,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (wanted("a", steering={"kind": "terms", "of": "good, =1"}), "'=1' is not a word with a weight"),
     (wanted("a", steering={"kind": "pattern", "of": "("}), "pattern '(' is not a regular expression"),
     (wanted("a", steering={"kind": "pattern", "of": "(a+)+$"}), "it may take forever"),
+    (wanted("a", steering={"kind": "pattern", "of": "a?" * 40 + "a" * 40}), "it may take forever"),
+    (wanted("a", steering={"kind": "pattern", "of": "x" * 10_001}), "must be 10000 characters long at most"),
+    (wanted("a", steering={"kind": "terms", "of": ",".join(map(str, range(201)))}), "201 words are given, and 200"),
+    (wanted("a", steering={"kind": "length", "of": "9" * 400}), "give a whole number of characters"),
     (wanted("a", steering={"kind": "length", "of": "-3"}), "the length of the reward is '-3'; give a whole number"),
     (wanted("a", steering={"kind": "run", "of": "../judge"}), "no run is here"),
 ]

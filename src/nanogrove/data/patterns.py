@@ -12,6 +12,7 @@ from dataclasses import dataclass
 MAX_PATTERN_CHARACTERS = 10_000
 MAX_REPEATED_ATOMS = 100_000  # of a pattern once its counts, such as {3}, are written out
 EXTENDED = re.compile(r"\?[a-zA-Z^-]*x[a-zA-Z-]*[:)]")  # flags of a group
+MAX_WAYS = 1_000_000  # to match at one place, beside open repeats: a?a?a? has 8
 MAX_OPEN_REPEATS = 6  # one after the other, such as a*b*c*: each may take what the others give back
 
 
@@ -23,17 +24,20 @@ class _Part:
         atoms: characters and classes once counts are written out.
         varies: whether it may match in several ways, since it repeats or offers alternatives.
         open_repeats: repeats without a bound, in the alternative that has the most.
+        ways: in how many ways it may match at one place, however often each open repeat does.
     """
 
     atoms: int = 0
     varies: bool = False
     open_repeats: int = 0
+    ways: int = 1
 
     def add(self, other: "_Part") -> None:
         """Appends what follows."""
         self.atoms += other.atoms
         self.varies |= other.varies
         self.open_repeats += other.open_repeats
+        self.ways *= other.ways
 
 
 def refusal(pattern: str, classes_nest: bool = True) -> str | None:
@@ -49,6 +53,8 @@ def refusal(pattern: str, classes_nest: bool = True) -> str | None:
         return str(error)
     if whole.atoms > MAX_REPEATED_ATOMS:
         return f"repeats more than {MAX_REPEATED_ATOMS:,} characters"
+    if whole.ways > MAX_WAYS:
+        return f"may match in more than {MAX_WAYS:,} ways"
     if whole.open_repeats > MAX_OPEN_REPEATS:
         return f"has more than {MAX_OPEN_REPEATS} open repeats one after the other"
     return None
@@ -148,6 +154,7 @@ class _Reader:
                 atoms=part.atoms * times,
                 varies=part.varies or low != high,
                 open_repeats=part.open_repeats * times + (high is None),
+                ways=part.ways + (0 if high is None else max(high - low, 0)),
             )
         return part
 
@@ -176,4 +183,5 @@ def _joined(alternatives: list[_Part]) -> _Part:
         atoms=sum(part.atoms for part in alternatives),
         varies=len(alternatives) > 1 or any(part.varies for part in alternatives),
         open_repeats=max(part.open_repeats for part in alternatives),
+        ways=sum(part.ways for part in alternatives),
     )

@@ -20,7 +20,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from nanogrove.data.patterns import refusal
 from nanogrove.data.tokenizer import Tokenizer
 from nanogrove.decoding.reading import pad, read
-from nanogrove.errors import CheckpointError, PresetError
+from nanogrove.errors import CheckpointError, NanogroveError, PresetError
 from nanogrove.model.gpt import GPT
 from nanogrove.paths import OnDisk
 from nanogrove.record.events import Values
@@ -116,6 +116,8 @@ def checked_reward(reward: Callable[[Sequence[str]], Sequence[float]], name: str
     def checked(texts: Sequence[str]) -> list[float]:
         try:
             values = [float(value) for value in reward(texts)]
+        except NanogroveError:  # which says itself what is wrong
+            raise
         except Exception as error:
             raise PresetError(f"{name} failed on a text of the model ({type(error).__name__}: {error})") from error
         if len(values) != len(texts) or not all(map(math.isfinite, values)):

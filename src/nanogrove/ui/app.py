@@ -81,14 +81,16 @@ class Pages:
 
         def body() -> str:
             paths, problems, keys = dict[str, Path](), list[str](), list(choice.runs)
+            look = bool(choice.studies) or not self.index.lists(keys)
+            runs = self.index.read().runs if look else {}  # once, however many names are wrong
             for study in choice.studies:
                 try:
-                    keys += compared_keys(study, self.index.study(study)[0], self.index.read().runs)
+                    keys += compared_keys(study, self.index.study(study, look=False)[0], runs)
                 except NanogroveError as error:
                     problems.append(str(error))
             for key in keys:
                 try:
-                    paths[key] = self.index.folder(key)
+                    paths[key] = self.index.folder(key, look=False)
                 except RunError as error:
                     problems.append(str(error))
             studies = {key: self.index.study(key)[0] for key in self.index.studies_of(paths)}

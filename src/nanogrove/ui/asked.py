@@ -10,8 +10,10 @@ from nanogrove.errors import PresetError
 from nanogrove.evaluate.reward import Reward, RewardConfig
 from nanogrove.generation import BETA
 from nanogrove.settings import Settings, reason, shown
+from nanogrove.ui.searching import pattern_reward
 
 MAX_TOKENS = 5_000  # of a text; each has an element in the page
+MAX_CHARACTERS, MAX_TERMS, LENGTH_DIGITS = 10_000, 200, 9  # of a reward
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 INNER = ("sampling.", "steering.")  # of names of fields, which the page does not show
 
@@ -34,7 +36,7 @@ class Steering(Settings):
     """
 
     kind: Literal["terms", "pattern", "length", "run"]
-    of: str
+    of: str = Field(max_length=MAX_CHARACTERS)
     beta: float = Field(BETA, allow_inf_nan=False)
 
     @model_validator(mode="after")
@@ -51,13 +53,14 @@ class Steering(Settings):
         if self.kind == "terms":
             settings = {"terms": _terms(self.of)}
         elif self.kind == "length":
-            if not self.of.strip().isdecimal():
+            if not self.of.strip().isdecimal() or len(self.of.strip()) > LENGTH_DIGITS:
                 raise ValueError(f"the length of the reward is {shown(self.of)}; give a whole number of characters")
             settings = {"length": int(self.of)}
         try:
-            return RewardConfig.model_validate(settings).find(allow_code=False)
+            config = RewardConfig.model_validate(settings)
         except ValidationError as error:
             raise ValueError(reason(error.errors())) from None
+        return pattern_reward(self.of) if self.kind == "pattern" else config.find(allow_code=False)
 
 
 class Asked(Settings):
@@ -90,7 +93,7 @@ def asked_of(body: bytes) -> Asked:
 
 def _terms(text: str) -> dict[str, float]:
     """Words and their weights, 1 where none is given. Raises ValueError for a weight that is not a finite number."""
-    terms = {}
+    terms = dict[str, float]()
     for part in text.split(","):
         word, equals, weight = part.rpartition("=")
         name = (word if equals else weight).strip()
@@ -101,4 +104,6 @@ def _terms(text: str) -> dict[str, float]:
         if not name or not abs(number) < float("inf"):
             raise ValueError(f"{shown(part.strip())} is not a word with a weight; write them as in good, bad=-1")
         terms[name] = number
+    if len(terms) > MAX_TERMS:
+        raise ValueError(f"{len(terms):,} words are given, and {MAX_TERMS} can be at most")
     return terms

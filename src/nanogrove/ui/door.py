@@ -81,7 +81,8 @@ class Door:
 
 def _host_name(host: str) -> str | None:
     try:
-        return urlsplit(f"//{host}").hostname
+        parts = urlsplit(f"//{host}")
+        return parts.hostname if parts.port != 0 else None  # ValueError for what is not a number
     except ValueError:
         return None
 

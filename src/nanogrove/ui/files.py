@@ -68,9 +68,9 @@ class Files:
         try:
             with os.scandir(self.folder) as entries:
                 files = [each for each in entries if NAME.fullmatch(each.name) and each.is_file(follow_symlinks=False)]
-        except OSError:
+            return [each.name for each in sorted(files, key=lambda each: -each.stat().st_mtime_ns)]
+        except OSError:  # also where one of them went meanwhile
             return []
-        return [each.name for each in sorted(files, key=lambda each: -each.stat().st_mtime_ns)]
 
     async def receive(self, request: Request, name: str) -> str:
         """Keeps the body of a request as a file of about this name, whole or not at all; returns the name that it has.

@@ -99,18 +99,22 @@ class Index:
         path = self.folder(key)
         return path, _entry(path, str(path.relative_to(self.root)), None)
 
-    def folder(self, key: str) -> Path:
-        """The folder of a run. Raises RunError where none is listed under this name."""
-        if key not in self._paths:
+    def lists(self, runs: Iterable[str]) -> bool:
+        """Whether all these runs, by their names in addresses, were there at the last look."""
+        return self._paths.keys() >= set(runs)
+
+    def folder(self, key: str, look: bool = True) -> Path:
+        """The folder of a run. Raises RunError where none is listed under this name; a new `look` comes first."""
+        if look and key not in self._paths:
             self.read()
         name = self._paths.get(key)
         if name is None:
             raise RunError(f"{key}: no run is here")
         return self.path_of(name)
 
-    def study(self, key: str) -> tuple[Path, Study]:
-        """The folder of a study, and what is listed of it now. Raises RunError where none is listed under this name."""
-        if key not in self._studies:
+    def study(self, key: str, look: bool = True) -> tuple[Path, Study]:
+        """The folder of a study, and what is listed of it now. Raises RunError as `folder` does."""
+        if look and key not in self._studies:
             self.read()
         name = self._studies.get(key)
         if name is None:

@@ -57,7 +57,7 @@ class Playground:
         body = await body_of(request)
         headers = {"Cache-Control": "no-store"}
         try:
-            asked = asked_of(body)
+            asked = await asyncio.to_thread(asked_of, body)
             paths = [(await asyncio.to_thread(self.index.run, side.run))[0] for side in asked.sides]
             if len(set(paths)) < len(paths):
                 raise PresetError("a run cannot stand beside itself; choose another one")

@@ -132,7 +132,7 @@ def test_a_grammar_votes_a_study_and_a_dropped_file_have_their_pages(
 def test_a_run_is_watched_killed_stopped_and_continued(tools: Chromium, tiny: Tiny, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     preset = tmp_path / "live.json"
-    slow = {"steps": 20_000, "batch_size": 32}  # so that it is under way all along, and its record stays short
+    slow = {"steps": 1_000_000, "batch_size": 32}  # so that it is under way all along, and its record stays short
     preset.write_text(json.dumps(tiny(train=slow, evaluate={"every": 20}, save={"every": 100})))
     training = [sys.executable, "-m", "nanogrove", "train", str(preset), "--out", str(runs / "live")]
     runs.mkdir()

@@ -15,6 +15,7 @@ from nanogrove.evaluate.regret import (
     expected,
     imitated,
     optimum,
+    text_count,
     text_log_probs,
     text_rewards,
     texts,
@@ -59,6 +60,14 @@ def test_texts_are_all_there_are_and_too_many_are_refused() -> None:
     assert len(list(texts(8, 4))) == 4096 + 585
     with pytest.raises(StudyError, match=r"16\^8 texts are too many to enumerate, 1,048,576 at most"):
         texts(16, 8)
+
+
+def test_the_number_of_texts_is_exact_at_the_limit() -> None:
+    assert text_count(3, 3) == len(ALL)
+    assert next(texts(1000, 2)) == next(texts(31, 4)) == ()
+    for v, length in ((32, 4), (1024, 2), (2, 20)):
+        with pytest.raises(StudyError, match="too many to enumerate"):
+            texts(v, length)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.7])

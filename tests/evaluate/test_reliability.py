@@ -75,6 +75,12 @@ def test_a_probability_is_that_of_brute_force_over_the_true_answer() -> None:
         assert support == pytest.approx(likelihood[answer] / sum(likelihood.values()))
 
 
+def test_a_hundred_voters_who_always_agree_are_not_too_many() -> None:
+    """Their odds together are beyond the range of a float64."""
+    assert label(["7"] * 100, Reliability([0.9995] * 100)) == ("7", pytest.approx(1.0))
+    assert label(["7"] * 50 + ["8"] * 50, Reliability([0.9995] * 100)) == ("7", pytest.approx(0.5))
+
+
 def test_the_estimate_is_the_best_fit_to_how_often_pairs_agree() -> None:
     """Against scipy's bounded least squares over the same pairs."""
     answers = simulated([0.9, 0.7, 0.4, 0.2], 300, seed=3)

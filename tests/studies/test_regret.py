@@ -196,7 +196,8 @@ def test_all_methods_train(tmp_path: Path) -> None:
     [
         (["steps=100"], "steps 100 is not a power of two; take 64"),
         (["texts=100"], "texts 100 is not a multiple of 8; take 96"),
-        (["v=16", "L=3"], r"v 16 and L 3 make 16\^8 texts, and 1,048,576 can be enumerated; take fewer symbols"),
+        (["v=16", "L=3"], r"v 16 and L 3 make over 16\^8 texts, and 1,048,576 can be enumerated; take fewer symbols"),
+        (["v=32"], r"v 32 and L 2 make over 32\^4 texts"),
         (["methods=rwr,ppo"], "methods.1 must be 'rloo', 'grpo', .*, and 'ppo' was given"),
         (["methods=rwr,rwr"], "methods: one of them is given twice"),
         (["rates=0"], r"rates\.0 must be above 0, and '0' was given"),
@@ -211,6 +212,12 @@ def test_wrong_settings_are_refused_in_a_line(overrides: Sequence[str], message:
     with pytest.raises(StudyError, match=message) as error:
         read_settings(overrides)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("v", "depth"), [(1000, 1), (31, 2)])
+def test_texts_of_settings_that_are_taken_can_be_enumerated(v: int, depth: int) -> None:
+    settings = read_settings([f"v={v}", f"L={depth}"])
+    assert next(texts(settings.v, settings.length)) == ()
 
 
 def test_settings_of_a_command_line_are_json_or_text() -> None:

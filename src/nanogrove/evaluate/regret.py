@@ -13,7 +13,6 @@ logits of a model are float32. A text of probability 0 has the log-probability �
 """
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -31,12 +30,17 @@ MAX_TEXTS = 1 << 20  # that are enumerated at most
 ROWS_AT_ONCE = 4096  # prefixes that a model reads at one time
 
 
+def text_count(v: int, length: int) -> int:
+    """N, how many texts of at most `length` of v symbols there are."""
+    return sum(v**n for n in range(length + 1))
+
+
 def texts(v: int, length: int) -> Iterator[tuple[int, ...]]:
     """All texts of at most `length` of the symbols 0 … v − 1, shorter ones first, in the order of their numbers.
 
     Raises StudyError where there are more than MAX_TEXTS.
     """
-    if (length + 1) * math.log2(v) > math.log2(MAX_TEXTS) + 1:
+    if text_count(v, length) > MAX_TEXTS:
         raise StudyError(f"{v}^{length} texts are too many to enumerate, {MAX_TEXTS:,} at most; take fewer symbols")
     return itertools.chain.from_iterable(itertools.product(range(v), repeat=n) for n in range(length + 1))
 

@@ -77,8 +77,8 @@ def label(given: Given, reliability: Reliability) -> tuple[str | None, float]:
     if not scores:
         return None, 0.0
     likeliest = max(scores, key=lambda answer: scores[answer])
-    unseen = max(WRONG_ANSWERS + 1 - len(scores), 0)
-    return likeliest, math.exp(scores[likeliest]) / (sum(map(math.exp, scores.values())) + unseen)
+    unseen, most = max(WRONG_ANSWERS + 1 - len(scores), 0), scores[likeliest]
+    return likeliest, 1 / (sum(math.exp(score - most) for score in scores.values()) + unseen * math.exp(-most))
 
 
 def _agreement(one: Given, other: Given) -> float:

@@ -98,12 +98,21 @@ def pretrained(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None,
 def reference_model(state: TrainState) -> GPT:
     """The model as it stood when this was first called, frozen; its weights are kept with the state.
 
-    Its moments are dropped then: those of one objective say nothing about another.
+    Its moments are dropped then, since those of one objective say nothing about another, and so is an average of the
+    weights of the base: what is scored first is the reference itself.
     """
-    if not state.method_tensors:
-        state.method_tensors = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}
-        state.optimizer.state.clear()
+    keep_reference(state)
     return frozen(state.model, state.method_tensors)
+
+
+def keep_reference(state: TrainState) -> None:
+    """Keeps the weights for a reference where none are kept yet, and begins anew as `reference_model` says."""
+    if state.method_tensors:
+        return
+    state.method_tensors = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}
+    state.optimizer.state.clear()
+    if state.average is not None:
+        state.average.restart(state.model)
 
 
 def beside_reference(trained: Trained[C], corpus: D, split: str, limit: int | None) -> tuple[Values, GPT | None]:

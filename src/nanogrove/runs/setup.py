@@ -223,7 +223,7 @@ def check_sharding(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
 def check_average(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
     """Raises PresetError where an average of weights is asked for, and none can be kept."""
     reasons = {
-        f"method {preset.method.name} moves weights in ways of its own": not method.averages,
+        f"method {preset.method.name} moves weights in ways of its own; leave it out": not method.averages,
         "auxiliary heads train beside the weights themselves; leave enable_… out": preset.auxiliary.enabled,
         "it is kept in one process; start it without torchrun": ranks.world > 1,
     }

@@ -60,6 +60,10 @@ class Average:
     def __init__(self, model: GPT, config: AverageConfig) -> None:
         self.config = config
         self.average = GPT(model.config, model.population).to(model.embed.weight.device).eval().requires_grad_(False)
+        self.restart(model)
+
+    def restart(self, model: GPT) -> None:
+        """Forgets what was averaged: the average is the weights of `model`."""
         self.average.load_state_dict(model.state_dict())
 
     @torch.no_grad()

@@ -211,6 +211,17 @@ def test_a_base_is_the_reference_of_all_members(of_task: dict[str, Any], tmp_pat
     assert nanogrove.load(tmp_path / "run").model.population is None
 
 
+@pytest.mark.parametrize("saved", [True, False], ids=["saved", "trained"])
+def test_an_average_of_weights_begins_at_the_base(of_task: dict[str, Any], saved: bool, tmp_path: Path) -> None:
+    """What is scored before the first update is the reference, not weights from before it."""
+    if saved:
+        run(of_task, tmp_path / "base")
+        of_task["method"] |= {"base": str(tmp_path / "base"), "base_steps": 0}
+    of_task["train"] |= {"average": {"half_life": 5}}
+    first = next(e for e in run(of_task, tmp_path / "run") if e.kind == "eval" and "kl" in e.values)
+    assert first.values["kl"] == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -30,7 +30,7 @@ from nanogrove.methods.policy_gradient.kept import (
     tensors_of,
 )
 from nanogrove.methods.policy_gradient.samples import draw, prompts_of, rewards
-from nanogrove.methods.warm_start import frozen, pretrained, saved_weights
+from nanogrove.methods.warm_start import frozen, keep_reference, pretrained, saved_weights
 from nanogrove.model.config import ModelConfig
 from nanogrove.model.gpt import GPT
 from nanogrove.model.mode import evaluating
@@ -109,9 +109,7 @@ class Learner:
         self.state, self.corpus, self.plan, self.config = state, corpus, plan, config
         self.begin = num_steps(config, 0)
         self.reward: Reward | None = None if config.reward is None else config.reward.find(plan.allow_code)
-        if not state.method_tensors:
-            state.method_tensors = {name: t.detach().clone() for name, t in state.model.state_dict().items()}
-            state.optimizer.state.clear()  # moments of one objective say nothing about another
+        keep_reference(state)
         self.reference = frozen(state.model, reference_weights(state.method_tensors))
         self.loss = config.loss()
         self.prepared: tuple[int, Batch] | None = None  # the step of the newest samples, and their batch

@@ -1,7 +1,6 @@
 """The settings of a regret study: a grammar, a reward, what is trained and for how long."""
 
 import json
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Literal, Self, get_args
@@ -9,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from nanogrove.errors import StudyError, nearest
-from nanogrove.evaluate.regret import MAX_TEXTS
+from nanogrove.evaluate.regret import MAX_TEXTS, text_count
 from nanogrove.evaluate.reward import RewardConfig
 from nanogrove.settings import Settings, cut, reason
 
@@ -47,10 +46,10 @@ class RegretSettings(Settings):
             raise ValueError(f"steps {self.steps} is not a power of two; take {1 << self.steps.bit_length() - 1}")
         if self.texts % GROUP:
             raise ValueError(f"texts {self.texts} is not a multiple of {GROUP}; take {self.texts // GROUP * GROUP}")
-        if self.length * math.log2(self.v) > math.log2(MAX_TEXTS):
+        if text_count(self.v, self.length) > MAX_TEXTS:
             raise ValueError(
-                f"v {self.v} and L {self.L} make {self.v}^{self.length} texts, and {MAX_TEXTS:,} can be enumerated; "
-                "take fewer symbols or a lower tree"
+                f"v {self.v} and L {self.L} make over {self.v}^{self.length} texts, and {MAX_TEXTS:,} can be "
+                "enumerated; take fewer symbols or a lower tree"
             )
         if self.reward.function is not None:
             raise ValueError("reward.function is Python code, which a regret study does not run; take terms or pattern")

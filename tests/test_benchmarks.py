@@ -202,14 +202,14 @@ def test_members_that_decode_at_once_write_what_each_writes(script: Script, tiny
 def test_a_population_is_held_against_the_better_of_a_loop_and_processes(
     script: Script, tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    population = script("population")
-    for seconds, better in ((0.2, "loop"), (0.0, "processes")):
+    population, ratios = script("population"), list[float]()
+    for seconds in (0.2, 0.0):  # of a step of the processes, which are worse than a loop and then better
         monkeypatch.setattr(
             population, "side_by_side_processes", lambda *_, s=seconds: nullcontext(lambda steps: time.sleep(s))
         )
         lines = tiny_run(population, "--members", "2")
-        ratio = ratio_in(next(line for line in lines if "over the best" in line))
-        assert (ratio > 0.2) == (better == "loop")
+        ratios.append(ratio_in(next(line for line in lines if "over the best" in line)))
+    assert ratios[0] > ratios[1]
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def test_all_sections_methods_data_and_sources_are_listed() -> None:
         ("seed", None, "a whole number, ≥ 0, < 9223372036854775808", 0),
         ("train.minutes", None, "a number or null, > 0, ≤ 10000000", None),
         ("train.threads", None, "auto or a whole number ≥ 1, ≤ 1024", "auto"),
-        ("model.position", None, "one of learned, rotary, none", "learned"),
+        ("model.position", None, "one of learned, rotary, none, coupled", "learned"),
         ("schedule.name", None, "one of cosine, wsd, constant", "cosine"),
         ("optimizer", None, "a section", None),
         ("data.validation", "text", "a number, > 0, < 1", 0.05),
@@ -60,7 +60,7 @@ def test_types_limits_and_defaults(key: str, of: str | None, type: str, default:
         ("train.minutes", Values("number", null=True, least=0, most=10_000_000)),
         ("train.threads", Values("json")),
         ("train.init", Values("json", null=True)),
-        ("model.position", Values("choice", choices=("learned", "rotary", "none"))),
+        ("model.position", Values("choice", choices=("learned", "rotary", "none", "coupled"))),
         ("model.bias", Values("choice", choices=(True, False))),
         ("model.n_kv_head", Values("whole number", null=True, least=1, most=1_000_000)),
         ("track.name", Values("text", null=True)),
@@ -78,7 +78,8 @@ def test_a_required_setting_has_no_default() -> None:
 
 def test_a_key_finds_itself_and_a_section_all_below_it() -> None:
     assert [setting.key for setting in find_settings("train.steps")] == ["train.steps"]
-    assert {setting.of for setting in find_settings("method.tokens")} == {"align", "evolve", "evolution_strategies"}
+    methods = {"align", "evolve", "evolution_strategies", "policy_gradient"}
+    assert {setting.of for setting in find_settings("method.tokens")} == methods
     section = [setting.key for setting in find_settings("schedule")]
     assert section[0] == "schedule"
     assert "schedule.warmup" in section

@@ -248,7 +248,7 @@ def test_patience_ends_a_run_and_is_resumed_exactly(make: Any, tmp_path: Path) -
     preset = make(
         train={"steps": 24, "divergence": 1e6},
         evaluate={"every": 2, "patience": 3},
-        optimizer={"lr": 0.5},
+        optimizer={"lr": 1e-30},  # so that no evaluation is better than the first
         schedule={"name": "constant"},
     )
     whole, killed = tmp_path / "whole", tmp_path / "killed"

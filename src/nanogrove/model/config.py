@@ -39,7 +39,7 @@ class ModelConfig(Settings):
     position: Literal["learned", "rotary", "none", "coupled"] = Field(
         "learned", description="how tokens know their positions; coupled: by their places within numbers"
     )
-    coupled: str = Field("0123456789", min_length=1, description="coupled positions: characters of which runs consist")
+    coupled: str = Field("0123456789", description="coupled positions: characters of which runs consist")
     coupled_starts: str = Field("=", description="coupled positions: characters that start a run, as its first")
     coupled_ends: str = Field("", description="coupled positions: characters that end a run, as its last, + for sums")
     coupled_offset: int = Field(

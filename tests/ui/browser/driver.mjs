@@ -4,9 +4,10 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
-// Schemes and widths, with the rules that each is judged by: dark differs from light in colours alone.
-const ALL = {}, COLOURS = { runOnly: ["color-contrast", "link-in-text-block"] };
-const VIEWS = [["light", 1280, ALL], ["dark", 1280, COLOURS], ["light", 375, ALL]], PICTURED = [...VIEWS, ["dark", 375, COLOURS]];
+// Schemes and widths, with the rules that each is judged by: dark differs from light in colours alone, and a narrow window
+// from a wide one in what scrolls.
+const ALL = {}, COLOURS = { runOnly: ["color-contrast", "link-in-text-block"] }, NARROW = { runOnly: ["scrollable-region-focusable"] };
+const VIEWS = [["light", 1280, ALL], ["dark", 1280, COLOURS], ["light", 375, NARROW]], PICTURED = [...VIEWS, ["dark", 375, NARROW]];
 
 export async function open({ modules, chromium: executablePath, address, pictures }) {
   const require = createRequire(pathToFileURL(`${modules}/`));

@@ -32,7 +32,7 @@ def test_probabilities_are_averaged_and_not_logits(monkeypatch) -> None:
     torch.testing.assert_close(together(tokens).exp(), expected, atol=1e-12, rtol=0)
     nll = -expected.gather(-1, targets[..., None])[..., 0].log()
     torch.testing.assert_close(together(tokens, targets), nll, atol=1e-12, rtol=0)
-    assert (F.softmax(logits.mean(0), -1) - expected).abs().max() > 0.01, "the two averages would not be told apart"
+    assert (F.softmax(logits.mean(0), -1) - expected).abs().max() > 0.01, "the two averages would look alike"
     monkeypatch.setattr(ensemble, "MAX_LOGITS_PER_CHUNK", 3 * 9 * 13 * 2)  # two rows at a time
     torch.testing.assert_close(together(tokens).exp(), expected, atol=1e-12, rtol=0)
 

@@ -8,11 +8,12 @@ import safetensors.torch
 import torch
 from tests.train.conftest import run
 
+from nanogrove.config.overrides import resolve
 from nanogrove.errors import NanogroveError
 from nanogrove.model.config import ModelConfig
 from nanogrove.model.gpt import GPT
 from nanogrove.runs.setup import build
-from nanogrove.train.average import Average, AverageConfig
+from nanogrove.train.average import Average, AverageConfig, Modules
 from nanogrove.train.checkpoint import load_checkpoint
 
 CONFIG = ModelConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4)
@@ -20,12 +21,12 @@ CONFIG = ModelConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4)
 
 def averaged(config: AverageConfig, weights: list[torch.Tensor], first: int = 1) -> torch.Tensor:
     model = GPT(CONFIG).initialize(0).double()
-    average = Average(model, config)
-    average.average.double()
+    average = Average.of(Modules(model), config)
+    average.modules.model.double()
     for count, weight in enumerate(weights, start=first):
         model.state_dict()["norm.weight"].copy_(weight)
-        average.update(model, count)
-    return average.average.state_dict()["norm.weight"]
+        average.update(model.parameters(), count)
+    return average.modules.model.state_dict()["norm.weight"]
 
 
 def test_the_averages_are_their_equations() -> None:
@@ -80,18 +81,9 @@ def test_an_average_that_does_not_fit_is_refused(tiny: Any, tmp_path: Path) -> N
     [
         ({"train": {"average": {"tail": 0.5, "half_life": 2}}}, "half_life and tail are two kinds of average"),
         ({"train": {"average": {"tail": 1.5}}}, "train.average.tail: must be 1 or less"),
-        ({"train": {"average": {"tail": 0.5}}, "auxiliary": {"enable_value": True}}, "train.average: auxiliary heads"),
-        (
-            {"train": {"average": {"tail": 0.5}, "steps": None}, "method": {"name": "evolution_strategies"}},
-            "train.average: method evolution_strategies moves weights in ways of its own",
-        ),
     ],
 )
 def test_what_cannot_be_averaged_is_refused_in_one_line(tiny: Any, sections: dict[str, Any], message: str) -> None:
-    from nanogrove.config.overrides import resolve
-
-    if sections.get("method"):
-        sections["train"]["steps"] = 4
     with pytest.raises(NanogroveError, match=message) as error:
         build(resolve(tiny(**sections)))
     assert "\n" not in str(error.value)

@@ -57,10 +57,11 @@ MAX_HELD_OUT_TOKENS = 20_000
 def evaluate_heads(state: TrainState, corpus: Corpus, batches: Batches, plan: Plan) -> Iterator[Event]:
     """Yields an `auxiliary` event after a step, where heads train: measures on held-out text, shares of the gradient.
 
-    The gradient is that of the last micro-batch that was trained on.
+    The gradient is that of the last micro-batch that was trained on, at the weights themselves.
     """
     model, heads = state.model, state.heads
-    if heads is None:
+    scored, scored_heads, _ = state.scored_modules
+    if heads is None or scored_heads is None:
         return
     tokens = min(plan.evaluate_tokens or MAX_HELD_OUT_TOKENS, MAX_HELD_OUT_TOKENS)
     batch = batches(state.step - 1)
@@ -72,10 +73,11 @@ def evaluate_heads(state: TrainState, corpus: Corpus, batches: Batches, plan: Pl
     with autocast(model.embed.weight.device, plan.precision):
         shares = gradient_shares(model, heads, batch, start)
     values = {
-        "measures": measure(model, heads, corpus.eval_batches("validation", tokens)),
+        "measures": measure(scored, scored_heads, corpus.eval_batches("validation", tokens)),
         "shares": {name: share.tolist() for name, share in shares.items()},
         "idle": idle(shares),
         "idle_below": IDLE_GRADIENT_SHARE,
+        **state.averaged,
         "seen": state.tokens,
     }
     yield Event("auxiliary", state.step, values)

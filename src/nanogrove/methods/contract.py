@@ -114,8 +114,6 @@ class Method(Generic[C, D]):
     """Whether the model gives logits of tokens, or a number at each position."""
     trains_heads: Callable[[C], bool] = lambda config: False
     """Whether auxiliary heads may train beside the model."""
-    averages: bool = True
-    """Whether an average of weights along the steps may be scored and kept in their place."""
     memory: bool = False
     """Whether the model may have a memory."""
     sharding: bool = False

@@ -181,7 +181,7 @@ def _train_member(
         _follow(state, alone, kept_of(alone, weights=False))
         if plan.evaluates(event.step):
             members = part(state.scored, slice(state.ensemble))
-            yield state.eval_event(score_ensemble(members, corpus, "validation", plan.evaluate_tokens))
+            yield alone.eval_event(score_ensemble(members, corpus, "validation", plan.evaluate_tokens))
         yield event
 
 
@@ -201,7 +201,7 @@ def _distill(state: TrainState, corpus: Corpus, plan: Plan, span: Span, config: 
             best = values["loss"] < state.method_state.get("student_best", float("inf"))
             if best:
                 state.method_state["student_best"] = values["loss"]
-            yield Event("student", state.step, {**values, "best": best, "seen": state.tokens})
+            yield Event("student", state.step, {**values, **student.averaged, "best": best, "seen": state.tokens})
         yield event
 
 
@@ -216,8 +216,10 @@ def _follow(state: TrainState, trained: TrainState, kept: dict[str, Tensor]) -> 
 def _beside(state: TrainState, model: GPT) -> TrainState:
     """The state of a single model at the step of another one, with an optimizer of the same settings."""
     optimizer = make_optimizer(model, state.optimizer.config, state.optimizer.precision)
-    average = None if state.average is None else Average(model, state.average.config)
-    return TrainState(model, optimizer, state.step, state.tokens, state.round, state.seconds, average=average)
+    beside = TrainState(model, optimizer, state.step, state.tokens, state.round, state.seconds)
+    if state.average is not None:
+        beside.average = Average.of(beside.modules, state.average.config)
+    return beside
 
 
 def new_student(state: TrainState, seed: int, config: Config) -> TrainState:
@@ -231,7 +233,7 @@ def _member(state: TrainState, number: int) -> TrainState:
     alone = _beside(state, GPT(state.model.config).to(state.model.embed.weight.device))
     pairs = [(alone.model, state.model)]
     if alone.average is not None and state.average is not None:
-        pairs.append((alone.average.average, state.average.average))
+        pairs.append((alone.scored, state.scored))
     for single, population in pairs:
         for parameter, stacked in zip(single.parameters(), population.parameters(), strict=True):
             parameter.data = stacked.data[number]
@@ -244,8 +246,7 @@ def kept_of(single: TrainState, weights: bool) -> dict[str, Tensor]:
     if weights:
         tensors |= {f"weights/{name}": tensor for name, tensor in single.model.state_dict().items()}
         if single.average is not None:
-            averaged = single.average.average.state_dict()
-            tensors |= {f"average/{name}": tensor for name, tensor in averaged.items()}
+            tensors |= {f"average/{name}": tensor for name, tensor in single.scored.state_dict().items()}
     return tensors
 
 
@@ -266,7 +267,7 @@ def load_kept(single: TrainState, tensors: Mapping[str, Tensor]) -> None:
     if parts["weights"]:
         load_weights(single.model, parts["weights"], where)
     if single.average is not None and parts["average"]:
-        load_weights(single.average.average, parts["average"], where)
+        load_weights(single.scored, parts["average"], where)
     load_optimizer_tensors(single, parts["moments"])
 
 

@@ -94,11 +94,11 @@ def run(state: TrainState, corpus: Corpus, plan: Plan, config: Config) -> Iterat
     base, generations = phases(config, plan.steps)
     begin = base.end
     if config.base is not None and state.step == 0:
-        model.load_state_dict(saved_weights(config.base, corpus, model.config))
+        state.begin_from(saved_weights(config.base, corpus, model.config))
 
     def scored(event: Event) -> Iterator[Event]:
         if plan.evaluates(event.step) or event.step == begin:
-            values, samples = assess(model, corpus, fitness, plan.evaluate_tokens, plan.seed)
+            values, samples = assess(state.scored, corpus, fitness, plan.evaluate_tokens, plan.seed)
             yield state.eval_event({**values, "score": float(samples.mean())})
         yield event
 
@@ -240,7 +240,6 @@ METHOD = Method[Config, Corpus](
     Config=Config,
     run=run,
     num_steps=num_steps,
-    averages=False,
     copies=lambda config: min(config.at_once, config.population_size),
     counted_by=("generations",),
     phases=phases,

@@ -82,9 +82,7 @@ def pretrained(state: TrainState, corpus: Corpus, plan: Plan, saved: str | None,
     """
     members = state.model.population
     if saved is not None and state.step == 0:
-        weights = saved_weights(saved, corpus, state.model.config)
-        for name, tensor in state.model.state_dict().items():
-            tensor.copy_(weights[name])
+        state.begin_from(saved_weights(saved, corpus, state.model.config))
     if state.step == 0 < steps:
         yield phase("base", 0, "NLL")
     for event in fit(state, corpus.batch, objective_of(state, plan), plan.phase(0, steps)):
@@ -111,8 +109,7 @@ def keep_reference(state: TrainState) -> None:
         return
     state.method_tensors = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}
     state.optimizer.state.clear()
-    if state.average is not None:
-        state.average.restart(state.model)
+    state.restart_average()
 
 
 def beside_reference(trained: Trained[C], corpus: D, split: str, limit: int | None) -> tuple[Values, GPT | None]:

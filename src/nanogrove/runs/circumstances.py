@@ -39,6 +39,7 @@ def start_event(setup: Setup, state: TrainState) -> Event:
         "micro_batches": plan.accumulation,
         "compile": plan.compile,
         "device": str(setup.device),
+        **({"scored": preset.train.average.described()} if preset.train.average.enabled else {}),
         **({"init": [each.digest for each in setup.initial]} if setup.initial else {}),
         **circumstances(setup),
     }

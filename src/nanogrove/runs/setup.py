@@ -91,8 +91,10 @@ class Setup:
         precision = torch.bfloat16 if self.plan.precision == "bfloat16" else torch.float32
         trained = None if adapter is None else adapter.named_modules()
         optimizer = make_optimizer(model, preset.optimizer, precision, heads, trained)
-        average = Average(model, preset.train.average) if preset.train.average.enabled else None
-        return TrainState(model, optimizer, heads=heads, adapter=adapter, average=average)
+        state = TrainState(model, optimizer, heads=heads, adapter=adapter)
+        if preset.train.average.enabled:
+            state.average = Average.of(state.modules, preset.train.average)
+        return state
 
 
 def build(
@@ -124,7 +126,6 @@ def build(
     check_parallel(preset, method, ranks)
     device = pick_device(train.device)
     check_sharding(preset, method, ranks)
-    check_average(preset, method, ranks)
     check_memory(preset, method, preset.model, 1, device, ranks)
     corpus = ranks.local_rank0_first(lambda: make(preset.data, preset.model.block_size, train.batch_size, preset.seed))
     check_same_data(checkpoint, corpus)
@@ -218,18 +219,6 @@ def check_sharding(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise PresetError(f"train.shard: {reason}")
-
-
-def check_average(preset: Preset, method: AnyMethod, ranks: Ranks) -> None:
-    """Raises PresetError where an average of weights is asked for, and none can be kept."""
-    reasons = {
-        f"method {preset.method.name} moves weights in ways of its own; leave it out": not method.averages,
-        "auxiliary heads train beside the weights themselves; leave enable_… out": preset.auxiliary.enabled,
-        "it is kept in one process; start it without torchrun": ranks.world > 1,
-    }
-    for reason, holds in reasons.items():
-        if holds and preset.train.average.enabled:
-            raise PresetError(f"train.average: {reason}")
 
 
 def check_same_data(checkpoint: Checkpoint | None, corpus: Corpus) -> None:

@@ -6,8 +6,9 @@
 `heads.safetensors` exists where auxiliary heads train beside the model, which is complete without them;
 `kept.safetensors` where the method keeps tensors, such as the weights it may fall back to; `lora.safetensors` where
 adapters are trained: these and what they adapt, while the model holds them merged; `average.safetensors` where the
-average of weights is what is scored; `chat_template.jinja` where the data are conversations. `state.json` holds the
-step, the method's state (`notes`), the position in the record and a checksum of every other file and of itself.
+average of what is trained is scored: all weights of that model, and the averages of heads and adapters;
+`chat_template.jinja` where the data are conversations. `state.json` holds the step, the method's state (`notes`), the
+position in the record and a checksum of every other file and of itself.
 
 A population has a population axis in `model.safetensors`. Its members are models by themselves, of which the best one
 is kept, but where `state.json` says `ensemble`: then the first so many of them predict together, and are kept together.
@@ -54,7 +55,7 @@ MAX_BYTES = {"state.json": 16_000_000, "config.json": 1_000_000, "calibration.js
 MAX_BYTES[TOKENIZER_CONFIG] = 16_000_000
 MAX_HEADER_BYTES = 16_000_000  # of safetensors: the names and shapes of its tensors, in JSON
 LORA = "lora.safetensors"  # adapters, and the weights that they adapt
-AVERAGE = "average.safetensors"  # of the weights along training
+AVERAGE = "average.safetensors"  # of what is trained along training
 FILES = ("model.safetensors", "heads.safetensors", "optimizer.safetensors", "kept.safetensors", LORA, AVERAGE)
 
 
@@ -79,6 +80,7 @@ class State(BaseModel):
     best: BestState | None = None
     stale: Count = 0
     ensemble: Count = 0
+    averaged: Count = 1
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Checkpoint:
     @property
     def scored(self) -> dict[str, Tensor]:
         """The weights of the model that was scored: their average where there is one."""
-        return self.average or self.model
+        return {name: self.average[name] for name in self.model} if self.average else self.model
 
     def restore(self, state: TrainState) -> None:
         """Sets weights, moments and counters of a training state. Raises CheckpointError where they do not fit."""
@@ -111,7 +113,7 @@ class Checkpoint:
         if state.adapter is not None:
             state.adapter.load(self.lora, self.folder / LORA)
         if state.average is not None:
-            load_weights(state.average.average, self.average, self.folder / AVERAGE)
+            state.average.load(self.average, int(self.state.get("averaged", 1)), self.folder / AVERAGE)
         try:
             load_optimizer_tensors(state, self.optimizer)
         except ValueError as error:
@@ -207,7 +209,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     shapes = parameter_shapes(config, members)
     check_weights(model, shapes, folder)
     if average:
-        check_weights(average, shapes, folder / AVERAGE)
+        check_weights({name: average[name] for name in shapes.keys() & average.keys()}, shapes, folder / AVERAGE)
     if record.get("ensemble", 0) > (members or 0):
         raise CheckpointError(
             f"{folder / 'state.json'}: damaged, it is of an ensemble of {record['ensemble']} models, and "

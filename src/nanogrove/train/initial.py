@@ -29,7 +29,7 @@ from nanogrove.paths import expanded
 from nanogrove.settings import shown
 from nanogrove.train.adapter_files import CONFIG, is_adapter, merge, read_settings
 from nanogrove.train.checkpoint import TEMPLATE, TOKENIZER_CONFIG, model_of, read_checkpoint, read_plain
-from nanogrove.train.population.breeding import add_noise
+from nanogrove.train.population.breeding import noise_of
 from nanogrove.waits import waiting
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -274,7 +274,7 @@ def take(model: GPT, initials: Sequence[Initial], noise: float, seeds: Sequence[
         if noise:
             generator = torch.Generator(model.embed.weight.device).manual_seed(derived_seed(seed, "noise"))
             for weight in weights.values():
-                add_noise(weight, noise, generator)
+                weight.add_(noise_of(weight, noise, generator))
 
 
 def described(initials: Sequence[Initial], config: ModelConfig, template: str | None) -> Iterator[str]:

@@ -65,7 +65,7 @@ class TrainConfig(Settings):
     )
     lora: LoraConfig = Field(LoraConfig(), description="adapters of low rank, trained in place of all weights")
     average: AverageConfig = Field(
-        AverageConfig(), description="an average of the weights along training, scored and kept in their place"
+        AverageConfig(), description="an average of what is trained along training, scored and kept in its place"
     )
     precision: Literal["auto"] | Precision = Field(
         "auto", description="number format of matrix products; auto takes the fastest that is sound on this device"
@@ -88,8 +88,6 @@ class TrainConfig(Settings):
             raise ValueError("init_noise is added to the weights of init; set that too")
         if self.lora.rank and (len(self.sources) != 1 or self.init_noise):
             raise ValueError("lora adapts one set of weights; set init to one source, without init_noise")
-        if self.lora.rank and self.average.enabled:
-            raise ValueError("the mean of adapted weights is not of low rank; set average or lora.rank, not both")
         return self
 
     @property
@@ -137,7 +135,8 @@ def fit(state: TrainState, batches: Batches, objective: Objective, plan: Plan) -
         state.optimizer.zero_grad()
         state.step += 1
         if state.average is not None:
-            state.average.update(state.model, state.step - plan.average_from)
+            averaged = (parameter for _, parameter in state.named_parameters())
+            state.average.update(averaged, state.step - plan.average_from)
         tokens = batch.tokens.shape[-2] * batch.tokens.shape[-1]
         state.tokens += tokens
         elapsed = time.perf_counter() - began

@@ -9,6 +9,7 @@ anew. Here the file deviates from the paper: the gradient of W is computed whole
 step of all weights, in the same kernels; moments, and what is kept, are as small as there.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -90,6 +91,19 @@ class Adapter:
         for each in self.low_rank():
             each.b.weight.zero_()
         return self
+
+    def twin(self, model: GPT) -> "Adapter":
+        """Adapters of the same weights for a copy of the model, each A and B a new one that nothing trains."""
+        other = copy.copy(self)
+        other.whole = {path: model.get_submodule(path) for path in self.whole}
+        other.maps = {
+            path: [LowRank(each.part, each.a.weight.shape[-1], self.config.rank, model) for each in maps]
+            for path, maps in self.maps.items()
+        }
+        for each in other.low_rank():
+            each.a.requires_grad_(False)
+            each.b.requires_grad_(False)
+        return other
 
     def described(self) -> str:
         """For a person: how many weights are trained, and which."""

@@ -36,8 +36,8 @@ def save_checkpoint(
         extra: more entries of `state.json`
         member: the member of a population whose weights alone are saved; all of the state where None
     """
-    model = state.model if name == "current" else state.scored
-    weights, heads = model.state_dict(), {} if state.heads is None else state.heads.state_dict()
+    model, beside, adapter = state.modules if name == "current" else state.scored_modules
+    weights, heads = model.state_dict(), {} if beside is None else beside.state_dict()
     if member is not None:
         weights, heads = unstack(weights, member), unstack(heads, member)
     files = {
@@ -53,15 +53,15 @@ def save_checkpoint(
         tensors = {key: value.contiguous() for key, value in optimizer_tensors(state).items()}
         files["optimizer.safetensors"] = safetensors.torch.save(tensors)
         if state.average is not None:
-            averaged = {key: value.contiguous() for key, value in state.average.average.state_dict().items()}
-            files[AVERAGE] = safetensors.torch.save(averaged)
-        if state.adapter is not None:
-            files[LORA] = safetensors.torch.save({k: v.contiguous() for k, v in state.adapter.tensors().items()})
+            averages = {key: value.detach().contiguous() for key, value in state.average.tensors().items()}
+            files[AVERAGE] = safetensors.torch.save(averages)
+        if adapter is not None:
+            files[LORA] = safetensors.torch.save({k: v.contiguous() for k, v in adapter.tensors().items()})
         if state.method_tensors:
             method_tensors = {key: value.contiguous() for key, value in state.method_tensors.items()}
             files["kept.safetensors"] = safetensors.torch.save(method_tensors)
-    elif state.adapter is not None:
-        files |= adapter_files(state.adapter, state.model, member)
+    elif adapter is not None:
+        files |= adapter_files(adapter, model, member)
     record: dict[str, Any] = {
         "format": FORMAT,
         "step": state.step,
@@ -72,6 +72,7 @@ def save_checkpoint(
         **({} if state.heads is None else {"auxiliary": state.heads.config.model_dump()}),
         **({} if state.adapter is None else {"trained_whole": list(state.adapter.whole)}),
         **({"ensemble": state.ensemble} if state.ensemble else {}),
+        **state.averaged,
         **extra,
         "files": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
     }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nanogrove.model.gpt import GPT
 from nanogrove.model.heads import Heads
 from nanogrove.record.events import Event, Values
-from nanogrove.train.average import Average
+from nanogrove.train.average import Average, Modules
 from nanogrove.train.lora import Adapter
 from nanogrove.train.optim.optimizer import Optimizer
 from nanogrove.train.optim.rules import RULES
@@ -32,27 +32,51 @@ class TrainState:
     method_tensors: dict[str, Tensor] = field(default_factory=dict)
     heads: Heads | None = None  # trained beside the model
     adapter: Adapter | None = None  # trained in place of the model's weights
-    average: Average | None = None  # of the model's weights, scored in their place
+    average: Average | None = None  # of all that is trained, scored in its place
     ensemble: int = 0  # members, the first ones, that are trained and predict together; 0 where each is by itself
     student: "TrainState | None" = None  # a single model that learns from this state's, with checkpoints of its own
 
     @property
+    def modules(self) -> Modules:
+        """What is trained."""
+        return Modules(self.model, self.heads, self.adapter)
+
+    @property
+    def scored_modules(self) -> Modules:
+        """What is scored, sampled and kept as the best: the averages where there are any."""
+        return self.modules if self.average is None else self.average.modules
+
+    @property
     def scored(self) -> GPT:
-        """The model that is scored, sampled and kept as the best: the average of weights where there is one."""
-        return self.model if self.average is None else self.average.average
+        """The model of these."""
+        return self.scored_modules.model
+
+    @property
+    def averaged(self) -> Values:
+        """Which weights an event was measured on: `averaged` steps count in them, one where the latest are meant.
+
+        Nothing where no average is asked for.
+        """
+        return {} if self.average is None else {"averaged": max(self.average.count, 1)}
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """All trained parameters: the model's under their names, those of heads as in `heads.value.up.weight`.
+        """All trained parameters by the names of `Modules`."""
+        yield from self.modules.named_parameters()
 
-        Of a model with adapters these, under names that begin as those of the weights that they adapt.
-        """
-        yield from (self.model if self.adapter is None else self.adapter).named_parameters()
-        if self.heads is not None:
-            yield from self.heads.named_parameters(prefix="heads")
+    def begin_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Sets the model's weights to those of another one, from which training begins; an average begins there too."""
+        self.model.load_state_dict(weights)
+        self.restart_average()
+
+    def restart_average(self) -> None:
+        """Forgets what was averaged, where there is an average."""
+        if self.average is not None:
+            self.average.restart(self.modules)
 
     def eval_event(self, values: Mapping[str, object]) -> Event:
-        """The `eval` event of values measured on the current state."""
-        return Event("eval", self.step, {**values, "seen": self.tokens}, {"seconds": self.seconds})
+        """The `eval` event of values measured on `scored`."""
+        values = {**values, **self.averaged, "seen": self.tokens}
+        return Event("eval", self.step, values, {"seconds": self.seconds})
 
     def take_gradients(self) -> None:
         """Turns the gradients of adapted weights into those of adapters, where there are any."""
@@ -61,13 +85,14 @@ class TrainState:
 
     def apply_adapter(self) -> None:
         """Sets the weights that have adapters to what these make of them, once trained parameters have changed."""
-        if self.adapter is not None:
-            self.adapter.apply(self.model)
+        self.modules.apply_adapter()
 
     def all_parameters(self) -> list[Tensor]:
         """Every tensor of weights, trained or not."""
         adapted = [] if self.adapter is None else [*self.model.parameters(), *self.adapter.base.values()]
-        return [p.data for p in (*(parameter for _, parameter in self.named_parameters()), *adapted)]
+        averages = [] if self.average is None else list(self.average.tensors().values())
+        trained = (parameter for _, parameter in self.named_parameters())
+        return [tensor.data for tensor in (*trained, *adapted, *averages)]
 
     def gradients(self) -> list[Tensor]:
         """The gradients of all parameters that have one, in the order of the parameters."""

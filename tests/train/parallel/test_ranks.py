@@ -86,6 +86,16 @@ def same_course(run: Path, other: Path) -> None:
         assert ours == pytest.approx(theirs, abs=1e-5)
 
 
+def same_averages(run: Path, other: Path) -> None:
+    """Of two runs: each has one, which is not its weights."""
+    ours, theirs = (load_checkpoint(path / "checkpoints" / "current") for path in (run, other))
+    assert ours.average.keys() == theirs.average.keys()
+    assert ours.state["averaged"] == theirs.state["averaged"] > 1
+    for name, tensor in ours.average.items():
+        torch.testing.assert_close(tensor, theirs.average[name], atol=1e-4, rtol=1e-3, msg=name)
+    assert any(not torch.equal(ours.average[name], tensor) for name, tensor in ours.model.items())
+
+
 @pytest.mark.parametrize(
     ("ranks", "starter"), [(2, "fork"), (4, "fork"), pytest.param(2, "torchrun", marks=pytest.mark.slow)]
 )
@@ -115,6 +125,7 @@ def test_heads_train_on_ranks_too_and_only_the_contrast_has_other_negatives(
 ) -> None:
     heads = {f"enable_{name}": True for name in ("policy", "value", "dynamics", "multi_token", "span_contrastive")}
     values = tiny(**PLAIN, auxiliary={**heads, "value_horizon": 4, "span_contrastive_weight": 0.0})
+    values["train"]["average"] = {"tail": 0.5}
     (tmp_path / "preset.json").write_text(json.dumps(values))
     trained(2, tmp_path / "preset.json", "--out", tmp_path / "two")
     for _ in train(resolve(values), tmp_path / "one"):
@@ -125,6 +136,7 @@ def test_heads_train_on_ranks_too_and_only_the_contrast_has_other_negatives(
         assert ours[part] == pytest.approx(theirs[part], abs=1e-5), part
     assert ours["span"] < theirs["span"], "three rows have fewer negatives than six, in micro-batches of two and three"
     assert sum(e["kind"] == "auxiliary" for e in record(tmp_path / "two")) == 6
+    same_averages(tmp_path / "two", tmp_path / "one")
 
 
 def test_ranks_share_the_rows_that_a_curriculum_leaves(tiny: Any, tmp_path: Path, trained: Trained) -> None:
@@ -277,6 +289,7 @@ def test_a_model_in_pieces_trains_as_a_whole_one_and_leaves_the_same_folder(
     """Three ranks, of which some have nothing of the shortest tensors; then one process goes on from their folder."""
     values = tiny(**PLAIN, optimizer={"name": optimizer, "lr": 0.01}, method={"name": "pretrain", "curriculum": {}})
     values["model"]["bias"] = False  # a key's bias has no gradient but rounding
+    values["train"]["average"] = {"half_life": 4}
     (tmp_path / "preset.json").write_text(json.dumps(values))
     trained(3, tmp_path / "preset.json", "train.shard=true", "--out", tmp_path / "pieces")
     for _ in train(resolve(values), tmp_path / "whole"):
@@ -291,6 +304,7 @@ def test_a_model_in_pieces_trains_as_a_whole_one_and_leaves_the_same_folder(
     for ours, theirs in ((one.model, other.model), (one.optimizer, other.optimizer)):
         for name, tensor in ours.items():
             torch.testing.assert_close(tensor, theirs[name], atol=2e-5, rtol=1e-3, msg=name)
+    same_averages(tmp_path / "pieces", tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -386,7 +400,8 @@ def bred(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "crossover": "layers",
         "vary": {"lr": {"low": 1e-3, "high": 0.1}, "weight_decay": {"values": [0.0, 0.1]}},
     }
-    plain: dict[str, Any] = {**PLAIN, "model": {"dropout": 0.2}, "train": {**PLAIN["train"], "steps": None}}  # type: ignore[dict-item]
+    plain: dict[str, Any] = {**PLAIN, "model": {"dropout": 0.2}}
+    plain["train"] = {**PLAIN["train"], "steps": None, "average": {"half_life": 4}}  # type: ignore[dict-item]
     values = tiny(
         method=method,
         auxiliary={"enable_value": True, "enable_dynamics": True, "value_horizon": 4},
@@ -427,6 +442,7 @@ def test_a_population_on_two_ranks_is_the_population_of_one_process(
         if one["kind"] == "step":
             assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
     assert sum(len(e["births"]) for e in ours if e["kind"] == "generation" and "births" in e) == 3
+    same_averages(tmp_path / "two", tmp_path / "one")
 
 
 @pytest.mark.slow
@@ -472,7 +488,7 @@ def test_a_committee_on_three_ranks_labels_and_learns_as_in_one_process(
         data=None,
         model={"family": "llama", "position": "none", "dropout": 0.0},
         auxiliary={"enable_multi_token": True},
-        train={"steps": 20, "batch_size": 16},
+        train={"steps": 20, "batch_size": 16, "average": {"tail": 0.5}},
         sample={"tokens": 0},
     )
     values["data"] = {"type": "task", "task": "copy", "base": [1, 2], "held_out": 20}
@@ -484,6 +500,7 @@ def test_a_committee_on_three_ranks_labels_and_learns_as_in_one_process(
     assert [(e["kind"], e["step"]) for e in ours] == [(e["kind"], e["step"]) for e in theirs]
     for one, other in zip(ours[1:], theirs[1:], strict=True):
         alike(one, other)
+    same_averages(tmp_path / "three", tmp_path / "one")
     names = sorted(path.name for path in (tmp_path / "one/data").iterdir())
     assert names
     for name in names:

@@ -7,11 +7,13 @@ import torch
 from nanogrove.data.batch import Batch
 from nanogrove.model.config import ModelConfig
 from nanogrove.model.gpt import GPT
+from nanogrove.train.average import Average, AverageConfig
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.optim.optimizer import OptimizerConfig, make_optimizer
 from nanogrove.train.plan import Plan
 from nanogrove.train.population.breeding import (
+    bred,
     copy_members,
     crossover,
     moments,
@@ -69,7 +71,7 @@ def test_a_mutation_is_to_the_scale_of_each_tensor(state: TrainState) -> None:
 def test_a_crossover_lies_between_its_parents(state: TrainState, kind: str) -> None:
     first = {name: p[1].detach().clone() for name, p in state.model.named_parameters()}
     second = {name: p[2].detach().clone() for name, p in state.model.named_parameters()}
-    crossover(state, 1, second, kind, np.random.default_rng(3))  # type: ignore[arg-type]
+    crossover(state, 1, [second], kind, np.random.default_rng(3))  # type: ignore[arg-type]
     taken: dict[str, set[str]] = {}
     for name, parameter in state.model.named_parameters():
         a, b, mixed = first[name].flatten(), second[name].flatten(), parameter[1].detach().flatten()
@@ -87,6 +89,21 @@ def test_a_crossover_lies_between_its_parents(state: TrainState, kind: str) -> N
     if kind == "layers":
         assert all(taken.values()), "a layer came from both"
         assert len({min(ways) for ways in taken.values()}) == 2, "all came from one"
+
+
+@pytest.mark.parametrize("kind", ["layers", "interpolation"])
+def test_an_average_is_bred_as_its_weights_are(state: TrainState, kind: str) -> None:
+    """Of weights that have moved by the same amount since, in all members, it is as far from them after breeding."""
+    state.average = Average.of(state.modules, AverageConfig(half_life=2))
+    with torch.no_grad():
+        for parameter in state.model.parameters():
+            parameter.add_(0.25)
+    second = [{name: p[2].detach().clone() for name, p in each.items()} for each in bred(state)]
+    copy_members(state, [1], [3])
+    crossover(state, 1, second, kind, np.random.default_rng(3))  # type: ignore[arg-type]
+    mutate(state, 1, 0.05, seed=7)
+    for weight, average in zip(state.model.parameters(), state.average.parameters.values(), strict=True):
+        torch.testing.assert_close(weight.detach() - average, torch.full_like(average, 0.25), atol=2e-6, rtol=0)
 
 
 def test_the_arc_keeps_the_length_of_equally_long_parents() -> None:

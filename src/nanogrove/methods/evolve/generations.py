@@ -24,6 +24,7 @@ from nanogrove.settings import Count
 from nanogrove.train.parallel.members import fit_members
 from nanogrove.train.plan import Plan
 from nanogrove.train.population.breeding import (
+    bred,
     copy_members,
     crossover,
     diversity,
@@ -228,7 +229,7 @@ class _Evolution:
             others = [member for member in pools[child] if member not in (child, parents[child])]
             if config.crossover and others and generator.random() < config.crossover_rate:
                 second = others[int(generator.integers(len(others)))]
-                weights = {name: p[second].detach().clone() for name, p in state.named_parameters()}
+                weights = [{name: p[second].detach().clone() for name, p in each.items()} for each in bred(state)]
                 seconds[child] = second, weights, generator
         copy_members(state, list(parents), list(parents.values()))
         if config.moments == "reset":
@@ -255,6 +256,8 @@ class _Evolution:
             progress["born"] += 1
             births.append(birth)
         state.apply_adapter()
+        if state.average is not None:
+            state.average.modules.apply_adapter()
         return births
 
 

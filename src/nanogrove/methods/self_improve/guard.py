@@ -1,9 +1,11 @@
 """What the rounds remember, and the guard: whether a round is kept or undone, by agreement and losses alone."""
 
+from collections.abc import Mapping
 from typing import Annotated, NamedTuple, NotRequired, cast
 
 import numpy as np
 from pydantic import Field
+from torch import Tensor
 from typing_extensions import TypedDict
 
 from nanogrove.evaluate.committee import Survey
@@ -98,13 +100,22 @@ def check_kept(state: TrainState, corpus: TaskCorpus, plan: Plan, config: Config
 
 
 def check_saved(state: TrainState) -> None:
-    """Raises ValueError unless `state.method_tensors` are the weights and moments that a round can fall back to."""
-    tensors = state.method_tensors
-    for name, parameter in state.named_parameters():
-        saved = tensors.get(f"weights/{name}")
-        if saved is None or saved.shape != parameter.shape or saved.dtype != parameter.dtype:
-            raise ValueError(f"the weight {name} that its round falls back to is missing, or of another shape or type")
-    check_moments(state, {k.removeprefix("moments/"): v for k, v in tensors.items() if k.startswith("moments/")})
+    """Raises ValueError unless `state.method_tensors` are what a round can fall back to, as `save_tensors` kept it."""
+    kinds = ("weights",) if state.average is None else ("weights", "average")
+    for kind in kinds:
+        kept = kept_as(kind, state.method_tensors)
+        for name, parameter in state.named_parameters():
+            saved, what = kept.get(name), "weight" if kind == "weights" else "average of"
+            if saved is None or saved.shape != parameter.shape or saved.dtype != parameter.dtype:
+                raise ValueError(
+                    f"the {what} {name} that its round falls back to is missing, or of another shape or type"
+                )
+    check_moments(state, kept_as("moments", state.method_tensors))
+
+
+def kept_as(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of the tensors that a round can fall back to the `weights`, the `moments` or the `average`, by their names."""
+    return {name.removeprefix(f"{kind}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{kind}/")}
 
 
 class Losses(NamedTuple):

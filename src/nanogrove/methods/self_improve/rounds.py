@@ -33,6 +33,7 @@ from nanogrove.methods.self_improve.guard import (
     base_problem,
     check_kept,
     commit_round,
+    kept_as,
 )
 from nanogrove.methods.self_improve.labels import Labelled, LabelRow, check_row, label, label_tokens
 from nanogrove.methods.warm_start import check_not_ended, saved_members
@@ -114,7 +115,7 @@ class _Rounds:
     def events(self) -> Iterator[Event]:
         state, config = self.state, self.config
         if config.base is not None and state.step == 0:
-            state.model.load_state_dict(saved_voters(config, self.corpus, state.model.config))
+            state.begin_from(saved_voters(config, self.corpus, state.model.config))
             yield from self.commit(*self.survey(self.progress["frontier"], 0), self.losses([]))
         if state.step == 0 < self.begin:
             yield phase("base", 0, "NLL")
@@ -182,7 +183,7 @@ class _Rounds:
     def label(self, difficulty: int, count: int, slot: int) -> Labelled:
         """Labels of one difficulty, made by rank 0."""
         strict, votes = bool(self.progress["strict"]), self.progress.get("votes")
-        work = partial(label, self.state.model, self.corpus, self.config, self.plan.seed, slot)
+        work = partial(label, self.state.scored, self.corpus, self.config, self.plan.seed, slot)
         return self.plan.ranks.broadcast_from_main(partial(work, difficulty, count, strict, votes))
 
     def begin_round(self, slot: int) -> Iterator[Event]:
@@ -223,20 +224,23 @@ class _Rounds:
             self.save_tensors()
 
     def save_tensors(self) -> None:
-        """Copies weights and moments, which an undone round falls back to."""
+        """Copies weights, their averages and moments, which an undone round falls back to."""
         tensors: dict[str, Tensor] = {f"weights/{name}": weight for name, weight in self.state.named_parameters()}
         tensors |= {f"moments/{key}": moment for key, moment in optimizer_tensors(self.state).items()}
+        if self.state.average is not None:
+            tensors |= {f"average/{name}": average for name, average in self.state.average.parameters.items()}
         self.state.method_tensors = {key: tensor.detach().clone() for key, tensor in tensors.items()}
 
     def restore_tensors(self) -> None:
-        """Sets weights and moments to those of `save_tensors`."""
+        """Sets weights, their averages and moments to those of `save_tensors`."""
         state, tensors = self.state, self.state.method_tensors
         with torch.no_grad():
             for name, parameter in state.named_parameters():
                 parameter.copy_(tensors[f"weights/{name}"])
         state.apply_adapter()
-        moments = {k.removeprefix("moments/"): v for k, v in tensors.items() if k.startswith("moments/")}
-        load_optimizer_tensors(state, moments)
+        if state.average is not None:
+            state.average.take(kept_as("average", tensors), state.average.count)
+        load_optimizer_tensors(state, kept_as("moments", tensors))
 
     def read_labels(self, labelled: AcceptedRound | CurrentRound) -> Rows:
         """The labels of a round, from the run folder where this process did not make them."""
@@ -257,7 +261,7 @@ class _Rounds:
         if not number:  # what the base can do without rounds, as far as they are to reach
             ahead = max(ahead, config.target(self.corpus.base[1]) - frontier)
         how = (config.decode_batch, config.support, config.voter_minimum)
-        work = partial(committee.survey, self.state.model, self.corpus, frontier, ahead, *how)
+        work = partial(committee.survey, self.state.scored, self.corpus, frontier, ahead, *how)
         survey = committee.Survey(*self.plan.ranks.broadcast_from_main(work))
         values: Values = {
             "round": number,
@@ -269,6 +273,7 @@ class _Rounds:
             "vote": survey.vote,
             "effective": survey.effective,
             "votes": survey.votes,
+            **self.state.averaged,
         }
         return Event("exact", self.state.step, values, {"survey": time.perf_counter() - began}), survey
 
@@ -276,9 +281,9 @@ class _Rounds:
         """The losses on held-out base examples and on the labels of rounds, computed by rank 0."""
 
         def compute() -> Losses:
-            base = evaluate_split(self.state.model, self.corpus, "validation", self.plan.evaluate_tokens)
+            base = evaluate_split(self.state.scored, self.corpus, "validation", self.plan.evaluate_tokens)
             replayed = [rows[:: -(-len(rows) // LABELS_REPLAYED)] for rows in rounds]  # of all their difficulties
-            return Losses(base, [mean_nll(self.state.model, [rows.batch()]).loss.tolist() for rows in replayed])
+            return Losses(base, [mean_nll(self.state.scored, [rows.batch()]).loss.tolist() for rows in replayed])
 
         return Losses(*self.plan.ranks.broadcast_from_main(compute))
 
@@ -332,7 +337,6 @@ METHOD = Method[Config, TaskCorpus](
     Config=Config,
     run=run,
     num_members=lambda config: config.voters,
-    averages=False,
     trains_heads=lambda config: True,
     num_steps=num_steps,
     counted_by=("si_rounds", "si_iter"),

@@ -18,7 +18,7 @@ def overview(run: Run) -> str:
         ("training time", duration(finite({**times(step), **times(end)}.get("seconds"))), ""),
         ("parameters", short(finite(start.values.get("parameters"))), ""),
     ]
-    settings = [str(start.values[key]) for key in ("method", "device", "precision") if start.values.get(key)]
+    settings = [str(start.values[key]) for key in ("method", "device", "precision", "scored") if start.values.get(key)]
     settings += [f"seed {start.values['seed']}"] if "seed" in start.values else []
     settings += [f"{max(step.step, end.step):,} steps"]
     badge = "" if finished else ' <span class="badge">unfinished</span>'

@@ -19,6 +19,7 @@ from nanogrove.model.heads import Heads
 from nanogrove.model.members import unstack
 from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Event
+from nanogrove.train.average import Average
 from nanogrove.train.loop import fit
 from nanogrove.train.objective import next_token
 from nanogrove.train.objectives.auxiliary import objective_of
@@ -149,15 +150,25 @@ def _copy_members(state: TrainState, members: slice) -> TrainState:
         parameter.data.copy_(stacked.data[members])
         for name, moment in state.optimizer.state.get(stacked, {}).items():
             optimizer.state[parameter][name] = (moment[members] if moment.dim() else moment).clone()
+    if state.average is not None:
+        part.average = Average.of(part.modules, state.average.config)
+        averages = {name: average[members] for name, average in state.average.parameters.items()}
+        part.average.take(averages, state.average.count)
     return part
 
 
 @torch.no_grad()
 def _gather(state: TrainState, part: TrainState, ranks: Ranks) -> None:
-    """Sets the weights and moments of all members to those of the ranks that train them."""
+    """Sets the weights, their averages and the moments of all members to those of the ranks that train them."""
     population = state.model.population or 1
     members = ranks.share(population)
     tensors: list[Tensor] = []
+    if state.average is not None and part.average is not None:
+        for name, average in state.average.parameters.items():
+            average.zero_()
+            average[members] = part.average.parameters[name]
+            tensors.append(average.data)
+        state.average.count = part.average.count
     for (_, parameter), (_, trained) in zip(state.named_parameters(), part.named_parameters(), strict=True):
         parameter.zero_()
         parameter[members] = trained

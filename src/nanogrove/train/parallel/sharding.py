@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from nanogrove.model.gpt import GPT
+from nanogrove.train.average import Average, Modules
 from nanogrove.train.optim.optimizer import make_optimizer
 from nanogrove.train.optim.rules import RULES
 from nanogrove.train.parallel.ranks import Ranks
@@ -83,11 +85,7 @@ def shard_state(state: TrainState, ranks: Ranks, device: torch.device) -> Sharde
     optimizer = make_optimizer(model, state.optimizer.config, state.optimizer.precision)
     positions = {parameter: n for n, parameter in enumerate(model.parameters())}
     order = [[positions[parameter] for parameter in group.parameters] for group in optimizer.groups]
-    for module in [*model.blocks, model]:
-        fully_shard(module, mesh=mesh)
-        assert isinstance(module, FSDPModule)
-        module.set_gradient_divide_factor(1.0)  # a rank counts by its scored tokens, as `fit` sees to
-        module.set_force_sum_reduction_for_comms(True)  # gloo knows no other factor
+    _shard_model(model, mesh)
     shards = {name: nn.Parameter(_local(parameter)) for name, parameter in model.named_parameters()}
     in_order = list(shards.values())
     for group, numbers in zip(optimizer.groups, order, strict=True):
@@ -99,7 +97,26 @@ def shard_state(state: TrainState, ranks: Ranks, device: torch.device) -> Sharde
     for (_, source), shard, parameter in zip(state.named_parameters(), in_order, sharded.distributed, strict=True):
         for name, moment in state.optimizer.state.get(source, {}).items():
             optimizer.state[shard][name] = _shard(moment, parameter) if moment.dim() else moment.clone().to(device)
+    if state.average is not None:
+        sharded.average = _shard_average(state.average, mesh)
     return sharded
+
+
+def _shard_model(model: GPT, mesh: DeviceMesh, reshard: bool | None = None) -> None:
+    """Shards a model in place; `reshard` frees what was gathered after each pass, of the output too."""
+    for module in [*model.blocks, model]:
+        fully_shard(module, mesh=mesh, reshard_after_forward=reshard)
+        assert isinstance(module, FSDPModule)
+        module.set_gradient_divide_factor(1.0)  # a rank counts by its scored tokens, as `fit` sees to
+        module.set_force_sum_reduction_for_comms(True)  # gloo knows no other factor
+
+
+def _shard_average(average: Average, mesh: DeviceMesh) -> Average:
+    """This rank's shards of an average. No backward pass frees what its model gathered, so that each pass does."""
+    model = copy.deepcopy(average.modules.model)
+    _shard_model(model, mesh, reshard=True)
+    shards = {name: _local(parameter) for name, parameter in model.named_parameters()}
+    return Average(average.config, Modules(model), shards, average.count)
 
 
 def _local(tensor: Tensor) -> Tensor:
@@ -124,9 +141,15 @@ def _gather(state: TrainState, sharded: ShardedState, ranks: Ranks) -> None:
         )
         return distributed.full_tensor()
 
+    if state.average is not None and sharded.average is not None:
+        state.average.count = sharded.average.count
     tensors = zip(state.named_parameters(), sharded.shards.values(), sharded.distributed, strict=True)
-    for (_, target), shard, parameter in tensors:
+    for (parameter_name, target), shard, parameter in tensors:
         assert isinstance(parameter, DTensor)
+        if state.average is not None and sharded.average is not None:
+            full = unsharded(sharded.average.parameters[parameter_name], parameter)
+            if ranks.first:
+                state.average.parameters[parameter_name].copy_(full)
         full = unsharded(shard.detach(), parameter)
         if ranks.first:
             target.copy_(full)

@@ -26,6 +26,12 @@ def moments(state: TrainState) -> Iterator[Tensor]:
         yield from (tensor for tensor in state.optimizer.state.get(parameter, {}).values() if tensor.dim())
 
 
+def bred(state: TrainState) -> list[dict[str, Tensor]]:
+    """What is bred alike, by name and member: the trained parameters, and their averages where there are any."""
+    averages = [] if state.average is None else [state.average.parameters]
+    return [dict(state.named_parameters()), *averages]
+
+
 @torch.no_grad()
 def copy_members(state: TrainState, children: Sequence[int], parents: Sequence[int]) -> None:
     """Sets each child's weights, their average and moments to its parent's, bit for bit.
@@ -34,13 +40,11 @@ def copy_members(state: TrainState, children: Sequence[int], parents: Sequence[i
     """
     if not children:
         return
-    for _, parameter in state.named_parameters():
-        parameter[list(children)] = parameter[list(parents)]
+    for parameters in bred(state):
+        for parameter in parameters.values():
+            parameter[list(children)] = parameter[list(parents)]
     for moment in moments(state):
         moment[list(children)] = moment[list(parents)]
-    if state.average is not None:
-        for parameter in state.average.average.parameters():
-            parameter[list(children)] = parameter[list(parents)]
 
 
 @torch.no_grad()
@@ -52,26 +56,27 @@ def reset_moments(state: TrainState, members: Sequence[int]) -> None:
 
 @torch.no_grad()
 def crossover(
-    state: TrainState, child: int, weights: dict[str, Tensor], kind: Crossover, generator: np.random.Generator
+    state: TrainState, child: int, other: list[dict[str, Tensor]], kind: Crossover, generator: np.random.Generator
 ) -> None:
-    """Mixes the `weights` of a second parent, `[…]` by name, into a child that is a copy of the first.
+    """Mixes what is `bred` of a second parent, `[…]` by name, into a child that is a copy of the first.
 
     `layers` takes each block, and each part outside the blocks, from either; `interpolation` draws one point of the
-    straight line between them; `spherical` one of the arc, tensor by tensor (Shoemake 1985). Moments stay those of the
-    first.
+    straight line between them; `spherical` one of the arc, tensor by tensor (Shoemake 1985). Averages are mixed in the
+    same shares as weights. Moments stay those of the first.
     """
     share = generator.random()
     second: dict[str, bool] = {}
-    for name, parameter in state.named_parameters():
-        weight, other = parameter[child], weights[name]
-        layer = ".".join(name.split(".")[: 2 if name.startswith("blocks.") else 1])
-        if kind == "layers":
-            if second.setdefault(layer, bool(generator.integers(2))):
-                weight.copy_(other)
-        elif kind == "interpolation":
-            weight.lerp_(other, share)
-        else:
-            weight.copy_(slerp(weight, other, share))
+    for parameters, others in zip(bred(state), other, strict=True):
+        for name, parameter in parameters.items():
+            weight = parameter[child]
+            layer = ".".join(name.split(".")[: 2 if name.startswith("blocks.") else 1])
+            if kind == "layers":
+                if second.setdefault(layer, bool(generator.integers(2))):
+                    weight.copy_(others[name])
+            elif kind == "interpolation":
+                weight.lerp_(others[name], share)
+            else:
+                weight.copy_(slerp(weight, others[name], share))
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
@@ -86,17 +91,22 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
 
 @torch.no_grad()
 def mutate(state: TrainState, child: int, size: float, seed: int) -> None:
-    """Adds normal noise of `size` times its root mean square to each tensor of a member; a tensor of zeros stays."""
+    """Adds normal noise of `size` times its root mean square to each tensor of a member; a tensor of zeros stays.
+
+    An average gets the noise of its weights.
+    """
     device = state.model.embed.weight.device
     generator = torch.Generator(device).manual_seed(seed)
-    for _, parameter in state.named_parameters():
-        add_noise(parameter[child], size, generator)
+    for name, parameter in state.named_parameters():
+        noise = noise_of(parameter[child], size, generator)
+        for parameters in bred(state):
+            parameters[name][child].add_(noise)
 
 
-def add_noise(weight: Tensor, size: float, generator: torch.Generator) -> None:
-    """Adds normal noise of `size` times its root mean square to a tensor, in place."""
+def noise_of(weight: Tensor, size: float, generator: torch.Generator) -> Tensor:
+    """Normal noise of `size` times the root mean square of a tensor."""
     noise = torch.randn(weight.shape, generator=generator, device=weight.device, dtype=weight.dtype)
-    weight.add_(noise * (size * weight.square().mean().sqrt()))
+    return noise * (size * weight.square().mean().sqrt())
 
 
 @torch.no_grad()

@@ -63,7 +63,8 @@ def test_derived_figures_are_of_each_member_and_need_all_they_follow_from() -> N
                 "accuracy": 0.4,
                 "bayes_accuracy": 0.6,
             },
-            "loss 1.5000 nats per token, best 1.0000, excess 0.5000 ± 0.1000; accuracy 0.4000, best 0.6000",
+            "loss 1.5000 nats per token, best possible 1.0000, excess 0.5000 ± 0.1000; "
+            "accuracy 0.4000, best possible 0.6000",
         ),
         ({"loss": 0.1, "correlation": 0.9}, "loss 0.1000, correlation 0.9000 with the true reward"),
         ({"loss": 0.1, "correlation": None}, "loss 0.1000, correlation none with the true reward"),

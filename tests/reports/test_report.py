@@ -121,7 +121,7 @@ def test_the_head_names_any_measure_with_its_unit_direction_error_and_best(tmp_p
     figures = {"hits": 0.5, "hits_error": 0.01, "hits_best": 1.0}
     early, late = (Event("eval", n, {"loss": 1.0, "hits": n / 10}) for n in (1, 2))
     page = page_of(tmp_path / "run", [start(), step(1, 2.0), Event("end", 1, {"loss": 2.0, **figures})])
-    assert "exact match0.500 ± 0.010share, higher is better, best 1.000" in page.text
+    assert "exact match0.500 ± 0.010share, higher is better, best possible 1.000" in page.text
     chosen = Event("end", 2, {"loss": 1.0, "best_step": 1})
     page = page_of(tmp_path / "best", [start(), step(1, 2.0), early, late, chosen])
     assert "exact match0.100share" in page.text, "of the evaluation that chose the best model"

@@ -148,25 +148,37 @@ def test_a_form_begins_from_a_file_with_its_figures(client: Any, kept: Path, tmp
     assert len(lines) == 3  # what was explored is kept, and the third is the run
 
 
-def test_a_file_that_explore_refuses_has_its_error_on_the_page(client: Any, python: Path) -> None:
+def test_a_file_that_explore_refuses_has_its_error_on_the_page_and_is_not_kept(
+    client: Any, kept: Path, python: Path
+) -> None:
+    client.post("/files?name=kept.txt", content=TEXT)
+    assert client.get("/new?file=kept.txt").status_code == 200
     name = client.post("/files?name=a.bin", content=b"\0\1").text
     python.write_text('#!/bin/sh\necho "a <i>description"\necho "error: a.bin: not text; <b>rename it" >&2\nexit 2\n')
     answer = client.get(f"/new?file={name}")
     assert answer.status_code == 422
-    assert '<p class="alert" role="alert">a.bin: not text; &lt;b&gt;rename it</p>' in answer.text
+    assert '<p class="alert" role="alert">a.bin: not text; &lt;b&gt;rename it; the file was not kept</p>' in answer.text
     assert ">a &lt;i&gt;description</pre>" in answer.text
     assert 'id="drop"' in answer.text
-    assert client.post(f"/new?file={name}", data={"folder": "a"}).status_code == 409
+    assert client.get(f"/new?file={name}").status_code == 404
+    (kept / "kept.txt").write_bytes(TEXT * 2)  # explored before, so that it may be the data of a run
+    assert client.get("/new?file=kept.txt").status_code == 422
+    assert [path.name for path in kept.iterdir()] == ["kept.txt"]
     python.write_text("#!/bin/sh\necho '[1' > preset.json\n")
     other = client.post("/files?name=b.txt", content=TEXT).text
     assert "b.txt: not a preset in JSON" in client.get(f"/new?file={other}").text
 
 
-def test_exploring_that_takes_too_long_is_ended(client: Any, python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exploring_that_takes_too_long_is_ended(
+    client: Any, kept: Path, python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "LONGEST_SECONDS", 0.1)
     name = client.post("/files?name=a.txt", content=TEXT).text
     python.write_text("#!/bin/sh\nexec sleep 60\n")
     assert "a file takes more than 0 seconds here; give its path to" in client.get(f"/new?file={name}").text
+    python.write_text("#!/bin/sh\nexec kill -9 $$\n")
+    assert "the file ended with code -9" in client.get(f"/new?file={name}").text
+    assert [path.name for path in kept.iterdir()] == [name], "only what is refused goes"
 
 
 @pytest.mark.slow

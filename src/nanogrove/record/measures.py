@@ -74,7 +74,7 @@ class Measure:
     title: str = ""
     headline: bool = True
     reference: str = ""
-    reference_label: str = "best"
+    reference_label: str = "best possible"
     error: str = ""
     by: str = ""
     given: str = ""

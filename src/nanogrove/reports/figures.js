@@ -62,15 +62,52 @@ function forest({ forest }, { colours }) {
   ];
 }
 
-// Whole numbers in a short range have a tick each, and none between them; so have decades.
-function ticks(values, log) {
+// Whole numbers in a short range have a tick each, and none between them. `pixels` is how long the axis is, and `size` how
+// much of it a label of so many characters takes.
+function ticks(values, log, pixels, size) {
   const known = values.filter((value) => value !== null && (value > 0 || !log));
   const least = known.reduce((a, b) => Math.min(a, b), Infinity), most = known.reduce((a, b) => Math.max(a, b), -Infinity);
-  if (log) return most > 20 * least ? { dtick: Math.ceil(Math.log10(most / least) / 7) } : { nticks: 6 };
-  return known.every(Number.isInteger) && most - least <= 8 ? { dtick: 1 } : { nticks: 6 };
+  if (log) return most > least ? logTicks(least, most, pixels, size) : { nticks: 6 };
+  return known.every(Number.isInteger) && most - least <= 8 ? { dtick: 1 } : { nticks: Math.max(2, Math.min(6, Math.floor(pixels / size(5)))) };
 }
 
-function layout({ spec }, { ink, quiet, rule, page }, font) {
+// The densest of some sets of round numbers whose labels do not touch, from a few equal steps within a decade to a number
+// every few decades. Plotly's own are digits without their decade, or exponents, and overlap.
+function logTicks(least, most, pixels, size) {
+  const decades = Math.log10(most / least), low = least * 0.97, high = most * 1.03;
+  const steps = [5, 4, 3, 2].map((count) => {
+    const rough = (most - least) / count, unit = 10 ** Math.floor(Math.log10(rough));
+    const step = unit * [1, 2, 5, 10].find((times) => times * unit >= rough * 0.999);
+    return Array.from({ length: 12 }, (_, n) => Number(((Math.ceil(low / step) + n) * step).toPrecision(12)));
+  });
+  const every = (digits, stride = 1) => {
+    const first = stride * Math.floor(Math.log10(low) / stride), last = Math.log10(high), found = [];
+    for (let power = first; power <= last; power += stride) found.push(...digits.map((digit) => Number(`${digit}e${power}`)));
+    return found;
+  };
+  const strides = [2, 3, 4, 6, 8, 12, 16, 24, 48, 96];
+  const sets = [...(decades < 0.6 ? steps : []), every([1, 2, 5]), every([1, 3]), every([1]), ...strides.map((stride) => every([1], stride))];
+  const within = sets.map((set) => set.filter((value) => value >= low && value <= high));
+  const apart = (set) => set.slice(1).every((value, n) => {
+    const [one, other] = [set[n], value].map((each) => size(short(each).length));
+    return (Math.log10(value / set[n]) / decades) * pixels >= (one + other) / 2;
+  });
+  const chosen = within.find((set) => set.length <= 9 && apart(set)) ?? [];
+  return { tickvals: chosen, ticktext: chosen.map((value) => short(value).replace(/\^(.*)/, "<sup>$1</sup>")) };
+}
+
+// A round number as axes say it: 0.05, 2,000 as 2k, 3·10^−5.
+function short(value) {
+  const power = Math.floor(Math.log10(value) + 1e-9);
+  if (power < -3 || power > 14) {
+    const digit = Number((value / 10 ** power).toPrecision(2));
+    return `${digit === 1 ? "" : `${digit}·`}10^${power < 0 ? "−" : ""}${Math.abs(power)}`;
+  }
+  const group = Math.max(0, Math.floor(power / 3));
+  return `${Number((value / 1000 ** group).toPrecision(3))}${["", "k", "M", "G", "T"][group]}`;
+}
+
+function layout({ spec, place }, { ink, quiet, rule, page }, font) {
   const clear = "rgba(0,0,0,0)", all = (name) => spec.lines.flatMap((line) => line[name]);
   const axis = (title, kind, more) => ({ gridcolor: rule, linecolor: rule, zeroline: false, tickfont: font,
     automargin: true, type: kind, title: { text: literal(title), font, standoff: 8 }, ...more });
@@ -89,10 +126,12 @@ function layout({ spec }, { ink, quiet, rule, page }, font) {
   const [x, y] = [all("x"), all("y")];
   // 15M tokens read well, a learning rate of 300µ does not.
   const large = y.some((value) => value >= 1000);
+  const wide = Math.max((place.clientWidth || 400) - 70, 100), tall = Math.max((place.clientHeight || 260) - 60, 60);
+  const across = (characters) => 6.5 * characters + 12, up = () => 22;
   return { ...common, uirevision: "kept on a change of theme", hovermode: "x unified", bargap: 0,
     shapes: spec.marks.map(line),
-    xaxis: axis(spec.x, spec.log_x ? "log" : "linear", { ...ticks(x, spec.log_x), exponentformat: "SI", hoverformat: ",.6~g" }),
-    yaxis: axis(spec.y, spec.log_y ? "log" : "linear", { ...ticks(y, spec.log_y), exponentformat: large ? "SI" : "power", hoverformat: ".4~g",
+    xaxis: axis(spec.x, spec.log_x ? "log" : "linear", { ...ticks(x, spec.log_x, wide, across), exponentformat: "SI", hoverformat: ",.6~g" }),
+    yaxis: axis(spec.y, spec.log_y ? "log" : "linear", { ...ticks(y, spec.log_y, tall, up), exponentformat: large ? "SI" : "power", hoverformat: ".4~g",
       ...(spec.zero ? at0 : {}) }) };
 }
 
@@ -102,6 +141,16 @@ function draw(figure) {
   if (spec.forest) place.style.height = `${80 + 42 * spec.forest.length}px`;
   const data = spec.heat ? heat(spec, colours, font) : spec.forest ? forest(spec, colours) : traces(figure, colours);
   Plotly.react(place, data, layout(figure, colours, font), { responsive: true, displayModeBar: false });
+}
+
+// Draws again where the theme changes and, once a window has its new width, where the labels of axes have other room.
+function whenLooksChange(redraw) {
+  let timer = 0;
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  addEventListener("resize", () => {
+    clearTimeout(timer);
+    timer = setTimeout(redraw, 150);
+  });
 }
 
 function figuresOf(root) {

@@ -20,5 +20,5 @@
     }
     throw error;
   }
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => figures.forEach(draw));
+  whenLooksChange(() => figures.forEach(draw));
 })();

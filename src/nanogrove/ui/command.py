@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+REFUSED = 2  # the exit code of an error that a user can mend
+
 
 class Output(NamedTuple):
     """What a command printed, and its error, as a line; empty where it succeeded."""
 
     text: str
     problem: str
+    refused: bool = False  # whether what it was given is wrong
 
 
 class Commands:
@@ -69,4 +72,5 @@ class Commands:
         if process.returncode == 0:
             return Output(printed.strip("\n"), "")
         last = problem.strip().split("\n")[-1].removeprefix("error: ")
-        return Output(printed.strip("\n"), last or f"the {self.name} ended with code {process.returncode}")
+        problem = last or f"the {self.name} ended with code {process.returncode}"
+        return Output(printed.strip("\n"), problem, refused=process.returncode == REFUSED)

@@ -22,7 +22,7 @@ class DryRuns:
         """What a run of a preset would take, or why that cannot be; functions that it names are not run."""
         try:
             asked = json.dumps(preset.model_dump(mode="json"))
-            printed, problem = self._commands.run(("train", "-", "--dry-run"), LONGEST_SECONDS, asked)
+            printed, problem, _ = self._commands.run(("train", "-", "--dry-run"), LONGEST_SECONDS, asked)
         except TimeoutError as error:
             return Output(f"not known: {error}", "")
         return Output("" if problem else printed.strip(), problem)

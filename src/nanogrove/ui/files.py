@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BufferedWriter
 from pathlib import Path
 from typing import NamedTuple
@@ -58,6 +59,7 @@ class Files:
         self.folder = root / FOLDER
         self._commands = Commands("file")
         self._explored = OrderedDict[tuple[object, ...], Explored]()
+        self._unseen = set[str]()  # names of files that came since this began, and were not explored yet
 
     def close(self) -> None:
         """Ends the exploring under way."""
@@ -115,11 +117,15 @@ class Files:
                 place(file, path)
             except FileExistsError:
                 continue
+            self._unseen.add(each)
             return each
         raise AssertionError("names do not end")
 
     def explored(self, name: str) -> Explored:
-        """What a file holds, and the preset that it proposes. Raises RunError where there is no such file."""
+        """What a file holds, and the preset that it proposes. Raises RunError where there is no such file.
+
+        One that was just dropped and cannot be used is removed; one that was explored before may be the data of a run.
+        """
         path = self.folder / name
         folders = (not_plain(each, folder=True) for each in (self.folder.parent, self.folder))
         if not NAME.fullmatch(name) or any(folders) or not_plain(path) or not path.is_file():
@@ -127,30 +133,37 @@ class Files:
         status = path.stat()
         stamp = name, status.st_mtime_ns, status.st_size
         if stamp not in self._explored:
-            explored = self._explore(path)
+            explored, refused = self._explore(path)
+            if refused and name in self._unseen:
+                with suppress(OSError):
+                    path.unlink()
+                self._unseen.discard(name)
+                return explored._replace(problem=f"{explored.problem}; the file was not kept")
             if explored.problem and not explored.text:
                 return explored
+            self._unseen.discard(name)
             self._explored[stamp] = explored
             while len(self._explored) > KEPT:
                 self._explored.popitem(last=False)
         return self._explored[stamp]
 
-    def _explore(self, path: Path) -> Explored:
+    def _explore(self, path: Path) -> tuple[Explored, bool]:
+        """What a file holds, and whether it is refused for what it is."""
         with tempfile.TemporaryDirectory() as folder:
             try:
-                text, problem = self._commands.run(
+                text, problem, refused = self._commands.run(
                     ("explore", str(path), "--out", PRESET), LONGEST_SECONDS, folder=Path(folder)
                 )
             except TimeoutError as error:
-                return Explored("", {}, f"{path}: {error}; give its path to `nanogrove explore`")
+                return Explored("", {}, f"{path}: {error}; give its path to `nanogrove explore`"), False
             if problem:
-                return Explored(text, {}, problem)
+                return Explored(text, {}, problem), refused
             try:
                 values = parse_preset((Path(folder) / PRESET).read_text("utf-8"), path.name)
             except (OSError, NanogroveError) as error:
-                return Explored(text, {}, str(error))
+                return Explored(text, {}, str(error)), False
         lines = [line for line in text.split("\n") if not _is_of_preset(line)]
-        return Explored("\n".join(lines), values, "")
+        return Explored("\n".join(lines), values, ""), False
 
 
 def _is_of_preset(line: str) -> bool:

@@ -128,7 +128,7 @@ class NewRuns:
     def _proposed(self, begin: Beginning, answer: Answer) -> Answer:
         """An answer with the figures of the preset that was proposed for a file."""
         preset = resolve(begin.values)
-        figures, problem = self.dry_runs.figures(preset)
+        figures, problem, _ = self.dry_runs.figures(preset)
         return (
             replace(answer, problems={"": problem})
             if problem
@@ -161,7 +161,7 @@ class NewRuns:
                 return _page(begin, Answer(folder, typed, {FOLDER: str(error)}), 409)
             self.index.read()
             return to_page("/run", self.index.key_of_path(path))
-        figures, problem = self.dry_runs.figures(preset)
+        figures, problem, _ = self.dry_runs.figures(preset)
         if problem:
             key = key_of_problem(problem, {each.key: each for each in settings})
             return _page(begin, Answer(folder, typed, {key: problem}), 422)

@@ -142,7 +142,7 @@
   if (!live) return;
   live.addEventListener("sections", ({ detail }) => update(detail)); // of a study, from list.js
   for (const section of live.children) show(section);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => [...figures.values()].flat().forEach(draw));
+  whenLooksChange(() => [...figures.values()].flat().forEach(draw));
   document.addEventListener("visibilitychange", listen);
   listen();
 })();

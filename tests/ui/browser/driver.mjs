@@ -9,6 +9,14 @@ import { pathToFileURL } from "node:url";
 const ALL = {}, COLOURS = { runOnly: ["color-contrast", "link-in-text-block"] }, NARROW = { runOnly: ["scrollable-region-focusable"] };
 const VIEWS = [["light", 1280, ALL], ["dark", 1280, COLOURS], ["light", 375, NARROW]], PICTURED = [...VIEWS, ["dark", 375, NARROW]];
 
+// The labels of each horizontal axis of a page of which two touch.
+function touching() {
+  const axes = [...document.querySelectorAll("figure")].map((figure) => [...figure.querySelectorAll(".xtick text")]);
+  const rows = axes.map((texts) => texts.map((each) => [each.textContent, each.getBoundingClientRect()]).sort((a, b) => a[1].left - b[1].left));
+  const touch = (labels) => labels.some(([, box], n) => n && box.left < labels[n - 1][1].right);
+  return rows.filter(touch).map((labels) => labels.map(([text]) => text).join(" "));
+}
+
 export async function open({ modules, chromium: executablePath, address, pictures }) {
   const require = createRequire(pathToFileURL(`${modules}/`));
   const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
@@ -40,9 +48,10 @@ export async function open({ modules, chromium: executablePath, address, picture
     for (const [scheme, width, rules] of pictures ? PICTURED : VIEWS) {
       await tab.emulateMedia({ colorScheme: scheme });
       await tab.setViewportSize({ width, height: 900 });
-      await tab.waitForTimeout(300); // in which figures are fitted to the window
+      await tab.waitForTimeout(500); // in which figures are fitted to the window
       const wider = await tab.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       check(wider <= 0, `${name}, ${width} wide: ${wider} pixels wider than the window`);
+      for (const labels of await tab.evaluate(touching)) check(false, `${name}, ${width} wide: labels of an axis touch: ${labels}`);
       const { violations } = await tab.evaluate((rules) => window.axe.run(rules.part, rules), { ...rules, part });
       for (const { id, impact, nodes } of violations) {
         check(false, `${name}, ${scheme}, ${width} wide: ${impact} ${id}: ${nodes.map(({ html }) => html.slice(0, 120)).join(" ")}`);

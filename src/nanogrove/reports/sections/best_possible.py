@@ -21,11 +21,11 @@ def best_possible(run: Run) -> str:
     def over(name: str) -> list[object]:
         return [event.values.get(name) for event in evaluations]
 
-    losses = [*line("model", steps, over("loss")), *line("best", steps, over("bayes_loss"), "reference")]
+    losses = [*line("model", steps, over("loss")), *line("best possible", steps, over("bayes_loss"), "reference")]
     for name, key in (("bigram", "bigram_loss"), ("ln v", "uniform_loss")):
         losses += line(name, steps, [data.get(key)] * len(steps), "reference")
     bands = [banded(*pair) for pair in zip(over("excess"), over("excess_error"), strict=True)]
-    hits = [*line("model", steps, over("accuracy")), *line("best", steps, over("bayes_accuracy"), "reference")]
+    hits = [*line("model", steps, over("accuracy")), *line("best possible", steps, over("bayes_accuracy"), "reference")]
     where = _by_position(evaluations[-1].values)
     excess = line("excess", steps, bands)
     pictures = [

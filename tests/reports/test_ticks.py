@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).with_name("ticks.mjs")
 RANGES = ((100, 1900), (120, 130), (1, 5000), (5e4, 2e6), (3e-3, 5e-2), (1e-30, 1.0))
 
 
-def test_labels_of_logarithmic_axes_do_not_touch(tmp_path: Path) -> None:
+def test_labels_of_logarithmic_axes_do_not_touch(tmp_path: Path, whole_plotly: None) -> None:
     tools = chromium()
     figures = []
     for low, high in RANGES:
@@ -24,7 +24,7 @@ def test_labels_of_logarithmic_axes_do_not_touch(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text(html_page("Axes", [rows([[figure]]) for figure in figures]), encoding="utf-8")
     done = subprocess.run(
-        ["node", str(SCRIPT), str(tools.modules), tools.path, str(page)], capture_output=True, text=True, timeout=600
+        ["node", str(SCRIPT), str(tools.modules), tools.path, str(page)], capture_output=True, text=True, timeout=240
     )
     assert done.stderr == ""
     views = json.loads(done.stdout)

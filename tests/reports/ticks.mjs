@@ -5,7 +5,7 @@ import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
 const [modules, executablePath, address] = process.argv.slice(2), require = createRequire(pathToFileURL(`${modules}/`));
-const browser = await require("playwright-core").chromium.launch({ executablePath, args: ["--no-sandbox"] });
+const browser = await require("playwright-core").chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-dev-shm-usage"] }); // a container has little shared memory
 
 // Of each label its text, and where it begins and ends along its axis.
 function labels() {
@@ -21,7 +21,7 @@ try {
   for (const widths of [[375], [1280], [1280, 375]]) {
     const page = await browser.newPage({ viewport: { width: widths[0], height: 900 } });
     await page.goto(pathToFileURL(address).href);
-    await page.waitForFunction(() => [...document.querySelectorAll("figure > div")].every((place) => place.querySelector(".main-svg")), null, { timeout: 240_000, polling: 200 });
+    await page.waitForFunction(() => [...document.querySelectorAll("figure > div")].every((place) => place.querySelector(".main-svg")), null, { timeout: 100_000, polling: 200 });
     for (const width of widths.slice(1)) {
       await page.setViewportSize({ width, height: 900 });
       await page.waitForTimeout(1500); // in which the figures are fitted to it

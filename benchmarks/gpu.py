@@ -124,8 +124,8 @@ def race(checkout: Path, path: Path, device: str, tiny: bool) -> None:
     peers = until(target, their_steps(), every, their_score)
     for name, one in (("nanogrove", ours), ("nanoGPT", peers)):
         print(
-            f"{name:<10} to {target}: {one.seconds:.1f} s, of which {one.first:.1f} s for the first step, which compiles; "
-            f"{one.steps} steps, best {one.best:.4f}"
+            f"{name:<10} to {target}: {one.seconds:.1f} s, of which {one.first:.1f} s for the first step, which "
+            f"compiles; {one.steps} steps, best {one.best:.4f}"
         )
     after = (peers.seconds - peers.first) / (ours.seconds - ours.first)
     print(f"nanoGPT / nanogrove = {peers.seconds / ours.seconds:.2f}, without the first step {after:.2f}")

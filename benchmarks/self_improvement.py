@@ -7,9 +7,10 @@
 
 `accuracy` trains a preset for each seed and beside it the control, base examples only, for as many training tokens; it
 prints exact match by difficulty of all voters. `avalanche` spoils a fifth of the answers and compares filters and vote
-with none, guarded and not. `collapse` lets committees run into wrong labels of their own, and says when most labels of a
-round are wrong, and when the answers alone say so. `decoding` takes a finished run and answers prompts of its hardest difficulty in a batch and
-one by one without a cache. Runs lie in FOLDER; one that is there goes on, or is only read.
+with none, guarded and not. `collapse` lets committees run into wrong labels of their own, and prints in which round
+most labels are wrong, and in which the answers alone say so. `decoding` takes a finished run and answers prompts of its
+hardest difficulty in a batch and one by one without a cache. Runs lie in FOLDER; one that is there goes on, or is only
+read.
 """
 
 import argparse
@@ -31,7 +32,6 @@ from nanogrove.runs.train import train
 from nanogrove.synthetic.examples import TaskCorpus
 from nanogrove.synthetic.tasks import examples
 from nanogrove.train.checkpoint import load_latest
-
 
 # Ways to a collapse: short bases, and labels that no filter, no vote and no guard stops.
 OPEN = (

@@ -88,7 +88,8 @@ def accuracy(preset: str, seeds: list[int], out: Path, overrides: list[str]) -> 
         print(f"  voters differ on {'  '.join(apart[hardest : hardest + 4])}")
         print(f"  after the last   {shown(surveys[-1])}")
         labels = [
-            f"{label['difficulty']}: {label['kept']:.2f} kept, {label['precision']:.4f} right"
+            f"{label['difficulty']}: {label['kept']:.3f} kept, {label['precision']:.4f} right, agreement "
+            f"{label['agreement']:.3f}, {label['effective']:.1f} effective voters"
             for event in events
             if event.kind == "round"
             for label in event.values["labels"]

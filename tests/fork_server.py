@@ -27,8 +27,10 @@ earnest: a kill loses nothing that the system holds, only a power cut does, and 
 """
 
 import contextlib
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import runpy
 import selectors
@@ -196,13 +198,25 @@ def answers(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def import_all() -> None:
+    """Imports all of nanogrove, less what serves pages, and what else a run imports as it goes."""
+    import numpy.ctypeslib  # safetensors imports it at the first save
+    import torch._dynamo  # optimizers import it at their first step
+
+    import nanogrove
+
+    for module in pkgutil.walk_packages(nanogrove.__path__, "nanogrove."):
+        if module.name.split(".")[1] not in ("__main__", "serve", "ui") and not module.name.endswith(".kernels"):
+            importlib.import_module(module.name)
+
+
 def serve() -> None:
     """Answers requests until standard input ends."""
     import torch
-    import torch._dynamo  # optimizers import it at their first step
 
     from nanogrove.reports.page import packed_plotly
 
+    import_all()
     packed_plotly()  # once for all of them
     torch.set_num_threads(1)
     for line in sys.stdin:

@@ -44,6 +44,7 @@ from typing import Any
 
 CHANGES = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate"}
 WRITING = os.O_WRONLY | os.O_RDWR
+APART = ("__main__", "exports", "serve", "ui")
 
 
 def watch(changed: Callable[[str], None]) -> None:
@@ -199,15 +200,14 @@ def answers(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def import_all() -> None:
-    """Imports all of nanogrove, less what serves pages, and what else a run imports as it goes."""
-    import numpy.ctypeslib  # safetensors imports it at the first save
-    import torch._dynamo  # optimizers import it at their first step
-
+    """Imports nanogrove, less what serves pages and what needs a library of its own, and what a run imports late."""
     import nanogrove
 
     for module in pkgutil.walk_packages(nanogrove.__path__, "nanogrove."):
-        if module.name.split(".")[1] not in ("__main__", "serve", "ui") and not module.name.endswith(".kernels"):
+        if module.name.split(".")[1] not in APART and not module.name.endswith(".kernels"):
             importlib.import_module(module.name)
+    for name in ("numpy.ctypeslib", "torch._dynamo"):  # at the first save, and at the first step of an optimizer
+        importlib.import_module(name)
 
 
 def serve() -> None:

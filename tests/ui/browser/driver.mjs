@@ -12,8 +12,7 @@ const VIEWS = [["light", 1280, ALL], ["dark", 1280, COLOURS], ["light", 375, NAR
 export async function open({ modules, chromium: executablePath, address, pictures }) {
   const require = createRequire(pathToFileURL(`${modules}/`));
   const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
-  // Root has no sandbox, a container little shared memory, and pages that are not looked at need no imitation of a GPU.
-  const args = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"];
+  const args = ["--no-sandbox", "--disable-dev-shm-usage"]; // root has no sandbox, and a container little shared memory
   const browser = await require("playwright-core").chromium.launch({ executablePath, args });
   const problems = [], statuses = new Set(), origin = new URL(address).origin;
   const check = (holds, text) => holds || problems.push(text);

@@ -25,7 +25,7 @@ ALIKE = {  # presets that are tested with the slow ones, each with one of the sa
     "rlm-deep": "rlm",
     **{
         f"self-improve-{task}": "self-improve-quick"
-        for task in ("addition", "copy", "maze", "multiplication", "reverse")
+        for task in ("addition", "addition-quick", "copy", "maze", "multiplication", "reverse")
     },
 }
 TINY: dict[str, Any] = {

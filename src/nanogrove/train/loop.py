@@ -86,8 +86,6 @@ class TrainConfig(Settings):
             raise ValueError("init names nothing; give a folder or a name on the hub, or leave init out")
         if self.init_noise and not self.sources:
             raise ValueError("init_noise is added to the weights of init; set that too")
-        if self.lora.rank and (len(self.sources) != 1 or self.init_noise):
-            raise ValueError("lora adapts one set of weights; set init to one source, without init_noise")
         if self.lora.rank and self.average.enabled:
             raise ValueError("the mean of adapted weights is not of low rank; set average or lora.rank, not both")
         return self

@@ -3,7 +3,8 @@
 PYTHON ?= python3
 TORCH ?= torch
 BIN := .venv/bin
-TEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+# Bytecode of src and tests is kept even where the environment says otherwise: without it every process compiles all anew.
+TEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 KERNELS := $(wildcard src/nanogrove/native/*.[ch])
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 

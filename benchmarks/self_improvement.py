@@ -2,12 +2,15 @@
 
     python benchmarks/self_improvement.py accuracy self-improve-quick --seeds 0 1 2 --out FOLDER [KEY=VALUE …]
     python benchmarks/self_improvement.py avalanche --out FOLDER [KEY=VALUE …]
+    python benchmarks/self_improvement.py collapse --out FOLDER [--cases copy …] [KEY=VALUE …]
     python benchmarks/self_improvement.py decoding FOLDER/seed-0
 
 `accuracy` trains a preset for each seed and beside it the control, base examples only, for as many training tokens; it
 prints exact match by difficulty of all voters. `avalanche` spoils a fifth of the answers and compares filters and vote
-with none, guarded and not. `decoding` takes a finished run and answers prompts of its hardest difficulty in a batch and
-one by one without a cache. Runs lie in FOLDER; one that is there goes on, or is only read.
+with none, guarded and not. `collapse` lets committees run into wrong labels of their own, and prints in which round
+most labels are wrong, and in which the answers alone say so. `decoding` takes a finished run and answers prompts of its
+hardest difficulty in a batch and one by one without a cache. Runs lie in FOLDER; one that is there goes on, or is only
+read.
 """
 
 import argparse
@@ -29,6 +32,24 @@ from nanogrove.runs.train import train
 from nanogrove.synthetic.examples import TaskCorpus
 from nanogrove.synthetic.tasks import examples
 from nanogrove.train.checkpoint import load_latest
+
+# Ways to a collapse: short bases, and labels that no filter, no vote and no guard stops.
+OPEN = (
+    "model.token_shift=false", "model.n_layer=2", "model.n_head=2", "model.n_embd=64", "train.batch_size=64",
+    "method.vote=null", "method.length_margin=null", "method.guard=false", "method.gate=schedule",
+    "method.si_rounds=9", "method.to=14", "method.si_iter=60", "method.examples=500", "data.held_out=50",
+)  # fmt: skip
+COUPLED = ("data.task=reversed-addition", "data.base=[1,4]", "model.position=coupled", "method.to=13")
+CASES: dict[str, tuple[str, ...]] = {
+    "copy": ("train.steps=300",),
+    "copy-longer-base": ("train.steps=500",),
+    "copy-spoiled": ("train.steps=500", "method.inject=0.2"),
+    "copy-voted": ("train.steps=200", "method.vote=0.67"),
+    "reverse": ("data.task=reverse", "train.steps=500"),
+    "addition": (*COUPLED, "train.steps=400"),
+    "addition-voted": (*COUPLED, "train.steps=400", "method.vote=0.67"),
+}
+COLLAPSED = 0.5  # share of right labels below which a round has collapsed, and of what the answers say of it
 
 
 def trained(preset: str, out: Path, *overrides: str) -> list[Event]:
@@ -67,7 +88,8 @@ def accuracy(preset: str, seeds: list[int], out: Path, overrides: list[str]) -> 
         print(f"  voters differ on {'  '.join(apart[hardest : hardest + 4])}")
         print(f"  after the last   {shown(surveys[-1])}")
         labels = [
-            f"{label['difficulty']}: {label['kept']:.2f} kept, {label['precision']:.4f} right"
+            f"{label['difficulty']}: {label['kept']:.3f} kept, {label['precision']:.4f} right, agreement "
+            f"{label['agreement']:.3f}, {label['effective']:.1f} effective voters"
             for event in events
             if event.kind == "round"
             for label in event.values["labels"]
@@ -112,6 +134,35 @@ def avalanche(out: Path, overrides: list[str]) -> None:
         undone = [event.values["round"] for event in events if event.kind == "alarm"]
         kept = [event for event in events if event.values.get("round") not in undone]
         print(f"  in the end {shown(last(kept, 'exact'))}", flush=True)
+
+
+def collapse(out: Path, cases: list[str], overrides: list[str]) -> None:
+    """Prints, for each case and two seeds, the first round that collapsed and the first that was said to.
+
+    A round has collapsed when less than half of the labels it trains on are right. What is said of it is the mean
+    estimated reliability of the voters that answer for it, known before it trains (`evaluate/reliability.py`).
+    """
+    hits = []
+    for name in cases:
+        for seed in (0, 1):
+            folder = out / f"{name}-{seed}"
+            events = trained("self-improve-quick", folder, *OPEN, *CASES[name], f"seed={seed}", *overrides)
+            rounds = [event.values for event in events if event.kind == "round"]
+            labels = [each["labels"][0] for each in rounds if each["labels"]]
+            right = [label["precision"] or 0.0 for label in labels]
+            said = [statistics.mean(label["reliability"]) for label in labels]
+            when, told = first_below(right), first_below(said)
+            if when is not None or told is not None:
+                hits.append(when is not None and told is not None and abs(when - told) <= 1)
+            print(f"{name}, seed {seed}: collapsed in round {when}, said of round {told}")
+            for what, values in (("right", right), ("said ", said)):
+                print(f"  {what} " + " ".join(f"{value:.2f}" for value in values), flush=True)
+    print(f"right within one round in {sum(hits)} of {len(hits)}")
+
+
+def first_below(values: list[float]) -> int | None:
+    """The number of the first round, from 1, whose value is below `COLLAPSED`; None where there is none."""
+    return next((number for number, value in enumerate(values, 1) if value < COLLAPSED), None)
 
 
 @torch.inference_mode()
@@ -163,12 +214,18 @@ def main() -> None:
     rolling = verbs.add_parser("avalanche")
     rolling.add_argument("overrides", nargs="*")
     rolling.add_argument("--out", type=Path, required=True)
+    collapsing = verbs.add_parser("collapse")
+    collapsing.add_argument("overrides", nargs="*")
+    collapsing.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    collapsing.add_argument("--out", type=Path, required=True)
     verbs.add_parser("decoding").add_argument("run", type=Path)
     options = parser.parse_args()
     if options.verb == "accuracy":
         accuracy(options.preset, options.seeds, options.out, options.overrides)
     elif options.verb == "avalanche":
         avalanche(options.out, options.overrides)
+    elif options.verb == "collapse":
+        collapse(options.out, options.cases, options.overrides)
     else:
         decoding(options.run)
 

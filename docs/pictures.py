@@ -104,6 +104,7 @@ STUDIES = {
 LEFT_OUT = {
     "chat-quick": "has the sections of quickstart's page",
     "games-csv": "reads a table of a service; its page has the sections of own-text's",
+    "self-improve-addition-quick": "has the sections of self-improve-quick's page",
     "self-improve-addition": "is made for a GPU; its page has the sections of self-improve-quick's",
     "self-improve-copy": "is made for a GPU; its page has the sections of self-improve-quick's",
     "self-improve-reverse": "is made for a GPU; its page has the sections of self-improve-quick's",

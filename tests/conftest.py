@@ -1,5 +1,6 @@
 """What tests share: a cache and a text of their own, a tiny preset, and two ways to run the command line."""
 
+import gc
 import json
 import os
 import random
@@ -18,6 +19,12 @@ for library in ("OMP", "MKL"):  # read when torch is first imported; tiny models
 PLAIN = {"device": "cpu", "precision": "float32", "threads": 1, "accumulation": 1, "compile": False}
 SERVER = Path(__file__).with_name("fork_server.py")
 WORDS = ["the", "a", "sun", "moon", "river", "stone", "lamp", "walks", "sings", "waits", "over", "quiet", "old", "or"]
+
+
+def pytest_collection_finish() -> None:
+    """Takes the million objects of libraries and collected tests, which stay, out of what is searched for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

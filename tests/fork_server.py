@@ -27,8 +27,10 @@ earnest: a kill loses nothing that the system holds, only a power cut does, and 
 """
 
 import contextlib
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import runpy
 import selectors
@@ -42,6 +44,7 @@ from typing import Any
 
 CHANGES = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate"}
 WRITING = os.O_WRONLY | os.O_RDWR
+APART = ("__main__", "exports", "serve", "ui")
 
 
 def watch(changed: Callable[[str], None]) -> None:
@@ -196,13 +199,24 @@ def answers(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def import_all() -> None:
+    """Imports nanogrove, less what serves pages and what needs a library of its own, and what a run imports late."""
+    import nanogrove
+
+    for module in pkgutil.walk_packages(nanogrove.__path__, "nanogrove."):
+        if module.name.split(".")[1] not in APART and not module.name.endswith(".kernels"):
+            importlib.import_module(module.name)
+    for name in ("numpy.ctypeslib", "torch._dynamo"):  # at the first save, and at the first step of an optimizer
+        importlib.import_module(name)
+
+
 def serve() -> None:
     """Answers requests until standard input ends."""
     import torch
-    import torch._dynamo  # optimizers import it at their first step
 
     from nanogrove.reports.page import packed_plotly
 
+    import_all()
     packed_plotly()  # once for all of them
     torch.set_num_threads(1)
     for line in sys.stdin:

@@ -10,13 +10,17 @@ from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from nanogrove.config.overrides import resolve
 from nanogrove.errors import DataError
 from nanogrove.explore.findings import explore
+from nanogrove.record.events import read_events
+from nanogrove.runs.train import train
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -137,6 +141,18 @@ def test_without_llama_cpp_its_benchmark_says_what_to_install(
         llama_cpp.require()
     assert end.value.code == 2
     assert "pip install 'nanogrove[bench]'" in capsys.readouterr().err
+
+
+def test_a_student_that_is_distilled_afterwards_is_that_of_the_run(script: Script, tiny: Any, tmp_path: Path) -> None:
+    method = {"name": "ensemble", "members": 2}
+    sections = {"evaluate": {"every": 3, "final": "test"}, "sample": {"tokens": 0}, "optimizer": {"lr": 0.01}}
+    for name, further in (("without", {}), ("with", {"distill_steps": 4, "data_share": 0.25})):
+        preset = tiny(method={**method, **further}, train={"steps": 4, "batch_size": 4}, **sections)
+        for _ in train(resolve(preset), tmp_path / name, report=False):
+            pass
+    script("ensemble").distilled(tmp_path / "without", 4, 0.25, "test", tmp_path / "student.json")
+    end = read_events(tmp_path / "with" / "events.jsonl")[-1].values
+    assert json.loads((tmp_path / "student.json").read_text())["loss"] == pytest.approx(end["student_loss"], abs=1e-12)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, small, in a kernel of their own; stored, they hold no outputs and no paths."""
+"""The notebooks run from top to bottom, small, in a kernel; stored, they hold no outputs and no paths."""
 
 import ast
 import json
@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -36,23 +37,45 @@ def code(notebook: Any) -> list[Any]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NotebookClient]:
+    """A kernel for all notebooks, which begin in it one after the other; it is gone at the end."""
+    folder = tmp_path_factory.mktemp("kernel")
+    processes: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+            patch.setenv(variable, str(folder / "jupyter"))  # nothing of the user's is read or written
+        patch.chdir(folder)  # where the kernel begins too, so that both find its sockets by a short name
+        patch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
+        patch.setenv("NANOGROVE_NOTEBOOK_SMALL", "1")
+        sockets = Config({"KernelManager": {"transport": "ipc", "ip": "kernel"}})  # files instead of network ports
+        client = NotebookClient(nbformat.v4.new_notebook(), timeout=60, config=sockets)
+        client.on_notebook_start = lambda notebook: processes.append(client.km.provisioner.pid)
+        client.execute(cleanup_kc=False)
+        yield client
+        client.nb = nbformat.v4.new_notebook()
+        client.execute()
+    with pytest.raises(ProcessLookupError):
+        os.kill(processes[0], 0)
+
+
 @pytest.fixture
-def executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs a notebook at its small size, in the folder of the test, and returns it with its outputs."""
-    for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "jupyter"))  # nothing of the user's is read or written
-    monkeypatch.chdir(tmp_path)  # where the kernel runs too, so that both find its sockets by a short name
-    sockets = Config({"KernelManager": {"transport": "ipc", "ip": "kernel"}})  # files instead of network ports
-    monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
-    monkeypatch.setenv("NANOGROVE_NOTEBOOK_SMALL", "1")
+def executed(kernel: NotebookClient, tmp_path: Path):
+    """Runs a notebook at its small size, in the folder of the test, and returns it with its outputs.
+
+    Before it no name is defined, and the environment is that of the tests.
+    """
+    begin = nbformat.v4.new_code_cell()
+    environment = dict(os.environ)
+    statements = f"import os; os.chdir({str(tmp_path)!r}); os.environ.clear(); os.environ.update({environment!r})"
+    begin.source = f"%reset -f\nexec({statements!r}, {{}})"
 
     def execute(name: str) -> Any:
-        notebook, processes = read(name), []
-        client = NotebookClient(notebook, timeout=60, config=sockets)
-        client.on_notebook_start = lambda notebook: processes.append(client.km.provisioner.pid)
-        client.execute()
-        with pytest.raises(ProcessLookupError):  # the kernel is gone
-            os.kill(processes[0], 0)
+        notebook = read(name)
+        notebook.cells.insert(0, begin)
+        kernel.nb = notebook
+        kernel.execute(cleanup_kc=False)
+        del notebook.cells[0]
         return notebook
 
     return execute

@@ -19,6 +19,15 @@ from nanogrove.train.autotune import cores
 
 NETWORK = {"games-csv", "general", "muzero-general", "qa"}  # their sources are on the hub or on Kaggle
 PRESETS = sorted(set(list_presets()) - NETWORK)
+ALIKE = {  # presets that are tested with the slow ones, each with one of the same method and kind of data that is not
+    "own-text": "quickstart",
+    "evolve-pbt": "evolve",
+    "rlm-deep": "rlm",
+    **{
+        f"self-improve-{task}": "self-improve-quick"
+        for task in ("addition", "addition-quick", "copy", "maze", "multiplication", "reverse")
+    },
+}
 TINY: dict[str, Any] = {
     "train.steps": 3,
     "train.tokens": None,
@@ -127,7 +136,17 @@ def short_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nanogrove.runs.recorder.write_report", lambda run: None)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+def test_what_is_left_to_slow_tests_is_like_another() -> None:
+    for name, other in ALIKE.items():
+        one, two = (read_preset_file(each) for each in (name, other))
+        assert other not in ALIKE
+        assert one.get("method", {}).get("name") == two.get("method", {}).get("name")
+        assert one["data"].get("type", "text") == two["data"].get("type", "text")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in PRESETS]
+)
 def test_a_preset_leaves_the_same_bits_whatever_the_clock_says(
     name: str, overrides: Callable[..., list[str]], tmp_path: Path, wild_clock: None, short_end: None
 ) -> None:

@@ -69,5 +69,5 @@ def test_a_full_context_is_read_again_by_all_members() -> None:
 
 
 def test_an_ensemble_goes_with_no_other_strategy() -> None:
-    with pytest.raises(PresetError, match="lookahead: an ensemble is decoded plainly only"):
+    with pytest.raises(PresetError, match=r"lookahead: an ensemble has no heads for it .* plainly only; leave it out"):
         strategy_for(make(torch.float32, block_size=8), None, {"lookahead": 4}, steered=False)

@@ -131,6 +131,8 @@ def test_where_one_model_is_needed_an_ensemble_is_refused_in_one_line(finished: 
         lambda: nanogrove.export(finished, "transformers", finished.parent / "x"),
         lambda: nanogrove.score(finished, calibrate=True),
         lambda: lm.generate("The", tokens=2, speculative=True),
+        lambda: lm.generate("The", tokens=2, precision="bfloat16"),
+        lambda: nanogrove.report(finished, with_model="int8"),
         lambda: build(resolve(tiny(train={"init": str(finished)}))),
         lambda: opened(lm, 1, 0).__enter__(),
     ]
@@ -138,6 +140,24 @@ def test_where_one_model_is_needed_an_ensemble_is_refused_in_one_line(finished: 
         with pytest.raises(NanogroveError, match="ensemble") as error:
             ask()
         assert "\n" not in str(error.value)
+
+
+def test_where_one_model_is_needed_the_student_is_named_if_there_is_one(finished: Path, tmp_path: Path) -> None:
+    import shutil
+
+    student = finished / "checkpoints" / "student"
+    with pytest.raises(NanogroveError, match=f"give {student}, the model"):
+        nanogrove.export(finished, "transformers", tmp_path / "x")
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "student")
+    with pytest.raises(NanogroveError, match=r"it has no student: train one with method\.distill_steps"):
+        nanogrove.export(tmp_path / "run", "transformers", tmp_path / "x")
+
+
+@pytest.mark.parametrize("further", [{}, {"init": "runs/mine"}], ids=["new weights", "given weights"])
+def test_adapters_of_members_are_refused(preset: Any, further: dict[str, Any]) -> None:
+    with pytest.raises(NanogroveError, match=r"method ensemble trains all weights; leave train\.lora out"):
+        resolve(preset({"lora": {"rank": 2}, **further}))
 
 
 def test_steps_and_phases_are_counted() -> None:

@@ -33,7 +33,12 @@ def test_losses_are_the_golden_ones(case: str, tmp_path: Path) -> None:
     assert make.distance(make.curves(case, tmp_path), GOLDEN[case]) < TOLERANCE
 
 
-@pytest.mark.parametrize("case", make.CASES)
+SEEN = ("pretrain", "evolve", "policy_gradient, grpo")  # by fast tests; the curve of each case is tested by one above
+
+
+@pytest.mark.parametrize(
+    "case", [*SEEN, *(pytest.param(case, marks=pytest.mark.slow) for case in make.CASES if case not in SEEN)]
+)
 def test_a_learning_rate_one_per_cent_higher_is_seen(case: str, tmp_path: Path) -> None:
     assert make.distance(make.curves(case, tmp_path, rate=1.01), GOLDEN[case]) > 10 * TOLERANCE
 

@@ -99,7 +99,7 @@ def finish(forked: Any, run: Path, reference: Reference) -> str:
     return str(ended.out)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_ten_kills_on_the_way(
     forked: Any, reference: Callable[[str], Reference], tmp_path: Path, optimizer: str
 ) -> None:

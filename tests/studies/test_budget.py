@@ -11,6 +11,7 @@ from nanogrove.errors import StudyError
 from nanogrove.studies.arms import Candidate, candidates, common_measure
 from nanogrove.studies.budget import Cost, Equal, Measured, Steps, equal_steps
 from nanogrove.studies.computation import computation
+from nanogrove.studies.judge import judge, lines
 from nanogrove.studies.prepare import make_plan
 from nanogrove.studies.timing import measure_times
 
@@ -41,6 +42,36 @@ def test_equal_flops_are_counted(study: MakeStudy) -> None:
     per_token = [each.setup.new_state().model.flops_per_token(16) for each in (base, deeper)]
     planned = steps(study, "flops", "model.n_layer=4")
     assert planned[1].steps == round(40 * per_token[0] / per_token[1]) < 40
+
+
+def test_equal_data_leaves_each_arm_its_own_budget_and_its_compute_is_said(study: MakeStudy) -> None:
+    ensemble = ["method.name=ensemble", "method.members=3", "train.steps=30"]
+    overrides = {"double": [*ensemble, "train.steps=80"], "chain": [*ensemble, "method.chain=true"]}
+    overrides["pupil"] = [*ensemble, "method.distill_steps=15"]
+    asked = [BASE, *({"name": name, "overrides": each} for name, each in overrides.items())]
+    chosen = study(arms=asked, equal="data", seeds=7)
+    plan = make_plan(chosen)
+    assert [(each.steps, each.all_steps) for each in plan.arms] == [(40, 40), (80, 80), (30, 90), (30, 45)]
+    said = [line for line in lines(judge(chosen, plan, {}, 7)) if "FLOPs" in line]
+    assert said == [
+        "double trains with 6 times the FLOPs of base",
+        "chain trains with 2.25 times the FLOPs of base",
+        "pupil trains with 2.62 times the FLOPs of base",
+    ]
+
+
+def test_equal_data_are_the_same_tokens(study: MakeStudy) -> None:
+    with pytest.raises(StudyError, match="arm arm0: learns from other data than arm base, and equal data asks for the"):
+        steps(study, "data", "data.tokenizer=byte")
+
+
+def test_equal_tokens_count_a_chain_and_its_student(study: MakeStudy) -> None:
+    """40 steps of one model are 10 of each of three in a chain and 10 of a student, whichever arm is the first."""
+    chain = ["method.name=ensemble", "method.members=3", "method.chain=true", "method.distill_steps=10"]
+    forwards = [BASE, {"name": "chain", "overrides": [*chain, "train.steps=5"]}]
+    assert [each.steps for each in equal_steps("tokens", candidates(study(arms=forwards)), no_clock)] == [40, 10]
+    backwards = [{"name": "chain", "overrides": [*chain, "train.steps=10"]}, {"name": "one"}]
+    assert [each.steps for each in equal_steps("tokens", candidates(study(arms=backwards)), no_clock)] == [10, 40]
 
 
 def test_arms_that_compute_the_same_have_equal_steps_without_a_clock(study: MakeStudy) -> None:
@@ -152,6 +183,8 @@ def test_arms_have_one_measure(study: MakeStudy, tmp_path: Path) -> None:
     entries = candidates(study(arms=arms("optimizer.lr=0.5")))
     measure, split = common_measure(study(), entries)
     assert (measure.name, split) == ("loss", "validation")
+    tested = candidates(study(arms=arms("optimizer.lr=0.5"), overrides=["evaluate.final=test", "data.test=0.2"]))
+    assert common_measure(study(), tested)[1] == "test"
     other = candidates(study(arms=arms("data.tokenizer=byte")))
     assert common_measure(study(), other)[0].name == "bits_per_byte"
     with pytest.raises(

@@ -141,7 +141,7 @@ def test_a_chat_adds_the_tokens_of_its_template(tiny: Any, base: Path, tmp_path:
     ]
     (tmp_path / "chat.jsonl").write_text("\n".join(json.dumps({"messages": each}) for each in turns))
     data = {"type": "chat", "path": str(tmp_path / "chat.jsonl")}
-    setup = build(resolve(tiny(data=None) | {"data": data, "train": {"steps": 1, "init": str(base)}}))
+    setup = build(resolve(tiny(data=None) | {"data": data, "train": {"steps": 1, "init": str(base), "device": "cpu"}}))
     known, model = read_initial(str(base)).weights["embed.weight"], setup.new_state().model
     assert len(model.embed.weight) == setup.corpus.tokenizer.vocab_size > len(known)
     assert torch.equal(model.embed.weight[: len(known)], known)
@@ -154,7 +154,7 @@ def test_a_reward_model_has_an_output_of_its_own(base: Path, tmp_path: Path) -> 
         "method": "reward_model",
         "data": {"type": "rewarded", "path": str(tmp_path / "rows.jsonl")},
         "model": {"scalar": True},
-        "train": {"steps": 1, "init": str(base)},
+        "train": {"steps": 1, "init": str(base), "device": "cpu"},
     }
     setup = build(resolve(preset))
     model = setup.new_state().model

@@ -83,13 +83,6 @@ def three(tiny: Tiny, tmp_path: Path) -> Path:
     return folder
 
 
-def test_runs_are_listed_and_compared(tools: Chromium, three: Path, tmp_path: Path) -> None:
-    lab = tmp_path / "lab"
-    lab.mkdir()
-    with served(lab) as address:
-        assert not problems(tools, address, "list", "compare", "refused", filled=str(three), lab=str(lab))
-
-
 def written(command: Command, run: Path, fields: dict[str, str]) -> str:
     """What `nanogrove generate` writes with the settings that are in fields of the page."""
     options = [word for name, value in fields.items() for word in (OPTIONS[name], value) if word]
@@ -98,15 +91,20 @@ def written(command: Command, run: Path, fields: dict[str, str]) -> str:
     return done.out.rstrip()
 
 
-def test_a_run_writes_and_another_is_started(tools: Chromium, three: Path, command: Command) -> None:
+def test_runs_are_listed_compared_and_write_and_another_is_started(
+    tools: Chromium, three: Path, tmp_path: Path, command: Command
+) -> None:
     plain = {"Prompt": "The ", "Tokens": "30", "Seed": "3"}
     cut = plain | {"Seed": "4", "Temperature": "1.2", "Top k; empty for off": "9", "Top p; empty for off": "0.9"}
     texts = [
         {"fields": fields, "runs": runs, "written": [written(command, three / run, fields) for run in runs]}
         for fields, runs in ((plain, ["ended"]), (cut, ["ended", "other"]))
     ]
-    with served(three) as address:
-        assert not problems(tools, address, "play", "new_run", texts=texts)
+    pages = ("list", "compare", "refused", "play", "new_run")
+    lab = tmp_path / "lab"
+    lab.mkdir()
+    with served(lab) as address:
+        assert not problems(tools, address, *pages, filled=str(three), lab=str(lab), texts=texts)
 
 
 def test_a_grammar_votes_a_study_and_a_dropped_file_have_their_pages(

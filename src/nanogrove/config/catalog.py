@@ -48,7 +48,10 @@ GROUPS = (  # in the order of the menu, whose default comes last
     ),
     Group("Evolve a population", ("evolve", "evolve-es", "evolve-pbt")),
     Group("Predict with several models at once", ("ensemble",)),
-    Group("Learn from its own answers, or more than the next token", ("muzero-quick", "self-improve-quick")),
+    Group(
+        "Learn from its own answers, or more than the next token",
+        ("muzero-quick", "self-improve-addition-quick", "self-improve-quick"),
+    ),
     Group("Train on text of your own; asks for a file or a folder", (OWN_TEXT,)),
     Group("Begin here", (QUICKSTART,)),
 )

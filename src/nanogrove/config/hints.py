@@ -65,6 +65,11 @@ def meant_key(key: str, known: Collection[str]) -> str:
     elsewhere = nearest_key(key, (name for name in known if name.rpartition(".")[2] == last))
     if elsewhere:
         return elsewhere
+    within = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == section]
+    if SYNONYMS.get(last) in known and SYNONYMS[last].startswith(f"{section}."):
+        return f"; did you mean {SYNONYMS[last]}?"
+    if "." in section and within and not nearest(last, within):
+        return f"; {section} has {', '.join(within)}"
     same_name = [name for name in owners if name.rpartition(".")[2] == last]
     near = nearest(key, same_name, cutoff=0, show=shown) or nearest(key, [*known, *owners], cutoff=0.7, show=shown)
     return f"; {near.replace(',?', '?')}" if near else ""

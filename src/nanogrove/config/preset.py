@@ -174,6 +174,15 @@ class Preset(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_adapters(self) -> Self:
+        train = self.train
+        if train.lora.rank and not load_method(self.method.name).adapters:
+            raise ValueError(f"train.lora: method {self.method.name} trains all weights; leave train.lora out")
+        if train.lora.rank and (len(train.sources) != 1 or train.init_noise):
+            raise ValueError("train: lora adapts one set of weights; set init to one source, without init_noise")
+        return self
+
+    @model_validator(mode="after")
     def _check_auxiliary(self) -> Self:
         method = load_method(self.method.name)
         if self.auxiliary.enabled and not method.trains_heads(self.method):

@@ -32,7 +32,7 @@ def strategy_for(model: GPT, heads: Heads | None, options: Mapping[str, int | No
     if model.memory is not None and (chosen or steered):
         raise PresetError(f"{chosen[0] if chosen else 'a reward'}: a model with a memory is decoded plainly only")
     if model.population is not None and chosen:
-        raise PresetError(f"{chosen[0]}: an ensemble is decoded plainly only")
+        raise PresetError(f"{chosen[0]}: an ensemble has no heads for it and is decoded plainly only; leave it out")
     if not chosen:
         return one_by_one(model)
     if steered or len(chosen) > 1:

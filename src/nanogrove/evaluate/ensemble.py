@@ -22,6 +22,8 @@ from nanogrove.model.mode import evaluating
 from nanogrove.record.events import Values
 from nanogrove.record.measures import derived
 
+EQUAL_DECIMALS = 9  # values that differ by less differ by rounding, and share a rank
+
 
 class Losses(NamedTuple):
     """Mean NLL per scored token, in nats: `members [P]` of each, and `by_count [P]` of 1, 2, … P of them together.
@@ -127,7 +129,7 @@ def uncertainty(members: GPT, batches: Iterable[Batch], truths: Iterator[Tensor]
             error = (mean - exact).abs().sum(-1) / 2
             each = torch.stack([error, disagreement(scores), torch.special.entr(mean).sum(-1)])
             figures.append(each[:, rows.mask].cpu())
-    error, apart, entropy = torch.cat(figures, -1)
+    error, apart, entropy = torch.cat(figures, -1).round(decimals=EQUAL_DECIMALS)  # the same contexts, the same rank
     ranks = {"disagreement_rank": rank_correlation(apart, error), "entropy_rank": rank_correlation(entropy, error)}
     return {name: value for name, value in ranks.items() if math.isfinite(value)}
 

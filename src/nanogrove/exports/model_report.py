@@ -46,6 +46,7 @@ def write_model_report(run: Path, weights: str, large: bool, announce: Callable[
         raise PresetError(f"--weights {weights}: no such format; formats are {', '.join(WEIGHTS)}")
     refuse_link(run)
     record = read_run(run)
+    _refuse_ensemble(record)
     with waiting("reading the model"):
         source = read_source(run)
     check(source)
@@ -59,6 +60,15 @@ def write_model_report(run: Path, weights: str, large: bool, announce: Callable[
     with waiting("writing the page"):
         page = _page(record, source, kind, grammar, voters)
         return write_page(run, NAME, page, f"nanogrove report {run} --with-model")
+
+
+def _refuse_ensemble(record: Run) -> None:
+    """Raises PresetError for an ensemble, of which a page would have to compute every member."""
+    method = record.preset.get("method")
+    if isinstance(method, dict) and method.get("name") == "ensemble":
+        raise PresetError(
+            "--with-model: a page computes one model, and this is an ensemble; write the report without it"
+        )
 
 
 def _voters(run: Path, record: Run, source: Source) -> list[Source]:

@@ -108,12 +108,16 @@ class Method(Generic[C, D]):
     # What is trained.
     num_members: Callable[[C], int | None] = lambda config: None
     """How many models are trained at once; None for a single one, without a population axis."""
+    further_members: Callable[[C], int | None] = lambda config: None
+    """How many models a step of those that the method adds trains; None for as many as are trained at once."""
     copies: Callable[[C], int] = lambda config: 0
     """How many models exist beside those that are trained, each with weights alone."""
     output: Literal["tokens", "scalar"] = "tokens"
     """Whether the model gives logits of tokens, or a number at each position."""
     trains_heads: Callable[[C], bool] = lambda config: False
     """Whether auxiliary heads may train beside the model."""
+    adapters: bool = True
+    """Whether adapters may train in place of the weights."""
     memory: bool = False
     """Whether the model may have a memory."""
     sharding: bool = False

@@ -5,13 +5,13 @@ Rank 0 holds a `Checkpointer`; every other rank a `NullCheckpointer`, which save
 
 import math
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TypedDict
 
 from nanogrove.config.preset import Preset
 from nanogrove.record.events import Event
 from nanogrove.record.folder import RunFolder
 from nanogrove.record.measures import costs
+from nanogrove.runs.circumstances import installed_version
 from nanogrove.runs.longer import settings_of
 from nanogrove.runs.setup import Setup
 from nanogrove.train.checkpoint import STUDENT, Checkpoint
@@ -77,7 +77,7 @@ class Checkpointer:
             "budget": self.setup.budget,
             "settings": settings_of(self.setup.preset),
             "data": self.setup.corpus.describe()["fingerprint"],
-            "nanogrove": metadata.version("nanogrove"),
+            "nanogrove": installed_version(),
         }
         save_checkpoint(self.folder.checkpoints, name, state, self.setup.corpus.tokenizer, extra, member)
 

@@ -1,6 +1,7 @@
 """The `start` event of a run, and its circumstances: what its bits may depend on besides the preset."""
 
 import platform
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -48,13 +49,19 @@ def start_event(setup: Setup, state: TrainState) -> Event:
     return Event("start", state.step, values, setup.budget)
 
 
+@cache  # to read it takes some milliseconds, and every checkpoint names it
+def installed_version() -> str:
+    """The version of nanogrove that is installed."""
+    return metadata.version("nanogrove")
+
+
 def circumstances(setup: Setup) -> dict[str, object]:
     """Ranks, versions and machine: what bits may depend on besides the preset."""
     ranks = setup.plan.ranks.world
     return {
         **({"ranks": ranks} if ranks > 1 else {}),
         "versions": {
-            "nanogrove": metadata.version("nanogrove"),
+            "nanogrove": installed_version(),
             "torch": torch.__version__,
             "python": platform.python_version(),
         },

@@ -22,13 +22,14 @@ from nanogrove.train.precision import pick_device
 def evaluate(
     run: Path,
     split: str | None = None,
-    device: str = "auto",
+    device: str | None = None,
     calibrate: bool = False,
     allow_code: bool = False,
 ) -> dict[str, Any]:
     """Scores a run's best model on the whole of a split: its loss, and the other measures that such data allows.
 
-    When left out, `split` is validation for text, and test for a grammar, whose samples cost nothing to spend. With
+    When left out, `split` is validation for text, and test for a grammar, whose samples cost nothing to spend, and
+    `device` is the CPU for a run that was told to train there, so that its figures come again, else `auto`. With
     `calibrate` it is test: a temperature is fitted on validation and kept beside the weights, and its effect on test
     is given under `calibration`; see `nanogrove.evaluate.calibration`. With `allow_code` a function that the preset
     names as a reward is run; without it, `unmeasured` says that none is.
@@ -51,7 +52,8 @@ def evaluate(
     data = corpus.describe()
     if checkpoint.state.get("data") != data["fingerprint"]:
         raise CheckpointError(f"{run}: the data has changed since; scores on it could include what it was trained on")
-    place, method = pick_device(device), load_method(preset.method.name)
+    place = pick_device(device or ("cpu" if preset.train.device == "cpu" else "auto"))
+    method = load_method(preset.method.name)
     model, student = predictor_of(checkpoint, place), partial(load_student, run / "checkpoints", place)
     trained = Trained(model, preset.method, preset.seed, partial(_kept, run), student, allow_code)
     chosen = split or ("test" if calibrate else corpus.default_split)

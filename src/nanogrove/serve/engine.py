@@ -262,8 +262,8 @@ def opened(
         )
     if lm.model.population is not None:
         raise PresetError(
-            f"{name}: an ensemble of {lm.model.population} models is not served; serve the model that it was distilled "
-            "into, checkpoints/student of its run, or use generate"
+            f"{name}: an ensemble of {lm.model.population} models is not served; serve its student, which "
+            "method.distill_steps trains and checkpoints/student of its run holds, or use generate"
         )
     numbers = 2 * room * config.n_layer * config.kv_heads * config.head_width * config.block_size
     needed = numbers * weight.element_size()

@@ -1,6 +1,9 @@
 """The steps of each candidate, so that all have the same compute as the first: its tokens, its FLOPs or its CPU time.
 
-A step's tokens are members × sequences × context. Its FLOPs are counted, 3 × the products of a forward pass
+At equal data each has the steps of its own budget instead, whatever these compute, and all learn from the same tokens.
+
+A step's tokens are members × sequences × context. What one of `train.steps` brings counts as a step, also where a
+method takes several for it, as a chain of models does. Its FLOPs are counted, 3 × the products of a forward pass
 (`GPT.flops_per_token`); what a method generates or scores beside its steps is not counted. Its time is CPU time,
 measured (`timing.py`). A method may add steps of its own, such as rounds, which keep their number.
 
@@ -16,7 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from nanogrove.errors import StudyError
-from nanogrove.studies.arms import Candidate
+from nanogrove.studies.arms import Candidate, fingerprint
 from nanogrove.studies.computation import computation
 from nanogrove.studies.settings import Equal
 
@@ -24,7 +27,7 @@ EQUAL_ENOUGH = 0.01  # share by which the compute of a method that counts its ow
 
 
 class Cost(NamedTuple):
-    """What a step costs, of those that `train.steps` names and of those that the method adds."""
+    """What a step costs: what one of `train.steps` brings, and one of those that the method adds."""
 
     main: float
     further: float
@@ -58,8 +61,8 @@ class Steps:
 def tokens_of_step(candidate: Candidate) -> Cost:
     """Tokens of a step, of all members."""
     setup = candidate.setup
-    tokens = float((setup.population or 1) * setup.preset.train.batch_size * setup.corpus.length)
-    return Cost(tokens, tokens)
+    tokens, members = float(setup.preset.train.batch_size * setup.corpus.length), setup.population or 1
+    return Cost(members * tokens, (setup.method.further_members(setup.preset.method) or members) * tokens)
 
 
 def flops_of_step(candidate: Candidate) -> Cost:
@@ -69,11 +72,22 @@ def flops_of_step(candidate: Candidate) -> Cost:
     return Cost(*(tokens * per_token for tokens in tokens_of_step(candidate)))
 
 
-def total(candidate: Candidate, cost: Cost) -> float:
-    """What a candidate costs by its own budget."""
-    setup = candidate.setup
-    further = setup.method.num_steps(setup.preset.method, 0)
-    return cost.main * (setup.plan.steps - further) + cost.further * further
+def total(candidate: Candidate, cost: Cost, budget: int | None = None) -> float:
+    """What a candidate costs by a budget of `train.steps`; by its own where left out."""
+    steps = _own_budget(candidate) if budget is None else budget
+    return cost.main * steps + cost.further * _further(candidate)
+
+
+def _further(candidate: Candidate) -> int:
+    """The steps that a method adds to those of `train`."""
+    return candidate.setup.method.num_steps(candidate.setup.preset.method, 0)
+
+
+def _own_budget(candidate: Candidate) -> int:
+    """`train.steps` of a candidate, or what another budget comes to; 0 where its method counts all steps."""
+    setup, further = candidate.setup, _further(candidate)
+    each = setup.method.num_steps(setup.preset.method, 1) - further
+    return (setup.plan.steps - further) // each if each else 0
 
 
 def equal_steps(
@@ -83,14 +97,30 @@ def equal_steps(
 ) -> list[Steps]:
     """The steps of each candidate at the compute of the first.
 
-    Raises StudyError where a method that counts its own steps has another compute, or there is none for a step.
+    Raises StudyError where a method that counts its own steps has another compute, where there is none for a step, and
+    at equal data where an arm learns from other data.
     """
+    if equal == "data":
+        return _at_equal_data(entries)
     if equal == "time":
         return _at_equal_time(entries, measure_time)
     cost_of = tokens_of_step if equal == "tokens" else flops_of_step
     costs = [cost_of(each) for each in entries]
     target = total(entries[0], costs[0])
     return [Steps(*[_steps(each, cost, target, equal)] * 3) for each, cost in zip(entries, costs, strict=True)]
+
+
+def _at_equal_data(entries: Sequence[Candidate]) -> list[Steps]:
+    """The steps of each candidate's own budget."""
+    first, steps = fingerprint(entries[0].setup), []
+    for each in entries:
+        if fingerprint(each.setup) != first:
+            raise StudyError(
+                f"{each.label}: learns from other data than {entries[0].label}, and equal data asks for the same; give "
+                "all arms the same data"
+            )
+        steps.append(Steps(*[_own_budget(each)] * 3))
+    return steps
 
 
 def _at_equal_time(
@@ -116,8 +146,7 @@ def _kind(candidate: Candidate) -> str:
 
 
 def _steps(candidate: Candidate, cost: Cost, target: float, equal: Equal, known: Measured = EXACTLY) -> int:
-    setup = candidate.setup
-    further = setup.method.num_steps(setup.preset.method, 0)
+    setup, further = candidate.setup, _further(candidate)
     if not setup.method.needs_budget:
         share = total(candidate, cost) / target
         if share * known.high < 1 - EQUAL_ENOUGH or share * known.low > 1 + EQUAL_ENOUGH:

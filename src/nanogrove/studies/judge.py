@@ -112,6 +112,8 @@ def lines(findings: Findings) -> Iterator[str]:
         trial = findings.plan.chosen.get(arm.name)
         if trial is not None:
             yield f"{arm.name} takes {' '.join(findings.study.trials[trial])}, the best of {len(findings.study.trials)}"
+    if findings.study.equal == "data" and findings.plan.tuned:
+        yield from _unequal_compute(findings)
     for verdict in findings.verdicts:
         yield verdict.sentence
     looks = len(findings.plan.looks)
@@ -122,3 +124,10 @@ def lines(findings: Findings) -> Iterator[str]:
         )
     if not findings.verdicts:
         yield "no pair of runs is finished yet"
+
+
+def _unequal_compute(findings: Findings) -> Iterator[str]:
+    """What each other arm computes, of arms that have the same data and budgets of their own."""
+    first, *others = (each for each in findings.plan.arms if each.trial == findings.plan.chosen.get(each.arm))
+    for other in others:
+        yield f"{other.arm} trains with {other.flops / first.flops:.3g} times the FLOPs of {first.arm}"

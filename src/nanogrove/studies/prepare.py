@@ -2,7 +2,7 @@
 
 from nanogrove.runs.circumstances import circumstances
 from nanogrove.studies.arms import Candidate, candidates, common_measure, fingerprint
-from nanogrove.studies.budget import Steps, equal_steps, flops_of_step
+from nanogrove.studies.budget import Steps, equal_steps, flops_of_step, total
 from nanogrove.studies.plan import Plan, PlannedArm
 from nanogrove.studies.settings import StudySettings
 from nanogrove.studies.timing import measure_times
@@ -34,7 +34,6 @@ def make_plan(study: StudySettings, before: Plan | None = None, allow_code: bool
 
 def _planned(candidate: Candidate, steps: Steps) -> PlannedArm:
     setup = candidate.setup
-    total = setup.method.num_steps(setup.preset.method, steps.steps)
     return PlannedArm(
         arm=candidate.arm,
         trial=candidate.trial,
@@ -44,7 +43,7 @@ def _planned(candidate: Candidate, steps: Steps) -> PlannedArm:
         steps=steps.steps,
         short=steps.short,
         long=steps.long,
-        all_steps=total,
-        flops=total * flops_of_step(candidate).main,
+        all_steps=setup.method.num_steps(setup.preset.method, steps.steps),
+        flops=total(candidate, flops_of_step(candidate), steps.steps),
         data=fingerprint(setup),
     )

@@ -15,11 +15,12 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from nanogrove.config.catalog import packaged_text
+from nanogrove.config.exclusions import BUDGET_KEYS
 from nanogrove.errors import StudyError
 from nanogrove.settings import Settings, cut, reason
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"  # of a study and of an arm, which name folders
-Equal = Literal["tokens", "flops", "time"]
+Equal = Literal["tokens", "flops", "time", "data"]
 PRESET_TYPES = ("str", "dict[str,any]")  # as pydantic names them in the place of an error
 MOST_WAYS = 1_000  # arms × trials of a study
 _SEPARATOR = re.compile(r",(?=\s*[A-Za-z_][\w.]*=)")  # between two overrides, and not inside a list of values
@@ -41,7 +42,9 @@ class StudySettings(Settings):
     overrides: list[str] = Field([], description="overrides KEY=VALUE of all arms")
     arms: list[ArmSettings] = Field(min_length=2, description="what is compared; the first is the reference")
     seeds: int = Field(8, ge=1, le=10_000, description="paired seeds, from 0 up")
-    equal: Equal = Field("tokens", description="what all arms have the same of: tokens, counted FLOPs, or CPU time")
+    equal: Equal = Field(
+        "tokens", description="what all arms have the same of: tokens, counted FLOPs, CPU time, or data"
+    )
     measure: str | None = Field(None, description="what arms are judged by; the first that all have when left out")
     level: float = Field(0.05, gt=0, lt=0.5, description="largest chance that any verdict is wrong")
     margin: float | None = Field(None, gt=0, description="a difference that does not matter, in units of the measure")
@@ -65,6 +68,12 @@ class StudySettings(Settings):
             key = override.partition("=")[0].strip()
             if key in self.tune:
                 raise ValueError(f"tune sets {key}, and so does {cut(override)}; leave one of them out")
+        budget = next((key for key in self.tune if key in BUDGET_KEYS), None)
+        if budget is not None and self.equal != "data":
+            raise ValueError(
+                f"tune sets {budget}, and equal {self.equal} gives every trial the {self.equal} of the first; choose "
+                "equal data, or leave it out"
+            )
         if self.until_decided and self.cap < self.seeds:
             raise ValueError(f"cap {self.cap} is less than the {self.seeds} seeds that it begins with; raise it")
         return self

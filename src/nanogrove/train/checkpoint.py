@@ -289,10 +289,11 @@ def model_of(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> GPT:
     Raises CheckpointError for an ensemble, and for weights that are NaN or infinite.
     """
     if count := checkpoint.state.get("ensemble", 0):
-        raise CheckpointError(
-            f"{checkpoint.folder}: is an ensemble of {count} models, and one is needed here; give "
-            f"{checkpoint.folder.parent / STUDENT}, the model that method.distill_steps makes of them"
-        )
+        student = checkpoint.folder.parent / STUDENT
+        cure = f"give {student}, the model that method.distill_steps made of them"
+        if not os.path.lexists(student):
+            cure = "it has no student: train one with method.distill_steps=300 or more, and give checkpoints/student"
+        raise CheckpointError(f"{checkpoint.folder}: is an ensemble of {count} models, and one is needed here; {cure}")
     weights = checkpoint.scored
     if weights.get("embed.weight", torch.empty(0)).dim() == 3:
         weights = unstack(weights, 0)

@@ -58,12 +58,16 @@ def decoding(model: GPT, requested: Decoding = "auto") -> Choice[Weights]:
     Raises PresetError where bfloat16 or int8 is requested of a model whose weights are never rounded.
     """
     weight = model.embed.weight
-    single = weight.dim() == 2 and weight.dtype == torch.float32 and weight.device.type == "cpu"
-    if not single and requested in ("bfloat16", "int8"):
+    if model.population is not None:
+        if requested in ("bfloat16", "int8"):
+            raise PresetError(f"precision {requested}: an ensemble decodes in float32 alone; leave it out")
+        return Choice("float32", "an ensemble is decoded in no other format")
+    rounded = weight.dtype == torch.float32 and weight.device.type == "cpu"
+    if not rounded and requested in ("bfloat16", "int8"):
         raise PresetError(
             f"precision {requested}: only a single model in float32 on a CPU decodes in it; leave it out, or take cpu"
         )
-    if not single:
+    if not rounded:
         return Choice("float32", "only a single model in float32 on a CPU decodes in bfloat16")
     if requested != "auto":
         return Choice(requested, "asked for" + unpacked(requested))

@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -34,8 +33,10 @@ OTHER = "fedcba9876543210fedcba9876543210fedcba98"
 @pytest.fixture(autouse=True)
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test in a folder of its own, with a cache of its own and no waits."""
+    from datasets import config  # which takes seconds, and so is left to who runs these tests
+
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 0.0)
 
 
@@ -68,12 +69,14 @@ def asked(rows: list[dict[str, Any]]) -> list[str]:
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
 @pytest.mark.parametrize("streaming", [True, False])
 def test_several_fields_make_a_text(kind: str, streaming: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    from datasets.utils import are_progress_bars_disabled
+
     fill(NAME, ROWS, kind)
     source = HubSource.model_validate({"dataset": NAME, **QA, "streaming": streaming})
     assert read(source) == asked(ROWS)
     assert source.size() == sum(path.stat().st_size for path in Path(NAME).iterdir())
     assert capfd.readouterr() == ("", "")
-    assert not datasets.utils.are_progress_bars_disabled()
+    assert not are_progress_bars_disabled()
 
 
 def test_one_column_is_text_by_default() -> None:

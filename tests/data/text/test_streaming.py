@@ -291,6 +291,7 @@ def test_a_process_that_fails_leaves_what_another_writes_alone(two: list, tmp_pa
     good = PreparationProcess(settings, folders, byte_tokenizer())
     while read_index(folders[1][1]) is None:
         assert not good.check()
+        time.sleep(0.01)
     bad = PreparationProcess(failing, [(0, tmp_path / "cache/csv"), (1, folders[1][1])], byte_tokenizer())
     bad.process.wait(100)
     with pytest.raises(DataError, match="no column 'text'"):

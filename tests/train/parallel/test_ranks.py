@@ -212,24 +212,35 @@ def undisturbed(slower: Path, tmp_path_factory: pytest.TempPathFactory, trained:
     return run
 
 
-@pytest.mark.parametrize("to", ["torchrun", pytest.param("1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("to", ["0", *(pytest.param(to, marks=pytest.mark.slow) for to in ("torchrun", "1"))])
 def test_a_signal_stops_all_ranks_saved_and_another_number_of_ranks_goes_on(
-    to: str, slower: Path, tmp_path: Path, trained: Trained
+    to: str, slower: Path, tmp_path: Path, trained: Trained, forked: Any
 ) -> None:
-    """The signal reaches all of them through torchrun, or one, which tells the others."""
+    """The signal reaches all of them through torchrun, or one, which tells the others: the first amid its saves."""
     preset, run = tmp_path / "preset.json", tmp_path / "run"
     values = json.loads(slower.read_text())
     preset.write_text(json.dumps({**values, "model": {**values["model"], "dropout": 0.0}}))
-    process = started(2, preset, "--out", run)
-    wait_for(run, 30, process)
-    os.kill(process.pid if to == "torchrun" else workers(process.pid)[to], signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode != 0
+    if to == "0":
+        mishap = {
+            "at": 100,
+            "kind": "signal",
+            "signals": [signal.SIGTERM],
+        }  # changes of files, which rank 0 alone makes
+        outcomes = forked.ranks(*[["train", preset, "--out", run]] * 2, mishap=mishap)
+        assert [outcome.code for outcome in outcomes] == [128 + signal.SIGTERM] * 2
+        output = "".join(outcome.out for outcome in outcomes)
+    else:
+        process = started(2, preset, "--out", run)
+        wait_for(run, 30, process)
+        os.kill(process.pid if to == "torchrun" else workers(process.pid)[to], signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode != 0
     assert output.count("stopped and saved at step") == 1
     stopped_at = json.loads((run / "checkpoints" / "current" / "state.json").read_text())["step"]
+    assert 0 < stopped_at < 80
     assert f"stopped and saved at step {stopped_at};" in output
     assert losses(run, "step")[stopped_at:] == []
-    trained(1 if to == "torchrun" else 4, run, "--resume")
+    trained(4 if to == "1" else 1, run, "--resume")
     for _ in train(resolve(json.loads(preset.read_text())), tmp_path / "alone"):
         pass
     ours, theirs = losses(run, "step"), losses(tmp_path / "alone", "step")

@@ -31,7 +31,8 @@ def compare(
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Paired seeds of all arms; 8 when left out.")] = None,
     equal: Annotated[
-        str | None, typer.Option(help="What all arms have the same of: tokens, flops or time; tokens when left out.")
+        str | None,
+        typer.Option(help="What all arms have the same of: tokens, flops, time or data; tokens when left out."),
     ] = None,
     tune: Annotated[
         list[str] | None, typer.Option(help="What each arm tries first: KEY=VALUE,VALUE; several make a grid.")

@@ -100,6 +100,11 @@ def test_every_wrong_value_of_every_key_is_taken_or_refused_in_one_line(share: i
         ("method", {"name": "align", "reward": {"terms": {"a": "b"}}}, "method.reward.terms.a: must be a number"),
         (
             "method",
+            {"name": "align", "reward": {"length": 10**400}},
+            "method.reward.length: must be below 2^63, and a number of 401 digits was given",
+        ),
+        (
+            "method",
             {"name": "align", "reward": {"pattern": "(a+)+$"}},
             "method.reward: pattern '(a+)+$' repeats a",
         ),

@@ -139,7 +139,7 @@ MEASURES = (
         reference="bayes_accuracy",
         headline=False,
     ),
-    Measure("kl", "KL(best || model)", by="positions", headline=False),
+    Measure("kl", "KL(best possible || model)", by="positions", headline=False),
     Measure(
         "reward",
         "reward of samples",

@@ -35,7 +35,7 @@ def best_possible(run: Run) -> str:
         ],
         [
             plot("Accuracy", "step", "share of tokens", hits, log_x=True),
-            plot("KL(best ‖ model) by position, at the end", "position", NATS, where),
+            plot("KL(best possible ‖ model) by position, at the end", "position", NATS, where),
         ],
     ]
     body = rows(pictures)

@@ -21,10 +21,10 @@ def usable(x: Tensor, *others: Tensor | None) -> bool:
     `others` are those that it is computed with. The operators have no second derivative; torch's have.
     """
     return (
-        all(each is None or (each.dtype, each.device.type) == (torch.float32, "cpu") for each in (x, *others))
+        not torch.compiler.is_compiling()  # first, since the compiler warns of cached functions, such as `missing`
+        and all(each is None or (each.dtype, each.device.type) == (torch.float32, "cpu") for each in (x, *others))
         and not x.shape[-1] % WIDE
         and library.missing() is None
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
     )

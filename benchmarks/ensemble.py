@@ -1,20 +1,21 @@
 """Ensembles: what eight members gain over the best single model where text is short, and what a student keeps of it.
 
     python benchmarks/ensemble.py text --text FILE                  # cuts the text, once
-    python benchmarks/ensemble.py compare students grammars settings report --text FILE --out FOLDER --jobs 16
+    python benchmarks/ensemble.py compare students longer grammars report --text FILE --out FOLDER --jobs 16
 
 Stages, in the order given; each goes on where it was stopped, and what is finished is only read:
 
 - `compare` writes the study `FOLDER/ensemble.json` and runs it by `nanogrove compare`: a single model and an ensemble
   of eight at equal data, each tuned over learning rate × weight decay × steps on seeds that the comparison does not
   use, then both on paired seeds, which decide on the test split.
-- `students` distils a single model from the ensemble of each seed, as `method.distill_steps` does. It has
-  as many steps as a member, and its share of the data is chosen on validation, by students of the ensembles of the
-  tuning seeds. `compare` cannot do this: a student is not an arm but follows from one, and what is asked is the share
-  that it keeps of another gain. So it is judged here, by the same test and interval.
+- `students` distils a single model from the ensemble of each seed, as `method.distill_steps` does. It has as many
+  steps as a member. Its share of the data is chosen on validation, by students of the ensembles of the tuning seeds,
+  or of the first one where nothing was tuned. `compare` cannot do this: a student is not an arm but follows from one,
+  and what is asked is the share that it keeps of another gain. So it is judged here, by the same test and interval.
+- `longer` trains the single model of the settings that the study took for two and four times as many steps, each at two
+  weight decays: whether the grid ended too early for it, on validation.
 - `grammars` trains ensembles on samples of Random Language Models, and ranks positions by disagreement and by entropy
   against the exact error.
-- `settings` trains the ensemble with an average of weights, dropout, SwiGLU or a chain, on the first seeds.
 - `report` prints all figures of `FOLDER/results.json`, which every stage writes anew.
 
 The text is 150 pieces of 2,500 characters of the modules of Python's own library, drawn once: 300,000 tokens of
@@ -38,17 +39,10 @@ from typing import Any
 PIECES, PIECE_CHARACTERS = 150, 2_500
 MEMBERS, SEEDS, BATCH = 8, 7, 32
 RATES, DECAYS, STEPS = (0.003, 0.006, 0.012), (0.1, 0.5), (440, 880, 1760)
-STUDENT_SHARES = (0.1, 0.5)  # of the data
+SHARES = (0.1, 0.5)  # of the data, in what a student learns
+LONGER = (2, 4)
 PLAIN = {"precision": "float32", "threads": 1, "accumulation": 1, "compile": False}
 GRAMMARS, GRAMMAR_STEPS = 8, (300, 1200)
-SETTINGS: dict[str, tuple[str, ...]] = {
-    "dropout .1": ("model.dropout=0.1",),
-    "SwiGLU": ("model.mlp=swiglu",),
-    "average, half-life 40": ("train.average.half_life=40",),
-    "tail, the last quarter": ("train.average.tail=0.25",),
-    "chain": ("method.chain=true",),
-}
-SETTINGS_SEEDS = 3
 Figures = dict[str, Any]
 
 
@@ -60,8 +54,12 @@ class Where:
     text: Path
     jobs: int
     device: str
-    steps: tuple[int, ...]
+    seeds: int
     tuning_seeds: int
+    rates: list[float]
+    decays: list[float]
+    steps: list[int]
+    shares: list[float]
 
 
 def write_text(path: Path) -> None:
@@ -82,7 +80,7 @@ def single(where: Where) -> Figures:
         "train": {"steps": 440, "batch_size": BATCH, "device": where.device, **PLAIN},
         "optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1},
         "schedule": {"name": "wsd", "warmup": 20, "decay": 0.5, "final": 0.0},
-        "evaluate": {"every": 220, "tokens": None},
+        "evaluate": {"every": 220, "tokens": None, "final": "test"},
         "sample": {"tokens": 0},
         "save": {"every": 110},
     }
@@ -99,12 +97,12 @@ def study(where: Where) -> Figures:
         "name": "ensemble",
         "preset": single(where),
         "arms": [{"name": "single"}, {"name": "ensemble", "overrides": together()}],
-        "seeds": SEEDS,
+        "seeds": where.seeds,
         "equal": "data",
         "tune": {
-            "optimizer.lr": list(RATES),
-            "optimizer.weight_decay": list(DECAYS),
-            "train.steps": list(where.steps),
+            "optimizer.lr": where.rates,
+            "optimizer.weight_decay": where.decays,
+            "train.steps": where.steps,
         },
         "tune_seeds": where.tuning_seeds,
     }
@@ -172,15 +170,16 @@ def distilled(folder: Path, steps: int, share: float, split: str, out: Path) -> 
 def students(where: Where) -> None:
     """Chooses a student's share of the data on tuning seeds, and distils one, of as many steps, from each ensemble."""
     root, trials = where.out / "students", list[tuple[Path, int, float, str, Path]]()
-    for seed, folder in ensembles(where.out, tuning=True).items():
-        for share in STUDENT_SHARES:
+    trained_on = ensembles(where.out, tuning=True) or dict(list(ensembles(where.out, tuning=False).items())[:1])
+    for seed, folder in trained_on.items() if len(where.shares) > 1 else ():
+        for share in where.shares:
             file = root / "tune" / f"seed{seed}-share{share}.json"
             trials.append((folder, steps_of(folder), share, "validation", file))
     at_once(distilled, [trial for trial in trials if not trial[-1].exists()], where.jobs)
     losses: dict[float, list[float]] = {}
     for _, _, share, _, file in trials:
         losses.setdefault(share, []).append(json.loads(file.read_text("utf-8"))["loss"])
-    best = min(losses, key=lambda share: statistics.mean(losses[share]))
+    best = min(losses, key=lambda share: statistics.mean(losses[share]), default=where.shares[0])
     left = []
     for seed, folder in ensembles(where.out, tuning=False).items():
         file = root / f"seed{seed}.json"
@@ -203,6 +202,20 @@ def trained(given: Figures, overrides: Iterable[str], folder: Path) -> None:
             raise SystemExit(128 + int(event.values["signal"]))
 
 
+def longer(where: Where) -> None:
+    """Trains the single model of the comparison's settings for longer."""
+    runs = where.out / "study" / "runs" / "single"
+    stored = json.loads((runs / "seed-0" / "preset.json").read_text("utf-8"))
+    left = []
+    for factor in LONGER:
+        for decay in DECAYS:
+            steps = factor * stored["train"]["steps"]
+            overrides = [f"train.steps={steps}", f"optimizer.weight_decay={decay}", "evaluate.final=validation"]
+            folder = where.out / "longer" / f"steps{steps}-decay{decay}"
+            left += [(stored, overrides, folder)] * (end_of(folder) is None)
+    at_once(trained, left, where.jobs)
+
+
 def grammars(where: Where) -> None:
     """Trains ensembles on samples of Random Language Models, whose exact distributions are known."""
     left = []
@@ -214,17 +227,6 @@ def grammars(where: Where) -> None:
             settings = ("optimizer.lr=0.005", f"train.steps={steps}", "evaluate.final=test")
             folder = where.out / "grammars" / f"rules{number}-steps{steps}"
             left += [(given, (*together(), *settings), folder)] * (end_of(folder) is None)
-    at_once(trained, left, where.jobs)
-
-
-def settings(where: Where) -> None:
-    """Trains ensembles of the settings that the study chose with each of `SETTINGS`, on the first seeds."""
-    left = []
-    for seed, path in list(ensembles(where.out, tuning=False).items())[:SETTINGS_SEEDS]:
-        stored = json.loads((path / "preset.json").read_text("utf-8"))
-        for name, overrides in SETTINGS.items():
-            folder = where.out / "settings" / f"{name.replace(' ', '-')}-seed{seed}"
-            left += [(stored, overrides, folder)] * (end_of(folder) is None)
     at_once(trained, left, where.jobs)
 
 
@@ -251,7 +253,7 @@ def gather(out: Path) -> Figures:
     from nanogrove.studies.judge import judge, lines
     from nanogrove.studies.settings import read_settings
 
-    figures: Figures = {"students": [], "student_trials": [], "grammars": {}, "settings": {}}
+    figures: Figures = {"students": [], "student_trials": [], "grammars": {}, "longer": {}}
     plan = read_plan(out / "study")
     if plan is not None:
         asked = read_settings(plan.study, "plan.json")
@@ -261,7 +263,7 @@ def gather(out: Path) -> Figures:
         figures["runs"] = [{**each.model_dump(), **lists_of(out / "study" / each.folder)} for each in results.values()]
     for name, pattern in (("students", "seed*.json"), ("student_trials", "tune/*.json")):
         figures[name] = [json.loads(path.read_text("utf-8")) for path in sorted((out / "students").glob(pattern))]
-    for name in ("grammars", "settings"):
+    for name in ("grammars", "longer"):
         ends = {path.name: end_of(path) for path in sorted((out / name).glob("*"))}
         figures[name] = {key: {**end, "kl": None} for key, end in ends.items() if end}
     (out / "results.json").write_text(json.dumps(figures) + "\n", "utf-8")
@@ -288,7 +290,7 @@ def report(figures: Figures) -> None:
     runs = figures.get("runs", [])
     for arm in ("single", "ensemble"):
         tried = [each for each in runs if each["arm"] == arm and each["trial"] is not None]
-        for number, overrides in enumerate(figures.get("trials", [])):
+        for number, overrides in enumerate(figures.get("trials", []) if tried else ()):
             losses = [each["figures"].get("loss") for each in tried if each["trial"] == number]
             taken = " (taken)" if figures["chosen"].get(arm) == number else ""
             print(f"trial of {arm}, {' '.join(overrides)}: {losses} on validation{taken}")
@@ -330,6 +332,8 @@ def report(figures: Figures) -> None:
         print("gain of students:", interval([kept for _, kept in gains]))
         print("that less half of the ensemble's:", interval([kept - gain / 2 for gain, kept in gains]))
         print("share kept, of means:", sum(kept for _, kept in gains) / sum(gain for gain, _ in gains))
+    for name, end in figures["longer"].items():
+        print(f"single model, {name}: {end['loss']:.4f} on validation, best at step {end['best_step']}")
     for steps in GRAMMAR_STEPS:
         ranks = [end for name, end in figures["grammars"].items() if name.endswith(f"-steps{steps}")]
         if len(ranks) > 1:
@@ -342,18 +346,14 @@ def report(figures: Figures) -> None:
                 "mean of logits less mean of probabilities:",
                 interval([end["mean_logits_loss"] - end["loss"] for end in ranks]),
             )
-    for name in SETTINGS:
-        pairs = [
-            (both[seed]["figures"], end)
-            for seed in paired
-            if (end := figures["settings"].get(f"{name.replace(' ', '-')}-seed{seed}"))
-        ]
-        if len(pairs) > 1:
-            for measure in ("loss", "member_loss"):
-                print(f"{name}, {measure} less that without it:", interval([e[measure] - b[measure] for b, e in pairs]))
 
 
-STAGES = {"compare": compare, "students": students, "grammars": grammars, "settings": settings}
+def numbers(text: str) -> list[float]:
+    """Numbers from `NUMBER,NUMBER`."""
+    return list(map(float, text.split(",")))
+
+
+STAGES = {"compare": compare, "students": students, "longer": longer, "grammars": grammars}
 
 
 def main() -> None:
@@ -364,16 +364,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/ensemble"), help="the folder of runs and results")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, one thread each")
     parser.add_argument("--device", default="cpu", help="on which runs are trained")
-    parser.add_argument("--steps", default=",".join(map(str, STEPS)), help="that are tried")
-    parser.add_argument("--tuning-seeds", type=int, default=1, help="seeds of each trial")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="of the comparison")
+    parser.add_argument("--tuning-seeds", type=int, default=1, help="of each trial")
+    parser.add_argument("--rates", type=numbers, default=RATES, help="that are tried; of one value each, none is")
+    parser.add_argument("--decays", type=numbers, default=DECAYS, help="that are tried")
+    parser.add_argument("--steps", type=numbers, default=STEPS, help="that are tried")
+    parser.add_argument("--shares", type=numbers, default=SHARES, help="of the data that students try")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if options.stages == ["text"]:
         write_text(options.text)
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    steps = tuple(map(int, options.steps.split(",")))
-    where = Where(options.out, options.text, options.jobs, options.device, steps, options.tuning_seeds)
+    tried = [list(map(float, each)) for each in (options.rates, options.decays, options.shares)]
+    seeds = options.seeds, options.tuning_seeds
+    where = Where(
+        *(options.out, options.text, options.jobs, options.device, *seeds, *tried[:2]),
+        steps=list(map(int, options.steps)),
+        shares=tried[2],
+    )
     for stage in options.stages:
         if stage == "report":
             report(gather(options.out))

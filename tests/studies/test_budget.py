@@ -183,6 +183,8 @@ def test_arms_have_one_measure(study: MakeStudy, tmp_path: Path) -> None:
     entries = candidates(study(arms=arms("optimizer.lr=0.5")))
     measure, split = common_measure(study(), entries)
     assert (measure.name, split) == ("loss", "validation")
+    tested = candidates(study(arms=arms("optimizer.lr=0.5"), overrides=["evaluate.final=test", "data.test=0.2"]))
+    assert common_measure(study(), tested)[1] == "test"
     other = candidates(study(arms=arms("data.tokenizer=byte")))
     assert common_measure(study(), other)[0].name == "bits_per_byte"
     with pytest.raises(

@@ -175,7 +175,7 @@ def common_measure(study: StudySettings, entries: Sequence[Candidate]) -> tuple[
 
 
 def _common_split(arms: Sequence[Candidate], tuned: bool) -> Split:
-    splits: set[Split] = {each.setup.method.final_split for each in arms}
+    splits: set[Split] = {each.setup.final_split for each in arms}
     if not tuned and len(splits) == 1:
         return splits.pop()
     for each in arms:

@@ -25,15 +25,6 @@ from nanogrove.runs.train import train
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_its_benchmark_refuses_in_one_line() -> None:
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--nanogpt", "nowhere", "--text", "nothing.txt"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: no GPU is at hand")
-    assert len(done.stderr.strip().splitlines()) == 1
-
-
 STAND_IN = """
 from types import SimpleNamespace
 import torch
@@ -101,6 +92,21 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 Script = Callable[[str], ModuleType]
 TinyRun = Callable[..., list[str]]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_its_benchmark_refuses_in_one_line(
+    script: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("side_by_side", "training_step", "time_to_loss"):
+        script(name)
+    gpu = script("gpu")
+    monkeypatch.setattr(sys, "argv", ["gpu", "--nanogpt", "nowhere", "--text", "nothing.txt"])
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main()
+    error = capsys.readouterr().err
+    assert error.startswith("error: no GPU is at hand")
+    assert len(error.strip().splitlines()) == 1
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -25,24 +25,32 @@ from nanogrove.train.saving import save_checkpoint
 from nanogrove.train.state import TrainState
 
 
-@pytest.fixture
-def preset(tiny: Any, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def preset(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The path of a tiny preset."""
-    path = tmp_path / "tiny.json"
+    path = tmp_path_factory.mktemp("preset") / "tiny.json"
     path.write_text(json.dumps(tiny()))
     return path
 
 
-def changes_of(forked: Any, preset: Path, folder: Path) -> list[str]:
-    """The changes of the file system a run makes that finds its text prepared."""
+class Undisturbed(NamedTuple):
+    """A run that found its text prepared, and the changes of the file system that it made."""
+
+    run: Path
+    changes: list[str]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(forked: Any, preset: Path) -> Undisturbed:
+    run, changes = preset.with_name("whole"), preset.with_name("changes")
     assert forked("train", preset, "--dry-run").code == 0
-    assert forked("train", preset, "--out", folder / "whole", count=str(folder / "changes")).code == 0
-    return (folder / "changes").read_text().splitlines()
+    assert forked("train", preset, "--out", run, count=str(changes)).code == 0
+    return Undisturbed(run, changes.read_text().splitlines())
 
 
-def test_a_disk_that_fills_while_saving(forked: Any, preset: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_while_saving(forked: Any, preset: Path, undisturbed: Undisturbed, tmp_path: Path) -> None:
     """From within the third save on, no file can grow beyond 1,000 bytes."""
-    changes, run = changes_of(forked, preset, tmp_path), tmp_path / "run"
+    changes, run = undisturbed.changes, tmp_path / "run"
     begun = [n for n, change in enumerate(changes, 1) if change.startswith("os.mkdir") and ".current" in change]
     ended = forked("train", preset, "--out", run, mishap={"at": begun[2], "kind": "full", "bytes": 1000})
     error = ended.error()
@@ -54,7 +62,7 @@ def test_a_disk_that_fills_while_saving(forked: Any, preset: Path, tmp_path: Pat
     assert not list((run / "checkpoints").glob(".*")), "what was half written takes the space that is lacking"
     assert forked("generate", run, "The").code == 0
     assert forked("train", run, "--resume").code == 0
-    same = [(folder / "checkpoints/current/model.safetensors").read_bytes() for folder in (run, tmp_path / "whole")]
+    same = [(folder / "checkpoints/current/model.safetensors").read_bytes() for folder in (run, undisturbed.run)]
     assert same[0] == same[1]
 
 
@@ -67,8 +75,10 @@ def test_a_disk_that_fills_while_saving(forked: Any, preset: Path, tmp_path: Pat
         (r"^open.*report.html\.\w+\.part", "File too large"),
     ],
 )
-def test_a_disk_that_is_full_elsewhere(forked: Any, preset: Path, tmp_path: Path, moment: str, message: str) -> None:
-    changes, run = changes_of(forked, preset, tmp_path), tmp_path / "run"
+def test_a_disk_that_is_full_elsewhere(
+    forked: Any, preset: Path, undisturbed: Undisturbed, tmp_path: Path, moment: str, message: str
+) -> None:
+    changes, run = undisturbed.changes, tmp_path / "run"
     at = next(n for n, change in enumerate(changes, 1) if re.search(moment, change))
     ended = forked("train", preset, "--out", run, mishap={"at": at, "kind": "full", "bytes": 500})
     assert message in ended.error()

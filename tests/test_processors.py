@@ -132,9 +132,12 @@ def test_auto_decodes_in_float32_and_says_why(without: Raising, lacking: str, mo
 
 def test_bfloat16_is_refused_where_nothing_would_be_rounded() -> None:
     config = ModelConfig(vocab_size=31, block_size=16, n_layer=1, n_head=2, n_embd=16)
-    for model in (GPT(config, 2).initialize(0, 1), GPT(config).initialize(0).double()):
+    for model, message in (
+        (GPT(config, 2).initialize(0, 1), "an ensemble decodes in float32 alone"),
+        (GPT(config).initialize(0).double(), "only a single model in float32"),
+    ):
         assert formats.decoding(model).format == "float32"
-        with pytest.raises(PresetError, match="precision bfloat16: only a single model"):
+        with pytest.raises(PresetError, match=f"precision bfloat16: {message}"):
             formats.decoding(model, "bfloat16")
 
 

@@ -156,7 +156,7 @@ def test_dpo_recovers_reward_gaps_of_bradley_terry_pairs(tmp_path: Path) -> None
     """β log(π/π_ref) of items against their true rewards, from pairs drawn by σ(r − r′), as many as say so."""
     rewards = dict(zip("abcdef", [1.5, 0.3, -0.7, 0.9, -1.6, 0.0], strict=True))
     path, rows = tmp_path / "pairs.jsonl", []
-    for prompt in PROMPTS:
+    for prompt in PROMPTS[:5]:
         for a in rewards:
             for b in rewards:
                 if a != b:
@@ -164,7 +164,7 @@ def test_dpo_recovers_reward_gaps_of_bradley_terry_pairs(tmp_path: Path) -> None
                     rows += [{"prompt": prompt, "chosen": a, "rejected": b}] * count
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = preset(path, "dpo", 250, beta=0.5, base_steps=60)
-    made["train"]["batch_size"] = 6000
+    made["train"]["batch_size"] = 3000
     events = trained(made, tmp_path / "run")
     model, tokenizer = policy(tmp_path / "run")
     checkpoint, _ = load_latest(tmp_path / "run/checkpoints")
@@ -410,7 +410,7 @@ def thumbs(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4))])
 def test_kto_raises_the_likelihood_of_wanted_texts_where_most_are_wanted(
     seed: int, thumbs: Path, tmp_path: Path, capsys: Any
 ) -> None:

@@ -25,7 +25,7 @@ def simulated() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("members", [4, 8, 16])
+@pytest.mark.parametrize("members", [4, *(pytest.param(number, marks=pytest.mark.slow) for number in (8, 16))])
 def test_equal_members_replace_each_other_in_few_generations(members: int, simulated: ModuleType) -> None:
     """Windows of a document are alike, so a test that took windows for independent would fail here, too."""
     assert simulated.false_positives("documents", members, 2000, "truncation", 0.05) <= 0.06

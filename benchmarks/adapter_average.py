@@ -26,7 +26,9 @@ TRAIN = {"batch_size": 32, "threads": 1, "device": "cpu", "precision": "float32"
 SCORED_TOKENS = 50_000
 
 
-def preset(seed: int, grammar: int, steps: int, rate: float, schedule: str = "constant", **more: Any) -> dict[str, Any]:
+def preset(
+    seed: int, grammar: int, steps: int, rate: float, schedule: str | None = None, **more: Any
+) -> dict[str, Any]:
     """A run on a grammar of this number."""
     return {
         "name": "adapter-average",
@@ -35,7 +37,7 @@ def preset(seed: int, grammar: int, steps: int, rate: float, schedule: str = "co
         "model": {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 32},
         "train": {"steps": steps, **TRAIN, **more},
         "optimizer": {"lr": rate},
-        "schedule": {"name": schedule, "warmup": 10},
+        **({} if schedule is None else {"schedule": {"name": schedule, "warmup": 10}}),
         "evaluate": {"every": 1000, "tokens": 20_000},
         "sample": {"tokens": 0},
     }
@@ -73,7 +75,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
             base = Path(folder) / f"base-{seed}"
-            for _ in train(resolve(preset(seed, 0, 400, 0.003, "cosine")), base, report=False):
+            for _ in train(resolve(preset(seed, 0, 400, 0.003)), base, report=False):
                 pass
             for schedule in ("constant", "cosine"):
                 print(compare(base, seed, options.steps, schedule), flush=True)

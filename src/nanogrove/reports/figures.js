@@ -62,8 +62,7 @@ function forest({ forest }, { colours }) {
   ];
 }
 
-// Whole numbers in a short range have a tick each, and none between them. `pixels` is how long the axis is, and `size` how
-// much of it a label of so many characters takes.
+// Whole numbers in a short range have a tick each. Of `pixels` a label of so many characters takes `size`.
 function ticks(values, log, pixels, size) {
   const known = values.filter((value) => value !== null && (value > 0 || !log));
   const least = known.reduce((a, b) => Math.min(a, b), Infinity), most = known.reduce((a, b) => Math.max(a, b), -Infinity);
@@ -71,27 +70,24 @@ function ticks(values, log, pixels, size) {
   return known.every(Number.isInteger) && most - least <= 8 ? { dtick: 1 } : { nticks: Math.max(2, Math.min(6, Math.floor(pixels / size(5)))) };
 }
 
-// The densest of some sets of round numbers whose labels do not touch, from a few equal steps within a decade to a number
-// every few decades. Plotly's own are digits without their decade, or exponents, and overlap.
+// The densest of some sets of round numbers whose labels do not touch; plotly's own do.
 function logTicks(least, most, pixels, size) {
   const decades = Math.log10(most / least), low = least * 0.97, high = most * 1.03;
   const steps = [5, 4, 3, 2].map((count) => {
     const rough = (most - least) / count, unit = 10 ** Math.floor(Math.log10(rough));
     const step = unit * [1, 2, 5, 10].find((times) => times * unit >= rough * 0.999);
-    return Array.from({ length: 12 }, (_, n) => Number(((Math.ceil(low / step) + n) * step).toPrecision(12)));
+    return [...Array(12).keys()].map((n) => Number(((Math.ceil(low / step) + n) * step).toPrecision(12)));
   });
   const every = (digits, stride = 1) => {
     const first = stride * Math.floor(Math.log10(low) / stride), last = Math.log10(high), found = [];
     for (let power = first; power <= last; power += stride) found.push(...digits.map((digit) => Number(`${digit}e${power}`)));
     return found;
   };
-  const strides = [2, 3, 4, 6, 8, 12, 16, 24, 48, 96];
-  const sets = [...(decades < 0.6 ? steps : []), every([1, 2, 5]), every([1, 3]), every([1]), ...strides.map((stride) => every([1], stride))];
+  const strides = [1, 2, 4, 6, 12, 24, 48, 96].map((stride) => every([1], stride));
+  const sets = [...(decades < 0.6 ? steps : []), every([1, 2, 5]), every([1, 3]), ...strides];
   const within = sets.map((set) => set.filter((value) => value >= low && value <= high));
-  const apart = (set) => set.slice(1).every((value, n) => {
-    const [one, other] = [set[n], value].map((each) => size(short(each).length));
-    return (Math.log10(value / set[n]) / decades) * pixels >= (one + other) / 2;
-  });
+  const width = (value) => size(short(value).length) / 2;
+  const apart = (set) => set.slice(1).every((value, n) => (Math.log10(value / set[n]) / decades) * pixels >= width(value) + width(set[n]));
   const chosen = within.find((set) => set.length <= 9 && apart(set)) ?? [];
   return { tickvals: chosen, ticktext: chosen.map((value) => short(value).replace(/\^(.*)/, "<sup>$1</sup>")) };
 }
@@ -143,7 +139,7 @@ function draw(figure) {
   Plotly.react(place, data, layout(figure, colours, font), { responsive: true, displayModeBar: false });
 }
 
-// Draws again where the theme changes and, once a window has its new width, where the labels of axes have other room.
+// Draws again in another theme, or width of the window.
 function whenLooksChange(redraw) {
   let timer = 0;
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);

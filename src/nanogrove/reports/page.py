@@ -18,7 +18,7 @@ from nanogrove.reports.values import escaped
 STYLE, FIGURES, PAGE = (
     Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "figures.js", "page.js")
 )
-SCRIPT = FIGURES + PAGE
+SCRIPT = "".join(line for line in (FIGURES + PAGE).splitlines(True) if not line.lstrip().startswith("//"))
 GZIP = 31  # of zlib: 15 bits of window, and the header of gzip, without a time
 
 

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ import pytest
 
 for library in ("OMP", "MKL"):  # read when torch is first imported; tiny models gain nothing from more threads
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell ignores it for what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and so would every process that a test starts
 # Nothing measured, and one thread, since the server forks.
 PLAIN = {"device": "cpu", "precision": "float32", "threads": 1, "accumulation": 1, "compile": False}
 SERVER = Path(__file__).with_name("fork_server.py")

@@ -48,8 +48,17 @@ CASES: dict[str, tuple[str, ...]] = {
     "reverse": ("data.task=reverse", "train.steps=500"),
     "addition": (*COUPLED, "train.steps=400"),
     "addition-voted": (*COUPLED, "train.steps=400", "method.vote=0.67"),
+    # The bound on trust was chosen on the cases above; those below, which last longer, try it.
+    "shift": ("model.token_shift=true", "train.steps=600"),
+    "shift-voted": ("model.token_shift=true", "train.steps=600", "method.vote=0.67"),
+    "shift-spoiled": ("model.token_shift=true", "train.steps=600", "method.inject=0.3"),
+    "reverse-shift": ("data.task=reverse", "model.token_shift=true", "train.steps=600"),
+    "reverse-shift-voted": ("data.task=reverse", "model.token_shift=true", "train.steps=600", "method.vote=0.67"),
+    "addition-ends": (*COUPLED, "model.coupled_ends=+", "model.qk_norm=true", "train.steps=600"),
+    "addition-one-layer": (*COUPLED, "model.coupled_ends=+", "model.n_layer=1", "train.steps=400"),
 }
-COLLAPSED = 0.5  # share of right labels below which a round has collapsed, and of what the answers say of it
+COLLAPSED = 0.5  # share of right labels below which a round has collapsed
+TRUST = 0.65  # mean estimated reliability of the voters below which it is said to
 
 
 def trained(preset: str, out: Path, *overrides: str) -> list[Event]:
@@ -151,7 +160,7 @@ def collapse(out: Path, cases: list[str], overrides: list[str]) -> None:
             labels = [each["labels"][0] for each in rounds if each["labels"]]
             right = [label["precision"] or 0.0 for label in labels]
             said = [statistics.mean(label["reliability"]) for label in labels]
-            when, told = first_below(right), first_below(said)
+            when, told = first_below(right, COLLAPSED), first_below(said, TRUST)
             if when is not None or told is not None:
                 hits.append(when is not None and told is not None and abs(when - told) <= 1)
             print(f"{name}, seed {seed}: collapsed in round {when}, said of round {told}")
@@ -160,9 +169,9 @@ def collapse(out: Path, cases: list[str], overrides: list[str]) -> None:
     print(f"right within one round in {sum(hits)} of {len(hits)}")
 
 
-def first_below(values: list[float]) -> int | None:
-    """The number of the first round, from 1, whose value is below `COLLAPSED`; None where there is none."""
-    return next((number for number, value in enumerate(values, 1) if value < COLLAPSED), None)
+def first_below(values: list[float], bound: float) -> int | None:
+    """The number of the first round, from 1, whose value is below the bound; None where there is none."""
+    return next((number for number, value in enumerate(values, 1) if value < bound), None)
 
 
 @torch.inference_mode()

@@ -64,8 +64,12 @@ class TrainState:
         yield from self.modules.named_parameters()
 
     def begin_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Sets the model's weights to those of another one, from which training begins; an average begins there too."""
-        self.model.load_state_dict(weights)
+        """Sets the model's weights to those of another one, from which training begins; an average begins there too.
+
+        Those of a single model are each member's.
+        """
+        for name, tensor in self.model.state_dict().items():
+            tensor.copy_(weights[name])
         self.restart_average()
 
     def restart_average(self) -> None:

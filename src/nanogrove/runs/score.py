@@ -29,7 +29,7 @@ def evaluate(
     """Scores a run's best model on the whole of a split: its loss, and the other measures that such data allows.
 
     When left out, `split` is validation for text, and test for a grammar, whose samples cost nothing to spend, and
-    `device` is the CPU for a run that was told to train there, so that its figures come again, else `auto`. With
+    `device` is the CPU for a run whose preset names it, so that its figures come again, else `auto`. With
     `calibrate` it is test: a temperature is fitted on validation and kept beside the weights, and its effect on test
     is given under `calibration`; see `nanogrove.evaluate.calibration`. With `allow_code` a function that the preset
     names as a reward is run; without it, `unmeasured` says that none is.

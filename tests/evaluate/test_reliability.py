@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import least_squares
 
 from nanogrove.evaluate import committee, reliability
-from nanogrove.evaluate.reliability import WRONG_ANSWERS, Reliability, estimate, label
+from nanogrove.evaluate.reliability import WRONG_ANSWERS, Reliability, consensus, estimate, label, trust
 
 TRUE = "0"
 
@@ -113,3 +113,35 @@ def test_the_effective_number_of_voters() -> None:
     more, less = math.log(10 * 0.99 / 0.01), math.log(10)
     assert Reliability([0.99, 0.5]).effective_voters == pytest.approx((more + less) ** 2 / (more**2 + less**2))
     assert reliability.estimate([]).effective_voters == 0
+
+
+def test_the_consensus_is_right_as_often_as_it_is_said_to_be() -> None:
+    for right in ([0.8] * 3, [0.9, 0.7, 0.5], [0.6] * 8):
+        answers = simulated(right, 4000, wrong=WRONG_ANSWERS)
+        voters = estimate(answers)
+        likeliest = [label(given, voters)[0] for given in zip(*answers, strict=True)]
+        kept = [index % 2 == 0 for index in range(4000)]
+        said = consensus(answers, voters, kept)
+        assert said == pytest.approx(sum(each == TRUE for each in likeliest[::2]) / 2000, abs=0.03)
+        assert said != consensus(answers, voters, [True] * 4000)
+    assert consensus([["1"], ["1"]], Reliability([0.9, 0.9]), [False]) is None
+
+
+def test_trust_counts_the_errors_that_voters_learned_from_their_own_labels() -> None:
+    """Voters follow one rule and depart from it independently; the likeliest answers of a round are the next rule."""
+    rng, shared, inherited = random.Random(1), 0.0, 1.0
+    for _ in range(6):
+        rule = ["adopted" if rng.random() < shared else TRUE for _ in range(4000)]
+        noise = simulated([0.8, 0.75, 0.7], 4000, rng.randint(0, 10**6), WRONG_ANSWERS)
+        answers = [
+            [wanted if given == TRUE else given for wanted, given in zip(rule, voter, strict=True)] for voter in noise
+        ]
+        voters = estimate(answers)
+        right = sum(voter.count(TRUE) for voter in answers) / 12_000
+        assert trust(voters, inherited) == pytest.approx(right, abs=0.03)
+        said = consensus(answers, voters, [True] * 4000)
+        assert said is not None
+        inherited *= said
+        shared = 1 - sum(label(given, voters)[0] == TRUE for given in zip(*answers, strict=True)) / 4000
+    assert shared > 0.4, "by then the voters agree on much that is wrong"
+    assert trust(estimate([["1"] * 9]), 1.0) is None, "a single voter is confirmed by nobody"

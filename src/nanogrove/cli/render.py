@@ -307,7 +307,8 @@ def _round(event: Event, view: View) -> str:
     for label in values["labels"]:
         right = "" if label["precision"] is None else f", {label['precision']:.1%} of them right"
         agreed = "" if label["agreement"] is None else f"agreement {label['agreement']:.2f}, "
-        labels.append(f"difficulty {label['difficulty']}: {agreed}kept {label['kept']:.0%}{right}")
+        trust = "" if label.get("trust") is None else f"trust {label['trust']:.2f}, "
+        labels.append(f"difficulty {label['difficulty']}: {agreed}{trust}kept {label['kept']:.0%}{right}")
     line = f"round {values['round']}  {'; '.join(labels) or 'older data alone'}  frontier {values['frontier']}"
     return f"{line}\n[yellow]no more rounds[/]: {escape(values['ended'])}" if values.get("ended") else line
 

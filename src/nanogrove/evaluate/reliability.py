@@ -16,10 +16,21 @@ is always right and others who never are, wherever voters agree seldom: a voter 
 
 It assumes that voters err independently: where all share an error, nothing in their answers shows it. Voters who agree
 no more often than by chance have p_v = 1 / (K + 1), where a vote says nothing, and no label has support.
+
+Voters who learn from their own labels come to share the errors of these, and a vote no longer sees them. They can be
+counted while they are new (`trust`, our own): let the voters of a round be copies of one rule, from which each departs on
+prompts of its own, whether the rule is right there or wrong, and let the likeliest answers of the round be the next
+rule. With c_i the mean support of the likeliest answers to the prompts of round i, of the voters' answers in round r
+so many are right:
+
+    t_r = c_1 · … · c_{r−1} · mean of p_v in round r
+
+Errors that a base shares from the start are not in it, nor are those that training on labels mends.
 """
 
 import math
 from collections.abc import Sequence
+from itertools import compress
 from typing import NamedTuple
 
 WRONG_ANSWERS = 10  # K; more make agreement the stronger evidence
@@ -79,6 +90,20 @@ def label(given: Given, reliability: Reliability) -> tuple[str | None, float]:
     likeliest = max(scores, key=lambda answer: scores[answer])
     unseen, most = max(WRONG_ANSWERS + 1 - len(scores), 0), scores[likeliest]
     return likeliest, 1 / (sum(math.exp(score - most) for score in scores.values()) + unseen * math.exp(-most))
+
+
+def consensus(answers: Sequence[Given], reliability: Reliability, kept: Sequence[bool]) -> float | None:
+    """c, the mean support of the likeliest answers to those prompts that are `kept [N]`; None where there is none."""
+    supports = [label(given, reliability)[1] for given in compress(zip(*answers, strict=True), kept)]
+    return sum(supports) / len(supports) if supports else None
+
+
+def trust(reliability: Reliability, inherited: float) -> float | None:
+    """t, the share of right answers among the voters', where `inherited` is the product of c of the rounds before.
+
+    None for a single voter, whom nobody confirms.
+    """
+    return inherited * sum(reliability.right) / len(reliability.right) if len(reliability.right) > 1 else None
 
 
 def _agreement(one: Given, other: Given) -> float:

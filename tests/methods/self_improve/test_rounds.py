@@ -517,6 +517,38 @@ def test_votes_by_reliability_are_those_of_voters_good_at_base_problems(
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "run")
 
 
+def test_trust_falls_by_what_kept_rounds_inherit_and_ends_the_rounds(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Voters who each err on some prompts of their own, in every round alike; a round undone passes nothing on."""
+
+    def decode(model: Any, corpus: Any, prompts: list[str], *_: Any, **__: Any) -> list[list[str]]:
+        right = [prompt[:-1] for prompt in prompts]
+        return [
+            [text if text[0] not in wrong else f"{text}{wrong}" for text in right] for wrong in ("123", "345", "567")
+        ]
+
+    Voters(monkeypatch)
+    monkeypatch.setattr(committee, "decode", decode)
+    loose = ["method.guard=true", "method.guard_agreement=0", "method.guard_loss=99", "method.guard_drop=1"]
+    loose += ["method.guard_fit=99", "method.si_rounds=3", "method.si_iter=2", "method.vote=null"]
+    first, second, third = of_kind(from_base(saved, tmp_path / "run", *loose), "round")
+    labels = [event.values["labels"][0] for event in (first, second, third)]
+    assert labels[0]["trust"] == pytest.approx(sum(labels[0]["reliability"]) / 3)
+    assert labels[0]["consensus"] < 0.95
+    assert labels[1]["trust"] == pytest.approx(labels[0]["consensus"] * sum(labels[1]["reliability"]) / 3)
+    both = labels[0]["consensus"] * labels[1]["consensus"]
+    assert labels[2]["trust"] == pytest.approx(both * sum(labels[2]["reliability"]) / 3)
+    bound = (labels[1]["trust"] + labels[2]["trust"]) / 2
+    ended = of_kind(from_base(saved, tmp_path / "ended", *loose, f"method.guard_trust={bound}"), "round")
+    assert [event.values["accepted"] for event in ended] == [True, True, False]
+    assert f"an estimated {labels[2]['trust']:.2f} of the voters' answers" in ended[2].values["ended"]
+    undone = of_kind(from_base(saved, tmp_path / "undone", *loose, "method.guard_fit=0", "method.retries=2"), "round")
+    assert [event.values["accepted"] for event in undone] == [False] * 3
+    [label] = undone[2].values["labels"]
+    assert label["trust"] == pytest.approx(sum(label["reliability"]) / 3)
+
+
 def test_one_voter_needs_no_committee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_labels(monkeypatch, copied)
     loose = ["method.guard=true", "method.guard_loss=100"]
@@ -564,6 +596,7 @@ def test_voters_may_come_from_a_checkpoint_each(tmp_path: Path, monkeypatch: pyt
         (["method.to=12"], DataError, "set model.block_size=25"),
         (["method.si_rounds=9"], DataError, "set model.block_size=23"),
         (["method.votes=reliability"], PresetError, "and vote is null; set vote=0.9"),
+        (["method.voters=1", "method.guard_trust=0.9"], PresetError, "guard_trust needs two voters or more"),
         (["method.voters=1", "method.voter_minimum=0.9"], PresetError, "voter_minimum needs two voters or more"),
         (["method.voter_minimum=99"], PresetError, "method.voter_minimum=99: must be 1 or less"),
         (["method.to=1"], PresetError, "method.to=1 is easier than data.base"),

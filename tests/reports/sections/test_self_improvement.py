@@ -72,6 +72,9 @@ def test_exact_match_by_difficulty_and_round_is_a_heat_map(tmp_path: Path) -> No
     by_reliability = [*events[:2], round_event(1, 0.875, labels=[{**label, "effective": 2.5}])]
     [voters] = drawn(report_of(tmp_path / "votes", by_reliability))["Effective number of voters"]["lines"]
     assert (voters["x"], voters["y"]) == ([1], [2.5])
+    trusted = [*events[:2], round_event(1, 0.875, labels=[{**label, "trust": 0.75}])]
+    trust, right = drawn(report_of(tmp_path / "trust", trusted))["Trust in the voters, and what was right"]["lines"]
+    assert (trust["y"], right["y"]) == ([0.75], [0.875])
 
 
 def test_alarms_and_the_end_of_rounds_are_told_as_text(tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_alarms_and_the_end_of_rounds_are_told_as_text(tmp_path: Path) -> None:
 def test_a_record_of_nonsense_still_has_a_page(tmp_path: Path, bad: Any) -> None:
     keys = ["round", "frontier", "difficulties", "exact", "vote", "agreement", "labels", "ended", "reason"]
     events = [Event(kind, 0, dict.fromkeys(keys, bad)) for kind in ("exact", "round", "alarm")]
-    label = {"difficulty": bad, "precision": bad, "filters": bad, "kept": bad}
+    label = {"difficulty": bad, "precision": bad, "filters": bad, "kept": bad, "trust": bad}
     events += [Event("round", 1, {"round": bad, "labels": [label, {"filters": {"f": bad}}]}), exact(0, 1, 1.0)]
     assert "Exact match, median voter" in report_of(tmp_path / "run", events)
 

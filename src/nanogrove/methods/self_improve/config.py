@@ -63,6 +63,9 @@ class Config(MethodConfig):
         0.1, ge=0, description="largest rise of the loss on replayed earlier data, nats per token"
     )
     guard_fit: float = Field(0.1, ge=0, description="largest loss on a round's labels after it, nats per token")
+    guard_trust: float | None = Field(
+        None, gt=0, le=1, description="end the rounds before labels of which fewer are right, as the answers alone say"
+    )
     retries: int = Field(1, ge=0, description="times a difficulty is tried again, with a stricter vote")
     minimum: int = Field(1, ge=1, description="labels that a round must keep to be trained on")
     empty: Literal["stop", "replay"] = Field(
@@ -79,6 +82,7 @@ class Config(MethodConfig):
             "vote": self.vote,
             "gate=agreement": self.gate == "agreement" or None,
             "voter_minimum": self.voter_minimum,
+            "guard_trust": self.guard_trust,
         }
         for name, wanted in ((name, value is not None) for name, value in needs.items()):
             if wanted and self.voters < 2:

@@ -57,6 +57,7 @@ class Progress(TypedDict):
         least: the lowest losses among these, on base data and on the labels of each accepted round.
         strict: how often the next difficulty was tried in vain.
         settled: rounds that were not undone.
+        inherited: the product of the consensus of all rounds trained on (`evaluate/reliability.py`).
         votes: whose votes count, where base problems decide that.
         current: the round under way.
         ended: why there are no more rounds.
@@ -69,6 +70,7 @@ class Progress(TypedDict):
     least: list[float]
     strict: Count
     settled: Count
+    inherited: NotRequired[Annotated[float, Field(ge=0, le=1)]]
     votes: NotRequired[list[bool]]
     current: NotRequired[CurrentRound]
     ended: NotRequired[str]
@@ -143,6 +145,28 @@ def commit_round(progress: Progress, survey: Survey, losses: Losses) -> None:
     firmest, least, now = progress["firmest"], progress["least"], losses.means()
     firmest |= {d: max(share, firmest.get(d, 0.0)) for d, share in known.items()}
     progress["least"] = [min(pair) for pair in zip(least, now, strict=False)] + now[len(least) :]
+
+
+def inherit(progress: Progress) -> None:
+    """Counts the errors of the labels of the current round, which is kept, among those that the voters share."""
+    known = [
+        cast(float, share) for label in progress["current"]["labels"] if (share := label.get("consensus")) is not None
+    ]
+    progress["inherited"] = progress.get("inherited", 1.0) * float(np.mean(known or [1.0]))
+
+
+def label_problem(config: Config, labels: list[Values]) -> str | None:
+    """Why a round must not train on its labels, or None: too few of the voters' answers are likely to be right."""
+    if not config.guard or config.guard_trust is None:
+        return None
+    trust = {label["difficulty"]: cast(float, label["trust"]) for label in labels}
+    for difficulty, share in trust.items():
+        if share < config.guard_trust:
+            return (
+                f"an estimated {share:.2f} of the voters' answers of difficulty {difficulty} are right, and "
+                f"method.guard_trust is {config.guard_trust}"
+            )
+    return None
 
 
 def base_problem(config: Config, progress: Progress, hardest: int) -> str | None:

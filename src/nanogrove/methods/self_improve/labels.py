@@ -39,6 +39,7 @@ def label(
     count: int,
     strict: bool,
     votes: Sequence[bool] | None = None,
+    inherited: float = 1.0,
 ) -> Labelled:
     """Labels `count` new prompts of one difficulty.
 
@@ -52,6 +53,7 @@ def label(
         count: how many prompts are labelled.
         strict: whether the vote is the stricter one of a retry.
         votes: which voters' votes count, `[P]`; all where None.
+        inherited: the share of what the voters learned from labels that is right, as `reliability.trust` takes it.
     """
     questions = corpus.examples(difficulty, "train", f"round-{slot + 1}", range(count))
     prompts = [prompt for prompt, _ in questions]  # the true answers are not looked at
@@ -72,14 +74,16 @@ def label(
         for prompt, answer, keep in zip(prompts, labels.answers, passed, strict=True)
         if keep and answer is not None
     ]
-    right = committee.correct(corpus.task, prompts, labels.answers)
+    right, counted = committee.correct(corpus.task, prompts, labels.answers), reliability.estimate(answers)
     figures = {
         "difficulty": difficulty,
         "prompts": count,
         "agreement": committee.agreement(answers, config.support),
-        "effective": reliability.estimate(answers).effective_voters,
+        "effective": counted.effective_voters,
         "support": sum(labels.support) / count if count else None,
         "reliability": voters.right,
+        "trust": reliability.trust(counted, inherited),
+        "consensus": reliability.consensus(answers, counted, passed) if len(answers) > 1 else None,
         "labels_right": sum(right) / count if count else None,
         **committee.against_truth(right, passed),
         "filters": {name: committee.against_truth(right, verdict) for name, verdict in filters.items()},

@@ -33,7 +33,9 @@ from nanogrove.methods.self_improve.guard import (
     base_problem,
     check_kept,
     commit_round,
+    inherit,
     kept_as,
+    label_problem,
 )
 from nanogrove.methods.self_improve.labels import Labelled, LabelRow, check_row, label, label_tokens
 from nanogrove.methods.warm_start import check_not_ended, saved_members
@@ -183,8 +185,9 @@ class _Rounds:
     def label(self, difficulty: int, count: int, slot: int) -> Labelled:
         """Labels of one difficulty, made by rank 0."""
         strict, votes = bool(self.progress["strict"]), self.progress.get("votes")
+        inherited = self.progress.get("inherited", 1.0)
         work = partial(label, self.state.scored, self.corpus, self.config, self.plan.seed, slot)
-        return self.plan.ranks.broadcast_from_main(partial(work, difficulty, count, strict, votes))
+        return self.plan.ranks.broadcast_from_main(partial(work, difficulty, count, strict, votes, inherited))
 
     def begin_round(self, slot: int) -> Iterator[Event]:
         """Labels prompts, writes the labels to the run folder and saves what an undone round falls back to."""
@@ -204,6 +207,7 @@ class _Rounds:
         }
         seconds = time.perf_counter() - began
         problem = base_problem(config, progress, self.corpus.base[1]) if not slot else None
+        problem = problem or label_problem(config, values["labels"])
         if problem is None and difficulties and len(rows) < config.minimum:
             short = f"the filters kept {len(rows)} of {config.examples} labels, and method.minimum is {config.minimum}"
             values |= {"rows": 0, "short": short}
@@ -314,6 +318,7 @@ class _Rounds:
                     {"name": current["name"], "difficulties": current["difficulties"], "rows": current["rows"]}
                 )
                 progress["strict"] = 0
+                inherit(progress)
             progress["frontier"] = frontier
             progress["settled"] += 1
             yield from self.commit(event, survey, losses)

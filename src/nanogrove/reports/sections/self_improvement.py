@@ -15,7 +15,9 @@ def self_improvement(run: Run) -> str:
     hit = [(event, d, finite(vote)) for event, d, vote in _cells(surveys, "vote")]
     single = [(event, d, spread(exact)[1]) for event, d, exact in _cells(surveys, "exact")]
     agreed = [(event, d, finite(share)) for event, d, share in _cells(surveys, "agreement")]
-    effective = list(_effective(rounds))
+    effective = list(_hardest(rounds, "effective", "effective voters"))
+    trust = list(_hardest(rounds, "trust", "trust"))
+    right = list(_hardest(rounds, "precision", "right among kept labels")) if trust else []
     labels = [(event, label.get("difficulty"), label) for event in rounds for label in _labels(event)]
     errors = [(event, d, _complement(label.get("precision"))) for event, d, label in labels]
     pictures = [
@@ -52,11 +54,14 @@ def self_improvement(run: Run) -> str:
             ),
             plot("Hardest difficulty open", "round", "difficulty", _frontier(surveys[:1] + rounds)),
         ],
-        *(
-            [[plot("Effective number of voters", "round", "equal votes as good as theirs", effective)]]
-            if effective
-            else []
-        ),
+        [
+            plot(title, "round", what, lines)
+            for title, what, lines in (
+                ("Effective number of voters", "equal votes as good as theirs", effective),
+                ("Trust in the voters, and what was right", "share", trust + right),
+            )
+            if lines
+        ],
     ]
     body = rows(pictures)
     why = '<p class="note">Right and wrong are measured for this page; the run decides by agreement alone.</p>'
@@ -93,11 +98,11 @@ def _kept(event: Event) -> list[float]:
     return [share for label in _labels(event) if (share := finite(label.get("kept"))) is not None]
 
 
-def _effective(rounds: list[Event]) -> Iterator[Line]:
-    """A line for the hardest difficulty that each round labelled; none in records of earlier versions."""
-    hardest = [labels[-1].get("effective") if (labels := _labels(event)) else None for event in rounds]
-    if any(finite(figure) is not None for figure in hardest):
-        yield from line("effective voters", [_round(event) for event in rounds], hardest)
+def _hardest(rounds: list[Event], figure: str, name: str) -> Iterator[Line]:
+    """A figure of the hardest difficulty that each round labelled; none in records that do not have it."""
+    hardest = [labels[-1].get(figure) if (labels := _labels(event)) else None for event in rounds]
+    if any(finite(value) is not None for value in hardest):
+        yield from line(name, [_round(event) for event in rounds], hardest)
 
 
 def _filters(rounds: list[Event], figure: str) -> Iterator[Line]:

@@ -53,6 +53,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_chat(talks: Path, forked: Forked) -> 
     assert set(answered["content"]) == {"e"}, "what was written stays"
 
 
+@pytest.mark.slow
 def test_models_side_by_side_answer_and_each_keeps_its_conversation(talks: Path, forked: Forked) -> None:
     with on_terminal(forked, "chat", "short", "endless", "--temperature", 0, "--tokens", 8, cwd=talks) as terminal:
         terminal.until("> ")

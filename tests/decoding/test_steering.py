@@ -200,6 +200,7 @@ def changes(rows: Sequence[Sequence[int]]) -> list[float]:
     return [float((row[-1] + row[-2]) % 2) for row in rows]
 
 
+@pytest.mark.slow
 def test_on_a_reward_of_context_it_beats_every_constant_bias_of_tokens_at_lower_perplexity() -> None:
     """A bias of each token climbs on what it earns in the very draws that count, at whatever perplexity."""
     lm, length = make(), 12

@@ -273,6 +273,7 @@ def test_a_limit_bounds_what_is_kept(small: Any) -> None:
     assert 500 <= calibration.fit_split(model, corpus, "train", 1000)[1] <= 2000
 
 
+@pytest.mark.slow
 def test_an_overfitted_model_is_set_right_on_a_third_split(tiny: Tiny, tmp_path: Path) -> None:
     """Fitted on validation, its ECE on test falls by half or more; the text is a random walk over twelve letters."""
     generator = np.random.default_rng(0)

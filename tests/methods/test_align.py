@@ -177,6 +177,7 @@ def test_rounds_end_where_the_kl_passes_its_cap(preset: dict, tmp_path: Path) ->
     assert max(event.step for event in events) == 10
 
 
+@pytest.mark.slow
 def test_the_reward_of_what_it_writes_rises(preset: dict, tmp_path: Path) -> None:
     preset["train"]["steps"] = 150
     preset["optimizer"] = {"lr": 0.01}

@@ -244,6 +244,7 @@ def test_a_method_whose_past_is_another_is_refused(tmp_path: Path, monkeypatch: 
     assert contents(Path("run")) == before
 
 
+@pytest.mark.slow
 def test_patience_ends_a_run_and_is_resumed_exactly(make: Any, tmp_path: Path) -> None:
     preset = make(
         train={"steps": 24, "divergence": 1e6},

@@ -263,6 +263,7 @@ def test_minutes_of_a_run_that_has_its_preset_alone_are_measured(
     assert measured == [3.0]
 
 
+@pytest.mark.slow
 def test_a_resume_by_the_same_minutes_is_exact_and_measures_nothing(
     tiny: Any, tmp_path: Path, measured: list[float], resumes_exactly: Any
 ) -> None:

@@ -145,6 +145,7 @@ def sweep(forked: Any, undisturbed: Reference, places: list[int], folder: Path, 
         shutil.rmtree(run)
 
 
+@pytest.mark.slow
 def test_kills_between_the_renames_of_a_rotation(
     forked: Any, reference: Callable[[str], Reference], tmp_path: Path
 ) -> None:
@@ -156,6 +157,7 @@ def test_kills_between_the_renames_of_a_rotation(
     sweep(forked, undisturbed, [*renames, renames[-1] + 1], tmp_path)
 
 
+@pytest.mark.slow
 def test_kills_before_anything_is_saved(forked: Any, reference: Callable[[str], Reference], tmp_path: Path) -> None:
     undisturbed = reference("adamw")
     changes = undisturbed.changes

@@ -69,6 +69,7 @@ def test_a_figure_that_is_true_is_none(study: MakeStudy, finished: Path) -> None
         run(study(seeds=7), finished)
 
 
+@pytest.mark.slow
 def test_arms_that_are_added_are_tuned_too(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
     arms = [{"name": "plain"}, {"name": "momentum", "overrides": ["optimizer.momentum=0.5"]}]
     settings = {"overrides": ["optimizer.name=sgd"], "tune": {"optimizer.lr": [1e-6, 0.5]}, "seeds": 6}
@@ -185,6 +186,7 @@ def test_a_run_that_diverges_has_a_result(study: MakeStudy, tmp_path: Path, here
     assert here == []
 
 
+@pytest.mark.slow
 def test_seeds_are_added_until_all_is_decided(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
     findings = run(study(seeds=4, until_decided=True, cap=12), tmp_path)
     assert findings.decided
@@ -192,6 +194,7 @@ def test_seeds_are_added_until_all_is_decided(study: MakeStudy, tmp_path: Path, 
     assert len(here) == 2 * findings.seeds
 
 
+@pytest.mark.slow
 def test_runs_are_trained_by_index_once_the_study_is_planned(study: MakeStudy, tmp_path: Path, here: list[str]) -> None:
     with pytest.raises(StudyError, match="plan it first, with --prepare"):
         next(train_index(tmp_path, 0))

@@ -81,6 +81,7 @@ def test_everything_that_may_differ_does(name: str, make: Make, tmp_path: Path) 
     check([make(**sections) for sections in free], tmp_path)
 
 
+@pytest.mark.slow
 def test_what_was_killed_goes_on_at_its_step(make: Make, tmp_path: Path) -> None:
     """Members whose checkpoints stand at different steps, one that is finished and one that has not begun."""
     presets = [make(seed=seed) for seed in range(5)]

@@ -55,6 +55,7 @@ def database(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_new_format_is_explored_and_trained_on(database: Path) -> None:
     """In a process that knows the format, so that no other test does."""
     script = SCRIPT.format(folder=str(Path(__file__).parent))

@@ -382,6 +382,7 @@ def test_a_data_set_of_the_hub_is_pinned_to_its_commit(our_hub: tuple[type[Hub],
     )
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_cut_goes_on(our_hub: tuple[type[Hub], ThreadingHTTPServer]) -> None:
     handler, server = our_hub
     handler.failures["train-1.jsonl"] = 14  # the library tries each request six times
@@ -415,6 +416,7 @@ def test_what_the_hub_does_not_have_is_told_at_once(our_hub: tuple[type[Hub], Th
     assert output[5] == "[]"
 
 
+@pytest.mark.slow
 def test_without_a_network_what_is_here_is_read_and_nothing_else(
     our_hub: tuple[type[Hub], ThreadingHTTPServer],
 ) -> None:

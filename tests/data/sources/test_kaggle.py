@@ -79,6 +79,7 @@ def test_a_kaggle_folder_at_hand_is_read_instead(kaggle: Path) -> None:
         read(KaggleSource(dataset="owner/name", local="mine"))
 
 
+@pytest.mark.slow
 def test_kaggle_without_a_network_says_what_helps(kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import kagglesdk.kaggle_http_client as client
 

@@ -234,6 +234,7 @@ def test_a_file_whose_pages_together_take_forever_is_left(three: Path, monkeypat
     assert skipped.locations == {"PDF that took too long": [f"{three / 'b.pdf'}, page 2"]}
 
 
+@pytest.mark.slow
 def test_a_page_that_swells_is_left(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = content(["x" * 80] * 400_000)  # 0.1 MB in the file, 35 MB of commands, and far more of pdfium's records
     (three / "b.pdf").write_bytes(pdf_bytes(zlib.compress(lines)))

@@ -159,6 +159,7 @@ def test_a_line_without_end_is_never_held(
     assert peak < 4_000_000
 
 
+@pytest.mark.slow
 def test_many_short_lines_after_an_open_quote_are_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "MAX_LINE_CHARACTERS", 1 << 18)
     path = csv_of(tmp_path, 'text\n"' + "\n" * 200_000)

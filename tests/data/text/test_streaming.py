@@ -271,6 +271,7 @@ def two(tmp_path: Path) -> list[tuple[DataConfig, list[tuple[int, Path]]]]:
     return settings_and_folders
 
 
+@pytest.mark.slow
 def test_two_processes_share_their_work_and_neither_waits_for_ever(two: list) -> None:
     processes = [PreparationProcess(settings, folders, byte_tokenizer()) for settings, folders in two]
     for process in processes:
@@ -283,6 +284,7 @@ def test_two_processes_share_their_work_and_neither_waits_for_ever(two: list) ->
         assert index["splits"]["train"]["documents"] > 70_000
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_leaves_what_another_writes_alone(two: list, tmp_path: Path) -> None:
     (settings, folders), (broken, _) = two
     (tmp_path / "a.csv").write_text("name\nno text\n")

@@ -269,6 +269,7 @@ def test_labels_that_are_damaged_are_refused(eventful: None, tmp_path: Path) -> 
             trained(run, *RESUMED, resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_between_saves_resumes_bit_for_bit(undisturbed: dict[str, Any], tmp_path: Path) -> None:
     rarely = [*RESUMED, "save.every=7"]
     trained(tmp_path / "rarely", *rarely)

@@ -1,7 +1,8 @@
 """A folder of small runs, and a browser that has the secret."""
 
 import json
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nanogrove.studies.plan import Plan, PlannedArm
 from nanogrove.studies.settings import read_settings
 from nanogrove.ui.app import Pages, application
 from nanogrove.ui.index import Index
+from nanogrove.ui.processes import Processes
 
 ADDRESS = "http://127.0.0.1:8100"
 SECRET = "a-secret"
@@ -39,6 +41,22 @@ def write_run(folder: Path, *events: Event, steps: int = 10, **preset: Any) -> P
     start = Event("start", 0, {"name": folder.name, "steps": steps, "seed": 1})
     (folder / "events.jsonl").write_bytes("".join(e.line() for e in (start, *events)).encode("utf-8", "surrogatepass"))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The processes that pages began here, which have ended when the test is over."""
+    known: list[subprocess.Popen[bytes]] = []
+    honest = Processes.resume
+
+    def resume(self: Processes, run: Path) -> None:
+        honest(self, run)
+        known.append(self._continued[run])
+
+    monkeypatch.setattr(Processes, "resume", resume)
+    yield known
+    for process in known:
+        process.wait(60)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,9 @@ def test_a_link_in_the_place_of_the_folder_or_of_a_file_is_not_followed(
     assert not (tmp_path / "arguments").exists()
 
 
-def test_a_form_begins_from_a_file_with_its_figures(client: Any, kept: Path, tmp_path: Path, python: Path) -> None:
+def test_a_form_begins_from_a_file_with_its_figures(
+    client: Any, kept: Path, tmp_path: Path, python: Path, begun: list[subprocess.Popen[bytes]]
+) -> None:
     name = client.post("/files?name=notes.txt", content=TEXT).text
     page = client.get(f"/new?file={name}").text
     explored = re.search(r"What the file holds</h2><pre[^>]*>(.*?)</pre>", page, re.DOTALL)
@@ -140,6 +143,7 @@ def test_a_form_begins_from_a_file_with_its_figures(client: Any, kept: Path, tmp
     answer = client.post(f"/new?file={name}", data={"folder": "mine", "do": "start", "seen": form["seen"]})
     assert answer.url.path == "/run"
     assert json.loads((tmp_path / "runs" / "mine" / "preset.json").read_text())["train"]["steps"] == 30
+    begun[0].wait(60)
     lines = (tmp_path / "arguments").read_text().splitlines()
     assert lines[:2] == [
         f"-P -m nanogrove explore {kept / name} --out preset.json",

@@ -51,6 +51,7 @@ class GPT(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_a_gpu_runs_at_a_tiny_size_against_a_stand_in_for_its_peer(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(STAND_IN)
     text = tmp_path / "text.txt"

@@ -97,6 +97,7 @@ def test_a_disk_that_is_full_while_text_is_prepared(forked: Any, preset: Path, t
     assert forked(*arguments).code == 0
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_while_text_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the process that writes; what it sealed stays, what it did not is given back."""
     text = "".join(f"line {n} of a long text\n\n" for n in range(200_000))

@@ -97,6 +97,7 @@ def figures(notebook: Any) -> dict[str, Any]:
     return by_cell
 
 
+@pytest.mark.slow
 def test_the_grammar_is_explored(executed) -> None:
     shown = figures(executed("rlm_explore.ipynb"))
     assert len(shown) == 12
@@ -134,6 +135,7 @@ def test_a_model_is_trained_and_compared_with_its_grammar(executed, tmp_path: Pa
     assert float(re.search(r"^excess +(\S+)$", printed, re.MULTILINE)[1]) > 0
 
 
+@pytest.mark.slow
 def test_rounds_are_drawn_as_recorded_and_go_on_where_they_were_cut_off(executed, tmp_path: Path) -> None:
     models = tmp_path / "runs/self-improve-notebook/models-small"
 

@@ -95,6 +95,13 @@ def at_hand(folder: Path, source: Any) -> None:
 GAMES = {"Name": "Wii Sports", "Platform": "Wii", "Year": 2006, "Genre": "Sports", "Publisher": "a", "Global_Sales": 82}
 
 
+@pytest.mark.slow
+def test_the_quick_start_reads_the_library_as_a_whole(command: Any, tmp_path: Path) -> None:
+    ended = command("train", "quickstart", "--out", tmp_path / "run", *overrides("text", "pretrain"))
+    assert (ended.code, ended.err) == (0, "")
+    assert read_events(tmp_path / "run" / "events.jsonl")[-1].kind == "end"
+
+
 @pytest.mark.parametrize("name", list_presets())
 def test_a_preset_runs(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
@@ -104,7 +111,7 @@ def test_a_preset_runs(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
     raw = read_preset_file(name)
     data, method = raw["data"].get("type", "text"), raw.get("method", {}).get("name", "pretrain")
     small = overrides(data, method) + (['data.options={"nodes": 4}'] if name == "self-improve-maze" else [])
-    if name != "quickstart" and raw["data"].get("sources") == ["python-stdlib"]:  # which one preset reads as a whole
+    if raw["data"].get("sources") == ["python-stdlib"]:  # which another test reads as a whole
         (tmp_path / "library.txt").write_text(Path(abc.__file__).read_text())
         small.append("data.sources=library.txt")
     if name == "games-csv":  # the files of the data set, as they would be downloaded

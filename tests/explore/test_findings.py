@@ -372,6 +372,7 @@ def test_a_thinned_text_comes_from_all_of_it() -> None:
     assert {part[0] for part in parts} == {"a", "b"}
 
 
+@pytest.mark.slow
 def test_pdf(tmp_path: Path) -> None:
     for name in ("a.pdf", "b.pdf", "named.txt"):
         stream = b"BT /F1 12 Tf 72 720 Td (" + b"A page of a PDF, with some words. " * 3 + b") Tj ET"

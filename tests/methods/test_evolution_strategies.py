@@ -88,6 +88,7 @@ def test_full_rank_estimates_the_smoothed_gradient_of_what_is_no_polynomial() ->
     assert mean == pytest.approx(smoothed, abs=4 * error)
 
 
+@pytest.mark.slow
 def test_noise_of_low_rank_has_the_identity_for_its_covariance() -> None:
     drawn = torch.stack([full(direction({"w": (3, 4)}, 1, 0, 0, pair)["w"]).flatten() for pair in range(20_000)])
     torch.testing.assert_close(drawn.T @ drawn / 20_000, torch.eye(12), atol=0.06, rtol=0)

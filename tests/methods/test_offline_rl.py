@@ -117,6 +117,7 @@ def test_a_constant_added_to_all_rewards_changes_no_weight(toy: Path, tmp_path: 
             torch.testing.assert_close(other[name], tensor, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_best_fraction_alone_is_imitated(toy: Path, tmp_path: Path) -> None:
     trained(preset(toy, "filter", fraction=0.2), tmp_path / "run")
     assert probabilities(tmp_path / "run", "3")[2] > 0.99
@@ -152,6 +153,7 @@ def test_filter_is_the_plain_loss_of_the_texts_it_keeps(toy: Path, tmp_path: Pat
     assert np.array_equal(drawn[7], corpus.batch_rows(7, best)), "a function of the step"
 
 
+@pytest.mark.slow
 def test_dpo_recovers_reward_gaps_of_bradley_terry_pairs(tmp_path: Path) -> None:
     """β log(π/π_ref) of items against their true rewards, from pairs drawn by σ(r − r′), as many as say so."""
     rewards = dict(zip("abcdef", [1.5, 0.3, -0.7, 0.9, -1.6, 0.0], strict=True))

@@ -180,6 +180,7 @@ def wandb_files(tmp_path: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted((tmp_path / "run" / "trackers" / "wandb").rglob("run-*.wandb"))]
 
 
+@pytest.mark.slow
 def test_wandb_is_offline_and_tells_a_resumed_run_from_its_beginning(tmp_path: Path) -> None:
     run_alone(tmp_path, "wandb", events(1, 2), events(3, 3))
     [first, second] = wandb_files(tmp_path)

@@ -79,6 +79,7 @@ def power_fails(
 SHORT = {"train": {"steps": 6}, "evaluate": {"every": 2, "tokens": 50}, "sample": {"tokens": 0}, "save": {"every": 2}}
 
 
+@pytest.mark.slow
 def test_power_fails_while_a_run_goes_on(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert power_fails(resolve(tiny(**SHORT)), tmp_path, monkeypatch, 1, most=6).endswith("6 tried, 0 refused")
 

@@ -203,6 +203,7 @@ def slower(tiny: Any) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.slow
 def test_the_real_command_killed_and_stopped_from_outside(forked: Any, slower: Any, tmp_path: Path) -> None:
     preset, run = tmp_path / "preset.json", tmp_path / "run"
     preset.write_text(json.dumps(slower))

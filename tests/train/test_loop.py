@@ -94,6 +94,7 @@ GRID = itertools.product(
 )
 
 
+@pytest.mark.slow
 def test_every_schedule_is_continuous_falls_and_ends_at_its_last_rate() -> None:
     """No step after the warmup changes the rate by more than the steepest slope there is, or raises it."""
     for name, steps, warmup, decay, final, horizon in GRID:

@@ -202,6 +202,7 @@ def test_a_crash_at_the_first_page_is_no_document(three: Path, monkeypatch: pyte
     assert skipped.locations == {"PDF that crashed its reader": [str(three / "a.pdf"), str(three / "b.pdf")]}
 
 
+@pytest.mark.slow
 def test_a_file_is_not_blamed_for_what_an_earlier_one_broke(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker(
         monkeypatch,
@@ -216,6 +217,7 @@ def test_a_file_is_not_blamed_for_what_an_earlier_one_broke(three: Path, monkeyp
     assert not skipped.counts
 
 
+@pytest.mark.slow
 def test_a_page_that_takes_forever_is_left(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pdf, "PAGE_CPU_SECONDS", 0.3)
     worker(monkeypatch, "while (name, number) in (('a.pdf', 1), ('b.pdf', 3)): pass")

@@ -227,6 +227,7 @@ def test_a_run_cut_while_its_text_streams_ends_alike(
     assert "left_out" not in record[0]["data"], "what has been read by then depends on the clock"
 
 
+@pytest.mark.slow
 def test_a_run_whose_text_fails_on_the_way_is_saved(
     slowly: None, source: Path, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def shares(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
     return shares
 
 
+@pytest.mark.slow
 def test_a_process_learns_the_same(processes: list[subprocess.Popen[str]], shares: dict[str, list[float]]) -> None:
     assert learn_bpe(TEXTS, 300).to_json() == bpe_tokenizer(TEXTS, 300).to_json()
     (learned,) = shares.values()

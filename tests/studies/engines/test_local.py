@@ -38,6 +38,7 @@ def kinds(folder: Path) -> list[tuple[str, int, object]]:
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_replaced_and_its_run_has_the_same_bits(tiny: Tiny, tmp_path: Path) -> None:
     run, killed, events = make_run(tiny, 0, 20), False, list[Happened]()
     for event in train_here([Job((run,))], Place(tmp_path / "killed", 1)):

@@ -120,6 +120,7 @@ def test_ranks_train_what_one_process_trains_and_one_of_them_writes(
     assert {p.relative_to(run) for p in run.rglob("*")} == {p.relative_to(alone) for p in alone.rglob("*")}
 
 
+@pytest.mark.slow
 def test_heads_train_on_ranks_too_and_only_the_contrast_has_other_negatives(
     tiny: Any, tmp_path: Path, trained: Trained
 ) -> None:
@@ -139,6 +140,7 @@ def test_heads_train_on_ranks_too_and_only_the_contrast_has_other_negatives(
     same_averages(tmp_path / "two", tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_ranks_share_the_rows_that_a_curriculum_leaves(tiny: Any, tmp_path: Path, trained: Trained) -> None:
     values = tiny(**PLAIN, method={"name": "pretrain", "curriculum": {"start": 0.2, "until": 0.8}})
     (tmp_path / "preset.json").write_text(json.dumps(values))
@@ -189,7 +191,8 @@ def slower(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("victim", ["1", pytest.param("0", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["1", "0"])
 def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_left_alone(
     victim: str, slower: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -491,6 +494,7 @@ def test_a_population_stopped_on_two_ranks_goes_on_alone(bred: Path, tmp_path: P
     assert [loss for row in ours for loss in row] == pytest.approx([loss for row in theirs for loss in row], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_committee_on_three_ranks_labels_and_learns_as_in_one_process(
     tiny: Any, tmp_path: Path, trained: Trained
 ) -> None:

@@ -123,6 +123,7 @@ def progressed(generator: np.random.Generator, slope: float, intervals: int = 60
     return np.array(history)
 
 
+@pytest.mark.slow
 def test_noise_moves_no_weight_and_a_loss_that_falls_does() -> None:
     weights = np.concatenate([progressed(np.random.default_rng(seed), 0.0) for seed in range(5)])
     assert weights.std(0).max() < 0.04
@@ -186,6 +187,7 @@ def test_odm_is_the_published_update(preset: dict) -> None:
     assert abs(counts.sum() - (64 * policy).sum()) < 2 * deviation, "rows come as often as the policy says"
 
 
+@pytest.mark.slow
 def test_equal_losses_come_to_equal_shares_under_odm(preset: dict) -> None:
     preset["data"] |= {"mix_strategy": "weighted", "source_weights": [9, 1]}
     weights, _ = played(preset, 300, 16, [2.0, 2.0], smoothing=0.9)
@@ -311,6 +313,7 @@ def test_mixtures_that_make_no_sense(change: dict, said: str, preset: dict, tmp_
     assert not (tmp_path / "run/preset.json").exists()
 
 
+@pytest.mark.slow
 def test_excess_is_over_what_was_measured_at_the_start(preset: dict, tmp_path: Path) -> None:
     """A reference that goes on training, or is gone, changes nothing for a run that has begun."""
     plain = json.loads(json.dumps(preset))

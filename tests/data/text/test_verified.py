@@ -164,6 +164,7 @@ def test_a_large_cache_is_read_through_in_the_background(as_large: None, text: P
 
 def test_held_out_tokens_are_compared_at_every_start(as_large: None, text: Path) -> None:
     folder = corpus(text).sources[0].folder
+    wait_for_the_background()  # or it may mark the tokens that the next start makes
     whole = files(folder)
     flip(folder / "validation-00000.bin")
     corpus(text)

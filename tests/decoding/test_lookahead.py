@@ -90,7 +90,7 @@ def exhaustive(model: GPT, heads: Heads, prompt: list[int], new: int) -> list[in
     return written[len(prompt) :]
 
 
-@pytest.mark.parametrize("rollouts", [1, 2, 3])
+@pytest.mark.parametrize("rollouts", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "settings",
     [{"family": "gpt2"}, {"family": "nanochat", "token_shift": True}, {"within_documents": True, "document_mark": 0}],

@@ -87,7 +87,11 @@ def test_rows_that_end_early_have_room_wherever_the_context_ends(size: int) -> N
     assert torch.equal(speculate(model, heads, tokens, new_tokens=31, sampling=GREEDY), plain)
 
 
-@pytest.mark.parametrize("settings", FAMILIES[:4], ids=lambda s: "-".join(map(str, s.values())))
+@pytest.mark.parametrize(
+    "settings",
+    [FAMILIES[0], *(pytest.param(settings, marks=pytest.mark.slow) for settings in FAMILIES[1:4])],
+    ids=lambda s: "-".join(map(str, s.values())),
+)
 def test_a_row_by_itself_goes_on_alike_past_a_full_context(settings: dict) -> None:
     model, heads = random_model_and_heads(**settings)
     for prompt in PROMPTS:
@@ -144,7 +148,7 @@ def exact_distribution(model: GPT, prompt: list[int], new: int, settings: Sampli
 @pytest.mark.parametrize(
     "sampling",
     [
-        {"temperature": 1.0},
+        pytest.param({"temperature": 1.0}, marks=pytest.mark.slow),
         {"temperature": 0.7, "top_k": 3, "repetition_penalty": 1.8},
         {"temperature": 1.3, "top_p": 0.8, "no_repeat_ngram": 2},
     ],

@@ -261,9 +261,9 @@ def test_parquet(tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyP
     ("name", "limit"),
     [
         ("a.csv", "SAMPLE_BYTES"),
-        ("a.csv.gz", "SAMPLE_BYTES"),
+        pytest.param("a.csv.gz", "SAMPLE_BYTES", marks=pytest.mark.slow),
         ("a.jsonl", "SAMPLE_BYTES"),
-        ("a.jsonl.zst", "SAMPLE_BYTES"),
+        pytest.param("a.jsonl.zst", "SAMPLE_BYTES", marks=pytest.mark.slow),
         ("a.txt", "SAMPLE_BYTES"),
         ("a.csv", "MAX_ROWS"),
         ("a.jsonl", "MAX_ROWS"),

@@ -186,7 +186,13 @@ def test_refused_problems_end_the_reading_and_the_reader(three: Path) -> None:
         read(three, Skipped(refuse=True))
 
 
-@pytest.mark.parametrize("death", ["os.kill(os.getpid(), signal.SIGSEGV)", "os.abort()", "sys.exit(3)", "1 / 0"])
+@pytest.mark.parametrize(
+    "death",
+    [
+        "os.kill(os.getpid(), signal.SIGSEGV)",
+        *(pytest.param(death, marks=pytest.mark.slow) for death in ("os.abort()", "sys.exit(3)", "1 / 0")),
+    ],
+)
 def test_a_crash_costs_the_rest_of_its_file_only(three: Path, monkeypatch: pytest.MonkeyPatch, death: str) -> None:
     worker(monkeypatch, f"if name == 'b.pdf' and number == 2: {death}")
     skipped = Skipped()

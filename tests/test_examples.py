@@ -35,7 +35,9 @@ def test_every_public_name_has_an_example() -> None:
     assert set(EXAMPLES) == SHOWN
 
 
-@pytest.mark.parametrize("name", sorted(EXAMPLES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "compare")) for name in sorted(EXAMPLES)]
+)
 def test_the_example(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     lines: list[str] = []

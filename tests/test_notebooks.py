@@ -112,6 +112,7 @@ def test_the_grammar_is_explored(executed) -> None:
     assert all(b <= p + 0.1 for b, p in zip(best[1:], bigram, strict=True))
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_and_compared_with_its_grammar(executed, tmp_path: Path) -> None:
     notebook = executed("rlm_results.ipynb")
     shown = figures(notebook)

@@ -213,6 +213,7 @@ def test_the_index_leads_to_each_page() -> None:
     assert len(PAGES) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_each_counterpart_works(path: Path, folder: Path, forked: Any) -> None:
     attempt(path.read_text(encoding="utf-8"), folder, forked)

@@ -366,6 +366,7 @@ def visit(server: ThreadingHTTPServer, script: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_data_set_of_the_hub_is_pinned_to_its_commit(our_hub: tuple[type[Hub], ThreadingHTTPServer]) -> None:
     handler, server = our_hub
     assert visit(

@@ -232,6 +232,7 @@ def test_a_page_that_takes_forever_is_left(three: Path, monkeypatch: pytest.Monk
     assert skipped.locations == {"PDF that took too long": [str(three / "a.pdf"), f"{three / 'b.pdf'}, page 3"]}
 
 
+@pytest.mark.slow
 def test_a_file_whose_pages_together_take_forever_is_left(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pdf, "FILE_CPU_SECONDS", 0.3)
     worker(

@@ -148,6 +148,7 @@ def test_a_writer_that_was_killed_goes_on_where_it_sealed(slowly: None, source: 
     assert whole["splits"] == cut["splits"]
 
 
+@pytest.mark.slow
 def test_the_process_writes_while_this_one_reads_and_ends_with_it(tmp_path: Path) -> None:
     path = tmp_path / "rows.txt"
     path.write_text("".join(f"row {n} of a table that has many\n" for n in range(60_000)))

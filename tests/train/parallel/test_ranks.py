@@ -296,7 +296,8 @@ def test_torchrun_ends_with_the_exit_code_of_what_differs(differing: list[Path],
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("sgd", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_model_in_pieces_trains_as_a_whole_one_and_leaves_the_same_folder(
     optimizer: str, tiny: Any, tmp_path: Path, trained: Trained
 ) -> None:

@@ -18,8 +18,8 @@ It assumes that voters err independently: where all share an error, nothing in t
 no more often than by chance have p_v = 1 / (K + 1), where a vote says nothing, and no label has support.
 
 Voters who learn from their own labels come to share the errors of these, and a vote no longer sees them. They can be
-counted while they are new (`trust`, our own): let the voters of a round be copies of one rule, from which each departs on
-prompts of its own, whether the rule is right there or wrong, and let the likeliest answers of the round be the next
+counted while they are new (`trust`, our own): let the voters of a round be copies of one rule, from which each departs
+on prompts of its own, whether the rule is right there or wrong, and let the likeliest answers of the round be the next
 rule. With c_i the mean support of the likeliest answers to the prompts of round i, of the voters' answers in round r
 so many are right:
 

@@ -19,8 +19,12 @@ test: .venv/.installed-test
 test-avx2: .venv/.installed-test
 	$(AVX2) $(TEST) tests/model tests/train tests/methods tests/evaluate tests/studies/test_stack.py
 
-# Chromium, node, and what drives pages and judges them: on Debian from its packages, as root or by sudo. `make test` skips
-# what needs them, and says so, where they are missing; .ci/run asks for them.
+# The pages in Chromium, after `make browser`.
+test-browser: .venv/.installed-test
+	$(TEST) -m browser
+
+# Chromium, node, and what drives pages and judges them: on Debian from its packages, as root or by sudo. Where they are
+# missing `make test-browser` skips what needs them, and says so; .ci/run asks for them.
 browser:
 	.ci/browser
 
@@ -63,4 +67,4 @@ wheel: .venv/bin/python
 	$(BIN)/pip install --quiet --editable '.[docs]'
 	touch $@
 
-.PHONY: demo test test-avx2 browser npm check docs wheel
+.PHONY: demo test test-avx2 test-browser browser npm check docs wheel

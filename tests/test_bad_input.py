@@ -153,7 +153,9 @@ LATIN = {
 }
 
 
-@pytest.mark.parametrize("case", LATIN)
+@pytest.mark.parametrize(
+    "case", [case if "piece" in case else pytest.param(case, marks=pytest.mark.slow) for case in LATIN]
+)
 def test_a_text_that_is_not_utf8(command: Any, preset: Path, tmp_path: Path, case: str) -> None:
     path, out = tmp_path / "latin.txt", tmp_path / "out"
     path.write_bytes(LATIN[case])

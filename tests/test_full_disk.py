@@ -69,10 +69,13 @@ def test_a_disk_that_fills_while_saving(forked: Any, preset: Path, undisturbed: 
 @pytest.mark.parametrize(
     ("moment", "message"),
     [
-        (r"^open.*preset.json\.\w+\.part", "the preset cannot be written (File too large); free some space"),
+        pytest.param(
+            *(r"^open.*preset.json\.\w+\.part", "the preset cannot be written (File too large); free some space"),
+            marks=pytest.mark.slow,
+        ),
         ("^open.*/.best.part/model.safetensors", "could not be saved at step 5 (File too large)"),
         ("rename.*/.current.part", "the record cannot be written (File too large); free some space"),
-        (r"^open.*report.html\.\w+\.part", "File too large"),
+        pytest.param(r"^open.*report.html\.\w+\.part", "File too large", marks=pytest.mark.slow),
     ],
 )
 def test_a_disk_that_is_full_elsewhere(

@@ -14,18 +14,18 @@ SOURCES = runpy.run_path(str(SCRIPT))
 HOSTILE = SOURCES["HOSTILE"]
 
 
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", SOURCES["KINDS"])
-def test_any_file_is_read_or_refused_in_one_line(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_file_is_read_or_refused_in_one_line(
+    kind: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nanogrove.explore.proposal.seconds", lambda *_: 60.0)
     monkeypatch.setattr("nanogrove.reports.page.packed_plotly", lambda: ("", ""))
-    for number in range(2):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        attempt = SOURCES["KINDS"][kind](folder, random.Random(f"{kind} {number}"))
-        monkeypatch.chdir(folder)
-        for argv in attempt.commands:
-            code, error = HOSTILE["run_here"](argv)
-            assert HOSTILE["ending"](code, error) in SOURCES["GOOD"], (argv, attempt.change, error)
+    attempt = SOURCES["KINDS"][kind](tmp_path, random.Random(f"{kind} {seed}"))
+    monkeypatch.chdir(tmp_path)
+    for argv in attempt.commands:
+        code, error = HOSTILE["run_here"](argv)
+        assert HOSTILE["ending"](code, error) in SOURCES["GOOD"], (argv, attempt.change, error)
 
 
 @pytest.mark.parametrize("how", ["gone", "cut", "folder", "link"])

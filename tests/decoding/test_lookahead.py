@@ -90,7 +90,7 @@ def exhaustive(model: GPT, heads: Heads, prompt: list[int], new: int) -> list[in
     return written[len(prompt) :]
 
 
-@pytest.mark.parametrize("rollouts", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rollouts", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 @pytest.mark.parametrize(
     "settings",
     [{"family": "gpt2"}, {"family": "nanochat", "token_shift": True}, {"within_documents": True, "document_mark": 0}],
@@ -172,7 +172,7 @@ def test_rows_end_at_a_stop_and_are_those_of_rows_alone() -> None:
 def test_drawn_tokens_are_distributed_as_the_improved_policy() -> None:
     """With all tokens read, argmax g + log p + Q is a draw from the softmax of log p + Q."""
     model, heads = random_model_and_heads()
-    rows, temperature = 20_000, 0.7
+    rows, temperature = 8_000, 0.7
     prompt = torch.tensor([[1, 2]])
     with torch.no_grad():
         log_probs = (model(prompt)[0, -1] / temperature).log_softmax(-1)

@@ -83,7 +83,10 @@ def together(model: GPT, prompts: list[list[int]], counts: list[int], room: int)
     return written
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    ["grouped", "coupled", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "capped", "documents"))],
+)
 def test_each_text_is_that_of_generate_far_past_the_context(variant: str) -> None:
     model = make(VARIANTS[variant])
     generator = torch.Generator().manual_seed(5)

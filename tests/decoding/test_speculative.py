@@ -66,7 +66,7 @@ GREEDY = Sampling(temperature=0)
 
 
 @pytest.mark.parametrize("sampling", [{}, {"repetition_penalty": 1.5, "no_repeat_ngram": 3}])
-@pytest.mark.parametrize("stop", [[], [3]])
+@pytest.mark.parametrize("stop", [pytest.param([], marks=pytest.mark.slow), [3]])
 @pytest.mark.parametrize("settings", FAMILIES, ids=lambda s: "-".join(k if v is True else str(v) for k, v in s.items()))
 def test_greedy_tokens_are_those_of_plain_decoding(settings: dict, stop: list[int], sampling: dict) -> None:
     """Prompts of different lengths, of which rows accept different numbers of drafts and end at different times."""
@@ -94,7 +94,7 @@ def test_rows_that_end_early_have_room_wherever_the_context_ends(size: int) -> N
 )
 def test_a_row_by_itself_goes_on_alike_past_a_full_context(settings: dict) -> None:
     model, heads = random_model_and_heads(**settings)
-    for prompt in PROMPTS:
+    for prompt in (PROMPTS[0], PROMPTS[-1]):
         tokens, _ = pad([prompt])
         plain = generate(model, tokens, new_tokens=130, greedy=True)
         assert torch.equal(speculate(model, heads, tokens, new_tokens=130, sampling=GREEDY), plain)
@@ -157,7 +157,7 @@ def test_sampled_texts_are_distributed_as_the_model_says(sampling: dict, drafts:
     model, heads = random_model_and_heads(3, 0.2, vocab_size=4, family="llama")
     if drafts == "good":
         heads.initialize(0)  # dynamics begin as copies: each draft is the next token's distribution
-    prompt, rows, new = [1, 3], 20_000, 3
+    prompt, rows, new = [1, 3], 8_000, 3
     with torch.inference_mode():
         wanted = exact_distribution(model, prompt, new, Sampling(**sampling))
     assert math.fsum(wanted.values()) == pytest.approx(1)

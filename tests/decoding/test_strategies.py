@@ -74,7 +74,14 @@ def tokens_of(strategy: Strategy, prompts: Tensor, lengths: Tensor | None, sampl
 
 
 @pytest.mark.parametrize("sampling", SAMPLING)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        "nanochat",
+        "both",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in sorted({*FAMILIES} - {"nanochat", "both"})),
+    ],
+)
 @pytest.mark.parametrize("name", MAKE)
 def test_rows_of_several_lengths_past_the_context(name: str, family: str, sampling: str) -> None:
     strategy, key = MAKE[name](*make(**FAMILIES[family])), {"lookahead": "lookahead 3"}.get(name, name)

@@ -169,6 +169,7 @@ def drive(tools: Chromium, page: Path, **asked: Any) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.browser
 def test_chromium_writes_the_text_of_generate_past_the_context(tools: Chromium, llama_run: Path) -> None:
     page = model_report.write_model_report(llama_run, "float32", False, lambda line: None)
     answer = drive(tools, page, prompt="The moon é", settings=ASKED, policy=True)

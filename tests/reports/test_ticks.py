@@ -5,6 +5,7 @@ import subprocess
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 from tests.chromium import chromium
 
 from nanogrove.reports.figures import plot, rows
@@ -15,6 +16,7 @@ SCRIPT = Path(__file__).with_name("ticks.mjs")
 RANGES = ((100, 1900), (120, 130), (1, 5000), (5e4, 2e6), (3e-3, 5e-2), (1e-30, 1.0))
 
 
+@pytest.mark.browser
 def test_labels_of_logarithmic_axes_do_not_touch(tmp_path: Path, whole_plotly: None) -> None:
     tools = chromium()
     figures = []

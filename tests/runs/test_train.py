@@ -205,9 +205,9 @@ def cut(preset: dict, out: Path, step: int) -> None:
     ("name", "place", "now"),
     [
         ("instructions", "instructions", "AVX2"),
-        ("processor", "device_name", "another processor"),
-        ("torch", "torch.__version__", "2.99.0"),
-        ("threads", "torch.get_num_threads", 3),
+        pytest.param("processor", "device_name", "another processor", marks=pytest.mark.slow),
+        pytest.param("torch", "torch.__version__", "2.99.0", marks=pytest.mark.slow),
+        pytest.param("threads", "torch.get_num_threads", 3, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_goes_on_elsewhere_says_so_once(

@@ -69,7 +69,7 @@ def test_seeds_of_all_kinds_of_data(kind: str, make: Make, tmp_path: Path) -> No
     check([make(kind, seed=seed) for seed in (0, 1, 2)], tmp_path)
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", *(pytest.param(name, marks=pytest.mark.slow) for name in ("muon", "sgd"))])
 def test_everything_that_may_differ_does(name: str, make: Make, tmp_path: Path) -> None:
     free: list[dict[str, Any]] = [
         {"optimizer": {"name": name}},

@@ -152,7 +152,14 @@ def test_a_population_is_scored_as_its_members() -> None:
 
 
 def test_a_run_on_a_grammar_tells_the_excess(tmp_path: Path) -> None:
-    small = ["train.steps=12", "train.batch_size=8", "train.threads=1", "train.precision=float32", "data.v=4"]
+    small = [
+        "train.steps=12",
+        "train.batch_size=8",
+        "train.threads=1",
+        "train.precision=float32",
+        "data.v=4",
+        "data.held_out=100",
+    ]
     preset = resolve(read_preset_file("rlm"), [*small, "train.accumulation=1", "evaluate.tokens=100"])
     events = list(train(preset, tmp_path / "run"))
     evaluated = [event.step for event in events if event.kind == "eval"]

@@ -29,10 +29,10 @@ def corpus(task: str, base: tuple[int, int], seed: int = 0, **settings: Any) -> 
 
 @pytest.mark.parametrize(("task", "difficulty"), CASES)
 def test_no_training_prompt_is_held_out(task: str, difficulty: int) -> None:
-    """2,000 draws, each hundred from a step and a member of its own."""
+    """1,000 draws, each hundred from a step and a member of its own."""
     made = corpus(task, (difficulty, difficulty))
     held_out = {split: {p for p, _ in made.held_out(difficulty, split)} for split in ("validation", "test")}  # type: ignore[arg-type]
-    drawn = {prompt for step in range(10) for member in range(2) for prompt, _ in made.draw(step, 100, step, member)}
+    drawn = {prompt for step in range(5) for member in range(2) for prompt, _ in made.draw(step, 100, step, member)}
     labelled = {prompt for prompt, _ in made.examples(difficulty, "train", "round-1", range(200))}
     assert all(held_out.values())
     assert not held_out["validation"] & held_out["test"]

@@ -142,7 +142,7 @@ def test_the_entropy_of_the_rules_beyond_the_limit(beta: float, share: float) ->
 )
 def test_the_best_last_token_loss_of_a_reference(v: int, L: int, beta: float, figure: float) -> None:  # noqa: N803
     """The figures are means of two grammars and 400 samples: ±.1, and two standard deviations of such a mean."""
-    models = [RandomLanguageModel(v, L, beta, seed_rules=seed) for seed in range(40)]
+    models = [RandomLanguageModel(v, L, beta, seed_rules=seed) for seed in range(20)]
     losses = torch.stack([model.bayes_loss(50)[0][-1] for model in models])
     assert float(losses.mean()) == pytest.approx(figure, abs=0.1 + 2 * float(losses.std()) / math.sqrt(2))
 

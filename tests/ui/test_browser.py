@@ -24,6 +24,7 @@ from nanogrove.errors import RunError
 from nanogrove.runs.train import train
 from nanogrove.ui.processes import Processes
 
+pytestmark = pytest.mark.browser
 SCRIPT = Path(__file__).with_name("browser.mjs")
 # Fields of the page, with the options of `generate` that say the same.
 OPTIONS = {

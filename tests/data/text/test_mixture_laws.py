@@ -103,7 +103,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(folder / f"{name}.txt") for name in "abc"]
 
 
-@settings(LAWS, max_examples=15)
+@settings(LAWS, max_examples=8)
 @given(
     mixing=st.sampled_from(["round_robin", "sequential", "weighted"]),
     block=st.integers(6, 40),

@@ -171,7 +171,9 @@ def test_held_out_tokens_are_compared_at_every_start(as_large: None, text: Path)
     assert files(folder) == whole
 
 
-@pytest.mark.parametrize("damage", ["a byte", "a cut", "no file"])
+@pytest.mark.parametrize(
+    "damage", ["a byte", *(pytest.param(how, marks=pytest.mark.slow) for how in ("a cut", "no file"))]
+)
 def test_a_run_whose_cache_is_damaged_is_saved_and_ends_alike(
     text: Path, tiny: Any, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

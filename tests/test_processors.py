@@ -142,7 +142,9 @@ def test_bfloat16_is_refused_where_nothing_would_be_rounded() -> None:
 
 
 @LACKING
-@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "precision", ["auto", *(pytest.param(name, marks=pytest.mark.slow) for name in ("float32", "bfloat16"))]
+)
 def test_a_run_trains_samples_generates_and_calibrates(
     command: Any, tiny: Any, tmp_path: Path, without: Raising, lacking: str, precision: formats.Decoding
 ) -> None:

@@ -19,7 +19,7 @@ from nanogrove.errors import PresetError
 from nanogrove.methods import METHODS
 from nanogrove.train.loop import BUDGETS
 
-LAWS = settings(derandomize=True, database=None, deadline=None, max_examples=60)
+LAWS = settings(derandomize=True, database=None, deadline=None, max_examples=30)
 Values = dict[str, Any]
 
 PRESETS = [read_preset_file(name) for name in list_presets()]

@@ -345,7 +345,10 @@ def packed(data: bytes, kind: str) -> bytes:
     return pa.compress(data, "zstd", asbytes=True) if kind.endswith(".zst") else data
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "csv.gz", "jsonl.zst", "parquet"])
+@pytest.mark.parametrize(
+    "kind",
+    ["csv", "jsonl.zst", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("jsonl", "csv.gz", "parquet"))],
+)
 def test_random_damage_is_told_or_a_data_error(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "MAX_LINE_CHARACTERS", 1500)
     rng, path, refused, readable_files = np.random.default_rng(7), tmp_path / f"a.{kind}", [], 0

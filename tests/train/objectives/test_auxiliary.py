@@ -476,7 +476,10 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    ["evolve", "self_improve", *(pytest.param(name, marks=pytest.mark.slow) for name in ("align", "offline_rl"))],
+)
 def test_heads_train_with_every_method_that_learns_from_each_token(
     method: str, tiny: Any, tmp_path: Path, resumes_exactly: Any
 ) -> None:

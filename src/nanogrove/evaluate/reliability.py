@@ -25,12 +25,11 @@ so many are right:
 
     t_r = c_1 · … · c_{r−1} · mean of p_v in round r
 
-Errors that a base shares from the start are not in it, nor are those that training on labels mends.
+It does not count errors that a base shares from the start, and goes on counting those that training on labels mends.
 """
 
 import math
 from collections.abc import Sequence
-from itertools import compress
 from typing import NamedTuple
 
 WRONG_ANSWERS = 10  # K; more make agreement the stronger evidence
@@ -92,18 +91,18 @@ def label(given: Given, reliability: Reliability) -> tuple[str | None, float]:
     return likeliest, 1 / (sum(math.exp(score - most) for score in scores.values()) + unseen * math.exp(-most))
 
 
-def consensus(answers: Sequence[Given], reliability: Reliability, kept: Sequence[bool]) -> float | None:
-    """c, the mean support of the likeliest answers to those prompts that are `kept [N]`; None where there is none."""
-    supports = [label(given, reliability)[1] for given in compress(zip(*answers, strict=True), kept)]
-    return sum(supports) / len(supports) if supports else None
+def consensus(answers: Sequence[Given], reliability: Reliability) -> float:
+    """c, the mean support of the likeliest of the `answers [P][N]` to each prompt, of which there is one or more."""
+    supports = [label(given, reliability)[1] for given in zip(*answers, strict=True)]
+    return sum(supports) / len(supports)
 
 
-def trust(reliability: Reliability, inherited: float) -> float | None:
+def trust(reliability: Reliability, inherited: float) -> float:
     """t, the share of right answers among the voters', where `inherited` is the product of c of the rounds before.
 
-    None for a single voter, whom nobody confirms.
+    It is for two voters or more, who confirm each other.
     """
-    return inherited * sum(reliability.right) / len(reliability.right) if len(reliability.right) > 1 else None
+    return inherited * sum(reliability.right) / len(reliability.right)
 
 
 def _agreement(one: Given, other: Given) -> float:

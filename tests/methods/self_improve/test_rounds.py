@@ -543,11 +543,25 @@ def test_trust_falls_by_what_kept_rounds_inherit_and_ends_the_rounds(
     bound = (labels[1]["trust"] + labels[2]["trust"]) / 2
     ended = of_kind(from_base(saved, tmp_path / "ended", *loose, f"method.guard_trust={bound}"), "round")
     assert [event.values["accepted"] for event in ended] == [True, True, False]
-    assert f"an estimated {labels[2]['trust']:.2f} of the voters' answers" in ended[2].values["ended"]
+    assert f"an estimated {labels[2]['trust']:.4g} of the voters' answers" in ended[2].values["ended"]
+    voted = of_kind(from_base(saved, tmp_path / "voted", *loose, "method.vote=1"), "round")[0].values["labels"][0]
+    assert voted["kept"] < 1
+    assert voted["consensus"] == labels[0]["consensus"], "prompts without a label count, too"
     undone = of_kind(from_base(saved, tmp_path / "undone", *loose, "method.guard_fit=0", "method.retries=2"), "round")
     assert [event.values["accepted"] for event in undone] == [False] * 3
     [label] = undone[2].values["labels"]
     assert label["trust"] == pytest.approx(sum(label["reliability"]) / 3)
+
+
+def test_a_difficulty_without_prompts_has_no_trust(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Voters(monkeypatch)
+    few = ["method.gate=agreement", "method.threshold=0", "method.lengths=3", "method.examples=2", "method.to=6"]
+    [first, *_] = of_kind(from_base(saved, tmp_path / "run", *few, "method.guard_trust=0.5"), "round")
+    *_, none = first.values["labels"]
+    assert (none["prompts"], none["trust"], none["consensus"]) == (0, None, None)
+    assert "estimated" not in first.values.get("ended", "")
 
 
 def test_one_voter_needs_no_committee(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -598,6 +612,12 @@ def test_voters_may_come_from_a_checkpoint_each(tmp_path: Path, monkeypatch: pyt
         (["method.si_rounds=9"], DataError, "set model.block_size=23"),
         (["method.votes=reliability"], PresetError, "and vote is null; set vote=0.9"),
         (["method.voters=1", "method.guard_trust=0.9"], PresetError, "guard_trust needs two voters or more"),
+        (
+            ["method.guard=false", "method.guard_trust=0.9"],
+            PresetError,
+            "guard_trust is a bound of the guard, and guard",
+        ),
+        (["method.guard_trust=1"], PresetError, "method.guard_trust=1: must be below 1"),
         (["method.voters=1", "method.voter_minimum=0.9"], PresetError, "voter_minimum needs two voters or more"),
         (["method.voter_minimum=99"], PresetError, "method.voter_minimum=99: must be 1 or less"),
         (["method.to=1"], PresetError, "method.to=1 is easier than data.base"),

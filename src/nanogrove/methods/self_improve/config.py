@@ -64,7 +64,7 @@ class Config(MethodConfig):
     )
     guard_fit: float = Field(0.1, ge=0, description="largest loss on a round's labels after it, nats per token")
     guard_trust: float | None = Field(
-        None, gt=0, le=1, description="end the rounds before labels of which fewer are right, as the answers alone say"
+        None, gt=0, lt=1, description="end the rounds where fewer of the voters' answers are right, by their agreement"
     )
     retries: int = Field(1, ge=0, description="times a difficulty is tried again, with a stricter vote")
     minimum: int = Field(1, ge=1, description="labels that a round must keep to be trained on")
@@ -87,6 +87,8 @@ class Config(MethodConfig):
         for name, wanted in ((name, value is not None) for name, value in needs.items()):
             if wanted and self.voters < 2:
                 raise ValueError(f"{name} needs two voters or more, and voters is {self.voters}")
+        if self.guard_trust is not None and not self.guard:
+            raise ValueError("guard_trust is a bound of the guard, and guard is false; leave one of them out")
         if self.self_consistency and not self.temperature:
             raise ValueError("self_consistency samples, and temperature is 0; set temperature=0.7, say")
         if self.base is not None and not self.si_rounds:

@@ -21,6 +21,7 @@ MIN_PROMPTS = 5  # validation prompts of a difficulty; on fewer, one prompt move
 
 Name = Annotated[str, Field(pattern="^round-[0-9]{1,9}$")]  # of the rows in the run folder, so of a file
 Difficulty = Annotated[int, Field(ge=0, le=1_000_000)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Difficulties = dict[Annotated[str, Field(pattern="^[0-9]{1,6}$")], float]
 
 
@@ -33,7 +34,7 @@ class AcceptedRound(TypedDict):
 
 
 class CurrentRound(TypedDict):
-    """The round under way; the event `round` has all but the last three."""
+    """The round under way; the event `round` has all but the last four."""
 
     round: Count
     difficulties: list[Difficulty]
@@ -44,6 +45,7 @@ class CurrentRound(TypedDict):
     name: Name
     decode: float  # seconds that labelling took
     trained: float  # `TrainState.seconds` when the round began
+    consensus: NotRequired[Share]  # of the voters on the prompts of the round, where there is more than one voter
 
 
 class Progress(TypedDict):
@@ -70,7 +72,7 @@ class Progress(TypedDict):
     least: list[float]
     strict: Count
     settled: Count
-    inherited: NotRequired[Annotated[float, Field(ge=0, le=1)]]
+    inherited: NotRequired[Share]
     votes: NotRequired[list[bool]]
     current: NotRequired[CurrentRound]
     ended: NotRequired[str]
@@ -147,24 +149,26 @@ def commit_round(progress: Progress, survey: Survey, losses: Losses) -> None:
     progress["least"] = [min(pair) for pair in zip(least, now, strict=False)] + now[len(least) :]
 
 
+def mean_consensus(labels: list[Values]) -> float:
+    """The consensus on the prompts of a round, by its figures; 1 where there is none."""
+    known = [(label["prompts"], label["consensus"]) for label in labels if label["consensus"] is not None]
+    prompts = sum(count for count, _ in known)
+    return min(sum(count * share for count, share in known) / prompts, 1.0) if prompts else 1.0
+
+
 def inherit(progress: Progress) -> None:
-    """Counts the errors of the labels of the current round, which is kept, among those that the voters share."""
-    known = [
-        cast(float, share) for label in progress["current"]["labels"] if (share := label.get("consensus")) is not None
-    ]
-    progress["inherited"] = progress.get("inherited", 1.0) * float(np.mean(known or [1.0]))
+    """Counts the errors of the likeliest answers of the current round, which is kept, among those that voters share."""
+    progress["inherited"] = progress.get("inherited", 1.0) * progress["current"].get("consensus", 1.0)
 
 
 def label_problem(config: Config, labels: list[Values]) -> str | None:
     """Why a round must not train on its labels, or None: too few of the voters' answers are likely to be right."""
-    if not config.guard or config.guard_trust is None:
-        return None
-    trust = {label["difficulty"]: cast(float, label["trust"]) for label in labels}
-    for difficulty, share in trust.items():
-        if share < config.guard_trust:
+    for label in labels:
+        share = label["trust"]
+        if config.guard_trust is not None and share is not None and share < config.guard_trust:
             return (
-                f"an estimated {share:.2f} of the voters' answers of difficulty {difficulty} are right, and "
-                f"method.guard_trust is {config.guard_trust}"
+                f"an estimated {share:.4g} of the voters' answers of difficulty {label['difficulty']} are right, below "
+                f"method.guard_trust={config.guard_trust}; train the base longer, or set a lower one in a new run"
             )
     return None
 

@@ -74,16 +74,18 @@ def label(
         for prompt, answer, keep in zip(prompts, labels.answers, passed, strict=True)
         if keep and answer is not None
     ]
-    right, counted = committee.correct(corpus.task, prompts, labels.answers), reliability.estimate(answers)
+    right = committee.correct(corpus.task, prompts, labels.answers)
+    counting = voters if votes is None else reliability.estimate(answers)
+    confirmed = count > 0 and len(answers) > 1
     figures = {
         "difficulty": difficulty,
         "prompts": count,
         "agreement": committee.agreement(answers, config.support),
-        "effective": counted.effective_voters,
+        "effective": counting.effective_voters,
         "support": sum(labels.support) / count if count else None,
         "reliability": voters.right,
-        "trust": reliability.trust(counted, inherited),
-        "consensus": reliability.consensus(answers, counted, passed) if len(answers) > 1 else None,
+        "trust": reliability.trust(counting, inherited) if confirmed else None,
+        "consensus": reliability.consensus(answers, counting) if confirmed else None,
         "labels_right": sum(right) / count if count else None,
         **committee.against_truth(right, passed),
         "filters": {name: committee.against_truth(right, verdict) for name, verdict in filters.items()},

@@ -36,6 +36,7 @@ from nanogrove.methods.self_improve.guard import (
     inherit,
     kept_as,
     label_problem,
+    mean_consensus,
 )
 from nanogrove.methods.self_improve.labels import Labelled, LabelRow, check_row, label, label_tokens
 from nanogrove.methods.warm_start import check_not_ended, saved_members
@@ -220,7 +221,8 @@ class _Rounds:
         if values["rows"]:
             self.labels[name] = label_tokens(self.corpus, rows)
             yield Event("data", state.step, {"name": name, "rows": rows, "count": len(rows)})
-        state.method_state["current"] = {**values, "name": name, "decode": seconds, "trained": state.seconds}
+        current = {**values, "name": name, "decode": seconds, "trained": state.seconds}
+        state.method_state["current"] = {**current, "consensus": mean_consensus(values["labels"])}
         state.round = slot + 1
         if config.reset_moments:
             state.optimizer.state.clear()
@@ -310,7 +312,8 @@ class _Rounds:
         (event, survey), losses = self.survey(frontier, current["round"]), self.losses(rounds)
         guarded = config.guard and current["rows"]
         reason = alarm(config, progress, self.corpus, survey, losses) if guarded else None
-        values: Values = {key: value for key, value in current.items() if key not in ("decode", "trained", "name")}
+        kept = ("decode", "trained", "name", "consensus")
+        values: Values = {key: value for key, value in current.items() if key not in kept}
         seconds = {"decode": current["decode"], "train": state.seconds - current["trained"], **event.time}
         if reason is None:
             if current["rows"]:

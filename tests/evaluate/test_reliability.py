@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import least_squares
 
 from nanogrove.evaluate import committee, reliability
-from nanogrove.evaluate.reliability import WRONG_ANSWERS, Reliability, consensus, estimate, label, trust
+from nanogrove.evaluate.reliability import WRONG_ANSWERS, Reliability, consensus, estimate, label
 
 TRUE = "0"
 
@@ -120,7 +120,9 @@ def test_the_consensus_is_right_as_often_as_it_is_said_to_be() -> None:
         answers = simulated(right, 4000, wrong=WRONG_ANSWERS)
         voters = estimate(answers)
         likeliest = [label(given, voters)[0] for given in zip(*answers, strict=True)]
-        assert consensus(answers, voters) == pytest.approx(likeliest.count(TRUE) / 4000, abs=0.03)
+        said = consensus(zip(*answers, strict=True), voters)
+        assert said == pytest.approx(likeliest.count(TRUE) / 4000, abs=0.03)
+    assert consensus([], Reliability([0.9, 0.9])) is None
 
 
 def test_trust_counts_the_errors_that_voters_learned_from_their_own_labels() -> None:
@@ -134,7 +136,7 @@ def test_trust_counts_the_errors_that_voters_learned_from_their_own_labels() -> 
         ]
         voters = estimate(answers)
         right = sum(voter.count(TRUE) for voter in answers) / 12_000
-        assert trust(voters, inherited) == pytest.approx(right, abs=0.03)
-        inherited *= consensus(answers, voters)
+        assert inherited * sum(voters.right) / 3 == pytest.approx(right, abs=0.03)
+        inherited *= consensus(zip(*answers, strict=True), voters) or 0.0
         shared = 1 - sum(label(given, voters)[0] == TRUE for given in zip(*answers, strict=True)) / 4000
     assert shared > 0.4, "by then the voters agree on much that is wrong"

@@ -18,18 +18,21 @@ It assumes that voters err independently: where all share an error, nothing in t
 no more often than by chance have p_v = 1 / (K + 1), where a vote says nothing, and no label has support.
 
 Voters who learn from their own labels come to share the errors of these, and a vote no longer sees them. They can be
-counted while they are new (`trust`, our own): let the voters of a round be copies of one rule, from which each departs
+counted while they are new (trust, our own): let the voters of a round be copies of one rule, from which each departs
 on prompts of its own, whether the rule is right there or wrong, and let the likeliest answers of the round be the next
-rule. With c_i the mean support of the likeliest answers to the prompts of round i, of the voters' answers in round r
-so many are right:
+rule. With c_i the mean support of the likeliest answers to the prompts of round i (`consensus`), and l_r the share of
+the labels of round r that its answers say are right, so many are right:
 
-    t_r = c_1 · … · c_{r−1} · mean of p_v in round r
+    t_r = c_1 · … · c_{r−1} · l_r
+
+l_r is the mean of p_v where the answers of each voter are labels, and the mean support of the likeliest answers to the
+prompts that pass where a vote chooses the labels.
 
 It does not count errors that a base shares from the start, and goes on counting those that training on labels mends.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 WRONG_ANSWERS = 10  # K; more make agreement the stronger evidence
@@ -91,18 +94,10 @@ def label(given: Given, reliability: Reliability) -> tuple[str | None, float]:
     return likeliest, 1 / (sum(math.exp(score - most) for score in scores.values()) + unseen * math.exp(-most))
 
 
-def consensus(answers: Sequence[Given], reliability: Reliability) -> float:
-    """c, the mean support of the likeliest of the `answers [P][N]` to each prompt, of which there is one or more."""
-    supports = [label(given, reliability)[1] for given in zip(*answers, strict=True)]
-    return sum(supports) / len(supports)
-
-
-def trust(reliability: Reliability, inherited: float) -> float:
-    """t, the share of right answers among the voters', where `inherited` is the product of c of the rounds before.
-
-    It is for two voters or more, who confirm each other.
-    """
-    return inherited * sum(reliability.right) / len(reliability.right)
+def consensus(answers: Iterable[Given], reliability: Reliability) -> float | None:
+    """c, the mean support of the likeliest of the `answers [N][P]` to each prompt; None where there is no prompt."""
+    supports = [label(given, reliability)[1] for given in answers]
+    return sum(supports) / len(supports) if supports else None
 
 
 def _agreement(one: Given, other: Given) -> float:

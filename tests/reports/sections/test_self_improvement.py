@@ -73,7 +73,7 @@ def test_exact_match_by_difficulty_and_round_is_a_heat_map(tmp_path: Path) -> No
     [voters] = drawn(report_of(tmp_path / "votes", by_reliability))["Effective number of voters"]["lines"]
     assert (voters["x"], voters["y"]) == ([1], [2.5])
     trusted = [*events[:2], round_event(1, 0.875, labels=[{**label, "trust": 0.75}])]
-    trust, right = drawn(report_of(tmp_path / "trust", trusted))["Trust in the voters, and what was right"]["lines"]
+    trust, right = drawn(report_of(tmp_path / "trust", trusted))["Trust in the labels, and what was right"]["lines"]
     assert (trust["y"], right["y"]) == ([0.75], [0.875])
 
 

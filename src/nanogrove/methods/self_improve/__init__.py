@@ -4,7 +4,7 @@
    batches.
 2. In each round every voter answers prompts of the next difficulty (`labels.py`); filters and a vote, of equal votes or
    by reliability, choose which answers to keep; all voters train on these and on everything older, each on its own
-   batches, so that they stay different (`rounds.py`).
+   batches, so that they stay different (`rounds.py`). Too little trust in the labels may end the rounds before that.
 3. After the round the committee answers test prompts (`guard.py`). Where it has come apart, or forgot what it knew,
    the round is undone and tried again with a stricter vote.
 

@@ -64,7 +64,7 @@ class Config(MethodConfig):
     )
     guard_fit: float = Field(0.1, ge=0, description="largest loss on a round's labels after it, nats per token")
     guard_trust: float | None = Field(
-        None, gt=0, lt=1, description="end the rounds where fewer of the voters' answers are right, by their agreement"
+        None, gt=0, lt=1, description="end the rounds where fewer of the labels are right, as voters' agreement says"
     )
     retries: int = Field(1, ge=0, description="times a difficulty is tried again, with a stricter vote")
     minimum: int = Field(1, ge=1, description="labels that a round must keep to be trained on")

@@ -162,13 +162,13 @@ def inherit(progress: Progress) -> None:
 
 
 def label_problem(config: Config, labels: list[Values]) -> str | None:
-    """Why a round must not train on its labels, or None: too few of the voters' answers are likely to be right."""
+    """Why a round must not train on its labels, or None: too few of them are likely to be right."""
     for label in labels:
         share = label["trust"]
         if config.guard_trust is not None and share is not None and share < config.guard_trust:
             return (
-                f"an estimated {share:.4g} of the voters' answers of difficulty {label['difficulty']} are right, below "
-                f"method.guard_trust={config.guard_trust}; train the base longer, or set a lower one in a new run"
+                f"an estimated {share:.4g} of the labels of difficulty {label['difficulty']} are right, and "
+                f"method.guard_trust is {config.guard_trust}; train the base longer, or set a lower one in a new run"
             )
     return None
 

@@ -53,7 +53,7 @@ def label(
         count: how many prompts are labelled.
         strict: whether the vote is the stricter one of a retry.
         votes: which voters' votes count, `[P]`; all where None.
-        inherited: the share of what the voters learned from labels that is right, as `reliability.trust` takes it.
+        inherited: the product of the consensus of the rounds before (`evaluate/reliability.py`).
     """
     questions = corpus.examples(difficulty, "train", f"round-{slot + 1}", range(count))
     prompts = [prompt for prompt, _ in questions]  # the true answers are not looked at
@@ -76,7 +76,7 @@ def label(
     ]
     right = committee.correct(corpus.task, prompts, labels.answers)
     counting = voters if votes is None else reliability.estimate(answers)
-    confirmed = count > 0 and len(answers) > 1
+    expected, consensus = _expected(answers, counting, passed, voted=vote is not None)
     figures = {
         "difficulty": difficulty,
         "prompts": count,
@@ -84,13 +84,28 @@ def label(
         "effective": counting.effective_voters,
         "support": sum(labels.support) / count if count else None,
         "reliability": voters.right,
-        "trust": reliability.trust(counting, inherited) if confirmed else None,
-        "consensus": reliability.consensus(answers, counting) if confirmed else None,
+        "trust": None if expected is None else inherited * expected,
+        "consensus": consensus,
         "labels_right": sum(right) / count if count else None,
         **committee.against_truth(right, passed),
         "filters": {name: committee.against_truth(right, verdict) for name, verdict in filters.items()},
     }
     return {"rows": rows, "figures": figures}
+
+
+def _expected(
+    answers: Sequence[reliability.Given], voters: reliability.Reliability, passed: Sequence[bool], voted: bool
+) -> tuple[float | None, float | None]:
+    """The share of the labels that are right, as the `answers [P][N]` say, and the voters' consensus on all prompts.
+
+    None where there are no labels or no prompts, and for a single voter, whom nobody confirms.
+    """
+    if len(answers) < 2 or not passed:
+        return None, None
+    prompts = list(zip(*answers, strict=True))
+    mean = sum(voters.right) / len(voters.right)
+    labelled = reliability.consensus(compress(prompts, passed), voters) if voted else mean
+    return labelled, reliability.consensus(prompts, voters)
 
 
 def _samples(

@@ -58,7 +58,7 @@ def self_improvement(run: Run) -> str:
             plot(title, "round", what, lines)
             for title, what, lines in (
                 ("Effective number of voters", "equal votes as good as theirs", effective),
-                ("Trust in the voters, and what was right", "share", trust + right),
+                ("Trust in the labels, and what was right", "share", trust + right),
             )
             if lines
         ],

@@ -1,5 +1,6 @@
 """Exchange with `transformers`, against the real library: logits, gradients, greedy text, refusals."""
 
+import copy
 import json
 import random
 import re
@@ -164,9 +165,14 @@ THEIR_CONFIGS = {
 }
 
 
+def their_model(name: str) -> Any:
+    """A model that transformers makes. It gets a config of its own, since saving a model writes its dtype into it."""
+    return AutoModelForCausalLM.from_config(copy.deepcopy(THEIR_CONFIGS[name]))
+
+
 @pytest.mark.parametrize("name", THEIR_CONFIGS)
 def test_models_that_transformers_made_compute_the_same_here(name: str, tmp_path: Path) -> None:
-    theirs = AutoModelForCausalLM.from_config(THEIR_CONFIGS[name]).eval()
+    theirs = their_model(name).eval()
     randomise(theirs, 5)
     theirs.save_pretrained(tmp_path)
     config, state = import_model(tmp_path)
@@ -178,7 +184,7 @@ def test_models_that_transformers_made_compute_the_same_here(name: str, tmp_path
 
 @pytest.mark.parametrize("name", ["gpt2", "llama, wide heads", "qwen3, tied, 4 heads in 26", "nanochat, narrow heads"])
 def test_shards_in_bfloat16_are_read_as_they_are_and_computed_in_float32(name: str, tmp_path: Path) -> None:
-    made = AutoModelForCausalLM.from_config(THEIR_CONFIGS[name])
+    made = their_model(name)
     randomise(made, 5)
     made.bfloat16().save_pretrained(tmp_path / "shards", max_shard_size="6KB")
     assert len([*(tmp_path / "shards").glob("model-*-of-*.safetensors")]) > 2

@@ -227,6 +227,7 @@ def test_a_trained_reward_model_is_a_reward(preset: dict, tiny: Any, tmp_path: P
         ({}, "a reward is one of terms, pattern, length, model and function, and 0 are given"),
         ({"length": 3, "pattern": "x"}, "and 2 are given"),
         ({"pattern": "("}, "is not a regular expression"),
+        ({"terms": {"a": 1e308, "b": -1e308}}, "terms sum to more than a number holds; give smaller weights"),
         ({"terms": {}}, "must be 1 or more entries long"),
         ({"function": "os:getcwd"}, "--allow-code"),
         ({"function": "getcwd"}, "write module:function"),

@@ -271,6 +271,9 @@ def test_patience_ends_a_run_and_is_resumed_exactly(make: Any, tmp_path: Path) -
 def test_minutes_are_those_of_training_in_all(make: Any) -> None:
     asked, saved = resolve(make(train={"steps": None, "minutes": 1})), {"step": 10, "seconds": 5.0}
     assert minutes_in_steps(asked, saved).train.steps == 120
+    chain = {"name": "ensemble", "members": 3, "chain": True, "distill_steps": 30}
+    asked = resolve(make(method=chain, train={"steps": None, "minutes": 1}))
+    assert minutes_in_steps(asked, saved).train.steps == 30  # of each member
 
 
 def test_the_command_says_what_goes_on(command: Any, finished: Path, tmp_path: Path) -> None:

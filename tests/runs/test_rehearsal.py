@@ -18,8 +18,8 @@ from nanogrove.errors import PresetError, RunError
 from nanogrove.methods import load_method
 from nanogrove.record.events import Event, read_events
 from nanogrove.record.folder import RunFolder
-from nanogrove.runs import setup
-from nanogrove.runs.rehearsal import LEAST_STEPS, Rehearsal, pace, rehearse, rounded_up, steps_in
+from nanogrove.runs import estimate, setup
+from nanogrove.runs.rehearsal import LEAST_STEPS, Pace, Paces, Rehearsal, pace, rehearse, rounded_up, steps_in
 from nanogrove.runs.setup import build
 from nanogrove.runs.train import train
 from nanogrove.synthetic.tasks import find_task
@@ -438,3 +438,13 @@ def test_a_budget_on_the_command_line_replaces_any_other(tiny: Any, name: str) -
         result = resolve(tiny(train={"steps": None, other: 7}), [f"train.{name}=5"]).train
         assert (result.budgets, getattr(result, name)) == ([name], 5)
     assert resolve(tiny(), [f"train.{name}=5", f"train.{name}=6"]).train.model_dump()[name] == 6
+
+
+@pytest.mark.parametrize("chain", [False, True])
+def test_the_time_of_a_run_is_that_of_its_budget_and_of_the_further_steps(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, chain: bool
+) -> None:
+    method = {"name": "ensemble", "members": 3, "chain": chain, "distill_steps": 7}
+    setup = build(resolve(tiny(method=method, train={"steps": 5})))
+    monkeypatch.setattr(estimate, "paces", lambda *_, **__: Paces(Pace(0.6, 0.0), Pace(0.2, 0.0), 7))
+    assert estimate.training_seconds(setup) == pytest.approx(5 * 0.6 + 7 * 0.2)

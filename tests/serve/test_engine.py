@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from nanogrove.data.tokenizer import bpe_tokenizer, character_tokenizer
 from nanogrove.decoding.open_rows import OpenRows
@@ -140,6 +141,24 @@ def test_a_full_queue_refuses_and_takes_again_once_there_is_room(lm: LanguageMod
     engine.step()
     assert (engine.active, engine.waiting) == (3, 2)
     assert set(ends(drain(engine)).values()) == {"length"}
+
+
+def test_a_request_waits_until_its_prompt_is_read(
+    lm: LanguageModel, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admit, seen = OpenRows.admit, list[tuple[int, int]]()
+
+    def watched(rows: OpenRows, prompt: Sequence[int]) -> Tensor:
+        seen.append((engine.active, engine.waiting))
+        with pytest.raises(BusyError):
+            engine.submit(request(lm))
+        return admit(rows, prompt)
+
+    monkeypatch.setattr(OpenRows, "admit", watched)
+    for _ in range(8):
+        engine.submit(request(lm, tokens=2, ends=[]))
+    engine.step()
+    assert seen == [(0, 8), (1, 7), (2, 6)]
 
 
 def test_a_cancelled_request_frees_its_place_at_the_next_step(lm: LanguageModel, engine: Engine) -> None:

@@ -49,6 +49,8 @@ class RewardConfig(Settings):
         given = sum(getattr(self, kind) is not None for kind in kinds)
         if given != 1:
             raise ValueError(f"a reward is one of {', '.join(kinds[:-1])} and {kinds[-1]}, and {given} are given")
+        if not math.isfinite(sum(map(abs, (self.terms or {}).values()))):
+            raise ValueError("terms sum to more than a number holds; give smaller weights")
         try:
             re.compile(self.pattern or "")
         except (re.error, OverflowError, RecursionError) as error:

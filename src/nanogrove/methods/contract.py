@@ -170,6 +170,12 @@ class Method(Generic[C, D]):
     """What ranks divide where several train together: all run the method, and rank 0 alone scores. `nothing` refuses
     more than one."""
 
+    def budget(self, config: C, steps: int) -> int:
+        """`train.steps` of a run of so many steps in all, which may be several for one; 0 where it names none."""
+        further = self.num_steps(config, 0)
+        each = self.num_steps(config, 1) - further
+        return (steps - further) // each if each else 0
+
 
 def check_resumed(method: Method[C, D], state: TrainState, corpus: D, plan: Plan, config: C, where: Path) -> None:
     """Raises CheckpointError where the state that a checkpoint at `where` holds is none that the method can go on from.

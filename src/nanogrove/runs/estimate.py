@@ -71,4 +71,4 @@ def training_seconds(setup: Setup) -> float:
         return 60 * setup.budget["minutes"]
     config, wanted = setup.preset.method, TIMED_SECONDS
     measured = paces(config, setup.corpus, setup.plan, setup.new_state, wanted, longest=LONG_STEP_SECONDS)
-    return measured.main.step * (setup.plan.steps - measured.count) + measured.further.step * measured.count
+    return measured.main.step * setup.method.budget(config, setup.plan.steps) + measured.further.step * measured.count

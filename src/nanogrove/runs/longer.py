@@ -72,7 +72,7 @@ def minutes_in_steps(preset: Preset, state: Values) -> Preset:
     if minutes is None:
         return preset
     total = int(min(60 * minutes * steps / seconds, MOST_STEPS)) if seconds > 0 else steps
-    count = max(total - load_method(preset.method.name).num_steps(preset.method, 0), 1)  # less those the method adds
+    count = max(load_method(preset.method.name).budget(preset.method, total), 1)
     return preset.model_copy(update={"train": preset.train.model_copy(update={"steps": count, "minutes": None})})
 
 

@@ -57,7 +57,7 @@ class Rehearsal:
 
 @dataclass(frozen=True)
 class Paces:
-    """The pace of the steps that `train.steps` names, and of the `count` further ones of a method."""
+    """The pace of what one of `train.steps` brings, and of the `count` further ones of a method."""
 
     main: Pace
     further: Pace

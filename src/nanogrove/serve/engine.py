@@ -149,8 +149,7 @@ class Engine:
             self._leave(updates)
         read = 0
         while self._waiting and len(self._rows) < self.room and read < PROMPT_TOKENS_PER_STEP:
-            with self._lock:
-                ticket = self._waiting.popleft()
+            ticket = self._waiting[0]
             read += len(ticket.request.prompt)
             updates += self._admit(ticket)
         with self._lock:
@@ -171,11 +170,14 @@ class Engine:
         return [Update(ticket, "", 0, end="failed", problem=problem) for ticket in tickets]
 
     def _admit(self, ticket: Ticket) -> list[Update]:
+        """Gives the first that waits a row. Until its prompt is read, which may take long, it waits."""
         request = ticket.request
         logits = self._open.admit(request.prompt)
         generator = torch.Generator(logits.device).manual_seed(request.seed)
         draw, pieces = Draw(request.sampling, generator), TextPieces(self.tokenizer, request.stops)
-        self._rows.append(_Row(ticket, draw, pieces))
+        with self._lock:
+            self._waiting.popleft()
+            self._rows.append(_Row(ticket, draw, pieces))
         updates = self._grow(logits, len(self._rows) - 1)
         self._leave(updates)
         return updates

@@ -85,9 +85,8 @@ def _further(candidate: Candidate) -> int:
 
 def _own_budget(candidate: Candidate) -> int:
     """`train.steps` of a candidate, or what another budget comes to; 0 where its method counts all steps."""
-    setup, further = candidate.setup, _further(candidate)
-    each = setup.method.num_steps(setup.preset.method, 1) - further
-    return (setup.plan.steps - further) // each if each else 0
+    setup = candidate.setup
+    return setup.method.budget(setup.preset.method, setup.plan.steps)
 
 
 def equal_steps(
